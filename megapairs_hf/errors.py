@@ -1,0 +1,117 @@
+"""The exceptions of the package, one tree, so that a caller can catch as much or as little as it wants.
+
+    MegaPairsError
+      ├─ ConfigError              a setting that is unknown, missing or out of range
+      ├─ ArtifactError            a folder of results that cannot be read or written
+      │    ├─ SchemaMismatchError     it holds another kind of thing, or other columns
+      │    ├─ StaleArtifactError      it was made with other settings or inputs
+      │    └─ IncompleteArtifactError it was begun and not finished
+      ├─ CorpusError              a source of images that cannot be used
+      │    └─ ImageRejectedError      one picture that cannot be used, with its reason
+      ├─ AnnotationError          descriptions and instructions
+      │    ├─ ServerUnavailableError  the endpoint does not answer, or answers with a failure
+      │    ├─ ReplyRejectedError      a reply that was understood and is no use
+      │    └─ ReplyParseError         a reply that was not understood
+      ├─ ModelError               a model that cannot be loaded, built or given this input
+      ├─ TrainingError            a run that cannot start or go on
+      ├─ EvaluationError          a measurement that would not mean what its name says
+      ├─ CardError                a model or dataset card with an empty slot
+      ├─ HubError                 a push that cannot be made
+      └─ MissingDependencyError   an extra that is not installed (also an ImportError)
+
+Every message is one sentence that says what to do next; the command line prints it and exits with status 1.
+"""
+
+
+class MegaPairsError(Exception):
+    """Base of every error that the package raises on purpose."""
+
+
+class ConfigError(MegaPairsError):
+    """A setting is unknown, missing or out of range."""
+
+
+class ArtifactError(MegaPairsError):
+    """An artifact folder cannot be read or written."""
+
+
+class SchemaMismatchError(ArtifactError):
+    """An artifact is of another kind, or lacks a column."""
+
+
+class StaleArtifactError(ArtifactError):
+    """An artifact was made with other settings or inputs than those asked for now."""
+
+
+class IncompleteArtifactError(ArtifactError):
+    """An artifact was begun and not finished."""
+
+
+class CorpusError(MegaPairsError):
+    """A source of images cannot be used."""
+
+
+class ImageRejectedError(CorpusError):
+    """One picture cannot be used.
+
+    Attributes:
+        reason: a short word for counting (`truncated`, `too_many_pixels`, …).
+        detail: what exactly was found.
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+        self.detail = detail
+
+
+class AnnotationError(MegaPairsError):
+    """Descriptions or instructions cannot be made."""
+
+
+class ServerUnavailableError(AnnotationError):
+    """The endpoint does not answer, or refuses every request."""
+
+
+class ReplyRejectedError(AnnotationError):
+    """A reply was understood but cannot be used.
+
+    Attributes:
+        reason: a short word for counting.
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+        self.detail = detail
+
+
+class ReplyParseError(ReplyRejectedError):
+    """A reply does not have the form that was asked for."""
+
+
+class ModelError(MegaPairsError):
+    """A model cannot be loaded, built, or given this input."""
+
+
+class TrainingError(MegaPairsError):
+    """A training run cannot start or go on."""
+
+
+class EvaluationError(MegaPairsError):
+    """A measurement would not mean what its name says."""
+
+
+class CardError(MegaPairsError):
+    """A card has a slot without a value."""
+
+
+class HubError(MegaPairsError):
+    """Something cannot be pushed to the Hub."""
+
+
+class MissingDependencyError(MegaPairsError, ImportError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(f"{purpose} needs {package}: pip install 'megapairs-hf[{extra}]'")

@@ -1,0 +1,142 @@
+"""The columns of every artifact kind, as Arrow schemas, and the names of the columns.
+
+What crosses from one stage to the next is exactly this. `SCHEMA_VERSION` goes up when a column changes its name, type
+or meaning, and an artifact of another version is refused with a sentence instead of being misread.
+"""
+
+from __future__ import annotations
+
+import json
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+
+IMAGE_ID = "image_id"
+IMAGE = "image"
+CAPTION = "caption"
+META = "meta"
+QUERY_ID = "query_id"
+TARGET_ID = "target_id"
+RELATION = "relation"
+SCORES = "scores"
+NEGATIVE_IDS = "negative_ids"
+
+IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+REJECTED = pa.schema(
+    [
+        ("key", pa.string()),  # the row's id, or `query_id -> target_id`
+        ("reason", pa.string()),  # a short word, counted in the manifest
+        ("detail", pa.string()),  # what exactly was found; the raw reply where a model gave one
+    ]
+)
+
+PAIR_KEY = [(QUERY_ID, pa.string()), (TARGET_ID, pa.string())]
+
+PAIRS = pa.schema(
+    [
+        *PAIR_KEY,
+        (RELATION, pa.list_(pa.string())),
+        (SCORES, pa.list_(pa.struct([("relation", pa.string()), ("score", pa.float32())]))),
+        (NEGATIVE_IDS, pa.list_(pa.string())),
+    ]
+)
+
+DESCRIPTIONS = pa.schema(
+    [
+        *PAIR_KEY,
+        ("description", pa.string()),
+        ("word_num", pa.int32()),
+        ("raw", pa.string()),
+        ("model", pa.string()),
+        ("finish_reason", pa.string()),
+        ("prompt_tokens", pa.int32()),
+        ("completion_tokens", pa.int32()),
+    ]
+)
+
+INSTRUCTIONS = pa.schema(
+    [
+        *PAIR_KEY,
+        ("instructions", pa.list_(pa.string())),
+        ("demonstration_ids", pa.list_(pa.int32())),
+        ("raw", pa.string()),
+        ("model", pa.string()),
+        ("finish_reason", pa.string()),
+        ("prompt_tokens", pa.int32()),
+        ("completion_tokens", pa.int32()),
+    ]
+)
+
+TRIPLETS = pa.schema(
+    [
+        ("q_img", pa.string()),
+        ("q_text", pa.list_(pa.string())),
+        ("t_img", pa.string()),
+        ("hns", pa.list_(pa.string())),  # hns[0] is the query image, as in the released set
+        (RELATION, pa.list_(pa.string())),
+        (SCORES, pa.list_(pa.struct([("relation", pa.string()), ("score", pa.float32())]))),
+    ]
+)
+
+QUERIES = pa.schema(
+    [
+        ("query", pa.string()),
+        ("image_id", pa.string()),
+        ("text", pa.string()),
+        ("target_ids", pa.list_(pa.string())),
+        ("rule", pa.string()),
+    ]
+)
+
+RANKINGS = pa.schema(
+    [
+        ("model", pa.string()),
+        ("strategy", pa.string()),
+        ("query", pa.string()),
+        ("image_id", pa.string()),
+        ("text", pa.string()),
+        ("target_ids", pa.list_(pa.string())),
+        ("top_ids", pa.list_(pa.string())),
+        ("top_scores", pa.list_(pa.float32())),
+        ("rank", pa.int32()),  # of the best-placed target, counted from 1
+    ]
+)
+
+
+def with_features(schema: pa.Schema, images: tuple[str, ...] = ()) -> pa.Schema:
+    """Add the metadata by which `datasets` knows that a struct column holds pictures.
+
+    Args:
+        schema: an Arrow schema.
+        images: the columns to be read as `datasets.Image`.
+
+    Returns:
+        The same columns, with a `huggingface` entry in the metadata.
+    """
+    from datasets import Features, Image
+
+    features = Features.from_arrow_schema(schema.remove_metadata())
+    for name in images:
+        features[name] = Image()
+    return schema.with_metadata({"huggingface": json.dumps({"info": {"features": features.to_dict()}})})
+
+
+def corpus_schema(meta: pa.StructType | None) -> pa.Schema:
+    """Columns of a corpus.
+
+    Args:
+        meta: the type of the `meta` column: the source's extra columns as the settings declare them; None for none.
+    """
+    fields = [
+        pa.field(IMAGE_ID, pa.string()),
+        pa.field(IMAGE, IMAGE_TYPE),
+        pa.field(CAPTION, pa.string()),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("sha256", pa.string()),  # of the decoded RGB pixels and their size
+    ]
+    if meta is not None:
+        fields.append(pa.field(META, meta))
+    return with_features(pa.schema(fields), (IMAGE,))

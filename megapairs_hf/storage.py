@@ -1,0 +1,151 @@
+"""Bytes to and from a path: atomically on a local disk, plainly on any other fsspec file system.
+
+On a local disk a file is written under a temporary name, fsynced, and renamed, so a reader never sees half of one.
+Object stores make a whole object visible at once when it is closed, so there the write is direct; what must be
+complete is told by the manifest, which is written last.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import fsspec
+
+from megapairs_hf.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PathLike = str | os.PathLike[str]
+
+
+def join(root: PathLike, *parts: str) -> str:
+    """Join a folder (local or URL) and names with slashes."""
+    return "/".join([str(root).rstrip("/"), *parts])
+
+
+def is_local(path: PathLike) -> bool:
+    """Whether the path is on this machine's disk."""
+    return "://" not in str(path) or str(path).startswith("file://")
+
+
+def local(path: PathLike) -> Path:
+    """The `Path` of a local path or `file://` URL."""
+    return Path(str(path).removeprefix("file://"))
+
+
+def exists(path: PathLike) -> bool:
+    """Whether a file or folder is there."""
+    if is_local(path):
+        return local(path).exists()
+    fs, name = fsspec.core.url_to_fs(str(path))
+    return bool(fs.exists(name))
+
+
+def list_names(path: PathLike) -> list[str]:
+    """Names of the files directly in a folder, sorted; empty where there is no folder."""
+    if is_local(path):
+        return sorted(p.name for p in local(path).iterdir()) if local(path).is_dir() else []
+    fs, name = fsspec.core.url_to_fs(str(path))
+    return sorted(str(p).rsplit("/", 1)[-1] for p in fs.ls(name, detail=False)) if fs.exists(name) else []
+
+
+def read_bytes(path: PathLike) -> bytes:
+    """The whole content of a file."""
+    with open_read(path) as file:
+        content: bytes = file.read()
+    return content
+
+
+@contextmanager
+def open_read(path: PathLike) -> Iterator[Any]:
+    """Open a file for reading bytes."""
+    try:
+        with fsspec.open(str(path), "rb") as file:
+            yield file
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{path} does not exist; check the path, or run the stage that makes it") from error
+
+
+def write_bytes(path: PathLike, content: bytes) -> str:
+    """Write a file whole or not at all.
+
+    Args:
+        path: where to.
+        content: what.
+
+    Returns:
+        The content's sha256 as hex digits.
+
+    Raises:
+        ArtifactError: the disk is full, the folder is read-only, or the write fails in another way.
+    """
+    with explained(path):
+        if is_local(path):
+            _write_local(local(path), content)
+        else:
+            with fsspec.open(str(path), "wb") as file:
+                file.write(content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def _write_local(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # the process id keeps two ranks that were started by mistake on one shard from sharing a temporary file
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Make a rename in this folder durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(path: PathLike) -> None:
+    """Make a folder and its parents."""
+    if is_local(path):
+        with explained(path):
+            local(path).mkdir(parents=True, exist_ok=True)
+
+
+def remove(path: PathLike) -> None:
+    """Remove a file or a whole folder, if it is there."""
+    fs, name = fsspec.core.url_to_fs(str(path))
+    with explained(path):
+        if fs.exists(name):
+            fs.rm(name, recursive=True)
+
+
+@contextmanager
+def explained(path: PathLike) -> Iterator[None]:
+    """Turn an operating-system error about `path` into one sentence that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+            advice = "the disk is full; free some space and run the same command again, finished shards are kept"
+        elif error.errno in {errno.EROFS, errno.EACCES, errno.EPERM}:
+            advice = "the folder is read-only; make it writable or name another with --work or --out"
+        elif error.errno in {errno.ENOTDIR, errno.EEXIST}:
+            advice = "a file stands where a folder is needed; name another place"
+        else:
+            advice = f"{error.strerror or error}; check the path and the disk, then run the same command again"
+        raise ArtifactError(f"cannot write {path}: {advice}") from error
