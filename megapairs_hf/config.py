@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 T = TypeVar("T")
+# `field(default=2, metadata=HOW)` marks a setting of how, not of what: it changes no byte and so no hash
+HOW: dict[str, bool] = {"how": True}
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -96,9 +98,10 @@ def check_keys(cls: type[Any], values: Mapping[str, Any], where: str) -> None:
 
 
 def config_dict(config: Any) -> dict[str, Any]:
-    """The settings as plain JSON values, keys in field order."""
+    """The settings that decide what is made, as plain JSON values, keys in field order."""
+    what = {f.name for f in dataclasses.fields(config) if not f.metadata.get("how")}
     plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
-    return plain
+    return {key: value for key, value in plain.items() if key in what}
 
 
 def config_hash(config: Any) -> str:

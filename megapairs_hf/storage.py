@@ -119,6 +119,12 @@ def sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
+def sync_file(path: Path) -> None:
+    """Make a written file durable."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
 def make_folder(path: PathLike) -> None:
     """Make a folder and its parents."""
     if is_local(path):

@@ -1,0 +1,95 @@
+"""Settings of the corpus stage."""
+
+from __future__ import annotations
+
+import string
+from dataclasses import dataclass, field
+from typing import Literal
+
+from megapairs_hf.config import HOW, require
+from megapairs_hf.corpus.scenes import ScenesConfig
+
+PILLOW_LIMIT = 178_956_970
+
+
+@dataclass(frozen=True)
+class CorpusConfig:
+    """Where the pictures come from and which are accepted.
+
+    The paper (section 3.1) takes 20 M captioned images of Recap-DataComp-1B; the limits and defaults here are ours.
+
+    Attributes:
+        source: `scenes` (the embedded corpus), `dataset` (a Hub id or anything `datasets.load_dataset` reads),
+            `image_folder`, `parquet` (a folder of parquet files) or `webdataset` (a folder of tars).
+        path: Hub id, folder, file or glob; not used by `scenes`.
+        name: configuration of the data set.
+        split: split of the data set.
+        revision: revision of the data set on the Hub.
+        image_column: the column with the pictures; None takes the only one there is.
+        caption_column: the column with the captions (for an image folder: of its metadata file).
+        caption_template: a caption made of columns, such as `a photo of a {label}`; for an image folder `{folder}` and
+            `{stem}` are known too. Used instead of `caption_column`.
+        id_column: the column with unique ids; None numbers the rows (an image folder uses relative paths).
+        meta: extra columns to keep under `meta`.
+        group_column: column whose values are kept together when part of the corpus is held out.
+        held_out: share of the groups that `part: held_out` selects and `part: train` leaves.
+        part: `all`, `train` or `held_out`.
+        limit: use only the first so many rows.
+        max_pixels: more pixels than this and the picture is rejected before it is decoded.
+        min_side: pictures with a shorter side are rejected.
+        max_side: pictures with a longer side are reduced; None keeps all pixels.
+        max_caption_words: longer captions are cut, and counted in the manifest.
+        shard_rows: source rows a shard.
+        threads: decoding threads of a process.
+        scenes: settings of the drawn scenes.
+    """
+
+    source: Literal["scenes", "dataset", "image_folder", "parquet", "webdataset"] = "scenes"
+    path: str | None = None
+    name: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    image_column: str | None = None
+    caption_column: str = "caption"
+    caption_template: str | None = None
+    id_column: str | None = None
+    meta: tuple[str, ...] = ()
+    group_column: str | None = None
+    held_out: float = 0.0
+    part: Literal["all", "train", "held_out"] = "all"
+    limit: int | None = None
+    max_pixels: int = 100_000_000
+    min_side: int = 16
+    max_side: int | None = None
+    max_caption_words: int = 256
+    shard_rows: int = 1000
+    threads: int = field(default=2, metadata=HOW)
+    scenes: ScenesConfig = field(default_factory=ScenesConfig)
+
+    def __post_init__(self) -> None:
+        require(self.source == "scenes" or bool(self.path), "path", self.path, f"given for source {self.source!r}")
+        require(0 <= self.held_out < 1, "held_out", self.held_out, "a share from 0 up to, not including, 1")
+        if self.part != "all":
+            require(bool(self.group_column), "group_column", self.group_column, f"given for part {self.part!r}")
+            require(self.held_out > 0, "held_out", self.held_out, f"above 0 for part {self.part!r}")
+        require(self.limit is None or self.limit > 0, "limit", self.limit, "a positive number of rows, or left out")
+        require(0 < self.max_pixels <= PILLOW_LIMIT, "max_pixels", self.max_pixels, f"1 to {PILLOW_LIMIT:,}")
+        require(self.min_side >= 1, "min_side", self.min_side, "at least 1 pixel")
+        require(
+            self.max_side is None or self.max_side >= self.min_side,
+            "max_side",
+            self.max_side,
+            "at least min_side, or left out",
+        )
+        require(self.max_caption_words > 0, "max_caption_words", self.max_caption_words, "a positive number of words")
+        require(self.shard_rows > 0, "shard_rows", self.shard_rows, "a positive number of rows")
+        require(self.threads > 0, "threads", self.threads, "a positive number of threads")
+        if self.caption_template is not None:
+            require(
+                bool(self.template_columns()), "caption_template", self.caption_template, "a text with {column} slots"
+            )
+
+    def template_columns(self) -> list[str]:
+        """The columns that the caption template names."""
+        parsed = string.Formatter().parse(self.caption_template or "")
+        return [name for _, name, _, _ in parsed if name]

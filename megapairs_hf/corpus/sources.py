@@ -1,0 +1,272 @@
+"""Where pictures come from: one interface, so that the stage knows nothing of files and formats.
+
+A source tells how many rows it has and hands out a range of them; nothing is decoded here. A row that cannot be read
+is handed out with its reason instead of being skipped. What surprises: a remote picture (a URL where bytes should be)
+is a rejected row, because nothing is fetched unless it was asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pyarrow as pa
+
+from megapairs_hf.corpus.scenes import draw_scene, make_scene, scene_name
+from megapairs_hf.errors import CorpusError
+from megapairs_hf.images import encode_image
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from datasets import Dataset
+
+    from megapairs_hf.corpus.config import CorpusConfig
+    from megapairs_hf.corpus.scenes import ScenesConfig
+
+WEBDATASET_IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "tif", "tiff", "bmp", "ppm")
+
+
+@dataclass(frozen=True)
+class RawRow:
+    """One row of a source.
+
+    Attributes:
+        key: the image id it will have.
+        image: the file's bytes; None where they could not be had.
+        caption: None where there is none.
+        meta: the extra columns.
+        problem: why there are no bytes: a reason and its detail.
+    """
+
+    key: str
+    image: bytes | None
+    caption: str | None
+    meta: dict[str, Any] | None = None
+    problem: tuple[str, str] | None = None
+
+
+class Source(Protocol):
+    """A corpus before it is one."""
+
+    rows: int
+    meta: pa.StructType | None
+    fingerprint: str
+
+    def read(self, start: int, stop: int) -> Iterator[RawRow]:
+        """Rows `start` up to, not including, `stop`, in order."""
+
+    def groups(self, column: str) -> list[str]:
+        """The value of a column for every row."""
+
+    def select(self, indices: Sequence[int]) -> Source:
+        """The source with only these rows."""
+
+
+def short_hash(*parts: object) -> str:
+    """A hash for fingerprints."""
+    return hashlib.sha256(json.dumps(parts, default=str, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class SceneSource:
+    """The drawn scenes."""
+
+    meta = pa.struct([(name, pa.string()) for name in ("scene", "edit_of", "edit", "attribute")])
+
+    def __init__(self, config: ScenesConfig, indices: Sequence[int] | None = None) -> None:
+        self.config = config
+        self.indices = range(config.count) if indices is None else indices
+        self.rows = len(self.indices)
+        self.fingerprint = short_hash("scenes", config.seed, config.size, config.family, config.two_groups, self.rows)
+
+    def read(self, start: int, stop: int) -> Iterator[RawRow]:
+        """Draw scenes."""
+        for i in self.indices[start:stop]:
+            drawn = make_scene(self.config, i)
+            meta = {
+                "scene": drawn.scene.key(),
+                "edit_of": drawn.edit_of,
+                "edit": drawn.edit,
+                "attribute": drawn.attribute,
+            }
+            yield RawRow(drawn.name, encode_image(draw_scene(self.config, i)), drawn.scene.caption(), meta)
+
+    def groups(self, column: str) -> list[str]:
+        """The family of every scene; the only column by which scenes can be held out."""
+        if column != "family":
+            raise CorpusError(f"drawn scenes are held out by `group_column: family`, not {column!r}")
+        return [scene_name(self.config.seed, i // self.config.family) for i in self.indices]
+
+    def select(self, indices: Sequence[int]) -> SceneSource:
+        """Only these scenes."""
+        return SceneSource(self.config, [self.indices[i] for i in indices])
+
+
+class DatasetSource:
+    """Anything that `datasets.load_dataset` reads."""
+
+    def __init__(self, dataset: Dataset, config: CorpusConfig) -> None:
+        self.config = config
+        self.image_column = find_image_column(dataset, config)
+        self.dataset = undecoded(dataset)
+        self.rows = len(dataset)
+        check_columns(dataset, config)
+        self.meta = meta_type(dataset, config)
+        self.fingerprint = short_hash(self.rows, dataset.features, dataset.info.dataset_size, config.path)
+
+    def read(self, start: int, stop: int) -> Iterator[RawRow]:
+        """Rows of the data set; files that it names by path are read from this machine's disk."""
+        for offset, row in enumerate(self.dataset.select(range(start, stop))):
+            key = str(row[self.config.id_column]) if self.config.id_column else f"{start + offset:08d}"
+            content, problem = self._bytes(row)
+            meta = {name: plain(row[name]) for name in self.config.meta} if self.config.meta else None
+            yield RawRow(key, content, self._caption(row), meta, problem)
+
+    def _bytes(self, row: dict[str, Any]) -> tuple[bytes | None, tuple[str, str] | None]:
+        cells = [row[name] for name in self.image_column if row[name] is not None]
+        if not cells:
+            return None, ("no_image", f"column {' or '.join(self.image_column)} is empty")
+        cell = cells[0]
+        if isinstance(cell, bytes):
+            return cell, None
+        if cell.get("bytes") is not None:
+            return cell["bytes"], None
+        return read_file(str(cell.get("path")))
+
+    def _caption(self, row: dict[str, Any]) -> str | None:
+        if self.config.caption_template is not None:
+            return self.config.caption_template.format(**row)
+        value = row.get(self.config.caption_column)
+        if value is None and isinstance(row.get("json"), dict):
+            value = row["json"].get(self.config.caption_column)
+        if value is None and self.config.source == "webdataset":
+            value = row.get("txt")
+        if isinstance(value, list):
+            value = value[0] if value else None
+        return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+    def groups(self, column: str) -> list[str]:
+        """The value of a column for every row."""
+        if column not in self.dataset.column_names:
+            raise missing_column(column, "group_column", self.dataset.column_names)
+        return [str(value) for value in self.dataset[column]]
+
+    def select(self, indices: Sequence[int]) -> DatasetSource:
+        """Only these rows."""
+        return DatasetSource(self.dataset.select(indices), self.config)
+
+
+def read_file(path: str) -> tuple[bytes | None, tuple[str, str] | None]:
+    """The bytes of a local file, or why there are none."""
+    if "://" in path:
+        return None, ("remote_image", f"{path} is not fetched; download the pictures first")
+    try:
+        return Path(path).read_bytes(), None
+    except OSError as error:
+        return None, ("unreadable_file", f"{path}: {error.strerror}")
+
+
+def plain(value: Any) -> Any:
+    """A value that Arrow can hold in `meta`."""
+    return value if value is None or isinstance(value, (str, int, float, bool)) else json.dumps(value, default=str)
+
+
+def meta_type(dataset: Dataset, config: CorpusConfig) -> pa.StructType | None:
+    """The type of the `meta` column: scalars as they are, anything else as JSON text."""
+    if not config.meta:
+        return None
+    schema = dataset.features.arrow_schema
+    fields = []
+    for name in config.meta:
+        kind = schema.field(name).type
+        scalar = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+        fields.append((name, kind if scalar else pa.string()))
+    return pa.struct(fields)
+
+
+def find_image_column(dataset: Dataset, config: CorpusConfig) -> list[str]:
+    """The column with the pictures (for WebDataset: all that can hold one)."""
+    from datasets import Image
+
+    if config.image_column is not None:
+        if config.image_column not in dataset.column_names:
+            raise missing_column(config.image_column, "image_column", dataset.column_names)
+        return [config.image_column]
+    if config.source == "webdataset":
+        found = [name for name in WEBDATASET_IMAGES if name in dataset.column_names]
+    else:
+        found = [name for name, feature in dataset.features.items() if isinstance(feature, Image)]
+        if len(found) > 1:
+            raise CorpusError(f"several columns hold pictures ({', '.join(found)}); choose one with `image_column`")
+    if not found:
+        raise CorpusError(
+            f"no column of {config.path} holds pictures; name one with `image_column` (columns:"
+            f" {', '.join(dataset.column_names)})"
+        )
+    return found
+
+
+def undecoded(dataset: Dataset) -> Dataset:
+    """The data set with its pictures as files, not as pixels."""
+    from datasets import Image
+
+    for name, feature in dataset.features.items():
+        if isinstance(feature, Image) and feature.decode:
+            dataset = dataset.cast_column(name, Image(decode=False))
+    return dataset
+
+
+def check_columns(dataset: Dataset, config: CorpusConfig) -> None:
+    """Every column that the settings name must be there."""
+    known = dataset.column_names
+    for name in config.template_columns():
+        if name not in known:
+            raise missing_column(name, "caption_template", known)
+    for name in config.meta:
+        if name not in known:
+            raise missing_column(name, "meta", known)
+    if config.id_column and config.id_column not in known:
+        raise missing_column(config.id_column, "id_column", known)
+    inside = config.source == "webdataset" and ({"json", "txt"} & set(known))
+    if config.caption_template is None and config.caption_column not in known and not inside:
+        raise missing_column(config.caption_column, "caption_column", known)
+
+
+def missing_column(name: str, setting: str, known: Sequence[str]) -> CorpusError:
+    """The error for a column that is not there."""
+    import difflib
+
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"columns: {', '.join(known)}"
+    return CorpusError(f"there is no column {name!r} (setting `{setting}`); {hint}")
+
+
+def load_dataset_source(config: CorpusConfig) -> DatasetSource:
+    """Open a data set through `datasets.load_dataset`.
+
+    Raises:
+        CorpusError: it cannot be opened, or lacks a column.
+    """
+    import datasets
+
+    path = Path(str(config.path))
+    builder: str
+    arguments: dict[str, Any] = {"split": config.split, "revision": config.revision}
+    if config.source in {"parquet", "webdataset"}:
+        suffix = "*.parquet" if config.source == "parquet" else "*.tar"
+        files = sorted(str(file) for file in path.rglob(suffix)) if path.is_dir() else [str(path)]
+        if not files:
+            raise CorpusError(f"no {suffix} file in {path}; check the path")
+        builder, arguments["data_files"], arguments["split"] = config.source, files, "train"
+    else:
+        builder, arguments["name"] = str(config.path), config.name
+    try:
+        return DatasetSource(datasets.load_dataset(builder, **arguments), config)
+    except CorpusError:
+        raise
+    except Exception as error:  # datasets raises whatever its reader, parser or connection raises
+        said = " ".join(str(error).split())[:300]
+        raise CorpusError(f"cannot open the data set {config.path}: {said or type(error).__name__}") from error

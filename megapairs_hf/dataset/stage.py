@@ -1,0 +1,256 @@
+"""The build stage: instructions and pairs become the published data set (`triplets`, `images`, `preview`).
+
+The folder is an ordinary data set: `load_dataset(folder)` gives the triplets with images by id, and its configuration
+`images` the pictures. What surprises: a triplet keeps only hard negatives of its own side, since the validation side
+must share no image with the training side, not even as a negative.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pyarrow as pa
+
+from megapairs_hf import launch, storage
+from megapairs_hf.artifact import Artifact, shard_names
+from megapairs_hf.artifact_writer import ArtifactWriter, Rejection, create_artifact
+from megapairs_hf.dataset.sides import validation_side
+from megapairs_hf.errors import ArtifactError
+from megapairs_hf.schema import IMAGE_TYPE, TRIPLETS, with_features
+from megapairs_hf.storage import PathLike, join
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from megapairs_hf.dataset.config import BuildConfig
+
+T = TypeVar("T")
+SIDES = ("train", "validation")
+FRONT_MATTER = """---
+configs:
+- config_name: triplets
+  default: true
+  data_files:
+{triplets}
+- config_name: images
+  data_files:
+  - split: train
+    path: images/train-*.parquet
+{preview}---
+
+# Triplets
+
+Made by megapairs-hf. `megapairs push dataset` writes the full card.
+"""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of the data set.
+
+    Attributes:
+        name: relative path.
+        rows: the triplets, or the image ids, that go into it.
+        kind: triplets, images or preview.
+    """
+
+    name: str
+    rows: tuple[Any, ...]
+    kind: str
+
+
+def build_triplets(
+    instructions: Artifact,
+    pairs: Artifact,
+    corpus: Artifact,
+    *,
+    config: BuildConfig,
+    out: PathLike,
+    overwrite: bool = False,
+) -> Artifact:
+    """Join everything into triplets.
+
+    Args:
+        instructions: ≥ 3 instructions for each pair.
+        pairs: with their hard negatives.
+        corpus: the pictures.
+        config: the settings.
+        out: the artifact's folder.
+        overwrite: throw away what is there.
+
+    Returns:
+        A `triplets` artifact; its folder loads with `datasets.load_dataset`.
+
+    Raises:
+        ArtifactError: no triplet is left.
+    """
+    triplets, rejected, stats = join_rows(instructions, pairs, config)
+    if not triplets["train"]:
+        raise ArtifactError(
+            f"none of the {instructions.rows:,} annotated pairs makes a triplet; mine more pairs, or lower"
+            " `min_negatives` or `validation`"
+        )
+    plan = plan_shards(triplets, config)
+    inputs = {name: art.fingerprint for name, art in
+              (("instructions", instructions), ("pairs", pairs), ("corpus", corpus))}  # fmt: skip
+    names = [shard.name for shard in plan]
+    writer = create_artifact(out, kind="triplets", config=config, inputs=inputs, names=names, overwrite=overwrite)
+    if isinstance(writer, Artifact):
+        return writer
+    with writer:
+        _write_shards(plan, corpus, writer)
+        if launch.is_main():
+            storage.write_bytes(join(out, "README.md"), readme(triplets, config).encode())
+        return writer.finish(stats, rejected)
+
+
+def join_rows(
+    instructions: Artifact, pairs: Artifact, config: BuildConfig
+) -> tuple[dict[str, list[dict[str, Any]]], list[Rejection], dict[str, Any]]:
+    """Triplets of both sides, rejections, and counts."""
+    told = instructions.table(["query_id", "target_id", "instructions"])
+    texts = {(row["query_id"], row["target_id"]): row["instructions"] for row in told.to_pylist()}
+    mined = [row for row in pairs.table().to_pylist() if (row["query_id"], row["target_id"]) in texts]
+    validation = validation_side(
+        [row["query_id"] for row in mined], [row["target_id"] for row in mined], config.validation, config.seed
+    )
+    sides: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
+    rejected: list[Rejection] = []
+    relations: dict[str, int] = {}
+    dropped_negatives = 0
+    for row in mined:
+        query, target = row["query_id"], row["target_id"]
+        inside = query in validation
+        if inside != (target in validation):
+            rejected.append((f"{query} -> {target}", "crosses_sides", "its images are on both sides of the split"))
+            continue
+        negatives = [name for name in row["negative_ids"] if (name in validation) == inside]
+        dropped_negatives += len(row["negative_ids"]) - len(negatives)
+        if len(negatives) + 1 < config.min_negatives:
+            rejected.append((f"{query} -> {target}", "too_few_negatives", f"{len(negatives) + 1} on its side"))
+            continue
+        for name in row["relation"]:
+            relations[name] = relations.get(name, 0) + 1
+        sides[SIDES[inside]].append(
+            {
+                "q_img": query,
+                "q_text": texts[query, target],
+                "t_img": target,
+                "hns": [query, *negatives],
+                "relation": row["relation"],
+                "scores": row["scores"],
+            }
+        )
+    stats = {
+        "rows_in": len(mined),
+        "triplets": {side: len(rows) for side, rows in sides.items()},
+        "relations": relations,
+        "negatives_of_other_side": dropped_negatives,
+    }
+    return sides, rejected, stats
+
+
+def chunks(rows: Sequence[T], size: int) -> list[tuple[T, ...]]:
+    """The rows in parts of at most `size`."""
+    return [tuple(rows[i : i + size]) for i in range(0, len(rows), size)]
+
+
+def plan_shards(triplets: dict[str, list[dict[str, Any]]], config: BuildConfig) -> list[Shard]:
+    """Which rows go into which file."""
+    plan = []
+    for side in SIDES:
+        parts = chunks(triplets[side], config.rows_per_shard)
+        names = shard_names(len(parts), "parquet", f"triplets/{side}")
+        plan += [Shard(name, part, "triplets") for name, part in zip(names, parts, strict=True)]
+    used = {name for rows in triplets.values() for row in rows for name in (row["t_img"], *row["hns"])}
+    parts = chunks(sorted(used), config.images_per_shard)
+    names = shard_names(len(parts), "parquet", "images/train")
+    plan += [Shard(name, part, "images") for name, part in zip(names, parts, strict=True)]
+    if config.preview:
+        rows = triplets["train"]
+        step = max(1, len(rows) // config.preview)
+        plan.append(Shard("preview/train-00000-of-00001.parquet", tuple(rows[::step][: config.preview]), "preview"))
+    return plan
+
+
+def _write_shards(plan: list[Shard], corpus: Artifact, writer: ArtifactWriter) -> None:
+    todo = writer.mine()
+    if not todo:
+        return
+    places = {
+        name: (shard, row)
+        for shard in range(len(corpus.manifest.shards))
+        for row, name in enumerate(corpus.shard(shard, ["image_id"])["image_id"].to_pylist())
+    }
+    with launch.Progress("build", len(plan), "files", len(plan) - len(todo)) as bar:
+        for i in todo:
+            shard = plan[i]
+            if shard.kind == "triplets":
+                table = pa.Table.from_pylist(list(shard.rows), schema=with_features(TRIPLETS))
+            elif shard.kind == "images":
+                table = image_table(shard.rows, places, corpus)
+            else:
+                table = preview_table(shard.rows, places, corpus)
+            writer.write(i, table)
+            bar.advance()
+
+
+def fetch(ids: tuple[str, ...], places: dict[str, tuple[int, int]], corpus: Artifact) -> dict[str, dict[str, Any]]:
+    """Rows of the corpus by image id, read shard by shard."""
+    by_shard: dict[int, list[tuple[int, str]]] = {}
+    for name in ids:
+        shard, row = places[name]
+        by_shard.setdefault(shard, []).append((row, name))
+    rows: dict[str, dict[str, Any]] = {}
+    for shard, wanted in sorted(by_shard.items()):
+        table = corpus.shard(shard, ["image_id", "image", "caption"]).take([row for row, _ in wanted])
+        rows.update({row["image_id"]: row for row in table.to_pylist()})
+    return rows
+
+
+def image_table(ids: tuple[str, ...], places: dict[str, tuple[int, int]], corpus: Artifact) -> pa.Table:
+    """Pictures with their captions, by id."""
+    rows = fetch(ids, places, corpus)
+    schema = pa.schema([("image_id", pa.string()), ("image", IMAGE_TYPE), ("caption", pa.string())])
+    return pa.Table.from_pylist([rows[name] for name in ids], schema=with_features(schema, ("image",)))
+
+
+def preview_table(
+    triplets: tuple[dict[str, Any], ...], places: dict[str, tuple[int, int]], corpus: Artifact
+) -> pa.Table:
+    """A few triplets with their pictures in the rows, for the data set viewer."""
+    ids = tuple(sorted({name for row in triplets for name in (row["q_img"], row["t_img"], row["hns"][-1])}))
+    rows = fetch(ids, places, corpus)
+    images = ("query_image", "target_image", "negative_image")
+    schema = pa.schema(
+        [
+            ("query_image", IMAGE_TYPE),
+            ("q_text", pa.list_(pa.string())),
+            ("target_image", IMAGE_TYPE),
+            ("negative_image", IMAGE_TYPE),
+            ("query_caption", pa.string()),
+            ("target_caption", pa.string()),
+            ("relation", pa.list_(pa.string())),
+        ]
+    )
+    shown = [
+        {
+            "query_image": rows[row["q_img"]]["image"],
+            "q_text": row["q_text"],
+            "target_image": rows[row["t_img"]]["image"],
+            "negative_image": rows[row["hns"][-1]]["image"],
+            "query_caption": rows[row["q_img"]]["caption"],
+            "target_caption": rows[row["t_img"]]["caption"],
+            "relation": row["relation"],
+        }
+        for row in triplets
+    ]
+    return pa.Table.from_pylist(shown, schema=with_features(schema, images))
+
+
+def readme(triplets: dict[str, list[dict[str, Any]]], config: BuildConfig) -> str:
+    """The YAML by which `load_dataset(folder)` finds the configurations."""
+    sides = [f"  - split: {side}\n    path: triplets/{side}-*.parquet" for side in SIDES if triplets[side]]
+    preview = "- config_name: preview\n  data_files:\n  - split: train\n    path: preview/train-*.parquet\n"
+    return FRONT_MATTER.format(triplets="\n".join(sides), preview=preview if config.preview else "")

@@ -1,0 +1,90 @@
+"""Small similarity models trained on the corpus itself, where no released weights can be had.
+
+They take the places of EVA-CLIP and DINOv2 in the demo and in recipes that must run without downloads; the manifest
+says so, and the report and the cards repeat it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from megapairs_hf.config import config_hash
+from megapairs_hf.images import to_rgb
+from megapairs_hf.models.small import small_clip, small_dino, train_tokenizer
+from megapairs_hf.train.loop import run_loop
+from megapairs_hf.train.pixels import PixelCache
+from megapairs_hf.train.stage import last, make_model
+from megapairs_hf.train.tasks import CaptionTask, ViewsTask
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from PIL import Image
+
+    from megapairs_hf.artifact import Artifact
+    from megapairs_hf.train.config import PretrainConfig
+
+STANDS_IN_FOR = {
+    "clip": "EVA-CLIP (a small CLIP trained on this corpus' captions)",
+    "dino": "DINOv2 (a small DINOv2-shaped model trained on this corpus' pictures, SimCLR)",
+}
+FILES = ("clip/model.safetensors", "clip/config.json", "dino/model.safetensors", "dino/config.json")
+
+
+def pretrain_similarity(
+    corpus: Artifact, *, config: PretrainConfig, out: str | Path, overwrite: bool = False
+) -> Artifact:
+    """Train a small CLIP and a small DINOv2-shaped model on a corpus.
+
+    Args:
+        corpus: pictures and captions.
+        config: the settings.
+        out: the folder; `clip/` and `dino/` in it load with transformers.
+        overwrite: throw away what is there.
+
+    Returns:
+        A `similarity` artifact.
+    """
+    inputs = {"corpus": corpus.fingerprint}
+    settings = config_hash(config) + corpus.fingerprint
+
+    def make(folder: Path) -> dict[str, Any]:
+        import torch
+
+        table = corpus.table(["image_id", "caption"])
+        ids, captions = table["image_id"].to_pylist(), table["caption"].to_pylist()
+        fetch = corpus_images(corpus)
+        torch.manual_seed(config.clip.seed)
+        tokenizer = train_tokenizer(captions, config.model)
+        clip, processor = small_clip(config.model, tokenizer)
+        pixels = PixelCache(fetch, processor.image_processor, config.cache_gb)
+        task = CaptionTask(clip, tokenizer, ids, captions, pixels, config.clip)
+        clip_log = run_loop(task, config.clip, folder / "clip", "pretrain clip", settings)
+        torch.manual_seed(config.dino.seed)
+        dino, dino_processor = small_dino(config.model)
+        views = ViewsTask(dino, ids, pixels, config.dino)
+        dino_log = run_loop(views, config.dino, folder / "dino", "pretrain dino", settings)
+
+        def save(path: Path) -> None:
+            clip.save_pretrained(path / "clip")
+            processor.save_pretrained(path / "clip")
+            dino.save_pretrained(path / "dino")
+            dino_processor.save_pretrained(path / "dino")
+
+        runs = {"clip": last(clip_log, config.clip.steps), "dino": last(dino_log, config.dino.steps)}
+        return {"save": save, "stats": {"stands_in_for": STANDS_IN_FOR, **runs}}
+
+    return make_model(out, config, inputs, make, kind="similarity", files=FILES, overwrite=overwrite)
+
+
+def corpus_images(corpus: Artifact) -> Callable[[str], Image.Image]:
+    """The pictures of a corpus by id."""
+    table = corpus.table(["image_id", "image"])
+    places = {name: i for i, name in enumerate(table["image_id"].to_pylist())}
+    column = table["image"]
+
+    def fetch(name: str) -> Image.Image:
+        return to_rgb(column[places[name]].as_py()["bytes"])
+
+    return fetch
