@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from megapairs_hf import launch, storage
@@ -17,6 +16,8 @@ from megapairs_hf.errors import TrainingError
 from megapairs_hf.train.checkpoint import load_checkpoint, save_checkpoint
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
     from torch import nn
 
