@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 
 WORD = re.compile(r"\w+(?:[-'’./&]\w+)*|[^\w\s]")
-NO_SPACE_BEFORE = re.compile(r"\s+([,.:;!?)\]])")
+NO_SPACE = re.compile(r"\s+(?=[,.:;!?)\]}%»”])|(?<=[(\[{«“#$£€])\s+")
 DETERMINERS = frozenset("a an the this that these those its his her their".split())
 NUMBERS = frozenset("no one two three four five six seven eight nine ten several many some few both".split())
 JOINERS = frozenset("and or but with also plus".split())
@@ -52,7 +52,7 @@ def words_of(caption: str) -> list[str]:
 
 def join_words(tokens: list[str]) -> str:
     """The words as running text."""
-    return NO_SPACE_BEFORE.sub(r"\1", " ".join(tokens))
+    return NO_SPACE.sub("", " ".join(tokens))
 
 
 def is_mark(token: str) -> bool:

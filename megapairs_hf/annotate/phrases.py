@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING, Any
 
-from megapairs_hf.annotate.captions import Edit, find_edits, join_words, shared_part, words_of
+from megapairs_hf.annotate.captions import Edit, find_edits, shared_part, words_of
 from megapairs_hf.errors import ReplyRejectedError
 
 if TYPE_CHECKING:
@@ -138,14 +138,14 @@ def attribute_edits(query: Mapping[str, Any], target: Mapping[str, Any], names: 
 
 def shorten(caption: str, limit: int = MAX_CAPTION_WORDS) -> str:
     """A caption without its full stop, cut after `limit` words, at a comma or full stop where there is one."""
-    tokens = words_of(caption)
-    if len(tokens) > limit:
-        tokens = tokens[:limit]
-        stops = [i for i, token in enumerate(tokens) if token in {".", ",", ";"} and i >= limit // 3]
-        tokens = tokens[: stops[-1]] if stops else tokens
-    if len(tokens) > 1 and tokens[0].istitle() and tokens[1].islower():
-        tokens = [tokens[0].lower(), *tokens[1:]]
-    return join_words(tokens)
+    words = caption.split()
+    if len(words) > limit:
+        words = words[:limit]
+        stops = [i for i, word in enumerate(words) if word[-1] in ".,;" and i >= limit // 3]
+        words = words[: stops[-1] + 1] if stops else words
+    if len(words) > 1 and words[0].istitle() and words[1].islower():
+        words = [words[0].lower(), *words[1:]]
+    return " ".join(words).rstrip(" .,;")
 
 
 def usable_edits(query: str, target: str) -> list[Edit]:
