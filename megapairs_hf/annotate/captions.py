@@ -120,7 +120,7 @@ def _edit(a: list[str], b: list[str], span: tuple[int, int, int, int]) -> Edit |
     old, new = a[i1:i2], b[j1:j2]
     if not old and not new:
         return None
-    if old and new and old[-1].lower() in PLACES and new[-1].lower() in PLACES:
+    if len(old) == len(new) == 1 and {old[0].lower(), new[0].lower()} <= PLACES:
         noun = _owner(b, j1)
         if noun:
             return Edit("move", join_words(old), join_words(new), noun, join_words(new))

@@ -24,7 +24,7 @@ from megapairs_hf.errors import ServerUnavailableError
 if TYPE_CHECKING:
     from megapairs_hf.annotate.config import Endpoint
 
-PER_CLIENT = 90  # the HTTP library opens at most 100 connections a client
+PER_CLIENT = 16  # the HTTP library walks through all connections of a client for every request
 RETRIED = frozenset({408, 409, 425, 429})
 REFUSED_AT_FIRST = 10
 ADVICE = {

@@ -82,7 +82,8 @@ def sampling(config: DescribeConfig | InstructConfig, seed: int) -> dict[str, An
     """How the model is to sample."""
     return {
         "temperature": config.temperature,
-        "top_p": config.top_p,
+        # TGI refuses 1, which means the same as nothing
+        "top_p": config.top_p if config.top_p < 1 else None,
         "max_tokens": config.max_tokens,
         "seed": seed,
     }
@@ -143,11 +144,12 @@ class InstructJob:
             prompts.draw_demonstrations(self.pool, self.config.demonstrations, seed),
             count=self.config.wanted,
             reply_format=self.config.reply_format,
+            words=(self.config.min_words, self.config.max_words),
             captions=captions_of(row, self.texts),
         )
         parameters = sampling(self.config, seed)
         if self.config.reply_format == "json":
-            schema = {"name": "instructions", "schema": prompts.SCHEMA}
+            schema = {"name": "instructions", "schema": prompts.reply_schema(self.config.min_instructions)}
             parameters["response_format"] = {"type": "json_schema", "json_schema": schema}
         return Question(messages, self.config.model, parameters)
 

@@ -53,8 +53,8 @@ class Reply:
 class Journal:
     """The replies of one process, and those that other processes left for its shards."""
 
-    def __init__(self, out: storage.PathLike) -> None:
-        self.folder = journal_folder(out)
+    def __init__(self, out: storage.PathLike, identity: str) -> None:
+        self.folder = journal_folder(out, identity)
         storage.make_folder(str(self.folder))
         path = self.folder / f"journal-{launch.rank()}.sqlite"
         try:
@@ -104,15 +104,24 @@ def _read(base: sqlite3.Connection, shard: int) -> Iterable[tuple[Key, Reply]]:
         return []
 
 
-def journal_folder(out: storage.PathLike) -> Path:
-    """Where the journal of an artifact is: inside it, or, where that is remote, in this machine's temporary folder."""
+def journal_folder(out: storage.PathLike, identity: str) -> Path:
+    """Where the journal of an artifact is.
+
+    Args:
+        out: the artifact's folder.
+        identity: of its settings and inputs; a remote artifact that was deleted leaves its journal behind, and its
+            replies must not reach another one that is made at the same place.
+
+    Returns:
+        A folder inside a local artifact; one in this machine's temporary folder for a remote one.
+    """
     if storage.is_local(out):
         return storage.local(out) / ".parts"
-    name = hashlib.sha256(str(out).encode()).hexdigest()[:16]
+    name = hashlib.sha256(f"{out}\0{identity}".encode()).hexdigest()[:16]
     return Path(tempfile.gettempdir()) / f"megapairs-journal-{name}"
 
 
-def remove_journal(out: storage.PathLike) -> None:
+def remove_journal(out: storage.PathLike, identity: str) -> None:
     """Remove what a remote artifact's journal leaves on this machine; a local one's goes with `.parts`."""
     if not storage.is_local(out):
-        shutil.rmtree(journal_folder(out), ignore_errors=True)
+        shutil.rmtree(journal_folder(out, identity), ignore_errors=True)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 MAX_EDITS, MAX_PHRASE_WORDS, MAX_CAPTION_WORDS, MIN_SHARED = 5, 20, 40, 0.2
+ROUNDS = 4  # each style is used once before any is used again
 
 # style -> (frames, kind -> clauses)
 STYLES: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, ...]]]] = {
@@ -39,7 +40,7 @@ STYLES: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, ...]]]] = {
     "same": (
         ("the same but {0}", "the same thing, only {0}", "like this, but {0}", "similar, {0}"),
         {
-            "swap": ("with {phrase} instead of {old}",),
+            "swap": ("with {phrase} instead of the {old}",),
             "swap_mod": ("with {phrase} instead of {old}", "with {new} instead of {old} {noun}"),
             "swap_count": ("with {phrase} instead of {old}",),
             "swap_how": ("{new} instead of {old}", "{new} rather than {old}"),
@@ -56,7 +57,7 @@ STYLES: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, ...]]]] = {
     "contrast": (
         ("{0}",),
         {
-            "swap": ("{phrase}, not {old}", "{phrase} rather than {old}"),
+            "swap": ("{phrase}, not the {old}", "{phrase} rather than the {old}"),
             "swap_mod": ("{new} {noun}, not {old}", "{new}, not {old} {noun}"),
             "swap_count": ("{new} {noun}, not {old}",),
             "swap_how": ("{new}, not {old}",),
@@ -90,7 +91,7 @@ STYLES: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, ...]]]] = {
     "should": (
         ("{0}", "this time {0}", "I would like this, except that {0}"),
         {
-            "swap": ("there should be {phrase} in place of {old}",),
+            "swap": ("there should be {phrase} in place of the {old}",),
             "swap_mod": ("the {noun} should be {new}, not {old}", "the {noun} should be {new} instead of {old}"),
             "swap_count": ("there should be {phrase}, not {old}",),
             "swap_how": ("it should be {new}, not {old}",),
@@ -178,10 +179,11 @@ def write_instructions(query: str, target: str, attributes: Sequence[Edit], *, w
     rng = random.Random(seed)
     edits = [*usable_edits(query, target), *attributes]
     written: dict[str, None] = {}
-    if edits:
-        styles = list(STYLES)
-        for style in rng.sample(styles, len(styles)):
+    for _ in range(ROUNDS if edits else 0):
+        for style in rng.sample(list(STYLES), len(STYLES)):
             written.setdefault(_sentence(style, edits, rng))
+        if len(written) >= wanted:
+            break
     if not usable_edits(query, target) and find_edits(query, target):
         whole = [text.format(target=shorten(target)) for text in rng.sample(WHOLE, len(WHOLE))]
         # the caption says more than the fields do, so it goes first

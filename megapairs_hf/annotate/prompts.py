@@ -22,13 +22,11 @@ from megapairs_hf.errors import ConfigError, ReplyParseError
 IMAGE_SLOTS = ("query_image", "target_image")
 DESCRIBE_SLOTS = frozenset({*IMAGE_SLOTS, "word_num", "query_caption", "target_caption"})
 INSTRUCT_SLOTS = frozenset(
-    {"description", "demonstrations", "count", "reply_format", "query_caption", "target_caption"}
+    {
+        *("description", "demonstrations", "count", "reply_format"),
+        *("min_words", "max_words", "query_caption", "target_caption"),
+    }
 )
-SCHEMA = {
-    "type": "object",
-    "properties": {"instructions": {"type": "array", "items": {"type": "string"}, "minItems": 3}},
-    "required": ["instructions"],
-}
 THINKING = re.compile(r"<think>.*?</think>", re.DOTALL | re.IGNORECASE)
 HEADING = re.compile(r"^\W*(?:description|answer|comparison)\W*:\W*", re.IGNORECASE)
 ITEM = re.compile(r"^\s*(?:\(?\d{1,2}\s*[.):]|[-*•–])\s*(?P<text>\S.*)$")
@@ -144,6 +142,9 @@ def load_pool(path: str | None, draw: int) -> list[Demonstration]:
         raise ConfigError(
             f"the pool {name} must be a JSON list of objects with id, description and instructions ({error!r})"
         ) from error
+    for d in pool:
+        if not d.instructions or not all(isinstance(text, str) and len(text) > 1 for text in d.instructions):
+            raise ConfigError(f"the pool {name} has no list of instructions under id {d.id}; write some")
     if len({d.id for d in pool}) < len(pool):
         raise ConfigError(f"the pool {name} has an id twice; number its demonstrations")
     if len(pool) < draw:
@@ -216,6 +217,12 @@ def parse_describe(text: str, finish_reason: str = "stop") -> str:
     return said
 
 
+def reply_schema(least: int) -> dict[str, Any]:
+    """The JSON schema of a reply with at least so many instructions."""
+    instructions = {"type": "array", "items": {"type": "string"}, "minItems": least}
+    return {"type": "object", "properties": {"instructions": instructions}, "required": ["instructions"]}
+
+
 def format_reply(instructions: tuple[str, ...] | list[str], reply_format: str) -> str:
     """Instructions in the form in which they are asked for."""
     if reply_format == "json":
@@ -230,6 +237,7 @@ def format_instruct(
     *,
     count: int,
     reply_format: str,
+    words: tuple[int, int] = (2, 60),
     captions: tuple[str, str] = ("", ""),
 ) -> list[dict[str, Any]]:
     """The chat messages of the second step."""
@@ -241,6 +249,8 @@ def format_instruct(
         demonstrations=shown,
         count=count,
         reply_format=reply_format,
+        min_words=words[0],
+        max_words=words[1],
         query_caption=captions[0],
         target_caption=captions[1],
     )

@@ -30,6 +30,7 @@ from megapairs_hf.annotate.journal import Journal, remove_journal
 from megapairs_hf.annotate.pictures import Pictures, check_attributes, read_texts
 from megapairs_hf.artifact import Artifact, shard_names
 from megapairs_hf.artifact_writer import ArtifactWriter, create_artifact
+from megapairs_hf.config import config_hash
 from megapairs_hf.errors import ReplyRejectedError, SchemaMismatchError
 from megapairs_hf.schema import DESCRIPTIONS, INSTRUCTIONS, META, QUERY_ID, TARGET_ID
 
@@ -79,17 +80,20 @@ def describe_pairs(
         by_captions = partial(_describe_by_captions, corpus=corpus, config=config)
         return _make("descriptions", pairs, config, by_captions, inputs=inputs, out=out, overwrite=overwrite)
     prompt = prompts.describe_prompt(config.prompt)
+    inputs["prompt"] = prompt.digest
     counters = Counters()
 
     def ask(index: int, rows: list[Row], bar: Progress) -> list[Verdict]:
         texts = read_texts(corpus, ids_of(rows)) if config.with_captions else {}
-        with Journal(out) as journal, Pictures(config.max_image_side, config.jpeg_quality) as pictures:
+        with (
+            Journal(out, identity(config, inputs)) as journal,
+            Pictures(config.max_image_side, config.jpeg_quality) as pictures,
+        ):
             job = DescribeJob(config, prompt, pictures, texts)
             asker = asking.Asker(job, journal, index)
             pictures.gather(corpus, ids_of(asker.unsettled(rows)))
             return asking.run(asker.all(rows, endpoint or Endpoint(), counters, bar))
 
-    inputs["prompt"] = prompt.digest
     return _make("descriptions", pairs, config, ask, inputs=inputs, out=out, overwrite=overwrite)
 
 
@@ -129,15 +133,15 @@ def instruct_pairs(
         return _make("instructions", descriptions, config, by_captions, inputs=inputs, out=out, overwrite=overwrite)
     prompt = prompts.instruct_prompt(config.prompt)
     pool = prompts.load_pool(config.pool, config.demonstrations)
+    inputs |= {"prompt": prompt.digest, "demonstrations": prompts.pool_digest(pool)}
     counters = Counters()
 
     def ask(index: int, rows: list[Row], bar: Progress) -> list[Verdict]:
         texts = read_texts(corpus, ids_of(rows)) if config.with_captions else {}
-        with Journal(out) as journal:
+        with Journal(out, identity(config, inputs)) as journal:
             asker = asking.Asker(InstructJob(config, prompt, pool, texts), journal, index)
             return asking.run(asker.all(rows, endpoint or Endpoint(), counters, bar))
 
-    inputs |= {"prompt": prompt.digest, "demonstrations": prompts.pool_digest(pool)}
     return _make("instructions", descriptions, config, ask, inputs=inputs, out=out, overwrite=overwrite)
 
 
@@ -147,6 +151,11 @@ def check_kind(artifact: Artifact, kind: str) -> None:
         raise SchemaMismatchError(
             f"{artifact.path} holds {artifact.manifest.kind}, but {kind} is needed here; name the other folder"
         )
+
+
+def identity(config: DescribeConfig | InstructConfig, inputs: Mapping[str, str]) -> str:
+    """What makes one artifact another one than the next at the same place."""
+    return f"{config_hash(config)} {sorted(inputs.items())}"
 
 
 def ids_of(rows: Iterable[Row]) -> set[str]:
@@ -170,7 +179,7 @@ def _make(
     if isinstance(writer, Artifact):
         return writer
     if overwrite:
-        remove_journal(out)
+        remove_journal(out, identity(config, inputs))
     schema, read = (DESCRIPTIONS, [QUERY_ID, TARGET_ID]) if kind == "descriptions" else (INSTRUCTIONS, READ)
     with writer:
         mine = writer.mine()
@@ -181,7 +190,7 @@ def _make(
                 rows = source.shard(index, read).to_pylist()
                 _write(writer, index, schema, rows, shard(index, rows, bar))
         made = writer.finish()
-    remove_journal(out)
+    remove_journal(out, identity(config, inputs))
     return made
 
 

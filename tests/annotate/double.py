@@ -39,8 +39,8 @@ class ChatDouble(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, answer=describe, script=None, token=None, delay_s=0.0):
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, answer=describe, script=None, token=None, delay_s=0.0, port=0):
+        super().__init__(("127.0.0.1", port), Handler)
         self.answer, self.script, self.token, self.delay_s = answer, script, token, delay_s
         self.asked, self.answered, self.bodies, self.headers = Counter(), Counter(), [], []
         self.times, self.guard = [], threading.Lock()

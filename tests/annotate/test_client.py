@@ -1,5 +1,6 @@
 import asyncio
 import socket
+import threading
 import time
 from email.utils import formatdate
 
@@ -135,6 +136,41 @@ def test_nobody_listens():
     with pytest.raises(ServerUnavailableError, match=f"nothing answers at {url}; start the server"):
         asyncio.run(Client(Endpoint(urls=(url,)), Counters()).__aenter__())
     assert time.monotonic() - start < 3
+
+
+def test_offline_mode_is_named(serve, monkeypatch):
+    import huggingface_hub.constants as constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ServerUnavailableError, match="HF_HUB_OFFLINE"):
+        ask(serve(answer=plain))
+
+
+def test_a_server_that_restarts_is_waited_for(serve):
+    server, counters = serve(answer=plain), Counters()
+
+    async def before_and_after():
+        endpoint = Endpoint(urls=(server.url,), backoff_s=0.2)
+        async with Client(endpoint, counters) as client:
+            server.script = lambda *_: ("status", 503, {"Connection": "close"})
+            first = asyncio.create_task(client.ask(question()))
+            while counters.retried == 0:
+                await asyncio.sleep(0.01)
+            server.shutdown()
+            server.server_close()
+            threading.Timer(0.8, lambda: serve(answer=plain, port=server.server_port)).start()
+            return await first
+
+    assert asyncio.run(before_and_after()).text == "reply 1"
+    assert counters.retried >= 2  # the failure, and at least one attempt while nobody listened
+
+
+def test_many_connections(serve):
+    server = serve(answer=plain, delay_s=0.3)
+    start = time.monotonic()
+    assert len(ask(server, 120, concurrency=120)) == 120
+    assert time.monotonic() - start < 8
+    assert max(server.times) - min(server.times) < 4
 
 
 def test_two_servers_share_the_work(serve):

@@ -83,6 +83,7 @@ def test_instruct_shows_the_demonstrations_in_order():
     assert text.endswith("Description: They differ.\nInstructions:")
     assert '{"instructions": [' in text
     assert "Write 5 different" in text
+    assert "between 2 and 60 words" in text
     assert "caption" not in text.lower()
 
 
@@ -112,7 +113,13 @@ def test_bad_prompt_files(tmp_path, text, sentence):
 def test_bad_pools(tmp_path):
     file = tmp_path / "pool.json"
     few = [{"id": i, "description": "d", "instructions": ["a b"]} for i in range(4)]
-    for value, sentence in ((few, "holds 4"), ([few[0], few[0]], "id twice"), ({"a": 1}, "must be a JSON list")):
+    letters = [{"id": 1, "description": "d", "instructions": "a b"}]
+    for value, sentence in (
+        (letters, "no list of instructions"),
+        (few, "holds 4"),
+        ([few[0], few[0]], "id twice"),
+        ({"a": 1}, "must be a JSON list"),
+    ):
         file.write_text(json.dumps(value))
         with pytest.raises(ConfigError, match=sentence):
             prompts.load_pool(str(file), 5)
