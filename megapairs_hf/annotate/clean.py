@@ -1,0 +1,117 @@
+"""Which instructions may stay, and why the others may not.
+
+Pure functions over strings, used on what a model wrote and on what the stand-in wrote. What surprises: "image 1" and
+"the target image" are refused because whoever searches later sees one picture and has never heard of a pair.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+PICTURE = r"(?:images?|pictures?|photos?|photographs?)"
+MENTIONS_IMAGES = re.compile(
+    rf"\b(?:{PICTURE}\s*(?:#?\s*[12]|one|two|[ab])\b(?!-)|(?:query|target|source|first|second|1st|2nd|other)\s+{PICTURE}\b"
+    rf"|both\s+{PICTURE}\b|the\s+(?:query|target)\b)",
+    re.IGNORECASE,
+)
+MENTIONS_DESCRIPTION = re.compile(
+    r"\b(?:the|this|that|given|above|provided)\s+(?:description|caption)\b", re.IGNORECASE
+)
+LEAKS = re.compile(
+    r"\b(?:word_num|search instructions?|retrieval instructions?|json|here (?:are|is) (?:the|\w+ )?\w*\s*instructions?"
+    r"|example \d|as an ai|as a language model)\b|<\|?\w+\|?>|\{\{|\[/?INST\]",
+    re.IGNORECASE,
+)
+SHINGLE_WORDS = 7
+OUTER = " \t\n\r\"'“”‘’*_`-–—•"
+
+
+def normal(text: str) -> str:
+    """The words only, in lower case: what counts as the same instruction."""
+    return " ".join(re.findall(r"\w+", text.lower()))
+
+
+def trim(text: str) -> str:
+    """An instruction without quotes, bullets, emphasis and spare blanks."""
+    return " ".join(text.split()).strip(OUTER).replace("**", "")
+
+
+@lru_cache(maxsize=8)
+def shingles(text: str) -> frozenset[str]:
+    """Every run of seven words of a text."""
+    words = normal(text).split()
+    return frozenset(" ".join(words[i : i + SHINGLE_WORDS]) for i in range(len(words) - SHINGLE_WORDS + 1))
+
+
+def reason_against(
+    text: str, *, min_words: int, max_words: int, demonstrations: Collection[str] = (), prompt: str = ""
+) -> str:
+    """Why an instruction may not stay; empty where it may.
+
+    Args:
+        text: the instruction, trimmed.
+        min_words: fewest words.
+        max_words: most words.
+        demonstrations: the instructions that the model was shown, as `normal` gives them.
+        prompt: the fixed part of the prompt; seven words in a row from it are a leak.
+
+    Returns:
+        A short word for counting.
+    """
+    count = len(text.split())
+    checks = (
+        ("too_short", count < min_words),
+        ("too_long", count > max_words),
+        ("mentions_images", bool(MENTIONS_IMAGES.search(text))),
+        ("mentions_description", bool(MENTIONS_DESCRIPTION.search(text))),
+        ("leaks_prompt", bool(LEAKS.search(text)) or not shingles(prompt).isdisjoint(_shingle_list(text))),
+        ("repeats_demonstration", normal(text) in demonstrations),
+    )
+    return next((reason for reason, holds in checks if holds), "")
+
+
+def _shingle_list(text: str) -> list[str]:
+    words = normal(text).split()
+    return [" ".join(words[i : i + SHINGLE_WORDS]) for i in range(len(words) - SHINGLE_WORDS + 1)]
+
+
+def clean(
+    instructions: Sequence[str],
+    *,
+    min_words: int,
+    max_words: int,
+    demonstrations: Collection[str] = (),
+    prompt: str = "",
+) -> tuple[list[str], Counter[str]]:
+    """Trim, leave out what is no use, and leave out what was said before.
+
+    Args:
+        instructions: as they were written.
+        min_words: fewest words.
+        max_words: most words.
+        demonstrations: the instructions that the model was shown, as `normal` gives them.
+        prompt: the fixed part of the prompt.
+
+    Returns:
+        The instructions that stay, in order, and how many were left out by reason.
+    """
+    kept: dict[str, str] = {}
+    rejected: Counter[str] = Counter()
+    for raw in instructions:
+        text = trim(raw)
+        reason = reason_against(
+            text, min_words=min_words, max_words=max_words, demonstrations=demonstrations, prompt=prompt
+        )
+        if not reason and normal(text) in kept:
+            reason = "duplicate"
+        if reason:
+            rejected[reason] += 1
+        else:
+            kept[normal(text)] = text
+    return list(kept.values()), rejected

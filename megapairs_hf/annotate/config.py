@@ -1,0 +1,162 @@
+"""Settings of the two annotation steps (MegaPairs §3.1 and appendix A), and where the servers are.
+
+What surprises: `Endpoint` is apart from the settings. Addresses, tokens and time limits change from machine to machine
+and say nothing about what was made, so they are in no manifest and in no hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from megapairs_hf.config import require
+
+ENGINES = ("openai", "captions")
+REPLY_FORMATS = ("list", "json")
+STAND_IN = "captions (stand-in, no model)"
+
+
+@dataclass(frozen=True)
+class DescribeConfig:
+    """Settings of `describe_pairs`.
+
+    Attributes:
+        engine: `openai` for a TGI or OpenAI-compatible endpoint; `captions` for the stand-in without a model.
+        model: what the endpoint calls the vision-language model.
+        seed: of everything that is drawn; each pair's own seed is a hash of this and its key.
+        word_num: WORD_NUM is drawn between these two, both included.
+        max_image_side: longer side in pixels of the pictures that are sent; ours.
+        jpeg_quality: of the pictures that are sent; ours.
+        with_captions: give the two captions to the model as context; ours.
+        temperature: of the model's sampling; ours.
+        top_p: of the model's sampling; ours.
+        max_tokens: longest reply; ours.
+        prompt: a jinja file to use instead of the package's `describe.jinja`.
+        attributes: `captions` only: fields of the corpus's `meta` column whose differences are told.
+    """
+
+    engine: str = "openai"
+    model: str = "OpenGVLab/InternVL2-26B"  # §3.1: "InternVL2-26B and LLaMA3-8B"
+    seed: int = 0
+    word_num: tuple[int, int] = (60, 100)  # figure 3: "WORD_NUM ranges from 60 to 100"
+    max_image_side: int = 768
+    jpeg_quality: int = 90
+    with_captions: bool = False
+    temperature: float = 0.7
+    top_p: float = 0.95
+    max_tokens: int = 400
+    prompt: str | None = None
+    attributes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        low, high = self.word_num if len(self.word_num) == 2 else (0, 0)
+        require(1 <= low <= high, "word_num", self.word_num, "two whole numbers, the smaller first")
+        require(self.max_image_side >= 28, "max_image_side", self.max_image_side, "at least 28 pixels")
+        require(1 <= self.jpeg_quality <= 100, "jpeg_quality", self.jpeg_quality, "from 1 to 100")
+        _check_common(self)
+
+
+@dataclass(frozen=True)
+class InstructConfig:
+    """Settings of `instruct_pairs`.
+
+    Attributes:
+        engine: `openai` for a TGI or OpenAI-compatible endpoint; `captions` for the stand-in without a model.
+        model: what the endpoint calls the language model.
+        seed: of everything that is drawn; each pair's own seed is a hash of this and its key.
+        demonstrations: how many demonstrations are drawn for each pair.
+        pool: a JSON file to draw them from instead of the package's 50.
+        min_instructions: a pair with fewer good ones is left out.
+        wanted: how many are asked for; ours, so that some may be rejected.
+        min_words: shortest instruction; ours.
+        max_words: longest instruction; ours.
+        reply_format: `json` sends a JSON schema as `response_format`; `list` asks for a numbered list; ours.
+        with_captions: give the two captions to the model as context; ours.
+        temperature: of the model's sampling; ours.
+        top_p: of the model's sampling; ours.
+        max_tokens: longest reply; ours.
+        prompt: a jinja file to use instead of the package's `instruct.jinja`.
+        attributes: `captions` only: fields of the corpus's `meta` column whose differences are told.
+    """
+
+    engine: str = "openai"
+    model: str = "meta-llama/Meta-Llama-3-8B-Instruct"  # §3.1: "InternVL2-26B and LLaMA3-8B"
+    seed: int = 0
+    demonstrations: int = 5  # figure 4: "five demonstrations are randomly selected from a pool of 50"
+    pool: str | None = None
+    min_instructions: int = 3  # §3.1: "we create at least three different textual instructions"
+    wanted: int = 5
+    min_words: int = 2
+    max_words: int = 60
+    reply_format: str = "list"
+    with_captions: bool = False
+    temperature: float = 0.7
+    top_p: float = 0.95
+    max_tokens: int = 400
+    prompt: str | None = None
+    attributes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        require(self.demonstrations >= 0, "demonstrations", self.demonstrations, "0 or more")
+        require(self.min_instructions >= 1, "min_instructions", self.min_instructions, "at least 1")
+        require(self.wanted >= self.min_instructions, "wanted", self.wanted, f"at least {self.min_instructions}")
+        require(1 <= self.min_words <= self.max_words, "min_words", self.min_words, "from 1 to `max_words`")
+        require(self.reply_format in REPLY_FORMATS, "reply_format", self.reply_format, " or ".join(REPLY_FORMATS))
+        _check_common(self)
+
+
+def _check_common(config: DescribeConfig | InstructConfig) -> None:
+    require(config.engine in ENGINES, "engine", config.engine, " or ".join(ENGINES))
+    require(bool(config.model.strip()), "model", config.model, "the name by which the endpoint knows the model")
+    require(config.temperature >= 0, "temperature", config.temperature, "0 or more")
+    require(0 < config.top_p <= 1, "top_p", config.top_p, "above 0 and at most 1")
+    require(config.max_tokens >= 1, "max_tokens", config.max_tokens, "at least 1")
+    unused = bool(config.attributes) and config.engine != "captions"
+    require(not unused, "attributes", config.attributes, "left out unless `engine` is captions")
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where the servers are and how hard they are pressed. All defaults are ours.
+
+    Attributes:
+        urls: base addresses, such as `http://gpu-1:8080/v1`; requests go to the one with the fewest in flight.
+        token_env: the environment variable that holds the token; a token saved on disk is never sent.
+        concurrency: requests in flight at once, over all addresses.
+        timeout_s: time limit of one request.
+        connect_timeout_s: time limit of the first contact.
+        retries: how often one request is asked again after a failure that may pass.
+        backoff_s: first wait before asking again; it doubles each time, with a random part.
+        max_backoff_s: longest wait, also where a server's `Retry-After` asks for a longer one.
+    """
+
+    urls: tuple[str, ...] = ("http://127.0.0.1:8080/v1",)
+    token_env: str = "HF_TOKEN"  # noqa: S105 - the name of a variable, not a secret
+    concurrency: int = 32
+    timeout_s: float = 120.0
+    connect_timeout_s: float = 5.0
+    retries: int = 6
+    backoff_s: float = 1.0
+    max_backoff_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        good = bool(self.urls) and all(url.startswith(("http://", "https://")) for url in self.urls)
+        require(good, "urls", self.urls, "one or more addresses that begin with http:// or https://")
+        # an address is shown in errors, a password in it would be too
+        require(all("@" not in url for url in self.urls), "urls", "…@…", "without a password; use `token_env`")
+        require(self.concurrency >= 1, "concurrency", self.concurrency, "at least 1")
+        require(self.timeout_s > 0, "timeout_s", self.timeout_s, "above 0")
+        require(self.connect_timeout_s > 0, "connect_timeout_s", self.connect_timeout_s, "above 0")
+        require(self.retries >= 0, "retries", self.retries, "0 or more")
+        require(0 < self.backoff_s <= self.max_backoff_s, "backoff_s", self.backoff_s, "above 0, to `max_backoff_s`")
+
+
+def pair_seed(seed: int, query_id: str, target_id: str, attempt: int = 0) -> int:
+    """A pair's own seed, in 31 bits: the same in every process, on every machine, in whatever order pairs are done."""
+    text = f"{seed}\0{query_id}\0{target_id}\0{attempt}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
+
+
+def pair_key(query_id: str, target_id: str) -> str:
+    """How a pair is named in `rejected.parquet`."""
+    return f"{query_id} -> {target_id}"

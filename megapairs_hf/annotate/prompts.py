@@ -1,0 +1,296 @@
+"""The two prompts (figures 3 and 4 of the paper) as pairs of pure functions: format what is asked, parse what comes.
+
+The wording is in `prompts/*.jinja` and the demonstrations in `prompts/demonstrations.json`; the paper prints its own
+only as pictures, so the wording is ours. What surprises: the parser reads numbered lists and JSON whichever was asked
+for, because servers and models differ in whether they obey.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from megapairs_hf.errors import ConfigError, ReplyParseError
+
+IMAGE_SLOTS = ("query_image", "target_image")
+DESCRIBE_SLOTS = frozenset({*IMAGE_SLOTS, "word_num", "query_caption", "target_caption"})
+INSTRUCT_SLOTS = frozenset(
+    {
+        *("description", "demonstrations", "count", "reply_format"),
+        *("min_words", "max_words", "query_caption", "target_caption"),
+    }
+)
+THINKING = re.compile(r"<think>.*?</think>", re.DOTALL | re.IGNORECASE)
+HEADING = re.compile(r"^\W*(?:description|answer|comparison)\W*:\W*", re.IGNORECASE)
+ITEM = re.compile(r"^\s*(?:\(?\d{1,2}\s*[.):]|[-*•–])\s*(?P<text>\S.*)$")
+STRING = re.compile(r'"((?:[^"\\]|\\.)*)"')
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """One worked example of the second step."""
+
+    id: int
+    description: str
+    instructions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """The text of a prompt file, its slots checked."""
+
+    text: str
+
+    @property
+    def digest(self) -> str:
+        """A hash of the text: another prompt makes another artifact."""
+        return hashlib.sha256(self.text.encode()).hexdigest()[:16]
+
+    @property
+    def fixed(self) -> str:
+        """The words of the prompt without slots and control lines."""
+        return re.sub(r"\{[{%].*?[%}]\}", " ", self.text, flags=re.DOTALL)
+
+    def render(self, **slots: Any) -> str:
+        """Fill the slots."""
+        from jinja2 import TemplateError
+
+        try:
+            return str(_compiled(self.text).render(**slots)).strip()
+        except (TemplateError, TypeError) as error:
+            raise ConfigError(f"the prompt file cannot be filled in: {error}; correct it") from error
+
+
+@lru_cache(maxsize=8)
+def _compiled(text: str) -> Any:
+    from jinja2 import StrictUndefined
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    # a recipe may come from somebody else: its prompt must not be able to run code
+    environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, trim_blocks=False, autoescape=False)
+    return environment.from_string(text)
+
+
+def load_prompt(path: str | None, default: str, slots: frozenset[str], needed: tuple[str, ...]) -> Prompt:
+    """Read a prompt file and check its slots.
+
+    Args:
+        path: the file; None for the package's own.
+        default: the package's own.
+        slots: the slots that it may use.
+        needed: the slots that it must use.
+
+    Raises:
+        ConfigError: it cannot be read, is no jinja, or has an unknown slot or lacks a needed one.
+    """
+    from jinja2 import TemplateSyntaxError, meta
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    text, name = _read(path, default)
+    try:
+        used = meta.find_undeclared_variables(ImmutableSandboxedEnvironment().parse(text))
+    except TemplateSyntaxError as error:
+        raise ConfigError(f"the prompt {name} is not valid jinja: {error.message} (line {error.lineno})") from error
+    for slot in sorted(used - slots):
+        raise ConfigError(f"the prompt {name} has an unknown slot {slot!r}; known slots: {', '.join(sorted(slots))}")
+    for slot in needed:
+        if slot not in used:
+            raise ConfigError(f"the prompt {name} lacks the slot {slot!r}; put {{{{ {slot} }}}} where it belongs")
+    return Prompt(text)
+
+
+def describe_prompt(path: str | None = None) -> Prompt:
+    """The prompt of the first step."""
+    return load_prompt(path, "describe.jinja", DESCRIBE_SLOTS, IMAGE_SLOTS)
+
+
+def instruct_prompt(path: str | None = None) -> Prompt:
+    """The prompt of the second step."""
+    return load_prompt(path, "instruct.jinja", INSTRUCT_SLOTS, ("description",))
+
+
+def _read(path: str | None, default: str) -> tuple[str, str]:
+    if path is None:
+        return (resources.files("megapairs_hf.annotate") / "prompts" / default).read_text(encoding="utf-8"), default
+    try:
+        return Path(path).read_text(encoding="utf-8"), path
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path}: {error}; check the path in the settings") from error
+
+
+def load_pool(path: str | None, draw: int) -> list[Demonstration]:
+    """The demonstrations to draw from.
+
+    Args:
+        path: a JSON file, a list of objects with `id`, `description`, `instructions`; None for the package's own.
+        draw: how many will be drawn for each pair.
+
+    Raises:
+        ConfigError: it cannot be read, has another form, or holds fewer than `draw`.
+    """
+    text, name = _read(path, "demonstrations.json")
+    try:
+        pool = [Demonstration(int(d["id"]), str(d["description"]), tuple(d["instructions"])) for d in json.loads(text)]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ConfigError(
+            f"the pool {name} must be a JSON list of objects with id, description and instructions ({error!r})"
+        ) from error
+    for d in pool:
+        if not d.instructions or not all(isinstance(text, str) and len(text) > 1 for text in d.instructions):
+            raise ConfigError(f"the pool {name} has no list of instructions under id {d.id}; write some")
+    if len({d.id for d in pool}) < len(pool):
+        raise ConfigError(f"the pool {name} has an id twice; number its demonstrations")
+    if len(pool) < draw:
+        raise ConfigError(
+            f"the pool {name} holds {len(pool)} demonstrations, but `demonstrations` is {draw}; add some"
+        )
+    return pool
+
+
+def pool_digest(pool: list[Demonstration]) -> str:
+    """A hash of the demonstrations."""
+    told = [[d.id, d.description, list(d.instructions)] for d in pool]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+
+
+def draw_demonstrations(pool: list[Demonstration], count: int, seed: int) -> list[Demonstration]:
+    """A pair's own demonstrations, in the order in which they are shown."""
+    return random.Random(seed).sample(pool, count)
+
+
+def draw_word_num(bounds: tuple[int, int], seed: int) -> int:
+    """A pair's own WORD_NUM."""
+    return random.Random(seed).randint(*bounds)
+
+
+def format_describe(
+    prompt: Prompt, query_url: str, target_url: str, word_num: int, captions: tuple[str, str] = ("", "")
+) -> list[dict[str, Any]]:
+    """The chat messages of the first step.
+
+    Args:
+        prompt: what `describe_prompt` gave.
+        query_url: the query image as a data URL.
+        target_url: the target image as a data URL.
+        word_num: how many words to ask for.
+        captions: of both, as context; empty for none.
+
+    Returns:
+        One user message, its text and its two images in the order of the prompt file.
+    """
+    # captions come from the open web: a character that no text holds keeps them from being taken for an image
+    marks = {slot: f"\x00{slot}\x00" for slot in IMAGE_SLOTS}
+    query_caption, target_caption = (caption.replace("\x00", "") for caption in captions)
+    text = prompt.render(**marks, word_num=word_num, query_caption=query_caption, target_caption=target_caption)
+    urls = dict(zip(marks.values(), (query_url, target_url), strict=True))
+    parts: list[dict[str, Any]] = []
+    for piece in re.split("(\x00\\w+\x00)", text):
+        if piece in urls:
+            parts.append({"type": "image_url", "image_url": {"url": urls[piece]}})
+        elif piece.strip():
+            parts.append({"type": "text", "text": piece.strip()})
+    return [{"role": "user", "content": parts}]
+
+
+def parse_describe(text: str, finish_reason: str = "stop") -> str:
+    """The description in a reply: one line, without heading or emphasis, ending with a whole sentence.
+
+    Raises:
+        ReplyParseError: `empty_reply`, or `cut_off` where the length limit left no whole sentence.
+    """
+    said = " ".join(THINKING.sub("", text).replace("**", "").split())
+    said = HEADING.sub("", said)
+    if not said:
+        raise ReplyParseError("empty_reply", text)
+    if finish_reason == "length":
+        end = max(said.rfind(mark) for mark in ".!?")
+        if end < 0:
+            raise ReplyParseError("cut_off", text)
+        said = said[: end + 1]
+    return said
+
+
+def reply_schema(least: int) -> dict[str, Any]:
+    """The JSON schema of a reply with at least so many instructions."""
+    instructions = {"type": "array", "items": {"type": "string"}, "minItems": least}
+    return {"type": "object", "properties": {"instructions": instructions}, "required": ["instructions"]}
+
+
+def format_reply(instructions: tuple[str, ...] | list[str], reply_format: str) -> str:
+    """Instructions in the form in which they are asked for."""
+    if reply_format == "json":
+        return json.dumps({"instructions": list(instructions)}, ensure_ascii=False)
+    return "\n".join(f"{i}. {text}" for i, text in enumerate(instructions, 1))
+
+
+def format_instruct(
+    prompt: Prompt,
+    description: str,
+    demonstrations: list[Demonstration],
+    *,
+    count: int,
+    reply_format: str,
+    words: tuple[int, int] = (2, 60),
+    captions: tuple[str, str] = ("", ""),
+) -> list[dict[str, Any]]:
+    """The chat messages of the second step."""
+    shown = [
+        {"description": d.description, "reply": format_reply(d.instructions, reply_format)} for d in demonstrations
+    ]
+    text = prompt.render(
+        description=description,
+        demonstrations=shown,
+        count=count,
+        reply_format=reply_format,
+        min_words=words[0],
+        max_words=words[1],
+        query_caption=captions[0],
+        target_caption=captions[1],
+    )
+    return [{"role": "user", "content": text}]
+
+
+def parse_instruct(text: str, finish_reason: str = "stop") -> list[str]:
+    """The instructions in a reply, from JSON or a numbered or bulleted list, without an item that was cut off.
+
+    Raises:
+        ReplyParseError: `empty_reply` or `no_list`.
+    """
+    said = THINKING.sub("", text).strip()
+    if not said:
+        raise ReplyParseError("empty_reply", text)
+    found = _from_json(said)
+    if found is None:
+        found = [match["text"].strip() for line in said.splitlines() if (match := ITEM.match(line))]
+        if finish_reason == "length":
+            found = found[:-1]
+    if not found:
+        raise ReplyParseError("no_list", text)
+    return found
+
+
+def _from_json(said: str) -> list[str] | None:
+    """The strings of a JSON reply, whole or cut off, with or without a code fence; None where it is no JSON."""
+    start = min((i for i in (said.find("{"), said.find("[")) if i >= 0), default=-1)
+    before = said[:start].replace("```json", "").replace("```", "").strip()
+    if start < 0 or any(ITEM.match(line) for line in before.splitlines()):
+        return None
+    try:
+        value, _ = json.JSONDecoder().raw_decode(said[start:])
+    except ValueError:
+        array = said.find("[", start)
+        if array < 0 or '"' not in said[array:]:
+            return None
+        return [match.replace('\\"', '"') for match in STRING.findall(said[array:])]
+    if isinstance(value, dict):
+        value = value.get("instructions", next((v for v in value.values() if isinstance(v, list)), None))
+    if not isinstance(value, list):
+        return None
+    return [str(item).strip() for item in value if isinstance(item, str)]

@@ -1,0 +1,126 @@
+"""A chat-completions server on a real loopback socket that misbehaves to order."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import threading
+import time
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from PIL import Image
+
+
+def describe(body):
+    """A reply that depends on the question only; it tells the sizes and colours of the pictures that arrived."""
+    pictures = []
+    for part in body["messages"][0]["content"]:
+        if part["type"] == "image_url":
+            head, content = part["image_url"]["url"].split(",", 1)
+            assert head == "data:image/jpeg;base64"
+            image = Image.open(io.BytesIO(base64.b64decode(content)))
+            image.load()
+            assert image.format == "JPEG"
+            pictures.append((image.size, image.convert("RGB").getpixel((0, 0))))
+    told = "; ".join(f"{size[0]}x{size[1]} {colour}" for size, colour in pictures)
+    return f"Both are flat colours: {told}. Seed {body['seed']}."
+
+
+def instruct(body):
+    seed = body["seed"]
+    return f"1. make it shade {seed}\n2. the same but in shade {seed}\n3. with shade {seed} all over\n4. blue"
+
+
+class ChatDouble(ThreadingHTTPServer):
+    """`script(body, n)` gives None for a good reply, or a fault; n counts how often this question was asked."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, answer=describe, script=None, token=None, delay_s=0.0, port=0):
+        super().__init__(("127.0.0.1", port), Handler)
+        self.answer, self.script, self.token, self.delay_s = answer, script, token, delay_s
+        self.asked, self.answered, self.bodies, self.headers = Counter(), Counter(), [], []
+        self.times, self.guard = [], threading.Lock()
+        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_port}/v1"
+
+    def handle_error(self, request, client_address):
+        pass
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_):
+        pass
+
+    def send(self, status, content, kind="application/json", **headers):
+        content = content if isinstance(content, bytes) else json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(headers.pop("length", len(content))))
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        self.wfile.write(content)
+
+    def do_POST(self):
+        server = self.server
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        question = json.dumps(body, sort_keys=True)
+        with server.guard:
+            server.asked[question] += 1
+            count = server.asked[question]
+            server.bodies.append(body)
+            server.headers.append(dict(self.headers))
+            server.times.append(time.monotonic())
+        if server.token and self.headers.get("Authorization") != f"Bearer {server.token}":
+            return self.send(401, {"error": f"bad token {self.headers.get('Authorization')}"})
+        if self.path != "/v1/chat/completions":
+            return self.send(404, {"error": "no such page"})
+        time.sleep(server.delay_s)
+        fault = server.script(body, count) if server.script else None
+        if fault:
+            return self.fail(fault, server.answer(body))
+        with server.guard:
+            server.answered[question] += 1
+        return self.send(200, completion(server.answer(body)))
+
+    def fail(self, fault, text):
+        kind, *details = fault
+        whole = json.dumps(completion(text)).encode()
+        if kind == "status":
+            return self.send(details[0], {"error": "scripted"}, **(details[1] if len(details) > 1 else {}))
+        if kind == "hang":
+            return time.sleep(details[0])
+        if kind == "truncated":
+            self.close_connection = True
+            return self.send(200, whole[: len(whole) // 2])
+        if kind == "reset":
+            self.close_connection = True
+            return self.send(200, whole[: len(whole) // 2], length=len(whole))
+        if kind == "html":
+            return self.send(200, b"<html>a proxy's page</html>", "text/html")
+        if kind == "empty":
+            return self.send(200, {"choices": [], "usage": None})
+        if kind == "reply":
+            return self.send(200, completion(*details))
+        raise AssertionError(kind)
+
+
+def completion(text, finish_reason="stop"):
+    message = {"role": "assistant", "content": text}
+    return {
+        "id": "x",
+        "object": "chat.completion",
+        "created": 0,
+        "model": "double",
+        "choices": [{"index": 0, "finish_reason": finish_reason, "message": message}],
+        "usage": {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18},
+    }

@@ -1,0 +1,191 @@
+import asyncio
+import socket
+import threading
+import time
+from email.utils import formatdate
+
+import pytest
+
+from megapairs_hf.annotate.client import Client, Counters, Question, retry_after
+from megapairs_hf.annotate.config import Endpoint
+from megapairs_hf.errors import ConfigError, ServerUnavailableError
+
+
+def question(seed=1):
+    return Question([{"role": "user", "content": "hello"}], "double", {"seed": seed, "max_tokens": 5})
+
+
+def ask(server, count=1, counters=None, **settings):
+    settings = {"urls": (server.url,), "backoff_s": 0.01, "timeout_s": 5.0, **settings}
+
+    async def all_of_them():
+        async with Client(Endpoint(**settings), counters or Counters()) as client:
+            return await asyncio.gather(*(client.ask(question(n)) for n in range(count)))
+
+    return asyncio.run(all_of_them())
+
+
+def plain(body):
+    return f"reply {body['seed']}"
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        ("status", 429),
+        ("status", 500),
+        ("status", 502),
+        ("status", 503),
+        ("hang", 0.6),
+        ("truncated",),
+        ("reset",),
+        ("html",),
+        ("empty",),
+    ],
+    ids=lambda fault: "-".join(map(str, fault)),
+)
+def test_a_failure_that_passes_is_asked_again(serve, fault):
+    server = serve(answer=plain, script=lambda _, n: fault if n <= 2 else None)
+    counters = Counters()
+    replies = ask(server, 3, counters, timeout_s=0.4)
+    assert [reply.text for reply in replies] == ["reply 0", "reply 1", "reply 2"]
+    assert [replies[0].finish_reason, replies[0].prompt_tokens, replies[0].completion_tokens] == ["stop", 11, 7]
+    assert set(server.asked.values()) == {3}
+    assert counters.retried == 6
+
+
+def test_retry_after_is_honoured(serve):
+    server = serve(answer=plain, script=lambda _, n: ("status", 429, {"Retry_After": "0.7"}) if n == 1 else None)
+    ask(server)
+    assert server.times[1] - server.times[0] >= 0.7
+
+
+def test_retry_after_forms():
+    assert retry_after("3") == 3.0
+    assert 8 < retry_after(formatdate(time.time() + 10, usegmt=True)) <= 10
+    assert retry_after("soon") is None
+    assert retry_after("") is None
+
+
+@pytest.mark.parametrize(
+    ("status", "advice"), [(403, "may not use this model"), (404, "no model 'double'"), (402, "no credit")]
+)
+def test_what_no_retry_helps_stops_at_once(serve, status, advice):
+    server = serve(answer=plain, script=lambda *_: ("status", status))
+    with pytest.raises(ServerUnavailableError, match=advice):
+        ask(server)
+    assert len(server.bodies) == 1
+
+
+def test_the_token_comes_from_the_environment_and_is_never_told(serve, monkeypatch):
+    server = serve(answer=plain, token="hf_right")
+    monkeypatch.setenv("MY_TOKEN", "hf_right")
+    assert ask(server, token_env="MY_TOKEN")[0].text == "reply 0"
+    monkeypatch.setenv("MY_TOKEN", "hf_secret_wrong")
+    with pytest.raises(ServerUnavailableError) as error:
+        ask(server, token_env="MY_TOKEN")
+    assert "MY_TOKEN" in str(error.value)
+    assert server.url in str(error.value)
+    assert "hf_secret" not in f"{error.value!r}{error.value.__cause__!r}"
+
+
+def test_a_refusal_that_quotes_the_token_is_blackened(serve, monkeypatch):
+    server = serve(answer=plain, script=lambda *_: ("status", 400))
+    monkeypatch.setenv("MY_TOKEN", "scripted")
+    reply = ask(server, token_env="MY_TOKEN")[0]
+    assert reply.refused == "refused"
+    assert "HTTP 400" in reply.text
+    assert "scripted" not in reply.text
+
+
+def test_a_token_saved_on_disk_is_not_sent(serve, monkeypatch, tmp_path):
+    import huggingface_hub.constants as constants
+
+    file = tmp_path / "token"
+    file.write_text("hf_saved")
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(file))
+    server = serve(answer=plain)
+    ask(server)
+    assert "hf_saved" not in str(server.headers)
+
+
+def test_a_server_that_refuses_everything_stops_the_run(serve):
+    server = serve(answer=plain, script=lambda *_: ("status", 400))
+    with pytest.raises(ServerUnavailableError, match="refused all of the first"):
+        ask(server, 12)
+
+
+def test_a_server_that_fails_everything_stops_the_run(serve):
+    server = serve(answer=plain, script=lambda *_: ("status", 500))
+    with pytest.raises(ServerUnavailableError, match=r"failed 3 times \(HTTP 500\)"):
+        ask(server, retries=2)
+
+
+def test_a_question_that_alone_fails_is_its_own_fault(serve):
+    server = serve(answer=plain, script=lambda body, _: ("status", 500) if body["seed"] == 1 else None)
+    replies = ask(server, 3, retries=3, backoff_s=0.1)
+    assert [reply.refused for reply in replies] == ["", "server_failed", ""]
+
+
+def test_nobody_listens():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+    start = time.monotonic()
+    with pytest.raises(ServerUnavailableError, match=f"nothing answers at {url}; start the server"):
+        asyncio.run(Client(Endpoint(urls=(url,)), Counters()).__aenter__())
+    assert time.monotonic() - start < 3
+
+
+def test_offline_mode_is_named(serve, monkeypatch):
+    import huggingface_hub.constants as constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ServerUnavailableError, match="HF_HUB_OFFLINE"):
+        ask(serve(answer=plain))
+
+
+def test_a_server_that_restarts_is_waited_for(serve):
+    server, counters = serve(answer=plain), Counters()
+
+    async def before_and_after():
+        endpoint = Endpoint(urls=(server.url,), backoff_s=0.2)
+        async with Client(endpoint, counters) as client:
+            server.script = lambda *_: ("status", 503, {"Connection": "close"})
+            first = asyncio.create_task(client.ask(question()))
+            while counters.retried == 0:
+                await asyncio.sleep(0.01)
+            server.shutdown()
+            server.server_close()
+            threading.Timer(0.8, lambda: serve(answer=plain, port=server.server_port)).start()
+            return await first
+
+    assert asyncio.run(before_and_after()).text == "reply 1"
+    assert counters.retried >= 2  # the failure, and at least one attempt while nobody listened
+
+
+def test_many_connections(serve):
+    server = serve(answer=plain, delay_s=0.3)
+    start = time.monotonic()
+    assert len(ask(server, 120, concurrency=120)) == 120
+    assert time.monotonic() - start < 8
+    assert max(server.times) - min(server.times) < 4
+
+
+def test_two_servers_share_the_work(serve):
+    servers = [serve(answer=plain, delay_s=0.05) for _ in range(2)]
+    ask(servers[0], 20, urls=tuple(server.url for server in servers))
+    assert [len(server.bodies) for server in servers] == [10, 10]
+
+
+@pytest.mark.parametrize("bad", [{"urls": ()}, {"urls": ("gpu:80",)}, {"concurrency": 0}, {"timeout_s": 0}])
+def test_bad_endpoints(bad):
+    with pytest.raises(ConfigError, match=next(iter(bad))):
+        Endpoint(**bad)
+
+
+def test_a_password_in_an_address_is_refused_and_not_told():
+    with pytest.raises(ConfigError) as error:
+        Endpoint(urls=("http://me:secret@gpu/v1",))
+    assert "secret" not in str(error.value)

@@ -1,0 +1,127 @@
+import json
+import re
+
+import pytest
+
+from megapairs_hf.annotate import prompts
+from megapairs_hf.annotate.clean import clean, normal
+from megapairs_hf.errors import ConfigError, ReplyParseError
+
+POOL = prompts.load_pool(None, 5)
+
+
+def test_the_pool_is_valid_and_distinct():
+    assert [d.id for d in POOL] == list(range(1, 51))
+    assert len({normal(d.description) for d in POOL}) == 50
+    every = [normal(text) for d in POOL for text in d.instructions]
+    assert len(set(every)) == len(every) >= 150
+    for d in POOL:
+        assert len(d.instructions) >= 3
+        assert clean(d.instructions, min_words=2, max_words=60) == (list(d.instructions), {})
+        assert 25 <= len(d.description.split()) <= 100
+
+
+@pytest.mark.parametrize("reply_format", ["list", "json"])
+@pytest.mark.parametrize("demonstration", POOL, ids=lambda d: str(d.id))
+def test_a_reply_is_read_as_it_was_written(demonstration, reply_format):
+    said = prompts.format_reply(demonstration.instructions, reply_format)
+    assert prompts.parse_instruct(said) == list(demonstration.instructions)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Sure! Here you go:\n\n1) make it red\n2. no hat [plain]\n - on a table\n",
+        '```json\n["make it red", "no hat [plain]", "on a table"]\n```',
+        'Here: {"search": ["make it red", "no hat [plain]", "on a table"], "n": 3} Done.',
+        "<think>1. wrong</think>\n(1) make it red\n(2) no hat [plain]\n(3) on a table",
+    ],
+)
+def test_replies_in_the_wild(said):
+    assert prompts.parse_instruct(said) == ["make it red", "no hat [plain]", "on a table"]
+
+
+def test_what_was_cut_off_is_left_out():
+    assert prompts.parse_instruct("1. make it red\n2. on a ta", "length") == ["make it red"]
+    assert prompts.parse_instruct('{"instructions": ["make it red", "say \\"hi\\"", "on a ta', "length") == [
+        "make it red",
+        'say "hi"',
+    ]
+    assert prompts.parse_describe("Both are red. The second is bi", "length") == "Both are red."
+    with pytest.raises(ReplyParseError, match="cut_off"):
+        prompts.parse_describe("Both are", "length")
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"), [("", "empty_reply"), ("<think>x</think>", "empty_reply"), ("no", "no_list")]
+)
+def test_useless_replies(said, reason):
+    with pytest.raises(ReplyParseError) as error:
+        prompts.parse_instruct(said)
+    assert error.value.reason == reason
+
+
+def test_describe_puts_the_pictures_where_the_prompt_says():
+    messages = prompts.format_describe(prompts.describe_prompt(), "data:q", "data:t", 77, ("a {{ x }} dog", ""))
+    parts = messages[0]["content"]
+    kinds = [part.get("image_url", {}).get("url") or part["text"] for part in parts]
+    assert kinds[1] == "data:q"
+    assert kinds[3] == "data:t"
+    assert "query image" in kinds[0]
+    assert "a {{ x }} dog" in kinds[2]
+    assert "target image" in kinds[2]
+    assert "77 words" in kinds[4]
+    assert "caption" not in kinds[4]
+
+
+def test_instruct_shows_the_demonstrations_in_order():
+    drawn = prompts.draw_demonstrations(POOL, 5, seed=3)
+    text = prompts.format_instruct(prompts.instruct_prompt(), "They differ.", drawn, count=5, reply_format="json")[0][
+        "content"
+    ]
+    assert re.findall(r"^Description: (.*)$", text, re.M) == [*(d.description for d in drawn), "They differ."]
+    assert text.endswith("Description: They differ.\nInstructions:")
+    assert '{"instructions": [' in text
+    assert "Write 5 different" in text
+    assert "between 2 and 60 words" in text
+    assert "caption" not in text.lower()
+
+
+def test_draws_cover_the_range_and_repeat():
+    drawn = [prompts.draw_word_num((60, 100), seed) for seed in range(2000)]
+    assert set(drawn) == set(range(60, 101))
+    ids = {d.id for seed in range(200) for d in prompts.draw_demonstrations(POOL, 5, seed)}
+    assert ids == set(range(1, 51))
+    assert prompts.draw_demonstrations(POOL, 5, 9) == prompts.draw_demonstrations(POOL, 5, 9)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("{{ query_image }}{{ target_image }}{{ WORDNUM }}", "unknown slot 'WORDNUM'"),
+        ("{{ query_image }}", "lacks the slot 'target_image'"),
+        ("{{ query_image ", "not valid jinja"),
+    ],
+)
+def test_bad_prompt_files(tmp_path, text, sentence):
+    file = tmp_path / "p.jinja"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=sentence):
+        prompts.describe_prompt(str(file))
+
+
+def test_bad_pools(tmp_path):
+    file = tmp_path / "pool.json"
+    few = [{"id": i, "description": "d", "instructions": ["a b"]} for i in range(4)]
+    letters = [{"id": 1, "description": "d", "instructions": "a b"}]
+    for value, sentence in (
+        (letters, "no list of instructions"),
+        (few, "holds 4"),
+        ([few[0], few[0]], "id twice"),
+        ({"a": 1}, "must be a JSON list"),
+    ):
+        file.write_text(json.dumps(value))
+        with pytest.raises(ConfigError, match=sentence):
+            prompts.load_pool(str(file), 5)
+    with pytest.raises(ConfigError, match="cannot read"):
+        prompts.load_pool(str(tmp_path / "none.json"), 5)
