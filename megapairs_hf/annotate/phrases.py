@@ -10,7 +10,7 @@ import random
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from megapairs_hf.annotate.captions import Edit, find_edits, shared_part, words_of
+from megapairs_hf.annotate.captions import Edit, find_edits, is_mark, shared_part, words_of
 from megapairs_hf.errors import ReplyRejectedError
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ def write_instructions(query: str, target: str, attributes: Sequence[Edit], *, w
 
 def check_differ(query: str, target: str) -> None:
     """Refuse a pair whose captions say nothing, or the same."""
-    if not words_of(target):
+    if all(is_mark(token) for token in words_of(target)):
         raise ReplyRejectedError("no_caption", "the target has no caption")
     if not find_edits(query, target):
         raise ReplyRejectedError("same_caption", target)

@@ -88,9 +88,10 @@ def test_equal_captions_are_rejected(same):
     assert error.value.reason == "same_caption"
 
 
-def test_no_caption_is_rejected():
+@pytest.mark.parametrize("target", ["  ", "- !", "."])
+def test_no_caption_is_rejected(target):
     with pytest.raises(ReplyRejectedError) as error:
-        write_description("a star", "  ", [])
+        write_description("a star", target, [])
     assert error.value.reason == "no_caption"
 
 
