@@ -21,6 +21,7 @@ HOW = frozenset(
     "on in at under over above below behind beside near by with without inside outside across through along into"
     " against between among around from to for next onto upon beneath toward towards during as like of".split()
 )
+CLAUSES = frozenset("he she it they we i you who which there has have had can will does do not".split())
 PLACES = frozenset("left right top bottom center centre middle front back".split())
 MAX_LEFT, MAX_RIGHT = 3, 3
 
@@ -36,6 +37,7 @@ class Edit:
         new: the target's words, without their article.
         noun: what `old` and `new` qualify; for `move`, what is moved.
         phrase: the whole noun phrase in the target, with its article.
+        gone: `old` with "the" where the query's caption has an article or number there; names go without.
     """
 
     kind: str
@@ -43,6 +45,7 @@ class Edit:
     new: str = ""
     noun: str = ""
     phrase: str = ""
+    gone: str = ""
 
 
 def words_of(caption: str) -> list[str]:
@@ -81,9 +84,16 @@ def find_edits(query: str, target: str) -> list[Edit]:
     Returns:
         No edit where they differ in case, articles or punctuation only.
     """
-    a, b = words_of(query), words_of(target)
+    a, b = _plain_start(words_of(query)), _plain_start(words_of(target))
     found = [_edit(a, b, span) for span in _spans(a, b)]
     return list(dict.fromkeys(edit for edit in found if edit is not None))
+
+
+def _plain_start(tokens: list[str]) -> list[str]:
+    """The words, the first one without the capital that it has only because it is first."""
+    if len(tokens) > 1 and tokens[0].istitle() and tokens[1].islower():
+        return [tokens[0].lower(), *tokens[1:]]
+    return tokens
 
 
 def _spans(a: list[str], b: list[str]) -> list[tuple[int, int, int, int]]:
@@ -133,6 +143,9 @@ def _edit(a: list[str], b: list[str], span: tuple[int, int, int, int]) -> Edit |
             new = b[j1 : _reach(b, j1, j2)]
         return Edit(f"{action}_how", join_words(old), join_words(new), "", join_words(new))
     right = _noun_run(tokens, end)
+    if any(is_how(token) for token in old + new) and old and new:
+        # "face with big" against "cat with smiling" says nothing without the eyes that follow
+        old, new, end = old + tokens[end:right], new + tokens[end:right], right
     left = _left(tokens, start)
     # two words keep compounds whole ("skin tone"); more would repeat half of the caption
     noun = join_words(tokens[max(end, right - 2) : right])
@@ -142,7 +155,12 @@ def _edit(a: list[str], b: list[str], span: tuple[int, int, int, int]) -> Edit |
         kind = "swap_count"
     if kind == "lose_mod":
         phrase = join_words(b[_left(b, j1) : _noun_run(b, j1)])
-    return Edit(kind, join_words(old), join_words(new), noun, phrase)
+    return Edit(kind, join_words(old), join_words(new), noun, phrase, _gone(a, i1, old))
+
+
+def _gone(tokens: list[str], start: int, old: list[str]) -> str:
+    before = tokens[_left(tokens, start)].lower() if old else ""
+    return join_words(["the", *old] if before in DETERMINERS | NUMBERS else old)
 
 
 def is_how(token: str) -> bool:
@@ -153,7 +171,7 @@ def is_how(token: str) -> bool:
 
 def _stops(token: str) -> bool:
     low = token.lower()
-    return is_mark(token) or low in IDLE or is_how(token) or low in JOINERS
+    return is_mark(token) or is_how(token) or low in IDLE | JOINERS | CLAUSES
 
 
 def _noun_run(tokens: list[str], end: int) -> int:

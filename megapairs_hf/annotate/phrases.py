@@ -7,9 +7,10 @@ pair's seed, so the same pair always gets the same sentences, whatever was asked
 from __future__ import annotations
 
 import random
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from megapairs_hf.annotate.captions import Edit, find_edits, shared_part, words_of
+from megapairs_hf.annotate.captions import Edit, find_edits, is_mark, shared_part, words_of
 from megapairs_hf.errors import ReplyRejectedError
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ STYLES: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, ...]]]] = {
     "change": (
         ("{0}", "{0}", "please {0}"),
         {
-            "swap": ("change the {old} to {phrase}", "replace the {old} with {phrase}", "swap the {old} for {phrase}"),
+            "swap": ("change {gone} to {phrase}", "replace {gone} with {phrase}", "swap {gone} for {phrase}"),
             "swap_mod": ("change the {old} {noun} to {new}", "make the {noun} {new} instead of {old}"),
             "swap_count": ("change the {old} {noun} to {new}", "show {phrase} instead of {old}"),
             "swap_how": ("show it {new} instead of {old}", "make it {new}, not {old}"),
@@ -31,7 +32,7 @@ STYLES: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, ...]]]] = {
             "gain": ("add {phrase}", "put in {phrase}"),
             "gain_mod": ("make the {noun} {new}", "turn to {phrase}"),
             "gain_how": ("show it {new}", "make it {new}"),
-            "lose": ("remove the {old}", "take away the {old}"),
+            "lose": ("remove {gone}", "take away {gone}"),
             "lose_mod": ("make the {noun} not {old}", "change to {phrase} that are not {old}"),
             "lose_how": ("show it, but not {old}", "let it no longer be {old}"),
             "attribute": ("change the {noun} from {old} to {new}", "set the {noun} to {new}"),
@@ -40,7 +41,7 @@ STYLES: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, ...]]]] = {
     "same": (
         ("the same but {0}", "the same thing, only {0}", "like this, but {0}", "similar, {0}"),
         {
-            "swap": ("with {phrase} instead of the {old}",),
+            "swap": ("with {phrase} instead of {gone}",),
             "swap_mod": ("with {phrase} instead of {old}", "with {new} instead of {old} {noun}"),
             "swap_count": ("with {phrase} instead of {old}",),
             "swap_how": ("{new} instead of {old}", "{new} rather than {old}"),
@@ -48,7 +49,7 @@ STYLES: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, ...]]]] = {
             "gain": ("with {phrase} as well", "with {phrase}"),
             "gain_mod": ("with {phrase}",),
             "gain_how": ("{new}",),
-            "lose": ("without the {old}", "with no {old}"),
+            "lose": ("without {gone}", "with no {old}"),
             "lose_mod": ("with {phrase}, not {old}",),
             "lose_how": ("not {old}",),
             "attribute": ("with {noun} {new} instead of {old}",),
@@ -57,7 +58,7 @@ STYLES: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, ...]]]] = {
     "contrast": (
         ("{0}",),
         {
-            "swap": ("{phrase}, not the {old}", "{phrase} rather than the {old}"),
+            "swap": ("{phrase}, not {gone}", "{phrase} rather than {gone}"),
             "swap_mod": ("{new} {noun}, not {old}", "{new}, not {old} {noun}"),
             "swap_count": ("{new} {noun}, not {old}",),
             "swap_how": ("{new}, not {old}",),
@@ -65,7 +66,7 @@ STYLES: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, ...]]]] = {
             "gain": ("{phrase} too", "also {phrase}"),
             "gain_mod": ("{new} {noun}",),
             "gain_how": ("now {new}",),
-            "lose": ("no {old}", "without the {old}"),
+            "lose": ("no {old}", "without {gone}"),
             "lose_mod": ("{noun} that are not {old}",),
             "lose_how": ("no longer {old}",),
             "attribute": ("{noun} {new}, not {old}",),
@@ -82,7 +83,7 @@ STYLES: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, ...]]]] = {
             "gain": ("that also has {phrase}", "with {phrase} added"),
             "gain_mod": ("with {phrase}",),
             "gain_how": ("{new}",),
-            "lose": ("without the {old}", "that has no {old}"),
+            "lose": ("without {gone}", "that has no {old}"),
             "lose_mod": ("with {phrase} but not {old}",),
             "lose_how": ("that is not {old}",),
             "attribute": ("with {noun} {new}",),
@@ -91,7 +92,7 @@ STYLES: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, ...]]]] = {
     "should": (
         ("{0}", "this time {0}", "I would like this, except that {0}"),
         {
-            "swap": ("there should be {phrase} in place of the {old}",),
+            "swap": ("there should be {phrase} in place of {gone}",),
             "swap_mod": ("the {noun} should be {new}, not {old}", "the {noun} should be {new} instead of {old}"),
             "swap_count": ("there should be {phrase}, not {old}",),
             "swap_how": ("it should be {new}, not {old}",),
@@ -193,7 +194,7 @@ def write_instructions(query: str, target: str, attributes: Sequence[Edit], *, w
 
 def check_differ(query: str, target: str) -> None:
     """Refuse a pair whose captions say nothing, or the same."""
-    if not words_of(target):
+    if all(is_mark(token) for token in words_of(target)):
         raise ReplyRejectedError("no_caption", "the target has no caption")
     if not find_edits(query, target):
         raise ReplyRejectedError("same_caption", target)
@@ -201,7 +202,7 @@ def check_differ(query: str, target: str) -> None:
 
 def _sentence(style: str, edits: Sequence[Edit], rng: random.Random) -> str:
     frames, clauses = STYLES[style]
-    parts = [rng.choice(clauses[e.kind]).format(old=e.old, new=e.new, noun=e.noun, phrase=e.phrase) for e in edits]
+    parts = [rng.choice(clauses[e.kind]).format(**asdict(e)) for e in edits]
     inner = parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
     return rng.choice(frames).format(inner)
 
@@ -220,6 +221,6 @@ def write_description(query: str, target: str, attributes: Sequence[Edit]) -> st
     edits = [*usable_edits(query, target), *attributes]
     if edits:
         clauses = STYLES["contrast"][1]
-        told = [clauses[e.kind][0].format(old=e.old, new=e.new, noun=e.noun, phrase=e.phrase) for e in edits]
+        told = [clauses[e.kind][0].format(**asdict(e)) for e in edits]
         said.append(f"What differs in the target: {'; '.join(told)}.")
     return " ".join(said)

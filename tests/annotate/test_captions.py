@@ -60,6 +60,14 @@ def test_every_instruction_is_usable_and_tells_what_is_new(query, target, seed):
         ("striped stars and a moon", "stars and a moon", {"make the stars not striped"}),
         ("stars and a moon", "stars", {"remove the moon", "take away the moon"}),
         ("a star on the left", "a star on the right", {"put the star on the right"}),
+        ("flag: Japan", "flag: France", {"replace Japan with France"}),
+        ("Man on a horse", "Woman on a horse", {"change man to woman"}),
+        ("face with big eyes", "cat with small eyes", {"replace face with big eyes with cat with small eyes"}),
+        (
+            "a dog. He has long hair",
+            "a dog. He has short hair and a hat",
+            {"change long hair to short hair and a hat"},
+        ),
         ("two stars", "three stars", {"show three stars instead of two", "change the two stars to three"}),
     ],
 )
@@ -80,9 +88,10 @@ def test_equal_captions_are_rejected(same):
     assert error.value.reason == "same_caption"
 
 
-def test_no_caption_is_rejected():
+@pytest.mark.parametrize("target", ["  ", "- !", "."])
+def test_no_caption_is_rejected(target):
     with pytest.raises(ReplyRejectedError) as error:
-        write_description("a star", "  ", [])
+        write_description("a star", target, [])
     assert error.value.reason == "no_caption"
 
 
