@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from megapairs_hf import storage
 from megapairs_hf.artifact import read_table
+from megapairs_hf.comparison import TRAINED, UNTRAINED
 from megapairs_hf.report.pictures import Picture, find_pictures
-from megapairs_hf.report.results import TRAINED, UNTRAINED
 from megapairs_hf.storage import join
 from megapairs_hf.work import RANKINGS, Work, part_shards
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import megapairs_hf
 from megapairs_hf import storage
+from megapairs_hf.comparison import headline, results_tables
 from megapairs_hf.report.curve import points, training_curve
 from megapairs_hf.report.flow import flow, made_tables, rejections, settings
-from megapairs_hf.report.results import headline, results_tables
 from megapairs_hf.report.sheets import query_sheet, triplet_sheet
 from megapairs_hf.work import FINISHED, Work, open_work, plain, source_name
 

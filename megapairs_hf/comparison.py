@@ -1,7 +1,7 @@
-"""The table of results before and after training.
+"""Result records as tables that compare models, for the report and for the cards.
 
 One table for each benchmark and split; one row for each strategy and model. What surprises: queries, gallery and
-options that all rows share stand once above the table, and what differs stands in its row, so that two numbers that
+options that all rows share stand once beside the table, and what differs stands in its row, so that two numbers that
 may not be compared are never shown as if they could.
 """
 
