@@ -88,7 +88,9 @@ def _embeddings(work: Work) -> Node:
         return Node("embeddings", work.status("embeddings"))
     left_out = sum(sum(one.manifest.rejected.values()) for one in found.values())
     rows = f"{sum(one.rows for one in found.values()):,}"
-    note = ", ".join(f"{name} ({plain(one.manifest.stats.get('dimension', '?'))}-d)" for name, one in found.items())
+    note = ", ".join(
+        f"{name} ({plain(one.manifest.stats.get('dimension', '?'))}\u2011d)" for name, one in found.items()
+    )
     return Node("embeddings", FINISHED, _taken(work, "embeddings"), rows, UNITS["embeddings"], left_out, note)
 
 

@@ -82,7 +82,7 @@ def test_counts_of_every_stage_stand_on_the_page(html):
     assert "pairs 40 pairs in 72 pictures left out 32" in words
     assert "instructions 38 pairs with instructions in 40 descriptions left out 2" in words
     assert "triplets 38 triplets in 38 pairs with instructions left out 0 72 images" in words
-    assert "embeddings 144 vectors" in words and "clip_image (16-d), dino_image (8-d)" in words
+    assert "embeddings 144 vectors" in words and "clip_image (16\u2011d), dino_image (8\u2011d)" in words
     assert "no_neighbour_in_band 32 c040 best 0.7712" in words
     assert "too_few_instructions 2 c038 -> c062 2 of 3" in words
 
@@ -139,6 +139,7 @@ def test_hostile_captions_and_texts_are_only_text(tmp_path):
 def test_a_half_done_pipeline_says_what_is_not_made_yet(tmp_path):
     make_pairs(tmp_path / "work", make_corpus(tmp_path / "work", "corpus"))
     page = Page(write_report(tmp_path / "work", tmp_path / "r.html", config=ReportConfig()).read_text())
+    assert "under way" in page.words and "retriever trained" not in page.words
     for stage in ("descriptions", "instructions", "triplets", "model", "results"):
         assert f"{stage} not made yet" in page.words
     assert "Results: not made yet." in page.words and "Triplets to show: not made yet." in page.words
