@@ -86,20 +86,16 @@ def results_tables(records: list[dict[str, Any]]) -> list[Table]:
 
 
 def headline(records: list[dict[str, Any]]) -> str:
-    """One sentence: what training changed for the fused query; empty where both models were not measured."""
-    of = {
-        r["model"]: r
-        for r in records
-        if r["metric"] == "recall@1" and r["strategy"] == "fused" and _is_number(r["value"])
-    }
-    if UNTRAINED not in of or TRAINED not in of or of[TRAINED]["benchmark"] != of[UNTRAINED]["benchmark"]:
-        return ""
-    before, after = of[UNTRAINED]["value"] * 100, of[TRAINED]["value"] * 100
-    moved = "from" if f"{before:.1f}" != f"{after:.1f}" else "unchanged, from"
-    queries = f" ({of[TRAINED]['queries']:,} queries)" if of[TRAINED].get("queries") else ""
-    return (
-        f"Recall@1 of picture + text on {of[TRAINED]['benchmark']}{queries}: {moved} {before:.1f} % to {after:.1f} %."
-    )
+    """One sentence: what training changed for the fused query, on the first benchmark that measured both models."""
+    for table in results_tables([r for r in records if r["metric"] == "recall@1" and r["strategy"] == "fused"]):
+        for row in table.rows:
+            cell = row.cells[0]
+            if cell is not None and cell.gain is not None:
+                moved = "from" if cell.gain else "unchanged, from"
+                before = f"{cell.value * 100 - cell.gain:.1f}"
+                facts = f" ({', '.join(table.stated[:2])})" if table.stated else ""
+                return f"Recall@1 of picture + text on {table.title}{facts}: {moved} {before} % to {cell.text} %."
+    return ""
 
 
 def _table(title: str, records: list[dict[str, Any]]) -> Table:

@@ -43,3 +43,9 @@ def test_headline_says_when_training_did_not_help():
     told = headline([record("untrained", value=0.3), record("trained", value=0.2)])
     assert "from 30.0 % to 20.0 %" in told
     assert headline([record("trained")]) == ""
+
+
+def test_headline_compares_only_what_was_measured_alike():
+    other = [record("untrained", benchmark="a", value=0.9), record("trained", benchmark="a", value=0.1, gallery=9)]
+    assert headline(other) == ""
+    assert "on b · val (queries 100, gallery 50)" in headline([*other, record("untrained"), record("trained")])
