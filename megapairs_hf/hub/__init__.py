@@ -1,0 +1,1 @@
+"""Cards with numbers that were measured, and pushes to the Hub."""

@@ -1,0 +1,32 @@
+"""Settings of the report. All defaults are ours: the paper's appendix F shows some pairs and gives no number."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from megapairs_hf.config import require
+
+MOST_PICTURED = 200
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """Settings of one report.
+
+    Attributes:
+        triplets: how many triplets to show with their pictures.
+        queries: how many held-out queries to show with what each model found.
+        seed: draws them; the same folder and seed give the same page, byte for byte.
+        title: of the page; empty for one made from the corpus's name.
+    """
+
+    triplets: int = 12
+    queries: int = 8
+    seed: int = 0
+    title: str = ""
+
+    def __post_init__(self) -> None:
+        # each triplet embeds up to seven pictures: a browser copes with a page of a few thousand thumbnails, not more
+        require(0 <= self.triplets <= MOST_PICTURED, "triplets", self.triplets, f"from 0 to {MOST_PICTURED}")
+        require(0 <= self.queries <= MOST_PICTURED, "queries", self.queries, f"from 0 to {MOST_PICTURED}")
+        require(self.seed >= 0, "seed", self.seed, "0 or more")

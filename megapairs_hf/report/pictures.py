@@ -1,0 +1,123 @@
+"""Pictures by id, as thumbnails inside the page.
+
+A page that opens from any disk can point at no file, so each picture is a data URI, shrunk to what the page shows at
+twice its size in CSS pixels. What surprises: a picture that is missing or broken gets a placeholder that says so; a
+report is where one wants to see that, so it is no error.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from megapairs_hf import storage
+from megapairs_hf.errors import ArtifactError, ImageRejectedError
+from megapairs_hf.images import shrink, to_rgb
+from megapairs_hf.schema import CAPTION, IMAGE, IMAGE_ID
+from megapairs_hf.storage import join
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from megapairs_hf.artifact import Artifact
+
+THUMBNAIL_SIDE = 208
+QUALITY = 82
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture of the page.
+
+    Attributes:
+        image_id: its id.
+        caption: its caption, empty where the corpus has none.
+        uri: a data URI; empty where there is no picture to show.
+        problem: why there is none.
+    """
+
+    image_id: str
+    caption: str = ""
+    uri: str = ""
+    problem: str = ""
+
+    @property
+    def alt(self) -> str:
+        """What a screen reader says."""
+        return self.caption or f"picture {self.image_id}, without a caption"
+
+
+def thumbnail(content: bytes) -> str:
+    """A picture's file as a data URI of a small WebP.
+
+    Raises:
+        ImageRejectedError: it cannot be decoded.
+    """
+    sink = io.BytesIO()
+    shrink(to_rgb(content), THUMBNAIL_SIDE).save(sink, "WEBP", quality=QUALITY, method=4)
+    return "data:image/webp;base64," + base64.b64encode(sink.getvalue()).decode("ascii")
+
+
+def find_pictures(sources: Sequence[tuple[Artifact, Sequence[int]]], ids: Iterable[str]) -> dict[str, Picture]:
+    """Find pictures by id.
+
+    Args:
+        sources: artifacts with the columns image_id, image and caption, and which of their shards hold them; an
+            earlier one wins.
+        ids: whom to look for.
+
+    Returns:
+        A picture for every id, a placeholder where no source has it.
+    """
+    wanted = set(ids)
+    found: dict[str, Picture] = {}
+    for artifact, shards in sources:
+        for index in shards:
+            missing = wanted - found.keys()
+            if missing:
+                for row in _rows(artifact, index, missing):
+                    found.setdefault(row[IMAGE_ID], _picture(artifact, row))
+    return {key: found.get(key, Picture(key, problem="not among the pictures")) for key in wanted}
+
+
+def _rows(artifact: Artifact, index: int, ids: set[str]) -> list[dict[str, Any]]:
+    """Rows of one shard by id; only the row groups that hold one of them are read with their pictures."""
+    rows: list[dict[str, Any]] = []
+    with storage.open_read(artifact.shard_paths()[index]) as file:
+        parquet = pq.ParquetFile(file)
+        for group in range(parquet.num_row_groups):
+            keys = parquet.read_row_group(group, columns=[IMAGE_ID])[IMAGE_ID]
+            if ids.intersection(keys.to_pylist()):
+                table = parquet.read_row_group(group, columns=[IMAGE_ID, IMAGE, CAPTION])
+                rows += table.filter(pc.is_in(table[IMAGE_ID], value_set=_array(ids))).to_pylist()
+    return rows
+
+
+def _array(ids: set[str]) -> Any:
+    import pyarrow as pa
+
+    return pa.array(sorted(ids), pa.string())
+
+
+def _picture(artifact: Artifact, row: dict[str, Any]) -> Picture:
+    image_id, caption = row[IMAGE_ID], row[CAPTION] or ""
+    try:
+        return Picture(image_id, caption, thumbnail(_content(artifact, row[IMAGE])))
+    except (ImageRejectedError, ArtifactError) as error:
+        reason = error.reason if isinstance(error, ImageRejectedError) else "its file is not there"
+        return Picture(image_id, caption, problem=reason)
+
+
+def _content(artifact: Artifact, image: dict[str, Any] | None) -> bytes:
+    if image is None or (image["bytes"] is None and not image["path"]):
+        raise ImageRejectedError("empty_file")
+    if image["bytes"] is not None:
+        content: bytes = image["bytes"]
+        return content
+    path = str(image["path"])
+    return storage.read_bytes(path if path.startswith("/") or "://" in path else join(artifact.path, path))

@@ -1,0 +1,114 @@
+"""`write_report`: a work folder becomes one HTML page that opens from disk.
+
+The page needs nothing beside itself: no script, no font, no picture from elsewhere. Every text in it comes from data
+and is escaped. What surprises: it holds no date, so the same work folder gives the same page, byte for byte.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import megapairs_hf
+from megapairs_hf import storage
+from megapairs_hf.comparison import headline, results_tables
+from megapairs_hf.report.curve import points, training_curve
+from megapairs_hf.report.flow import flow, made_tables, rejections, settings
+from megapairs_hf.report.sheets import query_sheet, triplet_sheet
+from megapairs_hf.work import FINISHED, Work, open_work, plain, source_name
+
+if TYPE_CHECKING:
+    from megapairs_hf.report.config import ReportConfig
+    from megapairs_hf.storage import PathLike
+
+PAGE = "report.html"
+TEMPLATE = "report.html.jinja"
+
+
+def write_report(work: PathLike, out: PathLike, *, config: ReportConfig) -> Path:
+    """Write the report of a pipeline, finished or not.
+
+    Args:
+        work: the work folder; what it lacks is said to be not made yet.
+        out: the page, a path that ends in `.html`; any other path is a folder that gets `report.html`.
+        config: how much to show.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        ArtifactError: the folder holds no artifact at all, one of them cannot be read, or the page cannot be written.
+    """
+    html = render(open_work(work), config)
+    target = Path(storage.local(out))
+    if target.suffix.lower() not in {".html", ".htm"}:
+        target = target / PAGE
+    storage.write_bytes(target, html.encode("utf-8"))
+    return target
+
+
+def render(work: Work, config: ReportConfig) -> str:
+    """The page as text."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    # escaping is on for every template whatever its name ends in
+    loader = PackageLoader("megapairs_hf", "report/templates")
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    slots = _slots(work, config)
+    # the drawing is ours and holds no text of the data; it is the only thing that goes in unescaped
+    slots["curve"] = Markup(slots["curve"])  # noqa: S704
+    return environment.get_template(TEMPLATE).render(slots)
+
+
+def _slots(work: Work, config: ReportConfig) -> dict[str, Any]:
+    corpus = work.artifacts.get("corpus")
+    source = source_name(corpus) if corpus is not None else ""
+    log, records = work.training_log(), work.results()
+    return {
+        "title": config.title or (f"MegaPairs from {source}" if source else "MegaPairs report"),
+        "version": megapairs_hf.__version__,
+        "source": source,
+        "pictures": corpus.rows if corpus is not None else None,
+        "stand_ins": work.stand_ins(),
+        "headline": headline(records),
+        "nodes": flow(work),
+        "made": made_tables(work),
+        "rejections": rejections(work),
+        "tables": results_tables(records),
+        "curve": training_curve(log),
+        "training": _training(work, log),
+        "model_status": work.status("model"),
+        "triplets_status": work.status("triplets"),
+        "results_status": work.status("results"),
+        "triplets": triplet_sheet(work, config.triplets, config.seed),
+        "queries": query_sheet(work, config.queries, config.seed),
+        "seed": config.seed,
+        "settings": settings(work),
+        "finished": FINISHED,
+    }
+
+
+def _training(work: Work, log: list[dict[str, Any]]) -> list[str]:
+    """Facts beside the curve."""
+    told = []
+    drawn = points(log)
+    if drawn:
+        told.append(f"{drawn[-1][0]:,} steps; loss {drawn[0][1]:.3g} at the first, {drawn[-1][1]:.3g} at the last")
+    rates = [line["lr"] for line in log if isinstance(line.get("lr"), int | float)]
+    if rates:
+        told.append(f"learning rate up to {max(rates):.2g}")
+    seconds = [line["seconds"] for line in log if isinstance(line.get("seconds"), int | float)]
+    if seconds:
+        told.append(f"{seconds[-1]:,.1f} s in the log at the last step")
+    odd = sum("loss" in line for line in log) - len(drawn)
+    if odd:
+        told.append(f"{odd:,} logged losses are not finite and are not drawn")
+    model = work.artifacts.get("model")
+    if model is not None:
+        known = {"steps", "final_loss"} if drawn else set()
+        more = {key: value for key, value in model.manifest.stats.items() if key not in known}
+        told += [f"{key.replace('_', ' ')} {plain(value)}" for key, value in more.items()]
+    return told

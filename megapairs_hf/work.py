@@ -1,0 +1,171 @@
+"""The work folder of one pipeline: which artifacts it holds, and what stood in for what.
+
+Cards and reports (DESIGN section 3, layers 6 and 7) read every stage's artifact and nothing else. What surprises: an
+absent folder is no error here. A report of a half-done pipeline is a report, and a card asks for what it needs.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from megapairs_hf import storage
+from megapairs_hf.artifact import MANIFEST, PLAN, Artifact, open_artifact
+from megapairs_hf.errors import ArtifactError
+from megapairs_hf.storage import PathLike, join
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+STAGES = ("corpus", "heldout", "embeddings", "similarity", "pairs", "descriptions", "instructions", "triplets")
+AFTER = ("untrained", "model", "results")
+TRAINING_LOG = "training_log.jsonl"
+RESULTS = "results.jsonl"
+RECORD_KEYS = ("benchmark", "metric", "value", "model", "strategy")
+RANKINGS = "rankings.parquet"
+ABSENT, UNFINISHED, FINISHED = "not made yet", "not finished", "finished"
+CAPTION_ENGINE = "captions"
+WRITTEN = ("descriptions", "instructions")
+
+
+@dataclass(frozen=True)
+class Work:
+    """A work folder.
+
+    Attributes:
+        path: the folder.
+    """
+
+    path: str
+
+    def find(self, name: str) -> Artifact | None:
+        """The finished artifact in the folder `name`, or None."""
+        place = join(self.path, name)
+        return open_artifact(place) if storage.exists(join(place, MANIFEST)) else None
+
+    def status(self, name: str) -> str:
+        """Whether the artifact `name` is finished, begun, or absent."""
+        place = join(self.path, name)
+        if storage.exists(join(place, MANIFEST)):
+            return FINISHED
+        begun = (PLAN, TRAINING_LOG)
+        return UNFINISHED if any(storage.exists(join(place, mark)) for mark in begun) else ABSENT
+
+    @cached_property
+    def artifacts(self) -> dict[str, Artifact]:
+        """Every finished artifact by the name of its folder, in the order of the flow."""
+        found = {}
+        for name in (*STAGES, *AFTER):
+            inner = [f"{name}/{child}" for child in storage.list_names(join(self.path, name))]
+            for place in [name, *(inner if name == "embeddings" else [])]:
+                artifact = self.find(place)
+                if artifact is not None:
+                    found[place] = artifact
+        return found
+
+    @property
+    def embeddings(self) -> dict[str, Artifact]:
+        """The embeddings of each similarity model, by its name."""
+        prefix = "embeddings/"
+        return {k.removeprefix(prefix): v for k, v in self.artifacts.items() if k.startswith(prefix)}
+
+    def training_log(self) -> list[dict[str, Any]]:
+        """The lines of the training log; the half line that a killed run may leave at the end is not one."""
+        return list(_json_lines(join(self.path, "model", TRAINING_LOG)))
+
+    def results(self) -> list[dict[str, Any]]:
+        """The result records.
+
+        Raises:
+            ArtifactError: one of them does not say what was measured.
+        """
+        path = join(self.path, "results", RESULTS)
+        records = list(_json_lines(path))
+        for number, record in enumerate(records, start=1):
+            lacking = [key for key in RECORD_KEYS if key not in record]
+            if lacking:
+                raise ArtifactError(f"{path} line {number} has no `{lacking[0]}`; run the evaluation again")
+        return records
+
+    def stand_ins(self) -> list[str]:
+        """One sentence for each part of the paper's method that something simpler took the place of."""
+        told = []
+        engines = {n: self.artifacts[n].manifest.config.get("engine") for n in WRITTEN if n in self.artifacts}
+        written = [name for name, engine in engines.items() if engine == CAPTION_ENGINE]
+        if written:
+            told.append(
+                f"The {' and the '.join(written)} were written by the offline stand-in, from the captions and without"
+                " any model: no multimodal or language model saw a picture or wrote a sentence."
+            )
+        similarity = self.artifacts.get("similarity")
+        if similarity is not None:
+            for part, value in similarity.manifest.stats.get("stands_in_for", {}).items():
+                told.append(f"Similarity {part} stands in for {plain(value)}.")
+        return told
+
+
+def open_work(path: PathLike) -> Work:
+    """Open a work folder.
+
+    Raises:
+        ArtifactError: nothing in it is an artifact, finished or begun.
+    """
+    work = Work(str(path))
+    names = [name for name in (*STAGES, *AFTER) if work.status(name) != ABSENT]
+    if not names and not work.embeddings:
+        raise ArtifactError(f"{path} holds no artifact of a pipeline; name the folder that holds corpus/, pairs/, …")
+    return work
+
+
+def part_shards(artifact: Artifact, part: str) -> list[tuple[int, dict[str, Any]]]:
+    """The shards of one config of a `triplets` artifact (`triplets`, `images`, `preview`), with their numbers."""
+    return [(i, s) for i, s in enumerate(artifact.manifest.shards) if str(s["file"]).startswith(f"{part}/")]
+
+
+def part_rows(artifact: Artifact, part: str) -> int:
+    """Rows of one config of a `triplets` artifact."""
+    return sum(int(shard["rows"]) for _, shard in part_shards(artifact, part))
+
+
+def source_name(artifact: Artifact) -> str:
+    """What a corpus calls the place it came from, without any folder of this machine; empty where it says nothing."""
+    for key in ("source", "dataset", "repo_id", "name", "path"):
+        value = artifact.manifest.config.get(key)
+        if isinstance(value, dict):
+            value = value.get("path") or value.get("name")
+        if isinstance(value, str) and value:
+            hub_like = value.count("/") <= 1 and not value.startswith((".", "/", "~")) and "\\" not in value
+            return value if hub_like else value.rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1]
+    return ""
+
+
+def plain(value: object) -> str:
+    """A value of a manifest as one line of text."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool) or value is None:
+        return json.dumps(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
+
+
+def _json_lines(path: str) -> Iterator[dict[str, Any]]:
+    if not storage.exists(path):
+        return
+    lines = storage.read_bytes(path).decode("utf-8", errors="replace").split("\n")
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            # a line without its line break is one that was being written
+            if number == len(lines):
+                return
+            raise ArtifactError(f"{path} line {number} is not JSON; run the stage that writes it again") from error
+        if not isinstance(record, dict):
+            raise ArtifactError(f"{path} line {number} is no JSON object; run the stage that writes it again")
+        yield record

@@ -1,0 +1,253 @@
+"""A small Hub on the loopback: repositories, commits, LFS, file lists, downloads. It speaks the protocol, not the API.
+
+Run as a program it serves until its standard input is closed, and prints its port first. A write needs the token
+`good`; the organisation `closed` lets nobody write; every request to the organisation `broken` fails with status 500.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+BIG = (".parquet", ".safetensors")
+DATE = "2025-01-01T00:00:00.000Z"
+
+
+class Hub:
+    """What the server holds: files of every commit, the head of every branch, and LFS objects."""
+
+    def __init__(self) -> None:
+        self.commits: dict[str, dict[str, bytes]] = {}
+        self.heads: dict[tuple[str, str], dict[str, str]] = {}
+        self.private: dict[tuple[str, str], bool] = {}
+        self.objects: dict[str, bytes] = {}
+        self.messages: list[str] = []
+
+    def commit(self, repo: tuple[str, str], branch: str, files: dict[str, bytes]) -> str:
+        told = "".join(f"{k}{hashlib.sha1(v).hexdigest()}" for k, v in sorted(files.items())) + repr(repo) + branch
+        oid = hashlib.sha1(told.encode()).hexdigest()
+        self.commits[oid] = files
+        self.heads.setdefault(repo, {})[branch] = oid
+        return oid
+
+    def find(self, repo: tuple[str, str], revision: str) -> str | None:
+        heads = self.heads.get(repo, {})
+        return heads.get(revision, revision if revision in self.commits else None)
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    hub = Hub()
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def answer(self, status: int, body: Any = None, headers: dict[str, str] | None = None) -> None:
+        content = body if isinstance(body, bytes) else json.dumps(body if body is not None else {}).encode()
+        self.send_response(status)
+        for name, value in {"Content-Type": "application/json", **(headers or {})}.items():
+            self.send_header(name, value)
+        if "Content-Length" not in (headers or {}):
+            self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    def fail(self, status: int, code: str) -> None:
+        self.answer(status, {"error": code}, {"X-Error-Code": code, "X-Error-Message": code})
+
+    def body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") == "chunked":
+            parts = []
+            while size := int(self.rfile.readline(), 16):
+                parts.append(self.rfile.read(size))
+                self.rfile.readline()
+            self.rfile.readline()
+            return b"".join(parts)
+        return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+
+    def do_GET(self) -> None:
+        self.serve()
+
+    do_HEAD = do_POST = do_PUT = do_GET  # noqa: N815 (the names that http.server calls)
+
+    def serve(self) -> None:
+        content = self.body()
+        path = unquote(urlsplit(self.path).path)
+        if "/broken/" in path:
+            return self.fail(500, "Broken")
+        write = self.command == "POST" and "validate-yaml" not in path and "paths-info" not in path
+        if write and self.headers.get("Authorization") != "Bearer good":
+            return self.fail(401, "Unauthorized")
+        if self.command == "PUT" and path.startswith("/objects/"):
+            self.hub.objects[path.rsplit("/", 1)[-1]] = content
+            return self.answer(200)
+        for pattern, method in ROUTES:
+            match = re.fullmatch(pattern, path)
+            if match:
+                return method(self, content, **match.groupdict())
+        return self.fail(404, "NoSuchRoute")
+
+    @staticmethod
+    def repo(kind: str | None, name: str) -> tuple[str, str]:
+        return ("dataset" if (kind or "").startswith("dataset") else "model", name)
+
+    def create(self, content: bytes) -> None:
+        told = json.loads(content)
+        name = f"{told['organization']}/{told['name']}" if told.get("organization") else told["name"]
+        if name.startswith("closed/"):
+            return self.fail(403, "Forbidden")
+        repo = (told.get("type") or "model", name)
+        host = f"http://{self.headers['Host']}/{'datasets/' if repo[0] == 'dataset' else ''}{name}"
+        # `shared` is an organisation whose models and data sets share one space of names
+        taken = name.startswith("shared/") and any(name == other for _, other in self.hub.heads)
+        if repo in self.hub.heads or taken:
+            return self.answer(409, {"url": host, "error": "Exists"})
+        self.hub.private[repo] = bool(told.get("private")) or told.get("visibility") == "private"
+        self.hub.commit(repo, "main", {".gitattributes": b"*.parquet filter=lfs\n"})
+        return self.answer(200, {"url": host, "name": name, "id": name})
+
+    def validate(self, content: bytes) -> None:
+        import yaml
+
+        card = json.loads(content)["content"]
+        loaded = yaml.safe_load(card.split("---")[1])
+        errors = [] if loaded.get("license") else [{"message": "license is missing"}]
+        self.answer(400 if errors else 200, {"errors": errors, "warnings": []})
+
+    def info(self, _: bytes, kind: str, name: str, rev: str = "main") -> None:
+        repo = self.repo(kind, name)
+        oid = self.hub.find(repo, rev)
+        if oid is None:
+            return self.fail(404, "RevisionNotFound" if repo in self.hub.heads else "RepoNotFound")
+        siblings = [{"rfilename": path} for path in sorted(self.hub.commits[oid])]
+        told = {"_id": "1", "id": name, "sha": oid, "siblings": siblings, "tags": [], "downloads": 0, "likes": 0}
+        more = {"private": self.hub.private[repo], "disabled": False, "gated": False, "lastModified": DATE}
+        return self.answer(200, told | more | {"createdAt": DATE})
+
+    def branch(self, _: bytes, kind: str, name: str, rev: str) -> None:
+        repo = self.repo(kind, name)
+        if rev in self.hub.heads[repo]:
+            return self.fail(409, "Exists")
+        self.hub.commit(repo, rev, self.hub.commits[self.hub.heads[repo]["main"]])
+        return self.answer(201)
+
+    def preupload(self, content: bytes, kind: str, name: str, rev: str) -> None:
+        if self.hub.find(self.repo(kind, name), rev) is None:
+            return self.fail(404, "RepoNotFound")
+        files = json.loads(content)["files"]
+        modes = [(f["path"], "lfs" if f["path"].endswith(BIG) else "regular") for f in files]
+        return self.answer(200, {"files": [{"path": p, "uploadMode": m, "shouldIgnore": False} for p, m in modes]})
+
+    def batch(self, content: bytes, kind: str | None, name: str) -> None:
+        objects = []
+        for one in json.loads(content)["objects"]:
+            href = f"http://{self.headers['Host']}/objects/{one['oid']}"
+            objects.append({**one, "actions": {"upload": {"href": href}}})
+        self.answer(200, {"transfer": "basic", "objects": objects}, {"Content-Type": "application/vnd.git-lfs+json"})
+
+    def do_commit(self, content: bytes, kind: str, name: str, rev: str) -> None:
+        repo = self.repo(kind, name)
+        request = "create_pr=1" in self.path
+        files = dict(self.hub.commits[self.hub.find(repo, rev)])
+        for line in content.splitlines():
+            step = json.loads(line)
+            value = step["value"]
+            if step["key"] == "header":
+                self.hub.messages.append(value["summary"])
+            elif step["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif step["key"] == "lfsFile":
+                files[value["path"]] = self.hub.objects[value["oid"]]
+            elif step["key"] == "deletedFile":
+                del files[value["path"]]
+        oid = self.hub.commit(repo, "refs/pr/1" if request else rev, files)
+        where = f"http://{self.headers['Host']}/{'datasets/' if repo[0] == 'dataset' else ''}{name}"
+        told = {"success": True, "commitOid": oid, "commitUrl": f"{where}/commit/{oid}"}
+        self.answer(200, told | ({"pullRequestUrl": f"{where}/discussions/1"} if request else {}))
+
+    def entry(self, path: str, content: bytes) -> dict[str, Any]:
+        git = hashlib.sha1(f"blob {len(content)}\0".encode() + content).hexdigest()
+        told: dict[str, Any] = {"type": "file", "path": path, "size": len(content), "oid": git}
+        if path.endswith(BIG):
+            told["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 130}
+        return told
+
+    def tree(self, _: bytes, kind: str, name: str, rev: str, folder: str | None = None) -> None:
+        oid = self.hub.find(self.repo(kind, name), rev)
+        if oid is None:
+            return self.fail(404, "RepoNotFound")
+        prefix = f"{folder}/" if folder else ""
+        inside = {p: c for p, c in self.hub.commits[oid].items() if p.startswith(prefix)}
+        deep = "recursive=true" in self.path.lower()
+        here = [self.entry(p, c) for p, c in inside.items() if deep or "/" not in p.removeprefix(prefix)]
+        folders = {p[: p.index("/", len(prefix))] for p in inside if "/" in p.removeprefix(prefix)}
+        here += [{"type": "directory", "path": p, "oid": "0" * 40, "size": 0} for p in sorted(folders)]
+        return self.answer(200, here) if inside else self.fail(404, "EntryNotFound")
+
+    def paths(self, content: bytes, kind: str, name: str, rev: str) -> None:
+        files = self.hub.commits[self.hub.find(self.repo(kind, name), rev) or ""]
+        told = (
+            json.loads(content)
+            if content.startswith(b"{")
+            else {"paths": re.findall(r"paths=([^&]+)", content.decode())}
+        )
+        asked = [unquote(p) for p in told["paths"]]
+        here = [self.entry(p, files[p]) for p in asked if p in files]
+        folders = [p for p in asked if p not in files and any(f.startswith(f"{p}/") for f in files)]
+        self.answer(200, here + [{"type": "directory", "path": p, "oid": "0" * 40, "size": 0} for p in folders])
+
+    def resolve(self, _: bytes, kind: str | None, name: str, rev: str, file: str) -> None:
+        oid = self.hub.find(self.repo(kind, name), rev)
+        if oid is None:
+            return self.fail(404, "RepoNotFound")
+        content = self.hub.commits[oid].get(file)
+        if content is None:
+            return self.fail(404, "EntryNotFound")
+        headers = {"X-Repo-Commit": oid, "ETag": f'"{hashlib.sha256(content).hexdigest()}"', "Accept-Ranges": "bytes"}
+        headers["Content-Type"] = "application/octet-stream"
+        span = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
+        if span and self.command == "GET":
+            first, last = int(span[1]), int(span[2] or len(content) - 1)
+            headers["Content-Range"] = f"bytes {first}-{min(last, len(content) - 1)}/{len(content)}"
+            return self.answer(206, content[first : last + 1], headers)
+        return self.answer(200, content, headers | {"Content-Length": str(len(content))})
+
+
+KIND = r"/api/(?P<kind>models|datasets)/(?P<name>[^/]+/[^/]+)"
+FILE = r"/(?:(?P<kind>datasets)/)?(?P<name>[^/]+/[^/]+)"
+ROUTES = [
+    (r"/api/repos/create", Handler.create),
+    (r"/api/validate-yaml", Handler.validate),
+    (KIND, Handler.info),
+    (rf"{KIND}/revision/(?P<rev>.+)", Handler.info),
+    (rf"{KIND}/branch/(?P<rev>.+)", Handler.branch),
+    (rf"{KIND}/preupload/(?P<rev>.+)", Handler.preupload),
+    (rf"{KIND}/commit/(?P<rev>.+)", Handler.do_commit),
+    (rf"{KIND}/tree/(?P<rev>refs/[^/]+/[^/]+|[^/]+)(?:/(?P<folder>.+))?", Handler.tree),
+    (rf"{KIND}/paths-info/(?P<rev>.+)", Handler.paths),
+    (rf"{FILE}\.git/info/lfs/objects/batch", Handler.batch),
+    (rf"{FILE}/resolve/(?P<rev>refs/[^/]+/[^/]+|[^/]+)/(?P<file>.+)", Handler.resolve),
+]
+
+
+def start() -> tuple[Hub, ThreadingHTTPServer]:
+    """Serve a new Hub in a thread of this process; `shutdown()` the server when done."""
+    hub = Hub()
+    handler = type("OneHub", (Handler,), {"hub": hub})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return hub, server
+
+
+if __name__ == "__main__":
+    _, running = start()
+    print(running.server_address[1], flush=True)
+    sys.stdin.read()

@@ -1,0 +1,166 @@
+"""Cards: what they claim is in the manifests, and what is missing is asked for by name."""
+
+import ast
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from megapairs_hf.errors import CardError, ConfigError
+from megapairs_hf.hub.cards import dataset_card, model_card
+from megapairs_hf.hub.config import PushConfig
+from megapairs_hf.hub.facts import public, size_category
+from tests.making import begin, make_corpus, make_work, result_records
+
+CARDS = Path(__file__).parents[2] / "model_cards"
+GOOD = PushConfig("org/scenes", licence="cc-by-4.0")
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    return make_work(tmp_path_factory.mktemp("cards") / "work")
+
+
+def template(tmp_path, text):
+    (tmp_path / "other.md.jinja").write_text(text)
+    return PushConfig("org/scenes", licence="cc-by-4.0", card=str(tmp_path / "other.md.jinja"))
+
+
+def test_dataset_metadata_is_what_the_hub_reads(work):
+    from huggingface_hub import DatasetCard
+
+    data = DatasetCard(dataset_card(work, GOOD)).data
+    assert data.license == "cc-by-4.0" and data.size_categories == ["n<1K"]
+    assert "composed-image-retrieval" in data.tags
+    configs = data.to_dict()["configs"]
+    assert [c["config_name"] for c in configs] == ["triplets", "images"] and configs[0]["default"] is True
+
+
+def test_dataset_numbers_are_the_manifests(work):
+    card = dataset_card(work, GOOD)
+    assert "38 triplets of query picture" in card and "| `triplets` (default) | validation | 8 |" in card
+    assert "40 pairs were mined: 40 by clip_image, 14 by dino_image" in card
+    assert "| pairs | no_neighbour_in_band | 32 |" in card
+    assert "The descriptions and the instructions were written by the offline stand-in" in card
+    assert "Similarity dino_image stands in for DINOv2." in card
+
+
+def test_model_results_are_the_records(work):
+    from huggingface_hub import ModelCard
+
+    card = model_card(work, GOOD)
+    data = ModelCard(card).data
+    assert data.library_name == "sentence-transformers" and data.model_name == "scenes"
+    told = {(r.metric_name, r.metric_value) for r in data.eval_results}
+    assert told == {
+        (f"{r['metric']} ({r['strategy']})", r["value"]) for r in result_records() if r["model"] == "trained"
+    }
+    assert "| fused | untrained | 11.4 | 26.0 | 38.0 | 16.0 |" in card
+    assert "| fused | trained | **25.7** | **45.0** | **56.0** | **33.0** |" in card
+
+
+def test_a_model_without_results_says_so(work, tmp_path):
+    shutil.copytree(work, tmp_path / "work")
+    shutil.rmtree(tmp_path / "work" / "results")
+    card = model_card(tmp_path / "work", GOOD)
+    assert "This model was not evaluated" in card and "model-index" not in card
+
+
+@pytest.mark.parametrize("make", [dataset_card, model_card])
+def test_python_in_cards_is_python_and_names_the_repository(work, make):
+    snippets = [part.split("```")[0] for part in make(work, GOOD).split("```python\n")[1:]]
+    assert snippets and all(ast.parse(snippet) and "org/scenes" in snippet for snippet in snippets)
+
+
+def test_the_flag_for_own_code_is_told_only_where_it_is_needed(work, tmp_path):
+    shutil.copytree(work, tmp_path / "work")
+    assert "trust_remote_code" not in model_card(work, GOOD)
+    (tmp_path / "work" / "model" / "config.json").write_text(json.dumps({"auto_map": {"AutoModel": "m.M"}}))
+    assert "trust_remote_code=True" in model_card(tmp_path / "work", GOOD)
+
+
+@pytest.mark.parametrize("make", [dataset_card, model_card])
+def test_the_licence_is_never_guessed(work, make):
+    with pytest.raises(CardError, match="--licence"):
+        make(work, PushConfig("org/scenes"))
+
+
+def test_a_slot_without_a_value_is_named(work, tmp_path):
+    with pytest.raises(CardError, match=r"other\.md\.jinja.*'accuracy' is undefined"):
+        dataset_card(work, template(tmp_path, "---\n{{ card_data }}\n---\n{{ accuracy }}"))
+
+
+def test_a_number_that_was_not_measured_is_named(work, tmp_path):
+    own = '{% extends "megapairs_hf/model.md.jinja" %}{% block claims %}{{ value("CIRCO", "map@5") }}{% endblock %}'
+    with pytest.raises(CardError, match="no result record has mAP@5 of 'trained', fused, on CIRCO"):
+        model_card(work, template(tmp_path, own))
+
+
+def test_a_number_that_was_measured_is_told(work, tmp_path):
+    own = '{% extends "megapairs_hf/model.md.jinja" %}{% block claims %}<{{ value("Held-out scenes", "recall@1") }}>'
+    assert "<25.7>" in model_card(work, template(tmp_path, own + "{% endblock %}"))
+
+
+@pytest.mark.parametrize("text", ["{% extends 'nowhere' %}", "{% if %}"])
+def test_a_broken_template_is_told(work, tmp_path, text):
+    with pytest.raises(CardError, match="cannot be filled"):
+        dataset_card(work, template(tmp_path, text))
+
+
+def test_the_released_cards_can_be_filled(work, tmp_path):
+    shutil.copytree(work, tmp_path / "work")
+    records = [r | {"benchmark": "CIRCO", "split": "val"} for r in result_records()]
+    (tmp_path / "work" / "results" / "results.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    made = {"megapairs.md.jinja": dataset_card, "mmret-base.md.jinja": model_card}
+    assert set(made) == {path.name for path in CARDS.glob("*.jinja")}
+    for name, make in made.items():
+        card = make(tmp_path / "work", PushConfig("org/scenes", licence="mit", card=str(CARDS / name)))
+        assert card.startswith("---\nl") and "Known limits" in card
+    assert "a mAP@5 of 33.0" in card
+
+
+def test_what_is_not_made_yet_is_asked_for(tmp_path):
+    make_corpus(tmp_path / "work", "corpus")
+    with pytest.raises(CardError, match=r"triplets is not made yet in .*megapairs build"):
+        dataset_card(tmp_path / "work", GOOD)
+    with pytest.raises(CardError, match="holds no artifact"):
+        model_card(tmp_path, GOOD)
+
+
+def test_no_folder_or_server_of_this_machine_reaches_a_card(work, tmp_path):
+    shutil.copytree(work, tmp_path / "work")
+    shutil.rmtree(tmp_path / "work" / "pairs")
+    secret = {"folder": "/srv/me/data/set", "base_url": "http://10.0.0.7:8000/v1", "nested": {"home": "~/x/y"}}
+    with begin(tmp_path / "work" / "pairs", "pairs", ["a.parquet"], **secret) as writer:
+        (tmp_path / "work" / "pairs" / "a.parquet").write_bytes(b"")
+        writer.adopt(0, 0, [], {})
+        writer.finish()
+    card = dataset_card(tmp_path / "work", GOOD)
+    assert "/srv" not in card and "10.0.0.7" not in card and "~/" not in card and "folder: set" in card
+
+
+def test_public_keeps_what_is_no_path():
+    assert public({"model": "org/name", "lr": 5e-6, "list": ["./a/b", "c/d"]}) == {
+        "model": "org/name",
+        "lr": 5e-6,
+        "list": ["b", "c/d"],
+    }
+
+
+@pytest.mark.parametrize(("rows", "size"), [(999, "n<1K"), (1000, "1K<n<10K"), (26_235_105, "10M<n<100M")])
+def test_sizes_are_the_hubs_words(rows, size):
+    assert size_category(rows) == size
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [
+        ({"repo_id": " "}, "repo_id"),
+        ({"licence": "My Licence"}, "licence"),
+        ({"create_pr": True, "revision": "v2"}, "revision"),
+    ],
+)
+def test_settings_that_the_hub_would_refuse_name_the_field(wrong, field):
+    with pytest.raises(ConfigError, match=f"`{field}`"):
+        PushConfig(**({"repo_id": "org/scenes"} | wrong))

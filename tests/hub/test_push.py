@@ -1,0 +1,253 @@
+"""Pushes: the folder that would be uploaded loads as it is, and what reaches a Hub on the loopback loads from there.
+
+huggingface_hub reads its endpoint when it is imported, so everything that talks to the double runs in a child process.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from megapairs_hf.errors import CardError, HubError
+from megapairs_hf.hub.config import PushConfig
+from megapairs_hf.hub.prepare import prepare
+from megapairs_hf.hub.push import push
+from tests.hub.loopback import start
+from tests.making import begin, make_work
+
+ROOT = Path(__file__).parents[2]
+LICENSED = {"repo_id": "org/scenes", "licence": "cc0-1.0"}
+
+
+def save_tiny_model(folder):
+    """A text model with weights of its own: it needs no download and has the files of any Sentence Transformer."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = ["[UNK]", "red", "green", "circle", "square"]
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    model = SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=4), Normalize()], device="cpu")
+    model.save_pretrained(str(folder), create_model_card=False)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    work = make_work(tmp_path_factory.mktemp("hub") / "work")
+    model = work / "model"
+    log = (model / "training_log.jsonl").read_text()
+    shutil.rmtree(model)
+    with begin(model, "model", ["modules.json"], steps=200) as writer:
+        save_tiny_model(model)
+        writer.adopt(0, 1, [], {})
+        writer.finish({"steps": 200, "final_loss": 0.51})
+    (model / "training_log.jsonl").write_text(log)
+    (model / "checkpoint-100").mkdir()
+    (model / "checkpoint-100" / "model.safetensors").write_bytes(b"older")
+    (model / "optimizer.pt").write_bytes(b"state")
+    return work
+
+
+def test_the_dataset_folder_holds_the_data_and_nothing_else(work, tmp_path):
+    (work / "triplets" / "notes.txt").write_text("mine")
+    files = prepare("dataset", work / "triplets", work, PushConfig(**LICENSED), tmp_path / "out")
+    there = {p.relative_to(tmp_path / "out").as_posix(): p for p in (tmp_path / "out").rglob("*") if p.is_file()}
+    assert sorted(there) == [
+        "README.md",
+        "images/train-00000-of-00002.parquet",
+        "images/train-00001-of-00002.parquet",
+        "triplets/train-00000-of-00001.parquet",
+        "triplets/validation-00000-of-00001.parquet",
+    ]
+    told = [(name, p.stat().st_size, hashlib.sha256(p.read_bytes()).hexdigest()) for name, p in sorted(there.items())]
+    assert [tuple(file) for file in files] == told
+
+
+def test_the_cards_own_snippet_runs_on_the_dataset_folder(work, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    out = tmp_path / "out"
+    assert push("dataset", work / "triplets", PushConfig(**LICENSED, dry_run=True), out) == str(out)
+    from datasets import load_dataset
+
+    cache = {"cache_dir": str(tmp_path / "cache")}
+    triplets, images = load_dataset(str(out), **cache), load_dataset(str(out), "images", **cache)
+    assert {split: len(rows) for split, rows in triplets.items()} == {"train": 30, "validation": 8}
+    assert triplets["train"][0]["hns"][0] == triplets["train"][0]["q_img"]
+    assert len(images["train"]) == 72 and images["train"][0]["image"].size == (120, 96)
+    snippet = (out / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    exec(snippet.replace("org/scenes", str(out)), {})  # the card's code is ours
+    assert "(120, 96) (120, 96)" in capsys.readouterr().out
+
+
+def test_the_model_folder_holds_the_model_and_nothing_else(work, tmp_path, capsys):
+    files = prepare("model", work / "model", work, PushConfig(**LICENSED), tmp_path / "out")
+    names = {file.name for file in files}
+    assert {"README.md", "modules.json"} < names
+    assert not any("checkpoint" in n or n.endswith((".pt", ".jsonl")) or n == "manifest.json" for n in names)
+    said = capsys.readouterr().err
+    assert "checkpoint-100/model.safetensors" in said and "optimizer.pt" in said
+    from sentence_transformers import SentenceTransformer
+
+    ours = SentenceTransformer(str(work / "model"), device="cpu").encode(["red circle"])
+    assert (SentenceTransformer(str(tmp_path / "out"), device="cpu").encode(["red circle"]) == ours).all()
+
+
+def test_a_folder_of_the_same_push_is_written_again_and_any_other_is_left_alone(work, tmp_path):
+    config = PushConfig(**LICENSED)
+    first = prepare("dataset", work / "triplets", work, config, tmp_path)
+    assert prepare("dataset", work / "triplets", work, config, tmp_path) == first
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(HubError, match=r"thesis\.tex.*--out"):
+        prepare("dataset", work / "triplets", work, config, tmp_path)
+
+
+def test_a_shard_that_was_changed_is_not_pushed(work, tmp_path):
+    shutil.copytree(work / "triplets", tmp_path / "triplets")
+    shards = tmp_path / "triplets" / "triplets"
+    shutil.copy(shards / "validation-00000-of-00001.parquet", shards / "train-00000-of-00001.parquet")
+    with pytest.raises(HubError, match="was changed after it was made"):
+        prepare("dataset", tmp_path / "triplets", work, PushConfig(**LICENSED), tmp_path / "out")
+
+
+def test_pictures_by_path_are_not_pushed(work, tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    shutil.copytree(work / "triplets", tmp_path / "triplets")
+    shard = tmp_path / "triplets" / "images" / "train-00000-of-00002.parquet"
+    table = pq.read_table(shard)
+    rows = [{**row, "image": {"bytes": None, "path": "a.png"}} for row in table.to_pylist()]
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), shard)
+    with pytest.raises(HubError, match="names pictures by path"):
+        prepare("dataset", tmp_path / "triplets", work, PushConfig(**LICENSED), tmp_path / "out")
+
+
+def test_a_card_is_asked_for_its_licence_before_anything_is_written(work, tmp_path):
+    with pytest.raises(CardError, match="--licence"):
+        push("dataset", work / "triplets", PushConfig("org/scenes", dry_run=True), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+# ---- against the double -------------------------------------------------------------------------------------------
+
+PUSH = """
+import sys, json
+from megapairs_hf.errors import MegaPairsError
+from megapairs_hf.hub.config import PushConfig
+from megapairs_hf.hub.push import push
+kind, path, out, settings = sys.argv[1:]
+try:
+    print(push(kind, path, PushConfig(**json.loads(settings)), out))
+except MegaPairsError as error:
+    print(type(error).__name__, error)
+"""
+
+
+@pytest.fixture
+def hub():
+    held, server = start()
+    held.endpoint = f"http://127.0.0.1:{server.server_address[1]}"
+    yield held
+    server.shutdown()
+    server.server_close()
+
+
+def child(hub, tmp_path, code, *arguments, token="good", endpoint=None):
+    more = {"HF_ENDPOINT": endpoint or hub.endpoint, "HF_TOKEN": token, "HF_HOME": str(tmp_path / "home")}
+    more |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("HF_") and "proxy" not in k.lower()}
+    run = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        env=clean | more | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    return run.stdout.strip()
+
+
+def push_to(hub, tmp_path, work, kind="dataset", token="good", endpoint=None, **settings):
+    path = work / ("triplets" if kind == "dataset" else "model")
+    config = json.dumps(LICENSED | settings)
+    return child(hub, tmp_path, PUSH, kind, path, tmp_path / "out", config, token=token, endpoint=endpoint)
+
+
+def test_a_pushed_dataset_loads_from_the_hub(hub, work, tmp_path):
+    url = push_to(hub, tmp_path, work, private=True, commit_message="First scenes")
+    assert url == f"{hub.endpoint}/datasets/org/scenes"
+    assert hub.private[("dataset", "org/scenes")] and hub.messages == ["First scenes"]
+    load = """
+from datasets import load_dataset
+d, i = load_dataset("org/scenes"), load_dataset("org/scenes", "images", split="train")
+print({k: len(v) for k, v in d.items()}, len(i), i[0]["image"].size)
+print(next(iter(load_dataset("org/scenes", split="train", streaming=True)))["q_img"])
+"""
+    told = child(hub, tmp_path, load).splitlines()
+    assert told == ["{'train': 30, 'validation': 8} 72 (120, 96)", "c000"]
+
+
+def test_a_stale_shard_of_an_earlier_push_is_deleted(hub, work, tmp_path):
+    repo = ("dataset", "org/scenes")
+    hub.private[repo] = False
+    hub.commit(repo, "main", {"triplets/train-00001-of-00002.parquet": b"old", "images.md": b"theirs"})
+    push_to(hub, tmp_path, work)
+    now = hub.commits[hub.heads[repo]["main"]]
+    assert "triplets/train-00001-of-00002.parquet" not in now and "images.md" in now
+
+
+def test_a_pull_request_leaves_main_as_it_was(hub, work, tmp_path):
+    repo = ("dataset", "org/scenes")
+    hub.private[repo] = False
+    before = hub.commit(repo, "main", {"README.md": b"theirs"})
+    assert push_to(hub, tmp_path, work, create_pr=True).endswith("/datasets/org/scenes/discussions/1")
+    assert hub.heads[repo]["main"] == before and "refs/pr/1" in hub.heads[repo]
+
+
+def test_a_branch_is_made_and_filled(hub, work, tmp_path):
+    assert push_to(hub, tmp_path, work, revision="v2").endswith("/datasets/org/scenes/tree/v2")
+    heads = hub.heads[("dataset", "org/scenes")]
+    assert "README.md" in hub.commits[heads["v2"]] and "README.md" not in hub.commits[heads["main"]]
+
+
+def test_a_pushed_model_loads_from_the_hub(hub, work, tmp_path):
+    assert push_to(hub, tmp_path, work, kind="model") == f"{hub.endpoint}/org/scenes"
+    load = """
+from sentence_transformers import SentenceTransformer
+from huggingface_hub import ModelCard
+m = SentenceTransformer("org/scenes", device="cpu")
+print(m.encode(["red circle"]).shape, len(ModelCard.load("org/scenes").data.eval_results))
+"""
+    assert child(hub, tmp_path, load) == "(1, 4) 12"
+
+
+@pytest.mark.parametrize(
+    ("settings", "how", "said"),
+    [
+        ({}, {"token": "bad"}, "hf auth login"),
+        ({}, {"token": ""}, "hf auth login"),
+        ({"repo_id": "closed/scenes"}, {}, "may not write there"),
+        ({"repo_id": "org/sce nes"}, {}, "is no repository name"),
+        ({"repo_id": "broken/scenes"}, {}, "run the same command again"),
+        ({}, {"endpoint": "http://127.0.0.1:9"}, "does not answer"),
+    ],
+    ids=["bad token", "not logged in", "no permission", "bad name", "hub fails", "no hub"],
+)
+def test_what_the_hub_refuses_becomes_one_sentence(hub, work, tmp_path, settings, how, said):
+    told = push_to(hub, tmp_path, work, **how, **settings)
+    assert told.startswith("HubError ") and said in told and "\n" not in told
+
+
+def test_a_name_that_is_taken_by_the_other_kind_is_told(hub, work, tmp_path):
+    hub.private[("model", "shared/scenes")] = False
+    hub.commit(("model", "shared/scenes"), "main", {"README.md": b"theirs"})
+    told = push_to(hub, tmp_path, work, repo_id="shared/scenes")
+    assert told == "HubError shared/scenes exists as a model, not as a dataset; push under another name"

@@ -1,0 +1,58 @@
+"""`megapairs inspect` on every kind of artifact."""
+
+import pytest
+
+from megapairs_hf.errors import ArtifactError
+from megapairs_hf.report.inspect import inspect_artifact
+from tests.making import make_work
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    return make_work(tmp_path_factory.mktemp("inspect") / "work", captions={0: "bell \x1b[31m\a " + "long " * 40})
+
+
+ALL = [
+    "corpus",
+    "embeddings/clip_image",
+    "similarity",
+    "pairs",
+    "descriptions",
+    "instructions",
+    "triplets",
+    "model",
+    "results",
+]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_kind_fits_eighty_columns_of_printable_text(work, name):
+    text = inspect_artifact(work / name)
+    assert text.startswith(f"kind         {name.split('/')[0]}\n")
+    assert all(len(line) <= 80 and line.isprintable() for line in text.splitlines())
+
+
+def test_rejections_inputs_and_rows_are_told(work):
+    text = inspect_artifact(work / "pairs", rows=2)
+    assert "            32  no_neighbour_in_band" in text
+    assert "from         corpus " in text
+    assert "row 2" in text and "row 3" not in text
+    assert "  no_neighbour_in_band: c040 (best 0.7712)" in text
+    assert "  relation       [clip_image, dino_image]" in text
+
+
+def test_pictures_are_told_by_their_size(work):
+    assert "{bytes: <" in inspect_artifact(work / "corpus", rows=1)
+
+
+def test_vectors_show_their_first_numbers(work):
+    assert "… 16 numbers]" in inspect_artifact(work / "embeddings" / "clip_image", rows=1)
+
+
+def test_no_rows(work):
+    assert "row 1" not in inspect_artifact(work / "pairs", rows=0)
+
+
+def test_a_folder_without_manifest(tmp_path):
+    with pytest.raises(ArtifactError, match="holds no artifact"):
+        inspect_artifact(tmp_path)
