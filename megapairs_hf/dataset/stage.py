@@ -7,6 +7,8 @@ must share no image with the training side, not even as a negative.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,6 +17,7 @@ import pyarrow as pa
 from megapairs_hf import launch, storage
 from megapairs_hf.artifact import Artifact, shard_names
 from megapairs_hf.artifact_writer import ArtifactWriter, Rejection, create_artifact
+from megapairs_hf.config import config_hash
 from megapairs_hf.dataset.sides import validation_side
 from megapairs_hf.errors import ArtifactError
 from megapairs_hf.schema import IMAGE_TYPE, TRIPLETS, with_features
@@ -31,9 +34,11 @@ FRONT_MATTER = """---
 configs:
 - config_name: triplets
   default: true
+  description: {mark}
   data_files:
 {triplets}
 - config_name: images
+  description: {mark}
   data_files:
   - split: train
     path: images/train-*.parquet
@@ -101,7 +106,7 @@ def build_triplets(
     with writer:
         _write_shards(plan, corpus, writer)
         if launch.is_main():
-            storage.write_bytes(join(out, "README.md"), readme(triplets, config).encode())
+            storage.write_bytes(join(out, "README.md"), readme(triplets, config, inputs).encode())
         return writer.finish(stats, rejected)
 
 
@@ -249,8 +254,16 @@ def preview_table(
     return pa.Table.from_pylist(shown, schema=with_features(schema, images))
 
 
-def readme(triplets: dict[str, list[dict[str, Any]]], config: BuildConfig) -> str:
-    """The YAML by which `load_dataset(folder)` finds the configurations."""
+def readme(triplets: dict[str, list[dict[str, Any]]], config: BuildConfig, inputs: dict[str, str]) -> str:
+    """The YAML by which `load_dataset(folder)` finds the configurations.
+
+    `datasets` keys its cache of a local folder by this text and not by the files, so the text must change with them:
+    each configuration's description carries a hash of what the data set was made of.
+    """
+    mark = hashlib.sha256(json.dumps([config_hash(config), inputs], sort_keys=True).encode()).hexdigest()[:16]
     sides = [f"  - split: {side}\n    path: triplets/{side}-*.parquet" for side in SIDES if triplets[side]]
-    preview = "- config_name: preview\n  data_files:\n  - split: train\n    path: preview/train-*.parquet\n"
-    return FRONT_MATTER.format(triplets="\n".join(sides), preview=preview if config.preview else "")
+    preview = (
+        f"- config_name: preview\n  description: {mark}\n"
+        "  data_files:\n  - split: train\n    path: preview/train-*.parquet\n"
+    )
+    return FRONT_MATTER.format(mark=mark, triplets="\n".join(sides), preview=preview if config.preview else "")
