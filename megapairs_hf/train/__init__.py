@@ -2,6 +2,6 @@
 
 from megapairs_hf.train.config import PretrainConfig, TrainConfig
 from megapairs_hf.train.pretrain import pretrain_similarity
-from megapairs_hf.train.stage import train_mmret
+from megapairs_hf.train.stage import init_mmret, train_mmret
 
-__all__ = ["PretrainConfig", "TrainConfig", "pretrain_similarity", "train_mmret"]
+__all__ = ["PretrainConfig", "TrainConfig", "init_mmret", "pretrain_similarity", "train_mmret"]

@@ -68,6 +68,9 @@ class TrainConfig(LoopConfig):
         split: split of the triplets.
         negatives: hard negatives a query, the query image counted.
         query_image_negative: whether the query image is the first of them (the paper's Table 4).
+        group_siblings: put up to so many triplets of one query into a batch together; they share its picture, and
+            their
+            targets are hard negatives for each other (ours; 1 is a plain shuffle).
         relations: use only triplets of these relations (the paper's Table 5); empty for all.
         cache_gb: memory for decoded pictures, so that each is decoded once.
     """
@@ -80,12 +83,14 @@ class TrainConfig(LoopConfig):
     split: str = "train"
     negatives: int = 4
     query_image_negative: bool = True
+    group_siblings: int = 1
     relations: tuple[str, ...] = ()
     cache_gb: float = field(default=4.0, metadata=HOW)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.negatives >= 0, "negatives", self.negatives, "0 or more")
+        require(self.group_siblings >= 1, "group_siblings", self.group_siblings, "at least 1")
         require(self.cache_gb >= 0, "cache_gb", self.cache_gb, "0 or more gigabytes")
 
 

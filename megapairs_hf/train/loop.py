@@ -18,6 +18,7 @@ from megapairs_hf.train.checkpoint import load_checkpoint, save_checkpoint
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy as np
     import torch
     from torch import nn
 
@@ -146,11 +147,39 @@ def _write_log(path: Path, log: list[dict[str, Any]]) -> None:
         storage.write_bytes(path, "".join(json.dumps(line) + "\n" for line in log).encode())
 
 
-def permutation(rows: int, seed: int, epoch: int) -> Any:
-    """The order of the rows in one epoch."""
+def permutation(rows: int, seed: int, epoch: int) -> np.ndarray:
+    """The order of the rows in one epoch, [rows]."""
     import numpy as np
 
     return np.random.default_rng([seed, epoch]).permutation(rows)
+
+
+def sibling_order(queries: np.ndarray, seed: int, epoch: int, siblings: int) -> np.ndarray:
+    """A random order in which up to `siblings` rows of one query stand together.
+
+    Args:
+        queries: [rows] a number for the query of each row.
+        seed: of the run.
+        epoch: from 0.
+        siblings: 1 for a plain permutation.
+
+    Returns:
+        [rows] row numbers.
+    """
+    import numpy as np
+
+    order = permutation(len(queries), seed, epoch)
+    if siblings == 1:
+        return order
+    order = order[np.argsort(queries[order], kind="stable")]
+    sorted_queries = queries[order]
+    begins = np.append(True, sorted_queries[1:] != sorted_queries[:-1])
+    places = np.arange(len(order))
+    within = places - np.maximum.accumulate(np.where(begins, places, 0))
+    groups = np.cumsum(within % siblings == 0) - 1
+    keys = np.random.default_rng([seed, epoch, siblings]).permutation(int(groups[-1]) + 1)
+    result: np.ndarray = order[np.argsort(keys[groups], kind="stable")]
+    return result
 
 
 def batch_rows(rows: int, config: LoopConfig, step: int) -> list[int]:

@@ -10,7 +10,9 @@ import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from megapairs_hf.train.loop import batch_rows, own_part
+import numpy as np
+
+from megapairs_hf.train.loop import batch_rows, own_part, sibling_order
 from megapairs_hf.train.loss import first_own, gather, info_nce
 
 if TYPE_CHECKING:
@@ -60,10 +62,12 @@ class TripletTask:
         self.table = triplets.rows.select(kept)
         self.rows = len(kept)
         self.numbers: dict[str, int] = {}
+        self.queries = np.unique(self.table["q_img"], return_inverse=True)[1] if kept else np.empty(0, int)
+        self.order: tuple[int, Any] = (-1, None)
 
     def batch(self, step: int, rank: int, world: int) -> TripletBatch:
         """This process's rows; the instruction and the negatives are drawn by seed and step."""
-        rows = own_part(batch_rows(self.rows, self.config, step), rank, world)
+        rows = own_part(self._batch_rows(step), rank, world)
         images: dict[str, int] = {}
         texts, queries, candidates = [], [], []
         for index in rows:
@@ -74,6 +78,14 @@ class TripletTask:
             names = [row["t_img"], *self._negatives(row["hns"], rng)]
             candidates.append([images.setdefault(name, len(images)) for name in names])
         return TripletBatch(list(images), texts, queries, candidates)
+
+    def _batch_rows(self, step: int) -> list[int]:
+        size = self.config.batch_size
+        epoch, place = divmod(step, self.rows // size)
+        if self.order[0] != epoch:
+            order = sibling_order(self.queries, self.config.seed, epoch, self.config.group_siblings)
+            self.order = (epoch, order)
+        return [int(row) for row in self.order[1][place * size : (place + 1) * size]]
 
     def _negatives(self, names: list[str], rng: random.Random) -> list[str]:
         mined = names[1:]

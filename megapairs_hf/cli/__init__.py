@@ -1,0 +1,57 @@
+"""The `megapairs` command: verbs, flags that are the YAML keys, exit codes.
+
+Status 0: done; 1: a `MegaPairsError`, one sentence on stderr; 2: wrong usage; 130: interrupted. Data go to stdout,
+progress and notes to stderr. What surprises: a verb's own flags are made only when that verb is called, so `megapairs
+--help` loads nothing heavy.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import TYPE_CHECKING
+
+from megapairs_hf.errors import MegaPairsError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+QUIET = {
+    # our own progress says what is going on; the libraries' bars would interrupt it
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: of the command line; None for the process' own.
+
+    Returns:
+        The exit status.
+    """
+    from megapairs_hf.cli.parser import parse
+
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    try:
+        call = parse([word for word in given if word != "--debug"])
+        return call()
+    except MegaPairsError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"megapairs: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    except KeyboardInterrupt:
+        print("megapairs: interrupted; the same command goes on from here", file=sys.stderr)  # noqa: T201
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0

@@ -1,0 +1,204 @@
+"""From words on the command line to a call with settings."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import functools
+import importlib
+from typing import TYPE_CHECKING, Any
+
+import megapairs_hf
+from megapairs_hf.config import build_config, parse_value, read_yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from megapairs_hf.cli.verbs import Stage
+
+USAGE = """megapairs VERB [options]
+
+Composed-image-retrieval data from any captioned image corpus, and retrievers
+trained on it.
+
+The whole flow:
+  demo       on the embedded corpus, with a report at the end
+  run        every stage of a recipe folder, resuming
+
+One stage at a time, each with --config F.yaml, --work DIR, and its settings
+as flags:
+  corpus     pictures and captions from a data set, a folder, tars, or drawn
+  pretrain   small similarity models, where no weights can be had
+  embed      pictures and captions to vectors, one set a similarity model
+  mine       related pairs and hard negatives
+  describe   what the two pictures of a pair share and how they differ
+  instruct   three or more search instructions a pair
+  build      the data set of triplets
+  train      an MMRet on the triplets
+  eval       composed retrieval on held-out pictures
+
+Looking and sharing:
+  report     one HTML page of a work folder
+  inspect    what an artifact holds
+  push       a data set or model to the Hub, or --dry-run into a folder
+  env        versions and devices
+
+`megapairs VERB --help` shows the settings of a verb. --debug shows tracebacks.
+"""
+
+
+def parse(words: list[str]) -> Callable[[], int]:
+    """Read the command line.
+
+    Args:
+        words: without the program's name.
+
+    Returns:
+        The call to make; it returns the exit status.
+
+    Raises:
+        SystemExit: with status 2 for wrong usage, 0 after `--help` and `--version`.
+        ConfigError: a setting is unknown, missing or out of range.
+    """
+    from megapairs_hf.cli.verbs import COMMANDS, STAGES
+
+    if not words or words[0] in {"-h", "--help", "help"}:
+        print(USAGE, end="")  # noqa: T201
+        raise SystemExit(0 if words else 2)
+    if words[0] == "--version":
+        print(megapairs_hf.__version__)  # noqa: T201
+        raise SystemExit(0)
+    verb, rest = words[0], words[1:]
+    if verb in STAGES:
+        return _stage_call(verb, STAGES[verb], rest)
+    if verb in COMMANDS:
+        module, name = COMMANDS[verb].split(":")
+        command: Callable[[list[str]], Callable[[], int]] = getattr(importlib.import_module(module), name)
+        return command(rest)
+    near = difflib.get_close_matches(verb, [*STAGES, *COMMANDS], n=1)
+    hint = f"did you mean {near[0]!r}?" if near else "see megapairs --help"
+    argparse.ArgumentParser("megapairs", add_help=False, usage="megapairs VERB [options]").error(
+        f"unknown verb {verb!r}; {hint}"
+    )
+
+
+def stage_parser(verb: str, stage: Stage) -> argparse.ArgumentParser:
+    """The flags of a stage: its inputs and every field of its settings."""
+    cls = stage.config_class()
+    parser = argparse.ArgumentParser(
+        f"megapairs {verb}", description=stage.help, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", metavar="F.yaml", help="settings; flags override them")
+    parser.add_argument("--work", default="work", metavar="DIR", help="folder of the whole pipeline (default: work)")
+    parser.add_argument("--out", metavar="DIR", help=f"where the result goes (default: WORK/{stage.out})")
+    for name in stage.inputs:
+        parser.add_argument(f"--{name}", metavar="DIR", help=f"input (default: WORK/{name})")
+    parser.add_argument("--overwrite", action="store_true", help="throw away what is there")
+    documented = attribute_help(cls)
+    group = parser.add_argument_group("settings (the keys of the YAML file; values as in YAML)")
+    for field in dataclasses.fields(cls):
+        flags = [f"--{name}" for name in dict.fromkeys((field.name, field.name.replace("_", "-")))]
+        default = _shown_default(field)
+        group.add_argument(
+            *flags, dest=f"set.{field.name}", metavar="V", help=f"{documented.get(field.name, '')}{default}"
+        )
+    for name, section in stage.sections().items():
+        for field in dataclasses.fields(section):
+            group.add_argument(f"--{name}.{field.name}", dest=f"section.{name}.{field.name}", metavar="V")
+    return parser
+
+
+def _shown_default(field: dataclasses.Field[Any]) -> str:
+    if field.default is dataclasses.MISSING or dataclasses.is_dataclass(field.default):
+        return ""
+    shown = str(field.default).replace("%", "%%")
+    return f" (default: {shown})" if len(shown) < 50 else ""
+
+
+def attribute_help(cls: type[Any]) -> dict[str, str]:
+    """The `Attributes:` of a class and its bases, by name, as one line each."""
+    found: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        _, _, listed = (base.__doc__ or "").partition("Attributes:")
+        name = ""
+        for line in listed.splitlines():
+            if line.startswith(" " * 8) and not line.startswith(" " * 9) and ":" in line:
+                name, _, text = line.strip().partition(": ")
+                found[name] = text
+            elif line.startswith(" " * 12) and name:
+                found[name] += " " + line.strip()
+    return {name: text.replace("%", "%%") for name, text in found.items()}
+
+
+def _stage_call(verb: str, stage: Stage, words: list[str]) -> Callable[[], int]:
+    parser = stage_parser(verb, stage)
+    given = expand_dotted(words)
+    options = vars(parser.parse_args(given.plain))
+    values = read_yaml(options["config"]) if options["config"] else {}
+    where = options["config"] or f"megapairs {verb}"
+    for key, value in options.items():
+        if value is not None and key.startswith("set."):
+            values[key[4:]] = parse_value(value)
+        if value is not None and key.startswith("section."):
+            _, section, field = key.split(".")
+            values.setdefault(section, {})[field] = parse_value(value)
+    for path, value in given.dotted.items():
+        set_dotted(values, path, value)
+    config, sections = read_stage(stage, values, where)
+    inputs = {name: options[name] for name in stage.inputs if options[name]}
+    return functools.partial(
+        stage.run,
+        config,
+        work=options["work"],
+        out=options["out"],
+        inputs=inputs,
+        overwrite=options["overwrite"],
+        sections=sections,
+    )
+
+
+def read_stage(stage: Stage, values: dict[str, Any], where: str) -> tuple[Any, dict[str, Any]]:
+    """The settings of a stage, and its sections that are no settings (the endpoint)."""
+    plain = dict(values)
+    sections = {
+        name: build_config(cls, plain.pop(name), f"{where}, {name}")
+        for name, cls in stage.sections().items()
+        if name in plain
+    }
+    return build_config(stage.config_class(), plain, where), sections
+
+
+@dataclasses.dataclass(frozen=True)
+class Words:
+    """Words of the command line: plain ones, and nested settings such as `--scenes.count 100`."""
+
+    plain: list[str]
+    dotted: dict[str, Any]
+
+
+def expand_dotted(words: list[str]) -> Words:
+    """Take nested settings out of the words."""
+    plain: list[str] = []
+    dotted: dict[str, Any] = {}
+    i = 0
+    while i < len(words):
+        name, equals, value = words[i].partition("=")
+        nested = name.startswith("--") and "." in name and not name.startswith("--endpoint.")
+        if nested and (equals or i + 1 < len(words)):
+            dotted[name[2:].replace("-", "_")] = parse_value(value if equals else words[i + 1])
+            i += 1 if equals else 2
+        else:
+            plain.append(words[i])
+            i += 1
+    return Words(plain, dotted)
+
+
+def set_dotted(values: dict[str, Any], path: str, value: Any) -> None:
+    """Set `a.b` in nested mappings."""
+    *parents, last = path.split(".")
+    for name in parents:
+        inner = values.get(name)
+        values[name] = dict(inner) if isinstance(inner, dict) else {}
+        values = values[name]
+    values[last] = value

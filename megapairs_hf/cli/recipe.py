@@ -1,0 +1,149 @@
+"""A recipe: a folder with one YAML file a stage. `run` makes everything that is missing; `demo` runs the one inside.
+
+A recipe is data. The names of its files are the verbs, in the order of the flow; `heldout.yaml` is a second corpus,
+kept for evaluation. A stage whose file is absent is not run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from megapairs_hf import launch
+from megapairs_hf.cli.parser import read_stage, set_dotted
+from megapairs_hf.cli.verbs import STAGES
+from megapairs_hf.config import parse_value, read_yaml
+from megapairs_hf.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+DEMO = Path(__file__).with_name("demo_recipe")
+ORDER = ("corpus", "heldout", "pretrain", "embed", "mine", "describe", "instruct", "build", "train", "eval")
+VERB_OF = {"heldout": "corpus"}
+SEEDS = {
+    "pretrain": ("clip.seed", "dino.seed"),
+    "mine": ("seed",),
+    "describe": ("seed",),
+    "instruct": ("seed",),
+    "build": ("seed",),
+    "train": ("seed",),
+}
+DEMO_TEXT = """megapairs demo: the whole flow on {count:,} drawn scenes, on this machine, without downloads.
+What stands in for what: a small CLIP trained here on the captions for EVA-CLIP
+and for the CLIP that MMRet starts from; a small DINOv2-shaped model trained here
+for DINOv2; instructions written from the captions for InternVL2-26B and
+Llama-3-8B. Everything else is what runs on 20 million images.
+Interrupt it whenever you like; the same command goes on."""
+
+
+def run(words: list[str]) -> Callable[[], int]:
+    """`megapairs run RECIPE_DIR`."""
+    parser = argparse.ArgumentParser("megapairs run", description="Every stage of a recipe, resuming.")
+    parser.add_argument("recipe", metavar="RECIPE_DIR", help="folder with one YAML file a stage")
+    parser.add_argument("--work", metavar="DIR", help="folder of the pipeline (default: runs/NAME of the recipe)")
+    parser.add_argument("--seed", type=int, help="seed of every stage but the corpora and the evaluation")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="STAGE.KEY=VALUE", help="change one setting (repeatable)"
+    )
+    parser.add_argument("--until", choices=ORDER, help="stop after this stage")
+    parser.add_argument("--overwrite", action="store_true", help="make everything again")
+    parser.add_argument("--dry-run", action="store_true", help="check and print the settings; run nothing")
+    options = parser.parse_args(words)
+    work = options.work or str(Path("runs") / Path(options.recipe).resolve().name)
+    return functools.partial(run_recipe, Path(options.recipe), work, options)
+
+
+def demo(words: list[str]) -> Callable[[], int]:
+    """`megapairs demo`."""
+    parser = argparse.ArgumentParser("megapairs demo", description="The whole flow on the embedded corpus.")
+    parser.add_argument(
+        "--work", default="runs/demo", metavar="DIR", help="folder of the pipeline (default: runs/demo)"
+    )
+    parser.add_argument("--seed", type=int, help="seed of every stage but the corpora and the evaluation")
+    parser.add_argument("--set", action="append", default=[], metavar="STAGE.KEY=VALUE", help="change one setting")
+    parser.add_argument("--until", choices=ORDER, help="stop after this stage")
+    parser.add_argument("--overwrite", action="store_true", help="make everything again")
+    options = parser.parse_args(words)
+    options.dry_run = False
+    return functools.partial(_run_demo, options)
+
+
+def _run_demo(options: argparse.Namespace) -> int:
+    began = time.monotonic()
+    launch.note(DEMO_TEXT.format(count=read_recipe(DEMO, options)["corpus"]["scenes"]["count"]))
+    run_recipe(DEMO, options.work, options)
+    if options.until is None and launch.is_main():
+        publish(options.work)
+        launch.note(f"done in {time.monotonic() - began:.0f} s; open {Path(options.work) / 'report.html'}")
+    return 0
+
+
+def publish(work: str) -> None:
+    """Write the folders that would be uploaded."""
+    from megapairs_hf.hub.config import PushConfig
+    from megapairs_hf.hub.push import push
+
+    for kind, name in (("dataset", "triplets"), ("model", "model")):
+        config = PushConfig(repo_id=f"your-name/megapairs-demo-{kind}", licence="apache-2.0", dry_run=True)
+        place = push(kind, Path(work) / name, config, Path(work) / "publish" / kind, work=work)  # type: ignore[arg-type]
+        launch.note(f"push {kind} --dry-run: {place}")
+
+
+def read_recipe(folder: Path, options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """The settings of every stage of a recipe, with the changes that the flags ask for.
+
+    Raises:
+        ConfigError: there is no recipe, or it has a file that is no stage, or a change names no stage of it.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"there is no recipe folder {folder}; check the path")
+    files = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    unknown = [name for name in files if name not in ORDER]
+    if unknown or not files:
+        found = f"{unknown[0]}.yaml is no stage" if unknown else "it has no YAML file"
+        raise ConfigError(f"{folder} is no recipe: {found}; stages are {', '.join(ORDER)}")
+    recipe = {name: read_yaml(files[name]) for name in ORDER if name in files}
+    for change in options.set:
+        path, equals, value = change.partition("=")
+        stage, _, key = path.partition(".")
+        if not equals or not key or stage not in recipe:
+            raise ConfigError(f"--set {change!r} must be STAGE.KEY=VALUE with a stage of {', '.join(recipe)}")
+        set_dotted(recipe[stage], key, parse_value(value))
+    if options.seed is not None:
+        for stage, keys in SEEDS.items():
+            for key in keys if stage in recipe else ():
+                set_dotted(recipe[stage], key, options.seed)
+    return recipe
+
+
+def run_recipe(folder: Path, work: str, options: argparse.Namespace) -> int:
+    """Check all settings first, then run stage after stage, then write the report."""
+    recipe = read_recipe(folder, options)
+    plan = []
+    for name, values in recipe.items():
+        stage = STAGES[VERB_OF.get(name, name)]
+        config, sections = read_stage(stage, values, f"{folder / name}.yaml")
+        plan.append((name, stage, config, sections))
+    if options.dry_run:
+        for name, stage, config, _ in plan:
+            inputs = ", ".join(stage.inputs) or "nothing"
+            print(f"{name}: reads {inputs}; writes {Path(work) / (name if name in VERB_OF else stage.out)}")  # noqa: T201
+            print(f"  {config}")  # noqa: T201
+        return 0
+    for name, stage, config, sections in plan:
+        out = str(Path(work) / name) if name in VERB_OF else None
+        stage.run(config, work=work, out=out, overwrite=options.overwrite, sections=sections)
+        if name == options.until:
+            return 0
+    if launch.is_main():
+        from megapairs_hf.report.config import ReportConfig
+        from megapairs_hf.report.stage import write_report
+
+        page = write_report(work, Path(work) / "report.html", config=ReportConfig())
+        print(page, file=sys.stderr)  # noqa: T201
+    return 0

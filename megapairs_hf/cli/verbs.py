@@ -1,0 +1,265 @@
+"""The verbs: for each stage its settings, its inputs, and the call; for each other command its function.
+
+To add a stage: write its folder, then one entry here. Nothing else knows the list.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from megapairs_hf import launch
+from megapairs_hf.errors import ArtifactError
+
+Run = Callable[..., None]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage as a verb.
+
+    Attributes:
+        help: what it does.
+        config: `module:Class` of its settings.
+        inputs: folders that it reads, in the work folder unless named.
+        out: folder that it writes, in the work folder unless named.
+        call: `module:function` that runs it.
+        extra: sections of the YAML file that are no settings, as `name` → `module:Class`.
+    """
+
+    help: str
+    config: str
+    inputs: tuple[str, ...]
+    out: str
+    call: str
+    extra: dict[str, str] = field(default_factory=dict)
+
+    def config_class(self) -> type[Any]:
+        """The dataclass of the settings."""
+        return load(self.config)
+
+    def sections(self) -> dict[str, type[Any]]:
+        """The dataclasses of the other sections."""
+        return {name: load(place) for name, place in self.extra.items()}
+
+    def run(
+        self,
+        config: Any,
+        *,
+        work: str,
+        out: str | None = None,
+        inputs: dict[str, str] | None = None,
+        overwrite: bool = False,
+        sections: dict[str, Any] | None = None,
+    ) -> int:
+        """Run the stage.
+
+        Args:
+            config: the settings.
+            work: the work folder.
+            out: instead of the usual folder in it.
+            inputs: instead of the usual folders in it.
+            overwrite: throw away what is there.
+            sections: the other sections.
+
+        Returns:
+            0.
+        """
+        places = {name: (inputs or {}).get(name) or str(Path(work) / name) for name in self.inputs}
+        target = out or str(Path(work) / self.out)
+        load(self.call)(config, places, target, work, overwrite, **(sections or {}))
+        return 0
+
+
+def load(place: str) -> Any:
+    """The object at `module:name`."""
+    module, name = place.split(":")
+    return getattr(importlib.import_module(module), name)
+
+
+ENDPOINT = {"endpoint": "megapairs_hf.annotate.config:Endpoint"}
+HERE = "megapairs_hf.cli.verbs"
+STAGES = {
+    "corpus": Stage(
+        "Pictures and captions from a data set, a folder, tars, or drawn.",
+        "megapairs_hf.corpus.config:CorpusConfig",
+        (),
+        "corpus",
+        f"{HERE}:run_corpus",
+    ),
+    "pretrain": Stage(
+        "Small similarity models trained on the corpus, where no weights can be had.",
+        "megapairs_hf.train.config:PretrainConfig",
+        ("corpus",),
+        "similarity",
+        f"{HERE}:run_pretrain",
+    ),
+    "embed": Stage(
+        "Pictures and captions to vectors, one set a similarity model.",
+        "megapairs_hf.embed.config:EmbedConfig",
+        ("corpus",),
+        "embeddings",
+        f"{HERE}:run_embed",
+    ),
+    "mine": Stage(
+        "Related pairs and hard negatives.",
+        "megapairs_hf.mine.config:MineConfig",
+        ("embeddings", "corpus"),
+        "pairs",
+        f"{HERE}:run_mine",
+    ),
+    "describe": Stage(
+        "What the two pictures of a pair share and how they differ.",
+        "megapairs_hf.annotate.config:DescribeConfig",
+        ("pairs", "corpus"),
+        "descriptions",
+        f"{HERE}:run_describe",
+        ENDPOINT,
+    ),
+    "instruct": Stage(
+        "Three or more search instructions a pair.",
+        "megapairs_hf.annotate.config:InstructConfig",
+        ("descriptions", "corpus"),
+        "instructions",
+        f"{HERE}:run_instruct",
+        ENDPOINT,
+    ),
+    "build": Stage(
+        "The data set of triplets.",
+        "megapairs_hf.dataset.config:BuildConfig",
+        ("instructions", "pairs", "corpus"),
+        "triplets",
+        f"{HERE}:run_build",
+    ),
+    "train": Stage(
+        "An MMRet on the triplets; the untrained model is saved beside it.",
+        "megapairs_hf.train.config:TrainConfig",
+        ("triplets",),
+        "model",
+        f"{HERE}:run_train",
+    ),
+    "eval": Stage(
+        "Composed retrieval on held-out pictures: the untrained and the trained model.",
+        "megapairs_hf.evaluation.config:EvalConfig",
+        ("heldout", "untrained", "model"),
+        "results",
+        f"{HERE}:run_eval",
+    ),
+}
+
+COMMANDS = {
+    "demo": "megapairs_hf.cli.recipe:demo",
+    "run": "megapairs_hf.cli.recipe:run",
+    "report": "megapairs_hf.cli.sharing:report",
+    "inspect": "megapairs_hf.cli.sharing:inspect",
+    "push": "megapairs_hf.cli.sharing:push",
+    "env": "megapairs_hf.cli.sharing:env",
+}
+
+
+def run_corpus(config: Any, places: dict[str, str], out: str, work: str, overwrite: bool) -> None:
+    """Run the corpus stage."""
+    from megapairs_hf.corpus import make_corpus
+
+    tell(make_corpus(config, out=out, overwrite=overwrite))
+
+
+def run_pretrain(config: Any, places: dict[str, str], out: str, work: str, overwrite: bool) -> None:
+    """Run the pretrain stage."""
+    from megapairs_hf.train import pretrain_similarity
+
+    tell(pretrain_similarity(opened(places["corpus"], "corpus"), config=config, out=out, overwrite=overwrite))
+
+
+def run_embed(config: Any, places: dict[str, str], out: str, work: str, overwrite: bool) -> None:
+    """Run the embed stage."""
+    from megapairs_hf.embed import embed_corpus
+
+    corpus = opened(places["corpus"], "corpus")
+    for artifact in embed_corpus(corpus, config=config, out=out, work=work, overwrite=overwrite).values():
+        tell(artifact)
+
+
+def run_mine(config: Any, places: dict[str, str], out: str, work: str, overwrite: bool) -> None:
+    """Run the mine stage."""
+    from megapairs_hf.mine import mine_pairs
+
+    folder = Path(places["embeddings"])
+    names = sorted(path.parent.name for path in folder.glob("*/manifest.json"))
+    if not names:
+        raise ArtifactError(f"{folder} holds no finished embeddings; run `megapairs embed` first")
+    embeddings = {name: opened(str(folder / name), "embeddings") for name in names}
+    tell(mine_pairs(embeddings, opened(places["corpus"], "corpus"), config=config, out=out, overwrite=overwrite))
+
+
+def run_describe(config: Any, places: dict[str, str], out: str, work: str, overwrite: bool, **sections: Any) -> None:
+    """Run the describe stage."""
+    from megapairs_hf.annotate import describe_pairs
+
+    pairs, corpus = opened(places["pairs"], "pairs"), opened(places["corpus"], "corpus")
+    tell(describe_pairs(pairs, corpus, config=config, out=out, overwrite=overwrite, **sections))
+
+
+def run_instruct(config: Any, places: dict[str, str], out: str, work: str, overwrite: bool, **sections: Any) -> None:
+    """Run the instruct stage."""
+    from megapairs_hf.annotate import instruct_pairs
+
+    descriptions, corpus = opened(places["descriptions"], "descriptions"), opened(places["corpus"], "corpus")
+    tell(instruct_pairs(descriptions, corpus, config=config, out=out, overwrite=overwrite, **sections))
+
+
+def run_build(config: Any, places: dict[str, str], out: str, work: str, overwrite: bool) -> None:
+    """Run the build stage."""
+    from megapairs_hf.dataset import build_triplets
+
+    instructions, pairs = opened(places["instructions"], "instructions"), opened(places["pairs"], "pairs")
+    corpus = opened(places["corpus"], "corpus")
+    tell(build_triplets(instructions, pairs, corpus, config=config, out=out, overwrite=overwrite))
+
+
+def run_train(config: Any, places: dict[str, str], out: str, work: str, overwrite: bool) -> None:
+    """Save the untrained model, then run the train stage."""
+    from megapairs_hf.train import init_mmret, train_mmret
+
+    triplets = opened(places["triplets"], "triplets")
+    init_mmret(config, out=Path(out).parent / "untrained", work=work, overwrite=overwrite)
+    tell(train_mmret(triplets, config=config, out=out, work=work, overwrite=overwrite))
+
+
+def run_eval(config: Any, places: dict[str, str], out: str, work: str, overwrite: bool) -> None:
+    """Run the eval stage and print its table."""
+    from megapairs_hf.evaluation.stage import evaluate, read_results, results_table
+    from megapairs_hf.models import load_mmret
+
+    models = {"untrained": opened(places["untrained"], "model"), "trained": opened(places["model"], "model")}
+    evaluate(
+        opened(places["heldout"], "corpus"),
+        {name: functools.partial(load_mmret, model.path) for name, model in models.items()},
+        fingerprints={name: model.fingerprint for name, model in models.items()},
+        config=config,
+        out=out,
+        overwrite=overwrite,
+    )
+    if launch.is_main():
+        print(results_table(read_results(out)))  # noqa: T201
+
+
+def opened(path: str, kind: str) -> Any:
+    """Open an input."""
+    from megapairs_hf.artifact import open_artifact
+
+    return open_artifact(path, kind)
+
+
+def tell(artifact: Any) -> None:
+    """Say what was made and what was left out."""
+    manifest = artifact.manifest
+    left_out = ", ".join(f"{count:,} {reason}" for reason, count in manifest.rejected.items())
+    rows = f"{manifest.rows:,} rows" if manifest.rows else f"{manifest.stats.get('steps', '')} steps".strip()
+    what = manifest.kind if manifest.kind != "embeddings" else f"embeddings {os.path.basename(artifact.path)}"  # noqa: PTH119
+    launch.note(f"{what}: {rows}{'; left out: ' + left_out if left_out else ''} ({artifact.path})")
