@@ -172,6 +172,18 @@ def sha256_of(path: str) -> str:
     return digest.hexdigest()
 
 
+def weights_fingerprint(path: str, revision: str | None) -> str:
+    """What identifies a model: the bytes of a local folder's weights and settings, or a Hub id and its revision."""
+    from hashlib import sha256
+
+    folder = storage.local(path)
+    if not folder.is_dir():
+        return f"{path}@{revision or 'main'}"
+    files = [file for file in folder.rglob("*") if file.suffix in {".safetensors", ".json"} and file.name != MANIFEST]
+    told = [f"{file.relative_to(folder)} {sha256_of(str(file))}" for file in sorted(files)]
+    return sha256("\n".join(told).encode()).hexdigest()[:16]
+
+
 def open_artifact(path: PathLike, kind: str | None = None) -> Artifact:
     """Open a finished artifact.
 

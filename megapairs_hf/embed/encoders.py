@@ -6,7 +6,6 @@ differ by up to 0.015 after normalisation and a corpus must be embedded with one
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from megapairs_hf.errors import MissingDependencyError, ModelError
@@ -127,16 +126,3 @@ class SentenceTransformersEncoder:
     def encode(self, inputs: Sequence[Any]) -> torch.Tensor:
         """Vectors (Tensor[B, D])."""
         return self.model.encode(list(inputs), batch_size=len(inputs), convert_to_tensor=True, show_progress_bar=False)
-
-
-def weights_fingerprint(path: str, revision: str | None) -> str:
-    """What identifies a model: the bytes of a local folder's weights and settings, or a Hub id and its revision."""
-    from megapairs_hf.artifact import sha256_of
-
-    folder = Path(path)
-    if not folder.is_dir():
-        return f"{path}@{revision or 'main'}"
-    files = sorted(file for file in folder.iterdir() if file.suffix in {".safetensors", ".json"})
-    from hashlib import sha256
-
-    return sha256("".join(file.name + sha256_of(str(file)) for file in files).encode()).hexdigest()[:16]

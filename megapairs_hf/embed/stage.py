@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from megapairs_hf import launch
-from megapairs_hf.artifact import Artifact, iter_batches, shard_names
+from megapairs_hf.artifact import Artifact, iter_batches, shard_names, weights_fingerprint
 from megapairs_hf.artifact_writer import ArtifactWriter, create_artifact
 from megapairs_hf.embed.config import EmbedConfig, ModelSettings, SimilarityModelConfig
-from megapairs_hf.embed.encoders import Encoder, load_encoder, weights_fingerprint
+from megapairs_hf.embed.encoders import Encoder, load_encoder
 from megapairs_hf.errors import ModelError
 from megapairs_hf.images import to_rgb
 from megapairs_hf.storage import PathLike, join

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from megapairs_hf.config import config_hash
 from megapairs_hf.images import to_rgb
 from megapairs_hf.models.small import small_clip, small_dino, train_tokenizer
+from megapairs_hf.models.words import word_model
 from megapairs_hf.train.loop import run_loop
 from megapairs_hf.train.pixels import PixelCache
 from megapairs_hf.train.stage import last, make_model
@@ -28,19 +29,20 @@ if TYPE_CHECKING:
 STANDS_IN_FOR = {
     "clip": "EVA-CLIP (a small CLIP trained on this corpus' captions)",
     "dino": "DINOv2 (a small DINOv2-shaped model trained on this corpus' pictures, SimCLR)",
+    "words": "a caption model such as BGE (random word vectors weighted by rarity, not trained)",
 }
-FILES = ("clip/model.safetensors", "clip/config.json", "dino/model.safetensors", "dino/config.json")
+FILES = ("clip/model.safetensors", "dino/model.safetensors", "words/model.safetensors")
 
 
 def pretrain_similarity(
     corpus: Artifact, *, config: PretrainConfig, out: str | Path, overwrite: bool = False
 ) -> Artifact:
-    """Train a small CLIP and a small DINOv2-shaped model on a corpus.
+    """Train a small CLIP and a small DINOv2-shaped model on a corpus, and weigh its words.
 
     Args:
         corpus: pictures and captions.
         config: the settings.
-        out: the folder; `clip/` and `dino/` in it load with transformers.
+        out: the folder; `clip/` and `dino/` in it load with transformers, `words/` with Sentence Transformers.
         overwrite: throw away what is there.
 
     Returns:
@@ -66,11 +68,14 @@ def pretrain_similarity(
         views = ViewsTask(dino, ids, pixels, config.dino)
         dino_log = run_loop(views, config.dino, folder / "dino", "pretrain dino", settings)
 
+        words = word_model(captions, tokenizer, 2 * config.model.dimension, config.clip.seed)
+
         def save(path: Path) -> None:
             clip.save_pretrained(path / "clip")
             processor.save_pretrained(path / "clip")
             dino.save_pretrained(path / "dino")
             dino_processor.save_pretrained(path / "dino")
+            words.save(str(path / "words"), create_model_card=False)
 
         runs = {"clip": last(clip_log, config.clip.steps), "dino": last(dino_log, config.dino.steps)}
         return {"save": save, "stats": {"stands_in_for": STANDS_IN_FOR, **runs}}

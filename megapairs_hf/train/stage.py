@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megapairs_hf import launch, storage
-from megapairs_hf.artifact import Artifact
+from megapairs_hf.artifact import Artifact, weights_fingerprint
 from megapairs_hf.artifact_writer import ArtifactWriter, create_artifact
 from megapairs_hf.config import config_hash
 from megapairs_hf.dataset.load import load_triplets
@@ -146,8 +146,6 @@ def resolve(model: str, work: str | Path) -> str:
 
 def backbone_fingerprint(config: TrainConfig, work: str | Path) -> str:
     """What identifies the backbone."""
-    from megapairs_hf.embed.encoders import weights_fingerprint
-
     return weights_fingerprint(resolve(config.model, work), config.revision)
 
 

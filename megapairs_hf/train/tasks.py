@@ -6,6 +6,7 @@ and as its own hard negative, and pictures that several rows share are computed 
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -214,7 +215,10 @@ class ViewsTask:
 
 
 def random_views(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """A random crop, perhaps mirrored, a little lighter or darker, of each picture.
+    """A random crop of each picture, perhaps mirrored, in other hues, paler or darker.
+
+    Hue and brightness change so much that the model cannot find a view again by its colours; it learns patterns,
+    which is what DINOv2 is there for among the similarity models.
 
     Args:
         pixels (Tensor[B, 3, H, W]): the pictures.
@@ -231,14 +235,34 @@ def random_views(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tens
     def uniform(low: float, high: float) -> torch.Tensor:
         return low + (high - low) * torch.rand(count, generator=generator)
 
-    zoom = uniform(0.55, 1.0)
+    zoom = uniform(0.7, 1.0)
     mirror = torch.where(uniform(0, 1) < 0.5, -1.0, 1.0)
     turn = torch.zeros(count, 2, 3)
     turn[:, 0, 0], turn[:, 1, 1] = zoom * mirror, zoom
     turn[:, 0, 2], turn[:, 1, 2] = uniform(-1, 1) * (1 - zoom), uniform(-1, 1) * (1 - zoom)
     grid = affine_grid(turn, list(pixels.shape), align_corners=False)
     views = grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
-    return views * uniform(0.8, 1.2)[:, None, None, None] + uniform(-0.1, 0.1)[:, None, None, None]
+    views = torch.einsum("bij,bjhw->bihw", hue_turns(uniform(0, 2 * math.pi), uniform(0.2, 1.2)), views)
+    return views * uniform(0.6, 1.3)[:, None, None, None] + uniform(-0.4, 0.4)[:, None, None, None]
+
+
+def hue_turns(angles: torch.Tensor, saturations: torch.Tensor) -> torch.Tensor:
+    """Colour matrices that turn the hue and scale the saturation, and leave grey as it is.
+
+    Args:
+        angles (Tensor[B]): in radians.
+        saturations (Tensor[B]): 1 keeps the saturation, 0 makes everything grey.
+
+    Returns:
+        Tensor[B, 3, 3].
+    """
+    import torch
+
+    grey = torch.full((3, 3), 1 / 3)
+    cross = torch.tensor([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]]) / math.sqrt(3)
+    cosines, sines = torch.cos(angles)[:, None, None], torch.sin(angles)[:, None, None]
+    colour = cosines * (torch.eye(3) - grey) + sines * cross
+    return grey + saturations[:, None, None] * colour
 
 
 def towers(clip: Any) -> nn.Module:
