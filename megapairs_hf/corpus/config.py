@@ -31,7 +31,8 @@ class CorpusConfig:
             `{stem}` are known too. Used instead of `caption_column`.
         id_column: the column with unique ids; None numbers the rows (an image folder uses relative paths).
         meta: extra columns to keep under `meta`.
-        group_column: column whose values are kept together when part of the corpus is held out.
+        group_column: column whose values are kept together when part of the corpus is held out; `row` for each row by
+            itself (data sets), `folder` for the pictures of a folder (image folders), `family` (drawn scenes).
         held_out: share of the groups that `part: held_out` selects and `part: train` leaves.
         part: `all`, `train` or `held_out`.
         limit: use only the first so many rows.

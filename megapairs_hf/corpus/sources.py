@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 
+from megapairs_hf.artifact import REJECTED_FILE
 from megapairs_hf.corpus.scenes import draw_scene, make_scene, scene_name
 from megapairs_hf.errors import CorpusError
 from megapairs_hf.images import encode_image
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from megapairs_hf.corpus.config import CorpusConfig
-    from megapairs_hf.corpus.scenes import ScenesConfig
+from megapairs_hf.corpus.scenes import ScenesConfig
 
 WEBDATASET_IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "tif", "tiff", "bmp", "ppm")
 
@@ -149,7 +150,9 @@ class DatasetSource:
         return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
     def groups(self, column: str) -> list[str]:
-        """The value of a column for every row."""
+        """The value of a column for every row; `row` stands for the row's own number."""
+        if column == "row":
+            return [str(i) for i in range(self.rows)]
         if column not in self.dataset.column_names:
             raise missing_column(column, "group_column", self.dataset.column_names)
         return [str(value) for value in self.dataset[column]]
@@ -258,6 +261,8 @@ def load_dataset_source(config: CorpusConfig) -> DatasetSource:
     if config.source in {"parquet", "webdataset"}:
         suffix = "*.parquet" if config.source == "parquet" else "*.tar"
         files = sorted(str(file) for file in path.rglob(suffix)) if path.is_dir() else [str(path)]
+        # a corpus of ours is a fine source too; what it left out is no part of it
+        files = [file for file in files if Path(file).name != REJECTED_FILE]
         if not files:
             raise CorpusError(f"no {suffix} file in {path}; check the path")
         builder, arguments["data_files"], arguments["split"] = config.source, files, "train"
@@ -268,5 +273,5 @@ def load_dataset_source(config: CorpusConfig) -> DatasetSource:
     except CorpusError:
         raise
     except Exception as error:  # datasets raises whatever its reader, parser or connection raises
-        said = " ".join(str(error).split())[:300]
+        said = " ".join(f"{error} {error.__cause__ or ''}".split())[:300]
         raise CorpusError(f"cannot open the data set {config.path}: {said or type(error).__name__}") from error

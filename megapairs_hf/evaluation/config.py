@@ -20,7 +20,8 @@ class RuleConfig:
         same: `meta` columns in which query and target agree.
         change: the `meta` column in which they differ.
         text: what is asked for, with `{value}` for the target's value.
-        values: words for the values, where the column's own are not what a person would write.
+        values: words for the values, where the column's own are not what a person would write; if any are given, only
+            rows with one of these values count.
     """
 
     name: str

@@ -77,16 +77,20 @@ def attribute_queries(rows: list[dict[str, Any]], rules: tuple[RuleConfig, ...])
     for rule in rules:
         need(rows, (*rule.same, rule.change))
         alike: dict[tuple[Any, ...], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-        for row in rows:
-            if row[rule.change] and all(row[name] for name in rule.same):
-                alike[tuple(row[name] for name in rule.same)][row[rule.change]].append(row["image_id"])
-        for row in rows:
-            for value, targets in alike.get(tuple(row[name] for name in rule.same), {}).items():
-                if row[rule.change] and value != row[rule.change]:
+        usable = [row for row in rows if all(row[name] for name in rule.same) and _counts(row[rule.change], rule)]
+        for row in usable:
+            alike[tuple(row[name] for name in rule.same)][str(row[rule.change])].append(row["image_id"])
+        for row in usable:
+            for value, targets in alike[tuple(row[name] for name in rule.same)].items():
+                if value != str(row[rule.change]):
                     text = rule.text.format(value=rule.values.get(value, value))
                     name = f"{row['image_id']}/{rule.name}/{value}"
                     queries.append(Query(name, row["image_id"], text, tuple(targets), rule.name))
     return queries
+
+
+def _counts(value: Any, rule: RuleConfig) -> bool:
+    return value not in {None, ""} and (not rule.values or str(value) in rule.values)
 
 
 def need(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:

@@ -1,0 +1,132 @@
+import io
+import json
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from megapairs_hf.corpus import CorpusConfig, make_corpus
+from megapairs_hf.images import to_rgb
+from tests.small import megapairs
+
+
+def png(colour, size=(40, 40)):
+    sink = io.BytesIO()
+    Image.new("RGB", size, colour).save(sink, "PNG")
+    return sink.getvalue()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with everything that people's folders have in them."""
+    root = tmp_path_factory.mktemp("pictures")
+    noise = np.random.default_rng(0).integers(0, 255, (300, 400, 3), np.uint8)
+    Image.fromarray(noise).save(root / "whole.jpg")
+    (root / "truncated.jpg").write_bytes((root / "whole.jpg").read_bytes()[:9000])
+    (root / "empty.png").write_bytes(b"")
+    (root / "text.png").write_text("this is no picture")
+    Image.fromarray(np.linspace(0, 65535, 1600).reshape(40, 40).astype(np.uint16)).save(root / "sixteen.tif")
+    Image.new("CMYK", (44, 40), (0, 255, 255, 0)).save(root / "cmyk.jpg")
+    frames = [Image.new("RGB", (40, 40), colour) for colour in ("red", "blue")]
+    frames[0].save(root / "animated.gif", save_all=True, append_images=frames[1:])
+    palette = Image.new("P", (40, 40), 1)
+    palette.putpalette([0, 0, 0, 200, 100, 50])
+    palette.paste(0, (0, 0, 10, 10))
+    palette.save(root / "palette.png", transparency=0)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (60, 30), "green").save(root / "rotated.jpg", exif=exif)
+    Image.new("1", (30_000, 30_000)).save(root / "huge.png")
+    (root / os.fsdecode(b"caf\xe9.png")).write_bytes(png((1, 2, 3)))
+    (root / "no_caption.png").write_bytes(png((4, 5, 6)))
+    (root / "long_caption.png").write_bytes(png((7, 8, 9)))
+    for i in range(5):
+        (root / f"same_{i}.png").write_bytes(png((90, 90, 90)))
+    for path in root.iterdir():
+        caption = {"no_caption": "  ", "long_caption": "word " * 10_000}.get(
+            path.stem, f"a picture called {path.stem}"
+        )
+        path.with_suffix(".txt").write_text(caption.encode("utf-8", "replace").decode())
+    return root
+
+
+def test_each_picture_is_used_rightly_or_rejected_with_a_reason(folder, tmp_path):
+    corpus = make_corpus(CorpusConfig(source="image_folder", path=str(folder)), out=tmp_path / "corpus")
+    rows = {row["image_id"]: row for row in corpus.table().to_pylist()}
+    rejected = {row["key"]: row["reason"] for row in corpus.rejected().to_pylist()}
+    assert rejected == {
+        "truncated.jpg": "truncated",
+        "empty.png": "empty_file",
+        "text.png": "not_an_image",
+        "huge.png": "too_many_pixels",
+        "no_caption.png": "no_caption",
+        **{f"same_{i}.png": "duplicate_image" for i in range(1, 5)},
+    }
+    assert corpus.manifest.stats["rows_in"] == len(rows) + len(rejected)
+    assert corpus.manifest.rejected["duplicate_image"] == 4
+    assert "caf\\xe9.png" in rows
+
+    def pixel(name):
+        return np.asarray(to_rgb(rows[name]["image"]["bytes"]))[0, 0].tolist()
+
+    assert pixel("palette.png") == [255, 255, 255]
+    assert pixel("animated.gif") == [255, 0, 0]
+    assert pixel("sixteen.tif")[0] == 0
+    assert pixel("cmyk.jpg")[0] > 240
+    assert (rows["rotated.jpg"]["width"], rows["rotated.jpg"]["height"]) == (30, 60)
+    assert len(rows["long_caption.png"]["caption"].split()) == 256
+    assert corpus.manifest.stats["notes"]["caption_cut"] == 1
+    # what is stored now opens as it was decoded, everywhere
+    for row in rows.values():
+        image = Image.open(io.BytesIO(row["image"]["bytes"]))
+        assert image.mode == "RGB"
+        assert image.size == (row["width"], row["height"])
+
+
+def test_a_changed_folder_is_noticed(folder, tmp_path):
+    root = tmp_path / "pictures"
+    root.mkdir()
+    (root / "a.png").write_bytes(png((1, 1, 1)))
+    words = ("corpus", "--source", "image_folder", "--path", root, "--caption-template", "'a {stem}'")
+    assert megapairs(*words, "--work", tmp_path / "w").returncode == 0
+    (root / "b.png").write_bytes(png((2, 2, 2)))
+    again = megapairs(*words, "--work", tmp_path / "w")
+    assert again.returncode == 1
+    assert "another inputs.source" in again.stderr
+
+
+def test_captions_from_metadata(tmp_path):
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(png((len(name), ord(name[0]), 0)))
+    lines = [{"file_name": "a.png", "caption": "first", "label": "cat"}, {"file_name": "gone.png", "caption": "x"}]
+    (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    config = CorpusConfig(source="image_folder", path=str(tmp_path), meta=("label",))
+    corpus = make_corpus(config, out=tmp_path / "corpus")
+    assert corpus.table(["caption", "meta"]).to_pylist() == [{"caption": "first", "meta": {"label": "cat"}}]
+    assert corpus.manifest.rejected == {"no_caption": 1, "unreadable_file": 1}
+    template = CorpusConfig(source="image_folder", path=str(tmp_path), caption_template="a photo of a {label}")
+    assert make_corpus(template, out=tmp_path / "t").table(["caption"])["caption"].to_pylist() == ["a photo of a cat"]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--source", "image_folder", "--path", "EMPTY"], "has no rows to use"),
+        (["--source", "image_folder", "--path", "nowhere"], "there is no folder nowhere"),
+        (["--source", "parquet", "--path", "PARQUET", "--caption_column", "captoin"], "did you mean 'caption'?"),
+        (["--source", "parquet", "--path", "PARQUET", "--meta", "[size]"], "there is no column 'size'"),
+        (["--source", "image_folder"], "`path` is None, but must be given"),
+        (["--part", "train"], "`group_column` is None"),
+        (["--config", "EMPTY/none.yaml"], "cannot read the settings"),
+    ],
+)
+def test_a_source_that_cannot_be_used_is_one_sentence(words, sentence, corpus, tmp_path):
+    (tmp_path / "empty").mkdir()
+    places = {"EMPTY": str(tmp_path / "empty"), "PARQUET": corpus.path}
+    replaced = [word.replace("EMPTY", places["EMPTY"]).replace("PARQUET", places["PARQUET"]) for word in words]
+    result = megapairs("corpus", *replaced, "--work", tmp_path / "w")
+    assert result.returncode == 1
+    assert sentence in result.stderr
+    assert result.stderr.strip().count("\n") == 0
+    assert "Traceback" not in result.stderr

@@ -1,0 +1,86 @@
+"""Small corpora and models that several tests share."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from megapairs_hf.corpus import CorpusConfig, ScenesConfig, make_corpus
+from megapairs_hf.embed import EmbedConfig, SimilarityModelConfig, embed_corpus
+from megapairs_hf.mine import MineConfig, mine_pairs
+from megapairs_hf.models.small import SmallModelConfig, small_clip, small_dino, train_tokenizer
+from megapairs_hf.models.words import word_model
+
+if TYPE_CHECKING:
+    from megapairs_hf.artifact import Artifact
+
+ROOT = Path(__file__).parent.parent
+SIZES = SmallModelConfig(
+    image_size=32, patch_size=16, width=32, layers=2, heads=2, dimension=24, vocabulary=400, max_tokens=24
+)
+SIMILARITY = (
+    SimilarityModelConfig("clip_image", "./clip", "image"),
+    SimilarityModelConfig("dino_image", "./dino", "image"),
+    SimilarityModelConfig("clip_text", "./clip", "caption"),
+)
+
+
+def small_corpus(path: Path, count: int = 96, seed: int = 0) -> Artifact:
+    scenes = ScenesConfig(count=count, size=32, seed=seed)
+    return make_corpus(CorpusConfig(scenes=scenes, shard_rows=32), out=path)
+
+
+def make_small_models(path: Path, corpus: Artifact) -> str:
+    captions = corpus.table(["caption"])["caption"].to_pylist()
+    torch.manual_seed(0)
+    tokenizer = train_tokenizer(captions, SIZES)
+    for name, (model, processor) in {"clip": small_clip(SIZES, tokenizer), "dino": small_dino(SIZES)}.items():
+        model.save_pretrained(path / name)
+        processor.save_pretrained(path / name)
+    word_model(captions, tokenizer, 64, 0).save(str(path / "words"), create_model_card=False)
+    return str(path)
+
+
+def small_embeddings(corpus: Artifact, models: str, out: Path, **settings: Any) -> dict[str, Artifact]:
+    config = EmbedConfig(models=SIMILARITY, batch_size=16, **settings)
+    return embed_corpus(corpus, config=config, out=out, work=models)
+
+
+def small_pairs(corpus: Artifact, models: str, folder: Path) -> Artifact:
+    embeddings = small_embeddings(corpus, models, folder / "embeddings")
+    config = MineConfig(neighbours=12, band=(0.1, 0.99), band_kind="quantile")
+    return mine_pairs(embeddings, corpus, config=config, out=folder / "pairs")
+
+
+def megapairs(*words: str | Path, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command as a user runs it."""
+    return run([sys.executable, "-m", "megapairs_hf", *map(str, words)], timeout, environment)
+
+
+def torchrun(processes: int, *words: str | Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """The command on several processes."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
+    port = ["--master_addr", "127.0.0.1", "--rdzv_backend", "c10d", "--rdzv_endpoint", "127.0.0.1:0"]
+    return run([*launcher, *port, "-m", "megapairs_hf", *map(str, words)], timeout, {"ACCELERATE_USE_CPU": "true"})
+
+
+def run(command: list[str], timeout: float, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        cwd=ROOT,
+        env={**os.environ, **environment},
+    )
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder with its bytes."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
