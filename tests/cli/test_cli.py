@@ -1,0 +1,101 @@
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from megapairs_hf.cli.parser import attribute_help, parse, read_stage, stage_parser
+from megapairs_hf.cli.recipe import DEMO, ORDER, read_recipe
+from megapairs_hf.cli.verbs import COMMANDS, STAGES
+from megapairs_hf.config import build_config
+from tests.small import ROOT, megapairs
+
+
+def test_help_is_quick_and_loads_nothing_heavy():
+    code = "import sys\nfrom megapairs_hf.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    code += "print([m for m in ('torch', 'transformers', 'datasets', 'pyarrow', 'faiss') if m in sys.modules])"
+    spent = []
+    for _ in range(3):
+        began = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT)
+        spent.append(time.perf_counter() - began)
+        assert done.stdout.endswith("[]\n")
+    assert min(spent) < 0.5
+    assert max(len(line) for line in done.stdout.splitlines()) <= 80
+
+
+@pytest.mark.parametrize("verb", [*STAGES, *COMMANDS])
+def test_every_verb_has_help(verb, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse([verb, "--help"])
+    assert stop.value.code == 0
+    assert "usage: megapairs" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verb", STAGES)
+def test_every_setting_is_a_flag_and_is_explained(verb):
+    stage = STAGES[verb]
+    names = stage.config_class().__dataclass_fields__
+    flags = stage_parser(verb, stage)._option_string_actions
+    assert all(f"--{name}" in flags for name in names)
+    assert set(names) <= set(attribute_help(stage.config_class()))
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "sentence"),
+    [
+        ([], 2, ""),
+        (["mien"], 2, "did you mean 'mine'?"),
+        (["corpus", "--colour", "red"], 2, "unrecognized arguments"),
+        (["mine", "--band", "[0.9, 0.1]"], 1, "`band` is [0.9, 0.1]"),
+        (["corpus", "--scenes.cuont", "3"], 1, "cuont"),
+        (["embed", "--work", "nowhere"], 1, "nowhere/corpus holds no artifact"),
+        (["mine", "--work", "nowhere"], 1, "holds no finished embeddings"),
+        (["run", "nowhere"], 1, "there is no recipe folder nowhere"),
+        (["demo", "--set", "train=3"], 1, "must be STAGE.KEY=VALUE"),
+        (["corpus", "--work", "/proc/1/x"], 1, "cannot write"),
+    ],
+)
+def test_wrong_use_is_one_sentence(words, status, sentence):
+    done = megapairs(*words)
+    assert done.returncode == status
+    assert sentence in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_debug_shows_the_traceback():
+    done = megapairs("embed", "--work", "nowhere", "--debug")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+
+
+def recipes():
+    return [DEMO, *sorted(path for path in (ROOT / "recipes").iterdir() if path.is_dir())]
+
+
+@pytest.mark.parametrize("folder", recipes(), ids=lambda path: path.name)
+def test_every_recipe_is_valid(folder):
+    for path in sorted(folder.glob("*.yaml")):
+        assert path.stem in ORDER
+        stage = STAGES["corpus" if path.stem == "heldout" else path.stem]
+        config, _ = read_stage(stage, yaml.safe_load(path.read_text()), path.name)
+        # every key of the file stands as itself in the settings
+        for key, value in yaml.safe_load(path.read_text()).items():
+            if isinstance(value, (int, float, str)):
+                assert getattr(config, key) == value
+    done = megapairs("run", folder, "--dry-run", "--seed", "3")
+    assert done.returncode == 0, done.stderr
+    assert "seed=3" in done.stdout
+
+
+def test_seed_and_set_change_the_settings():
+    class Options:
+        set = ("train.steps=7", "pretrain.clip.steps=9")
+        seed = 5
+
+    recipe = read_recipe(DEMO, Options)
+    assert recipe["train"]["steps"] == 7
+    assert recipe["pretrain"]["clip"]["steps"] == 9
+    assert recipe["pretrain"]["dino"]["seed"] == recipe["mine"]["seed"] == 5
+    assert build_config(STAGES["train"].config_class(), recipe["train"]).seed == 5

@@ -1,0 +1,129 @@
+"""The main job, whole, on a very small corpus: made, killed, resumed, published, looked at."""
+
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from datasets import load_dataset
+
+from megapairs_hf import load_mmret, load_triplets
+from megapairs_hf.artifact import open_artifact
+from megapairs_hf.evaluation.stage import read_results
+from tests.small import ROOT, files_of, megapairs
+
+SMALL = {
+    "corpus.scenes.count": 192,
+    "corpus.scenes.size": 32,
+    "corpus.shard_rows": 48,
+    "heldout.scenes.count": 64,
+    "heldout.scenes.size": 32,
+    "heldout.shard_rows": 32,
+    "pretrain.model": "{image_size: 32, patch_size: 16, width: 32, layers: 2, heads: 2, dimension: 24, vocabulary: 400}",  # noqa: E501
+    "pretrain.clip.steps": 12,
+    "pretrain.clip.batch_size": 32,
+    "pretrain.clip.warmup_steps": 2,
+    "pretrain.clip.checkpoint_every": 2,
+    "pretrain.dino.steps": 6,
+    "pretrain.dino.batch_size": 16,
+    "pretrain.dino.warmup_steps": 2,
+    "pretrain.dino.checkpoint_every": 2,
+    "train.steps": 8,
+    "train.warmup_steps": 2,
+    "train.batch_size": 16,
+    "train.checkpoint_every": 2,
+}
+CHANGES = [word for name, value in SMALL.items() for word in ("--set", f"{name}={value}")]
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo") / "work"
+    done = megapairs("demo", "--work", folder, *CHANGES)
+    assert done.returncode == 0, done.stderr
+    assert "stands in for what" in done.stderr
+    assert "| trained | fused |" in done.stdout
+    return folder
+
+
+def test_everything_is_there(work):
+    kinds = {
+        "corpus": "corpus",
+        "similarity": "similarity",
+        "pairs": "pairs",
+        "triplets": "triplets",
+        "model": "model",
+    }
+    for name, kind in kinds.items():
+        assert open_artifact(work / name).manifest.kind == kind
+    assert len(load_triplets(str(work / "triplets"))) > 50
+    results = read_results(work / "results")
+    assert {(r["model"], r["strategy"]) for r in results} == {
+        (model, strategy) for model in ("untrained", "trained") for strategy in ("image only", "text only", "fused")
+    }
+
+
+def test_the_report_says_what_stood_in(work):
+    page = (work / "report.html").read_text()
+    for words in ("DINOv2", "EVA-CLIP", "captions", "R@1"):
+        assert words in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+
+
+def test_what_would_be_pushed_loads(work):
+    assert len(load_dataset(str(work / "publish" / "dataset"), split="train")) > 50
+    assert load_dataset(str(work / "publish" / "dataset"), "preview", split="train")[0]["query_image"].mode == "RGB"
+    model = load_mmret(str(work / "publish" / "model"), device="cpu")
+    assert model.encode([{"image": load_triplets(str(work / "triplets"))[0]["q_img"], "text": "in blue"}]).shape == (
+        1,
+        24,
+    )
+    names = set(files_of(work / "publish"))
+    assert not [name for name in names if "manifest" in name or ".parts" in name or "log" in name]
+
+
+def test_running_again_changes_nothing(work):
+    before = {
+        name: (work / name).stat().st_mtime_ns for name in files_of(work) if not name.startswith(("publish", "report"))
+    }
+    assert megapairs("demo", "--work", work, *CHANGES).returncode == 0
+    assert before == {name: (work / name).stat().st_mtime_ns for name in before}
+
+
+def test_other_settings_in_the_same_folder_are_refused(work):
+    done = megapairs("demo", "--work", work, *CHANGES, "--set", "mine.negatives=2")
+    assert done.returncode == 1
+    assert "config.negatives (5 there, 2 now)" in done.stderr
+
+
+@pytest.mark.slow
+def test_killed_ten_times_the_triplets_are_the_same_bytes(work, tmp_path):
+    rng = random.Random(0)
+    command = [
+        sys.executable,
+        "-m",
+        "megapairs_hf",
+        "demo",
+        "--until",
+        "build",
+        "--work",
+        str(tmp_path / "w"),
+        *CHANGES,
+    ]
+    killed = 0
+    for _ in range(10):
+        child = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        time.sleep(rng.uniform(0.3, 9))
+        child.send_signal(signal.SIGKILL)
+        killed += child.wait() == -signal.SIGKILL
+    done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert killed >= 5
+    for name in ("corpus", "similarity", "embeddings", "pairs", "descriptions", "instructions", "triplets"):
+        left, right = files_of(tmp_path / "w" / name), files_of(work / name)
+        if name == "similarity":
+            # the log tells seconds
+            left, right = ({k: v for k, v in files.items() if not k.endswith("log.jsonl")} for files in (left, right))
+        assert left == right, name

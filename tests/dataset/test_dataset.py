@@ -1,0 +1,103 @@
+import numpy as np
+import pytest
+from datasets import load_dataset
+
+from megapairs_hf import load_triplets
+from megapairs_hf.annotate import DescribeConfig, InstructConfig, describe_pairs, instruct_pairs
+from megapairs_hf.dataset import BuildConfig, build_triplets
+from megapairs_hf.dataset.sides import validation_side
+from megapairs_hf.errors import ArtifactError
+from megapairs_hf.images import pixel_sha256
+from tests.small import files_of, small_pairs
+
+
+@pytest.fixture(scope="module")
+def annotated(corpus, models, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("annotated")
+    pairs = small_pairs(corpus, models, folder)
+    described = describe_pairs(pairs, corpus, config=DescribeConfig(engine="captions"), out=folder / "descriptions")
+    told = instruct_pairs(described, corpus, config=InstructConfig(engine="captions"), out=folder / "instructions")
+    return told, pairs
+
+
+@pytest.fixture(scope="module")
+def triplets(annotated, corpus, tmp_path_factory):
+    config = BuildConfig(validation=0.2, preview=5, images_per_shard=40, min_negatives=1)
+    return build_triplets(*annotated, corpus, config=config, out=tmp_path_factory.mktemp("triplets") / "triplets")
+
+
+def images_of(rows):
+    return {name for row in rows for name in (row["q_img"], row["t_img"], *row["hns"])}
+
+
+def test_the_folder_is_a_data_set(triplets):
+    loaded = load_dataset(triplets.path)
+    assert set(loaded) == {"train", "validation"}
+    assert loaded["train"].column_names == ["q_img", "q_text", "t_img", "hns", "relation", "scores"]
+    images = load_dataset(triplets.path, "images", split="train")
+    assert images[0]["image"].mode == "RGB"
+    preview = load_dataset(triplets.path, "preview", split="train")
+    assert len(preview) == 5
+    assert preview[0]["target_image"].size == (32, 32)
+
+
+def test_the_sides_share_no_image_and_every_pair_is_accounted_for(triplets, annotated):
+    sides = {side: load_dataset(triplets.path, split=side) for side in ("train", "validation")}
+    assert not images_of(sides["train"]) & images_of(sides["validation"])
+    left_out = sum(triplets.manifest.rejected.values())
+    assert len(sides["train"]) + len(sides["validation"]) + left_out == annotated[0].rows
+    for row in sides["train"]:
+        assert row["hns"][0] == row["q_img"]
+        assert row["t_img"] not in row["hns"]
+        assert len(set(row["q_text"])) == len(row["q_text"]) >= 3
+
+
+def test_a_triplet_is_joined_with_its_pictures(triplets, corpus):
+    rows = load_triplets(triplets.path)
+    hashes = dict(
+        zip(*(corpus.table(["image_id", "sha256"])[c].to_pylist() for c in ("image_id", "sha256")), strict=True)
+    )
+    ids, row = rows.ids(3), rows[3]
+    assert pixel_sha256(row["t_img"]) == hashes[ids["t_img"]]
+    assert [pixel_sha256(image) for image in row["hns"]] == [hashes[name] for name in ids["hns"]]
+    assert row["q_text"] == ids["q_text"]
+    assert len(rows[1:3]) == 2
+    assert set(load_triplets(triplets.path, columns=["q_img", "q_text"])[0]) == {"q_img", "q_text"}
+
+
+def test_a_rebuilt_folder_is_not_read_from_a_stale_cache(annotated, corpus, tmp_path):
+    for share in (0.0, 0.5):
+        config = BuildConfig(validation=share, min_negatives=1)
+        built = build_triplets(*annotated, corpus, config=config, out=tmp_path / "t", overwrite=True)
+        assert len(load_triplets(str(tmp_path / "t"))) == built.manifest.stats["triplets"]["train"]
+
+
+def test_building_twice_gives_the_same_bytes(annotated, corpus, tmp_path):
+    for name in ("a", "b"):
+        build_triplets(*annotated, corpus, config=BuildConfig(), out=tmp_path / name)
+    assert files_of(tmp_path / "a") == files_of(tmp_path / "b")
+
+
+def test_the_validation_side_cuts_fewer_pairs_than_chance():
+    rng = np.random.default_rng(0)
+    # pictures in a ring, each related to its neighbours
+    queries = rng.integers(0, 2000, 8000)
+    targets = (queries + rng.integers(1, 6, 8000)) % 2000
+    names = [f"{i:05d}" for i in range(2000)]
+    side = validation_side([names[i] for i in queries], [names[i] for i in targets], 0.1, 0)
+    crossing = np.mean([(names[q] in side) != (names[t] in side) for q, t in zip(queries, targets, strict=True)])
+    assert 0.08 <= len(side) / 2000 <= 0.11
+    assert crossing < 0.5 * 2 * 0.1 * 0.9
+    assert validation_side(["a"], ["b"], 0.0, 0) == set()
+
+
+def test_what_is_missing_is_said(triplets, tmp_path):
+    with pytest.raises(ArtifactError, match="holds no data set of triplets"):
+        load_triplets(str(tmp_path))
+    with pytest.raises(ArtifactError, match="there is no column 'query'"):
+        load_triplets(triplets.path, columns=["query"])
+    rows = load_triplets(triplets.path)
+    with pytest.raises(ArtifactError, match="image 'gone' is missing"):
+        rows.image("gone")
+    with pytest.raises(ArtifactError, match="cannot open the triplets"):
+        load_triplets(triplets.path, "test")

@@ -1,0 +1,145 @@
+import itertools
+import json
+
+import numpy as np
+import pytest
+
+from megapairs_hf.artifact import open_artifact
+from megapairs_hf.errors import EvaluationError
+from megapairs_hf.evaluation import EvalConfig, RuleConfig, evaluate
+from megapairs_hf.evaluation.metrics import average_precision_at_k, rank_gallery, recall_at_k
+from megapairs_hf.evaluation.queries import attribute_queries, make_queries
+from megapairs_hf.evaluation.stage import read_results, results_table
+from tests.small import small_corpus
+
+
+class Model:
+    """Encodes by a function of what it is given."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def encode(self, inputs, **_):
+        return np.stack([self.function(item) for item in inputs])
+
+
+def run(corpus, function, out, **settings):
+    config = EvalConfig(**{"strategies": ("fused",), **settings})
+    made = evaluate(corpus, {"m": lambda: Model(function)}, fingerprints={"m": "1"}, config=config, out=out)
+    return {record["metric"]: record["value"] for record in read_results(out)}, made
+
+
+def test_average_precision_by_hand():
+    assert average_precision_at_k(np.array([1, 0, 1, 0, 0]), 2, 5) == pytest.approx((1 + 2 / 3) / 2)
+    assert average_precision_at_k(np.array([0, 1, 0, 0, 0]), 7, 5) == pytest.approx(0.5 / 5)
+    assert average_precision_at_k(np.array([0, 0, 0]), 1, 2) == 0
+    assert recall_at_k(np.array([1, 2, 6, 11]), 5) == 0.5
+
+
+def test_average_precision_equals_a_second_implementation():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        relevant = rng.random(12) < 0.3
+        total, k = max(1, int(relevant.sum())), int(rng.integers(1, 12))
+        expected = sum(relevant[: i + 1].mean() for i in range(k) if relevant[i]) / min(total, k)
+        assert average_precision_at_k(relevant, total, k) == pytest.approx(expected)
+
+
+def test_equal_scores_go_by_position_and_are_counted():
+    order, ties = rank_gallery(np.array([0.5, 0.9, 0.5, 0.1, 0.5]))
+    assert order.tolist() == [1, 0, 2, 4, 3]
+    assert ties == 3
+
+
+@pytest.fixture(scope="module")
+def heldout(tmp_path_factory):
+    return small_corpus(tmp_path_factory.mktemp("heldout") / "corpus", count=64, seed=9)
+
+
+def test_queries_of_scenes_are_their_edits(heldout):
+    rows = {row["image_id"]: row["meta"] for row in heldout.table().to_pylist()}
+    queries = make_queries(heldout, EvalConfig())
+    assert len(queries) == 64 * 7 // 8
+    for query in queries:
+        assert query.image_id not in query.target_ids
+        assert {rows[name]["scene"] for name in query.target_ids} == {rows[query.name]["scene"]}
+
+
+def test_an_oracle_is_perfect_and_chance_is_chance(heldout, tmp_path):
+    queries = make_queries(heldout, EvalConfig())
+    table = heldout.table(["image_id", "image"])
+    from megapairs_hf.images import to_rgb
+
+    ids = table["image_id"].to_pylist()
+    numbers = {to_rgb(cell["bytes"]).tobytes(): i for i, cell in enumerate(table["image"].to_pylist())}
+    answers = {(ids.index(q.image_id), q.text): ids.index(q.target_ids[0]) for q in queries}
+    units = np.eye(len(ids))
+
+    def oracle(item):
+        if isinstance(item, dict):
+            return units[answers[numbers[item["image"].tobytes()], item["text"]]]
+        return units[numbers[item.tobytes()]]
+
+    perfect, made = run(heldout, oracle, tmp_path / "oracle")
+    assert set(perfect.values()) == {1.0}
+    assert open_artifact(made.path, "results").table()["rank"].to_pylist() == [1] * len(queries)
+    rng = np.random.default_rng(0)
+    chance, _ = run(heldout, lambda item: rng.standard_normal(48), tmp_path / "chance")
+    # the reference is removed, so 63 pictures are left; three standard errors
+    expected = 10 / 63
+    assert abs(chance["recall@10"] - expected) < 3 * (expected * (1 - expected) / len(queries)) ** 0.5 + 0.02
+
+
+def test_the_reference_rule(heldout, tmp_path):
+    from megapairs_hf.images import to_rgb
+
+    rows = heldout.table(["image"])["image"].to_pylist()
+    numbers = {to_rgb(cell["bytes"]).tobytes(): i for i, cell in enumerate(rows)}
+
+    def look(item):
+        return np.eye(64)[numbers[(item["image"] if isinstance(item, dict) else item).tobytes()]] + 1e-3
+
+    kept, made = run(heldout, look, tmp_path / "kept", remove_reference=False)
+    assert kept["recall@1"] == 0
+    first = made.table().to_pylist()[0]
+    assert first["top_ids"][0] == first["image_id"]
+    _, made = run(heldout, look, tmp_path / "removed")
+    assert all(row["image_id"] not in row["top_ids"] for row in made.table().to_pylist())
+
+
+def test_a_model_that_tells_nothing_apart_is_an_error(heldout, tmp_path):
+    with pytest.raises(EvaluationError, match="all scores of query"):
+        run(heldout, lambda item: np.ones(8), tmp_path / "constant")
+    with pytest.raises(EvaluationError, match="not finite"):
+        run(heldout, lambda item: np.full(8, np.nan), tmp_path / "nan")
+
+
+def test_queries_from_attributes():
+    rows = [
+        {"image_id": f"{kind}-{style}", "kind": kind, "style": style}
+        for kind, style in itertools.product(["cat", "dog", ""], ["flat", "line", ""])
+    ]
+    rule = RuleConfig("style", ("kind",), "style", "in {value} style", {"flat": "Flat", "line": "Line"})
+    queries = attribute_queries(rows, (rule,))
+    assert [(q.image_id, q.text, q.target_ids) for q in queries] == [
+        ("cat-flat", "in Line style", ("cat-line",)),
+        ("cat-line", "in Flat style", ("cat-flat",)),
+        ("dog-flat", "in Line style", ("dog-line",)),
+        ("dog-line", "in Flat style", ("dog-flat",)),
+    ]
+    with pytest.raises(EvaluationError, match="no `meta` column 'size'"):
+        attribute_queries(rows, (RuleConfig("size", ("kind",), "size", "{value}"),))
+
+
+def test_records_tell_how_they_were_made(heldout, tmp_path):
+    rng = np.random.default_rng(0)
+    run(heldout, lambda item: rng.standard_normal(8), tmp_path / "r", max_queries=20)
+    record = read_results(tmp_path / "r")[0]
+    assert record["queries"] == 20
+    assert record["gallery"] == 64
+    assert record["options"] == {"queries": "edits", "remove_reference": True, "max_queries": 20, "seed": 0}
+    assert json.dumps(record)
+    assert (
+        results_table(read_results(tmp_path / "r")).splitlines()[0]
+        == "| model | strategy | R@1 | R@5 | R@10 | mAP@5 |"
+    )
