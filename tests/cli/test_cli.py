@@ -91,11 +91,11 @@ def test_every_recipe_is_valid(folder):
 
 def test_seed_and_set_change_the_settings():
     class Options:
-        set = ("train.steps=7", "pretrain.clip.steps=9")
+        set = ("train.steps=70", "pretrain.clip.steps=9")
         seed = 5
 
     recipe = read_recipe(DEMO, Options)
-    assert recipe["train"]["steps"] == 7
+    assert recipe["train"]["steps"] == 70
     assert recipe["pretrain"]["clip"]["steps"] == 9
     assert recipe["pretrain"]["dino"]["seed"] == recipe["mine"]["seed"] == 5
     assert build_config(STAGES["train"].config_class(), recipe["train"]).seed == 5
