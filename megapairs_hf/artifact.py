@@ -172,14 +172,19 @@ def sha256_of(path: str) -> str:
     return digest.hexdigest()
 
 
-def weights_fingerprint(path: str, revision: str | None) -> str:
-    """What identifies a model: the bytes of a local folder's weights and settings, or a Hub id and its revision."""
+def weights_fingerprint(path: str, revision: str | None, pretrained: str | None = None) -> str:
+    """What identifies a model: the bytes of a local folder or file of weights, or a Hub id and its revision."""
     from hashlib import sha256
 
     folder = storage.local(path)
     if not folder.is_dir():
-        return f"{path}@{revision or 'main'}"
-    files = [file for file in folder.rglob("*") if file.suffix in {".safetensors", ".json"} and file.name != MANIFEST]
+        weights = storage.local(pretrained) if pretrained else None
+        named = f"{path}@{revision or 'main'}"
+        return f"{named} {sha256_of(str(weights))[:16]}" if weights is not None and weights.is_file() else named
+    # logs tell seconds, and a manifest tells what the weights tell better
+    left_out = {MANIFEST, REJECTED_FILE}
+    files = [file for file in folder.rglob("*") if file.is_file() and file.suffix != ".jsonl"]
+    files = [file for file in files if file.name not in left_out and not file.name.startswith(".")]
     told = [f"{file.relative_to(folder)} {sha256_of(str(file))}" for file in sorted(files)]
     return sha256("\n".join(told).encode()).hexdigest()[:16]
 

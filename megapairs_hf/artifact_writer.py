@@ -234,6 +234,8 @@ def release(lock: FileLock | None, path: str) -> None:
 
 def _prepare(path: PathLike, plan: dict[str, Any], overwrite: bool) -> None:
     if overwrite:
+        # the manifest goes first: killed half-way, what is left must not look finished
+        storage.remove(join(path, MANIFEST))
         for name in storage.list_names(path):
             if name != LOCK:
                 storage.remove(join(path, name))

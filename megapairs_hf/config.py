@@ -11,7 +11,7 @@ import difflib
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_origin, get_type_hints
 
 import dacite
 import yaml
@@ -90,7 +90,12 @@ def build_config(cls: type[T], values: Mapping[str, Any], where: str = "settings
 def check_keys(cls: type[Any], values: Mapping[str, Any], where: str) -> None:
     """Refuse keys that are no field of `cls`, naming the nearest one."""
     known = [field.name for field in dataclasses.fields(cls)]
-    for key in values:
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where}: {values!r} must be `key: value` settings; known keys: {', '.join(known)}")
+    hints = get_type_hints(cls)
+    for key, value in values.items():
+        if get_origin(hints.get(key)) is tuple and not isinstance(value, (list, tuple)):
+            raise ConfigError(f"{where}: `{key}` must be a list, such as [{value}], not {value!r}")
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
@@ -99,9 +104,17 @@ def check_keys(cls: type[Any], values: Mapping[str, Any], where: str) -> None:
 
 def config_dict(config: Any) -> dict[str, Any]:
     """The settings that decide what is made, as plain JSON values, keys in field order."""
-    what = {f.name for f in dataclasses.fields(config) if not f.metadata.get("how")}
-    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
-    return {key: value for key, value in plain.items() if key in what}
+    plain: dict[str, Any] = json.loads(json.dumps(_plain(config)))
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        what = [f.name for f in dataclasses.fields(value) if not f.metadata.get("how")]
+        return {name: _plain(getattr(value, name)) for name in what}
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    return {key: _plain(part) for key, part in value.items()} if isinstance(value, dict) else value
 
 
 def config_hash(config: Any) -> str:

@@ -6,7 +6,7 @@ from megapairs_hf.config import build_config, config_hash, parse_value, read_yam
 from megapairs_hf.corpus import CorpusConfig
 from megapairs_hf.errors import ConfigError
 from megapairs_hf.mine import MineConfig, RelationConfig
-from megapairs_hf.train import TrainConfig
+from megapairs_hf.train import PretrainConfig, TrainConfig
 
 
 def test_an_unknown_key_names_the_nearest_one():
@@ -24,6 +24,7 @@ def test_yaml_floats_without_a_dot_are_floats(tmp_path):
     [
         ({"band": [0.9, 0.8]}, "`band` is"),
         ({"negatives": 0}, "`negatives` is 0, but must be at least 1"),
+        ({"relations": "clip"}, "`relations` must be a list"),
         ({"neighbours": "many"}, "`neighbours` cannot be 'many'"),
         ({"band_kind": "relative"}, "`band_kind` cannot be 'relative'"),
     ],
@@ -43,6 +44,12 @@ def test_settings_of_how_do_not_change_the_hash():
     config = CorpusConfig()
     assert config_hash(dataclasses.replace(config, threads=7)) == config_hash(config)
     assert config_hash(dataclasses.replace(config, min_side=7)) != config_hash(config)
+
+
+def test_nested_settings_of_how_do_not_either():
+    config = PretrainConfig()
+    often = dataclasses.replace(config, clip=dataclasses.replace(config.clip, checkpoint_every=7))
+    assert config_hash(often) == config_hash(config)
 
 
 def test_flags_are_read_as_yaml():

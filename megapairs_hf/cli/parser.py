@@ -7,7 +7,7 @@ import dataclasses
 import difflib
 import functools
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import megapairs_hf
 from megapairs_hf.config import build_config, parse_value, read_yaml
@@ -135,11 +135,13 @@ def _stage_call(verb: str, stage: Stage, words: list[str]) -> Callable[[], int]:
     parser = stage_parser(verb, stage)
     given = expand_dotted(words)
     options = vars(parser.parse_args(given.plain))
+    hints = get_type_hints(stage.config_class())
     values = read_yaml(options["config"]) if options["config"] else {}
     where = options["config"] or f"megapairs {verb}"
     for key, value in options.items():
         if value is not None and key.startswith("set."):
-            values[key[4:]] = parse_value(value)
+            literal = hints.get(key[4:]) in (str, str | None) and value != "null"
+            values[key[4:]] = value if literal else parse_value(value)
         if value is not None and key.startswith("section."):
             _, section, field = key.split(".")
             values.setdefault(section, {})[field] = parse_value(value)

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from megapairs_hf import launch
-from megapairs_hf.errors import ArtifactError
+from megapairs_hf.errors import ArtifactError, ConfigError, IncompleteArtifactError
+from megapairs_hf.storage import join
 
 Run = Callable[..., None]
+LOCAL_ONLY = {"pretrain", "embed", "mine", "train", "eval"}
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,10 @@ class Stage:
         Returns:
             0.
         """
-        places = {name: (inputs or {}).get(name) or str(Path(work) / name) for name in self.inputs}
-        target = out or str(Path(work) / self.out)
+        if "://" in work and self.call.rsplit("_", 1)[1] in LOCAL_ONLY:
+            raise ConfigError(f"--work {work} must be a local folder for this verb; name one")
+        places = {name: (inputs or {}).get(name) or join(work, name) for name in self.inputs}
+        target = out or join(work, self.out)
         load(self.call)(config, places, target, work, overwrite, **(sections or {}))
         return 0
 
@@ -191,6 +195,9 @@ def run_mine(config: Any, places: dict[str, str], out: str, work: str, overwrite
 
     folder = Path(places["embeddings"])
     names = sorted(path.parent.name for path in folder.glob("*/manifest.json"))
+    begun = sorted(path.parent.name for path in folder.glob("*/.plan.json"))
+    if set(begun) - set(names):
+        raise IncompleteArtifactError(f"{folder}/{begun[0]} is not finished; run `megapairs embed` again to continue")
     if not names:
         raise ArtifactError(f"{folder} holds no finished embeddings; run `megapairs embed` first")
     embeddings = {name: opened(str(folder / name), "embeddings") for name in names}

@@ -42,7 +42,7 @@ class FolderSource:
         self.rows = len(self.files)
         self._check()
         self.meta = pa.struct([(name, pa.string()) for name in config.meta]) if config.meta else None
-        sizes = [file_state(self.root / name) for name in self.files]
+        sizes = [file_state(path) for name in self.files for path in (self.root / name, self._sidecar(name))]
         self.fingerprint = short_hash("folder", [safe_name(name) for name in self.files], sizes, self.columns)
 
     def _check(self) -> None:
@@ -56,7 +56,7 @@ class FolderSource:
     def read(self, start: int, stop: int) -> Iterator[RawRow]:
         """Read files."""
         for name in self.files[start:stop]:
-            content, problem = read_file(str(self.root / name))
+            content, problem = read_file(str(self.root / name), (self.root,))
             row = self._row(name)
             meta = {key: str(row.get(key, "")) for key in self.config.meta} if self.config.meta else None
             yield RawRow(safe_name(name), content, self._caption(name, row), meta, problem)
@@ -72,10 +72,13 @@ class FolderSource:
             return None if any(slot not in row for slot in slots) else self.config.caption_template.format(**row)
         if self.config.caption_column in row:
             return str(row[self.config.caption_column] or "")
-        sidecar = (self.root / name).with_suffix(".txt")
+        sidecar = self._sidecar(name)
         if sidecar.is_file():
             return sidecar.read_text(encoding="utf-8", errors="replace")
         return None
+
+    def _sidecar(self, name: str) -> Path:
+        return (self.root / name).with_suffix(".txt")
 
     def groups(self, column: str) -> list[str]:
         """A column of the metadata, or `folder`, for every picture."""
@@ -120,13 +123,17 @@ def read_metadata(root: Path) -> dict[str, dict[str, Any]]:
             rows = _read_jsonl(path) if name.endswith("jsonl") else _read_csv(path)
             if any("file_name" not in row for row in rows):
                 raise CorpusError(f"every row of {path} must have a `file_name`; add it")
+            names = [str(row["file_name"]) for row in rows]
+            twice = sorted({file for file in names if names.count(file) > 1}) if len(set(names)) < len(names) else []
+            if twice:
+                raise CorpusError(f"{path} lists {twice[0]} more than once; keep one caption for each picture")
             return {str(row["file_name"]): {k: v for k, v in row.items() if k != "file_name"} for row in rows}
     return {}
 
 
 def _read_jsonl(path: Path) -> list[dict[str, Any]]:
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="replace").splitlines(), 1):
         if line.strip():
             try:
                 row = json.loads(line)
@@ -139,5 +146,9 @@ def _read_jsonl(path: Path) -> list[dict[str, Any]]:
 
 
 def _read_csv(path: Path) -> list[dict[str, Any]]:
-    with path.open(encoding="utf-8", errors="replace", newline="") as file:
-        return [dict(row) for row in csv.DictReader(file)]
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        rows = [dict(row) for row in csv.DictReader(file)]
+    for number, row in enumerate(rows, 2):
+        if None in row:
+            raise CorpusError(f"line {number} of {path} has more fields than the first line; quote texts with commas")
+    return rows

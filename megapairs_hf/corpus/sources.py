@@ -110,21 +110,34 @@ class DatasetSource:
     """Anything that `datasets.load_dataset` reads."""
 
     def __init__(self, dataset: Dataset, config: CorpusConfig) -> None:
+        import datasets
+        from huggingface_hub.constants import HF_HUB_CACHE
+
         self.config = config
+        known = dataset.column_names
         self.image_column = find_image_column(dataset, config)
         self.dataset = undecoded(dataset)
         self.rows = len(dataset)
         check_columns(dataset, config)
         self.meta = meta_type(dataset, config)
-        self.fingerprint = short_hash(self.rows, dataset.features, dataset.info.dataset_size, config.path)
+        self.roots = (Path(str(config.path)), Path(datasets.config.HF_DATASETS_CACHE), Path(HF_HUB_CACHE))
+        self.labels = {n: f for n, f in dataset.features.items() if isinstance(f, datasets.ClassLabel)}
+        told = [name for name in (config.caption_column, *config.meta, *config.template_columns()) if name in known]
+        texts = [short_hash(*dataset[name]) for name in told]
+        self.fingerprint = short_hash(self.rows, dataset.features, dataset.info.dataset_size, config.path, texts)
 
     def read(self, start: int, stop: int) -> Iterator[RawRow]:
         """Rows of the data set; files that it names by path are read from this machine's disk."""
-        for offset, row in enumerate(self.dataset.select(range(start, stop))):
+        for offset, coded in enumerate(self.dataset.select(range(start, stop))):
+            row = {name: self._named(name, value) for name, value in coded.items()}
             key = str(row[self.config.id_column]) if self.config.id_column else f"{start + offset:08d}"
             content, problem = self._bytes(row)
             meta = {name: plain(row[name]) for name in self.config.meta} if self.config.meta else None
             yield RawRow(key, content, self._caption(row), meta, problem)
+
+    def _named(self, name: str, value: Any) -> Any:
+        """The name of a class label instead of its number."""
+        return self.labels[name].int2str(value) if name in self.labels and value is not None else value
 
     def _bytes(self, row: dict[str, Any]) -> tuple[bytes | None, tuple[str, str] | None]:
         cells = [row[name] for name in self.image_column if row[name] is not None]
@@ -133,13 +146,18 @@ class DatasetSource:
         cell = cells[0]
         if isinstance(cell, bytes):
             return cell, None
+        if isinstance(cell, str):
+            return read_file(cell, self.roots)
+        if not isinstance(cell, dict):
+            return None, ("no_image", f"column {self.image_column[0]} holds {type(cell).__name__}, not pictures")
         if cell.get("bytes") is not None:
             return cell["bytes"], None
-        return read_file(str(cell.get("path")))
+        return read_file(str(cell.get("path")), self.roots)
 
     def _caption(self, row: dict[str, Any]) -> str | None:
         if self.config.caption_template is not None:
-            return self.config.caption_template.format(**row)
+            empty = any(row[name] is None for name in self.config.template_columns())
+            return None if empty else self.config.caption_template.format(**row)
         value = row.get(self.config.caption_column)
         if value is None and isinstance(row.get("json"), dict):
             value = row["json"].get(self.config.caption_column)
@@ -147,7 +165,9 @@ class DatasetSource:
             value = row.get("txt")
         if isinstance(value, list):
             value = value[0] if value else None
-        return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+        if isinstance(value, bytes):
+            return value.decode("utf-8", "replace")
+        return None if value is None else str(value)
 
     def groups(self, column: str) -> list[str]:
         """The value of a column for every row; `row` stands for the row's own number."""
@@ -155,17 +175,23 @@ class DatasetSource:
             return [str(i) for i in range(self.rows)]
         if column not in self.dataset.column_names:
             raise missing_column(column, "group_column", self.dataset.column_names)
-        return [str(value) for value in self.dataset[column]]
+        return [str(self._named(column, value)) for value in self.dataset[column]]
 
     def select(self, indices: Sequence[int]) -> DatasetSource:
         """Only these rows."""
         return DatasetSource(self.dataset.select(indices), self.config)
 
 
-def read_file(path: str) -> tuple[bytes | None, tuple[str, str] | None]:
-    """The bytes of a local file, or why there are none."""
+def read_file(path: str, roots: Sequence[Path]) -> tuple[bytes | None, tuple[str, str] | None]:
+    """The bytes of a local file below one of the roots, or why there are none.
+
+    Rows come from strangers: a path that leads out of the source could put any file of this machine into a data set.
+    """
     if "://" in path:
         return None, ("remote_image", f"{path} is not fetched; download the pictures first")
+    whole = Path(path).resolve()
+    if not any(whole.is_relative_to(root.resolve()) for root in roots):
+        return None, ("outside_source", f"{path} is not inside the source")
     try:
         return Path(path).read_bytes(), None
     except OSError as error:
@@ -181,10 +207,14 @@ def meta_type(dataset: Dataset, config: CorpusConfig) -> pa.StructType | None:
     """The type of the `meta` column: scalars as they are, anything else as JSON text."""
     if not config.meta:
         return None
+    import datasets
+
     schema = dataset.features.arrow_schema
     fields = []
     for name in config.meta:
         kind = schema.field(name).type
+        if isinstance(dataset.features[name], datasets.ClassLabel):
+            kind = pa.string()
         scalar = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
         fields.append((name, kind if scalar else pa.string()))
     return pa.struct(fields)

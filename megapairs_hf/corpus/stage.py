@@ -68,14 +68,18 @@ def make_corpus(config: CorpusConfig, *, out: PathLike, overwrite: bool = False)
     }
     writer = create_artifact(out, overwrite=overwrite, **arguments)
     if isinstance(writer, Artifact):
-        return writer
+        return _usable(writer, source.rows, config)
     with writer:
         decoded = _decode_all(source, config, create_artifact(join(out, PARTS, "decoded"), **arguments))
         _leave_out_doubles(decoded, writer)
         corpus = writer.finish(decoded.manifest.stats, [tuple(row.values()) for row in decoded.rejected().to_pylist()])
+    return _usable(corpus, source.rows, config)
+
+
+def _usable(corpus: Artifact, rows: int, config: CorpusConfig) -> Artifact:
     if corpus.rows == 0:
         raise CorpusError(
-            f"none of the {source.rows:,} pictures of {config.path} can be used; see {out}/rejected.parquet"
+            f"none of the {rows:,} pictures of {config.path} can be used; see {corpus.path}/rejected.parquet"
         )
     return corpus
 

@@ -90,6 +90,8 @@ def build_triplets(
     Raises:
         ArtifactError: no triplet is left.
     """
+    if pairs.manifest.inputs["corpus"] != corpus.fingerprint:
+        raise ArtifactError("the pairs were mined from another corpus; run `megapairs mine` again")
     triplets, rejected, stats = join_rows(instructions, pairs, config)
     if not triplets["train"]:
         raise ArtifactError(
@@ -116,6 +118,10 @@ def join_rows(
     """Triplets of both sides, rejections, and counts."""
     told = instructions.table(["query_id", "target_id", "instructions"])
     texts = {(row["query_id"], row["target_id"]): row["instructions"] for row in told.to_pylist()}
+    known = set(zip(*(pairs.table(["query_id", "target_id"])[name].to_pylist() for name in ("query_id", "target_id")),
+                    strict=True))  # fmt: skip
+    if texts.keys() - known:
+        raise ArtifactError("the instructions were made of other pairs; run `megapairs describe` and `instruct` again")
     mined = [row for row in pairs.table().to_pylist() if (row["query_id"], row["target_id"]) in texts]
     validation = validation_side(
         [row["query_id"] for row in mined], [row["target_id"] for row in mined], config.validation, config.seed

@@ -59,7 +59,7 @@ def embed_corpus(
             config=ModelSettings(model, config.dtype, config.batch_size),
             inputs={
                 "corpus": corpus.fingerprint,
-                "model": weights_fingerprint(resolve(model, work), model.revision),
+                "model": weights_fingerprint(resolve(model, work), model.revision, model.pretrained),
             },
             names=names,
             overwrite=overwrite,
@@ -78,8 +78,17 @@ def embed_corpus(
 
 
 def resolve(model: SimilarityModelConfig, work: PathLike) -> str:
-    """Where a model is: `./…` is in the work folder."""
-    return str(Path(work) / model.model) if model.model.startswith("./") else model.model
+    """Where a model is: `./…` is in the work folder.
+
+    Raises:
+        ModelError: there is no such folder; the name is never tried on the Hub instead.
+    """
+    if not model.model.startswith("./"):
+        return model.model
+    folder = Path(work) / model.model
+    if not folder.is_dir():
+        raise ModelError(f"cannot load the similarity model {model.name}: there is no folder {folder}; make it first")
+    return str(folder)
 
 
 def choose_device(asked: str | None) -> str:
@@ -123,6 +132,8 @@ def _embed_shard(
     pool: ThreadPoolExecutor,
     bar: launch.Progress,
 ) -> dict[str, np.ndarray]:
+    from PIL import Image
+
     parts: dict[str, list[np.ndarray]] = {model.name: [] for model in models}
     with_images = any(model.input == "image" for model in models)
     for captions, images in _batches_ahead(corpus, index, config.batch_size, with_images, pool):
@@ -130,6 +141,11 @@ def _embed_shard(
             inputs = images if model.input == "image" else captions
             parts[model.name].append(unit_vectors(encoders[model.name], inputs, model.name))
         bar.advance(len(captions))
+    # a shard whose rows were all rejected still tells the dimension
+    blank = {"image": Image.new("RGB", (32, 32)), "caption": "blank"}
+    for model in models:
+        if not parts[model.name]:
+            parts[model.name].append(unit_vectors(encoders[model.name], [blank[model.input]], model.name)[:0])
     return {name: np.concatenate(arrays) for name, arrays in parts.items()}
 
 

@@ -77,7 +77,11 @@ def attribute_queries(rows: list[dict[str, Any]], rules: tuple[RuleConfig, ...])
     for rule in rules:
         need(rows, (*rule.same, rule.change))
         alike: dict[tuple[Any, ...], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-        usable = [row for row in rows if all(row[name] for name in rule.same) and _counts(row[rule.change], rule)]
+        usable = [
+            row
+            for row in rows
+            if all(row[name] not in {None, ""} for name in rule.same) and _counts(row[rule.change], rule)
+        ]
         for row in usable:
             alike[tuple(row[name] for name in rule.same)][str(row[rule.change])].append(row["image_id"])
         for row in usable:

@@ -55,6 +55,8 @@ class ExactIndex:
             Positions [B, K] int64 and scores [B, K] float64.
         """
         k = min(k, len(self.vectors))
+        if not len(queries):
+            return np.empty((0, k), np.int64), np.empty((0, k), np.float64)
         blocks = [self._search(queries[i : i + QUERY_BLOCK], k) for i in range(0, len(queries), QUERY_BLOCK)]
         return np.concatenate([ids for ids, _ in blocks]), np.concatenate([scores for _, scores in blocks])
 

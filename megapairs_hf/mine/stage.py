@@ -79,7 +79,7 @@ def mine_pairs(
     names = shard_names(len(corpus.manifest.shards), "parquet")
     writer = create_artifact(out, kind="pairs", config=config, inputs=inputs, names=names, overwrite=overwrite)
     if isinstance(writer, Artifact):
-        return writer
+        return _usable(writer)
     with writer:
         relations = open_relations(embeddings, config, writer.path)
         ids = np.array(corpus.table(["image_id"])["image_id"].to_pylist(), object)
@@ -93,8 +93,14 @@ def mine_pairs(
                 _mine_shard(i, np.arange(starts[i], starts[i + 1]), relations, ids, config, writer)
                 bar.advance(int(starts[i + 1] - starts[i]))
         pairs = writer.finish({"bands": {r.name: [round(float(end), 4) for end in r.band] for r in relations}})
+        if pairs.rows == 0:
+            raise ConfigError(no_pairs_sentence(relations, config))
+    return pairs
+
+
+def _usable(pairs: Artifact) -> Artifact:
     if pairs.rows == 0:
-        raise ConfigError(no_pairs_sentence(relations, config))
+        raise ConfigError(f"{pairs.path} holds no pair; choose another `band`, or `band_kind: quantile`")
     return pairs
 
 
@@ -141,6 +147,8 @@ def _measured_band(
         rows = np.sort(rng.permutation(len(queries))[: config.sample])
         ids, scores = index.search(queries[rows], config.neighbours + 1)
         others = scores[ids != rows[:, None]]
+        if not len(others):
+            raise ConfigError("the corpus has one picture only, so it has no pairs; add pictures")
         low, high = np.quantile(others, band)
         storage.write_bytes(file, json_bytes({"low": float(low), "high": float(high)}))
     launch.barrier()

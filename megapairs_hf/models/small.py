@@ -141,5 +141,6 @@ def small_dino(config: SmallModelConfig) -> tuple[Any, Any]:
         image_size=config.image_size,
         patch_size=config.patch_size,
         layerscale_value=1.0,
+        use_mask_token=False,
     )
     return Dinov2Model(dino), image_processor(config)

@@ -106,7 +106,7 @@ def run_loop(task: Task, config: LoopConfig, folder: Path, label: str, settings:
                 log.append(_log_line(loss, config, step, time.monotonic() - began))
                 _write_log(folder / LOG, log)
             bar.advance(1, f"loss {log[-1]['loss']:.4f}" if log else "")
-            if (step + 1) % config.checkpoint_every == 0 and step + 1 < config.steps:
+            if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
                 if launch.is_main():
                     save_checkpoint(
                         folder / CHECKPOINTS, step + 1, accelerator.unwrap_model(module), optimizer, settings

@@ -12,9 +12,9 @@ from megapairs_hf.artifact import Artifact, weights_fingerprint
 from megapairs_hf.artifact_writer import ArtifactWriter, create_artifact
 from megapairs_hf.config import config_hash
 from megapairs_hf.dataset.load import load_triplets
-from megapairs_hf.errors import ArtifactError, TrainingError
+from megapairs_hf.errors import ArtifactError, ModelError, TrainingError
 from megapairs_hf.models.fusion import build_mmret, save_mmret
-from megapairs_hf.train.loop import CHECKPOINTS, LOG, run_loop
+from megapairs_hf.train.loop import LOG, run_loop
 from megapairs_hf.train.pixels import PixelCache
 from megapairs_hf.train.tasks import TripletTask
 
@@ -127,7 +127,6 @@ def make_model(
 
 def _place(writer: ArtifactWriter, run: Path, out: Path, save: Callable[[Path], None], files: tuple[str, ...]) -> None:
     with storage.explained(out):
-        shutil.rmtree(run / CHECKPOINTS, ignore_errors=True)
         save(out)
         for log in run.rglob(LOG):
             target = out / log.relative_to(run)
@@ -140,8 +139,17 @@ def _place(writer: ArtifactWriter, run: Path, out: Path, save: Callable[[Path], 
 
 
 def resolve(model: str, work: str | Path) -> str:
-    """Where a model is: `./…` is in the work folder."""
-    return str(Path(work) / model) if model.startswith("./") else model
+    """Where a model is: `./…` is in the work folder.
+
+    Raises:
+        ModelError: there is no such folder; the name is never tried on the Hub instead.
+    """
+    if not model.startswith("./"):
+        return model
+    folder = Path(work) / model
+    if not folder.is_dir():
+        raise ModelError(f"there is no folder {folder} to take the model from; make it first")
+    return str(folder)
 
 
 def backbone_fingerprint(config: TrainConfig, work: str | Path) -> str:

@@ -89,12 +89,13 @@ class TripletTask:
         return [int(row) for row in self.order[1][place * size : (place + 1) * size]]
 
     def _negatives(self, names: list[str], rng: random.Random) -> list[str]:
-        mined = names[1:]
+        # a row without mined negatives is padded with its query image, so that all rows are equally long
+        mined = names[1:] or names[:1]
         first = names[:1] if self.config.query_image_negative else []
         count = max(0, self.config.negatives - len(first))
         drawn = rng.sample(mined, min(count, len(mined)))
         # every row has the same number, or the rows of several processes could not be gathered
-        while mined and len(drawn) < count:
+        while len(drawn) < count:
             drawn.append(rng.choice(mined))
         return (first + drawn)[: self.config.negatives]
 

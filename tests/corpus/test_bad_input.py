@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from megapairs_hf.corpus import CorpusConfig, make_corpus
+from megapairs_hf.errors import CorpusError, StaleArtifactError
 from megapairs_hf.images import to_rgb
 from tests.small import megapairs
 
@@ -130,3 +131,53 @@ def test_a_source_that_cannot_be_used_is_one_sentence(words, sentence, corpus, t
     assert sentence in result.stderr
     assert result.stderr.strip().count("\n") == 0
     assert "Traceback" not in result.stderr
+
+
+def test_changed_captions_are_noticed(tmp_path):
+    root = tmp_path / "pictures"
+    root.mkdir()
+    (root / "a.png").write_bytes(png((1, 1, 1)))
+    (root / "a.txt").write_text("red")
+    config = CorpusConfig(source="image_folder", path=str(root))
+    make_corpus(config, out=tmp_path / "c")
+    (root / "a.txt").write_text("darkest red")
+    with pytest.raises(StaleArtifactError, match=r"inputs\.source"):
+        make_corpus(config, out=tmp_path / "c")
+
+
+def test_a_corpus_without_a_usable_picture_fails_every_time(tmp_path):
+    root = tmp_path / "pictures"
+    root.mkdir()
+    (root / "a.png").write_text("no picture")
+    config = CorpusConfig(source="image_folder", path=str(root), caption_template="{stem}")
+    for _ in range(2):
+        with pytest.raises(CorpusError, match="none of the 1 pictures"):
+            make_corpus(config, out=tmp_path / "c")
+
+
+def test_metadata_cannot_reach_outside_the_folder(tmp_path):
+    (tmp_path / "private.png").write_bytes(png((9, 9, 9)))
+    root = tmp_path / "pictures"
+    root.mkdir()
+    (root / "a.png").write_bytes(png((1, 1, 1)))
+    (root / "metadata.csv").write_text("file_name,caption\na.png,inside\n../private.png,outside\n")
+    made = make_corpus(CorpusConfig(source="image_folder", path=str(root)), out=tmp_path / "c")
+    assert made.manifest.rejected == {"outside_source": 1}
+    (root / "metadata.csv").write_text("file_name,caption\na.png,a red, round ball\n")
+    with pytest.raises(CorpusError, match=r"line 2 .* more fields"):
+        make_corpus(CorpusConfig(source="image_folder", path=str(root)), out=tmp_path / "d")
+
+
+def test_labels_are_words(tmp_path):
+    import datasets
+
+    rows = {"image": [{"bytes": png((i, 0, 0)), "path": None} for i in range(3)], "label": [0, 1, None]}
+    features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=["cat", "dog"]))
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "a.parquet")
+    config = CorpusConfig(
+        source="parquet", path=str(tmp_path / "a.parquet"), caption_template="a {label}", meta=("label",)
+    )
+    made = make_corpus(config, out=tmp_path / "c")
+    assert made.table(["caption"])["caption"].to_pylist() == ["a cat", "a dog"]
+    assert made.table(["meta"])["meta"][0].as_py() == {"label": "cat"}
+    assert made.manifest.rejected == {"no_caption": 1}

@@ -145,3 +145,24 @@ def test_embeddings_of_another_corpus_are_refused(embeddings, tmp_path):
     config = MineConfig(relations=(RelationConfig("sound"),))
     with pytest.raises((ConfigError, ArtifactError)):
         mine_pairs({}, other, config=config, out=tmp_path / "q")
+
+
+def test_a_shard_whose_rows_were_all_rejected(models, tmp_path):
+    from PIL import Image
+
+    from megapairs_hf.corpus import CorpusConfig, make_corpus
+
+    (tmp_path / "p").mkdir()
+    for i in range(12):
+        # the second shard of three repeats the first
+        Image.new("RGB", (32, 32), (20 * (i % 4 if i < 8 else i), 90, 200 - 9 * i * (i >= 8))).save(
+            tmp_path / f"p/{i:02d}.png"
+        )
+    config = CorpusConfig(
+        source="image_folder", path=str(tmp_path / "p"), caption_template="number {stem}", shard_rows=4
+    )
+    corpus = make_corpus(config, out=tmp_path / "c")
+    assert [shard["rows"] for shard in corpus.manifest.shards] == [4, 0, 4]
+    embeddings = small_embeddings(corpus, models, tmp_path / "e")
+    settings = MineConfig(neighbours=5, band=(0.0, 1.0), band_kind="quantile")
+    assert mine_pairs(embeddings, corpus, config=settings, out=tmp_path / "pairs").rows > 0

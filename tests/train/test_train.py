@@ -157,8 +157,10 @@ def test_two_processes_train_as_one(triplets, models, tmp_path):
         load_file(tmp_path / "two" / "m" / "model.safetensors"),
     )
     start = load_file(Path(models) / "clip" / "model.safetensors")
-    moved = max((one[name] - start[name]).abs().max() for name in one)
-    assert max((one[name] - two[name]).abs().max() for name in one) < 0.02 * moved
+    # Adam turns rounding into steps where a gradient is almost nothing, so the whole movement is compared
+    apart = sum((one[name] - two[name]).double().square().sum() for name in one).sqrt()
+    moved = sum((one[name] - start[name]).double().square().sum() for name in one).sqrt()
+    assert apart < 0.01 * moved
 
 
 def test_runs_that_cannot_be(triplets, models, tmp_path):
