@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from megapairs_hf import storage
-from megapairs_hf.errors import ArtifactError, IncompleteArtifactError, SchemaMismatchError
+from megapairs_hf.errors import ArtifactError, IncompleteArtifactError, ModelError, SchemaMismatchError
 from megapairs_hf.schema import REJECTED, SCHEMA_VERSION
 from megapairs_hf.storage import PathLike, join
 
@@ -187,6 +187,20 @@ def weights_fingerprint(path: str, revision: str | None, pretrained: str | None 
     files = [file for file in files if file.name not in left_out and not file.name.startswith(".")]
     told = [f"{file.relative_to(folder)} {sha256_of(str(file))}" for file in sorted(files)]
     return sha256("\n".join(told).encode()).hexdigest()[:16]
+
+
+def model_place(model: str, work: PathLike) -> str:
+    """Where a model is: `./…` is in the work folder, anything else is a path or a Hub id.
+
+    Raises:
+        ModelError: there is no such folder; the name is never tried on the Hub instead.
+    """
+    if not model.startswith("./"):
+        return model
+    folder = storage.local(join(work, model[2:]))
+    if not folder.is_dir():
+        raise ModelError(f"there is no folder {folder} to take the model from; make it first")
+    return str(folder)
 
 
 def open_artifact(path: PathLike, kind: str | None = None) -> Artifact:

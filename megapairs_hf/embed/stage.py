@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from megapairs_hf import launch
-from megapairs_hf.artifact import Artifact, iter_batches, shard_names, weights_fingerprint
+from megapairs_hf.artifact import Artifact, iter_batches, model_place, shard_names, weights_fingerprint
 from megapairs_hf.artifact_writer import ArtifactWriter, create_artifact
 from megapairs_hf.embed.config import EmbedConfig, ModelSettings, SimilarityModelConfig
 from megapairs_hf.embed.encoders import Encoder, load_encoder
@@ -59,7 +58,7 @@ def embed_corpus(
             config=ModelSettings(model, config.dtype, config.batch_size),
             inputs={
                 "corpus": corpus.fingerprint,
-                "model": weights_fingerprint(resolve(model, work), model.revision, model.pretrained),
+                "model": weights_fingerprint(model_place(model.model, work), model.revision, model.pretrained),
             },
             names=names,
             overwrite=overwrite,
@@ -75,20 +74,6 @@ def embed_corpus(
             with writers[model.name] as open_writer:
                 finished[model.name] = open_writer.finish({"input": model.input})
     return {model.name: finished[model.name] for model in config.models}
-
-
-def resolve(model: SimilarityModelConfig, work: PathLike) -> str:
-    """Where a model is: `./…` is in the work folder.
-
-    Raises:
-        ModelError: there is no such folder; the name is never tried on the Hub instead.
-    """
-    if not model.model.startswith("./"):
-        return model.model
-    folder = Path(work) / model.model
-    if not folder.is_dir():
-        raise ModelError(f"cannot load the similarity model {model.name}: there is no folder {folder}; make it first")
-    return str(folder)
 
 
 def choose_device(asked: str | None) -> str:
@@ -108,7 +93,7 @@ def _embed_missing(corpus: Artifact, config: EmbedConfig, writers: dict[str, Art
         return
     device = choose_device(config.device)
     models = [model for model in config.models if model.name in writers]
-    encoders = {m.name: load_encoder(m, resolve(m, work), config.dtype, device) for m in models}
+    encoders = {m.name: load_encoder(m, model_place(m.model, work), config.dtype, device) for m in models}
     rows = [int(shard["rows"]) for shard in corpus.manifest.shards]
     mine = sum(rows[i] for i in launch.my_shards(len(rows)))
     with ThreadPoolExecutor(config.threads) as pool:

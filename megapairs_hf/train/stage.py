@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megapairs_hf import launch, storage
-from megapairs_hf.artifact import Artifact, weights_fingerprint
+from megapairs_hf.artifact import Artifact, model_place, weights_fingerprint
 from megapairs_hf.artifact_writer import ArtifactWriter, create_artifact
 from megapairs_hf.config import config_hash
 from megapairs_hf.dataset.load import load_triplets
-from megapairs_hf.errors import ArtifactError, ModelError, TrainingError
+from megapairs_hf.errors import ArtifactError, TrainingError
 from megapairs_hf.models.fusion import build_mmret, save_mmret
 from megapairs_hf.train.loop import LOG, run_loop
 from megapairs_hf.train.pixels import PixelCache
@@ -62,7 +62,7 @@ def train_mmret(
     inputs = {"triplets": triplets.fingerprint, "model": backbone_fingerprint(config, work)}
 
     def make(folder: Path) -> dict[str, Any]:
-        model = build_mmret(resolve(config.model, work), revision=config.revision, device="cpu")
+        model = build_mmret(model_place(config.model, work), revision=config.revision, device="cpu")
         data = load_triplets(triplets.path, config.split)
         pixels = PixelCache(data.image, model[0].processor.image_processor, config.cache_gb)
         task = TripletTask(model, data, pixels, config)
@@ -86,7 +86,7 @@ def init_mmret(config: TrainConfig, *, out: str | Path, work: str | Path = ".", 
     settings = InitConfig(config.model, config.revision)
 
     def make(folder: Path) -> dict[str, Any]:
-        model = build_mmret(resolve(config.model, work), revision=config.revision, device="cpu")
+        model = build_mmret(model_place(config.model, work), revision=config.revision, device="cpu")
         return {"save": lambda path: save_mmret(model, path), "stats": {"steps": 0}}
 
     return make_model(out, settings, {"model": backbone_fingerprint(config, work)}, make, overwrite=overwrite)
@@ -138,23 +138,9 @@ def _place(writer: ArtifactWriter, run: Path, out: Path, save: Callable[[Path], 
         writer.adopt(i, 0, (), {})
 
 
-def resolve(model: str, work: str | Path) -> str:
-    """Where a model is: `./…` is in the work folder.
-
-    Raises:
-        ModelError: there is no such folder; the name is never tried on the Hub instead.
-    """
-    if not model.startswith("./"):
-        return model
-    folder = Path(work) / model
-    if not folder.is_dir():
-        raise ModelError(f"there is no folder {folder} to take the model from; make it first")
-    return str(folder)
-
-
 def backbone_fingerprint(config: TrainConfig, work: str | Path) -> str:
     """What identifies the backbone."""
-    return weights_fingerprint(resolve(config.model, work), config.revision)
+    return weights_fingerprint(model_place(config.model, work), config.revision)
 
 
 def last(log: list[dict[str, Any]], steps: int) -> dict[str, Any]:

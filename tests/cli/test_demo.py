@@ -84,6 +84,13 @@ def test_what_would_be_pushed_loads(work):
     assert not [name for name in names if "manifest" in name or ".parts" in name or "log" in name]
 
 
+def test_the_snippet_of_the_readme_runs(work, capsys):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    snippet = readme.split("```python\n")[1].split("```")[0]
+    exec(snippet.replace('"work/', f'"{work}/'), {})
+    assert "tensor" in capsys.readouterr().out
+
+
 def test_running_again_changes_nothing(work):
     before = {
         name: (work / name).stat().st_mtime_ns for name in files_of(work) if not name.startswith(("publish", "report"))
