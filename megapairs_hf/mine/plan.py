@@ -1,0 +1,62 @@
+"""Which search, and how many rows at a time, so that a process stays within its memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from megapairs_hf.mine.workers import STRIP, TILE, default_threads
+
+if TYPE_CHECKING:
+    from megapairs_hf.mine.config import MineConfig, SearchKind
+
+# resident once torch, numba, faiss and pyarrow are loaded and warm; measured
+LIBRARIES = 900_000_000
+# exact search of so many vectors against themselves takes about two minutes on two processors
+EXACT_ROWS = 250_000
+# places, hashes, kinds and their sorted copies
+BOOKKEEPING = 96
+LEAST_ROWS = 2048
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a relation is searched.
+
+    Attributes:
+        kind: of the search.
+        group_rows: queries that are searched together, and lost together when a process is killed.
+        block_rows: targets that an exact search holds in memory at a time.
+    """
+
+    kind: SearchKind
+    group_rows: int
+    block_rows: int
+
+
+def make_plan(config: MineConfig, rows: int, dimension: int, *, same: bool, integers: bool) -> Plan:
+    """Plan the search of one relation.
+
+    Args:
+        config: the settings.
+        rows: N, vectors that are searched.
+        dimension: D.
+        same: whether the vectors are searched with themselves.
+        integers: whether rough copies are eight-bit integers; float32 takes four times as much.
+    """
+    threads = config.threads or default_threads()
+    budget = int(config.memory_gb * 1e9) - LIBRARIES - threads * 2 * 4 * STRIP * TILE
+    padded = -(-dimension // 64) * 64
+    vector = 2 * dimension + padded * (1 if integers else 4) + BOOKKEEPING
+    # a heap of float64 scores and int64 places, and their sorted copy
+    result = 2 * 16 * (config.neighbours + 1)
+    kind: SearchKind = config.search
+    if kind == "auto":
+        kind = "exact" if rows <= EXACT_ROWS else "ivf" if rows * vector + LEAST_ROWS * result <= budget else "ivf_pq"
+    if kind == "exact":
+        if same and rows * (vector + result) <= budget:
+            return Plan(kind, rows, rows)
+        return Plan(kind, max(LEAST_ROWS, budget // 2 // (vector + result)), max(LEAST_ROWS, budget // 2 // vector))
+    if kind == "ivf":
+        return Plan(kind, max(LEAST_ROWS, (budget - rows * vector) // result), rows)
+    return Plan(kind, max(LEAST_ROWS, budget // 4 // (2 * dimension + result)), max(LEAST_ROWS, budget // 4 // vector))
