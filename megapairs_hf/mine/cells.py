@@ -9,7 +9,9 @@ cells that were not looked into can be missed.
 
 from __future__ import annotations
 
+import itertools
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,6 +19,9 @@ from megapairs_hf.mine.codes import MARGIN, Codes, choose_scale, encode, multipl
 from megapairs_hf.mine.exact import Best, Copies, ExactSearch, in_order
 from megapairs_hf.mine.vectors import Vectors, distinct_rows
 from megapairs_hf.mine.workers import STRIP, TILE, Workers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROUNDS = 8
 ROWS_PER_CELL = 64
@@ -34,6 +39,7 @@ class CellSearch:
         recall: share of the K exact neighbours that must be found, 0 to 1.
         queries: the vectors that are searched with, if they are others.
         sample: queries whose exact neighbours are found to settle how many cells are looked into.
+        block_rows: targets that this exact search holds in memory at a time.
     """
 
     def __init__(
@@ -45,8 +51,10 @@ class CellSearch:
         recall: float,
         queries: Vectors | None = None,
         sample: int = 512,
+        block_rows: int = 262_144,
     ) -> None:
         self.k, self.crew, self.targets = min(k, len(targets)), crew, targets
+        self.block_rows = block_rows
         self.first, self.kind = distinct_rows(targets)
         self.copies = Copies()
         self.copies.add(self.first, self.kind, 0)
@@ -75,7 +83,7 @@ class CellSearch:
 
         count, dimension = len(self.first), self.targets.dimension
         cell = np.empty(count, np.int64)
-        spans = list(self._spans())
+        spans = self._spans()
         for low, high, vectors in spans_of(self.targets, self.first, spans):
             cell[low:high] = nearest(vectors, self.centroids, self.crew)
         rank = np.argsort(np.argsort(cell, kind="stable"), kind="stable")
@@ -98,15 +106,16 @@ class CellSearch:
         self.codes, _ = settle(self.raw, self.raw)
 
     def _spans(self) -> list[tuple[int, int]]:
-        count = len(self.first)
-        return [(low, min(count, low + 65_536)) for low in range(0, count, 65_536)]
+        """Runs of distinct vectors that lie in sixteen megabytes of the corpus."""
+        bounds = np.searchsorted(self.first, [low for low, _ in self.targets.spans()] + [len(self.targets)])
+        return [(int(low), int(high)) for low, high in itertools.pairwise(bounds) if low < high]
 
     def _settle_probes(self, queries: Vectors, same: bool, recall: float, sample: int) -> tuple[int, float]:
         """How many cells to look into, from one half of the sample, and the recall of the other half."""
         rng = np.random.default_rng(1)
         rows = np.sort(rng.permutation(len(queries))[: 2 * sample])
         vectors = queries.take(rows)
-        exact = ExactSearch(self.targets, self.k, self.crew, block_rows=262_144)
+        exact = ExactSearch(self.targets, self.k, self.crew, block_rows=self.block_rows)
         wanted, _ = exact.search(vectors)
         ranks = self._cell_ranks(vectors, wanted)
         half = rng.permutation(len(rows))
@@ -189,7 +198,9 @@ def _taken(codes: Codes, rows: np.ndarray) -> Codes:
     return Codes(codes.values[rows], codes.slack[rows], codes.scale)
 
 
-def spans_of(vectors: Vectors, chosen: np.ndarray, spans: list[tuple[int, int]]):
+def spans_of(
+    vectors: Vectors, chosen: np.ndarray, spans: list[tuple[int, int]]
+) -> Iterator[tuple[int, int, np.ndarray]]:
     """The chosen rows, a span at a time."""
     for low, high in spans:
         start, stop = int(chosen[low]), int(chosen[high - 1]) + 1

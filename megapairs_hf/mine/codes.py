@@ -28,7 +28,8 @@ MARGIN = 1e-4
 LENGTH = 1.001
 FLOAT_UNIT = 2.0**-20
 FLOAT_SCALE = 2.0**10
-CHUNK = 16_384
+CHUNK_BYTES = 4_000_000
+PIECE = 1024
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,26 @@ class Codes:
     scale: Scale
 
 
-@lru_cache(maxsize=4)
-def rotation(dimension: int) -> np.ndarray:
+@lru_cache(maxsize=8)
+def rotation(dimension: int, seed: int = 0) -> np.ndarray:
     """A fixed random rotation, [D, D] float32."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     turned, _ = np.linalg.qr(rng.standard_normal((dimension, dimension)))
     return turned.astype(np.float32)
+
+
+def turn(vectors: np.ndarray) -> torch.Tensor:
+    """Rotate float16 vectors [N, D]; beyond 1,024 coordinates in pieces, after mixing the coordinates."""
+    import torch
+
+    dimension = vectors.shape[1]
+    floats = torch.from_numpy(vectors).float()
+    pieces = -(-dimension // PIECE)
+    if pieces == 1:
+        return floats @ torch.from_numpy(rotation(dimension))
+    floats = floats[:, torch.from_numpy(np.random.default_rng(1).permutation(dimension))]
+    parts = torch.tensor_split(floats, pieces, dim=1)
+    return torch.cat([part @ torch.from_numpy(rotation(part.shape[1])) for part in parts], 1)
 
 
 def choose_scale(sample: np.ndarray, integers: bool | None = None) -> Scale:
@@ -80,7 +95,7 @@ def choose_scale(sample: np.ndarray, integers: bool | None = None) -> Scale:
         integers = integers_are_faster(sample.shape[1])
     if not integers:
         return Scale(False, 1.0 / FLOAT_SCALE, FLOAT_UNIT)
-    turned = np.abs(sample.astype(np.float32) @ rotation(sample.shape[1]))
+    turned = turn(sample).abs().numpy()
     # cutting the few largest coordinates costs those vectors a larger bound and gives all others a finer step
     step = float(np.quantile(turned, 0.99995)) / TOP if turned.size else 1.0 / TOP
     return Scale(True, step, step * step)
@@ -100,18 +115,20 @@ def encode(vectors: np.ndarray, scale: Scale, crew: Workers) -> Codes:
     padded = -(-dimension // 64) * 64
     if not scale.integers:
         floats = torch.zeros(count, padded)
-        floats[:, :dimension] = torch.from_numpy(vectors.astype(np.float32) * np.float32(FLOAT_SCALE))
+        floats[:, :dimension] = torch.from_numpy(vectors)
+        floats *= FLOAT_SCALE
         return Codes(floats, np.zeros(count, np.float32), scale)
     values = torch.zeros(count, padded, dtype=torch.int8)
     bounds = np.empty(count, np.float32)
+    rows = max(1, CHUNK_BYTES // (4 * dimension))
 
     def work(start: int) -> None:
-        turned = torch.from_numpy(vectors[start : start + CHUNK]).float() @ torch.from_numpy(rotation(dimension))
+        turned = turn(vectors[start : start + rows])
         codes = (turned / scale.step).round_().clamp_(-TOP, TOP)
-        bounds[start : start + CHUNK] = (turned - codes * scale.step).norm(dim=1).numpy()
-        values[start : start + CHUNK, :dimension] = codes.to(torch.int8)
+        bounds[start : start + rows] = (turned - codes * scale.step).norm(dim=1).numpy()
+        values[start : start + rows, :dimension] = codes.to(torch.int8)
 
-    crew.each(work, range(0, count, CHUNK))
+    crew.each(work, range(0, count, rows))
     return Codes(values, bounds, scale)
 
 

@@ -8,7 +8,7 @@ vectors; those of `ivf` on the vectors and the settings; both are the same for a
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -152,7 +152,7 @@ def find_neighbours(relations: Sequence[Relation], config: MineConfig, files: Ne
                 config, len(relation.target), relation.target.dimension, same=relation.same, integers=integers
             )
             kind = files.settle(f"plan-{relation.name}", {"kind": plan.kind})["kind"]
-            plan = Plan(kind, plan.group_rows, plan.block_rows)
+            plan = replace(plan, kind=kind)
             _share_index(relation, config, plan, files)
             if todo[relation.name]:
                 with workers(config.threads) as crew:
@@ -182,7 +182,7 @@ def _share_index(relation: Relation, config: MineConfig, plan: Plan, files: Neig
             from megapairs_hf.mine.rescored import build_index
 
             with workers(config.threads) as crew:
-                index = build_index(relation.target, plan.kind, crew)
+                index = build_index(relation.target, plan.kind, crew, plan.train_rows)
             storage.write_bytes(path, faiss.serialize_index(index).tobytes())
     launch.barrier()
 
@@ -193,16 +193,18 @@ def _open_search(relation: Relation, config: MineConfig, plan: Plan, crew: Worke
     from megapairs_hf.mine.rescored import DeviceSearch, FaissSearch
 
     k, queries = config.neighbours + 1, None if relation.same else relation.query
+    rows = plan.block_rows
     if plan.kind == "exact" and config.device is not None:
         return DeviceSearch(relation.target, k, config.device)
     if plan.kind == "exact":
-        return ExactSearch(relation.target, k, crew, block_rows=plan.block_rows)
+        return ExactSearch(relation.target, k, crew, block_rows=rows)
     if plan.kind == "ivf":
-        return CellSearch(relation.target, k, crew, recall=config.recall, queries=queries)
+        return CellSearch(relation.target, k, crew, recall=config.recall, queries=queries, block_rows=rows)
     import faiss
 
     index = faiss.deserialize_index(np.frombuffer(storage.read_bytes(_index_file(relation, files)), np.uint8))
-    return FaissSearch(relation.target, k, crew, kind=plan.kind, recall=config.recall, queries=queries, index=index)
+    settings: dict[str, Any] = {"kind": plan.kind, "recall": config.recall, "queries": queries, "block_rows": rows}
+    return FaissSearch(relation.target, k, crew, index=index, **settings)
 
 
 def _note_facts(relation: Relation, plan: Plan, search: Search, files: Neighbours) -> None:

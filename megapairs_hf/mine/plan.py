@@ -27,11 +27,13 @@ class Plan:
         kind: of the search.
         group_rows: queries that are searched together, and lost together when a process is killed.
         block_rows: targets that an exact search holds in memory at a time.
+        train_rows: vectors that a compressed index learns from.
     """
 
     kind: SearchKind
     group_rows: int
     block_rows: int
+    train_rows: int = 0
 
 
 def make_plan(config: MineConfig, rows: int, dimension: int, *, same: bool, integers: bool) -> Plan:
@@ -58,5 +60,8 @@ def make_plan(config: MineConfig, rows: int, dimension: int, *, same: bool, inte
             return Plan(kind, rows, rows)
         return Plan(kind, max(LEAST_ROWS, budget // 2 // (vector + result)), max(LEAST_ROWS, budget // 2 // vector))
     if kind == "ivf":
-        return Plan(kind, max(LEAST_ROWS, (budget - rows * vector) // result), rows)
-    return Plan(kind, max(LEAST_ROWS, budget // 4 // (2 * dimension + result)), max(LEAST_ROWS, budget // 4 // vector))
+        left = budget - rows * vector
+        return Plan(kind, max(LEAST_ROWS, left // 2 // result), max(LEAST_ROWS, left // 2 // vector))
+    share = budget // 4
+    group_rows = max(LEAST_ROWS, share // (2 * dimension + result))
+    return Plan(kind, group_rows, max(LEAST_ROWS, share // vector), max(LEAST_ROWS, share // (4 * dimension)))

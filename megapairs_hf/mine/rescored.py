@@ -22,6 +22,8 @@ QUERY_BLOCK = 1024
 # candidates of a compressed index for every neighbour asked for
 REFINE = 4
 TRAIN_ROWS = 200_000
+# bytes of a compressed vector
+MOST_PARTS = 96
 EF_CONSTRUCTION = 80
 LINKS = 32
 # float32 products of unit vectors on any device stay closer than this to the exact ones
@@ -70,6 +72,7 @@ class FaissSearch:
         recall: share of the K exact neighbours that must be found, 0 to 1.
         queries: the vectors that are searched with, if they are others.
         sample: queries whose exact neighbours are found to settle how hard the index is searched.
+        block_rows: targets that this exact search holds in memory at a time.
         index: a finished index, instead of a new one.
     """
 
@@ -83,17 +86,18 @@ class FaissSearch:
         recall: float,
         queries: Vectors | None = None,
         sample: int = 512,
+        block_rows: int = 262_144,
         index: Any = None,
     ) -> None:
         self.targets, self.k, self.crew, self.kind = targets, min(k, len(targets)), crew, kind
-        self.effort = 1
+        self.effort, self.block_rows = 1, block_rows
         self.index = build_index(targets, kind, crew) if index is None else index
         self._settle_effort(queries or targets, recall, sample)
 
     def _settle_effort(self, queries: Vectors, recall: float, sample: int) -> None:
         rng = np.random.default_rng(1)
         vectors = queries.take(np.sort(rng.permutation(len(queries))[: 2 * sample]))
-        wanted, _ = ExactSearch(self.targets, self.k, self.crew, block_rows=262_144).search(vectors)
+        wanted, _ = ExactSearch(self.targets, self.k, self.crew, block_rows=self.block_rows).search(vectors)
         half = rng.permutation(len(vectors))
         left, right = half[: -(-len(half) // 2)], half[-(-len(half) // 2) :]
         limit = self.index.nlist if self.kind == "ivf_pq" else 16 * self.k
@@ -132,8 +136,15 @@ class FaissSearch:
         return rank(self.targets, queries, found, self.k)
 
 
-def build_index(targets: Vectors, kind: str, crew: Workers) -> Any:
-    """Train a faiss index and add all targets, in blocks."""
+def build_index(targets: Vectors, kind: str, crew: Workers, train_rows: int = TRAIN_ROWS) -> Any:
+    """Train a faiss index and add all targets, in blocks.
+
+    Args:
+        targets: the vectors to be searched.
+        kind: `ivf_pq` or `hnsw`.
+        crew: the threads.
+        train_rows: vectors that cells and codes are learnt from; they are held in memory as float32.
+    """
     import faiss
 
     faiss.omp_set_num_threads(crew.threads)
@@ -143,8 +154,10 @@ def build_index(targets: Vectors, kind: str, crew: Workers) -> Any:
         index = faiss.IndexHNSWFlat(dimension, LINKS, faiss.METRIC_INNER_PRODUCT)
         index.hnsw.efConstruction = EF_CONSTRUCTION
     else:
-        cells = max(1, min(round(4 * math.sqrt(count)), count // 39))
-        parts = next(m for m in (dimension // 4, dimension // 2, dimension) if m and dimension % m == 0)
+        rows = min(count, train_rows)
+        # faiss wants 39 rows to learn a cell
+        cells = max(1, min(round(4 * math.sqrt(count)), rows // 39))
+        parts = max(m for m in range(1, min(max(1, dimension // 2), MOST_PARTS) + 1) if dimension % m == 0)
         bits = 8 if count >= 10_000 else 4
         coarse = faiss.IndexFlatIP(dimension)
         index = faiss.IndexIVFPQ(coarse, dimension, cells, parts, bits, faiss.METRIC_INNER_PRODUCT)
@@ -152,11 +165,11 @@ def build_index(targets: Vectors, kind: str, crew: Workers) -> Any:
         index.do_polysemous_training = False
         index.cp.spherical = True
         rng = np.random.default_rng(0)
-        index.train(targets.take(np.sort(rng.permutation(count)[:TRAIN_ROWS])).astype(np.float32))
+        index.train(targets.take(np.sort(rng.permutation(count)[:rows])).astype(np.float32))
         if getattr(faiss, "get_num_gpus", int)() > 0 and hasattr(faiss, "index_cpu_to_all_gpus"):
             index = faiss.index_cpu_to_all_gpus(index)
-    for start in range(0, count, 65_536):
-        index.add(targets.read(start, min(count, start + 65_536)).astype(np.float32))
+    for low, high in targets.spans():
+        index.add(targets.read(low, high).astype(np.float32))
     return index
 
 

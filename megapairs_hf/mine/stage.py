@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 CLUSTERS = "clusters.npy"
 # more of the corpus than this in one cluster means that the threshold is too low
 LARGE_CLUSTER = 0.01
+PAIR_BYTES = 16_000_000
 
 
 def mine_pairs(
@@ -245,14 +246,14 @@ def _scores(relation: Relation, left: np.ndarray, right: np.ndarray) -> np.ndarr
     """Exact similarities of pairs of places, [P] float64."""
     from megapairs_hf.mine.kernels import score_pairs
 
-    some_left, left_rows = np.unique(left, return_inverse=True)
-    some_right, right_rows = np.unique(right, return_inverse=True)
     result = np.empty(len(left))
-    bits = [
-        side.take(places).view(np.uint16)
-        for side, places in ((relation.query, some_left), (relation.target, some_right))
-    ]
-    score_pairs(bits[0], left_rows, bits[1], right_rows, result)
+    step = max(1, PAIR_BYTES // (4 * relation.query.dimension))
+    for start in range(0, len(left), step):
+        part = slice(start, start + step)
+        some_left, left_rows = np.unique(left[part], return_inverse=True)
+        some_right, right_rows = np.unique(right[part], return_inverse=True)
+        left_bits, right_bits = relation.query.take(some_left), relation.target.take(some_right)
+        score_pairs(left_bits.view(np.uint16), left_rows, right_bits.view(np.uint16), right_rows, result[part])
     return result
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from megapairs_hf.artifact import Artifact
 
 
-SPAN = 65_536
+SPAN_BYTES = 16_000_000
 
 
 class Vectors:
@@ -53,8 +54,15 @@ class Vectors:
         owners = np.searchsorted(self.starts, places, side="right") - 1
         for owner in np.unique(owners):
             chosen = owners == owner
-            result[chosen] = self.parts[owner][places[chosen] - self.starts[owner]]
+            part = self.parts[owner]
+            result[chosen] = part[places[chosen] - self.starts[owner]]
+            _let_go(part)
         return result
+
+    def spans(self) -> list[tuple[int, int]]:
+        """Runs of rows that take about sixteen megabytes each."""
+        rows = max(1, SPAN_BYTES // (2 * self.dimension))
+        return [(low, min(len(self), low + rows)) for low in range(0, len(self), rows)]
 
 
 def _rows(part: np.ndarray, start: int, stop: int) -> np.ndarray:
@@ -64,6 +72,13 @@ def _rows(part: np.ndarray, start: int, stop: int) -> np.ndarray:
     width = part.shape[1] * part.itemsize
     count = (stop - start) * part.shape[1]
     return np.fromfile(part.filename, part.dtype, count, offset=part.offset + start * width).reshape(-1, part.shape[1])
+
+
+def _let_go(part: np.ndarray) -> None:
+    """Give the touched pages of a map back: they stay in the system's cache, but are no longer this process's."""
+    mapped = getattr(part, "_mmap", None)
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def distinct(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -82,7 +97,7 @@ def distinct_rows(vectors: Vectors) -> tuple[np.ndarray, np.ndarray]:
     """
     from megapairs_hf.mine.kernels import row_hashes
 
-    spans = [(low, min(len(vectors), low + SPAN)) for low in range(0, len(vectors), SPAN)]
+    spans = vectors.spans()
     hashes = np.concatenate([row_hashes(_bits(vectors.read(low, high))) for low, high in spans])
     _, first, kind = np.unique(hashes, return_index=True, return_inverse=True)
     first, kind = _by_first(first, kind)
