@@ -96,5 +96,7 @@ class MineConfig:
         near = self.near_duplicate
         require(near is None or -1 <= near <= 1, "near_duplicate", near, "a similarity from -1 to 1, or left out")
         require(0 < self.recall <= 1, "recall", self.recall, "above 0 and at most 1")
-        require(self.memory_gb >= 1.5, "memory_gb", self.memory_gb, "at least 1.5; the libraries alone take almost 1")
+        require(
+            self.memory_gb >= 1, "memory_gb", self.memory_gb, "at least 1; the libraries alone take more than half"
+        )
         require(self.threads is None or self.threads > 0, "threads", self.threads, "a positive number, or left out")

@@ -17,7 +17,7 @@ import numpy as np
 
 from megapairs_hf.mine.codes import MARGIN, Codes, Scale, choose_scale, encode, multiply, settle
 from megapairs_hf.mine.vectors import distinct
-from megapairs_hf.mine.workers import STRIP, TILE, Workers
+from megapairs_hf.mine.workers import STRIP, TILE, Workers, give_back
 
 if TYPE_CHECKING:
     import torch
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from megapairs_hf.mine.vectors import Vectors
 
 SAMPLE_SHARE = 12
+# few queries are searched again, so small blocks cost nothing and save memory
+AGAIN_ROWS = 65_536
 SAMPLE_ROWS = (1024, 16_384)
 NEVER = -(2.0**30)
 
@@ -138,11 +140,13 @@ class ExactSearch:
             best.bar[:] -= best.bar.dtype.type(math.ceil(MARGIN / self.scale.unit))
         return best
 
-    def _search_blocks(self, side: Side, best: Best, copies: Copies) -> None:
-        for start in range(0, len(self.targets), self.block_rows):
-            vectors = self.targets.read(start, min(len(self.targets), start + self.block_rows))
+    def _search_blocks(self, side: Side, best: Best, copies: Copies, rows: int | None = None) -> None:
+        rows = rows or self.block_rows
+        for start in range(0, len(self.targets), rows):
+            vectors = self.targets.read(start, min(len(self.targets), start + rows))
             first, kind = distinct(vectors)
             copies.add(first, kind, start)
+            give_back()
             _search_block(side, _side(vectors, first, first + start).coded(self.scale, self.crew), best, self.crew)
 
     def _search_again(self, side: Side, best: Best, copies: Copies) -> None:
@@ -159,7 +163,7 @@ class ExactSearch:
             known = np.floor((best.scores[todo][:, :1].max(axis=1) - MARGIN) / self.scale.unit) - 1
             again.bar[full] = known[full]
             tried = again.bar.copy()
-            self._search_blocks(part, again, copies)
+            self._search_blocks(part, again, copies, min(self.block_rows, AGAIN_ROWS))
             for name in ("scores", "places", "counts"):
                 getattr(best, name)[todo] = getattr(again, name)
             todo = todo[_unproved(again, np.where(full, NEVER, tried), self.scale.unit, self.k)]
@@ -179,7 +183,9 @@ class Copies:
         ends = np.cumsum(np.bincount(kind, minlength=len(first)))
         for number in np.flatnonzero(np.diff(ends, prepend=0) > 1):
             low = ends[number - 1] if number else 0
-            self.members[int(first[number]) + start] = np.sort(order[low : ends[number]]) + start
+            place = int(first[number]) + start
+            # a second search may cut other blocks; the larger set, which came first, holds
+            self.members.setdefault(place, np.sort(order[low : ends[number]]) + start)
 
     def expand(self, places: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Put every copy in place of the first of its kind; [n, K'] to [n, K]."""
@@ -195,6 +201,9 @@ class Copies:
             lists = [self.members.get(int(place), np.array([place])) for place in places[row] if place >= 0]
             own = np.repeat(scores[row][: len(lists)], [len(some) for some in lists])
             joined = np.concatenate(lists)
+            # other blocks in a second search can name a copy twice
+            joined, once = np.unique(joined, return_index=True)
+            own = own[once]
             order = np.lexsort((joined, -own))[:k]
             result_places[row], result_scores[row] = joined[order], own[order]
         return result_places, result_scores

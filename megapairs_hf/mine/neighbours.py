@@ -18,7 +18,7 @@ from megapairs_hf.artifact import json_bytes, read_json
 from megapairs_hf.artifact_writer import PARTS
 from megapairs_hf.errors import ConfigError
 from megapairs_hf.mine.plan import Plan, make_plan
-from megapairs_hf.mine.workers import Workers, workers
+from megapairs_hf.mine.workers import Workers, give_back, workers
 from megapairs_hf.storage import join
 
 if TYPE_CHECKING:
@@ -160,6 +160,7 @@ def find_neighbours(relations: Sequence[Relation], config: MineConfig, files: Ne
                     _note_facts(relation, plan, search, files)
                     for group in _groups(todo[relation.name], files.starts, plan.group_rows):
                         _search_group(relation, search, group, files)
+                        give_back()
                         bar.advance(sum(int(files.starts[i + 1] - files.starts[i]) for i in group))
     launch.barrier()
     return {r.name: read_json(files.fact_file(f"search-{r.name}")) for r in relations}

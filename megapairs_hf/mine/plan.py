@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from megapairs_hf.mine.config import MineConfig, SearchKind
 
 # resident once torch, numba, faiss and pyarrow are loaded and warm; measured
-LIBRARIES = 900_000_000
+LIBRARIES = 700_000_000
 # exact search of so many vectors against themselves takes about two minutes on two processors
 EXACT_ROWS = 250_000
 # places, hashes, kinds and their sorted copies

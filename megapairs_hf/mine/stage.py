@@ -24,6 +24,7 @@ from megapairs_hf.mine.clusters import cluster_stats, representatives
 from megapairs_hf.mine.config import MineConfig, RelationConfig
 from megapairs_hf.mine.neighbours import Neighbours, Relation, find_neighbours, open_relations
 from megapairs_hf.mine.pick import Drawn, draw_pairs
+from megapairs_hf.mine.workers import give_back
 from megapairs_hf.schema import PAIRS
 from megapairs_hf.storage import PathLike, join
 
@@ -186,6 +187,7 @@ def _pick_all(mining: _Mining, corpus: Artifact, writer: ArtifactWriter) -> None
     with launch.Progress("mine", total, "queries", total - left) as bar:
         for i in todo:
             _pick_shard(i, mining, ids, writer)
+            give_back()
             bar.advance(int(starts[i + 1] - starts[i]))
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from megapairs_hf.mine import exact
 from megapairs_hf.mine.cells import CellSearch, overlap
 from megapairs_hf.mine.codes import choose_scale, encode, multiply, settle
 from megapairs_hf.mine.exact import ExactSearch
@@ -76,9 +77,12 @@ def test_other_queries_than_targets(crew):
     assert np.allclose(scores, values, atol=1e-13)
 
 
-def test_a_threshold_that_was_too_high_is_noticed_and_mended(crew, monkeypatch):
-    vectors = CORPORA["random"]
-    search = ExactSearch(Vectors([vectors]), 100, crew)
+@pytest.mark.parametrize("block", [None, 1000])
+@pytest.mark.parametrize("name", ["random", "some copies"])
+def test_a_threshold_that_was_too_high_is_noticed_and_mended(name, block, crew, monkeypatch):
+    vectors = CORPORA[name]
+    monkeypatch.setattr(exact, "AGAIN_ROWS", 700)
+    search = ExactSearch(Vectors([vectors]), 100, crew, block_rows=block)
     bars = search._bars
 
     def too_high(side, rows, depth=1):
@@ -144,8 +148,8 @@ def test_cells_keep_the_recall_that_they_promise(crew):
     assert abs(real - search.recall) < 0.02
     assert search.probes < search.cells / 2
     # what is reported is the cosine, not an approximation of it
-    exact = np.einsum("nkd,nd->nk", vectors[found[:200]].astype(np.float64), vectors[:200].astype(np.float64))
-    assert np.allclose(scores[:200], exact, atol=1e-13)
+    cosine = np.einsum("nkd,nd->nk", vectors[found[:200]].astype(np.float64), vectors[:200].astype(np.float64))
+    assert np.allclose(scores[:200], cosine, atol=1e-13)
 
 
 def test_all_cells_give_all_neighbours(crew):
@@ -172,8 +176,8 @@ def test_faiss_indexes_are_ranked_exactly_and_measured_rightly(kind, crew):
     real = overlap(found, brute_force(vectors, vectors[:1000], 20)[0])
     assert real >= 0.88
     assert abs(real - search.recall) < 0.03
-    exact = np.einsum("nkd,nd->nk", vectors[found].astype(np.float64), vectors[:1000].astype(np.float64))
-    assert np.allclose(scores, exact, atol=1e-13)
+    cosine = np.einsum("nkd,nd->nk", vectors[found].astype(np.float64), vectors[:1000].astype(np.float64))
+    assert np.allclose(scores, cosine, atol=1e-13)
 
 
 def test_device_search_equals_brute_force():
