@@ -164,7 +164,8 @@ from megapairs_hf.artifact import open_artifact
 from megapairs_hf.mine import MineConfig, mine_pairs
 work, search, memory = sys.argv[1], sys.argv[2], float(sys.argv[3])
 config = MineConfig(neighbours=50, band=(0.3, 0.97), search=search, memory_gb=memory)
-    print(f"  equal sets of ids in {1 - differing.any(1).mean():.4%} of rows; else faiss rounds differently")
+found, corpus = {"v": open_artifact(work + "/v")}, open_artifact(work + "/corpus")
+pairs = mine_pairs(found, corpus, config=config, out=work + "/out")
 peak = int(re.search(r"VmHWM:\s+(\d+)", open("/proc/self/status").read())[1]) * 1024
 print(peak, pairs.manifest.stats["search"]["v"], pairs.rows)
 """

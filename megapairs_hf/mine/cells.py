@@ -248,10 +248,14 @@ def learn_centroids(vectors: np.ndarray, cells: int, crew: Workers) -> np.ndarra
 
 
 def nearest(vectors: np.ndarray, centroids: np.ndarray, crew: Workers) -> np.ndarray:
-    """The nearest centroid of each vector, by rough scores, which are good enough for that; [N] int64."""
+    """The nearest centroid of each vector, by rough scores, which are good enough for that; [N] int64.
+
+    Always by integers, whose sums no machine rounds: which cell a vector is in decides what an approximate search
+    finds.
+    """
     import torch
 
-    scale = choose_scale(centroids[:2048])
+    scale = choose_scale(centroids[:2048], integers=True)
     left, right = encode(vectors, scale, crew), encode(centroids, scale, crew)
     result = np.empty(len(vectors), np.int64)
     rows = max(1, STRIP * TILE // len(centroids))

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from megapairs_hf.mine.codes import CHUNK_BYTES
+from megapairs_hf.mine.vectors import SPAN_BYTES
 from megapairs_hf.mine.workers import STRIP, TILE, default_threads
 
 if TYPE_CHECKING:
     from megapairs_hf.mine.config import MineConfig, SearchKind
 
 # resident once torch, numba, faiss and pyarrow are loaded and warm; measured
-LIBRARIES = 700_000_000
+LIBRARIES = 600_000_000
 # exact search of so many vectors against themselves takes about two minutes on two processors
 EXACT_ROWS = 250_000
 # places, hashes, kinds and their sorted copies
@@ -36,6 +38,12 @@ class Plan:
     train_rows: int = 0
 
 
+def available(config: MineConfig) -> int:
+    """Bytes for vectors and results: the budget without libraries, tiles and what is being turned into codes."""
+    threads = config.threads or default_threads()
+    return int(config.memory_gb * 1e9) - LIBRARIES - threads * (8 * STRIP * TILE + 6 * CHUNK_BYTES) - 2 * SPAN_BYTES
+
+
 def make_plan(config: MineConfig, rows: int, dimension: int, *, same: bool, integers: bool) -> Plan:
     """Plan the search of one relation.
 
@@ -46,8 +54,7 @@ def make_plan(config: MineConfig, rows: int, dimension: int, *, same: bool, inte
         same: whether the vectors are searched with themselves.
         integers: whether rough copies are eight-bit integers; float32 takes four times as much.
     """
-    threads = config.threads or default_threads()
-    budget = int(config.memory_gb * 1e9) - LIBRARIES - threads * 2 * 4 * STRIP * TILE
+    budget = available(config)
     padded = -(-dimension // 64) * 64
     vector = 2 * dimension + padded * (1 if integers else 4) + BOOKKEEPING
     # a heap of float64 scores and int64 places, and their sorted copy

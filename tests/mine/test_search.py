@@ -196,3 +196,16 @@ def test_device_search_on_a_gpu():
     vectors = CORPORA["random"]
     found, _ = DeviceSearch(Vectors([vectors]), 30, "cuda").search(vectors)
     assert np.array_equal(found, brute_force(vectors, vectors, 30)[0])
+
+
+def test_cells_do_not_depend_on_the_faster_engine(crew, monkeypatch):
+    from megapairs_hf.mine import codes
+
+    vectors = clustered(6000)
+    found = []
+    for faster in (True, False):
+        monkeypatch.setattr(codes, "integers_are_faster", lambda dimension, answer=faster: answer)
+        search = CellSearch(Vectors([vectors]), 20, crew, recall=0.9)
+        found.append((search.probes, search.recall, search.search(vectors, np.arange(len(vectors)))[0]))
+    assert found[0][:2] == found[1][:2]
+    assert np.array_equal(found[0][2], found[1][2])
