@@ -210,7 +210,7 @@ def _pick_shard(index: int, mining: _Mining, ids: pa.Array, writer: ArtifactWrit
             rejected.append((key, *drawn[-1].reason))
     table, alone = _pair_table(low, drawn, mining, ids)
     rejected += [(ids[row].as_py(), "no_neighbour_in_band", "every target drawn is a near-duplicate") for row in alone]
-    stats = {"rows_in": high - low, **_counts(table)}
+    stats = {"rows_in": high - low, **pair_counts(table, mining.bands)}
     writer.write(index, table, rejected, stats)
 
 
@@ -271,13 +271,20 @@ def _same_picture(
     return same
 
 
-def _counts(table: pa.Table) -> dict[str, Any]:
-    stats: dict[str, Any] = {"relations": {}, "pairs_per_relation_count": {}, "negatives": {}}
-    for names, negatives in zip(table["relation"].to_pylist(), table["negative_ids"].to_pylist(), strict=True):
-        for name in names:
+def pair_counts(table: pa.Table, bands: Mapping[str, tuple[float, float]]) -> dict[str, Any]:
+    """Statistics of pairs: by relation, by number of relations, by place in the band (quarters), by negatives."""
+    stats: dict[str, Any] = {"relations": {}, "pairs_per_relation_count": {}, "band_quarters": {}, "negatives": {}}
+    for row in table.to_pylist():
+        for name in row["relation"]:
             stats["relations"][name] = stats["relations"].get(name, 0) + 1
-        for part, key in (("pairs_per_relation_count", len(names)), ("negatives", len(negatives))):
-            stats[part][str(key)] = stats[part].get(str(key), 0) + 1
+        for score in row["scores"]:
+            if score["relation"] in row["relation"]:
+                low, high = bands[score["relation"]]
+                quarter = str(1 + min(3, int(4 * (score["score"] - low) / (high - low))))
+                own = stats["band_quarters"].setdefault(score["relation"], dict.fromkeys("1234", 0))
+                own[quarter] += 1
+        for part, key in (("pairs_per_relation_count", "relation"), ("negatives", "negative_ids")):
+            stats[part][str(len(row[key]))] = stats[part].get(str(len(row[key])), 0) + 1
     return stats
 
 

@@ -301,3 +301,17 @@ def test_the_seconds_of_a_killed_search_are_not_lost(made, tmp_path):
     subprocess.run(command, check=True, capture_output=True)
     whole = mine_pairs(embeddings, corpus, config=MineConfig(**settings), out=tmp_path / "whole")
     assert files_of(Path(whole.path)) == files_of(out)
+
+
+def test_statistics_by_relation(made, tmp_path):
+    corpus, embeddings = made({"dino": angles([0, 20, 40, 60])})
+    config = MineConfig(neighbours=3, band=(0.6, 1.0), targets_per_relation=3, near_duplicate=1.0)
+    pairs = mine_pairs(embeddings, corpus, config=config, out=tmp_path / "pairs")
+    stats = pairs.manifest.stats
+    # neighbours at 20° (cos 0.94, three on either side) and at 40° (cos 0.77, two); 60° lies below the band
+    assert stats["relations"] == {"dino": 10}
+    assert stats["band_quarters"] == {"dino": {"1": 0, "2": 4, "3": 0, "4": 6}}
+    assert stats["pairs_per_relation_count"] == {"1": 10}
+    assert stats["negatives"] == {"2": 10}
+    assert stats["search"] == {"dino": {"kind": "exact", "recall": 1.0}}
+    assert stats["near_duplicates"] == {"clusters": 0, "pictures": 0, "largest": 1}

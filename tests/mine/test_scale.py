@@ -125,3 +125,15 @@ def test_memory_stays_within_the_bound(tmp_path):
     assert done.returncode == 0, done.stderr
     small, large = map(int, done.stdout.split()[-2:])
     assert large - small <= budget + 140_000_000, f"{(large - small) / 1e6:.0f} MB"
+
+
+def test_the_slurm_script_is_valid_shell_and_its_flags_exist():
+    script = ROOT / "recipes/slurm/pipeline.sbatch"
+    subprocess.run(["bash", "-n", script], check=True)
+    helped = megapairs("mine", "--help")
+    assert "--device" in helped.stdout
+    missing = subprocess.run(
+        ["bash", script], check=False, capture_output=True, text=True, env={"PATH": os.environ["PATH"]}
+    )
+    assert missing.returncode != 0
+    assert "set WORK" in missing.stderr
