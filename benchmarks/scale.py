@@ -71,9 +71,8 @@ def main() -> None:
             hours = [duration(h / gpus) for h in (embed, exact_hours(count, told), cells_hours(count, told))]
             print(f"| {NAMES[count]} | {gpus} | {hours[0]} | {hours[1]} | {hours[2]} |")
     print()
-    print(
-        "| pictures | read over the network | vectors | neighbours, while mining | pairs | memory, cells | cores to decode, a GPU |"
-    )
+    head = "| pictures | read over the network | vectors | neighbours, while mining | pairs | memory, cells |"
+    print(f"{head} cores to decode, a GPU |")
     print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for count in SIZES:
         disk = [
