@@ -52,8 +52,8 @@ class EmbedConfig:
         models: the similarity models.
         dtype: number format of the forward pass; the vectors are always stored as float16.
         batch_size: pictures or captions a forward pass; it decides the last bits of the result, so it is fixed.
-        draft: decode a JPEG at 1/2, 1/4 or 1/8 of its size where at least twice the pixels that the models' own resize
-            needs are left; false decodes every pixel.
+        draft: decode a JPEG at 1/2, 1/4 or 1/8 of its size where at least 1.5 times the pixels that the models' own
+            resize leaves remain; false decodes every pixel.
         compile: compile the image towers of transformers and open_clip models with `torch.compile`.
         threads: decoding threads of a process, where `workers` is 0.
         workers: decoding processes of a process; 0 decodes in threads.
