@@ -1,5 +1,4 @@
-"""Embedding and exact search on a GPU against the bare model and a bare matrix product (never run by the suite's CPU
-jobs).
+"""Embedding and exact search on a GPU against the bare model and a bare matrix product.
 
     python benchmarks/gpu.py            ratios and rates to put into benchmarks/scale.py
     python benchmarks/gpu.py --quick    fewer pictures and vectors
