@@ -162,7 +162,8 @@ def test_captions_sorted_by_length_come_back_in_their_order(photographs, models,
     with torch.inference_mode():
         for row, caption in enumerate(corpus.table(["caption"])["caption"].to_pylist()):
             alone = encoder.encode_captions([caption])[0].double()
-            assert float(alone / alone.norm() @ torch.from_numpy(made[row])) > 0.99999
+            # float16 rounds a vector of length one by up to 0.0005
+            assert float(alone / alone.norm() @ torch.from_numpy(made[row])) > 0.9995
 
 
 def test_draft_is_a_setting_of_what_is_made(photographs, models, tmp_path):
