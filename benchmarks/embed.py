@@ -68,7 +68,7 @@ def write_pictures(folder: Path, side: int, count: int, given: Path | None) -> l
         originals = [Image.open(file).convert("RGB").resize((side, side), Image.Resampling.LANCZOS) for file in files]
     paths = []
     for i in range(count):
-        turned = np.roll(np.asarray(originals[i % len(originals)]), 8 * i, axis=(0, 1))
+        turned = np.roll(np.asarray(originals[i % len(originals)]), 8 * (i // len(originals)), axis=(0, 1))
         path = folder / f"{i:05d}.jpg"
         Image.fromarray(turned).save(path, quality=90)
         paths.append(str(path))

@@ -102,9 +102,9 @@ def resized(size: tuple[int, int], shortest: int) -> tuple[int, int]:
 def resize(decoded: Decoded, height: int, width: int, resample: int) -> np.ndarray:
     """The picture at another size, [height, width, 3] uint8.
 
-    torch's antialiased resize of bytes is Pillow's algorithm with 16-bit weights, three times as fast. Its pixels
-    differ from Pillow's by one level in a hundredth of the places, more in noise where Pillow goes over the columns
-    first. Both take the fraction of a pixel into account that a JPEG's size divided by 2, 4 or 8 leaves over.
+    torch's antialiased resize of bytes is Pillow's algorithm with 16-bit weights, three times as fast. On smooth
+    pictures its pixels differ from Pillow's by a level here and there, in noise by more. Both take the fraction of a
+    pixel into account that a JPEG's size divided by 2, 4 or 8 leaves over.
     """
     import torch
 

@@ -178,6 +178,18 @@ def test_draft_is_a_setting_of_what_is_made(photographs, models, tmp_path):
         vectors(corpus, models, tmp_path / "out", draft=False)
 
 
+def test_compiled_towers_give_the_same_vectors(photographs, models, tmp_path):
+    """`torch.compile` on a processor needs a C++ compiler; thirty pictures leave a last batch that is not full."""
+    import shutil
+
+    if shutil.which("g++") is None and shutil.which("clang++") is None:
+        pytest.skip("no C++ compiler")
+    _, corpus = photographs
+    plain, compiled = vectors(corpus, models, tmp_path / "a"), vectors(corpus, models, tmp_path / "b", compile=True)
+    for name, array in plain.items():
+        assert (array.astype(float) * compiled[name].astype(float)).sum(1).min() > 0.999
+
+
 def by_reference(source, folder, out, **more):
     config = CorpusConfig(source=source, path=str(folder), images="by_reference", shard_rows=11, **more)
     return make_corpus(config, out=out)
