@@ -196,6 +196,7 @@ def _open_search(relation: Relation, config: MineConfig, plan: Plan, crew: Worke
     k, queries = config.neighbours + 1, None if relation.same else relation.query
     rows = plan.block_rows
     if plan.kind == "exact" and config.device is not None:
+        check_device(config.device)
         return DeviceSearch(relation.target, k, config.device)
     if plan.kind == "exact":
         return ExactSearch(relation.target, k, crew, block_rows=rows)
@@ -206,6 +207,23 @@ def _open_search(relation: Relation, config: MineConfig, plan: Plan, crew: Worke
     index = faiss.deserialize_index(np.frombuffer(storage.read_bytes(_index_file(relation, files)), np.uint8))
     settings: dict[str, Any] = {"kind": plan.kind, "recall": config.recall, "queries": queries, "block_rows": rows}
     return FaissSearch(relation.target, k, crew, index=index, **settings)
+
+
+def check_device(device: str) -> None:
+    """A device must be there.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    import torch
+
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        said = str(error).strip().split("\n", 1)[0]
+        raise ConfigError(
+            f"device must be one that this machine has, but is {device!r} ({said}); leave it out"
+        ) from error
 
 
 def _note_facts(relation: Relation, plan: Plan, search: Search, files: Neighbours) -> None:

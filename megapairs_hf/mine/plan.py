@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from megapairs_hf.errors import ConfigError
 from megapairs_hf.mine.codes import CHUNK_BYTES
 from megapairs_hf.mine.vectors import SPAN_BYTES
 from megapairs_hf.mine.workers import STRIP, TILE, default_threads
@@ -19,6 +20,8 @@ EXACT_ROWS = 250_000
 # places, hashes, kinds and their sorted copies
 BOOKKEEPING = 96
 LEAST_ROWS = 2048
+# links of a vector in a graph index
+GRAPH = 400
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,9 @@ def make_plan(config: MineConfig, rows: int, dimension: int, *, same: bool, inte
         dimension: D.
         same: whether the vectors are searched with themselves.
         integers: whether rough copies are eight-bit integers; float32 takes four times as much.
+
+    Raises:
+        ConfigError: the search that was asked for needs more memory than it may have.
     """
     budget = available(config)
     padded = -(-dimension // 64) * 64
@@ -62,6 +68,13 @@ def make_plan(config: MineConfig, rows: int, dimension: int, *, same: bool, inte
     kind: SearchKind = config.search
     if kind == "auto":
         kind = "exact" if rows <= EXACT_ROWS else "ivf" if rows * vector + LEAST_ROWS * result <= budget else "ivf_pq"
+    needed = {"ivf": rows * vector + LEAST_ROWS * result, "hnsw": rows * (4 * dimension + GRAPH)}.get(kind, 0)
+    if needed > budget:
+        least = config.memory_gb + (needed - budget) / 1e9
+        raise ConfigError(
+            f"search {kind!r} holds all {rows:,} vectors in memory, which takes {least:.1f} GB; set `memory_gb` so,"
+            " or take `search: ivf_pq` or `auto`"
+        )
     if kind == "exact":
         if same and rows * (vector + result) <= budget:
             return Plan(kind, rows, rows)

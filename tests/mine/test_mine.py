@@ -266,6 +266,9 @@ def test_auto_chooses_by_rows_and_memory():
     assert kind(20_000_000, 768) == "ivf_pq"
     assert kind(20_000_000, 768, memory_gb=64) == "ivf"
     assert kind(20_000_000, 768, search="exact") == "exact"
+    for search in ("ivf", "hnsw"):
+        with pytest.raises(ConfigError, match=r"holds all 20,000,000 vectors in memory, which takes \d+\.\d GB"):
+            kind(20_000_000, 768, search=search)
     small = make_plan(MineConfig(memory_gb=2), 1_000_000, 512, same=True, integers=True)
     assert small.group_rows < small.block_rows * 2 < 1_000_000
 
@@ -315,3 +318,13 @@ def test_statistics_by_relation(made, tmp_path):
     assert stats["negatives"] == {"2": 10}
     assert stats["search"] == {"dino": {"kind": "exact", "recall": 1.0}}
     assert stats["near_duplicates"] == {"clusters": 0, "pictures": 0, "largest": 1}
+
+
+def test_a_device_that_is_not_there(made, tmp_path):
+    corpus, embeddings = made({"dino": angles([0, 20, 40, 60])})
+    for device in ("cuda:77", "abacus"):
+        config = MineConfig(neighbours=3, band=(0.6, 1.0), device=device)
+        with pytest.raises(ConfigError, match=f"device must be one that this machine has, but is '{device}'"):
+            mine_pairs(embeddings, corpus, config=config, out=tmp_path / device.replace(":", ""))
+    config = MineConfig(neighbours=3, band=(0.6, 1.0), device="cpu", near_duplicate=1.0)
+    assert mine_pairs(embeddings, corpus, config=config, out=tmp_path / "cpu").rows > 0
