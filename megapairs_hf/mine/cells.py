@@ -56,7 +56,7 @@ class CellSearch:
         self.k, self.crew, self.targets = min(k, len(targets)), crew, targets
         self.block_rows = block_rows
         self.first, self.kind = distinct_rows(targets)
-        self.copies = Copies()
+        self.copies = Copies(self.k)
         self.copies.add(self.first, self.kind, 0)
         count = len(self.first)
         self.cells = max(1, round(4 * math.sqrt(count)))

@@ -39,6 +39,8 @@ class RelationConfig:
     band_kind: BandKind | None = None
 
     def __post_init__(self) -> None:
+        # it names files
+        require(self.name.replace("_", "").replace("-", "").isalnum(), "name", self.name, "letters, digits, - and _")
         if self.band is not None:
             check_band(self.band, self.band_kind or "quantile")
 
@@ -95,6 +97,8 @@ class MineConfig:
         require(self.sample >= 1, "sample", self.sample, "at least 1 query")
         near = self.near_duplicate
         require(near is None or -1 <= near <= 1, "near_duplicate", near, "a similarity from -1 to 1, or left out")
+        swallowed = near is not None and self.band_kind == "absolute" and near <= self.band[0]
+        require(not swallowed, "near_duplicate", near, f"above the lower end of the band, {self.band[0]:g}")
         require(0 < self.recall <= 1, "recall", self.recall, "above 0 and at most 1")
         require(
             self.memory_gb >= 1, "memory_gb", self.memory_gb, "at least 1; the libraries alone take more than half"

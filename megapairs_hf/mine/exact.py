@@ -118,7 +118,7 @@ class ExactSearch:
         whole = places is not None and len(places) == len(self.targets) <= self.block_rows
         side = _side(queries, first, np.arange(len(queries))).coded(self.scale, self.crew)
         best = self._bars(side, len(first))
-        copies = Copies()
+        copies = Copies(self.k)
         if whole:
             copies.add(first, kind, 0)
             _search_itself(side, best, self.crew)
@@ -172,7 +172,8 @@ class ExactSearch:
 class Copies:
     """Which places hold equal vectors, so that each kind is searched once."""
 
-    def __init__(self) -> None:
+    def __init__(self, k: int) -> None:
+        self.k = k
         self.members: dict[int, np.ndarray] = {}
 
     def add(self, first: np.ndarray, kind: np.ndarray, start: int) -> None:
@@ -184,19 +185,25 @@ class Copies:
         for number in np.flatnonzero(np.diff(ends, prepend=0) > 1):
             low = ends[number - 1] if number else 0
             place = int(first[number]) + start
-            # a second search may cut other blocks; the larger set, which came first, holds
-            self.members.setdefault(place, np.sort(order[low : ends[number]]) + start)
+            members = np.sort(order[low : ends[number]]) + start
+            # a second search may cut other blocks, and see copies together that the first saw apart
+            known = self.members.get(place)
+            together = members if known is None else np.union1d(known, members)
+            # equal scores go by place, so no more than the first K can matter
+            self.members[place] = together[: self.k]
 
     def expand(self, places: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Put every copy in place of the first of its kind; [n, K'] to [n, K]."""
         if not self.members:
             return places, scores
         known = np.fromiter(self.members, np.int64, len(self.members))
-        result_places, result_scores = np.empty((len(places), k), np.int64), np.empty((len(places), k))
+        result_places, result_scores = np.full((len(places), k), -1, np.int64), np.full((len(places), k), -np.inf)
         copied = np.isin(places, known)
         for row in range(len(places)):
             if not copied[row].any() and places.shape[1] == k:
                 result_places[row], result_scores[row] = places[row], scores[row]
+                continue
+            if not (places[row] >= 0).any():
                 continue
             lists = [self.members.get(int(place), np.array([place])) for place in places[row] if place >= 0]
             own = np.repeat(scores[row][: len(lists)], [len(some) for some in lists])
@@ -205,7 +212,7 @@ class Copies:
             joined, once = np.unique(joined, return_index=True)
             own = own[once]
             order = np.lexsort((joined, -own))[:k]
-            result_places[row], result_scores[row] = joined[order], own[order]
+            result_places[row, : len(order)], result_scores[row, : len(order)] = joined[order], own[order]
         return result_places, result_scores
 
 

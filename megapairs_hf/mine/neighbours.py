@@ -17,7 +17,7 @@ from megapairs_hf import launch, storage
 from megapairs_hf.artifact import json_bytes, read_json
 from megapairs_hf.artifact_writer import PARTS
 from megapairs_hf.errors import ConfigError
-from megapairs_hf.mine.plan import Plan, make_plan
+from megapairs_hf.mine.plan import Plan, choose_kind, make_plan
 from megapairs_hf.mine.workers import Workers, give_back, workers
 from megapairs_hf.storage import join
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from megapairs_hf.mine.vectors import Vectors
 
 FOLDER = "neighbours"
+LEAST_COMPRESSED = 1000
+DEVICE_ROWS = 1_048_576
 
 
 @dataclass(frozen=True)
@@ -148,11 +150,7 @@ def find_neighbours(relations: Sequence[Relation], config: MineConfig, files: Ne
     with launch.Progress("search", rows * len(relations), "queries", rows * len(relations) - left) as bar:
         for relation in relations:
             integers = integers_are_faster(relation.target.dimension)
-            plan = make_plan(
-                config, len(relation.target), relation.target.dimension, same=relation.same, integers=integers
-            )
-            kind = files.settle(f"plan-{relation.name}", {"kind": plan.kind})["kind"]
-            plan = replace(plan, kind=kind)
+            plan = _settled_plan(relation, config, files, len(todo[relation.name]), integers=integers)
             _share_index(relation, config, plan, files)
             if todo[relation.name]:
                 with workers(config.threads) as crew:
@@ -164,6 +162,21 @@ def find_neighbours(relations: Sequence[Relation], config: MineConfig, files: Ne
                         bar.advance(sum(int(files.starts[i + 1] - files.starts[i]) for i in group))
     launch.barrier()
     return {r.name: read_json(files.fact_file(f"search-{r.name}")) for r in relations}
+
+
+def _settled_plan(relation: Relation, config: MineConfig, files: Neighbours, missing: int, *, integers: bool) -> Plan:
+    """Sizes are this run's own; the kind of search and what an index learns from were settled by the first run."""
+    rows, dimension = len(relation.target), relation.target.dimension
+    kind = files.settle(f"kind-{relation.name}", {"kind": choose_kind(config, rows, dimension)})["kind"]
+    if config.device is not None and kind != "exact":
+        raise ConfigError(f"device {config.device!r} serves exact search only, and this one is {kind!r}; set `search:"
+                          " exact`, or leave the device out")  # fmt: skip
+    if kind == "ivf_pq" and rows < LEAST_COMPRESSED:
+        raise ConfigError(f"search 'ivf_pq' needs at least {LEAST_COMPRESSED:,} vectors; take `search: exact`")
+    whole = relation.same and missing == len(files.starts) - 1
+    plan = make_plan(replace(config, search=kind), rows, dimension, same=whole, integers=integers)
+    learnt = files.settle(f"plan-{relation.name}", {"train_rows": plan.train_rows})
+    return replace(plan, train_rows=int(learnt["train_rows"]))
 
 
 def _index_file(relation: Relation, files: Neighbours) -> str:
@@ -197,7 +210,7 @@ def _open_search(relation: Relation, config: MineConfig, plan: Plan, crew: Worke
     rows = plan.block_rows
     if plan.kind == "exact" and config.device is not None:
         check_device(config.device)
-        return DeviceSearch(relation.target, k, config.device)
+        return DeviceSearch(relation.target, k, config.device, block_rows=min(DEVICE_ROWS, rows))
     if plan.kind == "exact":
         return ExactSearch(relation.target, k, crew, block_rows=rows)
     if plan.kind == "ivf":

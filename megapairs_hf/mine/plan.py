@@ -20,6 +20,9 @@ EXACT_ROWS = 250_000
 # places, hashes, kinds and their sorted copies
 BOOKKEEPING = 96
 LEAST_ROWS = 2048
+LEAST_BYTES = 50_000_000
+# bytes of a compressed vector, at most
+MOST_PARTS = 96
 # links of a vector in a graph index
 GRAPH = 400
 
@@ -39,6 +42,15 @@ class Plan:
     group_rows: int
     block_rows: int
     train_rows: int = 0
+
+
+def choose_kind(config: MineConfig, rows: int, dimension: int) -> SearchKind:
+    """The search that `auto` stands for, from rows, dimension and `memory_gb` alone, whatever the threads."""
+    if config.search != "auto":
+        return config.search
+    padded = -(-dimension // 64) * 64
+    held = rows * (2 * dimension + padded + BOOKKEEPING)
+    return "exact" if rows <= EXACT_ROWS else "ivf" if held <= config.memory_gb * 1e9 - 2 * LIBRARIES else "ivf_pq"
 
 
 def available(config: MineConfig) -> int:
@@ -65,15 +77,24 @@ def make_plan(config: MineConfig, rows: int, dimension: int, *, same: bool, inte
     vector = 2 * dimension + padded * (1 if integers else 4) + BOOKKEEPING
     # a heap of float64 scores and int64 places, and their sorted copy
     result = 2 * 16 * (config.neighbours + 1)
-    kind: SearchKind = config.search
-    if kind == "auto":
-        kind = "exact" if rows <= EXACT_ROWS else "ivf" if rows * vector + LEAST_ROWS * result <= budget else "ivf_pq"
-    needed = {"ivf": rows * vector + LEAST_ROWS * result, "hnsw": rows * (4 * dimension + GRAPH)}.get(kind, 0)
-    if needed > budget:
+    kind = choose_kind(config, rows, dimension)
+    if budget < LEAST_BYTES:
+        raise ConfigError(
+            f"memory_gb must be more than {config.memory_gb:g}, since libraries and"
+            f" {config.threads or default_threads()} threads take it all; raise it, or lower `threads`"
+        )
+    # a compressed index is copied twice on its way to and from the disk
+    compressed = 3 * rows * (MOST_PARTS + 8)
+    needed = {
+        "ivf": rows * vector + LEAST_ROWS * result,
+        "hnsw": 3 * rows * (4 * dimension + GRAPH),
+        "ivf_pq": compressed,
+    }.get(kind, 0)
+    if needed and needed > budget:
         least = config.memory_gb + (needed - budget) / 1e9
         raise ConfigError(
-            f"search {kind!r} holds all {rows:,} vectors in memory, which takes {least:.1f} GB; set `memory_gb` so,"
-            " or take `search: ivf_pq` or `auto`"
+            f"search {kind!r} holds an index of {rows:,} vectors in memory, which takes {least:.1f} GB; set"
+            " `memory_gb` so, or take another `search`"
         )
     if kind == "exact":
         if same and rows * (vector + result) <= budget:
@@ -82,6 +103,6 @@ def make_plan(config: MineConfig, rows: int, dimension: int, *, same: bool, inte
     if kind == "ivf":
         left = budget - rows * vector
         return Plan(kind, max(LEAST_ROWS, left // 2 // result), max(LEAST_ROWS, left // 2 // vector))
-    share = budget // 4
+    share = (budget - needed) // 4
     group_rows = max(LEAST_ROWS, share // (2 * dimension + result))
     return Plan(kind, group_rows, max(LEAST_ROWS, share // vector), max(LEAST_ROWS, share // (4 * dimension)))

@@ -13,6 +13,7 @@ import numpy as np
 
 from megapairs_hf.mine.cells import SAFETY, overlap
 from megapairs_hf.mine.exact import ExactSearch
+from megapairs_hf.mine.plan import MOST_PARTS
 
 if TYPE_CHECKING:
     from megapairs_hf.mine.vectors import Vectors
@@ -22,8 +23,6 @@ QUERY_BLOCK = 1024
 # candidates of a compressed index for every neighbour asked for
 REFINE = 4
 TRAIN_ROWS = 200_000
-# bytes of a compressed vector
-MOST_PARTS = 96
 EF_CONSTRUCTION = 80
 LINKS = 32
 # float32 products of unit vectors on any device stay closer than this to the exact ones

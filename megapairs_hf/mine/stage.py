@@ -64,6 +64,8 @@ def mine_pairs(
     for name, artifact in embeddings.items():
         if artifact.manifest.inputs["corpus"] != corpus.fingerprint:
             raise ArtifactError(f"the embeddings {name} were made of another corpus; run `megapairs embed` again")
+    if corpus.rows == 0:
+        raise ConfigError(f"the corpus {corpus.path} has no pictures, so it has no pairs; make it again")
     inputs = {"corpus": corpus.fingerprint, **{name: art.fingerprint for name, art in embeddings.items()}}
     names = shard_names(len(corpus.manifest.shards), "parquet")
     writer = create_artifact(out, kind="pairs", config=config, inputs=inputs, names=names, overwrite=overwrite)
@@ -179,7 +181,8 @@ class _Mining:
 
 
 def _pick_all(mining: _Mining, corpus: Artifact, writer: ArtifactWriter) -> None:
-    ids = corpus.table(["image_id"])["image_id"].combine_chunks()
+    # a plain string array holds 2 GB
+    ids = corpus.table(["image_id"])["image_id"].cast(pa.large_string()).combine_chunks()
     starts = mining.files.starts
     mine = launch.my_shards(len(writer.names))
     todo = writer.mine()

@@ -209,3 +209,27 @@ def test_cells_do_not_depend_on_the_faster_engine(crew, monkeypatch):
         found.append((search.probes, search.recall, search.search(vectors, np.arange(len(vectors)))[0]))
     assert found[0][:2] == found[1][:2]
     assert np.array_equal(found[0][2], found[1][2])
+
+
+@pytest.mark.parametrize("block", [1000, 1700])
+def test_bursts_of_copies_across_blocks_that_are_cut_twice(block, crew, monkeypatch):
+    """Seven copies in a row of every vector: each cut separates some, and the second search cuts elsewhere."""
+    monkeypatch.setattr(exact, "AGAIN_ROWS", 700)
+    vectors = np.repeat(unit(np.random.default_rng(8).standard_normal((600, 16))), 7, axis=0)
+    search = ExactSearch(Vectors([vectors]), 20, crew, block_rows=block)
+    found, _ = search.search(vectors)
+    assert np.array_equal(found, brute_force(vectors, vectors, 20)[0])
+
+
+def test_cells_that_hold_fewer_than_k(crew):
+    vectors = clustered(2000, 32, 100, width=0.05)
+    vectors[:30] = vectors[0]
+    search = CellSearch(Vectors([vectors]), 101, crew, recall=0.8)
+    search.probes = 1
+    found, scores = search.search(vectors, np.arange(len(vectors)))
+    missing = found < 0
+    assert missing.any()
+    assert np.isneginf(scores[missing]).all()
+    # what is there stands in front, each once
+    assert (np.diff(missing.astype(int), axis=1) >= 0).all()
+    assert all(len(set(row[row >= 0])) == (row >= 0).sum() for row in found)
