@@ -5,7 +5,8 @@ needs no model and writes from the two captions. What surprises: where the serve
 settings, so moving to another machine never makes an artifact stale.
 """
 
-from megapairs_hf.annotate.config import DescribeConfig, Endpoint, InstructConfig
+from megapairs_hf.annotate.config import DescribeConfig, InstructConfig
+from megapairs_hf.annotate.endpoint import Budget, Endpoint
 from megapairs_hf.annotate.stage import describe_pairs, instruct_pairs
 
-__all__ = ["DescribeConfig", "Endpoint", "InstructConfig", "describe_pairs", "instruct_pairs"]
+__all__ = ["Budget", "DescribeConfig", "Endpoint", "InstructConfig", "describe_pairs", "instruct_pairs"]

@@ -24,7 +24,7 @@ DESCRIBE_SLOTS = frozenset({*IMAGE_SLOTS, "word_num", "query_caption", "target_c
 INSTRUCT_SLOTS = frozenset(
     {
         *("description", "demonstrations", "count", "reply_format"),
-        *("min_words", "max_words", "query_caption", "target_caption"),
+        *("min_words", "max_words", "query_caption", "target_caption", "language"),
     }
 )
 THINKING = re.compile(r"<think>.*?</think>", re.DOTALL | re.IGNORECASE)
@@ -239,6 +239,7 @@ def format_instruct(
     reply_format: str,
     words: tuple[int, int] = (2, 60),
     captions: tuple[str, str] = ("", ""),
+    language: str = "English",
 ) -> list[dict[str, Any]]:
     """The chat messages of the second step."""
     shown = [
@@ -251,6 +252,7 @@ def format_instruct(
         reply_format=reply_format,
         min_words=words[0],
         max_words=words[1],
+        language=language,
         query_caption=captions[0],
         target_caption=captions[1],
     )

@@ -86,7 +86,10 @@ def load(place: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-ENDPOINT = {"endpoint": "megapairs_hf.annotate.config:Endpoint"}
+ENDPOINT = {
+    "endpoint": "megapairs_hf.annotate.endpoint:Endpoint",
+    "budget": "megapairs_hf.annotate.endpoint:Budget",
+}
 HERE = "megapairs_hf.cli.verbs"
 STAGES = {
     "corpus": Stage(
