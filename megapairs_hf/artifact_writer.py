@@ -71,6 +71,10 @@ class ArtifactWriter:
         """The unfinished shards of this process."""
         return [i for i in launch.my_shards(len(self.names)) if not self.done(i)]
 
+    def rows(self, index: int) -> int:
+        """Rows of a finished shard."""
+        return int(read_json(self._part(index, "json"))["rows"])
+
     def write(
         self,
         index: int,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 EIGHT_BITS = 255
 WHITE = (255, 255, 255, 255)
 ORIENTATION = 0x0112
+SIDEWAYS = {5, 6, 7, 8}
 
 
 @dataclass(frozen=True)
@@ -30,14 +31,26 @@ class Decoded:
         image: RGB, upright, opaque.
         as_stored: whether the stored file shows exactly these pixels (no rotation, transparency or other mode).
         lossy: whether the file's format is a lossy one.
+        size: width and height of the picture, upright; those of `image` unless it was decoded at a smaller scale.
+        extent: the part of `image` that the picture fills, in pixels: a JPEG of 1023 pixels at half scale fills 511.5
+            of the 512 that it is decoded to.
     """
 
     image: Image.Image
     as_stored: bool
     lossy: bool
+    size: tuple[int, int]
+    extent: tuple[float, float]
+
+    @classmethod
+    def whole(cls, image: Image.Image) -> Decoded:
+        """An RGB picture that came from no file."""
+        return cls(image, True, False, image.size, image.size)
 
 
-def decode_image(content: bytes, *, max_pixels: int = 100_000_000, min_side: int = 1) -> Decoded:
+def decode_image(
+    content: bytes, *, max_pixels: int = 100_000_000, min_side: int = 1, draft_side: int | None = None
+) -> Decoded:
     """Decode a picture, wholly.
 
     Args:
@@ -45,6 +58,8 @@ def decode_image(content: bytes, *, max_pixels: int = 100_000_000, min_side: int
         max_pixels: width times height above which the picture is refused before it is decoded; Pillow's own limit of
             178,956,970 stays in force above it.
         min_side: shortest side in pixels that is accepted.
+        draft_side: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size while its shorter side keeps at least so many
+            pixels; None decodes every pixel.
 
     Returns:
         The picture and what was done to it.
@@ -72,11 +87,18 @@ def decode_image(content: bytes, *, max_pixels: int = 100_000_000, min_side: int
         raise ImageRejectedError("too_small", f"{width}x{height}, shortest side must be {min_side}")
     lossy = image.format in {"JPEG", "WEBP", "MPO"}
     try:
+        drafted = None
+        if draft_side is not None and image.format == "JPEG":
+            drafted = image.draft(None, (draft_side, draft_side))
         image.load()
-        rotated = image.getexif().get(ORIENTATION, 1) not in {0, 1}
+        orientation = image.getexif().get(ORIENTATION, 1)
+        rotated = orientation not in {0, 1}
         stored_plain = image.mode == "RGB" and "transparency" not in image.info and not rotated
         single = getattr(image, "n_frames", 1) == 1
-        return Decoded(_upright_rgb(image), stored_plain and single, lossy)
+        upright = _upright_rgb(image, rotated)
+        size = (height, width) if orientation in SIDEWAYS else (width, height)
+        extent = upright.size if rotated or drafted is None else drafted[1][2:]
+        return Decoded(upright, stored_plain and single, lossy, size, extent)
     except (OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
         raise ImageRejectedError("truncated", str(error)) from error
 
@@ -86,17 +108,18 @@ def to_rgb(content: bytes) -> Image.Image:
     return decode_image(content).image
 
 
-def _upright_rgb(image: Image.Image) -> Image.Image:
+def _upright_rgb(image: Image.Image, rotated: bool) -> Image.Image:
     from PIL import Image, ImageOps
 
-    image = ImageOps.exif_transpose(image)
+    if rotated:
+        image = ImageOps.exif_transpose(image)
     if image.mode.startswith(("I", "F")):
         image = _eight_bits(image)
     if image.mode in {"RGBA", "LA", "PA", "RGBa", "La"} or "transparency" in image.info:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, WHITE), image).convert("RGB")
-    # a copy drops the file's metadata and the reference to its bytes
-    return image.convert("RGB").copy()
+    # a copy drops the reference to the file's bytes
+    return image.convert("RGB")
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

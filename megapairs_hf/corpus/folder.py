@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from megapairs_hf.corpus.sources import RawRow, missing_column, read_file, short_hash
 from megapairs_hf.errors import CorpusError
+from megapairs_hf.pictures import MARK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -59,7 +60,9 @@ class FolderSource:
             content, problem = read_file(str(self.root / name), (self.root,))
             row = self._row(name)
             meta = {key: str(row.get(key, "")) for key in self.config.meta} if self.config.meta else None
-            yield RawRow(safe_name(name), content, self._caption(name, row), meta, problem)
+            # a name that is no UTF-8, or looks like a place inside a file, cannot be written down as a place
+            place = name if safe_name(name) == name and MARK not in name else None
+            yield RawRow(safe_name(name), content, self._caption(name, row), meta, problem, place)
 
     def _row(self, name: str) -> dict[str, Any]:
         path = Path(name)

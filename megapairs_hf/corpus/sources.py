@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 
-from megapairs_hf.artifact import REJECTED_FILE
+from megapairs_hf.corpus.files import below, data_files, parquet_files
 from megapairs_hf.corpus.scenes import draw_scene, make_scene, scene_name
 from megapairs_hf.errors import CorpusError
 from megapairs_hf.images import encode_image
+from megapairs_hf.pictures import parquet_place, tar_place
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -41,6 +42,7 @@ class RawRow:
         caption: None where there is none.
         meta: the extra columns.
         problem: why there are no bytes: a reason and its detail.
+        place: where the file is below the source's root, for a corpus that holds its pictures by reference.
     """
 
     key: str
@@ -48,6 +50,7 @@ class RawRow:
     caption: str | None
     meta: dict[str, Any] | None = None
     problem: tuple[str, str] | None = None
+    place: str | None = None
 
 
 class Source(Protocol):
@@ -109,7 +112,7 @@ class SceneSource:
 class DatasetSource:
     """Anything that `datasets.load_dataset` reads."""
 
-    def __init__(self, dataset: Dataset, config: CorpusConfig) -> None:
+    def __init__(self, dataset: Dataset, config: CorpusConfig, origin: Sequence[int] | None = None) -> None:
         import datasets
         from huggingface_hub.constants import HF_HUB_CACHE
 
@@ -118,6 +121,8 @@ class DatasetSource:
         self.image_column = find_image_column(dataset, config)
         self.dataset = undecoded(dataset)
         self.rows = len(dataset)
+        self.origin: Sequence[int] = range(self.rows) if origin is None else origin
+        self.files = parquet_files(config) if config.images == "by_reference" and config.source == "parquet" else []
         check_columns(dataset, config)
         self.meta = meta_type(dataset, config)
         self.roots = (Path(str(config.path)), Path(datasets.config.HF_DATASETS_CACHE), Path(HF_HUB_CACHE))
@@ -133,7 +138,22 @@ class DatasetSource:
             key = str(row[self.config.id_column]) if self.config.id_column else f"{start + offset:08d}"
             content, problem = self._bytes(row)
             meta = {name: plain(row[name]) for name in self.config.meta} if self.config.meta else None
-            yield RawRow(key, content, self._caption(row), meta, problem)
+            yield RawRow(key, content, self._caption(row), meta, problem, self._place(start + offset, row))
+
+    def _place(self, index: int, row: dict[str, Any]) -> str | None:
+        """Where the picture is below `path`, for sources that can be read again."""
+        if self.config.images != "by_reference":
+            return None
+        if self.config.source == "parquet":
+            original = self.origin[index]
+            for file, first, stop in self.files:
+                if first <= original < stop:
+                    return parquet_place(file, self.image_column[0], original - first)
+            return None
+        cells = [row[name] for name in self.image_column if row[name] is not None]
+        if not cells or not isinstance(cells[0], dict) or not cells[0].get("path"):
+            return None
+        return tar_place(below(str(row["__url__"]), self.config), str(cells[0]["path"]))
 
     def _named(self, name: str, value: Any) -> Any:
         """The name of a class label instead of its number."""
@@ -179,7 +199,7 @@ class DatasetSource:
 
     def select(self, indices: Sequence[int]) -> DatasetSource:
         """Only these rows."""
-        return DatasetSource(self.dataset.select(indices), self.config)
+        return DatasetSource(self.dataset.select(indices), self.config, [self.origin[i] for i in indices])
 
 
 def read_file(path: str, roots: Sequence[Path]) -> tuple[bytes | None, tuple[str, str] | None]:
@@ -285,17 +305,10 @@ def load_dataset_source(config: CorpusConfig) -> DatasetSource:
     """
     import datasets
 
-    path = Path(str(config.path))
     builder: str
     arguments: dict[str, Any] = {"split": config.split, "revision": config.revision}
     if config.source in {"parquet", "webdataset"}:
-        suffix = "*.parquet" if config.source == "parquet" else "*.tar"
-        files = sorted(str(file) for file in path.rglob(suffix)) if path.is_dir() else [str(path)]
-        # a corpus of ours is a fine source too; what it left out is no part of it
-        files = [file for file in files if Path(file).name != REJECTED_FILE]
-        if not files:
-            raise CorpusError(f"no {suffix} file in {path}; check the path")
-        builder, arguments["data_files"], arguments["split"] = config.source, files, "train"
+        builder, arguments["data_files"], arguments["split"] = config.source, data_files(config), "train"
     else:
         builder, arguments["name"] = str(config.path), config.name
     try:

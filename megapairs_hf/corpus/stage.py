@@ -23,6 +23,7 @@ from megapairs_hf.corpus.folder import FolderSource
 from megapairs_hf.corpus.sources import RawRow, SceneSource, Source, load_dataset_source
 from megapairs_hf.errors import CorpusError, ImageRejectedError
 from megapairs_hf.images import decode_image, encode_image, pixel_sha256, shrink
+from megapairs_hf.pictures import ROOT
 from megapairs_hf.schema import corpus_schema
 from megapairs_hf.storage import PathLike, join
 
@@ -72,7 +73,10 @@ def make_corpus(config: CorpusConfig, *, out: PathLike, overwrite: bool = False)
     with writer:
         decoded = _decode_all(source, config, create_artifact(join(out, PARTS, "decoded"), **arguments))
         _leave_out_doubles(decoded, writer)
-        corpus = writer.finish(decoded.manifest.stats, [tuple(row.values()) for row in decoded.rejected().to_pylist()])
+        root = {ROOT: str(config.path)} if config.images == "by_reference" else {}
+        corpus = writer.finish(
+            decoded.manifest.stats | root, [tuple(row.values()) for row in decoded.rejected().to_pylist()]
+        )
     return _usable(corpus, source.rows, config)
 
 
@@ -183,12 +187,15 @@ def check_row(raw: RawRow, config: CorpusConfig) -> Row | Rejection:
         return (raw.key, error.reason, error.detail)
     image = shrink(decoded.image, config.max_side)
     content = raw.image
-    if not decoded.as_stored or image is not decoded.image:
+    if config.images == "embedded" and (not decoded.as_stored or image is not decoded.image):
         content = encode_image(image, lossy=decoded.lossy)
         notes.append("re_encoded")
+    by_reference = config.images == "by_reference"
+    if by_reference and raw.place is None:
+        return (raw.key, "no_reference", "its place in the source cannot be written down; take `images: embedded`")
     columns = {
         "image_id": raw.key,
-        "image": {"bytes": content, "path": None},
+        "image": {"bytes": None, "path": raw.place} if by_reference else {"bytes": content, "path": None},
         "caption": caption,
         "width": image.width,
         "height": image.height,

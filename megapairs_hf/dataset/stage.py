@@ -20,6 +20,7 @@ from megapairs_hf.artifact_writer import ArtifactWriter, Rejection, create_artif
 from megapairs_hf.config import config_hash
 from megapairs_hf.dataset.sides import validation_side
 from megapairs_hf.errors import ArtifactError
+from megapairs_hf.pictures import ROOT, picture_bytes
 from megapairs_hf.schema import IMAGE_TYPE, TRIPLETS, with_features
 from megapairs_hf.storage import PathLike, join
 
@@ -216,7 +217,10 @@ def fetch(ids: tuple[str, ...], places: dict[str, tuple[int, int]], corpus: Arti
     rows: dict[str, dict[str, Any]] = {}
     for shard, wanted in sorted(by_shard.items()):
         table = corpus.shard(shard, ["image_id", "image", "caption"]).take([row for row, _ in wanted])
-        rows.update({row["image_id"]: row for row in table.to_pylist()})
+        for row in table.to_pylist():
+            # what is published holds its pictures, wherever the corpus keeps them
+            content = picture_bytes(row["image"], corpus.manifest.stats.get(ROOT))
+            rows[row["image_id"]] = {**row, "image": {"bytes": content, "path": None}}
     return rows
 
 

@@ -52,7 +52,11 @@ class EmbedConfig:
         models: the similarity models.
         dtype: number format of the forward pass; the vectors are always stored as float16.
         batch_size: pictures or captions a forward pass; it decides the last bits of the result, so it is fixed.
-        threads: decoding threads of a process.
+        draft: decode a JPEG at 1/2, 1/4 or 1/8 of its size where at least 1.5 times the pixels that the models' own
+            resize leaves remain; false decodes every pixel.
+        compile: compile the image towers of transformers and open_clip models with `torch.compile`.
+        threads: decoding threads of a process, where `workers` is 0.
+        workers: decoding processes of a process; 0 decodes in threads.
         device: `cuda`, `cpu`, …; None takes what Accelerate finds.
     """
 
@@ -63,7 +67,10 @@ class EmbedConfig:
     )
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     batch_size: int = 64
+    draft: bool = True
+    compile: bool = False
     threads: int = field(default=2, metadata=HOW)
+    workers: int = field(default=0, metadata=HOW)
     device: str | None = field(default=None, metadata=HOW)
 
     def __post_init__(self) -> None:
@@ -72,6 +79,7 @@ class EmbedConfig:
         require(len(set(names)) == len(names), "models", names, "models of different names")
         require(self.batch_size > 0, "batch_size", self.batch_size, "a positive number")
         require(self.threads > 0, "threads", self.threads, "a positive number")
+        require(self.workers >= 0, "workers", self.workers, "0 or a positive number")
 
 
 @dataclass(frozen=True)
@@ -81,3 +89,5 @@ class ModelSettings:
     model: SimilarityModelConfig
     dtype: str
     batch_size: int
+    draft: bool
+    compile: bool

@@ -1,14 +1,13 @@
 """The embed stage: one pass over the corpus serves every similarity model (paper, section 3.1).
 
-A picture is decoded once and given to all image models. The vectors are divided by their length and stored as
-float16, in the order of the corpus, one artifact a model. What surprises: batches never cross shards and always have
-the same size, so the bytes do not depend on how many processes share the work.
+A picture is decoded once and given to all image models; captions are sorted by length inside their shard. The vectors
+are divided by their length and stored as float16, in the order of the corpus, one artifact a model. What surprises:
+batches never cross shards, so the bytes do not depend on how many processes share the work.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,17 +16,17 @@ from megapairs_hf import launch
 from megapairs_hf.artifact import Artifact, iter_batches, model_place, shard_names, weights_fingerprint
 from megapairs_hf.artifact_writer import ArtifactWriter, create_artifact
 from megapairs_hf.embed.config import EmbedConfig, ModelSettings, SimilarityModelConfig
-from megapairs_hf.embed.encoders import Encoder, load_encoder
+from megapairs_hf.embed.decoding import Files, Preparer, prepared, stacked
+from megapairs_hf.embed.encoders import Encoder, Running, load_encoder
 from megapairs_hf.errors import ModelError
-from megapairs_hf.images import to_rgb
+from megapairs_hf.images import Decoded
+from megapairs_hf.schema import CAPTION, IMAGE, IMAGE_ID
 from megapairs_hf.storage import PathLike, join
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import torch
-
-BATCHES_AHEAD = 2
 
 
 def embed_corpus(
@@ -55,7 +54,7 @@ def embed_corpus(
         writer = create_artifact(
             join(out, model.name),
             kind="embeddings",
-            config=ModelSettings(model, config.dtype, config.batch_size),
+            config=ModelSettings(model, config.dtype, config.batch_size, config.draft, config.compile),
             inputs={
                 "corpus": corpus.fingerprint,
                 "model": weights_fingerprint(model_place(model.model, work), model.revision, model.pretrained),
@@ -91,68 +90,77 @@ def _embed_missing(corpus: Artifact, config: EmbedConfig, writers: dict[str, Art
     todo = sorted({i for writer in writers.values() for i in writer.mine()})
     if not todo:
         return
-    device = choose_device(config.device)
+    running = Running(config.dtype, config.batch_size, config.compile, choose_device(config.device))
     models = [model for model in config.models if model.name in writers]
-    encoders = {m.name: load_encoder(m, model_place(m.model, work), config.dtype, device) for m in models}
+    encoders = {m.name: load_encoder(m, model_place(m.model, work), running) for m in models}
+    missing = {i: [model for model in models if not writers[model.name].done(i)] for i in todo}
     rows = [int(shard["rows"]) for shard in corpus.manifest.shards]
     mine = sum(rows[i] for i in launch.my_shards(len(rows)))
-    with ThreadPoolExecutor(config.threads) as pool:
-        bar = launch.Progress("embed", mine, "pictures", mine - sum(rows[i] for i in todo))
-        with bar:
-            for i in todo:
-                missing = [model for model in models if not writers[model.name].done(i)]
-                vectors = _embed_shard(corpus, i, missing, encoders, config, pool, bar)
-                for model in missing:
-                    array = vectors[model.name]
-                    stats = {"dimension": int(array.shape[1])} if i == 0 else {}
-                    writers[model.name].write(i, array, stats=stats)
+    transforms = {name: encoder.transform for name, encoder in encoders.items() if encoder.transform is not None}
+    preparer = Preparer(transforms, corpus.manifest.stats.get("pictures_root"), config.draft)
+    batches = prepared(_undecoded(corpus, missing, config.batch_size), preparer, config.threads, config.workers)
+    bar = launch.Progress("embed", mine, "pictures", mine - sum(rows[i] for i in todo))
+    with bar, contextlib.closing(batches):
+        for i in todo:
+            vectors = _embed_captions(corpus, i, missing[i], encoders)
+            vectors |= _embed_pictures(batches, rows[i], missing[i], encoders, config.batch_size, bar)
+            for model in missing[i]:
+                array = vectors[model.name]
+                stats = {"dimension": int(array.shape[1])} if i == 0 else {}
+                writers[model.name].write(i, array, stats=stats)
 
 
-def _embed_shard(
-    corpus: Artifact,
-    index: int,
+def _undecoded(corpus: Artifact, missing: dict[int, list[SimilarityModelConfig]], size: int) -> Iterator[Files]:
+    """The pictures of all shards that an image model lacks, in batches that never cross shards."""
+    for index, models in missing.items():
+        names = tuple(model.name for model in models if model.input == "image")
+        if names:
+            for batch in iter_batches(corpus, [IMAGE_ID, IMAGE], index, size):
+                yield Files(batch[IMAGE_ID].to_pylist(), batch[IMAGE].to_pylist(), names)
+
+
+def _embed_pictures(
+    batches: Iterator[Any],
+    rows: int,
     models: list[SimilarityModelConfig],
     encoders: dict[str, Encoder],
-    config: EmbedConfig,
-    pool: ThreadPoolExecutor,
+    size: int,
     bar: launch.Progress,
 ) -> dict[str, np.ndarray]:
-    from PIL import Image
-
-    parts: dict[str, list[np.ndarray]] = {model.name: [] for model in models}
-    with_images = any(model.input == "image" for model in models)
-    for captions, images in _batches_ahead(corpus, index, config.batch_size, with_images, pool):
-        for model in models:
-            inputs = images if model.input == "image" else captions
-            parts[model.name].append(unit_vectors(encoders[model.name], inputs, model.name))
-        bar.advance(len(captions))
-    # a shard whose rows were all rejected still tells the dimension
-    blank = {"image": Image.new("RGB", (32, 32)), "caption": "blank"}
-    for model in models:
-        if not parts[model.name]:
-            parts[model.name].append(unit_vectors(encoders[model.name], [blank[model.input]], model.name)[:0])
+    names = [model.name for model in models if model.input == "image"]
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    for start in range(0, rows, size):
+        arrays = next(batches) if names else {}
+        for name in names:
+            parts[name].append(unit_vectors(encoders[name], arrays[name], name))
+        bar.advance(min(size, rows - start))
+    for name in names:
+        if not parts[name]:
+            # a shard whose rows were all rejected still tells the dimension
+            blank = stacked([[_blank(encoders[name])]], (name,))[name]
+            parts[name].append(unit_vectors(encoders[name], blank, name)[:0])
     return {name: np.concatenate(arrays) for name, arrays in parts.items()}
 
 
-def _batches_ahead(
-    corpus: Artifact, index: int, size: int, with_images: bool, pool: ThreadPoolExecutor
-) -> Iterator[tuple[list[str], list[Any]]]:
-    """Captions and decoded pictures, decoding a few batches ahead of the model."""
-    waiting: deque[tuple[list[str], list[Future[Any]]]] = deque()
-    columns = ["caption", "image"] if with_images else ["caption"]
-    for batch in iter_batches(corpus, columns, index, size):
-        files = batch["image"].to_pylist() if with_images else []
-        futures = [pool.submit(to_rgb, file["bytes"]) for file in files]
-        waiting.append((batch["caption"].to_pylist(), futures))
-        if len(waiting) > BATCHES_AHEAD:
-            captions, ready = waiting.popleft()
-            yield captions, [future.result() for future in ready]
-    for captions, ready in waiting:
-        yield captions, [future.result() for future in ready]
+def _blank(encoder: Encoder) -> np.ndarray:
+    from PIL import Image
+
+    assert encoder.transform is not None
+    return encoder.transform(Decoded.whole(Image.new("RGB", (32, 32))))
 
 
-def unit_vectors(encoder: Encoder, inputs: list[Any], name: str) -> np.ndarray:
-    """Vectors of length one, [B, D] float16.
+def _embed_captions(
+    corpus: Artifact, index: int, models: list[SimilarityModelConfig], encoders: dict[str, Encoder]
+) -> dict[str, np.ndarray]:
+    names = [model.name for model in models if model.input == "caption"]
+    if not names:
+        return {}
+    captions = corpus.shard(index, [CAPTION])[CAPTION].to_pylist()
+    return {name: unit_vectors(encoders[name], captions or ["blank"], name)[: len(captions)] for name in names}
+
+
+def unit_vectors(encoder: Encoder, inputs: Any, name: str) -> np.ndarray:
+    """Vectors of length one, [B, D] float16, of captions or of a batch of prepared pictures.
 
     Raises:
         ModelError: a vector is zero, infinite or not a number.
@@ -160,7 +168,8 @@ def unit_vectors(encoder: Encoder, inputs: list[Any], name: str) -> np.ndarray:
     import torch
 
     with torch.inference_mode():
-        vectors: torch.Tensor = encoder.encode(inputs).float()
+        encode = encoder.encode_captions if encoder.transform is None else encoder.encode_pictures
+        vectors: torch.Tensor = encode(inputs).float()
         lengths = vectors.norm(dim=1, keepdim=True)
         if not torch.isfinite(vectors).all() or (lengths == 0).any():
             raise ModelError(

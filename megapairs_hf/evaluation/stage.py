@@ -22,6 +22,7 @@ from megapairs_hf.evaluation.metrics import average_precision_at_k, rank_gallery
 from megapairs_hf.evaluation.queries import Query, make_queries
 from megapairs_hf.evaluation.strategies import encode, encode_queries
 from megapairs_hf.images import to_rgb
+from megapairs_hf.pictures import ROOT, picture_bytes
 from megapairs_hf.schema import RANKINGS
 from megapairs_hf.storage import PathLike, join
 
@@ -85,7 +86,8 @@ def measure(
     table = corpus.table(["image_id", "image"])
     ids = table["image_id"].to_pylist()
     places = {name: i for i, name in enumerate(ids)}
-    images = [to_rgb(cell["bytes"]) for cell in table["image"].to_pylist()]
+    root = corpus.manifest.stats.get(ROOT)
+    images = [to_rgb(picture_bytes(cell, root)) for cell in table["image"].to_pylist()]
     references = np.array([places[query.image_id] for query in queries])
     records: list[dict[str, Any]] = []
     rankings: list[dict[str, Any]] = []

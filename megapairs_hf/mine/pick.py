@@ -1,117 +1,97 @@
-"""Which of a query's neighbours become targets and hard negatives; pure, on positions and scores."""
+"""Which of a query's neighbours become targets and hard negatives; pure, on places and scores."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from megapairs_hf.mine.search import exact_scores
-
 if TYPE_CHECKING:
     import random
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
+
+    import numpy as np
 
     from megapairs_hf.mine.config import MineConfig
-    from megapairs_hf.mine.stage import Relation
+
+# negatives that are drawn beyond those wanted, because some turn out to be near-duplicates of the target
+SPARE = 5
 
 
 @dataclass(frozen=True)
-class Picked:
-    """A pair.
+class Drawn:
+    """What was drawn for one query.
 
     Attributes:
-        target: position of the target.
-        relations: names of the relations in whose band it lies.
-        scores: its similarity under every relation.
-        negatives: positions of the hard negatives.
+        targets: places of the targets, ascending.
+        negatives: for each target, places of hard negatives in the order in which they are tried.
+        reason: why there is no target: a reason and its detail.
     """
 
-    target: int
-    relations: list[str]
-    scores: dict[str, float]
-    negatives: list[int]
+    targets: list[int]
+    negatives: list[list[int]]
+    reason: tuple[str, str] | None = None
 
 
-def pick_pairs(
+def draw_pairs(
     row: int,
     neighbours: Mapping[str, tuple[np.ndarray, np.ndarray]],
-    relations: Sequence[Relation],
+    bands: Mapping[str, tuple[float, float]],
+    representative: np.ndarray,
     config: MineConfig,
     rng: random.Random,
-) -> tuple[list[Picked], tuple[str, str]]:
+) -> Drawn:
     """Choose targets and negatives for one query.
 
     Args:
-        row: position of the query.
-        neighbours: positions and scores of the nearest neighbours, by relation.
-        relations: the relations.
+        row: place of the query.
+        neighbours: places (-1 for none) and scores of the nearest neighbours, by relation.
+        bands: low and high similarity, by relation.
+        representative: [N] the picture that stands for each picture's cluster of near-duplicates.
         config: the settings.
         rng: seeded by the query's id.
-
-    Returns:
-        The pairs in order of the targets' positions, and, if there is none, the reason and its detail.
     """
-    retrieved = sorted({int(place) for places, _ in neighbours.values() for place in places} - {row})
+    usable = {name: _usable(row, places, scores, representative) for name, (places, scores) in neighbours.items()}
+    retrieved = sorted({place for pairs in usable.values() for _, place in pairs})
     if not retrieved:
-        return [], ("no_neighbour", "the corpus has no other picture")
-    scores = {relation.name: _scores(relation, row, retrieved) for relation in relations}
-    same = np.zeros(len(retrieved), bool)
-    for relation in relations:
-        if relation.visual:
-            same |= scores[relation.name] >= relation.band[1]
+        return Drawn([], [], ("no_neighbour", "no other picture was found beside near-duplicates"))
     chosen: set[int] = set()
-    for relation in relations:
-        ranked = {int(place) for place in neighbours[relation.name][0]}
-        inside = _inside(scores[relation.name], relation)
-        usable = [i for i, place in enumerate(retrieved) if inside[i] and not same[i] and place in ranked]
-        chosen.update(rng.sample(usable, min(config.targets_per_relation, len(usable))))
+    for name, pairs in usable.items():
+        low, high = bands[name]
+        inside = [pair for pair in pairs if low < pair[0] < high and pair[1] not in chosen]
+        chosen.update(spread(inside, (low, high), config.targets_per_relation, rng))
     if not chosen:
-        best = ", ".join(f"{name} {values.max():.3f}" for name, values in scores.items())
-        return [], ("no_neighbour_in_band", f"highest similarity: {best}")
-    others = [i for i in range(len(retrieved)) if not same[i]]
-    picked = []
-    for i in sorted(chosen):
-        names = [relation.name for relation in relations if _inside(scores[relation.name], relation)[i]]
-        negatives = _negatives(i, others, retrieved, relations, config.negatives, rng)
-        values = {name: float(np.float32(values[i])) for name, values in scores.items()}
-        picked.append(Picked(retrieved[i], names, values, negatives))
-    return picked, ("", "")
+        best = ", ".join(f"{name} {max(pairs)[0]:.3f}" for name, pairs in usable.items() if pairs)
+        return Drawn([], [], ("no_neighbour_in_band", f"highest similarity: {best}"))
+    targets = sorted(chosen)
+    wanted = min(len(retrieved), config.negatives + SPARE)
+    negatives = [[n for n in rng.sample(retrieved, wanted) if n != target] for target in targets]
+    return Drawn(targets, negatives)
 
 
-def _scores(relation: Relation, row: int, places: list[int]) -> np.ndarray:
-    return exact_scores(relation.query[row : row + 1], relation.index.vectors[places][None])[0]
+def _usable(row: int, places: np.ndarray, scores: np.ndarray, representative: np.ndarray) -> list[tuple[float, int]]:
+    """Neighbours that stand for their cluster, without the query's own."""
+    stands = (places >= 0) & (representative[places] == places) & (places != representative[row])
+    return list(zip(scores[stands].tolist(), places[stands].tolist(), strict=True))
 
 
-def _inside(scores: np.ndarray, relation: Relation) -> np.ndarray:
-    low, high = relation.band
-    return (scores > low) & (scores < high)
+def spread(pairs: list[tuple[float, int]], band: tuple[float, float], count: int, rng: random.Random) -> list[int]:
+    """Draw places so that their scores lie all over the band.
 
+    The band is cut into as many equal pieces as targets are wanted, one is drawn from each piece that holds any, and
+    what is then still wanting is drawn from all others.
 
-def _negatives(
-    target: int,
-    others: list[int],
-    retrieved: list[int],
-    relations: Sequence[Relation],
-    count: int,
-    rng: random.Random,
-) -> list[int]:
-    """Other retrieved pictures, drawn at random; none that is the target's near-duplicate."""
-    drawn = rng.sample(others, len(others))
-    kept: list[int] = []
-    for i in drawn:
-        if len(kept) == count:
-            break
-        if i != target and not _same_picture(retrieved[target], retrieved[i], relations):
-            kept.append(retrieved[i])
-    return kept
-
-
-def _same_picture(left: int, right: int, relations: Sequence[Relation]) -> bool:
-    for relation in relations:
-        if relation.visual:
-            vectors = relation.index.vectors
-            if exact_scores(vectors[left : left + 1], vectors[right : right + 1][None])[0, 0] >= relation.band[1]:
-                return True
-    return False
+    Args:
+        pairs: (score, place), scores inside the band.
+        band: low and high similarity.
+        count: how many, at most.
+        rng: the draws.
+    """
+    if len(pairs) <= count:
+        return [place for _, place in pairs]
+    low, high = band
+    pieces: list[list[int]] = [[] for _ in range(count)]
+    for score, place in pairs:
+        pieces[min(count - 1, int((score - low) / (high - low) * count))].append(place)
+    drawn = [rng.choice(piece) for piece in pieces if piece]
+    others = [place for _, place in pairs if place not in drawn]
+    return drawn + rng.sample(others, count - len(drawn))

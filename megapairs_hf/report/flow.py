@@ -156,7 +156,10 @@ def made_tables(work: Work) -> list[tuple[str, list[Count]]]:
     titles = [
         ("pairs", "relations", "Pairs by relation"),
         ("pairs", "pairs_per_relation_count", "Pairs by number of relations"),
+        ("pairs", "band_quarters", "Pairs by quarter of the band, from low"),
         ("pairs", "negatives", "Hard negatives"),
+        ("pairs", "near_duplicates", "Near-duplicates"),
+        ("pairs", "search", "Search"),
         ("instructions", "instructions", "Instructions"),
     ]
     tables = []

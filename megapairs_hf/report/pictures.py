@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 from megapairs_hf import storage
 from megapairs_hf.errors import ArtifactError, ImageRejectedError
 from megapairs_hf.images import shrink, to_rgb
+from megapairs_hf.pictures import ROOT, picture_bytes
 from megapairs_hf.schema import CAPTION, IMAGE, IMAGE_ID
-from megapairs_hf.storage import join
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -116,8 +116,4 @@ def _picture(artifact: Artifact, row: dict[str, Any]) -> Picture:
 def _content(artifact: Artifact, image: dict[str, Any] | None) -> bytes:
     if image is None or (image["bytes"] is None and not image["path"]):
         raise ImageRejectedError("empty_file")
-    if image["bytes"] is not None:
-        content: bytes = image["bytes"]
-        return content
-    path = str(image["path"])
-    return storage.read_bytes(path if path.startswith("/") or "://" in path else join(artifact.path, path))
+    return picture_bytes(image, artifact.manifest.stats.get(ROOT))

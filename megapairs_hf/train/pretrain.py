@@ -12,6 +12,7 @@ from megapairs_hf.config import config_hash
 from megapairs_hf.images import to_rgb
 from megapairs_hf.models.small import small_clip, small_dino, train_tokenizer
 from megapairs_hf.models.words import word_model
+from megapairs_hf.pictures import ROOT, picture_bytes
 from megapairs_hf.train.loop import run_loop
 from megapairs_hf.train.pixels import PixelCache
 from megapairs_hf.train.stage import last, make_model
@@ -90,6 +91,6 @@ def corpus_images(corpus: Artifact) -> Callable[[str], Image.Image]:
     column = table["image"]
 
     def fetch(name: str) -> Image.Image:
-        return to_rgb(column[places[name]].as_py()["bytes"])
+        return to_rgb(picture_bytes(column[places[name]].as_py(), corpus.manifest.stats.get(ROOT)))
 
     return fetch

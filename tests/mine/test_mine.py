@@ -1,14 +1,20 @@
+import json
 import random
-from dataclasses import dataclass
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from megapairs_hf.errors import ArtifactError, ConfigError
 from megapairs_hf.mine import MineConfig, RelationConfig, mine_pairs
-from megapairs_hf.mine.pick import pick_pairs
-from megapairs_hf.mine.search import ExactIndex, exact_scores
-from tests.small import small_corpus, small_embeddings
+from megapairs_hf.mine.clusters import cluster_stats, representatives
+from megapairs_hf.mine.pick import draw_pairs, spread
+from tests.small import files_of, small_corpus, small_embeddings
+from tests.vectors import made_corpus, made_embeddings
 
 
 @pytest.fixture(scope="module")
@@ -16,85 +22,64 @@ def embeddings(corpus, models, tmp_path_factory):
     return small_embeddings(corpus, models, tmp_path_factory.mktemp("embeddings"))
 
 
-def unit_rows(rng, count, dimension):
-    vectors = rng.standard_normal((count, dimension))
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
-
-
-def brute_force(vectors, queries, k):
-    scores = queries.astype(np.float64) @ vectors.astype(np.float64).T
-    # a stable sort of the negated scores breaks ties by position
-    ids = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    return ids, np.take_along_axis(scores, ids, 1)
-
-
-@pytest.mark.parametrize(("count", "dimension", "k"), [(500, 32, 10), (50, 8, 200), (1500, 16, 100)])
-def test_search_equals_brute_force_to_the_last_id(count, dimension, k):
-    vectors = unit_rows(np.random.default_rng(0), count, dimension)
-    ids, scores = ExactIndex(vectors).search(vectors, k)
-    expected_ids, expected_scores = brute_force(vectors, vectors, min(k, count))
-    assert np.array_equal(ids, expected_ids)
-    assert np.allclose(scores, expected_scores, atol=1e-12)
-
-
-def test_ties_go_by_position():
-    vectors = np.repeat(unit_rows(np.random.default_rng(1), 5, 16), 300, axis=0)
-    ids, _ = ExactIndex(vectors).search(vectors[:3], 40)
-    assert ids[0].tolist() == list(range(40))
-
-
-def test_scores_do_not_depend_on_the_order_of_summation():
-    vectors = unit_rows(np.random.default_rng(2), 200, 96)
-    turned = np.random.default_rng(3).permutation(96)
-    left = exact_scores(vectors[:50], np.tile(vectors[None], (50, 1, 1)))
-    right = exact_scores(vectors[:50][:, turned], np.tile(vectors[None][:, :, turned], (50, 1, 1)))
-    assert np.array_equal(left, right)
-
-
-@dataclass
-class Relation:
-    name: str
-    query: np.ndarray
-    index: object
-    visual: bool
-    band: tuple[float, float]
-
-
-@dataclass
-class Vectors:
-    vectors: np.ndarray
-
-
 def circle(degrees):
     turned = np.deg2rad(degrees)
     return np.stack([np.cos(turned), np.sin(turned)], 1).astype(np.float16)
 
 
-def test_band_near_duplicates_and_negatives():
+def from_the_first(vectors):
+    scores = vectors.astype(float) @ vectors[0].astype(float)
+    places = np.argsort(-scores, kind="stable")
+    return places, scores[places]
+
+
+def test_targets_come_from_the_band_and_stand_for_their_cluster():
     """Pictures on a circle: the cosine of the angle is the similarity."""
-    vectors = circle(np.array([0.0, 5.0, 20.0, 24.0, 40.0, 41.0, 42.0, 80.0]))
-    relation = Relation("dino_image", vectors, Vectors(vectors), True, (0.7, 0.98))
-    places = np.argsort(-vectors.astype(float) @ vectors[0].astype(float))
+    found = from_the_first(circle(np.array([0.0, 5.0, 20.0, 24.0, 40.0, 41.0, 42.0, 80.0])))
+    # 0° and 5° are one picture, and 40°, 41° and 42° are one
+    representative = np.array([0, 0, 2, 3, 4, 4, 4, 7])
     config = MineConfig(targets_per_relation=8, negatives=5)
-    picked, _ = pick_pairs(0, {"dino_image": (places, None)}, [relation], config, random.Random(0))
-    # cos 5° = 0.996 is the same picture; cos 80° = 0.17 is unrelated, but a fine negative
-    assert [pair.target for pair in picked] == [2, 3, 4, 5, 6]
-    for pair in picked:
-        assert pair.scores["dino_image"] == pytest.approx(
-            np.cos(np.deg2rad([20, 24, 40, 41, 42][pair.target - 2])), abs=2e-3
-        )
-        # never the query, its double, the target, or the target's double (within 11.5°)
-        assert not {0, 1, pair.target} & set(pair.negatives)
-    assert set(picked[0].negatives) == {4, 5, 6, 7}
-    assert set(picked[2].negatives) == {2, 3, 7}
+    drawn = draw_pairs(0, {"dino": found}, {"dino": (0.7, 0.98)}, representative, config, random.Random(0))
+    assert drawn.targets == [2, 3, 4]
+    # cos 80° = 0.17 is unrelated, but a fine negative
+    assert [set(negatives) for negatives in drawn.negatives] == [{3, 4, 7}, {2, 4, 7}, {2, 3, 7}]
 
 
 def test_a_query_without_a_neighbour_in_the_band_says_why():
-    vectors = circle(np.array([0.0, 80.0]))
-    relation = Relation("clip_text", vectors, Vectors(vectors), False, (0.8, 0.96))
-    picked, reason = pick_pairs(0, {"clip_text": (np.array([0, 1]), None)}, [relation], MineConfig(), random.Random(0))
-    assert not picked
-    assert reason == ("no_neighbour_in_band", "highest similarity: clip_text 0.174")
+    found = from_the_first(circle(np.array([0.0, 80.0])))
+    drawn = draw_pairs(0, {"text": found}, {"text": (0.8, 0.96)}, np.arange(2), MineConfig(), random.Random(0))
+    assert not drawn.targets
+    assert drawn.reason == ("no_neighbour_in_band", "highest similarity: text 0.174")
+    alone = draw_pairs(0, {"text": found}, {"text": (0.8, 0.96)}, np.zeros(2, int), MineConfig(), random.Random(0))
+    assert alone.reason == ("no_neighbour", "no other picture was found beside near-duplicates")
+
+
+def test_targets_are_spread_over_the_band():
+    # nine neighbours near the upper end, one near the lower: a plain draw would nearly always miss it
+    pairs = [(0.95 - i / 1000, i) for i in range(9)] + [(0.81, 9)]
+    for seed in range(20):
+        drawn = spread(pairs, (0.8, 0.96), 2, random.Random(seed))
+        assert 9 in drawn
+        assert len(set(drawn)) == 2
+    assert sorted(spread(pairs, (0.8, 0.96), 5, random.Random(0)))[-1] == 9
+    assert sorted(spread(pairs, (0.8, 0.96), 50, random.Random(0))) == list(range(10))
+
+
+def test_targets_are_spread_over_relations():
+    """A target drawn under one relation leaves the other relation's place to another picture."""
+    found = (np.array([1, 2, 3, 4]), np.array([0.9, 0.9, 0.9, 0.9]))
+    bands = {"clip": (0.8, 0.96), "dino": (0.8, 0.96)}
+    drawn = draw_pairs(
+        0, {"clip": found, "dino": found}, bands, np.arange(5), MineConfig(targets_per_relation=2), random.Random(0)
+    )
+    assert drawn.targets == [1, 2, 3, 4]
+
+
+def test_near_duplicates_are_joined_transitively():
+    close = [(np.array([0, 4, 7]), np.array([4, 6, 2])), (np.array([], int), np.array([], int))]
+    assert representatives(8, close).tolist() == [0, 1, 2, 3, 0, 5, 0, 2]
+    assert cluster_stats(representatives(8, close)) == {"clusters": 2, "pictures": 5, "largest": 3}
+    assert representatives(3, []).tolist() == [0, 1, 2]
 
 
 def test_pairs_carry_relations_and_all_scores(embeddings, corpus, tmp_path):
@@ -166,3 +151,167 @@ def test_a_shard_whose_rows_were_all_rejected(models, tmp_path):
     embeddings = small_embeddings(corpus, models, tmp_path / "e")
     settings = MineConfig(neighbours=5, band=(0.0, 1.0), band_kind="quantile")
     assert mine_pairs(embeddings, corpus, config=settings, out=tmp_path / "pairs").rows > 0
+
+
+def angles(degrees):
+    """Vectors in a plane, 16 numbers long."""
+    turned = np.deg2rad(np.asarray(degrees, float))
+    vectors = np.zeros((len(turned), 16))
+    vectors[:, 0], vectors[:, 1] = np.cos(turned), np.sin(turned)
+    return vectors.astype(np.float16)
+
+
+@pytest.fixture
+def made(tmp_path):
+    """A corpus of plain rows and embeddings with the vectors given, without pictures or models."""
+
+    def make(vectors, shard_rows=None, inputs=None):
+        count = len(next(iter(vectors.values())))
+        corpus = made_corpus(tmp_path / "corpus", count, shard_rows or count)
+        return corpus, {
+            name: made_embeddings(tmp_path / name, corpus, array, (inputs or {}).get(name, "image"))
+            for name, array in vectors.items()
+        }
+
+    return make
+
+
+def test_near_duplicates_take_no_part_and_are_counted(made, tmp_path):
+    corpus, embeddings = made({"dino": angles([0, 3, 6, 30, 31, 60, 90])}, shard_rows=3)
+    config = MineConfig(neighbours=6, band=(0.3, 0.99), targets_per_relation=6)
+    pairs = mine_pairs(embeddings, corpus, config=config, out=tmp_path / "pairs")
+    # 8° apart is cos 0.99: 0, 3 and 6 are one picture, and 30 and 31 are one
+    assert pairs.manifest.rejected == {"near_duplicate": 3}
+    details = {row["key"]: row["detail"] for row in pairs.rejected().to_pylist()}
+    ids = corpus.table(["image_id"])["image_id"].to_pylist()
+    assert details == {
+        ids[1]: f"the same picture as {ids[0]}",
+        ids[2]: f"the same picture as {ids[0]}",
+        ids[4]: f"the same picture as {ids[3]}",
+    }
+    assert pairs.manifest.stats["near_duplicates"] == {"clusters": 2, "pictures": 5, "largest": 3}
+    named = {
+        name for row in pairs.table().to_pylist() for name in (row["query_id"], row["target_id"], *row["negative_ids"])
+    }
+    assert named == {ids[0], ids[3], ids[5], ids[6]}
+
+
+def test_a_hard_negative_is_never_the_targets_near_duplicate(made, tmp_path):
+    """The text relation retrieves pictures whose likeness no list of visual neighbours shows, because K is small."""
+    rng = np.random.default_rng(0)
+    visual = unit(rng.standard_normal((60, 32)))
+    visual[40:] = unit(visual[40] + 0.01 * rng.standard_normal((20, 32)))
+    text = unit(np.ones(32) + 0.2 * rng.standard_normal((60, 32)))
+    corpus, embeddings = made({"dino": visual, "text": text}, inputs={"text": "caption"})
+    config = MineConfig(neighbours=40, band=(0.2, 0.98), targets_per_relation=5)
+    pairs = mine_pairs(embeddings, corpus, config=config, out=tmp_path / "pairs")
+    place = {name: i for i, name in enumerate(corpus.table(["image_id"])["image_id"].to_pylist())}
+    checked = 0
+    for row in pairs.table().to_pylist():
+        target = visual[place[row["target_id"]]].astype(float)
+        for name in row["negative_ids"]:
+            assert visual[place[name]].astype(float) @ target < 0.98
+            checked += 1
+    assert checked > 100
+
+
+def unit(vectors):
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
+
+
+def test_a_chain_of_near_duplicates_is_told(made, tmp_path, capsys):
+    corpus, embeddings = made({"dino": angles(np.arange(0, 90, 2))})
+    config = MineConfig(neighbours=10, band=(0.5, 0.99))
+    with pytest.raises(ConfigError, match="no pair lies in the band"):
+        mine_pairs(embeddings, corpus, config=config, out=tmp_path / "pairs")
+    assert "45 pictures are one cluster of near-duplicates" in capsys.readouterr().err
+    mended = MineConfig(neighbours=10, band=(0.5, 0.99), near_duplicate=0.9999)
+    pairs = mine_pairs(embeddings, corpus, config=mended, out=tmp_path / "mended")
+    assert pairs.rows > 45
+    assert pairs.manifest.stats["near_duplicates"]["clusters"] == 0
+
+
+@pytest.mark.parametrize("kind", ["exact", "ivf"])
+def test_pairs_do_not_depend_on_memory_threads_or_search_engine(kind, made, tmp_path, monkeypatch):
+    from megapairs_hf.mine import codes, plan
+
+    rng = np.random.default_rng(5)
+    centres = rng.standard_normal((30, 32))
+    vectors = {"a": unit(centres[rng.integers(0, 30, 3000)] + 0.5 * rng.standard_normal((3000, 32)))}
+    corpus, embeddings = made(vectors, shard_rows=500)
+    settings = {"neighbours": 20, "band": (0.2, 0.95), "search": kind, "recall": 0.9}
+    first = mine_pairs(embeddings, corpus, config=MineConfig(**settings, threads=2), out=tmp_path / "first")
+    # the smallest groups and blocks, one thread, float32 instead of integers
+    monkeypatch.setattr(plan, "LIBRARIES", 1_500_000_000)
+    monkeypatch.setattr(plan, "LEAST_ROWS", 700)
+    monkeypatch.setattr(codes, "integers_are_faster", lambda dimension: False)
+    second = mine_pairs(
+        embeddings, corpus, config=MineConfig(**settings, threads=1, memory_gb=1.5), out=tmp_path / "b"
+    )
+    found = first.manifest.stats["search"]["a"]
+    assert found["kind"] == kind
+    assert found["recall"] == 1.0 if kind == "exact" else found["recall"] >= 0.88
+    if kind == "exact":
+        assert files_of(Path(first.path)) == files_of(Path(second.path))
+
+
+def test_auto_chooses_by_rows_and_memory():
+    from megapairs_hf.mine.plan import make_plan
+
+    def kind(rows, dimension, **settings):
+        return make_plan(MineConfig(**settings), rows, dimension, same=True, integers=True).kind
+
+    assert kind(250_000, 768) == "exact"
+    assert kind(1_000_000, 256) == "ivf"
+    assert kind(20_000_000, 768) == "ivf_pq"
+    assert kind(20_000_000, 768, memory_gb=64) == "ivf"
+    assert kind(20_000_000, 768, search="exact") == "exact"
+    small = make_plan(MineConfig(memory_gb=2), 1_000_000, 512, same=True, integers=True)
+    assert small.group_rows < small.block_rows * 2 < 1_000_000
+
+
+def test_the_seconds_of_a_killed_search_are_not_lost(made, tmp_path):
+    """Killed inside the search again and again, mining goes on and ends with the same bytes."""
+    rng = np.random.default_rng(6)
+    vectors = {name: unit(rng.standard_normal((6000, 64)) + 0.5) for name in ("a", "b")}
+    corpus, embeddings = made(vectors, shard_rows=300)
+    settings = {"neighbours": 30, "band": (0.3, 0.9), "memory_gb": 1.5}
+    program = (
+        "import sys, json\nfrom megapairs_hf.artifact import open_artifact\n"
+        "from megapairs_hf.mine import MineConfig, mine_pairs, plan\n"
+        "plan.LIBRARIES, plan.LEAST_ROWS = 1_500_000_000, 300\n"
+        "corpus = open_artifact(sys.argv[1])\nnames = json.loads(sys.argv[3])\n"
+        "found = {n: open_artifact(sys.argv[1][: -len('corpus')] + n) for n in names}\n"
+        "mine_pairs(found, corpus, config=MineConfig(**json.loads(sys.argv[4])), out=sys.argv[2])\n"
+    )
+    out = tmp_path / "killed"
+    command = [sys.executable, "-c", program, corpus.path, str(out), json.dumps(list(vectors)), json.dumps(settings)]
+    kept = []
+    files = out / ".parts" / "neighbours"
+    for _ in range(3):
+        before = len(list(files.glob("*.npz"))) if files.exists() else 0
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        while process.poll() is None and (len(list(files.glob("*.npz"))) if files.exists() else 0) < before + 3:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        kept.append(len(list(files.glob("*.npz"))))
+    # two relations of twenty shards: killed inside the search, with more kept every time
+    assert 0 < kept[0] < kept[1] < kept[2] < 40
+    subprocess.run(command, check=True, capture_output=True)
+    whole = mine_pairs(embeddings, corpus, config=MineConfig(**settings), out=tmp_path / "whole")
+    assert files_of(Path(whole.path)) == files_of(out)
+
+
+def test_statistics_by_relation(made, tmp_path):
+    corpus, embeddings = made({"dino": angles([0, 20, 40, 60])})
+    config = MineConfig(neighbours=3, band=(0.6, 1.0), targets_per_relation=3, near_duplicate=1.0)
+    pairs = mine_pairs(embeddings, corpus, config=config, out=tmp_path / "pairs")
+    stats = pairs.manifest.stats
+    # neighbours at 20° (cos 0.94, three on either side) and at 40° (cos 0.77, two); 60° lies below the band
+    assert stats["relations"] == {"dino": 10}
+    assert stats["band_quarters"] == {"dino": {"1": 0, "2": 4, "3": 0, "4": 6}}
+    assert stats["pairs_per_relation_count"] == {"1": 10}
+    assert stats["negatives"] == {"2": 10}
+    assert stats["search"] == {"dino": {"kind": "exact", "recall": 1.0}}
+    assert stats["near_duplicates"] == {"clusters": 0, "pictures": 0, "largest": 1}
