@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from megapairs_hf import storage
 from megapairs_hf.errors import ArtifactError, ConfigError, ImageRejectedError
 from megapairs_hf.images import shrink, to_rgb
+from megapairs_hf.pictures import ROOT, picture_bytes
 from megapairs_hf.schema import CAPTION, IMAGE, IMAGE_ID, META
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class Pictures:
                 self.file.write(content)
 
     def _encode(self, stored: dict[str, Any]) -> bytes:
-        content = stored["bytes"] if stored["bytes"] is not None else storage.read_bytes(stored["path"])
+        content = picture_bytes(stored, self.corpus.manifest.stats.get(ROOT))
         sink = io.BytesIO()
         shrink(to_rgb(content), self.max_side).save(sink, "JPEG", quality=self.quality)
         return sink.getvalue()
