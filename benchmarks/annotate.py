@@ -60,7 +60,9 @@ class Plain:
 class Server:
     """The server of `annotate_server.py` in a process of its own."""
 
-    def __init__(self, latency_s: float = LATENCY_S, fail: float = 0.0, log: str = "", capacity: int = CAPACITY) -> None:
+    def __init__(
+        self, latency_s: float = LATENCY_S, fail: float = 0.0, log: str = "", capacity: int = CAPACITY
+    ) -> None:
         command = [sys.executable, str(ROOT / "benchmarks" / "annotate_server.py")]
         self.process = subprocess.Popen(
             [*command, str(latency_s), str(capacity), str(fail), log], stdout=subprocess.PIPE, text=True
@@ -223,8 +225,9 @@ def chaos(folder: Path, pairs: int) -> tuple[int, int]:
     doubled += len(keys) - len(set(keys))
     lost = pairs - made.rows - sum(made.manifest.rejected.values())
     same = digests(Path(made.path)) == digests(Path(calm.path))
-    print(f"chaos: {made.rows} annotated + {sum(made.manifest.rejected.values())} rejected of {pairs}; "
-          f"{sum(after.values())} answers given; artifact {'equals' if same else 'DIFFERS from'} the faultless run's")  # fmt: skip
+    left_out = sum(made.manifest.rejected.values())
+    print(f"chaos: {made.rows} annotated + {left_out} rejected of {pairs}; {sum(after.values())} answers given")
+    print(f"chaos: the artifact {'equals' if same else 'DIFFERS from'} the faultless run's")
     return (lost if same else pairs), doubled
 
 

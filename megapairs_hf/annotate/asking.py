@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from megapairs_hf.launch import Progress
 
 T = TypeVar("T")
-CHUNK = 256
+CHUNK, KEPT = 256, 10_000
 
 
 @dataclass
@@ -43,7 +43,8 @@ class Shard:
         todo: the numbers of the rows about which something must still be asked.
         known: replies to a first question that was no use, by row.
         left: how many of `todo` are not settled yet.
-        aside: verdicts that are in no journal, by row: a missing picture, a refusal.
+        aside: verdicts that are in no journal, by row (a missing picture, a refusal), and as many others as may wait
+            in memory, so that they need not be reached again.
     """
 
     index: int
@@ -158,6 +159,8 @@ class Stream:
                 shard.aside[number] = Verdict(None, reply.refused, reply.text)
                 return
             await self.journal.add(shard.index, (row[QUERY_ID], row[TARGET_ID], attempt), reply)
+        if len(shard.aside) < KEPT:
+            shard.aside[number] = attempt
 
     async def _close(self, shard: Shard) -> None:
         refused = [verdict for verdict in shard.aside.values() if verdict.reason == "refused"]

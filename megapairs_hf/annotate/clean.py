@@ -48,8 +48,7 @@ def trim(text: str) -> str:
 @lru_cache(maxsize=8)
 def shingles(text: str) -> frozenset[str]:
     """Every run of seven words of a text."""
-    words = normal(text).split()
-    return frozenset(" ".join(words[i : i + SHINGLE_WORDS]) for i in range(len(words) - SHINGLE_WORDS + 1))
+    return frozenset(_shingle_list(normal(text)))
 
 
 def reason_against(
@@ -78,20 +77,21 @@ def reason_against(
     if language in UNSPACED:
         # two letters say about as much as one English word
         count = max(count, len(text) // 2)
+    said = normal(text)
     checks = (
         ("too_short", count < min_words),
         ("too_long", count > max_words),
         ("mentions_images", bool(MENTIONS_IMAGES.search(text))),
         ("mentions_description", bool(MENTIONS_DESCRIPTION.search(text))),
-        ("leaks_prompt", bool(LEAKS.search(text)) or not shingles(prompt).isdisjoint(_shingle_list(text))),
-        ("repeats_demonstration", normal(text) in demonstrations),
+        ("leaks_prompt", bool(LEAKS.search(text)) or not shingles(prompt).isdisjoint(_shingle_list(said))),
+        ("repeats_demonstration", said in demonstrations),
         ("other_language", language is not None and not speaks(text, language)),
     )
     return next((reason for reason, holds in checks if holds), "")
 
 
-def _shingle_list(text: str) -> list[str]:
-    words = normal(text).split()
+def _shingle_list(said: str) -> list[str]:
+    words = said.split()
     return [" ".join(words[i : i + SHINGLE_WORDS]) for i in range(len(words) - SHINGLE_WORDS + 1)]
 
 
@@ -129,10 +129,11 @@ def clean(
             prompt=prompt,
             language=language,
         )
-        if not reason and normal(text) in kept:
+        said = normal(text)
+        if not reason and said in kept:
             reason = "duplicate"
         if reason:
             rejected[reason] += 1
         else:
-            kept[normal(text)] = text
+            kept[said] = text
     return list(kept.values()), rejected

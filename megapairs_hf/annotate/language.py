@@ -1,4 +1,4 @@
-"""Whether an instruction is in the language asked for: by its script and by the small words of ten languages.
+"""Whether an instruction is in the language asked for: by its script and by the small words of eight languages.
 
 An instruction has two to sixty words, too few for a statistical detector to be sure of, and a good instruction that is
 thrown away costs a request. So a text is rejected only on evidence: most of its letters are of another script, or it
@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 
 MOST, LEAST_WORDS = 0.5, 2
 CJK = ("CJK",)
+WORDS = re.compile(r"[^\W\d_]+")
 
 
 @dataclass(frozen=True)
@@ -88,16 +90,22 @@ def speaks(text: str, language: str) -> bool:
         language: a key of `LANGUAGES`.
     """
     own = LANGUAGES[language]
-    letters = [letter for letter in text if letter.isalpha()]
     if not text.isascii() or own.scripts != ("LATIN",):
+        letters = [letter for letter in text if letter.isalpha()]
         fitting = sum(_script(letter) in own.scripts for letter in letters)
         if letters and fitting < MOST * len(letters):
             return False
     if not own.words:
         return True
-    words = re.findall(r"[^\W\d_]+", text.lower())
-    mine = sum(word in own.words for word in words)
-    others = (other for key, other in LANGUAGES.items() if other.words and key != language)
-    return all(
-        (theirs := sum(word in other.words for word in words)) < LEAST_WORDS or theirs <= mine for other in others
-    )
+    counts: Counter[str] = Counter()
+    for word in WORDS.findall(text.lower()):
+        counts.update(_speakers().get(word, ()))
+    mine = counts.pop(language, 0)
+    return all(theirs < LEAST_WORDS or theirs <= mine for theirs in counts.values())
+
+
+@lru_cache(maxsize=1)
+def _speakers() -> dict[str, list[str]]:
+    """The languages that have each small word."""
+    every = sorted({word for language in LANGUAGES.values() for word in language.words})
+    return {word: [key for key, language in LANGUAGES.items() if word in language.words] for word in every}

@@ -1,14 +1,15 @@
 """The servers behind one client: which one takes the next request, how many it takes at once, whether it is up.
 
-A server's own limit is found as TCP finds a network's: the number in flight doubles with every window of good answers
-until the first sign of overload, and then goes up by a step a window and down by a share. What surprises: the way down
-is not always by half. It is by half of the share of the window that was refused, timed out or took more than half of
-the time limit (as data-centre TCP does it), because one refusal among sixty is the limit itself, not a collapse.
+A server's own limit is found as TCP finds a network's: the number in flight doubles until twice as many bring no more
+answers a second, then goes up by a step while that helps, and down by a share at every sign of overload. What
+surprises: the way down is not always by half. It is by half of the share of the window that was refused, timed out or
+took more than half of the time limit (as data-centre TCP does it): one refusal among sixty is the limit itself.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 FIRST, STEPS = 32, 64
+GAIN, FORGET = 1.05, 0.995  # what counts as faster; how quickly an old record fades
 PER_CLIENT = 16  # the HTTP library walks through all connections of a client for every request
 
 
@@ -31,6 +33,7 @@ class Server:
         self.limit = float(min(FIRST, cap))
         self.doubling, self.in_flight, self.peak = True, 0, 0
         self.window = self.overloaded = 0
+        self.since, self.best, self.settling = time.monotonic(), 0.0, False
         self.streak, self.open, self.given_up = 0, True, ""
 
     @property
@@ -56,21 +59,35 @@ class Server:
         self.loads[index] -= 1
         self.window += 1
         self.overloaded += overloaded
-        if self.window < int(self.limit):
-            return
+        if self.window >= int(self.limit):
+            self._move(time.monotonic())
+
+    def _move(self, now: float) -> None:
+        """Move the limit by what the window that has passed says."""
         share, used = self.overloaded / self.window, self.peak >= int(self.limit)
-        self.window, self.overloaded, self.peak = 0, 0, self.in_flight
+        rate = self.window / max(now - self.since, 1e-9)
+        self.window, self.overloaded, self.peak, self.since = 0, 0, self.in_flight, now
         if share:
             self.limit, self.doubling = max(1.0, self.limit * (1 - share / 2)), False
-        elif used:
-            more = self.limit if self.doubling else max(1.0, self.cap / STEPS)
-            self.limit = min(float(self.cap), self.limit + more)
+            self.settling = True
+        elif self.settling:
+            # the first window after a change holds replies from before it
+            self.settling = False
+        elif used and rate > GAIN * self.best:
+            self.best, self.settling = rate, True
+            self.limit = min(float(self.cap), self.limit + (self.limit if self.doubling else self.cap / STEPS))
+        else:
+            if self.doubling and self.best:
+                # twice as many brought nothing: half-way is enough to keep the server's own queue filled
+                self.limit, self.doubling, self.settling = max(1.0, self.limit * 0.75), False, True
+            self.best *= FORGET
 
     def back(self) -> None:
         """It is up again: begin anew."""
         self.streak, self.open = 0, True
         self.limit, self.doubling = float(min(FIRST, self.cap)), True
         self.window = self.overloaded = 0
+        self.since, self.best, self.settling = time.monotonic(), 0.0, True
 
 
 class Pool:

@@ -106,6 +106,8 @@ class Handler(BaseHTTPRequestHandler):
         whole = json.dumps(completion(text)).encode()
         if kind == "status":
             return self.send(details[0], {"error": "scripted"}, **(details[1] if len(details) > 1 else {}))
+        if kind == "refuse":
+            return self.send(400, {"error": details[0]})
         if kind == "hang":
             return time.sleep(details[0])
         if kind == "truncated":
