@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from megapairs_hf.launch import Progress
 
 
-def describe_by_captions(rows: list[Row], bar: Progress, *, corpus: Artifact, config: DescribeConfig) -> list[Verdict]:
+def describe_by_captions(
+    rows: list[Row], bar: Progress, _: int, *, corpus: Artifact, config: DescribeConfig
+) -> list[Verdict]:
     """One shard by the stand-in engine."""
     texts = read_texts(corpus, ids_of(rows), config.attributes)
 
@@ -34,7 +36,9 @@ def describe_by_captions(rows: list[Row], bar: Progress, *, corpus: Artifact, co
     return _by_captions(rows, bar, texts, config.attributes, write)
 
 
-def instruct_by_captions(rows: list[Row], bar: Progress, *, corpus: Artifact, config: InstructConfig) -> list[Verdict]:
+def instruct_by_captions(
+    rows: list[Row], bar: Progress, _: int, *, corpus: Artifact, config: InstructConfig
+) -> list[Verdict]:
     """One shard by the stand-in engine."""
     texts = read_texts(corpus, ids_of(rows), config.attributes)
 

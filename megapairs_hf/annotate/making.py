@@ -73,14 +73,14 @@ class Asked:
     """How a step is asked about.
 
     Attributes:
-        job: makes the job for the pairs of one shard; told the format of replies.
+        job: makes the job for the pairs of one shard; told the format of replies and the shard's number.
         endpoint: where the servers are.
         budget: what may be spent.
         reply_format: `auto` where the servers are to be asked whether they keep to a JSON schema.
         vision: whether the model in process takes pictures.
     """
 
-    job: Callable[[pa.Table, str], Job]
+    job: Callable[[pa.Table, str, int], Job]
     endpoint: Endpoint
     budget: Budget
     reply_format: str = "list"
@@ -119,7 +119,7 @@ def make_asked(step: Step, asked: Asked) -> Artifact:
     return made
 
 
-def make_plain(step: Step, judge: Callable[[list[Row], Progress], list[Verdict]]) -> Artifact:
+def make_plain(step: Step, judge: Callable[[list[Row], Progress, int], list[Verdict]]) -> Artifact:
     """Make an artifact by a function of the rows of a shard."""
     writer = _begin(step)
     if isinstance(writer, Artifact):
@@ -128,7 +128,7 @@ def make_plain(step: Step, judge: Callable[[list[Row], Progress], list[Verdict]]
         with _progress(step, writer) as bar:
             for index in writer.mine():
                 rows = step.source.shard(index, step.read).to_pylist()
-                write(step, writer, index, zip(rows, judge(rows, bar), strict=True))
+                write(step, writer, index, zip(rows, judge(rows, bar, index), strict=True))
         return writer.finish(_facts(step, writer))
 
 
@@ -170,7 +170,7 @@ class Shards:
         step: Step,
         writer: ArtifactWriter,
         journal: Journal,
-        make_job: Callable[[pa.Table, str], Job],
+        make_job: Callable[[pa.Table, str, int], Job],
         reply_format: str,
     ) -> None:
         self.step, self.writer, self.journal = step, writer, journal
@@ -179,7 +179,7 @@ class Shards:
     def open(self, index: int) -> asking.Shard:
         """Read a shard, look up what the journal has, and get ready what the other questions need."""
         table = self.step.source.shard(index, self.step.read)
-        shard = asking.Shard(index, table, self.make_job(table, self.reply_format))
+        shard = asking.Shard(index, table, self.make_job(table, self.reply_format, index))
         with self.journal.reader() as reader:
             asking.find_unsettled(shard, reader)
         shard.job.prepare(row for _, row in shard.rows(shard.todo))
@@ -216,6 +216,14 @@ def write(step: Step, writer: ArtifactWriter, index: int, verdicts: Iterable[tup
     stats: dict[str, Any] = {}
     if step.kind == "instructions":
         stats["instructions"] = {"kept": kept, "rejected": dict(sorted(left_out.items()))}
+    if "fits" in step.schema.names:
+        fits = [fit for piece in pieces for row in piece["fits"].to_pylist() for fit in row]
+        stats["verdicts"] = {
+            "beats all hard negatives": sum(fit == 1 for fit in fits),
+            "beats half of them or more": sum(fit is not None and 0.5 <= fit < 1 for fit in fits),
+            "beats fewer": sum(fit is not None and fit < 0.5 for fit in fits),
+            "no verdict": sum(fit is None for fit in fits),
+        }
     stats["tokens"] = {"prompt": tokens["prompt_tokens"], "completion": tokens["completion_tokens"]}
     writer.write(index, pa.concat_tables(pieces), rejected=rejected, stats=stats)
 

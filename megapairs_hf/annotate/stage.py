@@ -66,7 +66,7 @@ def describe_pairs(
         return make_plain(step, partial(describe_by_captions, corpus=corpus, config=config))
     prompt = prompts.describe_prompt(config.prompt)
 
-    def job(table: pa.Table, _: str) -> DescribeJob:
+    def job(table: pa.Table, _: str, __: int) -> DescribeJob:
         pictures = Pictures(corpus, config.max_image_side, config.jpeg_quality)
         return DescribeJob(config, prompt, pictures, _texts(corpus, table) if config.with_captions else {})
 
@@ -116,7 +116,7 @@ def instruct_pairs(
     prompt = prompts.instruct_prompt(config.prompt)
     pool = prompts.load_pool(config.pool, config.demonstrations)
 
-    def job(table: pa.Table, reply_format: str) -> InstructJob:
+    def job(table: pa.Table, reply_format: str, _: int) -> InstructJob:
         return InstructJob(config, prompt, pool, _texts(corpus, table) if config.with_captions else {}, reply_format)
 
     inputs |= {"prompt": prompt.digest, "demonstrations": prompts.pool_digest(pool)}

@@ -136,6 +136,14 @@ STAGES = {
         f"{HERE}:run_instruct",
         ENDPOINT,
     ),
+    "verify": Stage(
+        "Hold each instruction against the hard negatives of its pair (optional).",
+        "megapairs_hf.annotate.verify:VerifyConfig",
+        ("instructions", "pairs", "corpus"),
+        "verified",
+        f"{HERE}:run_verify",
+        ENDPOINT,
+    ),
     "build": Stage(
         "The data set of triplets.",
         "megapairs_hf.dataset.config:BuildConfig",
@@ -221,6 +229,15 @@ def run_instruct(config: Any, places: dict[str, str], out: str, work: str, overw
 
     descriptions, corpus = opened(places["descriptions"], "descriptions"), opened(places["corpus"], "corpus")
     tell(instruct_pairs(descriptions, corpus, config=config, out=out, overwrite=overwrite, **sections))
+
+
+def run_verify(config: Any, places: dict[str, str], out: str, work: str, overwrite: bool, **sections: Any) -> None:
+    """Run the verify stage."""
+    from megapairs_hf.annotate import verify_pairs
+
+    instructions, pairs = opened(places["instructions"], "instructions"), opened(places["pairs"], "pairs")
+    corpus = opened(places["corpus"], "corpus")
+    tell(verify_pairs(instructions, pairs, corpus, config=config, out=out, overwrite=overwrite, **sections))
 
 
 def run_build(config: Any, places: dict[str, str], out: str, work: str, overwrite: bool) -> None:
