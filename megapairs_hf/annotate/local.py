@@ -82,7 +82,9 @@ class LocalModel:
             return_dict=True,
             return_tensors="pt",
             **({"processor_kwargs": {"padding": True}} if self.vision else {"padding": True}),
-        ).to(self.device, dtype=self.model.dtype)
+        )
+        # only pixels are to have the weights' type, and a tokenizer's batch takes no type at all
+        inputs = inputs.to(self.device, dtype=self.model.dtype) if self.vision else inputs.to(self.device)
         torch.manual_seed(seed)
         with torch.inference_mode():
             made = self.model.generate(
