@@ -82,3 +82,7 @@ def serve():
     for server in servers:
         server.shutdown()
         server.server_close()
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "llm: asks a real language model on this machine; `make test-llm`")

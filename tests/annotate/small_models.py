@@ -7,7 +7,7 @@ from tests.small import SIZES
 TEMPLATE = (
     "{% for m in messages %}{{ m.role }}: {% if m.content is string %}{{ m.content }}{% else %}"
     "{% for p in m.content %}{% if p.type == 'image' or p.type == 'image_url' %}<image>{% else %}{{ p.text }}"
-    "{% endif %}{% endfor %}{% endif %}\n{% endfor %}assistant: "
+    "{% endif %}{% endfor %}{% endif %}{{ '\\n' }}{% endfor %}assistant: "
 )
 
 
