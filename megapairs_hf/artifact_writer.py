@@ -62,6 +62,11 @@ class ArtifactWriter:
         """Whether this shard was finished by this or an earlier run."""
         return storage.exists(self._part(index, "json"))
 
+    def stats(self, index: int) -> dict[str, Any]:
+        """The counters of a finished shard."""
+        told: dict[str, Any] = read_json(self._part(index, "json"))["stats"]
+        return told
+
     def mine(self) -> list[int]:
         """The unfinished shards of this process."""
         return [i for i in launch.my_shards(len(self.names)) if not self.done(i)]

@@ -10,6 +10,7 @@
       │    └─ ImageRejectedError      one picture that cannot be used, with its reason
       ├─ AnnotationError          descriptions and instructions
       │    ├─ ServerUnavailableError  the endpoint does not answer, or answers with a failure
+      │    ├─ BudgetSpentError        the run may ask no more; answers so far are kept
       │    ├─ ReplyRejectedError      a reply that was understood and is no use
       │    └─ ReplyParseError         a reply that was not understood
       ├─ ModelError               a model that cannot be loaded, built or given this input
@@ -71,6 +72,10 @@ class AnnotationError(MegaPairsError):
 
 class ServerUnavailableError(AnnotationError):
     """The endpoint does not answer, or refuses every request."""
+
+
+class BudgetSpentError(AnnotationError):
+    """The requests, tokens, money or hours that a run may use are used up."""
 
 
 class ReplyRejectedError(AnnotationError):

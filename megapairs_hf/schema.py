@@ -69,6 +69,9 @@ INSTRUCTIONS = pa.schema(
     ]
 )
 
+# the instructions after `verify`: of each, the share of hard negatives that the target beats; null where unknown
+VERIFIED = INSTRUCTIONS.append(pa.field("fits", pa.list_(pa.float32())))
+
 TRIPLETS = pa.schema(
     [
         ("q_img", pa.string()),

@@ -19,7 +19,17 @@ from megapairs_hf.storage import PathLike, join
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-STAGES = ("corpus", "heldout", "embeddings", "similarity", "pairs", "descriptions", "instructions", "triplets")
+STAGES = (
+    "corpus",
+    "heldout",
+    "embeddings",
+    "similarity",
+    "pairs",
+    "descriptions",
+    "instructions",
+    "verified",
+    "triplets",
+)
 AFTER = ("untrained", "model", "results")
 TRAINING_LOG = "training_log.jsonl"
 RESULTS = "results.jsonl"

@@ -1,96 +1,198 @@
-"""Asking about every pair of a shard, many at a time, with the journal between the server and the artifact.
+"""Asking about every pair, many at a time, with the journal between the servers and the artifact.
 
-What surprises: the rows are made from the replies after all have come, in the order of the pairs, so neither the order
-of replies nor an interruption shows in the artifact.
+All shards of a process go through one stream: while the last pairs of a shard are being answered, the next shard's are
+asked already, and the pictures of the one after are being read. What surprises: a shard's rows are made from the
+journal after all of its replies have come, in the order of the pairs, so neither the order of replies nor an
+interruption shows in the artifact, and no reply waits in memory.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from megapairs_hf.annotate.client import Client, Counters
-from megapairs_hf.annotate.jobs import ATTEMPTS, Verdict
-from megapairs_hf.errors import ImageRejectedError, MegaPairsError
+from megapairs_hf.annotate.client import Client
+from megapairs_hf.annotate.jobs import Job, Row, Verdict
+from megapairs_hf.errors import BudgetSpentError, ImageRejectedError, MegaPairsError, ServerUnavailableError
 from megapairs_hf.schema import QUERY_ID, TARGET_ID
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping, Sequence
+    from collections.abc import Coroutine, Iterable, Iterator, Sequence
 
-    from megapairs_hf.annotate.config import Endpoint
-    from megapairs_hf.annotate.jobs import Job, Row
-    from megapairs_hf.annotate.journal import Journal, Key, Reply
+    import pyarrow as pa
+
+    from megapairs_hf.annotate.endpoint import Endpoint
+    from megapairs_hf.annotate.journal import Journal, Reader, Reply
+    from megapairs_hf.annotate.tally import Tally
     from megapairs_hf.launch import Progress
 
 T = TypeVar("T")
+CHUNK, KEPT = 256, 10_000
 
 
-def key_of(row: Row, attempt: int) -> Key:
-    """How the journal names one question."""
-    return row[QUERY_ID], row[TARGET_ID], attempt
+@dataclass
+class Shard:
+    """The pairs of one shard while they are being asked about.
+
+    Attributes:
+        index: its number.
+        table: its pairs.
+        job: what is asked about them.
+        todo: the numbers of the rows about which something must still be asked.
+        known: replies to a first question that was no use, by row.
+        left: how many of `todo` are not settled yet.
+        aside: verdicts that are in no journal, by row (a missing picture, a refusal), and as many others as may wait
+            in memory, so that they need not be reached again.
+    """
+
+    index: int
+    table: pa.Table
+    job: Job
+    todo: list[int] = field(default_factory=list)
+    known: dict[int, dict[int, Reply]] = field(default_factory=dict)
+    left: int = 0
+    aside: dict[int, Verdict] = field(default_factory=dict)
+
+    def rows(self, numbers: Sequence[int] | None = None) -> Iterator[tuple[int, Row]]:
+        """Rows with their numbers, a few hundred at a time."""
+        numbers = range(self.table.num_rows) if numbers is None else numbers
+        for start in range(0, len(numbers), CHUNK):
+            part = numbers[start : start + CHUNK]
+            yield from zip(part, self.table.take(list(part)).to_pylist(), strict=True)
+
+    def replies(self, reader: Reader, row: Row) -> dict[int, Reply]:
+        """What the journal has about a pair."""
+        return reader.replies(self.index, row[QUERY_ID], row[TARGET_ID])
+
+    def verdicts(self, reader: Reader) -> Iterator[tuple[Row, Verdict]]:
+        """Every pair with its verdict, in order."""
+        for number, row in self.rows():
+            verdict = self.aside.get(number) or self.job.settle(row, self.replies(reader, row))
+            assert isinstance(verdict, Verdict)
+            yield row, verdict
 
 
-def settle(job: Job, row: Row, replies: Mapping[Key, Reply]) -> Verdict | None:
-    """The verdict on a pair from the replies that are there; None where another question must be asked."""
-    verdict = None
-    for attempt in range(ATTEMPTS):
-        reply = replies.get(key_of(row, attempt))
-        if reply is None:
-            return None
-        said = job.judge(row, attempt, reply)
-        # what an earlier attempt left out is counted as well
-        left_out = said.left_out + verdict.left_out if verdict else said.left_out
-        verdict = Verdict(said.row, said.reason, said.detail, left_out)
-        if verdict.row is not None or reply.refused:
-            break
-    return verdict
+class Shards(Protocol):
+    """Where shards come from and go to; both ends run in a thread."""
+
+    def open(self, index: int) -> Shard:
+        """Read a shard and get ready what its questions need."""
+
+    def close(self, shard: Shard) -> None:
+        """Write a settled shard."""
 
 
-class Asker:
-    """Asks about the pairs of one shard."""
+class Stream:
+    """Asks about all pairs of some shards."""
 
-    def __init__(self, job: Job, journal: Journal, shard: int) -> None:
-        self.job, self.journal, self.shard = job, journal, shard
-        self.replies = journal.replies(shard)
+    def __init__(self, shards: Shards, journal: Journal, tally: Tally, bar: Progress) -> None:
+        self.shards, self.journal, self.tally, self.bar = shards, journal, tally, bar
+        self.spent = ""
 
-    def unsettled(self, rows: Sequence[Row]) -> list[Row]:
-        """The pairs about which something must still be asked."""
-        return [row for row in rows if settle(self.job, row, self.replies) is None]
+    async def run(self, client: Client, indices: Iterable[int], in_hand: int) -> None:
+        """Ask, and write each shard when it is settled.
 
-    async def pair(self, client: Client, row: Row) -> Verdict:
-        """Ask about one pair until there is a verdict."""
-        while (verdict := settle(self.job, row, self.replies)) is None:
-            attempt = next(a for a in range(ATTEMPTS) if key_of(row, a) not in self.replies)
+        Args:
+            client: whom to ask.
+            indices: the shards.
+            in_hand: how many pairs are held at once; more than are in flight, so that a pair whose reply is being
+                written to the journal, or which waits before it asks again, leaves no place empty.
+
+        Raises:
+            BudgetSpentError: the budget does not reach; what was in flight is answered and kept.
+        """
+        places = asyncio.Semaphore(in_hand)
+        async with asyncio.TaskGroup() as group:
+            waiting = iter(indices)
+            coming = self._open(next(waiting, None))
+            while (shard := await coming) is not None and not self.spent:
+                coming = self._open(next(waiting, None))
+                self.bar.advance(shard.table.num_rows - len(shard.todo))
+                if not shard.todo:
+                    group.create_task(self._close(shard))
+                for number, row in shard.rows(shard.todo):
+                    await places.acquire()
+                    if self.spent:
+                        break
+                    group.create_task(self._pair(client, shard, number, row, places, group))
+            await coming
+        if self.spent:
+            raise BudgetSpentError(
+                f"the budget is spent: {self.spent} is reached after {self.bar.count:,} of {self.bar.total:,}"
+                f" {self.bar.unit}; raise it and run the same command again, answers so far are kept"
+            )
+
+    def _open(self, index: int | None) -> asyncio.Task[Shard | None]:
+        async def opened() -> Shard | None:
+            return None if index is None else await asyncio.to_thread(self.shards.open, index)
+
+        return asyncio.get_running_loop().create_task(opened())
+
+    async def _pair(
+        self, client: Client, shard: Shard, number: int, row: Row, places: asyncio.Semaphore, group: asyncio.TaskGroup
+    ) -> None:
+        """Ask about one pair until there is a verdict; the last one of a shard has it written."""
+        try:
+            await self._settle(client, shard, number, row)
+        except BudgetSpentError as error:
+            self.spent = str(error)
+            return
+        finally:
+            places.release()
+        self.bar.advance(1, self.tally.line())
+        shard.left -= 1
+        if shard.left == 0:
+            group.create_task(self._close(shard))
+
+    async def _settle(self, client: Client, shard: Shard, number: int, row: Row) -> None:
+        replies = shard.known.pop(number, {})
+        while isinstance(attempt := shard.job.settle(row, replies), int):
             try:
-                question = self.job.question(row, attempt)
+                reply = await client.ask(lambda a=attempt: shard.job.question(row, a))  # type: ignore[misc]
             except ImageRejectedError as error:
-                return Verdict(None, error.reason, error.detail)
-            start = time.monotonic()
-            reply = await client.ask(question)
-            if not reply.refused:
-                self.journal.add(self.shard, key_of(row, attempt), reply, time.monotonic() - start)
-            self.replies[key_of(row, attempt)] = reply
-        return verdict
+                shard.aside[number] = Verdict(None, error.reason, error.detail)
+                return
+            replies[attempt] = reply
+            if reply.refused:
+                shard.aside[number] = Verdict(None, reply.refused, reply.text)
+                return
+            await self.journal.add(shard.index, (row[QUERY_ID], row[TARGET_ID], attempt), reply)
+        if len(shard.aside) < KEPT:
+            shard.aside[number] = attempt
 
-    async def all(self, rows: Sequence[Row], endpoint: Endpoint, counters: Counters, bar: Progress) -> list[Verdict]:
-        """Ask about all pairs; verdicts in their order."""
-        verdicts = [settle(self.job, row, self.replies) for row in rows]
-        left = [index for index, verdict in enumerate(verdicts) if verdict is None]
-        bar.advance(len(rows) - len(left))
-        queue = iter(left)
+    async def _close(self, shard: Shard) -> None:
+        refused = [verdict for verdict in shard.aside.values() if verdict.reason == "refused"]
+        if refused and len(refused) == len(shard.todo) and self.tally.answered == 0:
+            raise ServerUnavailableError(
+                f"every request was refused ({refused[0].detail}); check that the model takes such input"
+                " (pictures, `max_tokens`, the length of the prompt), then run the same command again"
+            )
+        await asyncio.to_thread(self.shards.close, shard)
 
-        async def work(client: Client) -> None:
-            for index in queue:
-                verdicts[index] = await self.pair(client, rows[index])
-                bar.advance(1, counters.line())
 
-        if left:
-            async with Client(endpoint, counters) as client, asyncio.TaskGroup() as group:
-                for _ in range(min(endpoint.concurrency, len(left))):
-                    group.create_task(work(client))
-        return [verdict for verdict in verdicts if verdict is not None]
+def find_unsettled(shard: Shard, reader: Reader) -> None:
+    """Note the rows about which something must still be asked, with what is known of them."""
+    for number, row in shard.rows():
+        replies = shard.replies(reader, row)
+        if isinstance(shard.job.settle(row, replies), int):
+            shard.todo.append(number)
+            if replies:
+                shard.known[number] = replies
+    shard.left = len(shard.todo)
+
+
+async def ask_all(stream: Stream, indices: Iterable[int], endpoint: Endpoint, model: str) -> None:
+    """Ask about all pairs of some shards."""
+    async with Client(endpoint, stream.tally, model) as client:
+        await stream.run(client, indices, 2 * endpoint.concurrency)
+
+
+async def takes_schema(endpoint: Endpoint, tally: Tally, model: str) -> bool:
+    """Whether all servers keep to a JSON schema."""
+    async with Client(endpoint, tally, model) as client:
+        return await client.takes_schema()
 
 
 def run(work: Coroutine[object, object, T]) -> T:

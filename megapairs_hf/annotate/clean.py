@@ -11,6 +11,8 @@ from collections import Counter
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from megapairs_hf.annotate.language import speaks
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
@@ -29,6 +31,7 @@ LEAKS = re.compile(
     re.IGNORECASE,
 )
 SHINGLE_WORDS = 7
+UNSPACED = frozenset({"ja", "zh"})
 OUTER = " \t\n\r\"'“”‘’*_`-–—•"
 
 
@@ -45,12 +48,17 @@ def trim(text: str) -> str:
 @lru_cache(maxsize=8)
 def shingles(text: str) -> frozenset[str]:
     """Every run of seven words of a text."""
-    words = normal(text).split()
-    return frozenset(" ".join(words[i : i + SHINGLE_WORDS]) for i in range(len(words) - SHINGLE_WORDS + 1))
+    return frozenset(_shingle_list(normal(text)))
 
 
 def reason_against(
-    text: str, *, min_words: int, max_words: int, demonstrations: Collection[str] = (), prompt: str = ""
+    text: str,
+    *,
+    min_words: int,
+    max_words: int,
+    demonstrations: Collection[str] = (),
+    prompt: str = "",
+    language: str | None = None,
 ) -> str:
     """Why an instruction may not stay; empty where it may.
 
@@ -60,24 +68,30 @@ def reason_against(
         max_words: most words.
         demonstrations: the instructions that the model was shown, as `normal` gives them.
         prompt: the fixed part of the prompt; seven words in a row from it are a leak.
+        language: that it must be in; None for any.
 
     Returns:
         A short word for counting.
     """
     count = len(text.split())
+    if language in UNSPACED:
+        # two letters say about as much as one English word
+        count = max(count, len(text) // 2)
+    said = normal(text)
     checks = (
         ("too_short", count < min_words),
         ("too_long", count > max_words),
         ("mentions_images", bool(MENTIONS_IMAGES.search(text))),
         ("mentions_description", bool(MENTIONS_DESCRIPTION.search(text))),
-        ("leaks_prompt", bool(LEAKS.search(text)) or not shingles(prompt).isdisjoint(_shingle_list(text))),
-        ("repeats_demonstration", normal(text) in demonstrations),
+        ("leaks_prompt", bool(LEAKS.search(text)) or not shingles(prompt).isdisjoint(_shingle_list(said))),
+        ("repeats_demonstration", said in demonstrations),
+        ("other_language", language is not None and not speaks(text, language)),
     )
     return next((reason for reason, holds in checks if holds), "")
 
 
-def _shingle_list(text: str) -> list[str]:
-    words = normal(text).split()
+def _shingle_list(said: str) -> list[str]:
+    words = said.split()
     return [" ".join(words[i : i + SHINGLE_WORDS]) for i in range(len(words) - SHINGLE_WORDS + 1)]
 
 
@@ -88,6 +102,7 @@ def clean(
     max_words: int,
     demonstrations: Collection[str] = (),
     prompt: str = "",
+    language: str | None = None,
 ) -> tuple[list[str], Counter[str]]:
     """Trim, leave out what is no use, and leave out what was said before.
 
@@ -97,6 +112,7 @@ def clean(
         max_words: most words.
         demonstrations: the instructions that the model was shown, as `normal` gives them.
         prompt: the fixed part of the prompt.
+        language: that they must be in; None for any.
 
     Returns:
         The instructions that stay, in order, and how many were left out by reason.
@@ -106,12 +122,18 @@ def clean(
     for raw in instructions:
         text = trim(raw)
         reason = reason_against(
-            text, min_words=min_words, max_words=max_words, demonstrations=demonstrations, prompt=prompt
+            text,
+            min_words=min_words,
+            max_words=max_words,
+            demonstrations=demonstrations,
+            prompt=prompt,
+            language=language,
         )
-        if not reason and normal(text) in kept:
+        said = normal(text)
+        if not reason and said in kept:
             reason = "duplicate"
         if reason:
             rejected[reason] += 1
         else:
-            kept[normal(text)] = text
+            kept[said] = text
     return list(kept.values()), rejected

@@ -1,239 +1,235 @@
 """Asking an OpenAI-compatible endpoint (TGI, vLLM, SGLang, llama.cpp, Inference Providers), and surviving it.
 
-Built on huggingface_hub's `AsyncInferenceClient`. Failures that may pass are asked again, with growing random waits;
-a failure of one question is its pair's; a failure of every question stops the run with one sentence. What surprises:
-which of the two it is cannot be told from the failure alone, so the client looks at whether other questions were
-answered meanwhile.
+Built on huggingface_hub's `AsyncInferenceClient`. Failures that may pass are asked again, with growing random waits; a
+server that fails everything is left alone until it answers again; a failure of one question is its pair's; a failure
+of every question stops the run with one sentence. What surprises: whose failure it is cannot be told from the failure
+alone, so the client then asks something that any server can answer.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
+import json
 import random
 import time
-from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NoReturn, Self
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Self
 
+from megapairs_hf import launch
 from megapairs_hf.annotate.journal import Reply
-from megapairs_hf.errors import ServerUnavailableError
+from megapairs_hf.annotate.pool import Pool, Server
+from megapairs_hf.annotate.transport import FaultError, Question, Transport, reach
+from megapairs_hf.errors import BudgetSpentError, ServerUnavailableError
 
 if TYPE_CHECKING:
-    from megapairs_hf.annotate.config import Endpoint
+    from collections.abc import Callable
 
-PER_CLIENT = 16  # the HTTP library walks through all connections of a client for every request
-RETRIED = frozenset({408, 409, 425, 429})
+    from megapairs_hf.annotate.endpoint import Endpoint
+    from megapairs_hf.annotate.tally import Tally
+
 REFUSED_AT_FIRST = 10
-ADVICE = {
-    401: "the token in {env} is missing or wrong; set it and run the same command again",
-    402: "the account has no credit left; top it up and run the same command again",
-    403: "the token in {env} may not use this model; ask for access or set another token",
-    404: "there is no model {model!r} there, or the address lacks its /v1; check `model` and `urls`",
-    405: "this is no chat-completions address; check `urls`",
+FAULTS_IN_A_ROW = 10
+CANARY_WAIT_S = 5.0
+PROBE_SCHEMA = {
+    "type": "object",
+    "properties": {"instructions": {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": 3}},
+    "required": ["instructions"],
 }
-
-
-@dataclass(frozen=True)
-class Question:
-    """One request: chat messages and how the model is to sample."""
-
-    messages: list[dict[str, Any]]
-    model: str
-    parameters: dict[str, Any]
-
-
-class FaultError(Exception):
-    """A request failed in a way that may pass."""
-
-    def __init__(self, what: str, wait_s: float | None = None) -> None:
-        super().__init__(what)
-        self.wait_s = wait_s
-
-
-@dataclass
-class Counters:
-    """What happened so far; for the progress line and for telling a bad question from a bad server."""
-
-    answered: int = 0
-    refused: int = 0
-    retried: int = 0
-    tokens: int = 0
-    start: float = field(default_factory=time.monotonic)
-
-    def line(self) -> str:
-        """Speed and trouble in a few words."""
-        seconds = max(time.monotonic() - self.start, 1e-9)
-        return f"{self.tokens / seconds:,.0f} tokens/s, {self.retried:,} asked again"
 
 
 class Client:
     """Several endpoints behind one `ask`. Use it as an asynchronous context."""
 
-    def __init__(self, endpoint: Endpoint, counters: Counters) -> None:
-        self.endpoint, self.counters = endpoint, counters
-        self.stack = AsyncExitStack()
-        self.clients: list[tuple[str, Any]] = []
-        self.in_flight: list[int] = []
+    def __init__(self, endpoint: Endpoint, tally: Tally, model: str) -> None:
+        self.endpoint, self.tally, self.model = endpoint, tally, model
+        self.transport = Transport(endpoint)
+        self.checks: dict[str, asyncio.Task[bool]] = {}
+        # the largest share that one address may take, so that all together stay under the cap
+        share = -(-endpoint.concurrency // len(endpoint.urls))
+        self.pool = Pool([Server(url, share, self._connect(url)) for url in endpoint.urls])
+
+    def _connect(self, url: str) -> Callable[[], Any]:
+        return lambda: self.transport.connect(url)
 
     async def __aenter__(self) -> Self:
-        await asyncio.gather(*(self._reach(url) for url in self.endpoint.urls))
-        from huggingface_hub import AsyncInferenceClient
-
-        token = os.environ.get(self.endpoint.token_env, "").strip()
-        # without a token of its own the library would send the one saved by `hf auth login` to any server at all
-        headers = {} if token else {"authorization": "Bearer none"}
-        share = -(-self.endpoint.concurrency // len(self.endpoint.urls))
-        for url in self.endpoint.urls:
-            for _ in range(-(-share // PER_CLIENT)):
-                client = AsyncInferenceClient(
-                    base_url=url, api_key=token or "none", headers=headers, timeout=self.endpoint.timeout_s
-                )
-                self.clients.append((url, await self.stack.enter_async_context(client)))
-        self.in_flight = [0] * len(self.clients)
+        await asyncio.gather(*(reach(url, self.endpoint.connect_timeout_s) for url in self.endpoint.urls))
         return self
 
     async def __aexit__(self, *details: Any) -> None:
-        await self.stack.__aexit__(*details)
+        for check in self.checks.values():
+            check.cancel()
+        await asyncio.gather(*self.checks.values(), return_exceptions=True)
+        for server in self.pool.servers:
+            await asyncio.gather(*(client.close() for client in server.clients))
 
-    async def _reach(self, url: str) -> None:
-        """Fail within seconds where nobody listens, instead of after all retries."""
-        parts = urlsplit(url)
-        host = parts.hostname or ""
-        if parts.scheme in getproxies() and not proxy_bypass(host):
-            return
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        try:
-            async with asyncio.timeout(self.endpoint.connect_timeout_s):
-                _, writer = await asyncio.open_connection(host, port)
-        except (OSError, TimeoutError) as error:
-            raise ServerUnavailableError(
-                f"nothing answers at {url}; start the server or correct `urls`, then run the same command again"
-            ) from error
-        writer.close()
-
-    async def ask(self, question: Question) -> Reply:
+    async def ask(self, make: Callable[[], Question]) -> Reply:
         """Ask until there is an answer.
+
+        Args:
+            make: the question; called when there is a place for it, so that no picture waits in memory.
 
         Returns:
             The reply; `refused` is set where the server will not answer this question.
 
         Raises:
-            ServerUnavailableError: the server refuses or fails every question.
+            ServerUnavailableError: every server refuses or fails everything.
+            BudgetSpentError: the budget allows no further request.
         """
-        answered_before = self.counters.answered
-        for attempt in range(self.endpoint.retries + 1):
-            index = min(range(len(self.clients)), key=self.in_flight.__getitem__)
-            self.in_flight[index] += 1
+        tries, start, downs = 0, time.monotonic(), self.pool.downs
+        while True:
+            server = await self.pool.take()
+            if downs != self.pool.downs:
+                # what failed because nobody was there is no fault of this question
+                tries, start, downs = 0, time.monotonic(), self.pool.downs
             try:
-                reply = await self._once(index, question)
+                return await self._once(server, make)
             except FaultError as error:
                 fault = error
-            else:
-                return self._count(reply, self.clients[index][0])
-            finally:
-                self.in_flight[index] -= 1
-            if attempt < self.endpoint.retries:
-                self.counters.retried += 1
-                await asyncio.sleep(self._wait(attempt, fault.wait_s))
-        tries = f"{self.endpoint.retries + 1} times"
-        if self.counters.answered > answered_before:
-            return Reply(f"{fault} ({tries})", "error", refused="server_failed")
-        raise ServerUnavailableError(
-            f"{self.clients[index][0]} failed {tries} ({fault});"
-            " look at the server's log, then run the same command again: answers so far are kept"
-        )
+            tries += 1
+            wait = self._wait(tries - 1, fault)
+            late = time.monotonic() + wait - start > self.endpoint.deadline_s
+            if tries > self.endpoint.retries or late:
+                if await self._well(server, fault):
+                    told = f"{fault} ({tries} times in {time.monotonic() - start:.0f} s)"
+                    return self._refuse(Reply(told, "error", refused="deadline" if late else "server_failed"), server)
+                continue
+            if server.streak >= FAULTS_IN_A_ROW:
+                self._check(server, fault)
+            self.tally.retried += 1
+            await asyncio.sleep(wait)
 
-    def _wait(self, attempt: int, asked_s: float | None) -> float:
-        longest = self.endpoint.max_backoff_s
-        drawn = min(longest, self.endpoint.backoff_s * 2**attempt) * random.uniform(0.5, 1.0)
-        return min(longest, max(asked_s, drawn)) if asked_s is not None else drawn
+    async def _once(self, server: Server, make: Callable[[], Question]) -> Reply:
+        """One request at a place that is held for it."""
+        spent = self.tally.spent()
+        if spent:
+            self.pool.wake()
+            raise BudgetSpentError(spent)
+        index, overloaded = server.take(), False
+        self.tally.in_flight += 1
+        start = time.monotonic()
+        try:
+            question = make()
+            self.tally.sent += 1
+            reply = await self.transport.send(server.clients[index], server.url, question)
+        except FaultError as error:
+            overloaded = error.overload
+            server.streak += 1
+            raise
+        else:
+            latency = time.monotonic() - start
+            overloaded = latency > self.endpoint.timeout_s / 2
+            server.streak = 0
+            if reply.refused:
+                return self._refuse(reply, server)
+            self.tally.count(reply, latency, question.letters)
+            return replace(reply, latency_s=round(latency, 3))
+        finally:
+            self.tally.in_flight -= 1
+            server.give(index, overloaded=overloaded)
+            self.pool.wake()
 
-    def _count(self, reply: Reply, url: str) -> Reply:
-        if not reply.refused:
-            self.counters.answered += 1
-            self.counters.tokens += reply.completion_tokens or 0
-            return reply
-        self.counters.refused += 1
-        if self.counters.answered == 0 and self.counters.refused >= REFUSED_AT_FIRST:
+    def _wait(self, attempt: int, fault: FaultError) -> float:
+        drawn = min(self.endpoint.max_backoff_s, self.endpoint.backoff_s * 2**attempt) * random.uniform(0.5, 1.0)
+        # a little more than asked, so that a thousand who were told the same second do not come in the same
+        return drawn if fault.wait_s is None else max(drawn, fault.wait_s * random.uniform(1.0, 1.1))
+
+    def _refuse(self, reply: Reply, server: Server) -> Reply:
+        self.tally.refused += 1
+        if self.tally.answered == 0 and self.tally.before[0] == 0 and self.tally.refused >= REFUSED_AT_FIRST:
             raise ServerUnavailableError(
-                f"{url} refused all of the first {REFUSED_AT_FIRST} requests ({reply.text});"
-                " check that the model takes such input (pictures, `max_tokens`, `reply_format`)"
+                f"{server.url} refused all of the first {REFUSED_AT_FIRST} requests ({reply.text});"
+                " check that the model takes such input (pictures, `max_tokens`, the length of the prompt)"
             )
         return reply
 
-    async def _once(self, index: int, question: Question) -> Reply:
-        from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
+    def _check(self, server: Server, fault: FaultError) -> asyncio.Task[bool]:
+        """Begin to find out whether a server is up, unless that is being done."""
+        check = self.checks.get(server.url)
+        if check is None or check.done():
+            check = self.checks[server.url] = asyncio.get_running_loop().create_task(self._canary(server, fault))
+        return check
 
-        url, client = self.clients[index]
-        try:
-            async with asyncio.timeout(self.endpoint.timeout_s):
-                output = await client.chat_completion(question.messages, model=question.model, **question.parameters)
-        except TimeoutError as error:
-            raise FaultError(f"no answer within {self.endpoint.timeout_s:g} s") from error
-        except HfHubHTTPError as error:
-            return self._refusal(url, question.model, error.response)
-        except OfflineModeIsEnabled as error:
-            raise ServerUnavailableError(
-                f"HF_HUB_OFFLINE keeps requests from {url}; unset it and run again"
-            ) from error
-        except HTTPError as error:
-            raise FaultError(f"the connection broke: {type(error).__name__}") from error
-        except (ValueError, TypeError) as error:
-            raise FaultError("the answer is no chat completion in JSON") from error
-        return read_output(output)
+    async def _well(self, server: Server, fault: FaultError) -> bool:
+        """Whether a server that failed a question to the end answers others; waits while it is down."""
+        if server.given_up:
+            return False
+        return await asyncio.shield(self._check(server, fault))
 
-    def _refusal(self, url: str, model: str, response: Any) -> Reply:
-        status = int(response.status_code)
-        if status in RETRIED or status >= 500:
-            raise FaultError(f"HTTP {status}", retry_after(response.headers.get("retry-after", "")))
-        if status in ADVICE:
-            self._stop(url, status, model)
-        return Reply(self._hide(f"HTTP {status}: {' '.join(response.text.split())[:300]}"), "error", refused="refused")
+    async def _canary(self, server: Server, fault: FaultError) -> bool:
+        """Ask something easy until it is answered; whether it was at once.
 
-    def _stop(self, url: str, status: int, model: str) -> NoReturn:
-        advice = ADVICE[status].format(env=self.endpoint.token_env, model=model)
-        # `from None`: the library's own message may quote the request
-        raise ServerUnavailableError(f"{url} answers HTTP {status}: {advice}") from None
+        Meanwhile the server takes no other questions. One that stays away for `restart_s` is given up.
+        """
+        server.open, start, wait = False, time.monotonic(), min(self.endpoint.backoff_s, CANARY_WAIT_S)
+        question = Question([{"role": "user", "content": "Say yes."}], self.model, {"max_tokens": 1})
+        tries = 0
+        while True:
+            try:
+                self.tally.sent += 1
+                await self.transport.send(await self._fresh(server), server.url, question)
+                break
+            except FaultError as error:
+                fault = error
+            except ServerUnavailableError as error:
+                self._give_up(server, str(error))
+                return False
+            tries += 1
+            if tries == 2:
+                launch.note(f"{server.url} fails everything ({fault}); waiting up to {self.endpoint.restart_s:g} s")
+            if time.monotonic() - start >= self.endpoint.restart_s:
+                waited = f"{time.monotonic() - start:,.0f} s"
+                self._give_up(
+                    server,
+                    f"{server.url} failed every request for {waited} ({fault}); look at the server's log, then run"
+                    " the same command again: answers so far are kept",
+                )
+                return False
+            await asyncio.sleep(wait)
+            wait = min(2 * wait, CANARY_WAIT_S)
+        if tries > 1:
+            # one failure of the canary is a failure like any other; two say that the server was away
+            self.pool.downs += 1
+            server.back()
+            launch.note(f"{server.url} answers again")
+        server.open, server.streak = True, 0
+        self.pool.wake()
+        return tries <= 1
 
-    def _hide(self, text: str) -> str:
-        token = os.environ.get(self.endpoint.token_env, "").strip()
-        return text.replace(token, "…") if token else text
+    async def _fresh(self, server: Server) -> Any:
+        if not server.clients:
+            server.give(server.take(), overloaded=False)
+        return server.clients[0]
+
+    def _give_up(self, server: Server, why: str) -> None:
+        server.given_up = why
+        self.pool.downs += 1
+        if any(not other.given_up for other in self.pool.servers):
+            launch.note(f"{why}; going on with the other addresses")
+        self.pool.wake_all()
+
+    async def takes_schema(self) -> bool:
+        """Whether every server keeps to a JSON schema; each is asked once."""
+        return all(await asyncio.gather(*(self._takes_schema(server) for server in self.pool.servers)))
+
+    async def _takes_schema(self, server: Server) -> bool:
+        schema = {"name": "colours", "schema": PROBE_SCHEMA}
+        parameters = {"max_tokens": 60, "response_format": {"type": "json_schema", "json_schema": schema}}
+        # a model that keeps to the schema here was made to: the question says nothing of JSON
+        question = Question([{"role": "user", "content": "Name two colours."}], self.model, parameters)
+        for attempt in range(self.endpoint.retries + 1):
+            try:
+                self.tally.sent += 1
+                reply = await self.transport.send(await self._fresh(server), server.url, question)
+            except FaultError as error:
+                await asyncio.sleep(self._wait(attempt, error))
+                continue
+            return not reply.refused and _keeps(reply.text)
+        return False
 
 
-def read_output(output: Any) -> Reply:
-    """The reply in a `ChatCompletionOutput`, whatever the server left out of it.
-
-    Raises:
-        FaultError: there is no choice or no message in it.
-    """
-    choices = output.choices
-    message = getattr(choices[0], "message", None) if isinstance(choices, list) and choices else None
-    if message is None:
-        raise FaultError("the answer holds no choice")
-    usage = output.usage
-    return Reply(
-        text=message.content or "",
-        finish_reason=choices[0].finish_reason or "",
-        prompt_tokens=getattr(usage, "prompt_tokens", None),
-        completion_tokens=getattr(usage, "completion_tokens", None),
-    )
-
-
-def retry_after(header: str) -> float | None:
-    """Seconds from a `Retry-After` header, given as a number or as a date."""
-    from datetime import UTC, datetime
-    from email.utils import parsedate_to_datetime
-
-    if not header:
-        return None
+def _keeps(text: str) -> bool:
     try:
-        return max(0.0, float(header))
+        told = json.loads(text)
     except ValueError:
-        pass
-    try:
-        return max(0.0, (parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):
-        return None
+        return False
+    return isinstance(told, dict) and isinstance(told.get("instructions"), list)

@@ -1,7 +1,7 @@
-"""Settings of the two annotation steps (MegaPairs §3.1 and appendix A), and where the servers are.
+"""Settings of the two annotation steps (MegaPairs §3.1 and appendix A).
 
-What surprises: `Endpoint` is apart from the settings. Addresses, tokens and time limits change from machine to machine
-and say nothing about what was made, so they are in no manifest and in no hash.
+What surprises: the batch size of a model that runs in process is a setting of what, not of how: a sampled reply
+depends on which others were sampled with it.
 """
 
 from __future__ import annotations
@@ -9,11 +9,34 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
+from megapairs_hf.annotate.language import LANGUAGES
 from megapairs_hf.config import require
 
-ENGINES = ("openai", "captions")
-REPLY_FORMATS = ("list", "json")
+ENGINES = ("openai", "transformers", "captions")
+REPLY_FORMATS = ("auto", "list", "json")
+DTYPES = ("auto", "bfloat16", "float16", "float32")
 STAND_IN = "captions (stand-in, no model)"
+
+
+@dataclass(frozen=True)
+class Local:
+    """How `engine: transformers` runs a model in process. All defaults are ours.
+
+    Attributes:
+        batch_size: questions that are answered together.
+        dtype: of the weights: auto, bfloat16, float16 or float32.
+        revision: of the model on the Hub.
+        adapter: folder or Hub id of a LoRA adapter to put on the model.
+    """
+
+    batch_size: int = 8
+    dtype: str = "auto"
+    revision: str | None = None
+    adapter: str | None = None
+
+    def __post_init__(self) -> None:
+        require(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
+        require(self.dtype in DTYPES, "dtype", self.dtype, " or ".join(DTYPES))
 
 
 @dataclass(frozen=True)
@@ -21,8 +44,9 @@ class DescribeConfig:
     """Settings of `describe_pairs`.
 
     Attributes:
-        engine: `openai` for a TGI or OpenAI-compatible endpoint; `captions` for the stand-in without a model.
-        model: what the endpoint calls the vision-language model.
+        engine: `openai` for a TGI or OpenAI-compatible endpoint; `transformers` to run the model in process;
+            `captions` for the stand-in without a model.
+        model: what the endpoint calls the vision-language model; a folder or Hub id in process.
         seed: of everything that is drawn; each pair's own seed is a hash of this and its key.
         word_num: WORD_NUM is drawn between these two, both included.
         max_image_side: longer side in pixels of the pictures that are sent; ours.
@@ -33,6 +57,7 @@ class DescribeConfig:
         max_tokens: longest reply; ours.
         prompt: a jinja file to use instead of the package's `describe.jinja`.
         attributes: `captions` only: fields of the corpus's `meta` column whose differences are told.
+        local: how the model runs in process.
     """
 
     engine: str = "openai"
@@ -47,6 +72,7 @@ class DescribeConfig:
     max_tokens: int = 400
     prompt: str | None = None
     attributes: tuple[str, ...] = ()
+    local: Local = Local()
 
     def __post_init__(self) -> None:
         low, high = self.word_num if len(self.word_num) == 2 else (0, 0)
@@ -61,8 +87,9 @@ class InstructConfig:
     """Settings of `instruct_pairs`.
 
     Attributes:
-        engine: `openai` for a TGI or OpenAI-compatible endpoint; `captions` for the stand-in without a model.
-        model: what the endpoint calls the language model.
+        engine: `openai` for a TGI or OpenAI-compatible endpoint; `transformers` to run the model in process;
+            `captions` for the stand-in without a model.
+        model: what the endpoint calls the language model; a folder or Hub id in process.
         seed: of everything that is drawn; each pair's own seed is a hash of this and its key.
         demonstrations: how many demonstrations are drawn for each pair.
         pool: a JSON file to draw them from instead of the package's 50.
@@ -70,13 +97,16 @@ class InstructConfig:
         wanted: how many are asked for; ours, so that some may be rejected.
         min_words: shortest instruction; ours.
         max_words: longest instruction; ours.
-        reply_format: `json` sends a JSON schema as `response_format`; `list` asks for a numbered list; ours.
+        language: of the instructions; a text that is plainly in another one is rejected; ours.
+        reply_format: `json` sends a JSON schema as `response_format`; `list` asks for a numbered list; `auto` asks
+            each server once whether it keeps to a schema, and takes `json` where all do; ours.
         with_captions: give the two captions to the model as context; ours.
         temperature: of the model's sampling; ours.
         top_p: of the model's sampling; ours.
         max_tokens: longest reply; ours.
         prompt: a jinja file to use instead of the package's `instruct.jinja`.
         attributes: `captions` only: fields of the corpus's `meta` column whose differences are told.
+        local: how the model runs in process.
     """
 
     engine: str = "openai"
@@ -88,19 +118,22 @@ class InstructConfig:
     wanted: int = 5
     min_words: int = 2
     max_words: int = 60
-    reply_format: str = "list"
+    language: str = "en"
+    reply_format: str = "auto"
     with_captions: bool = False
     temperature: float = 0.7
     top_p: float = 0.95
     max_tokens: int = 400
     prompt: str | None = None
     attributes: tuple[str, ...] = ()
+    local: Local = Local()
 
     def __post_init__(self) -> None:
         require(self.demonstrations >= 0, "demonstrations", self.demonstrations, "0 or more")
         require(self.min_instructions >= 1, "min_instructions", self.min_instructions, "at least 1")
         require(self.wanted >= self.min_instructions, "wanted", self.wanted, f"at least {self.min_instructions}")
         require(1 <= self.min_words <= self.max_words, "min_words", self.min_words, "from 1 to `max_words`")
+        require(self.language in LANGUAGES, "language", self.language, "one of " + ", ".join(LANGUAGES))
         require(self.reply_format in REPLY_FORMATS, "reply_format", self.reply_format, " or ".join(REPLY_FORMATS))
         _check_common(self)
 
@@ -113,42 +146,6 @@ def _check_common(config: DescribeConfig | InstructConfig) -> None:
     require(config.max_tokens >= 1, "max_tokens", config.max_tokens, "at least 1")
     unused = bool(config.attributes) and config.engine != "captions"
     require(not unused, "attributes", config.attributes, "left out unless `engine` is captions")
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """Where the servers are and how hard they are pressed. All defaults are ours.
-
-    Attributes:
-        urls: base addresses, such as `http://gpu-1:8080/v1`; requests go to the one with the fewest in flight.
-        token_env: the environment variable that holds the token; a token saved on disk is never sent.
-        concurrency: requests in flight at once, over all addresses.
-        timeout_s: time limit of one request.
-        connect_timeout_s: time limit of the first contact.
-        retries: how often one request is asked again after a failure that may pass.
-        backoff_s: first wait before asking again; it doubles each time, with a random part.
-        max_backoff_s: longest wait, also where a server's `Retry-After` asks for a longer one.
-    """
-
-    urls: tuple[str, ...] = ("http://127.0.0.1:8080/v1",)
-    token_env: str = "HF_TOKEN"  # noqa: S105 - the name of a variable, not a secret
-    concurrency: int = 32
-    timeout_s: float = 120.0
-    connect_timeout_s: float = 5.0
-    retries: int = 6
-    backoff_s: float = 1.0
-    max_backoff_s: float = 60.0
-
-    def __post_init__(self) -> None:
-        good = bool(self.urls) and all(url.startswith(("http://", "https://")) for url in self.urls)
-        require(good, "urls", self.urls, "one or more addresses that begin with http:// or https://")
-        # an address is shown in errors, a password in it would be too
-        require(all("@" not in url for url in self.urls), "urls", "…@…", "without a password; use `token_env`")
-        require(self.concurrency >= 1, "concurrency", self.concurrency, "at least 1")
-        require(self.timeout_s > 0, "timeout_s", self.timeout_s, "above 0")
-        require(self.connect_timeout_s > 0, "connect_timeout_s", self.connect_timeout_s, "above 0")
-        require(self.retries >= 0, "retries", self.retries, "0 or more")
-        require(0 < self.backoff_s <= self.max_backoff_s, "backoff_s", self.backoff_s, "above 0, to `max_backoff_s`")
 
 
 def pair_seed(seed: int, query_id: str, target_id: str, attempt: int = 0) -> int:

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from megapairs_hf.annotate import prompts
 from megapairs_hf.annotate.clean import clean, normal
-from megapairs_hf.annotate.client import Question
 from megapairs_hf.annotate.config import DescribeConfig, InstructConfig, pair_seed
+from megapairs_hf.annotate.language import LANGUAGES
+from megapairs_hf.annotate.transport import Question
 from megapairs_hf.errors import ReplyRejectedError
 from megapairs_hf.schema import CAPTION, QUERY_ID, TARGET_ID
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from megapairs_hf.annotate.journal import Reply
     from megapairs_hf.annotate.pictures import Pictures
@@ -51,8 +52,49 @@ class Job(Protocol):
     def question(self, row: Row, attempt: int) -> Question:
         """What to ask; raises `ImageRejectedError` where a picture is missing."""
 
+    def settle(self, row: Row, replies: Mapping[int, Reply]) -> Verdict | int:
+        """The verdict that these replies (by attempt) allow, or the number of the next question."""
+
+    def prepare(self, rows: Iterable[Row]) -> None:
+        """Get ready what the questions about these pairs need."""
+
+    def close(self) -> None:
+        """Let go of it."""
+
+
+class TwoTries:
+    """A job that asks once more, with another seed, where the first reply is no use."""
+
     def judge(self, row: Row, attempt: int, reply: Reply) -> Verdict:
-        """What the reply is worth."""
+        """What one reply is worth."""
+        raise AssertionError(f"{type(self).__name__} judges nothing")
+
+    def prepare(self, rows: Iterable[Row]) -> None:
+        """Nothing to get ready."""
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+    def settle(self, row: Row, replies: Mapping[int, Reply]) -> Verdict | int:
+        """The verdict that these replies allow, or the number of the next question."""
+        verdict = None
+        for attempt in range(ATTEMPTS):
+            reply = replies.get(attempt)
+            if reply is None:
+                return attempt
+            said = self.judge(row, attempt, reply)
+            # what an earlier attempt left out is counted as well
+            left_out = said.left_out + verdict.left_out if verdict else said.left_out
+            verdict = Verdict(said.row, said.reason, said.detail, left_out)
+            if verdict.row is not None or reply.refused:
+                break
+        assert verdict is not None
+        return verdict
+
+
+def ids_of(rows: Iterable[Row]) -> set[str]:
+    """The images of some pairs."""
+    return {row[name] for row in rows for name in (QUERY_ID, TARGET_ID)}
 
 
 def captions_of(row: Row, texts: Mapping[str, Row]) -> tuple[str, str]:
@@ -89,13 +131,21 @@ def sampling(config: DescribeConfig | InstructConfig, seed: int) -> dict[str, An
     }
 
 
-class DescribeJob:
+class DescribeJob(TwoTries):
     """Step one: a vision-language model sees both images."""
 
     def __init__(
         self, config: DescribeConfig, prompt: prompts.Prompt, pictures: Pictures, texts: Mapping[str, Row]
     ) -> None:
         self.config, self.prompt, self.pictures, self.texts = config, prompt, pictures, texts
+
+    def prepare(self, rows: Iterable[Row]) -> None:
+        """Read and shrink the pictures."""
+        self.pictures.gather(ids_of(rows))
+
+    def close(self) -> None:
+        """Remove the shrunken pictures."""
+        self.pictures.close()
 
     def question(self, row: Row, attempt: int) -> Question:
         """The two pictures and the prompt."""
@@ -121,7 +171,7 @@ class DescribeJob:
         return Verdict(common_row(row, self.config, reply) | {"description": description, "word_num": word_num})
 
 
-class InstructJob:
+class InstructJob(TwoTries):
     """Step two: a language model reads the description."""
 
     def __init__(
@@ -130,8 +180,11 @@ class InstructJob:
         prompt: prompts.Prompt,
         pool: list[prompts.Demonstration],
         texts: Mapping[str, Row],
+        reply_format: str = "list",
     ) -> None:
         self.config, self.prompt, self.pool, self.texts = config, prompt, pool, texts
+        self.reply_format = reply_format
+        self.fixed = prompt.fixed
         # what was shown to other pairs counts too: a model that repeats any of the pool was not looking
         self.shown = frozenset(normal(text) for d in pool for text in d.instructions)
 
@@ -143,12 +196,13 @@ class InstructJob:
             row["description"],
             prompts.draw_demonstrations(self.pool, self.config.demonstrations, seed),
             count=self.config.wanted,
-            reply_format=self.config.reply_format,
+            reply_format=self.reply_format,
             words=(self.config.min_words, self.config.max_words),
             captions=captions_of(row, self.texts),
+            language=LANGUAGES[self.config.language].name,
         )
         parameters = sampling(self.config, seed)
-        if self.config.reply_format == "json":
+        if self.reply_format == "json":
             schema = {"name": "instructions", "schema": prompts.reply_schema(self.config.min_instructions)}
             parameters["response_format"] = {"type": "json_schema", "json_schema": schema}
         return Question(messages, self.config.model, parameters)
@@ -166,7 +220,8 @@ class InstructJob:
             min_words=self.config.min_words,
             max_words=self.config.max_words,
             demonstrations=self.shown,
-            prompt=self.prompt.fixed,
+            prompt=self.fixed,
+            language=self.config.language,
         )
         if len(kept) < self.config.min_instructions:
             return Verdict(None, "too_few_instructions", reply.text, left_out)

@@ -1,33 +1,49 @@
-"""Every reply, on disk as soon as it has come, so that after `kill -9` no answered question is asked again.
+"""Every reply, on disk before anything is made of it, so that after `kill -9` no answered question is asked again.
 
 One SQLite file (WAL) for each process, under the artifact's `.parts` folder, which is removed when the artifact is
-finished. What surprises: a process reads the journals of all processes, because a run that is continued with another
-number of processes hands their shards round.
+finished. Replies are committed in groups by a thread of their own, synced to the disk each time: whatever came while
+one group was being written is the next. What surprises: a process reads the journals of all processes, because a run
+that is continued with another number of processes hands their shards round.
 """
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
 import hashlib
 import json
+import queue
 import shutil
 import sqlite3
 import tempfile
-from dataclasses import asdict, dataclass
+import threading
+import time
+from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from megapairs_hf import launch, storage
 from megapairs_hf.errors import ArtifactError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
 TABLE = """CREATE TABLE IF NOT EXISTS replies (
-    shard INTEGER, query_id TEXT, target_id TEXT, attempt INTEGER, reply TEXT, latency_s REAL,
+    shard INTEGER, query_id TEXT, target_id TEXT, attempt INTEGER, reply TEXT,
     PRIMARY KEY (shard, query_id, target_id, attempt)
 ) WITHOUT ROWID"""
+FACTS = "CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT)"
+# one statement a group: with one a row the thread would queue for the interpreter's lock at every row
+ADD = """INSERT OR REPLACE INTO replies SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'),
+    json_extract(value, '$[2]'), json_extract(value, '$[3]'), json_extract(value, '$[4]')
+    FROM json_each(?)"""
+RECALL = "SELECT value FROM facts WHERE name = ?"
+ASK = "SELECT attempt, reply FROM replies WHERE shard = ? AND query_id = ? AND target_id = ?"
+SUMS = """SELECT count(*), coalesce(sum(json_extract(reply, '$.prompt_tokens')), 0),
+    coalesce(sum(json_extract(reply, '$.completion_tokens')), 0) FROM replies"""
+GROUP_S = 0.02
 Key = tuple[str, str, int]  # query_id, target_id, attempt
+Entry = tuple[int, str, str, int, str]
 
 
 @dataclass(frozen=True)
@@ -48,6 +64,7 @@ class Reply:
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     refused: str = ""
+    latency_s: float = 0.0
 
 
 class Journal:
@@ -60,32 +77,78 @@ class Journal:
         try:
             self.base = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             self.base.execute("PRAGMA journal_mode=WAL")
-            # in WAL mode NORMAL survives the death of the process; only a power cut can lose the last replies
-            self.base.execute("PRAGMA synchronous=NORMAL")
+            self.base.execute("PRAGMA synchronous=FULL")
             self.base.execute(TABLE)
+            self.base.execute(FACTS)
         except sqlite3.Error as error:
             raise ArtifactError(f"cannot write {path}: {error}; check the disk, or name another folder") from error
+        self.coming: queue.SimpleQueue[tuple[list[Entry], Any] | None] = queue.SimpleQueue()
+        self.writer = threading.Thread(target=self._write, name="journal", daemon=True)
+        self.writer.start()
 
-    def add(self, shard: int, key: Key, reply: Reply, latency_s: float) -> None:
-        """Keep one reply; when this returns, it outlives the process."""
-        values = (shard, *key, json.dumps(asdict(reply)), latency_s)
+    async def add(self, shard: int, key: Key, reply: Reply) -> None:
+        """Keep one reply; when this returns, it outlives the process and the machine.
+
+        Raises:
+            ArtifactError: the disk is full or gone.
+        """
+        loop = asyncio.get_running_loop()
+        kept: asyncio.Future[None] = loop.create_future()
+        self.coming.put(([(shard, *key, json.dumps(vars(reply)))], (loop, kept)))
+        await kept
+
+    def add_all(self, shard: int, replies: Sequence[tuple[Key, Reply]]) -> None:
+        """Keep the replies of one batch, all or none."""
+        kept: Future[None] = Future()
+        entries = [(shard, *key, json.dumps(vars(reply))) for key, reply in replies]
+        self.coming.put((entries, kept))
+        kept.result()
+
+    def _write(self) -> None:
+        item = self.coming.get()
+        while item is not None:
+            group = [item]
+            # nobody's place at a server waits for this, and fewer groups leave more of the processor to the requests
+            time.sleep(GROUP_S)
+            while not self.coming.empty() and (item := self.coming.get()) is not None:
+                group.append(item)
+            failure = self._commit([entry for entries, _ in group for entry in entries])
+            _tell([target for _, target in group], failure)
+            item = self.coming.get() if item is not None else None
+
+    def _commit(self, entries: list[Entry]) -> ArtifactError | None:
         try:
-            self.base.execute("INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?, ?, ?)", values)
+            self.base.execute(ADD, (json.dumps(entries),))
         except sqlite3.Error as error:
-            raise ArtifactError(
+            return ArtifactError(
                 f"cannot write the journal in {self.folder}: {error}; free some space and run the same command again"
-            ) from error
+            )
+        return None
 
-    def replies(self, shard: int) -> dict[Key, Reply]:
-        """All replies for one shard, from whichever process has asked."""
-        found: dict[Key, Reply] = {}
-        for path in sorted(self.folder.glob("journal-*.sqlite")):
-            with contextlib.closing(sqlite3.connect(path)) as base:
-                found.update(_read(base, shard))
-        return found
+    def fact(self, name: str) -> str | None:
+        """Something that was decided once for the artifact; None where it was not yet."""
+        with self.reader() as reader:
+            rows = [base.execute(RECALL, (name,)).fetchone() for base in reader.bases]
+        return next((str(row[0]) for row in rows if row), None)
+
+    def keep_fact(self, name: str, value: str) -> None:
+        """Keep what was decided."""
+        self.base.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
+
+    def sums(self) -> tuple[int, int, int]:
+        """Replies, prompt tokens and completion tokens in the journals of all processes."""
+        with self.reader() as reader:
+            told = [base.execute(SUMS).fetchone() for base in reader.bases]
+        return sum(t[0] for t in told), sum(t[1] for t in told), sum(t[2] for t in told)
+
+    def reader(self) -> Reader:
+        """Look replies up; one for each thread."""
+        return Reader(self.folder)
 
     def close(self) -> None:
-        """Close the file; SQLite then folds the log into it."""
+        """Write what is left and close the file; SQLite then folds the log into it."""
+        self.coming.put(None)
+        self.writer.join()
         self.base.close()
 
     def __enter__(self) -> Self:
@@ -95,13 +158,53 @@ class Journal:
         self.close()
 
 
-def _read(base: sqlite3.Connection, shard: int) -> Iterable[tuple[Key, Reply]]:
-    try:
-        rows = base.execute("SELECT query_id, target_id, attempt, reply FROM replies WHERE shard = ?", (shard,))
-        return [((query, target, attempt), Reply(**json.loads(text))) for query, target, attempt, text in rows]
-    except sqlite3.OperationalError:
-        # the other process was killed before it made its table
-        return []
+def _tell(targets: list[Any], failure: ArtifactError | None) -> None:
+    """Wake whoever waits for this group: each event loop once."""
+    by_loop: dict[Any, list[Any]] = {}
+    for target in targets:
+        if isinstance(target, Future):
+            target.set_exception(failure) if failure else target.set_result(None)
+        else:
+            by_loop.setdefault(target[0], []).append(target[1])
+    for loop, waiting in by_loop.items():
+        # a loop that was closed meanwhile has nobody left who waits
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(_settle, waiting, failure)
+
+
+def _settle(waiting: list[asyncio.Future[None]], failure: ArtifactError | None) -> None:
+    for kept in waiting:
+        if not kept.done():
+            kept.set_exception(failure) if failure else kept.set_result(None)
+
+
+class Reader:
+    """Looks up replies by shard and pair, in the journals of all processes."""
+
+    def __init__(self, folder: Path) -> None:
+        paths = sorted(folder.glob("journal-*.sqlite"))
+        bases = [sqlite3.connect(path) for path in paths]
+        # another process may have been killed before it made its tables
+        self.bases = [base for base in bases if _tables(base) >= {"replies", "facts"}]
+
+    def replies(self, shard: int, query_id: str, target_id: str) -> dict[int, Reply]:
+        """The replies about one pair, by attempt."""
+        found = {}
+        for base in self.bases:
+            for attempt, text in base.execute(ASK, (shard, query_id, target_id)):
+                found[attempt] = Reply(**json.loads(text))
+        return found
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for base in self.bases:
+            base.close()
+
+
+def _tables(base: sqlite3.Connection) -> set[str]:
+    return {row[0] for row in base.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
 
 
 def journal_folder(out: storage.PathLike, identity: str) -> Path:

@@ -11,7 +11,7 @@ import base64
 import io
 import tempfile
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from megapairs_hf import storage
 from megapairs_hf.errors import ArtifactError, ConfigError, ImageRejectedError
 from megapairs_hf.images import shrink, to_rgb
+from megapairs_hf.pictures import ROOT, picture_bytes
 from megapairs_hf.schema import CAPTION, IMAGE, IMAGE_ID, META
 
 if TYPE_CHECKING:
@@ -74,16 +75,16 @@ def check_attributes(corpus: Artifact, names: Sequence[str]) -> None:
 class Pictures:
     """The pictures that one shard of pairs needs, as small JPEG files in one temporary file."""
 
-    def __init__(self, max_side: int, quality: int) -> None:
-        self.max_side, self.quality = max_side, quality
+    def __init__(self, corpus: Artifact, max_side: int, quality: int) -> None:
+        self.corpus, self.max_side, self.quality = corpus, max_side, quality
         self.file = tempfile.TemporaryFile()
         self.places: dict[str, tuple[int, int]] = {}
         self.problems: dict[str, str] = {}
 
-    def gather(self, corpus: Artifact, ids: Iterable[str]) -> None:
+    def gather(self, ids: Iterable[str]) -> None:
         """Read, shrink and re-encode the pictures with these ids."""
-        for index, rows in locate(corpus, ids).items():
-            for image_id, stored in _read_rows(corpus.shard_paths()[index], rows):
+        for index, rows in locate(self.corpus, ids).items():
+            for image_id, stored in _read_rows(self.corpus.shard_paths()[index], rows):
                 try:
                     content = self._encode(stored)
                 except (ImageRejectedError, ArtifactError, OSError) as error:
@@ -93,7 +94,7 @@ class Pictures:
                 self.file.write(content)
 
     def _encode(self, stored: dict[str, Any]) -> bytes:
-        content = stored["bytes"] if stored["bytes"] is not None else storage.read_bytes(stored["path"])
+        content = picture_bytes(stored, self.corpus.manifest.stats.get(ROOT))
         sink = io.BytesIO()
         shrink(to_rgb(content), self.max_side).save(sink, "JPEG", quality=self.quality)
         return sink.getvalue()
@@ -116,10 +117,8 @@ class Pictures:
         self.file.seek(position)
         return f"data:image/jpeg;base64,{base64.b64encode(content).decode()}"
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Remove them."""
         self.file.close()
 
 

@@ -24,7 +24,7 @@ DESCRIBE_SLOTS = frozenset({*IMAGE_SLOTS, "word_num", "query_caption", "target_c
 INSTRUCT_SLOTS = frozenset(
     {
         *("description", "demonstrations", "count", "reply_format"),
-        *("min_words", "max_words", "query_caption", "target_caption"),
+        *("min_words", "max_words", "query_caption", "target_caption", "language"),
     }
 )
 THINKING = re.compile(r"<think>.*?</think>", re.DOTALL | re.IGNORECASE)
@@ -185,15 +185,27 @@ def format_describe(
     Returns:
         One user message, its text and its two images in the order of the prompt file.
     """
+    urls = dict(zip(IMAGE_SLOTS, (query_url, target_url), strict=True))
+    slots = dict(zip(("query_caption", "target_caption"), captions, strict=True))
+    return format_pictures(prompt, urls, word_num=word_num, **slots)
+
+
+def format_pictures(prompt: Prompt, urls: dict[str, str], **slots: Any) -> list[dict[str, Any]]:
+    """One user message with pictures where the prompt file has their slots.
+
+    Args:
+        prompt: the prompt.
+        urls: data URL of each picture by its slot.
+        slots: what goes into the other slots.
+    """
     # captions come from the open web: a character that no text holds keeps them from being taken for an image
-    marks = {slot: f"\x00{slot}\x00" for slot in IMAGE_SLOTS}
-    query_caption, target_caption = (caption.replace("\x00", "") for caption in captions)
-    text = prompt.render(**marks, word_num=word_num, query_caption=query_caption, target_caption=target_caption)
-    urls = dict(zip(marks.values(), (query_url, target_url), strict=True))
+    marks = {slot: f"\x00{slot}\x00" for slot in urls}
+    told = {name: value.replace("\x00", "") if isinstance(value, str) else value for name, value in slots.items()}
+    shown = {marks[slot]: url for slot, url in urls.items()}
     parts: list[dict[str, Any]] = []
-    for piece in re.split("(\x00\\w+\x00)", text):
-        if piece in urls:
-            parts.append({"type": "image_url", "image_url": {"url": urls[piece]}})
+    for piece in re.split("(\x00\\w+\x00)", prompt.render(**marks, **told)):
+        if piece in shown:
+            parts.append({"type": "image_url", "image_url": {"url": shown[piece]}})
         elif piece.strip():
             parts.append({"type": "text", "text": piece.strip()})
     return [{"role": "user", "content": parts}]
@@ -239,6 +251,7 @@ def format_instruct(
     reply_format: str,
     words: tuple[int, int] = (2, 60),
     captions: tuple[str, str] = ("", ""),
+    language: str = "English",
 ) -> list[dict[str, Any]]:
     """The chat messages of the second step."""
     shown = [
@@ -251,6 +264,7 @@ def format_instruct(
         reply_format=reply_format,
         min_words=words[0],
         max_words=words[1],
+        language=language,
         query_caption=captions[0],
         target_caption=captions[1],
     )

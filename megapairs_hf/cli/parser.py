@@ -34,6 +34,7 @@ as flags:
   mine       related pairs and hard negatives
   describe   what the two pictures of a pair share and how they differ
   instruct   three or more search instructions a pair
+  verify     whether each instruction leads to its target (optional)
   build      the data set of triplets
   train      an MMRet on the triplets
   eval       composed retrieval on held-out pictures

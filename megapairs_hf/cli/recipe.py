@@ -23,13 +23,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 DEMO = Path(__file__).with_name("demo_recipe")
-ORDER = ("corpus", "heldout", "pretrain", "embed", "mine", "describe", "instruct", "build", "train", "eval")
+ORDER = ("corpus", "heldout", "pretrain", "embed", "mine", "describe", "instruct", "verify", "build", "train", "eval")
 VERB_OF = {"heldout": "corpus"}
 SEEDS = {
     "pretrain": ("clip.seed", "dino.seed"),
     "mine": ("seed",),
     "describe": ("seed",),
     "instruct": ("seed",),
+    "verify": ("seed",),
     "build": ("seed",),
     "train": ("seed",),
 }
@@ -137,7 +138,9 @@ def run_recipe(folder: Path, work: str, options: argparse.Namespace) -> int:
         return 0
     for name, stage, config, sections in plan:
         out = str(Path(work) / name) if name in VERB_OF else None
-        stage.run(config, work=work, out=out, overwrite=options.overwrite, sections=sections)
+        # a recipe that verifies builds from what was verified
+        other = {"instructions": str(Path(work) / "verified")} if name == "build" and "verify" in recipe else {}
+        stage.run(config, work=work, out=out, inputs=other, overwrite=options.overwrite, sections=sections)
         if name == options.until:
             return 0
     if launch.is_main():

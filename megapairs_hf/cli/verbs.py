@@ -86,7 +86,10 @@ def load(place: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-ENDPOINT = {"endpoint": "megapairs_hf.annotate.config:Endpoint"}
+ENDPOINT = {
+    "endpoint": "megapairs_hf.annotate.endpoint:Endpoint",
+    "budget": "megapairs_hf.annotate.endpoint:Budget",
+}
 HERE = "megapairs_hf.cli.verbs"
 STAGES = {
     "corpus": Stage(
@@ -131,6 +134,14 @@ STAGES = {
         ("descriptions", "corpus"),
         "instructions",
         f"{HERE}:run_instruct",
+        ENDPOINT,
+    ),
+    "verify": Stage(
+        "Hold each instruction against the hard negatives of its pair (optional).",
+        "megapairs_hf.annotate.verify:VerifyConfig",
+        ("instructions", "pairs", "corpus"),
+        "verified",
+        f"{HERE}:run_verify",
         ENDPOINT,
     ),
     "build": Stage(
@@ -218,6 +229,15 @@ def run_instruct(config: Any, places: dict[str, str], out: str, work: str, overw
 
     descriptions, corpus = opened(places["descriptions"], "descriptions"), opened(places["corpus"], "corpus")
     tell(instruct_pairs(descriptions, corpus, config=config, out=out, overwrite=overwrite, **sections))
+
+
+def run_verify(config: Any, places: dict[str, str], out: str, work: str, overwrite: bool, **sections: Any) -> None:
+    """Run the verify stage."""
+    from megapairs_hf.annotate import verify_pairs
+
+    instructions, pairs = opened(places["instructions"], "instructions"), opened(places["pairs"], "pairs")
+    corpus = opened(places["corpus"], "corpus")
+    tell(verify_pairs(instructions, pairs, corpus, config=config, out=out, overwrite=overwrite, **sections))
 
 
 def run_build(config: Any, places: dict[str, str], out: str, work: str, overwrite: bool) -> None:

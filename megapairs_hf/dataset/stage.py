@@ -19,7 +19,7 @@ from megapairs_hf.artifact import Artifact, shard_names
 from megapairs_hf.artifact_writer import ArtifactWriter, Rejection, create_artifact
 from megapairs_hf.config import config_hash
 from megapairs_hf.dataset.sides import validation_side
-from megapairs_hf.errors import ArtifactError
+from megapairs_hf.errors import ArtifactError, ConfigError
 from megapairs_hf.pictures import ROOT, picture_bytes
 from megapairs_hf.schema import IMAGE_TYPE, TRIPLETS, with_features
 from megapairs_hf.storage import PathLike, join
@@ -117,8 +117,7 @@ def join_rows(
     instructions: Artifact, pairs: Artifact, config: BuildConfig
 ) -> tuple[dict[str, list[dict[str, Any]]], list[Rejection], dict[str, Any]]:
     """Triplets of both sides, rejections, and counts."""
-    told = instructions.table(["query_id", "target_id", "instructions"])
-    texts = {(row["query_id"], row["target_id"]): row["instructions"] for row in told.to_pylist()}
+    texts = fitting_texts(instructions, config.min_fit)
     known = set(zip(*(pairs.table(["query_id", "target_id"])[name].to_pylist() for name in ("query_id", "target_id")),
                     strict=True))  # fmt: skip
     if texts.keys() - known:
@@ -133,6 +132,9 @@ def join_rows(
     dropped_negatives = 0
     for row in mined:
         query, target = row["query_id"], row["target_id"]
+        if not texts[query, target]:
+            rejected.append((f"{query} -> {target}", "no_fitting_instruction", f"none fits at {config.min_fit:g}"))
+            continue
         inside = query in validation
         if inside != (target in validation):
             rejected.append((f"{query} -> {target}", "crosses_sides", "its images are on both sides of the split"))
@@ -161,6 +163,25 @@ def join_rows(
         "negatives_of_other_side": dropped_negatives,
     }
     return sides, rejected, stats
+
+
+def fitting_texts(instructions: Artifact, min_fit: float) -> dict[tuple[str, str], list[str]]:
+    """The instructions of each pair whose verdict is good enough; those without a verdict stay.
+
+    Raises:
+        ConfigError: there is a threshold but no verdict.
+    """
+    columns = ["query_id", "target_id", "instructions"]
+    if min_fit == 0:
+        rows = instructions.table(columns).to_pylist()
+        return {(row["query_id"], row["target_id"]): row["instructions"] for row in rows}
+    if instructions.manifest.shards and "fits" not in instructions.shard(0).column_names:
+        raise ConfigError(f"`min_fit` is {min_fit:g}, but the instructions have no verdicts; run `megapairs verify`")
+    kept = {}
+    for row in instructions.table([*columns, "fits"]).to_pylist():
+        both = zip(row["instructions"], row["fits"], strict=True)
+        kept[row["query_id"], row["target_id"]] = [text for text, fit in both if fit is None or fit >= min_fit]
+    return kept
 
 
 def chunks(rows: Sequence[T], size: int) -> list[tuple[T, ...]]:

@@ -161,6 +161,9 @@ def made_tables(work: Work) -> list[tuple[str, list[Count]]]:
         ("pairs", "near_duplicates", "Near-duplicates"),
         ("pairs", "search", "Search"),
         ("instructions", "instructions", "Instructions"),
+        ("descriptions", "wording", "Wording of the descriptions"),
+        ("instructions", "wording", "Wording of the instructions"),
+        ("verified", "verdicts", "Verdicts on the instructions"),
     ]
     tables = []
     for name, key, title in titles:

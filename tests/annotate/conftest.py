@@ -31,9 +31,9 @@ def picture(colour=(200, 30, 30), size=(64, 32)):
     return sink.getvalue()
 
 
-def make_artifact(path, kind, schema, shards):
+def make_artifact(path, kind, schema, shards, inputs=None):
     names = shard_names(len(shards), "parquet")
-    with create_artifact(path, kind=kind, config=Plain(), inputs={}, names=names) as writer:
+    with create_artifact(path, kind=kind, config=Plain(), inputs=inputs or {}, names=names) as writer:
         for index in writer.mine():
             writer.write(index, pa.Table.from_pylist(shards[index], schema=schema))
         return writer.finish()
@@ -82,3 +82,7 @@ def serve():
     for server in servers:
         server.shutdown()
         server.server_close()
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "llm: asks a real language model on this machine; `make test-llm`")

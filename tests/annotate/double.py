@@ -39,9 +39,10 @@ class ChatDouble(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, answer=describe, script=None, token=None, delay_s=0.0, port=0):
+    def __init__(self, answer=describe, script=None, token=None, delay_s=0.0, port=0, schema_reply="red, blue"):
         super().__init__(("127.0.0.1", port), Handler)
         self.answer, self.script, self.token, self.delay_s = answer, script, token, delay_s
+        self.own, self.schema_reply = Counter(), schema_reply
         self.asked, self.answered, self.bodies, self.headers = Counter(), Counter(), [], []
         self.times, self.guard = [], threading.Lock()
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
@@ -74,12 +75,17 @@ class Handler(BaseHTTPRequestHandler):
         server = self.server
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         question = json.dumps(body, sort_keys=True)
+        # what the client asks on its own account (is it up, does it keep to a schema) has no seed
+        own = "seed" not in body
+        body.setdefault("seed", 0)
         with server.guard:
-            server.asked[question] += 1
-            count = server.asked[question]
-            server.bodies.append(body)
+            asked = server.own if own else server.asked
+            asked[question] += 1
+            count = asked[question]
+            if not own:
+                server.bodies.append(body)
+                server.times.append(time.monotonic())
             server.headers.append(dict(self.headers))
-            server.times.append(time.monotonic())
         if server.token and self.headers.get("Authorization") != f"Bearer {server.token}":
             return self.send(401, {"error": f"bad token {self.headers.get('Authorization')}"})
         if self.path != "/v1/chat/completions":
@@ -88,6 +94,9 @@ class Handler(BaseHTTPRequestHandler):
         fault = server.script(body, count) if server.script else None
         if fault:
             return self.fail(fault, server.answer(body))
+        if own:
+            text = server.schema_reply if "response_format" in body else "yes"
+            return self.send(200, completion(text))
         with server.guard:
             server.answered[question] += 1
         return self.send(200, completion(server.answer(body)))
@@ -97,6 +106,8 @@ class Handler(BaseHTTPRequestHandler):
         whole = json.dumps(completion(text)).encode()
         if kind == "status":
             return self.send(details[0], {"error": "scripted"}, **(details[1] if len(details) > 1 else {}))
+        if kind == "refuse":
+            return self.send(400, {"error": details[0]})
         if kind == "hang":
             return time.sleep(details[0])
         if kind == "truncated":

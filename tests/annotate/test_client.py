@@ -6,8 +6,10 @@ from email.utils import formatdate
 
 import pytest
 
-from megapairs_hf.annotate.client import Client, Counters, Question, retry_after
-from megapairs_hf.annotate.config import Endpoint
+from megapairs_hf.annotate.client import Client
+from megapairs_hf.annotate.endpoint import Endpoint
+from megapairs_hf.annotate.tally import Tally
+from megapairs_hf.annotate.transport import Question, retry_after
 from megapairs_hf.errors import ConfigError, ServerUnavailableError
 
 
@@ -15,12 +17,12 @@ def question(seed=1):
     return Question([{"role": "user", "content": "hello"}], "double", {"seed": seed, "max_tokens": 5})
 
 
-def ask(server, count=1, counters=None, **settings):
-    settings = {"urls": (server.url,), "backoff_s": 0.01, "timeout_s": 5.0, **settings}
+def ask(server, count=1, tally=None, **settings):
+    settings = {"urls": (server.url,), "backoff_s": 0.01, "timeout_s": 5.0, "restart_s": 0.3, **settings}
 
     async def all_of_them():
-        async with Client(Endpoint(**settings), counters or Counters()) as client:
-            return await asyncio.gather(*(client.ask(question(n)) for n in range(count)))
+        async with Client(Endpoint(**settings), tally or Tally(), "double") as client:
+            return await asyncio.gather(*(client.ask(lambda n=n: question(n)) for n in range(count)))
 
     return asyncio.run(all_of_them())
 
@@ -46,12 +48,12 @@ def plain(body):
 )
 def test_a_failure_that_passes_is_asked_again(serve, fault):
     server = serve(answer=plain, script=lambda _, n: fault if n <= 2 else None)
-    counters = Counters()
-    replies = ask(server, 3, counters, timeout_s=0.4)
+    tally = Tally()
+    replies = ask(server, 3, tally, timeout_s=0.4)
     assert [reply.text for reply in replies] == ["reply 0", "reply 1", "reply 2"]
     assert [replies[0].finish_reason, replies[0].prompt_tokens, replies[0].completion_tokens] == ["stop", 11, 7]
     assert set(server.asked.values()) == {3}
-    assert counters.retried == 6
+    assert tally.retried == 6
 
 
 def test_retry_after_is_honoured(serve):
@@ -118,7 +120,7 @@ def test_a_server_that_refuses_everything_stops_the_run(serve):
 
 def test_a_server_that_fails_everything_stops_the_run(serve):
     server = serve(answer=plain, script=lambda *_: ("status", 500))
-    with pytest.raises(ServerUnavailableError, match=r"failed 3 times \(HTTP 500\)"):
+    with pytest.raises(ServerUnavailableError, match=r"failed every request for .* s \(HTTP 500\); look at"):
         ask(server, retries=2)
 
 
@@ -134,7 +136,7 @@ def test_nobody_listens():
         url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
     start = time.monotonic()
     with pytest.raises(ServerUnavailableError, match=f"nothing answers at {url}; start the server"):
-        asyncio.run(Client(Endpoint(urls=(url,)), Counters()).__aenter__())
+        asyncio.run(Client(Endpoint(urls=(url,)), Tally(), "double").__aenter__())
     assert time.monotonic() - start < 3
 
 
@@ -147,14 +149,14 @@ def test_offline_mode_is_named(serve, monkeypatch):
 
 
 def test_a_server_that_restarts_is_waited_for(serve):
-    server, counters = serve(answer=plain), Counters()
+    server, tally = serve(answer=plain), Tally()
 
     async def before_and_after():
         endpoint = Endpoint(urls=(server.url,), backoff_s=0.2)
-        async with Client(endpoint, counters) as client:
+        async with Client(endpoint, tally, "double") as client:
             server.script = lambda *_: ("status", 503, {"Connection": "close"})
-            first = asyncio.create_task(client.ask(question()))
-            while counters.retried == 0:
+            first = asyncio.create_task(client.ask(question))
+            while tally.retried == 0:
                 await asyncio.sleep(0.01)
             server.shutdown()
             server.server_close()
@@ -162,7 +164,7 @@ def test_a_server_that_restarts_is_waited_for(serve):
             return await first
 
     assert asyncio.run(before_and_after()).text == "reply 1"
-    assert counters.retried >= 2  # the failure, and at least one attempt while nobody listened
+    assert tally.retried >= 2  # the failure, and at least one attempt while nobody listened
 
 
 def test_many_connections(serve):

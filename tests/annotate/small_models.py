@@ -1,0 +1,89 @@
+"""A tiny LLaVA-NeXT and a tiny Llama with random weights: everything but the sense of what they say is real."""
+
+import json
+
+from tests.small import SIZES
+
+TEMPLATE = (
+    "{% for m in messages %}{{ m.role }}: {% if m.content is string %}{{ m.content }}{% else %}"
+    "{% for p in m.content %}{% if p.type == 'image' or p.type == 'image_url' %}<image>{% else %}{{ p.text }}"
+    "{% endif %}{% endfor %}{% endif %}{{ '\\n' }}{% endfor %}assistant: "
+)
+
+
+def small_tokenizer(texts):
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    inner = Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    special = ["<pad>", "<s>", "</s>", "<image>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    inner.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=SIZES.vocabulary, special_tokens=special, initial_alphabet=alphabet)
+    )
+    names = {
+        "pad_token": "<pad>",
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "extra_special_tokens": {"image_token": "<image>"},
+    }
+    return PreTrainedTokenizerFast(tokenizer_object=inner, chat_template=TEMPLATE, **names)
+
+
+def llama_config(tokenizer):
+    from transformers import LlamaConfig
+
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    return LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=4096, **sizes, **tokens)
+
+
+def save_llm(folder, texts):
+    import torch
+    from transformers import LlamaForCausalLM
+
+    tokenizer = small_tokenizer(texts)
+    torch.manual_seed(0)
+    LlamaForCausalLM(llama_config(tokenizer)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def save_vlm(folder, texts):
+    import torch
+    from transformers import (
+        CLIPVisionConfig,
+        LlavaNextConfig,
+        LlavaNextForConditionalGeneration,
+        LlavaNextImageProcessor,
+        LlavaNextProcessor,
+    )
+
+    tokenizer = small_tokenizer(texts)
+    vision = CLIPVisionConfig(
+        image_size=32, patch_size=16, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2
+    )
+    image = tokenizer.convert_tokens_to_ids("<image>")
+    grid = [[32, 64], [64, 32], [64, 64]]
+    config = LlavaNextConfig(
+        vision_config=vision, text_config=llama_config(tokenizer), image_token_index=image, image_grid_pinpoints=grid
+    )
+    torch.manual_seed(0)
+    model = LlavaNextForConditionalGeneration(config)
+    model.generation_config.eos_token_id, model.generation_config.pad_token_id = 2, 0
+    model.save_pretrained(folder)
+    pictures = LlavaNextImageProcessor(
+        size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}, image_grid_pinpoints=grid
+    )
+    LlavaNextProcessor(
+        image_processor=pictures,
+        tokenizer=tokenizer,
+        patch_size=16,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=TEMPLATE,
+    ).save_pretrained(folder)
+    assert json.loads((folder / "config.json").read_text())["model_type"] == "llava_next"
+    return str(folder)

@@ -1,0 +1,236 @@
+"""Limits, budgets, restarts and formats, through the whole stage."""
+
+import json
+import random
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from megapairs_hf.annotate import Budget, DescribeConfig, Endpoint, InstructConfig, describe_pairs, instruct_pairs
+from megapairs_hf.annotate.journal import Journal, Reply
+from megapairs_hf.annotate.pool import Server
+from megapairs_hf.annotate.tally import Tally
+from megapairs_hf.errors import BudgetSpentError, ConfigError, ServerUnavailableError
+from megapairs_hf.schema import PAIRS
+
+from .conftest import make_artifact, pair_rows
+from .double import ChatDouble, instruct
+from .test_client import ask, plain
+from .test_stage import CAPTIONS, at, digests, rejected
+
+FAULTS = [
+    ("status", 429),
+    ("status", 429, {"Retry_After": "0.05"}),
+    ("status", 500),
+    ("status", 502),
+    ("status", 503),
+    ("hang", 0.7),
+    ("reset",),
+    ("truncated",),
+    ("html",),
+    ("empty",),
+]
+
+
+@pytest.mark.parametrize("capacity", [10, 48])
+def test_the_limit_of_a_server_that_refuses_is_found(capacity):
+    server = Server("http://x", 256, object)
+    seen = []
+    for _ in range(400):
+        out = []
+        while server.free:
+            out.append(server.take())
+        seen.append(len(out))
+        for place, index in enumerate(out):
+            server.give(index, overloaded=place >= capacity)
+    settled = seen[200:]
+    assert capacity * 0.7 <= sum(settled) / len(settled) <= capacity * 1.5
+
+
+def test_the_cap_holds_and_a_server_that_is_back_begins_anew():
+    server = Server("http://x", 5, object)
+    for _ in range(50):
+        out = []
+        while server.free:
+            out.append(server.take())
+        assert len(out) <= 5
+        for index in out:
+            server.give(index, overloaded=True)
+    assert server.limit == 1
+    server.back()
+    assert server.limit == 5
+
+
+def test_faults_of_every_kind_leave_no_trace(serve, pairs, corpus, tmp_path):
+    draw = random.Random(3)
+
+    def script(body, n):
+        return draw.choice(FAULTS) if draw.random() < 0.3 and n < 5 else None
+
+    good, bad = serve(), serve(script=script)
+    calm = describe_pairs(pairs, corpus, config=DescribeConfig(), out=tmp_path / "a", endpoint=at(good))
+    wild = describe_pairs(
+        pairs, corpus, config=DescribeConfig(), out=tmp_path / "b", endpoint=at(bad, timeout_s=0.5, retries=12)
+    )
+    assert digests(calm.path) == digests(wild.path)
+
+
+def test_a_restart_in_the_middle_is_waited_for(serve, pairs, corpus, tmp_path, capsys):
+    server = serve()
+
+    def restart(body, n):
+        if len(server.answered) == 4 and not down.is_set():
+            down.set()
+            threading.Thread(target=again, daemon=True).start()
+        return ("reset",) if down.is_set() else None
+
+    def again():
+        server.shutdown()
+        server.server_close()
+        time.sleep(1.2)
+        later.append(ChatDouble(port=server.server_port))
+
+    down, later = threading.Event(), []
+    server.script = restart
+    endpoint = at(server, restart_s=30.0, retries=3, backoff_s=0.1)
+    made = describe_pairs(pairs, corpus, config=DescribeConfig(), out=tmp_path / "d", endpoint=endpoint)
+    assert made.rows == 11
+    assert len(server.answered) + len(later[0].answered) == 11
+    later[0].shutdown()
+    later[0].server_close()
+
+
+def test_a_question_that_alone_fails_at_the_end_is_left_out(serve, pairs, corpus, tmp_path):
+    server = serve()
+    server.script = lambda body, _: ("status", 500) if body["seed"] == sorted(seeds)[0] else None
+    first = describe_pairs(
+        pairs, corpus, config=DescribeConfig(), out=tmp_path / "a", endpoint=at(serve_all := serve())
+    )
+    seeds = [body["seed"] for body in serve_all.bodies]
+    made = describe_pairs(pairs, corpus, config=DescribeConfig(), out=tmp_path / "b", endpoint=at(server, retries=2))
+    assert made.rows == first.rows - 1
+    assert [reason for reason, _ in rejected(made).values()] == ["server_failed"]
+
+
+def test_retry_after_longer_than_the_deadline_stops(serve):
+    server = serve(answer=plain, script=lambda *_: ("status", 429, {"Retry_After": "3600"}))
+    with pytest.raises(ServerUnavailableError, match="asks to wait 3,600 s"):
+        ask(server)
+
+
+def test_the_deadline_ends_a_question(serve):
+    server = serve(answer=plain, script=lambda body, _: ("status", 500) if body["seed"] == 1 else None)
+    replies = ask(server, 3, deadline_s=0.3, backoff_s=0.1, retries=100)
+    assert [reply.refused for reply in replies] == ["", "deadline", ""]
+
+
+@pytest.mark.parametrize(
+    ("budget", "told"),
+    [
+        (Budget(requests=6), r"`budget.requests` \(6\)"),
+        (Budget(tokens=100), r"`budget.tokens` \(100\)"),
+        (Budget(spend=0.0001, price_prompt=1.0, price_completion=1.0), r"`budget.spend`"),
+    ],
+)
+def test_a_budget_stops_cleanly_and_a_larger_one_goes_on(serve, pairs, corpus, tmp_path, budget, told):
+    server, out = serve(), tmp_path / "d"
+    endpoint = at(server, concurrency=1)
+    with pytest.raises(BudgetSpentError, match=told + ".*answers so far are kept"):
+        describe_pairs(pairs, corpus, config=DescribeConfig(), out=out, endpoint=endpoint, budget=budget)
+    asked = len(server.bodies)
+    assert 5 <= asked <= 7
+    with pytest.raises(BudgetSpentError):
+        describe_pairs(pairs, corpus, config=DescribeConfig(), out=out, endpoint=endpoint, budget=budget)
+    assert len(server.bodies) == asked
+    assert describe_pairs(pairs, corpus, config=DescribeConfig(), out=out, endpoint=endpoint).rows == 11
+    assert len(server.bodies) == 11
+
+
+def test_what_is_told_while_it_runs():
+    tally = Tally(Budget(price_prompt=1.0, price_completion=2.0))
+    for n in range(100):
+        tally.count(Reply("x", prompt_tokens=1_000, completion_tokens=500), n / 100)
+    line = tally._line(10.0)
+    assert "5,000 tokens/s" in line
+    assert "p50 0.5 s, p95 0.94 s" in line
+    assert "0.20 spent" in line  # 100,000 at 1 and 50,000 at 2 a million
+
+
+@pytest.mark.parametrize("bad", [{"requests": 0}, {"spend": 1.0}, {"price_prompt": -1.0}, {"hours": 0.0}])
+def test_bad_budgets(bad):
+    with pytest.raises(ConfigError, match=next(iter(bad))):
+        Budget(**bad)
+
+
+def test_the_reply_format_is_found_once(serve, pairs, corpus, tmp_path):
+    made = describe_pairs(pairs, corpus, config=DescribeConfig(**CAPTIONS), out=tmp_path / "d")
+
+    def answer(body):
+        texts = [f"make it shade {body['seed']}", f"the same in {body['seed']}", f"all over {body['seed']}"]
+        return json.dumps({"instructions": texts}) if "response_format" in body else instruct(body)
+
+    able = serve(answer=answer, schema_reply='{"instructions": ["red"]}')
+    final = instruct_pairs(made, corpus, config=InstructConfig(), out=tmp_path / "i", endpoint=at(able))
+    assert final.manifest.stats["reply_format"] == "json"
+    assert all("response_format" in body for body in able.bodies)
+    assert sum(able.own.values()) == 1
+    plain_server = serve(answer=answer)
+    final = instruct_pairs(
+        made, corpus, config=InstructConfig(), out=tmp_path / "j", endpoint=at(able, urls=(able.url, plain_server.url))
+    )
+    assert final.manifest.stats["reply_format"] == "list"
+    assert final.rows == 11
+
+
+@pytest.mark.parametrize("said", ["this model has no image input", "the prompt is longer than 4096 tokens"])
+def test_a_server_that_refuses_everything_stops_with_its_own_words(serve, pairs, corpus, tmp_path, said):
+    server = serve(script=lambda *_: ("refuse", said))
+    with pytest.raises(ServerUnavailableError, match=said):
+        describe_pairs(pairs, corpus, config=DescribeConfig(), out=tmp_path / "d", endpoint=at(server))
+    few = make_artifact(tmp_path / "few", "pairs", PAIRS, [pair_rows(("i1", "i2"))])
+    with pytest.raises(ServerUnavailableError, match=said):
+        describe_pairs(few, corpus, config=DescribeConfig(), out=tmp_path / "e", endpoint=at(server))
+
+
+def test_one_prompt_too_long_is_left_out(serve, pairs, corpus, tmp_path):
+    few = {"left": 1}
+
+    def script(body, n):
+        few["left"] -= 1
+        return ("refuse", "too long") if few["left"] == -4 else None
+
+    made = describe_pairs(
+        pairs, corpus, config=DescribeConfig(), out=tmp_path / "d", endpoint=at(serve(script=script), concurrency=1)
+    )
+    assert made.manifest.rejected == {"refused": 1}
+    assert "too long" in next(iter(rejected(made).values()))[1]
+
+
+def test_groups_in_the_journal_are_durable_when_add_returns(tmp_path):
+    import asyncio
+
+    async def add_many(journal):
+        await asyncio.gather(*(journal.add(0, (f"q{n}", "t", 0), Reply(f"é\n{n}")) for n in range(300)))
+        with journal.reader() as reader:
+            return [reader.replies(0, f"q{n}", "t")[0].text for n in range(300)]
+
+    with Journal(tmp_path, "x") as journal:
+        assert asyncio.run(add_many(journal)) == [f"é\n{n}" for n in range(300)]
+        assert journal.sums() == (300, 0, 0)
+        journal.keep_fact("reply_format", "json")
+        assert journal.fact("reply_format") == "json"
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(journal.add_all, 1, [(("a", "b", 0), Reply("x", prompt_tokens=3))]).result()
+        assert journal.sums() == (301, 3, 0)
+
+
+def test_the_budget_and_endpoint_are_no_settings(serve, pairs, corpus, tmp_path):
+    server = serve()
+    made = describe_pairs(
+        pairs, corpus, config=DescribeConfig(), out=tmp_path / "d", endpoint=at(server), budget=Budget(requests=100)
+    )
+    assert "budget" not in json.dumps(made.manifest.config)
+    again = describe_pairs(pairs, corpus, config=DescribeConfig(), out=tmp_path / "d", endpoint=Endpoint())
+    assert again.fingerprint == made.fingerprint
