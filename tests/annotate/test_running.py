@@ -154,7 +154,7 @@ def test_what_is_told_while_it_runs():
         tally.count(Reply("x", prompt_tokens=1_000, completion_tokens=500), n / 100)
     line = tally._line(10.0)
     assert "5,000 tokens/s" in line
-    assert "p50 0.5 s, p95 0.94 s" in line
+    assert "p50 0.49 s, p95 0.94 s" in line
     assert "0.20 spent" in line  # 100,000 at 1 and 50,000 at 2 a million
 
 

@@ -280,3 +280,31 @@ def test_works_inside_a_running_loop(serve, pairs, corpus, tmp_path):
         return describe_pairs(pairs, corpus, config=DescribeConfig(), out=tmp_path / "d", endpoint=at(serve()))
 
     assert asyncio.run(notebook()).rows == 11
+
+
+def test_the_report_shows_pairs_with_their_reasons(serve, pairs, corpus, tmp_path):
+    from megapairs_hf.report.config import ReportConfig
+    from megapairs_hf.report.inspect import inspect_artifact
+    from megapairs_hf.report.stage import write_report
+
+    config = DescribeConfig()
+    made = describe_pairs(pairs, corpus, config=config, out=tmp_path / "descriptions", endpoint=at(serve()))
+    refuses = made.table().to_pylist()[0]["description"]
+
+    def answer(body):
+        return "I will <b>not</b>." if refuses in json.dumps(body) else instruct(body)
+
+    final = instruct_pairs(
+        made, corpus, config=InstructConfig(), out=tmp_path / "instructions", endpoint=at(serve(answer=answer))
+    )
+    assert final.manifest.rejected == {"too_few_instructions": 1}
+    page = write_report(tmp_path, tmp_path / "r.html", config=ReportConfig(annotated=20)).read_text()
+    section = page[page.index("Descriptions and instructions") : page.index("What was made")]
+    assert section.count("data:image/webp") == 22
+    assert "left out: too_few_instructions" in section
+    assert "I will &lt;b&gt;not&lt;/b&gt;." in section
+    assert all(row["description"] in section for row in made.table().to_pylist())
+    assert "distinct_2" in page
+    told = inspect_artifact(tmp_path / "instructions")
+    assert "share_in_several_pairs" in told
+    assert "too_few_instructions" in told
