@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 FIRST, STEPS = 32, 64
 GAIN, FORGET = 1.05, 0.995  # what counts as faster; how quickly an old record fades
-PER_CLIENT = 16  # the HTTP library walks through all connections of a client for every request
+PER_CLIENT = 8  # the HTTP library walks through all connections of a client for every request
 
 
 class Server:

@@ -86,7 +86,9 @@ class Tally:
         told = [f"{self.completion_tokens / seconds:,.0f} tokens/s"]
         if self.latencies:
             ordered = sorted(self.latencies)
-            told.append(f"p50 {ordered[(len(ordered) - 1) // 2]:.2g} s, p95 {ordered[int(0.95 * (len(ordered) - 1))]:.2g} s")
+            told.append(
+                f"p50 {ordered[(len(ordered) - 1) // 2]:.2g} s, p95 {ordered[int(0.95 * (len(ordered) - 1))]:.2g} s"
+            )
         told.append(f"{self.in_flight:,} in flight")
         if self.budget.price_prompt or self.budget.price_completion:
             total = self.before[1] + self.prompt_tokens, self.before[2] + self.completion_tokens
