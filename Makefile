@@ -14,7 +14,7 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,peft]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,evaluate,mteb,onnx,peft,track]'
 	touch $(STAMP)
 
 setup: $(STAMP) ## make .venv and install the package into it
