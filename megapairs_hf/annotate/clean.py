@@ -35,6 +35,7 @@ UNSPACED = frozenset({"ja", "zh"})
 OUTER = " \t\n\r\"'“”‘’*_`-–—•"
 
 
+@lru_cache(maxsize=4096)
 def normal(text: str) -> str:
     """The words only, in lower case: what counts as the same instruction."""
     return " ".join(re.findall(r"\w+", text.lower()))

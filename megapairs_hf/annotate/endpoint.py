@@ -82,6 +82,11 @@ class Budget:
         priced = self.price_prompt > 0 or self.price_completion > 0
         require(self.spend is None or priced, "spend", self.spend, "left out unless a price is set")
 
+    @property
+    def limited(self) -> bool:
+        """Whether any limit is set."""
+        return any(limit is not None for limit in (self.requests, self.tokens, self.spend, self.hours))
+
     def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
         """What so many tokens cost."""
         return (prompt_tokens * self.price_prompt + completion_tokens * self.price_completion) / 1e6

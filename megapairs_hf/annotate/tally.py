@@ -60,6 +60,8 @@ class Tally:
 
     def spent(self) -> str:
         """Which part of the budget is used up, as `requests of 1,000`; empty while there is some left."""
+        if not self.budget.limited:
+            return ""
         budget, processes = self.budget, launch.world_size()
         requests, prompt, completion = self.before
         mean = self.in_flight / self.answered if self.answered else 0.0

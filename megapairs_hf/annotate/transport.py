@@ -65,13 +65,12 @@ class Transport:
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
         self.token = os.environ.get(endpoint.token_env, "").strip()
+        self.client_class = client_class()
 
     def connect(self, url: str) -> Any:
         """A client of the library, with its own connections."""
-        from huggingface_hub import AsyncInferenceClient
-
         headers = {} if self.token else {"authorization": "Bearer none"}
-        return AsyncInferenceClient(
+        return self.client_class(
             base_url=url, api_key=self.token or "none", headers=headers, timeout=self.endpoint.timeout_s
         )
 
@@ -125,6 +124,34 @@ class Transport:
 
     def _hide(self, text: str) -> str:
         return text.replace(self.token, "…") if self.token else text
+
+
+def client_class() -> type[Any]:
+    """The library's client, made so that all of them share the certificates.
+
+    Reading those takes 25 ms a client, as long as a dozen requests. A later version of the library that does not call
+    the method which is overridden here would read them again for each client, and otherwise work the same.
+    """
+    import httpx2
+    from huggingface_hub import AsyncInferenceClient
+    from huggingface_hub.utils._http import async_hf_request_event_hook, async_hf_response_event_hook
+
+    certificates = httpx2.create_ssl_context()
+    hooks = {"request": [async_hf_request_event_hook], "response": [async_hf_response_event_hook]}
+
+    class SharingClient(AsyncInferenceClient):
+        async def _get_async_client(self) -> Any:
+            if self._async_client is None:  # type: ignore[has-type]
+                made = httpx2.AsyncClient(
+                    event_hooks=hooks,  # type: ignore[arg-type]
+                    follow_redirects=True,
+                    timeout=None,
+                    verify=certificates,
+                )
+                self._async_client = await self.exit_stack.enter_async_context(made)
+            return self._async_client
+
+    return SharingClient
 
 
 async def reach(url: str, timeout_s: float) -> None:

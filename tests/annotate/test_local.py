@@ -153,8 +153,10 @@ def test_transformers_own_server(vlm, pairs, corpus, tmp_path):
         "--port",
         str(port),
     ]
+    (tmp_path / "hub").mkdir()  # the list of models is that of the cache, which must exist
+    env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path / "hub")}
     with (tmp_path / "log").open("wb") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+        server = subprocess.Popen(command, stdout=log, stderr=log, env=env)
     try:
         wait_for(f"http://127.0.0.1:{port}/v1/models", server, tmp_path / "log")
         config = DescribeConfig(model=vlm, max_tokens=12, max_image_side=64)
