@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 from megapairs_hf import launch
 from megapairs_hf.annotate.journal import Reply
 from megapairs_hf.annotate.pool import Pool, Server
-from megapairs_hf.annotate.transport import FaultError, Question, Transport, reach
+from megapairs_hf.annotate.transport import OPENAI_FORM, TGI_FORM, FaultError, Question, Transport, reach
 from megapairs_hf.errors import BudgetSpentError, ServerUnavailableError
 
 if TYPE_CHECKING:
@@ -30,9 +30,13 @@ if TYPE_CHECKING:
 REFUSED_AT_FIRST = 10
 FAULTS_IN_A_ROW = 10
 CANARY_WAIT_S = 5.0
+COLOURS = ["red", "green", "blue"]
 PROBE_SCHEMA = {
     "type": "object",
-    "properties": {"instructions": {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": 3}},
+    "properties": {
+        # words to choose from: a small model that may write freely fills its tokens before it closes the list
+        "instructions": {"type": "array", "items": {"type": "string", "enum": COLOURS}, "minItems": 1, "maxItems": 3}
+    },
     "required": ["instructions"],
 }
 
@@ -109,8 +113,9 @@ class Client:
         start = time.monotonic()
         try:
             question = make()
+            form = await self._form(server) if "response_format" in question.parameters else ""
             self.tally.sent += 1
-            reply = await self.transport.send(server.clients[index], server.url, question)
+            reply = await self.transport.send(server.clients[index], server.url, question, form or OPENAI_FORM)
         except FaultError as error:
             overloaded = error.overload
             server.streak += 1
@@ -209,9 +214,20 @@ class Client:
 
     async def takes_schema(self) -> bool:
         """Whether every server keeps to a JSON schema; each is asked once."""
-        return all(await asyncio.gather(*(self._takes_schema(server) for server in self.pool.servers)))
+        return all(await asyncio.gather(*(self._form(server) for server in self.pool.servers)))
 
-    async def _takes_schema(self, server: Server) -> bool:
+    async def _form(self, server: Server) -> str:
+        """How a server takes a JSON schema; empty where it keeps to none."""
+        async with server.finding_form:
+            if server.form is None:
+                server.form = ""
+                for form in (OPENAI_FORM, TGI_FORM):
+                    if await self._takes_schema(server, form):
+                        server.form = form
+                        break
+            return server.form
+
+    async def _takes_schema(self, server: Server, form: str) -> bool:
         schema = {"name": "colours", "schema": PROBE_SCHEMA}
         parameters = {"max_tokens": 60, "response_format": {"type": "json_schema", "json_schema": schema}}
         # a model that keeps to the schema here was made to: the question says nothing of JSON
@@ -219,7 +235,7 @@ class Client:
         for attempt in range(self.endpoint.retries + 1):
             try:
                 self.tally.sent += 1
-                reply = await self.transport.send(await self._fresh(server), server.url, question)
+                reply = await self.transport.send(await self._fresh(server), server.url, question, form)
             except FaultError as error:
                 await asyncio.sleep(self._wait(attempt, error))
                 continue

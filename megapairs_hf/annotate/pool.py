@@ -35,6 +35,8 @@ class Server:
         self.window = self.overloaded = 0
         self.since, self.best, self.settling = time.monotonic(), 0.0, False
         self.streak, self.open, self.given_up = 0, True, ""
+        self.form: str | None = None  # how it takes a JSON schema; empty where it keeps to none
+        self.finding_form = asyncio.Lock()
 
     @property
     def free(self) -> bool:

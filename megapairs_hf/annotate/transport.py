@@ -19,6 +19,7 @@ from megapairs_hf.errors import ServerUnavailableError
 if TYPE_CHECKING:
     from megapairs_hf.annotate.endpoint import Endpoint
 
+OPENAI_FORM, TGI_FORM = "openai", "tgi"
 RETRIED = frozenset({408, 409, 425, 429})
 OVERLOAD = frozenset({408, 429, 503, 504})
 ADVICE = {
@@ -74,8 +75,14 @@ class Transport:
             base_url=url, api_key=self.token or "none", headers=headers, timeout=self.endpoint.timeout_s
         )
 
-    async def send(self, client: Any, url: str, question: Question) -> Reply:
+    async def send(self, client: Any, url: str, question: Question, form: str = OPENAI_FORM) -> Reply:
         """Send a question.
+
+        Args:
+            client: as `connect` made it.
+            url: for messages.
+            question: what to ask.
+            form: how a JSON schema is written, `openai` or `tgi`.
 
         Returns:
             The reply; `refused` is set where the server will not answer this question.
@@ -86,6 +93,7 @@ class Transport:
         """
         from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 
+        client.schema_form = form
         try:
             async with asyncio.timeout(self.endpoint.timeout_s):
                 output = await client.chat_completion(question.messages, model=question.model, **question.parameters)
@@ -127,10 +135,12 @@ class Transport:
 
 
 def client_class() -> type[Any]:
-    """The library's client, made so that all of them share the certificates.
+    """The library's client, made so that all of them share the certificates, and with both forms of a schema.
 
-    Reading those takes 25 ms a client, as long as a dozen requests. A later version of the library that does not call
-    the method which is overridden here would read them again for each client, and otherwise work the same.
+    Reading certificates takes 25 ms a client, as long as a dozen requests. The library rewrites a schema in OpenAI's
+    form to TGI's wherever an address is given, and vLLM, SGLang and llama.cpp take that for "any JSON": it is written
+    back for servers that keep to OpenAI's. A later version of the library that does not call the methods which are
+    overridden here would read certificates for each client and speak TGI's form only, and otherwise work the same.
     """
     import httpx2
     from huggingface_hub import AsyncInferenceClient
@@ -140,6 +150,16 @@ def client_class() -> type[Any]:
     hooks = {"request": [async_hf_request_event_hook], "response": [async_hf_response_event_hook]}
 
     class SharingClient(AsyncInferenceClient):
+        schema_form = TGI_FORM
+
+        async def _inner_post(self, request_parameters: Any, *, stream: bool = False) -> Any:
+            body = request_parameters.json or {}
+            asked = body.get("response_format") or {}
+            if self.schema_form == OPENAI_FORM and "value" in asked:
+                schema = {"name": "reply", "schema": asked["value"], "strict": True}
+                body["response_format"] = {"type": "json_schema", "json_schema": schema}
+            return await super()._inner_post(request_parameters, stream=stream)  # type: ignore[misc]
+
         async def _get_async_client(self) -> Any:
             if self._async_client is None:  # type: ignore[has-type]
                 made = httpx2.AsyncClient(

@@ -12,6 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from PIL import Image
 
+FORMS = ("json_schema", "json_object")
+
 
 def describe(body):
     """A reply that depends on the question only; it tells the sizes and colours of the pictures that arrived."""
@@ -39,10 +41,12 @@ class ChatDouble(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, answer=describe, script=None, token=None, delay_s=0.0, port=0, schema_reply="red, blue"):
+    def __init__(
+        self, answer=describe, script=None, token=None, delay_s=0.0, port=0, schema_reply="red, blue", forms=FORMS
+    ):
         super().__init__(("127.0.0.1", port), Handler)
         self.answer, self.script, self.token, self.delay_s = answer, script, token, delay_s
-        self.own, self.schema_reply = Counter(), schema_reply
+        self.own, self.schema_reply, self.forms = Counter(), schema_reply, forms
         self.asked, self.answered, self.bodies, self.headers = Counter(), Counter(), [], []
         self.times, self.guard = [], threading.Lock()
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
@@ -95,7 +99,8 @@ class Handler(BaseHTTPRequestHandler):
         if fault:
             return self.fail(fault, server.answer(body))
         if own:
-            text = server.schema_reply if "response_format" in body else "yes"
+            form = body.get("response_format", {"type": ""})["type"]
+            text = (server.schema_reply if form in server.forms else "red and blue") if form else "yes"
             return self.send(200, completion(text))
         with server.guard:
             server.answered[question] += 1

@@ -175,13 +175,29 @@ def test_the_reply_format_is_found_once(serve, pairs, corpus, tmp_path):
     final = instruct_pairs(made, corpus, config=InstructConfig(), out=tmp_path / "i", endpoint=at(able))
     assert final.manifest.stats["reply_format"] == "json"
     assert all("response_format" in body for body in able.bodies)
-    assert sum(able.own.values()) == 1
+    assert sum(able.own.values()) == 2  # to decide, and when the run begins
     plain_server = serve(answer=answer)
     final = instruct_pairs(
         made, corpus, config=InstructConfig(), out=tmp_path / "j", endpoint=at(able, urls=(able.url, plain_server.url))
     )
     assert final.manifest.stats["reply_format"] == "list"
     assert final.rows == 11
+
+
+@pytest.mark.parametrize("form", ["json_schema", "json_object"])
+def test_a_schema_is_sent_in_the_form_that_the_server_keeps_to(serve, pairs, corpus, tmp_path, form):
+    made = describe_pairs(pairs, corpus, config=DescribeConfig(**CAPTIONS), out=tmp_path / "d")
+
+    def answer(body):
+        return json.dumps({"instructions": [f"make it {n} {body['seed']}" for n in ("red", "blue", "green")]})
+
+    server = serve(answer=answer, schema_reply='{"instructions": ["red"]}', forms=(form,))
+    final = instruct_pairs(made, corpus, config=InstructConfig(), out=tmp_path / "i", endpoint=at(server))
+    assert (final.rows, final.manifest.stats["reply_format"]) == (11, "json")
+    sent = [body["response_format"] for body in server.bodies]
+    assert {one["type"] for one in sent} == {form}
+    schema = sent[0]["json_schema"]["schema"] if form == "json_schema" else sent[0]["value"]
+    assert schema["properties"]["instructions"]["minItems"] == 3
 
 
 @pytest.mark.parametrize("said", ["this model has no image input", "the prompt is longer than 4096 tokens"])
