@@ -167,7 +167,8 @@ class Stream:
 
     async def _close(self, shard: Shard) -> None:
         refused = [verdict for verdict in shard.aside.values() if verdict.reason == "refused"]
-        if refused and len(refused) == len(shard.todo) and self.tally.answered == 0:
+        none = self.tally.answered == 0 and self.tally.before[0] == 0
+        if refused and len(refused) == len(shard.todo) and none:
             raise ServerUnavailableError(
                 f"every request was refused ({refused[0].detail}); check that the model takes such input"
                 " (pictures, `max_tokens`, the length of the prompt), then run the same command again"

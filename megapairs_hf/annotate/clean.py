@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 PICTURE = r"(?:images?|pictures?|photos?|photographs?)"
 MENTIONS_IMAGES = re.compile(
-    rf"\b(?:{PICTURE}\s*(?:#?\s*[12]|one|two|[ab])\b(?!-)|(?:query|target|source|first|second|1st|2nd|other)\s+{PICTURE}\b"
+    rf"\b(?:{PICTURE}\s*(?:#?\s*[12]|one|two|[ab])\b(?!-)|(?:query|target|source|reference|original|given|left|right|other)\s+{PICTURE}\b"
+    rf"|(?:first|second|1st|2nd)\s+{PICTURE}\b(?!\s+(?:of\s+(?:the|a|an)|s?he|they|we|ever|taken|frame|album|book)\b)"
     rf"|both\s+{PICTURE}\b|the\s+(?:query|target)\b)",
     re.IGNORECASE,
 )
@@ -30,6 +31,7 @@ LEAKS = re.compile(
     r"|example \d|as an ai|as a language model)\b|<\|?\w+\|?>|\{\{|\[/?INST\]",
     re.IGNORECASE,
 )
+OWN_LABEL = re.compile(r"^(?:(?:search|retrieval)\s+)?instructions?\s*\d*\s*:\s*", re.IGNORECASE)
 SHINGLE_WORDS = 7
 UNSPACED = frozenset({"ja", "zh"})
 OUTER = " \t\n\r\"'“”‘’*_`-–—•"
@@ -43,7 +45,7 @@ def normal(text: str) -> str:
 
 def trim(text: str) -> str:
     """An instruction without quotes, bullets, emphasis and spare blanks."""
-    return " ".join(text.split()).strip(OUTER).replace("**", "")
+    return OWN_LABEL.sub("", " ".join(text.split()).strip(OUTER).replace("**", "")).strip(OUTER)
 
 
 @lru_cache(maxsize=8)

@@ -181,6 +181,11 @@ class Client:
             tries += 1
             if tries == 2:
                 launch.note(f"{server.url} fails everything ({fault}); waiting up to {self.endpoint.restart_s:g} s")
+            if self.tally.spent():
+                # whoever waits for a place goes on, sees the same and stops
+                server.open, server.streak = True, 0
+                self.pool.wake_all()
+                return False
             if time.monotonic() - start >= self.endpoint.restart_s:
                 waited = f"{time.monotonic() - start:,.0f} s"
                 self._give_up(

@@ -85,12 +85,13 @@ def fits_by_clip(
     config: Any,
     pictures: Callable[[], Pictures],
     negatives: Callable[[int], Mapping[Any, list[str]]],
+    of: Callable[[Mapping[Any, list[str]], Row], list[str]],
 ) -> list[Verdict]:
     """The verdicts on one shard, batch by batch."""
     found, verdicts = negatives(index), []
     for start in range(0, len(rows), config.local.batch_size):
         part = rows[start : start + config.local.batch_size]
-        others = [found[row[QUERY_ID], row[TARGET_ID]][: config.negatives] for row in part]
+        others = [of(found, row)[: config.negatives] for row in part]
         shown = pictures()
         shown.gather({i for row, names in zip(part, others, strict=True) for i in (*_ends(row), *names)})
         verdicts += _judge(load(config), part, others, shown)
@@ -116,13 +117,13 @@ def _judge(clip: Clip, rows: list[Row], others: list[list[str]], shown: Pictures
     vectors = dict(zip(images, clip.pictures(list(images.values())), strict=True)) if images else {}
     verdicts = []
     for row, names in zip(rows, others, strict=True):
-        broken = next((problems[i] for i in (*_ends(row), *names) if i in problems), None)
+        broken = next((problems[i] for i in _ends(row) if i in problems), None)
         if broken is not None:
             verdicts.append(Verdict(None, broken.reason, broken.detail))
             continue
         asked = vectors[row[QUERY_ID]] + clip.texts(row["instructions"])
         target = asked @ vectors[row[TARGET_ID]]
-        beaten = [target > asked @ vectors[name] for name in names]
+        beaten = [target > asked @ vectors[name] for name in names if name in vectors]
         fits = [sum(bool(b[k]) for b in beaten) / len(beaten) if beaten else None for k in range(len(target))]
         verdicts.append(Verdict({**row, "fits": fits}))
     return verdicts

@@ -42,6 +42,16 @@ def locate(corpus: Artifact, ids: Iterable[str]) -> dict[int, np.ndarray]:
     return found
 
 
+def known_ids(corpus: Artifact, ids: Iterable[str]) -> set[str]:
+    """Those of the ids that the corpus has."""
+    wanted = pa.array(sorted(set(ids)), pa.string())
+    found: set[str] = set()
+    for index in range(len(corpus.manifest.shards)):
+        there = corpus.shard(index, [IMAGE_ID])[IMAGE_ID]
+        found.update(there.filter(pc.is_in(there, value_set=wanted)).to_pylist())
+    return found
+
+
 def read_texts(corpus: Artifact, ids: Iterable[str], attributes: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
     """Caption and the named fields of `meta` of every id that the corpus has."""
     columns = [IMAGE_ID, CAPTION, *([META] if attributes else [])]

@@ -27,9 +27,14 @@ INSTRUCT_SLOTS = frozenset(
         *("min_words", "max_words", "query_caption", "target_caption", "language"),
     }
 )
-THINKING = re.compile(r"<think>.*?</think>", re.DOTALL | re.IGNORECASE)
+# a template may have opened the thought for the model, and the length limit may have cut it off
+THINKING = re.compile(r"<think>.*?</think>|^.*</think>|<think>.*$", re.DOTALL | re.IGNORECASE)
 HEADING = re.compile(r"^\W*(?:description|answer|comparison)\W*:\W*", re.IGNORECASE)
-ITEM = re.compile(r"^\s*(?:\(?\d{1,2}\s*[.):]|[-*•–])\s*(?P<text>\S.*)$")
+NUMBER = r"(?:instruction\s*)?[(\[]?(?:\d{1,2}\s*[.):\]]+|[a-h][.)])(?!\d)"
+ITEM = re.compile(rf"^\s*(?:[#*_]*{NUMBER}[*_]*|[①-⑳]|[-*•–])\s*(?P<text>\S.*)$", re.IGNORECASE)
+LABEL = re.compile(rf"^[*_]*{NUMBER}[*_]*\s+", re.IGNORECASE)
+NEXT = re.compile(r"\s+(?:\(?\d{1,2}[.)])\s+")
+LEAST_LINES = 3
 STRING = re.compile(r'"((?:[^"\\]|\\.)*)"')
 
 
@@ -211,13 +216,18 @@ def format_pictures(prompt: Prompt, urls: dict[str, str], **slots: Any) -> list[
     return [{"role": "user", "content": parts}]
 
 
+def spoken(text: str) -> str:
+    """A reply without what the model thought before it."""
+    return THINKING.sub("", text).strip()
+
+
 def parse_describe(text: str, finish_reason: str = "stop") -> str:
     """The description in a reply: one line, without heading or emphasis, ending with a whole sentence.
 
     Raises:
         ReplyParseError: `empty_reply`, or `cut_off` where the length limit left no whole sentence.
     """
-    said = " ".join(THINKING.sub("", text).replace("**", "").split())
+    said = " ".join(spoken(text).replace("**", "").split())
     said = HEADING.sub("", said)
     if not said:
         raise ReplyParseError("empty_reply", text)
@@ -277,16 +287,37 @@ def parse_instruct(text: str, finish_reason: str = "stop") -> list[str]:
     Raises:
         ReplyParseError: `empty_reply` or `no_list`.
     """
-    said = THINKING.sub("", text).strip()
+    said = spoken(text)
     if not said:
         raise ReplyParseError("empty_reply", text)
     found = _from_json(said)
     if found is None:
-        found = [match["text"].strip() for line in said.splitlines() if (match := ITEM.match(line))]
+        found = _from_lines(said)
         if finish_reason == "length":
             found = found[:-1]
     if not found:
         raise ReplyParseError("no_list", text)
+    return found
+
+
+def _from_lines(said: str) -> list[str]:
+    """The items of a list, or the lines of a reply that is nothing but lines, with or without a heading."""
+    found: list[str] = []
+    inside = False
+    for line in said.splitlines():
+        match = ITEM.match(line)
+        if match:
+            found.append(LABEL.sub("", match["text"].strip()))
+        elif inside and line[:1].isspace() and line.strip():
+            found[-1] += " " + line.strip()
+        inside = bool(found) and bool(line.strip())
+    if len(found) == 1:
+        # a list on one line
+        found = [part.strip() for part in NEXT.split(found[0])]
+    if not found:
+        lines = [line.strip() for line in said.splitlines() if line.strip()]
+        lines = lines[1:] if lines[0].endswith(":") else lines
+        found = lines if len(lines) >= LEAST_LINES else []
     return found
 
 
@@ -304,7 +335,10 @@ def _from_json(said: str) -> list[str] | None:
             return None
         return [match.replace('\\"', '"') for match in STRING.findall(said[array:])]
     if isinstance(value, dict):
-        value = value.get("instructions", next((v for v in value.values() if isinstance(v, list)), None))
+        lists = [v for v in value.values() if isinstance(v, list)]
+        # {"1": "…", "2": "…"} is a list as well
+        value = value.get("instructions") or (lists[0] if lists else list(value.values()))
     if not isinstance(value, list):
         return None
-    return [str(item).strip() for item in value if isinstance(item, str)]
+    texts = [next(iter(item.values())) if isinstance(item, dict) and len(item) == 1 else item for item in value]
+    return [text.strip() for text in texts if isinstance(text, str)] or None

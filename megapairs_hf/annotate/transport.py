@@ -207,7 +207,8 @@ def read_output(output: Any) -> Reply:
         raise FaultError("the answer holds no choice")
     usage = output.usage
     return Reply(
-        text=message.content or "",
+        # half of a surrogate pair is legal in JSON and can be written in no file
+        text=(message.content or "").encode("utf-8", "replace").decode(),
         finish_reason=choices[0].finish_reason or "",
         prompt_tokens=getattr(usage, "prompt_tokens", None),
         completion_tokens=getattr(usage, "completion_tokens", None),

@@ -2,8 +2,9 @@
 
 `engine: openai` or `transformers` asks a vision-language model yes or no whether (query, instruction) fits the target
 better than a hard negative; `engine: clip` compares the scores of a CLIP model. The share of hard negatives that the
-target beats is the column `fits`; nothing is left out here, the threshold is `min_fit` of the build. What surprises:
-which of the two candidates comes first is drawn for every question: a model that always says yes scores a half.
+target beats is the column `fits`; the threshold on it is `min_fit` of the build. A pair is left out here only where
+its own pictures are missing or the server refuses it. What surprises: which of the two candidates comes first
+alternates between the questions of an instruction: a model that always says yes scores a half.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from megapairs_hf.annotate.config import Local, pair_seed
 from megapairs_hf.annotate.endpoint import Budget, Endpoint
 from megapairs_hf.annotate.jobs import Row, Verdict
 from megapairs_hf.annotate.making import Asked, Step, check_kind, make_asked, make_plain
-from megapairs_hf.annotate.pictures import Pictures
+from megapairs_hf.annotate.pictures import Pictures, known_ids
 from megapairs_hf.annotate.transport import Question
 from megapairs_hf.config import require
 from megapairs_hf.errors import ArtifactError
@@ -83,7 +84,7 @@ class VerifyJob:
 
     def against(self, row: Row) -> list[str]:
         """The hard negatives that are held against the target."""
-        return self.negatives[row[QUERY_ID], row[TARGET_ID]][: self.config.negatives]
+        return negatives_of(self.negatives, row)[: self.config.negatives]
 
     def prepare(self, rows: Iterable[Row]) -> None:
         """Read and shrink the pictures."""
@@ -94,7 +95,9 @@ class VerifyJob:
         self.pictures.close()
 
     def _target_first(self, row: Row, attempt: int) -> bool:
-        return bool(pair_seed(self.config.seed, row[QUERY_ID], row[TARGET_ID], attempt) & 1)
+        others = len(self.against(row))
+        first = pair_seed(self.config.seed, row[QUERY_ID], row[TARGET_ID], attempt // others) & 1
+        return bool((first + attempt % others) & 1)
 
     def question(self, row: Row, attempt: int) -> Question:
         """Three pictures and one instruction."""
@@ -119,8 +122,22 @@ class VerifyJob:
         return Verdict({**row, "fits": [share(group) for group in groups]})
 
     def _beats(self, row: Row, attempt: int, text: str) -> bool | None:
-        found = YES_NO.search(prompts.THINKING.sub("", text))
+        found = YES_NO.search(prompts.spoken(text))
         return None if found is None else (found[1].lower() == "yes") == self._target_first(row, attempt)
+
+
+def negatives_of(negatives: Mapping[Any, list[str]], row: Row) -> list[str]:
+    """The hard negatives of a pair.
+
+    Raises:
+        ArtifactError: the pair is not among them.
+    """
+    key = row[QUERY_ID], row[TARGET_ID]
+    if key not in negatives:
+        raise ArtifactError(
+            f"{key[0]} -> {key[1]} is not among the pairs; name the `pairs` that the instructions were made of"
+        )
+    return negatives[key]
 
 
 def share(verdicts: list[bool | None]) -> float | None:
@@ -172,22 +189,24 @@ def verify_pairs(
 
     if config.engine == "clip":
         step = Step("instructions", VERIFIED, instructions, read, config, inputs, out, overwrite)
-        judge = partial(fits_by_clip, config=config, pictures=pictures, negatives=partial(_negatives, pairs))
+        negatives = partial(_negatives, pairs, corpus)
+        judge = partial(fits_by_clip, config=config, pictures=pictures, negatives=negatives, of=negatives_of)
         return make_plain(step, judge)
     prompt = prompts.load_prompt(config.prompt, "verify.jinja", frozenset({*SLOTS, "instruction"}), SLOTS)
 
     def job(_: pa.Table, __: str, index: int) -> Job:
-        return VerifyJob(config, prompt, pictures(), _negatives(pairs, index))
+        return VerifyJob(config, prompt, pictures(), _negatives(pairs, corpus, index))
 
     inputs["prompt"] = prompt.digest
     step = Step("instructions", VERIFIED, instructions, read, config, inputs, out, overwrite)
     return make_asked(step, Asked(job, endpoint or Endpoint(), budget or Budget(), vision=True))
 
 
-def _negatives(pairs: Artifact, index: int) -> dict[tuple[str, str], list[str]]:
-    """The hard negatives of the pairs of one shard, each pair's in an order of its own."""
+def _negatives(pairs: Artifact, corpus: Artifact, index: int) -> dict[tuple[str, str], list[str]]:
+    """The hard negatives of the pairs of one shard that the corpus has, each pair's in an order of its own."""
     rows = pairs.shard(index, [QUERY_ID, TARGET_ID, NEGATIVE_IDS]).to_pylist()
-    found = {(row[QUERY_ID], row[TARGET_ID]): list(row[NEGATIVE_IDS]) for row in rows}
+    there = known_ids(corpus, {name for row in rows for name in row[NEGATIVE_IDS]})
+    found = {(row[QUERY_ID], row[TARGET_ID]): [name for name in row[NEGATIVE_IDS] if name in there] for row in rows}
     for key, names in found.items():
         random.Random("\0".join(key)).shuffle(names)
     return found

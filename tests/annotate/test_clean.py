@@ -46,3 +46,40 @@ def test_trimmed_and_deduplicated_in_order():
     assert kept == ["make it red", "now green"]
     assert rejected == {"duplicate": 1}
     assert trim("“with a hat”") == "with a hat"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "like the reference image",
+        "compared to the original photo",
+        "the left image with snow",
+        "as in the first picture",
+    ],
+)
+def test_more_ways_to_speak_of_the_pair(text):
+    assert clean([text], **LIMITS) == ([], {"mentions_images": 1})
+
+
+@pytest.mark.parametrize("text", ["the first photo she took", "paint the second picture frame gold"])
+def test_other_pictures_may_be_spoken_of(text):
+    assert clean([text], **LIMITS)[0] == [text]
+
+
+def test_a_label_is_not_part_of_an_instruction():
+    assert clean(["Instruction 2: the red one"], **LIMITS)[0] == ["the red one"]
+
+
+@pytest.mark.parametrize(
+    ("text", "stays"),
+    [
+        ("Place de la Concorde in Paris", True),
+        ("El Niño and La Niña chart", True),
+        ("Rio de Janeiro at night with the lights on", True),
+        ("die gleiche Frau mit einem roten Hut auf dem Kopf", False),
+        ("el mismo coche pero de color rojo", False),
+        ("zeige das Auto in Rot", False),
+    ],
+)
+def test_names_are_no_foreign_language(text, stays):
+    assert bool(clean([text], **LIMITS, language="en")[0]) is stays

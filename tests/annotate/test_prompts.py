@@ -35,10 +35,33 @@ def test_a_reply_is_read_as_it_was_written(demonstration, reply_format):
         '```json\n["make it red", "no hat [plain]", "on a table"]\n```',
         'Here: {"search": ["make it red", "no hat [plain]", "on a table"], "n": 3} Done.',
         "<think>1. wrong</think>\n(1) make it red\n(2) no hat [plain]\n(3) on a table",
+        "hmm, 1. wrong\n</think>\n1. make it red\n2. no hat [plain]\n3. on a table",
+        "**1.** make it red\n**2.** no hat [plain]\n**3.** on a table",
+        "1. make it\n   red\n2. no hat [plain]\n3. on a table\n\nI hope this helps.",
+        "1. make it red 2. no hat [plain] 3. on a table",
+        "Here are the instructions:\nmake it red\nno hat [plain]\non a table",
+        "Instruction 1: make it red\nInstruction 2: no hat [plain]\nInstruction 3: on a table",
+        "- **Instruction 1:** make it red\n- 2. no hat [plain]\n- on a table",
+        "a. make it red\nb. no hat [plain]\nc) on a table",
+        "① make it red\n② no hat [plain]\n③ on a table",
+        '{"1": "make it red", "2": "no hat [plain]", "3": "on a table"}',
+        '{"instructions": [{"text": "make it red"}, {"text": "no hat [plain]"}, "on a table"]}',
     ],
 )
 def test_replies_in_the_wild(said):
     assert prompts.parse_instruct(said) == ["make it red", "no hat [plain]", "on a table"]
+
+
+def test_numbers_inside_instructions_stay():
+    said = "1. 1960s car\n2. 1.5 times as large\n3. 2 dogs, not 1."
+    assert prompts.parse_instruct(said) == ["1960s car", "1.5 times as large", "2 dogs, not 1."]
+
+
+def test_a_thought_that_was_cut_off_is_no_reply():
+    with pytest.raises(ReplyParseError, match="empty_reply"):
+        prompts.parse_instruct("<think>1. maybe red\n2. maybe blue", "length")
+    with pytest.raises(ReplyParseError, match="empty_reply"):
+        prompts.parse_describe("<think>Both are red. The sec", "length")
 
 
 def test_what_was_cut_off_is_left_out():

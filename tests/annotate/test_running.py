@@ -250,3 +250,40 @@ def test_the_budget_and_endpoint_are_no_settings(serve, pairs, corpus, tmp_path)
     assert "budget" not in json.dumps(made.manifest.config)
     again = describe_pairs(pairs, corpus, config=DescribeConfig(), out=tmp_path / "d", endpoint=Endpoint())
     assert again.fingerprint == made.fingerprint
+
+
+def test_a_run_of_which_only_refused_pairs_are_left_finishes(serve, corpus, tmp_path):
+    pairs = make_artifact(tmp_path / "p", "pairs", PAIRS, [pair_rows(*((f"i{n}", f"i{n + 1}") for n in range(11)))])
+    asked = []
+
+    def ends(body, _):
+        asked.append(body)
+        return ("status", 401) if len(asked) == 11 else None
+
+    server = serve(script=ends)
+    with pytest.raises(ServerUnavailableError, match="401"):
+        describe_pairs(pairs, corpus, config=DescribeConfig(), out=tmp_path / "d", endpoint=at(server, concurrency=1))
+    other = serve(script=lambda *_: ("refuse", "too long"))
+    made = describe_pairs(pairs, corpus, config=DescribeConfig(), out=tmp_path / "d", endpoint=at(other))
+    assert (made.rows, made.manifest.rejected) == (10, {"refused": 1})
+
+
+def test_half_a_letter_in_a_reply_is_written_as_a_question_mark(serve, pairs, corpus, tmp_path):
+    server = serve(answer=lambda _: "A dog \ud83d here. It sits.")
+    made = describe_pairs(pairs, corpus, config=DescribeConfig(), out=tmp_path / "d", endpoint=at(server))
+    assert {row["raw"] for row in made.table().to_pylist()} == {"A dog ? here. It sits."}
+
+
+def test_a_budget_of_hours_ends_while_every_server_is_down(serve, pairs, corpus, tmp_path):
+    server = serve(script=lambda *_: ("status", 503))
+    begun = time.monotonic()
+    with pytest.raises(BudgetSpentError, match="hours"):
+        describe_pairs(
+            pairs,
+            corpus,
+            config=DescribeConfig(),
+            out=tmp_path / "d",
+            endpoint=at(server, retries=1, restart_s=300.0),
+            budget=Budget(hours=2 / 3600),
+        )
+    assert time.monotonic() - begun < 60

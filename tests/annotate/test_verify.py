@@ -78,6 +78,29 @@ def test_no_answer_is_no_verdict(serve, instructed, mined, corpus, tmp_path):
     assert share([True, None, False, False]) == pytest.approx(1 / 3)
 
 
+def test_a_missing_hard_negative_costs_no_pair(serve, corpus, tmp_path):
+    rows = pair_rows(*((f"i{n}", f"i{n + 1}") for n in range(5)))
+    for row in rows:
+        row["negative_ids"] = ["i9", "gone"]
+    pairs = make_artifact(tmp_path / "p", "pairs", PAIRS, [rows])
+    described = describe_pairs(pairs, corpus, config=DescribeConfig(**CAPTIONS), out=tmp_path / "d")
+    made = instruct_pairs(described, corpus, config=InstructConfig(**CAPTIONS), out=tmp_path / "i")
+    server = serve(answer=nearer)
+    held = verify_pairs(made, pairs, corpus, config=VerifyConfig(), out=tmp_path / "v", endpoint=at(server))
+    assert (held.rows, held.manifest.rejected) == (5, {})
+    assert len(server.bodies) == sum(len(row["instructions"]) for row in made.table().to_pylist())
+
+
+@pytest.mark.parametrize("engine", ["openai", "clip"])
+def test_instructions_of_other_pairs_are_refused(serve, instructed, corpus, tmp_path, engine):
+    others = pair_rows(*((f"i{n}", f"i{n + 2}") for n in range(8)))
+    pairs = make_artifact(tmp_path / "other", "pairs", PAIRS, [others[:5], others[5:]])
+    with pytest.raises(ArtifactError, match="name the `pairs` that the instructions were made of"):
+        verify_pairs(
+            instructed, pairs, corpus, config=VerifyConfig(engine=engine), out=tmp_path / "v", endpoint=at(serve())
+        )
+
+
 def test_the_build_applies_the_threshold(serve, instructed, mined, corpus, tmp_path):
     def judge(body):
         said = json.dumps(body)
