@@ -13,12 +13,16 @@ import yaml
 
 import megapairs_hf
 from megapairs_hf import storage
-from megapairs_hf.comparison import METRICS, TRAINED, UNTRAINED, results_tables
+from megapairs_hf.comparison import results_tables
 from megapairs_hf.errors import ArtifactError, CardError
+from megapairs_hf.hub.config import HUB_ID
+from megapairs_hf.hub.records import as_shares, in_percent, model_name, shown_metric, spelled
 from megapairs_hf.storage import join
 from megapairs_hf.work import Work, open_work, part_shards, source_name
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from megapairs_hf.artifact import Artifact
     from megapairs_hf.hub.config import PushConfig
     from megapairs_hf.storage import PathLike
@@ -27,7 +31,7 @@ if TYPE_CHECKING:
 PRIVATE = frozenset({"base_url", "endpoint", "url", "api_key", "token"})
 NOT_TOLD = "(not told)"
 PARTS = ("triplets", "images", "preview")
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*/[\w.\-]+")
+RAW_PARTS = ("descriptions", "instructions")
 BASE_KEYS = ("base_model", "model", "init", "initial")
 SPLIT_FILE = re.compile(r"(?P<split>.+)-\d{5}-of-\d{5}\.parquet")
 SIZES = (
@@ -91,13 +95,18 @@ def common_slots(work: Work, config: PushConfig) -> dict[str, Any]:
     }
 
 
-def dataset_slots(work: Work, triplets: Artifact) -> dict[str, Any]:
-    """Slots of a dataset card."""
+def dataset_slots(
+    work: Work, triplets: Artifact, config: PushConfig, rows_shown: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """Slots of a dataset card; `rows_shown` are the rows whose pictures stand in it."""
     pairs = work.artifacts.get("pairs")
     instructions = work.artifacts.get("instructions")
     splits = splits_of(triplets)
+    raw = raw_splits(work) if config.with_raw else {}
     return {
-        "splits": splits,
+        "raw": raw,
+        "images_shown": rows_shown,
+        "splits": splits | raw,
         "triplets": sum(splits.get("triplets", {}).values()),
         "images": sum(splits.get("images", {}).values()),
         "relations": pairs.manifest.stats.get("relations", {}) if pairs is not None else {},
@@ -119,44 +128,44 @@ def splits_of(triplets: Artifact) -> dict[str, dict[str, int]]:
     return found
 
 
+def raw_splits(work: Work) -> dict[str, dict[str, int]]:
+    """Rows of the configs of raw replies."""
+    return {part: {"train": work.artifacts[part].rows} for part in RAW_PARTS if part in work.artifacts}
+
+
 def size_category(rows: int) -> str:
     """The Hub's word for a number of rows."""
     return next((name for limit, name in SIZES if rows < limit), "n>1B")
 
 
-def model_slots(work: Work, model: Artifact) -> dict[str, Any]:
+def model_slots(work: Work, model: Artifact, config: PushConfig) -> dict[str, Any]:
     """Slots of a model card."""
     records = work.results()
     triplets = work.artifacts.get("triplets")
     base = next((model.manifest.config.get(key) for key in BASE_KEYS if model.manifest.config.get(key)), None)
     return {
-        "tables": results_tables(records),
+        "tables": results_tables(as_shares(records)),
         "training": model.manifest.stats,
         "triplets": sum(splits_of(triplets).get("triplets", {}).values()) if triplets is not None else None,
         "base_model": base if isinstance(base, str) and HUB_ID.fullmatch(base) else "",
+        "datasets": config.datasets,
         "needs_code": _needs_code(model.path),
         "value": _Values(records, model_name(records)),
     }
-
-
-def model_name(records: list[dict[str, Any]]) -> str:
-    """By which name the result records call the model that is pushed: `trained`, or the only one that was measured."""
-    names = {str(record["model"]) for record in records} - {UNTRAINED}
-    return TRAINED if TRAINED in names or len(names) != 1 else names.pop()
 
 
 class _Values:
     """`value(benchmark, metric)` of a template: one measured number in percent, or an error that names it."""
 
     def __init__(self, records: list[dict[str, Any]], model: str) -> None:
-        self.records, self.model = records, model
+        self.records, self.model = in_percent(records), model
 
     def __call__(self, benchmark: str, metric: str, strategy: str = "fused", split: str | None = None) -> str:
         found = [
             record
             for record in self.records
             if str(record["benchmark"]).lower() == benchmark.lower()
-            and record["metric"] == metric
+            and record["metric"] == spelled(metric)
             and record["strategy"] == strategy
             and record["model"] == self.model
             and split in {None, record.get("split")}
@@ -164,10 +173,10 @@ class _Values:
         if len(found) != 1:
             told = "no result record has" if not found else f"{len(found)} result records have"
             raise CardError(
-                f"{told} {METRICS.get(metric, metric)} of {self.model!r}, {strategy}, on {benchmark};"
+                f"{told} {shown_metric(spelled(metric))} of {self.model!r}, {strategy}, on {benchmark};"
                 " run `megapairs eval` on it, or use another card template"
             )
-        return f"{100 * found[0]['value']:.1f}"
+        return f"{found[0]['value']:.1f}"
 
 
 def _needs_code(path: str) -> bool:

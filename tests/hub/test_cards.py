@@ -53,8 +53,11 @@ def test_model_results_are_the_records(work):
     data = ModelCard(card).data
     assert data.library_name == "sentence-transformers" and data.model_name == "scenes"
     told = {(r.metric_name, r.metric_value) for r in data.eval_results}
+    shown = {"recall@1": "R@1", "recall@5": "R@5", "recall@10": "R@10", "map@5": "mAP@5"}
     assert told == {
-        (f"{r['metric']} ({r['strategy']})", r["value"]) for r in result_records() if r["model"] == "trained"
+        (f"{shown[r['metric']]} ({r['strategy']})", round(100 * r["value"], 4))
+        for r in result_records()
+        if r["model"] == "trained"
     }
     assert "| fused | untrained | 11.4 | 26.0 | 38.0 | 16.0 |" in card
     assert "| fused | trained | **25.7** | **45.0** | **56.0** | **33.0** |" in card

@@ -59,14 +59,16 @@ def test_the_dataset_folder_holds_the_data_and_nothing_else(work, tmp_path):
     files = prepare("dataset", work / "triplets", work, PushConfig(**LICENSED), tmp_path / "out")
     there = {p.relative_to(tmp_path / "out").as_posix(): p for p in (tmp_path / "out").rglob("*") if p.is_file()}
     assert sorted(there) == [
+        "DATASHEET.md",
         "README.md",
         "images/train-00000-of-00002.parquet",
         "images/train-00001-of-00002.parquet",
+        "megapairs.json",
         "triplets/train-00000-of-00001.parquet",
         "triplets/validation-00000-of-00001.parquet",
     ]
     told = [(name, p.stat().st_size, hashlib.sha256(p.read_bytes()).hexdigest()) for name, p in sorted(there.items())]
-    assert [tuple(file) for file in files] == told
+    assert [tuple(file)[:3] for file in files] == told
 
 
 def test_the_cards_own_snippet_runs_on_the_dataset_folder(work, tmp_path, monkeypatch, capsys):
@@ -199,7 +201,9 @@ def test_a_stale_shard_of_an_earlier_push_is_deleted(hub, work, tmp_path):
     repo = ("dataset", "org/scenes")
     hub.private[repo] = False
     hub.commit(repo, "main", {"triplets/train-00001-of-00002.parquet": b"old", "images.md": b"theirs"})
-    push_to(hub, tmp_path, work)
+    told = push_to(hub, tmp_path, work)
+    assert told.startswith("HubError org/scenes holds something else (") and "--overwrite" in told
+    push_to(hub, tmp_path, work, overwrite=True)
     now = hub.commits[hub.heads[repo]["main"]]
     assert "triplets/train-00001-of-00002.parquet" not in now and "images.md" in now
 
