@@ -124,7 +124,7 @@ def _filled(own: str, slots: Mapping[str, Any], other: str | None) -> str:
         """A slot whose value is None or empty: may be asked for (`if slot`), may not be printed or walked through."""
 
         def __str__(self) -> str:
-            self._fail_with_undefined_error()
+            return str(self._fail_with_undefined_error())
 
         def __format__(self, specification: str) -> str:
             self._fail_with_undefined_error()
