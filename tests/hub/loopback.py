@@ -24,7 +24,8 @@ DATE = "2025-01-01T00:00:00.000Z"
 
 
 class Fault(NamedTuple):
-    """The next request that matches fails: `cut` in the middle of its body, or a status."""
+    """The next request that matches fails: `cut` in the middle of its body, `hang` there, `lost` when its work is done
+    and the answer would go out, or a status."""
 
     method: str
     path: str
@@ -44,6 +45,8 @@ class Hub:
         self.requests: list[tuple[tuple[str, str], int, str]] = []
         self.puts: list[str] = []
         self.faults: list[Fault] = []
+        self.spoil = ""
+        self.hung, self.go_on = threading.Event(), threading.Event()
 
     def commit(self, repo: tuple[str, str], branch: str, files: dict[str, bytes]) -> str:
         told = "".join(f"{k}{hashlib.sha1(v).hexdigest()}" for k, v in sorted(files.items())) + repr(repo) + branch
@@ -60,11 +63,14 @@ class Hub:
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     hub = Hub()
+    lost = False
 
     def log_message(self, *_: Any) -> None:
         pass
 
     def answer(self, status: int, body: Any = None, headers: dict[str, str] | None = None) -> None:
+        if self.lost and status == 200:
+            self.lost, status, body = False, 500, {"error": "Lost"}
         content = body if isinstance(body, bytes) else json.dumps(body if body is not None else {}).encode()
         self.send_response(status)
         for name, value in {"Content-Type": "application/json", **(headers or {})}.items():
@@ -82,9 +88,15 @@ class Handler(BaseHTTPRequestHandler):
         for fault in self.hub.faults:
             if fault.method == self.command and re.search(fault.path, path):
                 self.hub.faults.remove(fault)
-                if fault.how == "cut":
+                if fault.how == "lost":
+                    self.lost = True
+                    return False
+                if fault.how in {"cut", "hang"}:
                     self.rfile.read(int(self.headers.get("Content-Length") or 0) // 2)
                     self.close_connection = True
+                    if fault.how == "hang":
+                        self.hub.hung.set()
+                        self.hub.go_on.wait(60)
                     self.connection.shutdown(socket.SHUT_RDWR)
                     return True
                 self.body()
@@ -145,7 +157,8 @@ class Handler(BaseHTTPRequestHandler):
         repo = self.repo(kind, name)
         if repo not in self.hub.heads:
             return self.fail(404, "RepoNotFound")
-        common = {"author": {"name": "me"}, "isPullRequest": True, "status": "open", "createdAt": DATE}
+        where = {"name": name, "type": repo[0]}
+        common = {"repo": where, "author": {"name": "me"}, "isPullRequest": True, "status": "open", "createdAt": DATE}
         told = [{**common, "num": n, "title": title} for held, n, title in self.hub.requests if held == repo]
         return self.answer(200, {"discussions": told, "count": len(told), "start": 0})
 
@@ -249,7 +262,8 @@ class Handler(BaseHTTPRequestHandler):
             held = self.hub.objects.get(value["oid"])
             if held is None or len(held) != value["size"]:
                 return False
-            files[value["path"]] = held
+            # a Hub that loses half of one file
+            files[value["path"]] = held[: len(held) // 2] if value["path"] == self.hub.spoil else held
         elif key == "deletedFile":
             del files[value["path"]]
         return key in {"file", "lfsFile", "deletedFile"}

@@ -94,6 +94,21 @@ def test_a_slot_without_a_value_is_named(work, tmp_path):
         dataset_card(work, template(tmp_path, "---\n{{ card_data }}\n---\n{{ accuracy }}"))
 
 
+@pytest.mark.parametrize("use", ["{{ base_model }}", "{% for x in datasets %}{% endfor %}", "{{ '%s' % base_model }}"])
+def test_a_slot_that_is_empty_is_named(work, tmp_path, use):
+    with pytest.raises(CardError, match=r"other\.md\.jinja.*the slot `(base_model|datasets)` has no value"):
+        model_card(work, template(tmp_path, use))
+
+
+def test_an_empty_slot_may_be_asked_for(work, tmp_path):
+    assert model_card(work, template(tmp_path, "{% if base_model %}x{% else %}none{% endif %}")) == "none"
+
+
+def test_a_value_inside_a_slot_that_is_empty_is_told(work, tmp_path):
+    with pytest.raises(CardError, match="a slot holds None"):
+        dataset_card(work, template(tmp_path, "{{ rejections[0][0] and none }}"))
+
+
 def test_a_number_that_was_not_measured_is_named(work, tmp_path):
     own = '{% extends "megapairs_hf/model.md.jinja" %}{% block claims %}{{ value("CIRCO", "map@5") }}{% endblock %}'
     with pytest.raises(CardError, match="no result record has mAP@5 of 'trained', fused, on CIRCO"):
@@ -162,6 +177,10 @@ def test_sizes_are_the_hubs_words(rows, size):
         ({"repo_id": " "}, "repo_id"),
         ({"licence": "My Licence"}, "licence"),
         ({"create_pr": True, "revision": "v2"}, "revision"),
+        ({"card_images": 100}, "card_images"),
+        ({"card_images": 2, "licence": "cc-by-nd-4.0"}, "card_images"),
+        ({"datasets": ("here",)}, "datasets"),
+        ({"benchmarks": {"CIRCO": "/data/circo"}}, "benchmarks"),
     ],
 )
 def test_settings_that_the_hub_would_refuse_name_the_field(wrong, field):
