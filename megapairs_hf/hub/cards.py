@@ -45,6 +45,7 @@ def dataset_card(work: PathLike, config: PushConfig, rows_shown: Sequence[dict[s
 
     data = DatasetCardData(
         license=config.licence,
+        language=slots["language"] or None,
         pretty_name=slots["name"],
         task_categories=["image-feature-extraction"],
         size_categories=[size_category(slots["triplets"])],

@@ -77,9 +77,16 @@ def in_percent(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def as_shares(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The same records as `comparison` reads them, with values from 0 to 1."""
     return [
-        {k: v for k, v in r.items() if k != "unit"} | {"value": r["value"] / 100, "model": last_part(str(r["model"]))}
+        {k: v for k, v in r.items() if k != "unit"}
+        | {"value": r["value"] / 100, "model": last_part(str(r["model"])), "options": told_options(r)}
         for r in in_percent(records)
     ]
+
+
+def told_options(record: dict[str, Any]) -> dict[str, Any]:
+    """The options that were set; one that is called like a key of the record gets another name beside it."""
+    options = {k: v for k, v in (record.get("options") or {}).items() if v is not None}
+    return {f"{key} by" if key in record else key: value for key, value in options.items()}
 
 
 def last_part(name: str) -> str:

@@ -125,7 +125,7 @@ def test_only_what_is_published_is_there(shared_hub, trained):
 
 def test_the_pushed_model_and_the_cards_own_snippets_run(shared_hub, home, trained):
     told = child(shared_hub, home, LOAD).splitlines()
-    assert "(1, 24) True" in told and told[-1] == "2 snippets"
+    assert "(1, 24) True" in told and told[-1] == "3 snippets"
 
 
 def test_results_are_added_replaced_only_when_told_and_proposed(shared_hub, home, trained):
