@@ -29,6 +29,11 @@ def join(root: PathLike, *parts: str) -> str:
     return "/".join([str(root).rstrip("/"), *parts])
 
 
+def parent(path: PathLike) -> str:
+    """The folder that holds a folder or file."""
+    return str(local(path).resolve().parent) if is_local(path) else str(path).rstrip("/").rpartition("/")[0]
+
+
 def is_local(path: PathLike) -> bool:
     """Whether the path is on this machine's disk."""
     return "://" not in str(path) or str(path).startswith("file://")

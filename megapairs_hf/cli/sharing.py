@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import megapairs_hf
+from megapairs_hf import storage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -111,8 +112,8 @@ def _push(options: argparse.Namespace) -> int:
     from megapairs_hf.hub.push import plan_text
     from megapairs_hf.hub.push import push as push_to_hub
 
-    path = Path(options.path).resolve()
-    work = options.work or (path.parent.parent if path.is_file() else path.parent)
+    above = storage.parent(options.path)
+    work = options.work or (storage.parent(above) if options.path.endswith(".jsonl") else above)
     config = PushConfig(
         repo_id=options.repo_id,
         private=options.private,
@@ -129,7 +130,7 @@ def _push(options: argparse.Namespace) -> int:
         datasets=tuple(options.dataset),
         benchmarks=dict(pair.partition("=")[::2] for pair in options.benchmark),
     )
-    out = options.out or Path(work) / "publish" / options.kind
+    out = options.out or Path(work if storage.is_local(work) else ".") / "publish" / options.kind
     print(push_to_hub(options.kind, options.path, config, out, work=work))  # noqa: T201
     if options.dry_run:
         print(plan_text(out))  # noqa: T201

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from megapairs_hf import launch, storage
 from megapairs_hf.errors import HubError
 from megapairs_hf.hub.facts import PARTS, RAW_PARTS
+from megapairs_hf.remote import fetch
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -118,7 +119,7 @@ def raw_files(work: Work) -> dict[str, Path]:
     for part in RAW_PARTS:
         artifact = work.artifacts.get(part)
         if artifact is not None:
-            source = storage.local(artifact.path)
+            source = storage.local(artifact.path) if storage.is_local(artifact.path) else fetch(artifact.path)
             found |= {f"{part}/{s['file']}": source / str(s["file"]) for s in artifact.manifest.shards}
     lacking = [str(path) for path in found.values() if not path.is_file()]
     if not found or lacking:

@@ -23,6 +23,7 @@ from megapairs_hf.hub.contents import dataset_files, model_files, raw_files
 from megapairs_hf.hub.facts import needed
 from megapairs_hf.hub.secrets import check_public
 from megapairs_hf.hub.showing import shown
+from megapairs_hf.remote import fetch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -65,9 +66,11 @@ def prepare(kind: Kind, path: PathLike, work: PathLike, config: PushConfig, out:
         HubError: something is missing, was changed after it was made, tells a secret, or would not load from the Hub.
         IncompleteArtifactError: the artifact is not finished.
     """
-    if not (storage.is_local(path) and storage.is_local(out)):
-        raise HubError(f"{path} and {out} must be local folders; copy the artifact to this machine first")
+    if not storage.is_local(out):
+        raise HubError(f"{out} must be a folder of this machine; name one with --out")
     artifact = open_artifact(path, "triplets" if kind == "dataset" else "model")
+    if not storage.is_local(path):
+        artifact = open_artifact(fetch(artifact.path))
     made, sources = (_dataset if kind == "dataset" else _model)(artifact, work, config)
     told = {"kind": kind, "fingerprint": artifact.fingerprint, "version": megapairs_hf.__version__}
     names = sorted({MARKER, *made, *sources})

@@ -49,8 +49,7 @@ def push(kind: Kind, path: PathLike, config: PushConfig, out: PathLike, work: Pa
         with explained_hub(api, kind, config):
             files = prepare_results(api, path, config, out)
     else:
-        place = work if work is not None else str(storage.local(path).resolve().parent)
-        files = prepare(kind, path, place, config, out)
+        files = prepare(kind, path, work if work is not None else storage.parent(path), config, out)
     if config.dry_run:
         return str(out)
     with explained_hub(api, kind, config):

@@ -55,7 +55,9 @@ def _record(line: str, where: str) -> dict[str, Any]:
         record = json.loads(line)
     except ValueError as error:
         raise HubError(f"{where} is not JSON; run the evaluation again") from error
-    lacking = [key for key in RECORD_KEYS if not isinstance(record, dict) or record.get(key) in {None, ""}]
+    told = record if isinstance(record, dict) else {}
+    lacking = [key for key in RECORD_KEYS if key != "value" and not (isinstance(told.get(key), str) and told[key])]
+    lacking += [] if "value" in told else ["value"]
     if lacking:
         raise HubError(f"{where} has no `{lacking[0]}`; run the evaluation again")
     value = record["value"]

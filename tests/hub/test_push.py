@@ -212,6 +212,18 @@ def add_preview(work):
         writer.finish()
 
 
+def test_a_data_set_that_is_elsewhere_is_fetched_and_pushed_from_here(work, tmp_path, monkeypatch):
+    import fsspec
+
+    monkeypatch.setenv("MEGAPAIRS_CACHE", str(tmp_path / "cache"))
+    fsspec.filesystem("memory").put(str(work) + "/", "/far/", recursive=True)
+    config = PushConfig(**LICENSED, with_raw=True)
+    far = prepare("dataset", "memory://far/triplets", "memory://far", config, tmp_path / "far")
+    assert far == prepare("dataset", work / "triplets", work, config, tmp_path / "near")
+    with pytest.raises(HubError, match="must be a folder of this machine; name one with --out"):
+        prepare("dataset", work / "triplets", work, config, "memory://far/out")
+
+
 def test_the_dry_run_shows_files_sizes_and_card(work, tmp_path, capsys):
     from megapairs_hf.cli import main
 
