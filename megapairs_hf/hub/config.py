@@ -20,7 +20,7 @@ class PushConfig:
 
     Attributes:
         repo_id: `name` or `organisation/name`.
-        private: for a repository that is made by this push; one that exists stays as it is.
+        private: for a repository that is made by this push; one that exists and is public is refused.
         create_pr: open a pull request instead of committing; an open one of the same title is continued.
         revision: branch to commit to, made where it is not there; None for the default one.
         commit_message: None for one that says what was pushed.

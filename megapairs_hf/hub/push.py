@@ -69,9 +69,14 @@ def plan_text(out: PathLike) -> str:
 
 
 def _make_repository(api: Any, kind: Kind, config: PushConfig) -> None:
+    kept = repo_type(kind)
     # one that exists may be someone else's and take pull requests only, so it is not asked for again
-    if not api.repo_exists(config.repo_id, repo_type=repo_type(kind)):
-        api.create_repo(config.repo_id, repo_type=repo_type(kind), private=config.private, exist_ok=True)
+    if not api.repo_exists(config.repo_id, repo_type=kept):
+        api.create_repo(config.repo_id, repo_type=kept, private=config.private, exist_ok=True)
+    elif config.private and not api.repo_info(config.repo_id, repo_type=kept).private:
+        raise HubError(
+            f"{config.repo_id} exists and is public; make it private on its page first, or leave out --private"
+        )
 
 
 def _upload(api: Any, kind: Kind, config: PushConfig, folder: Path, files: list[PreparedFile]) -> str:

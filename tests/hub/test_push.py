@@ -267,6 +267,14 @@ def test_a_stale_shard_of_an_earlier_push_is_deleted(hub, work, tmp_path):
     assert "triplets/train-00001-of-00002.parquet" not in now and "images.md" in now
 
 
+def test_what_is_meant_to_be_private_does_not_go_into_a_public_repository(hub, work, tmp_path):
+    repo = ("dataset", "org/scenes")
+    hub.private[repo] = False
+    before = hub.commit(repo, "main", {"README.md": b"theirs"})
+    told = push_to(hub, tmp_path, work, private=True)
+    assert told.startswith("HubError org/scenes exists and is public") and hub.heads[repo]["main"] == before
+
+
 def test_a_pull_request_leaves_main_as_it_was(hub, work, tmp_path):
     repo = ("dataset", "org/scenes")
     hub.private[repo] = False
