@@ -104,14 +104,18 @@ def stage_in(work: str, places: Mapping[str, str], target: str, *, overwrite: bo
                 continue
             if overwrite and folder in sends:
                 _unlink(Path(folder))
-            elif artifact_folders(url):
-                _near(Path(folder), url)
+            else:
+                _link_all(Path(folder), url, artifact_folders(url, strict=False))
     here = work if storage.is_local(work) else str(mirror)
     return Staged(here, near, str(mirror / name) if sends else target, sends)
 
 
-def artifact_folders(root: str) -> list[str]:
+def artifact_folders(root: str, *, strict: bool = True) -> list[str]:
     """The finished artifacts in a folder: itself, or the folders in it.
+
+    Args:
+        root: the folder, here or elsewhere.
+        strict: whether one that was begun and not finished is an error; otherwise it is left out.
 
     Raises:
         IncompleteArtifactError: one was begun and not finished.
@@ -122,37 +126,47 @@ def artifact_folders(root: str) -> list[str]:
     for path in [join(root, name) for name in storage.list_names(root) if not name.startswith(".")]:
         if storage.exists(join(path, MANIFEST)):
             found.append(path)
-        elif storage.exists(join(path, PLAN)) or storage.exists(join(path, SENDING)):
+        elif strict and any(storage.exists(join(path, mark)) for mark in (PLAN, SENDING)):
             raise IncompleteArtifactError(f"{path} is not finished; run the command that makes it again to continue")
     return found
 
 
 def _near(link: Path, url: str) -> str:
-    """The folder of this machine for `url`: itself, or a link to what was fetched."""
+    """The folder of this machine for an input: itself, or a link to what was fetched."""
     if storage.is_local(url):
         return url
-    _unlink(link)
-    if storage.exists(join(url, MANIFEST)):
-        link.symlink_to(fetch(url), target_is_directory=True)
-        return str(link)
     folders = artifact_folders(url)
     if not folders:
         # says what is missing there
         open_artifact(url)
-    link.mkdir(parents=True, exist_ok=True)
-    for folder in folders:
-        inner = link / folder.rsplit("/", 1)[-1]
-        _unlink(inner)
-        if not inner.exists():
-            inner.symlink_to(fetch(folder), target_is_directory=True)
+    _link_all(link, url, folders)
     return str(link)
 
 
+def _link_all(link: Path, url: str, folders: list[str]) -> None:
+    for folder in folders:
+        _link(link if folder == url else link / folder.rsplit("/", 1)[-1], fetch(folder))
+
+
+def _link(link: Path, folder: Path) -> None:
+    """Let `link` lead to a fetched folder; what is right already stays, other processes may be reading it."""
+    if link.resolve() == folder.resolve():
+        return
+    if link.is_dir() and not link.is_symlink():
+        if (link / MANIFEST).is_file() and open_artifact(link).fingerprint == open_artifact(folder).fingerprint:
+            return
+        # begun or made here once; what is finished there now is another
+        shutil.rmtree(link)
+    link.unlink(missing_ok=True)
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(folder, target_is_directory=True)
+
+
 def _unlink(path: Path) -> None:
-    if path.is_symlink():
-        path.unlink()
-    elif path.is_dir() and all(child.is_symlink() for child in path.iterdir()):
-        shutil.rmtree(path)
+    """Remove links, so that a stage which makes everything again does not write into what was fetched."""
+    for place in [path, *(path.iterdir() if path.is_dir() and not path.is_symlink() else [])]:
+        if place.is_symlink():
+            place.unlink()
 
 
 def fetch(url: str) -> Path:
