@@ -90,6 +90,8 @@ def stage_in(work: str, places: Mapping[str, str], target: str, *, overwrite: bo
         ArtifactError: an input is not there, or did not arrive whole.
         IncompleteArtifactError: an input is not finished.
     """
+    # processes of one run meet before any of them waits for the lock of another
+    launch.barrier()
     mirror = cache_folder() / "work" / hashlib.sha256(f"{work} {target}".encode()).hexdigest()[:16]
     mirror.mkdir(parents=True, exist_ok=True)
     with FileLock(mirror / ".lock"):

@@ -8,7 +8,7 @@ from megapairs_hf import load_mmret, remote, storage
 from megapairs_hf.artifact import open_artifact
 from megapairs_hf.cli import main
 from megapairs_hf.errors import ArtifactError, IncompleteArtifactError
-from tests.small import megapairs, small_corpus
+from tests.small import megapairs, small_corpus, torchrun
 
 SCENES = ["--scenes.size", "32", "--shard_rows", "32"]
 MODEL = (
@@ -96,7 +96,8 @@ def test_other_processes_read_what_was_sent(tmp_path):
     assert done.returncode == 0, done.stderr
     done = megapairs("pretrain", "--work", work, "--model", MODEL, *fast("clip."), *fast("dino."), **common)
     assert done.returncode == 0 and f"sent similarity to {work}/similarity" in done.stderr, done.stderr
-    done = megapairs("embed", "--work", work, "--models", MODELS, MEGAPAIRS_CACHE=str(tmp_path / "two"))
+    # two processes of one run share one cache, and neither waits for the other's lock
+    done = torchrun(2, "embed", "--work", work, "--models", MODELS, timeout=60)
     assert done.returncode == 0, done.stderr
     assert open_artifact(tmp_path / "far" / "embeddings" / "clip_image").rows == 48
 
