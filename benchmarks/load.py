@@ -22,7 +22,7 @@ import pyarrow as pa
 from megapairs_hf.artifact import shard_names
 from megapairs_hf.artifact_writer import ArtifactWriter, create_artifact
 from megapairs_hf.dataset.config import BuildConfig
-from megapairs_hf.dataset.stage import readme
+from megapairs_hf.dataset.shape import readme
 from megapairs_hf.schema import IMAGE_TYPE, TRIPLETS, with_features
 
 NEGATIVES = 5
@@ -47,10 +47,10 @@ def make(folder: Path, rows: int, images: int) -> None:
     rng = np.random.default_rng(0)
     size = 250_000
     starts = list(range(0, rows, size))
-    names = shard_names(len(starts), "parquet", "triplets/train") + ["images/train-00000-of-00001.parquet"]
+    names = [*shard_names(len(starts), "parquet", "triplets/train"), "images/train-00000-of-00001.parquet"]
     config = BuildConfig(preview=0)
     writer = create_artifact(folder, kind="triplets", config=config, inputs={}, names=names)
-    assert isinstance(writer, ArtifactWriter)  # noqa: S101
+    assert isinstance(writer, ArtifactWriter)
     with writer:
         for i, start in enumerate(starts):
             count = min(size, rows - start)
@@ -78,7 +78,7 @@ def make(folder: Path, rows: int, images: int) -> None:
             for n in range(images)
         ]
         writer.write(len(starts), pa.Table.from_pylist(cells, schema=with_features(schema, ("image",))))
-        (folder / "README.md").write_text(readme({"train": [{}], "validation": []}, config, {"corpus": str(rows)}))
+        (folder / "README.md").write_text(readme(["train"], f"{rows:016d}", False))
         writer.finish()
 
 
@@ -111,7 +111,7 @@ def measure(folder: str, reads: int) -> dict[str, float]:
 def child(folder: str, reads: int) -> dict[str, float]:
     """`measure` in a process of its own."""
     command = [sys.executable, __file__, "--measure", folder, "--reads", str(reads)]
-    run = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603
+    run = subprocess.run(command, check=True, capture_output=True, text=True)
     told: dict[str, float] = json.loads(run.stdout.splitlines()[-1])
     return told
 
@@ -126,7 +126,7 @@ def main() -> None:
     options = parser.parse_args()
     reads = 10_000 if options.quick else options.reads
     if options.measure:
-        print(json.dumps(measure(options.measure, options.reads)))  # noqa: T201
+        print(json.dumps(measure(options.measure, options.reads)))
         return
     with tempfile.TemporaryDirectory() as folder:
         import os
@@ -134,12 +134,12 @@ def main() -> None:
         os.environ["HF_DATASETS_CACHE"] = str(Path(folder) / "cache")
         start = time.perf_counter()
         make(Path(folder) / "triplets", options.rows, 4_000 if options.quick else 100_000)
-        print(f"written in {time.perf_counter() - start:.1f} s")  # noqa: T201
+        print(f"written in {time.perf_counter() - start:.1f} s")
         for name in ("first time", "again"):
             told = child(str(Path(folder) / "triplets"), reads)
-            print(f"{name}: " + ", ".join(f"{key} {value:,.2f}" for key, value in told.items()))  # noqa: T201
-    print(f"ratio load_rows_per_s {told['rows_per_s']:.0f}")  # noqa: T201
-    print(f"ratio load_open_s {told['open_s']:.2f}")  # noqa: T201
+            print(f"{name}: " + ", ".join(f"{key} {value:,.2f}" for key, value in told.items()))
+    print(f"ratio load_rows_per_s {told['rows_per_s']:.0f}")
+    print(f"ratio load_open_s {told['open_s']:.2f}")
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ as flags:
 Looking and sharing:
   report     one HTML page of a work folder
   inspect    what an artifact holds
+  dataset    import, export, view, remove pictures from, or tell of a data set
   push       a data set, model or results to the Hub; --dry-run shows what
   env        versions and devices
 

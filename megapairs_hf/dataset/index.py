@@ -92,7 +92,7 @@ class IdIndex:
 
 def hashed(names: Any) -> np.ndarray:
     """64-bit hashes of strings (a list or an Arrow array), the same in every process."""
-    import pandas as pd
+    import pandas as pd  # type: ignore[import-untyped]
     import pyarrow as pa
 
     values = names.to_numpy(zero_copy_only=False) if isinstance(names, pa.Array) else np.array(names, object)

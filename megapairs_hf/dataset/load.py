@@ -34,7 +34,7 @@ class Triplets(Sequence[dict[str, Any]]):
         rows: the triplets as a `datasets.Dataset`, images by id.
         images: the pictures as a `datasets.Dataset` (image_id, image, caption), undecoded.
         columns: the columns of a row.
-        index: where each id stands in `images`.
+        by_id: where each id stands in `images`.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Triplets(Sequence[dict[str, Any]]):
         unknown = sorted(set(self.columns) - set(rows.column_names))
         if unknown:
             raise ArtifactError(f"there is no column {unknown[0]!r}; columns: {', '.join(rows.column_names)}")
-        self.index = IdIndex(images)
+        self.by_id = IdIndex(images)
         self.root = root
         self._chosen = rows.select_columns(self.columns)
 
@@ -90,7 +90,7 @@ class Triplets(Sequence[dict[str, Any]]):
             ArtifactError: some are missing; the sentence names them.
         """
         distinct = list(dict.fromkeys(names))
-        places = self.index.places(distinct)
+        places = self.by_id.places(distinct)
         self._refuse([name for name, place in zip(distinct, places, strict=True) if place < 0])
         cells = self.images.select_columns(["image"])[places.tolist()]["image"] if distinct else []
         return {name: picture_bytes(cell, self.root) for name, cell in zip(distinct, cells, strict=True)}
@@ -104,7 +104,7 @@ class Triplets(Sequence[dict[str, Any]]):
                 flat = column.flatten() if name == "hns" else column
                 names.update(flat.unique().drop_null().to_pylist())
         listed = sorted(names)
-        places = [self.index.places(listed[i : i + BATCH]) for i in range(0, len(listed), BATCH)]
+        places = [self.by_id.places(listed[i : i + BATCH]) for i in range(0, len(listed), BATCH)]
         return [listed[i] for i in np.nonzero(np.concatenate([np.empty(0), *places]) < 0)[0]]
 
     def check(self) -> None:
