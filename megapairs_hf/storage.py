@@ -29,6 +29,11 @@ def join(root: PathLike, *parts: str) -> str:
     return "/".join([str(root).rstrip("/"), *parts])
 
 
+def parent(path: PathLike) -> str:
+    """The folder that holds a folder or file."""
+    return str(local(path).resolve().parent) if is_local(path) else str(path).rstrip("/").rpartition("/")[0]
+
+
 def is_local(path: PathLike) -> bool:
     """Whether the path is on this machine's disk."""
     return "://" not in str(path) or str(path).startswith("file://")
@@ -89,7 +94,10 @@ def write_bytes(path: PathLike, content: bytes) -> str:
         if is_local(path):
             _write_local(local(path), content)
         else:
-            with fsspec.open(str(path), "wb") as file:
+            fs, name = fsspec.core.url_to_fs(str(path))
+            # object stores have no folders; servers that have some want them made
+            fs.makedirs(fs._parent(name), exist_ok=True)
+            with fs.open(name, "wb") as file:
                 file.write(content)
     return hashlib.sha256(content).hexdigest()
 
@@ -130,6 +138,42 @@ def make_folder(path: PathLike) -> None:
     if is_local(path):
         with explained(path):
             local(path).mkdir(parents=True, exist_ok=True)
+
+
+def list_files(path: PathLike) -> list[str]:
+    """Names of all files below a folder, relative to it, sorted; empty where there is no folder."""
+    fs, name = fsspec.core.url_to_fs(str(path))
+    root = str(fs._strip_protocol(name)).rstrip("/")
+    return sorted(str(found).removeprefix(root).lstrip("/") for found in fs.find(root)) if fs.exists(name) else []
+
+
+def size(path: PathLike) -> int | None:
+    """Bytes of a file; None where there is none."""
+    fs, name = fsspec.core.url_to_fs(str(path))
+    return int(fs.size(name)) if fs.isfile(name) else None
+
+
+def download(path: PathLike, target: Path) -> None:
+    """Copy a file from anywhere to this machine, whole or not at all."""
+    fs, name = fsspec.core.url_to_fs(str(path))
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with explained(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            fs.get_file(name, str(temporary))
+            temporary.replace(target)
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{path} does not exist; check the path, or run the stage that makes it") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def upload(source: Path, path: PathLike) -> None:
+    """Copy a file of this machine to anywhere."""
+    fs, name = fsspec.core.url_to_fs(str(path))
+    with explained(path):
+        fs.makedirs(fs._parent(name), exist_ok=True)
+        fs.put_file(str(source), name)
 
 
 def remove(path: PathLike) -> None:

@@ -18,6 +18,7 @@ from megapairs_hf.cli.parser import read_stage, set_dotted
 from megapairs_hf.cli.verbs import STAGES
 from megapairs_hf.config import parse_value, read_yaml
 from megapairs_hf.errors import ConfigError
+from megapairs_hf.storage import is_local, join
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -133,17 +134,19 @@ def run_recipe(folder: Path, work: str, options: argparse.Namespace) -> int:
     if options.dry_run:
         for name, stage, config, _ in plan:
             inputs = ", ".join(stage.inputs) or "nothing"
-            print(f"{name}: reads {inputs}; writes {Path(work) / (name if name in VERB_OF else stage.out)}")  # noqa: T201
+            print(f"{name}: reads {inputs}; writes {join(work, name if name in VERB_OF else stage.out)}")  # noqa: T201
             print(f"  {config}")  # noqa: T201
         return 0
     for name, stage, config, sections in plan:
-        out = str(Path(work) / name) if name in VERB_OF else None
+        out = join(work, name) if name in VERB_OF else None
         # a recipe that verifies builds from what was verified
-        other = {"instructions": str(Path(work) / "verified")} if name == "build" and "verify" in recipe else {}
+        other = {"instructions": join(work, "verified")} if name == "build" and "verify" in recipe else {}
         stage.run(config, work=work, out=out, inputs=other, overwrite=options.overwrite, sections=sections)
         if name == options.until:
             return 0
-    if launch.is_main():
+    if not is_local(work):
+        launch.note(f"for the report: megapairs report {work} --out report.html")
+    elif launch.is_main():
         from megapairs_hf.report.config import ReportConfig
         from megapairs_hf.report.stage import write_report
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import megapairs_hf
+from megapairs_hf import storage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,29 +71,49 @@ def inspect(words: list[str]) -> Callable[[], int]:
 
 
 def push(words: list[str]) -> Callable[[], int]:
-    """`megapairs push dataset|model PATH REPO_ID`."""
-    parser = argparse.ArgumentParser("megapairs push", description="A data set or model to the Hub.")
-    parser.add_argument("kind", choices=("dataset", "model"))
-    parser.add_argument("path", metavar="PATH", help="the triplets or model folder, inside its work folder")
+    """`megapairs push dataset|model|results PATH REPO_ID`."""
+    parser = argparse.ArgumentParser(
+        "megapairs push",
+        description="A data set, a model, or its results to the Hub. The token is HF_TOKEN or the saved login.",
+    )
+    parser.add_argument("kind", choices=("dataset", "model", "results"))
+    parser.add_argument(
+        "path",
+        metavar="PATH",
+        help="the triplets or model folder, inside its work folder; the results' folder or file",
+    )
     parser.add_argument("repo_id", metavar="REPO_ID", help="user/name on the Hub")
     parser.add_argument("--licence", "--license", help="of the data or model, as the Hub spells it (apache-2.0, …)")
     parser.add_argument("--private", action="store_true", help="make the repository private")
     parser.add_argument("--create-pr", action="store_true", help="open a pull request instead of committing")
     parser.add_argument("--revision", help="branch to push to")
     parser.add_argument("--commit-message", help="of the commit")
+    parser.add_argument("--overwrite", action="store_true", help="also into a repository that holds something else")
+    parser.add_argument("--with-raw", action="store_true", help="dataset: the models' raw replies as further configs")
     parser.add_argument("--card", metavar="F.jinja", help="card template (default: the packaged one)")
+    parser.add_argument("--card-images", metavar="N", type=int, default=0, help="dataset: triplets shown in the card")
+    parser.add_argument("--dataset", metavar="ID", action="append", default=[], help="model: what it was trained on")
+    parser.add_argument("--model", metavar="NAME", help="results: whose records (default: trained, or the only one)")
+    parser.add_argument(
+        "--benchmark",
+        metavar="NAME=ID",
+        action="append",
+        default=[],
+        help="results: the benchmark's data set on the Hub, where the records do not tell it (repeatable)",
+    )
     parser.add_argument("--out", metavar="DIR", help="where the folder to upload is made (default: WORK/publish/KIND)")
     parser.add_argument("--work", metavar="DIR", help="the work folder (default: the parent of PATH)")
-    parser.add_argument("--dry-run", action="store_true", help="make the folder and upload nothing")
-    options = parser.parse_args(words)
-    return functools.partial(_push, options)
+    parser.add_argument("--dry-run", action="store_true", help="make the folder, show files and card, upload nothing")
+    return functools.partial(_push, parser.parse_args(words))
 
 
 def _push(options: argparse.Namespace) -> int:
     from megapairs_hf.hub.config import PushConfig
+    from megapairs_hf.hub.push import plan_text
     from megapairs_hf.hub.push import push as push_to_hub
 
-    work = options.work or Path(options.path).resolve().parent
+    above = storage.parent(options.path)
+    work = options.work or (storage.parent(above) if options.path.endswith(".jsonl") else above)
     config = PushConfig(
         repo_id=options.repo_id,
         private=options.private,
@@ -102,13 +123,17 @@ def _push(options: argparse.Namespace) -> int:
         licence=options.licence,
         dry_run=options.dry_run,
         card=options.card,
+        card_images=options.card_images,
+        with_raw=options.with_raw,
+        overwrite=options.overwrite,
+        model=options.model,
+        datasets=tuple(options.dataset),
+        benchmarks=dict(pair.partition("=")[::2] for pair in options.benchmark),
     )
-    out = options.out or Path(work) / "publish" / options.kind
+    out = options.out or Path(work if storage.is_local(work) else ".") / "publish" / options.kind
     print(push_to_hub(options.kind, options.path, config, out, work=work))  # noqa: T201
     if options.dry_run:
-        for file in sorted(Path(out).rglob("*")):
-            if file.is_file():
-                print(f"{file.stat().st_size:>12,}  {file.relative_to(out)}")  # noqa: T201
+        print(plan_text(out))  # noqa: T201
     return 0
 
 

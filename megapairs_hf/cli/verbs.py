@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from megapairs_hf import launch
-from megapairs_hf.errors import ArtifactError, ConfigError, IncompleteArtifactError
-from megapairs_hf.storage import join
+from megapairs_hf.errors import ArtifactError, IncompleteArtifactError
+from megapairs_hf.storage import is_local, join
 
 Run = Callable[..., None]
-LOCAL_ONLY = {"pretrain", "embed", "mine", "train", "eval"}
+# these map vectors into memory or load models; elsewhere than on a local disk they work through the cache
+NEEDS_FILES = {"pretrain", "embed", "mine", "train", "eval"}
 
 
 @dataclass(frozen=True)
@@ -72,10 +73,16 @@ class Stage:
         Returns:
             0.
         """
-        if "://" in work and self.call.rsplit("_", 1)[1] in LOCAL_ONLY:
-            raise ConfigError(f"--work {work} must be a local folder for this verb; name one")
         places = {name: (inputs or {}).get(name) or join(work, name) for name in self.inputs}
         target = out or join(work, self.out)
+        far = not all(is_local(place) for place in (work, target, *places.values()))
+        if far and self.call.rsplit("_", 1)[1] in NEEDS_FILES:
+            from megapairs_hf.remote import stage_in
+
+            staged = stage_in(work, places, target, overwrite=overwrite)
+            load(self.call)(config, staged.places, staged.target, staged.work, overwrite, **(sections or {}))
+            staged.send()
+            return 0
         load(self.call)(config, places, target, work, overwrite, **(sections or {}))
         return 0
 
@@ -173,6 +180,7 @@ COMMANDS = {
     "report": "megapairs_hf.cli.sharing:report",
     "inspect": "megapairs_hf.cli.sharing:inspect",
     "push": "megapairs_hf.cli.sharing:push",
+    "dataset": "megapairs_hf.cli.dataset:dataset",
     "env": "megapairs_hf.cli.sharing:env",
 }
 

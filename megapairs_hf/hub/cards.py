@@ -7,22 +7,16 @@ Another template (`PushConfig.card`) starts with `{% extends "megapairs_hf/datas
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.errors import CardError
-from megapairs_hf.hub.facts import (
-    common_slots,
-    dataset_slots,
-    model_name,
-    model_slots,
-    needed,
-    size_category,
-    splits_of,
-)
+from megapairs_hf.hub.facts import common_slots, dataset_slots, model_slots, needed, size_category
+from megapairs_hf.hub.records import eval_results, in_percent, model_name
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
     from megapairs_hf.hub.config import PushConfig
     from megapairs_hf.storage import PathLike
 
@@ -31,12 +25,13 @@ TAGS = ["megapairs", "composed-image-retrieval", "multimodal"]
 LIBRARY = "sentence-transformers"
 
 
-def dataset_card(work: PathLike, config: PushConfig) -> str:
+def dataset_card(work: PathLike, config: PushConfig, rows_shown: Sequence[dict[str, Any]] = ()) -> str:
     """The card of a `triplets` artifact.
 
     Args:
         work: the work folder.
         config: repository, licence, template.
+        rows_shown: rows whose pictures stand in the card, as `showing.shown` gives them.
 
     Returns:
         Markdown with YAML metadata, by which `load_dataset` knows the configs.
@@ -45,11 +40,12 @@ def dataset_card(work: PathLike, config: PushConfig) -> str:
         CardError: there are no triplets, the licence is not given, or a slot of the template has no value.
     """
     opened, triplets = needed(work, "triplets", "build")
-    slots = common_slots(opened, config) | dataset_slots(opened, triplets)
+    slots = common_slots(opened, config) | dataset_slots(opened, triplets, config, rows_shown)
     from huggingface_hub import DatasetCardData
 
     data = DatasetCardData(
         license=config.licence,
+        language=slots["language"] or None,
         pretty_name=slots["name"],
         task_categories=["image-feature-extraction"],
         size_categories=[size_category(slots["triplets"])],
@@ -58,9 +54,12 @@ def dataset_card(work: PathLike, config: PushConfig) -> str:
             {
                 "config_name": part,
                 **({"default": True} if part == "triplets" else {}),
-                "data_files": [{"split": split, "path": f"{part}/{split}-*"} for split in splits],
+                "data_files": [
+                    {"split": split, "path": f"{part}/{'*' if part in slots['raw'] else f'{split}-*'}"}
+                    for split in splits
+                ],
             }
-            for part, splits in splits_of(triplets).items()
+            for part, splits in slots["splits"].items()
         ],
     )
     return _render("dataset.md.jinja", slots | {"card_data": data.to_yaml()}, config)
@@ -80,15 +79,17 @@ def model_card(work: PathLike, config: PushConfig) -> str:
         CardError: there is no model, the licence is not given, or a slot of the template has no value.
     """
     opened, model = needed(work, "model", "train")
-    slots = common_slots(opened, config) | model_slots(opened, model)
+    slots = common_slots(opened, config) | model_slots(opened, model, config)
     from huggingface_hub import ModelCardData
 
-    results = _eval_results(opened.results())
+    records = in_percent(opened.results())
+    results = eval_results([record for record in records if record["model"] == model_name(records)])
     data = ModelCardData(
         license=config.licence,
         library_name=LIBRARY,
         pipeline_tag="feature-extraction",
         base_model=slots["base_model"] or None,
+        datasets=list(config.datasets) or None,
         tags=[*TAGS, LIBRARY],
         model_name=slots["name"] if results else None,
         eval_results=results or None,
@@ -96,48 +97,80 @@ def model_card(work: PathLike, config: PushConfig) -> str:
     return _render("model.md.jinja", slots | {"card_data": data.to_yaml()}, config)
 
 
-def _eval_results(records: list[dict[str, Any]]) -> list[Any]:
-    """The pushed model's own records, whatever the strategy; the untrained model's are in the table only."""
-    from huggingface_hub import EvalResult
+def render_part(name: str, slots: Mapping[str, Any]) -> str:
+    """One of the package's own parts of a card, filled.
 
-    return [
-        EvalResult(
-            task_type="information-retrieval",
-            task_name="Composed image retrieval",
-            dataset_type=re.sub(r"[^a-z0-9]+", "-", str(record["benchmark"]).lower()).strip("-"),
-            dataset_name=str(record["benchmark"]),
-            dataset_split=record.get("split") or None,
-            metric_type=str(record["metric"]),
-            metric_name=f"{record['metric']} ({record['strategy']})",
-            metric_value=record["value"],
-            metric_args={key: record[key] for key in ("queries", "gallery", "options") if record.get(key)} or None,
-        )
-        for record in records
-        if record["model"] == model_name(records)
-    ]
+    Raises:
+        CardError: a slot has no value.
+    """
+    return _filled(name, slots, None)
 
 
 def _render(own: str, slots: dict[str, Any], config: PushConfig) -> str:
-    from jinja2 import Environment, PackageLoader, PrefixLoader, StrictUndefined, TemplateError
+    return _filled(own, slots, config.card)
+
+
+def _filled(own: str, slots: Mapping[str, Any], other: str | None) -> str:
+    from jinja2 import (
+        Environment,
+        PackageLoader,
+        PrefixLoader,
+        StrictUndefined,
+        TemplateError,
+        Undefined,
+        UndefinedError,
+    )
+
+    class Empty(Undefined):
+        """A slot whose value is None or empty: may be asked for (`if slot`), may not be printed or walked through."""
+
+        def __str__(self) -> str:
+            return str(self._fail_with_undefined_error())
+
+        def __format__(self, specification: str) -> str:
+            self._fail_with_undefined_error()
+
+        def __iter__(self) -> Iterator[Any]:
+            self._fail_with_undefined_error()
+
+    def printable(value: Any) -> Any:
+        if value is None or (isinstance(value, list | tuple | dict) and not value):
+            raise UndefinedError(f"a slot holds {value!r}, which is no value")
+        return value
 
     # Markdown, not HTML: what is escaped here would be read with its entities
     environment = Environment(  # noqa: S701
         loader=PrefixLoader({PREFIX: PackageLoader("megapairs_hf", "hub/templates")}),
         undefined=StrictUndefined,
+        finalize=printable,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    told = config.card or own
+    environment.filters["cell"] = table_cell
+    told = other or own
+    empty = {name: Empty(f"the slot `{name}` has no value") for name, value in slots.items() if _is_empty(value)}
     try:
-        if config.card is None:
+        if other is None:
             template = environment.get_template(f"{PREFIX}/{own}")
         else:
-            template = environment.from_string(Path(config.card).read_text(encoding="utf-8"))
-        return template.render(slots)
+            template = environment.from_string(Path(other).read_text(encoding="utf-8"))
+        return template.render({**slots, **empty})
     except TemplateError as error:
         raise CardError(
             f"the card template {told} cannot be filled: {error.message}; correct it or its slots"
         ) from error
     except OSError as error:
         raise CardError(f"cannot read the card template {told}: {error.strerror}; check --card") from error
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or (isinstance(value, str | list | tuple | dict) and not value)
+
+
+def table_cell(text: object) -> str:
+    """A text as one cell of a Markdown table: on one line, its marks harmless."""
+    told = " ".join(str(text).split())
+    for mark in "\\|`*_<>[]":
+        told = told.replace(mark, f"\\{mark}")
+    return told

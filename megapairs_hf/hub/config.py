@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from megapairs_hf.config import require
 
 LICENCE_ID = re.compile(r"[a-z0-9][a-z0-9.\-]*")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*/[\w.\-]+")
+# small copies of the pictures in a card are changed copies, which these licences do not allow
+NO_DERIVATIVES = re.compile(r"(^|-)nd(-|$)")
+MOST_IMAGES = 24
 
 
 @dataclass(frozen=True)
@@ -16,13 +20,20 @@ class PushConfig:
 
     Attributes:
         repo_id: `name` or `organisation/name`.
-        private: for a repository that is made by this push; one that exists stays as it is.
-        create_pr: open a pull request instead of committing.
+        private: for a repository that is made by this push; one that exists and is public is refused.
+        create_pr: open a pull request instead of committing; an open one of the same title is continued.
         revision: branch to commit to, made where it is not there; None for the default one.
         commit_message: None for one that says what was pushed.
         licence: the Hub's identifier of the licence (`apache-2.0`, `cc-by-4.0`, `other`); never guessed.
         dry_run: write the folder that would be uploaded, and stop.
         card: path of another card template; None for the package's own.
+        card_images: triplets to show in the card, as small JPEGs of the preview; 0 for a card without pictures.
+        with_raw: publish the descriptions and instructions with the models' raw replies, as further configs.
+        overwrite: write into a repository that holds something else.
+        model: whose result records to push; None for `trained`, or the only one that was measured.
+        datasets: data sets on the Hub that the model was trained on, for its card.
+        benchmarks: the benchmark's data set on the Hub, by the benchmark's name, where the records do not tell it.
+        token: of the Hub; None for HF_TOKEN or the saved login.
     """
 
     repo_id: str
@@ -33,6 +44,13 @@ class PushConfig:
     licence: str | None = None
     dry_run: bool = False
     card: str | None = None
+    card_images: int = 0
+    with_raw: bool = False
+    overwrite: bool = False
+    model: str | None = None
+    datasets: tuple[str, ...] = ()
+    benchmarks: dict[str, str] = field(default_factory=dict)
+    token: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         require(bool(self.repo_id.strip()), "repo_id", self.repo_id, "a name such as organisation/name")
@@ -40,3 +58,13 @@ class PushConfig:
         require(one_place, "revision", self.revision, "left out with create_pr: the Hub opens those against main")
         known = self.licence is None or LICENCE_ID.fullmatch(self.licence) is not None
         require(known, "licence", self.licence, "a licence identifier of the Hub such as apache-2.0 or cc-by-4.0")
+        require(0 <= self.card_images <= MOST_IMAGES, "card_images", self.card_images, f"from 0 to {MOST_IMAGES}")
+        changed = self.card_images == 0 or NO_DERIVATIVES.search(self.licence or "") is None
+        require(
+            changed, "card_images", self.card_images, f"0: {self.licence} allows no changed copies of the pictures"
+        )
+        for place in self.datasets:
+            require(HUB_ID.fullmatch(place) is not None, "datasets", place, "a data set on the Hub, organisation/name")
+        for name, place in self.benchmarks.items():
+            told = f"the benchmark's data set on the Hub, organisation/name, for {name}"
+            require(HUB_ID.fullmatch(place) is not None, "benchmarks", place, told)

@@ -13,21 +13,32 @@ import yaml
 
 import megapairs_hf
 from megapairs_hf import storage
-from megapairs_hf.comparison import METRICS, TRAINED, UNTRAINED, results_tables
+from megapairs_hf.comparison import results_tables
 from megapairs_hf.errors import ArtifactError, CardError
+from megapairs_hf.hub.config import HUB_ID
+from megapairs_hf.hub.records import as_shares, in_percent, model_name, shown_metric, spelled
 from megapairs_hf.storage import join
-from megapairs_hf.work import Work, open_work, part_shards, source_name
+from megapairs_hf.work import CAPTION_ENGINE, STAGES, Work, open_work, part_shards, source_name
 
 if TYPE_CHECKING:
+    from collections.abc import Container, Sequence
+
     from megapairs_hf.artifact import Artifact
     from megapairs_hf.hub.config import PushConfig
     from megapairs_hf.storage import PathLike
 
 # where a server stands, and what opens it, is nobody else's business
+ASKING = frozenset(
+    "model word_num max_image_side jpeg_quality with_captions temperature top_p max_tokens prompt attributes local"
+    " demonstrations pool reply_format".split()
+)
+TRAINING = frozenset({"triplets", "untrained", "model", "results"})
+HELD_OUT = "heldout"
+DRAWN = "drawn scenes"
 PRIVATE = frozenset({"base_url", "endpoint", "url", "api_key", "token"})
 NOT_TOLD = "(not told)"
 PARTS = ("triplets", "images", "preview")
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*/[\w.\-]+")
+RAW_PARTS = ("descriptions", "instructions")
 BASE_KEYS = ("base_model", "model", "init", "initial")
 SPLIT_FILE = re.compile(r"(?P<split>.+)-\d{5}-of-\d{5}\.parquet")
 SIZES = (
@@ -59,6 +70,28 @@ def needed(work: PathLike, name: str, verb: str) -> tuple[Work, Artifact]:
     return opened, artifact
 
 
+def settings_of(work: Work, names: Container[str]) -> list[tuple[str, str]]:
+    """The settings of some stages as YAML, one of several embeddings under the name of all."""
+    return [
+        (name, yaml.safe_dump(public(used(one.manifest.config)), sort_keys=False, allow_unicode=True).strip())
+        for name, one in work.artifacts.items()
+        if one.manifest.config and name.split("/", 1)[0] in names and name != HELD_OUT
+    ]
+
+
+def told_source(corpus: Artifact) -> str:
+    """What a card calls the source of the pictures."""
+    name = source_name(corpus)
+    return DRAWN if corpus.manifest.config.get("source") == "scenes" else name
+
+
+def used(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings that had an effect: the captions' engine asks no model, so no model and no sampling is told."""
+    if config.get("engine") != CAPTION_ENGINE:
+        return config
+    return {key: value for key, value in config.items() if key not in ASKING}
+
+
 def common_slots(work: Work, config: PushConfig) -> dict[str, Any]:
     """Slots of both kinds of card.
 
@@ -75,35 +108,43 @@ def common_slots(work: Work, config: PushConfig) -> dict[str, Any]:
         "name": config.repo_id.rsplit("/", 1)[-1],
         "licence": config.licence,
         "version": megapairs_hf.__version__,
-        "source": source_name(corpus) if corpus is not None else "",
+        "source": told_source(corpus) if corpus is not None else "",
         "pictures": corpus.rows if corpus is not None else None,
         "stand_ins": work.stand_ins(),
         "rejections": [
             (name, reason, count)
             for name, artifact in work.artifacts.items()
+            if name in STAGES and name != HELD_OUT
             for reason, count in sorted(artifact.manifest.rejected.items(), key=lambda item: (-item[1], item[0]))
-        ],
-        "settings": [
-            (name, yaml.safe_dump(public(one.manifest.config), sort_keys=False, allow_unicode=True).strip())
-            for name, one in work.artifacts.items()
-            if one.manifest.config
         ],
     }
 
 
-def dataset_slots(work: Work, triplets: Artifact) -> dict[str, Any]:
-    """Slots of a dataset card."""
-    pairs = work.artifacts.get("pairs")
+def dataset_slots(
+    work: Work, triplets: Artifact, config: PushConfig, rows_shown: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """Slots of a dataset card; `rows_shown` are the rows whose pictures stand in it."""
+    corpus, pairs = work.artifacts.get("corpus"), work.artifacts.get("pairs")
     instructions = work.artifacts.get("instructions")
     splits = splits_of(triplets)
+    raw = raw_splits(work) if config.with_raw else {}
     return {
-        "splits": splits,
+        "settings": settings_of(work, frozenset(STAGES)),
+        "raw": raw,
+        "images_shown": rows_shown,
+        "drawn": corpus is not None and told_source(corpus) == DRAWN,
+        "splits": splits | raw,
         "triplets": sum(splits.get("triplets", {}).values()),
         "images": sum(splits.get("images", {}).values()),
-        "relations": pairs.manifest.stats.get("relations", {}) if pairs is not None else {},
+        "relations": _most_first(pairs.manifest.stats.get("relations", {})) if pairs is not None else {},
+        "language": instructions.manifest.config.get("language") if instructions is not None else "",
         "pairs": pairs.rows if pairs is not None else None,
         "instructions": instructions.rows if instructions is not None else None,
     }
+
+
+def _most_first(counts: dict[str, int]) -> dict[str, int]:
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def splits_of(triplets: Artifact) -> dict[str, dict[str, int]]:
@@ -119,44 +160,45 @@ def splits_of(triplets: Artifact) -> dict[str, dict[str, int]]:
     return found
 
 
+def raw_splits(work: Work) -> dict[str, dict[str, int]]:
+    """Rows of the configs of raw replies."""
+    return {part: {"train": work.artifacts[part].rows} for part in RAW_PARTS if part in work.artifacts}
+
+
 def size_category(rows: int) -> str:
     """The Hub's word for a number of rows."""
     return next((name for limit, name in SIZES if rows < limit), "n>1B")
 
 
-def model_slots(work: Work, model: Artifact) -> dict[str, Any]:
+def model_slots(work: Work, model: Artifact, config: PushConfig) -> dict[str, Any]:
     """Slots of a model card."""
     records = work.results()
     triplets = work.artifacts.get("triplets")
     base = next((model.manifest.config.get(key) for key in BASE_KEYS if model.manifest.config.get(key)), None)
     return {
-        "tables": results_tables(records),
+        "settings": settings_of(work, TRAINING),
+        "tables": results_tables(as_shares(records)),
         "training": model.manifest.stats,
         "triplets": sum(splits_of(triplets).get("triplets", {}).values()) if triplets is not None else None,
         "base_model": base if isinstance(base, str) and HUB_ID.fullmatch(base) else "",
+        "datasets": config.datasets,
         "needs_code": _needs_code(model.path),
         "value": _Values(records, model_name(records)),
     }
-
-
-def model_name(records: list[dict[str, Any]]) -> str:
-    """By which name the result records call the model that is pushed: `trained`, or the only one that was measured."""
-    names = {str(record["model"]) for record in records} - {UNTRAINED}
-    return TRAINED if TRAINED in names or len(names) != 1 else names.pop()
 
 
 class _Values:
     """`value(benchmark, metric)` of a template: one measured number in percent, or an error that names it."""
 
     def __init__(self, records: list[dict[str, Any]], model: str) -> None:
-        self.records, self.model = records, model
+        self.records, self.model = in_percent(records), model
 
     def __call__(self, benchmark: str, metric: str, strategy: str = "fused", split: str | None = None) -> str:
         found = [
             record
             for record in self.records
             if str(record["benchmark"]).lower() == benchmark.lower()
-            and record["metric"] == metric
+            and record["metric"] == spelled(metric)
             and record["strategy"] == strategy
             and record["model"] == self.model
             and split in {None, record.get("split")}
@@ -164,10 +206,10 @@ class _Values:
         if len(found) != 1:
             told = "no result record has" if not found else f"{len(found)} result records have"
             raise CardError(
-                f"{told} {METRICS.get(metric, metric)} of {self.model!r}, {strategy}, on {benchmark};"
+                f"{told} {shown_metric(spelled(metric))} of {self.model!r}, {strategy}, on {benchmark};"
                 " run `megapairs eval` on it, or use another card template"
             )
-        return f"{100 * found[0]['value']:.1f}"
+        return f"{found[0]['value']:.1f}"
 
 
 def _needs_code(path: str) -> bool:
@@ -177,9 +219,10 @@ def _needs_code(path: str) -> bool:
 
 
 def public(value: Any) -> Any:
-    """A setting without the folders and the servers of whoever ran it."""
+    """A setting without what was left unset, and without the folders and the servers of whoever ran it."""
     if isinstance(value, dict):
-        return {key: NOT_TOLD if key in PRIVATE and inner else public(inner) for key, inner in value.items()}
+        kept = {key: inner for key, inner in value.items() if inner is not None and inner not in ([], {}, "")}
+        return {key: NOT_TOLD if key in PRIVATE and inner else public(inner) for key, inner in kept.items()}
     if isinstance(value, list):
         return [public(inner) for inner in value]
     if isinstance(value, str) and re.match(r"(/|~|\.{1,2}/|file://|[A-Za-z]:\\)", value):

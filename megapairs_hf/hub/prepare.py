@@ -1,71 +1,55 @@
 """The folder that a push uploads: what belongs to the published thing, and nothing else.
 
-A data set is its card and the parquet files of its configs; a model is its card and the files that Sentence
-Transformers reads. Manifests, logs, training state and raw replies stay at home. What surprises: files are hard links
-where the disk allows it, so that preparing a large data set costs no space, and every file is compared with the
-checksum in the manifest on the way.
+A data set is its card, its data sheet and the parquet files of its configs; a model is its card and the files that
+Sentence Transformers reads. Manifests, logs, training state and raw replies stay at home. What surprises: files are
+hard links where the disk allows it, so that preparing a large data set costs no space, and every file is compared with
+the checksum in the manifest on the way. `megapairs.json` tells the next push that the repository is ours.
 """
 
 from __future__ import annotations
 
-import json
+import hashlib
 import os
 import shutil
-from fnmatch import fnmatch
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-import pyarrow.parquet as pq
-
-from megapairs_hf import launch, storage
-from megapairs_hf.artifact import Artifact, open_artifact, sha256_of
-from megapairs_hf.errors import HubError
+import megapairs_hf
+from megapairs_hf import storage
+from megapairs_hf.artifact import Artifact, json_bytes, open_artifact
+from megapairs_hf.dataset.sheet import datasheet
+from megapairs_hf.errors import CardError, HubError
 from megapairs_hf.hub.cards import dataset_card, model_card
-from megapairs_hf.hub.facts import PARTS
+from megapairs_hf.hub.contents import dataset_files, model_files, raw_files
+from megapairs_hf.hub.facts import needed
+from megapairs_hf.hub.secrets import check_public
+from megapairs_hf.hub.showing import shown
+from megapairs_hf.remote import fetch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
     from megapairs_hf.hub.config import PushConfig
     from megapairs_hf.storage import PathLike
 
-Kind = Literal["dataset", "model"]
+Kind = Literal["dataset", "model", "results"]
 CARD = "README.md"
-MODULES = "modules.json"
-WEIGHTS = "*.safetensors"
-# what Sentence Transformers and transformers write; everything else in the folder is the training's own
-MODEL_FILES = (
-    MODULES,
-    "config.json",
-    "config_sentence_transformers.json",
-    "sentence_*_config.json",
-    "generation_config.json",
-    "adapter_config.json",
-    "*processor_config.json",
-    "preprocessor_config.json",
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.*",
-    "merges.txt",
-    "*.model",
-    "chat_template.*",
-    WEIGHTS,
-    "*.safetensors.index.json",
-    "*.py",
-)
+SHEET = "DATASHEET.md"
+MARKER = "megapairs.json"
+BLOCK = 1 << 22
 
 
 class PreparedFile(NamedTuple):
-    """One file of the folder: its name there, bytes, and sha256 as hex digits."""
+    """One file of the folder: its name there, bytes, sha256 and git blob id as hex digits."""
 
     name: str
     size: int
     sha256: str
+    blob: str
 
 
 def prepare(kind: Kind, path: PathLike, work: PathLike, config: PushConfig, out: PathLike) -> list[PreparedFile]:
-    """Write the folder that a push uploads.
+    """Write the folder that a push of a data set or model uploads.
 
     Args:
         kind: dataset or model.
@@ -79,85 +63,102 @@ def prepare(kind: Kind, path: PathLike, work: PathLike, config: PushConfig, out:
 
     Raises:
         CardError: the card cannot be filled.
-        HubError: something is missing, was changed after it was made, or would not load from the Hub.
+        HubError: something is missing, was changed after it was made, tells a secret, or would not load from the Hub.
+        IncompleteArtifactError: the artifact is not finished.
     """
-    if not (storage.is_local(path) and storage.is_local(out)):
-        raise HubError(f"{path} and {out} must be local folders; copy the artifact to this machine first")
-    source, target = storage.local(path), storage.local(out)
+    if not storage.is_local(out):
+        raise HubError(f"{out} must be a folder of this machine; name one with --out")
     artifact = open_artifact(path, "triplets" if kind == "dataset" else "model")
-    card = dataset_card(work, config) if kind == "dataset" else model_card(work, config)
-    names = _dataset_files(artifact) if kind == "dataset" else _model_files(source)
-    _make_room(target, {CARD, *names})
-    for name in names:
-        _place(source / name, target / name)
-    storage.write_bytes(target / CARD, card.encode("utf-8"))
-    files = [PreparedFile(n, (target / n).stat().st_size, sha256_of(str(target / n))) for n in sorted({CARD, *names})]
-    _check_unchanged(artifact, files)
+    if not storage.is_local(path):
+        artifact = open_artifact(fetch(artifact.path))
+    made, sources = (_dataset if kind == "dataset" else _model)(artifact, work, config)
+    told = {"kind": kind, "fingerprint": artifact.fingerprint, "version": megapairs_hf.__version__}
+    names = sorted({MARKER, *made, *sources})
+    made[MARKER] = json_bytes(told | {"files": names})
+    return write_folder(artifact, made, sources, out)
+
+
+def _dataset(artifact: Artifact, work: PathLike, config: PushConfig) -> tuple[dict[str, bytes], dict[str, Path]]:
+    opened, _ = needed(work, "triplets", "build")
+    rows, made = shown(artifact, config.card_images)
+    card = dataset_card(work, config, rows)
+    sources = dataset_files(artifact)
+    if config.with_raw:
+        sources |= raw_files(opened)
+    sheet = datasheet(work)
+    if not sheet.strip():
+        raise CardError(f"the data sheet of {work} is empty; make the triplets again")
+    return made | {CARD: card.encode(), SHEET: sheet.encode()}, sources
+
+
+def _model(artifact: Artifact, work: PathLike, config: PushConfig) -> tuple[dict[str, bytes], dict[str, Path]]:
+    return {CARD: model_card(work, config).encode()}, model_files(storage.local(artifact.path))
+
+
+def write_folder(
+    artifact: Artifact | None, made: Mapping[str, bytes], sources: Mapping[str, Path], out: PathLike
+) -> list[PreparedFile]:
+    """Write what is made and link what exists, then look for secrets and changed shards.
+
+    Args:
+        artifact: whose checksums the files are held against; None where files are added to what was pushed before.
+        made: contents by name.
+        sources: files by name.
+        out: the folder.
+    """
+    target = storage.local(out)
+    names = {*made, *sources}
+    make_room(target, names)
+    for name, source in sources.items():
+        _place(source, target / name)
+    for name, content in made.items():
+        storage.write_bytes(target / name, content)
+    # a card to which results are added is public already, whoever wrote it
+    check_public(target, sorted(names - ({CARD} if artifact is None else set())))
+    files = [digested(target, name) for name in sorted(names)]
+    if artifact is not None:
+        recorded = {str(shard["file"]): shard["sha256"] for shard in artifact.manifest.shards}
+        for file in files:
+            if file.name not in made and recorded.get(file.name, file.sha256) != file.sha256:
+                raise HubError(
+                    f"{file.name} of {artifact.path} was changed after it was made; make the artifact again"
+                )
     return files
 
 
-def _dataset_files(artifact: Artifact) -> list[str]:
-    names = [str(s["file"]) for s in artifact.manifest.shards if str(s["file"]).split("/", 1)[0] in PARTS]
-    source = storage.local(artifact.path)
-    for name in names:
-        if not (source / name).is_file():
-            raise HubError(f"{source / name} is missing; delete {source} and run `megapairs build` again")
-        if not name.startswith("triplets/"):
-            _check_pictures(source / name)
-    if not any(name.startswith("triplets/") for name in names):
-        raise HubError(f"{source} holds no triplets to push; run `megapairs build` again")
-    return names
+def digested(folder: Path, name: str) -> PreparedFile:
+    """One file with both hashes by which the Hub knows it, read once, in blocks."""
+    size = (folder / name).stat().st_size
+    sha256 = hashlib.sha256()
+    blob = hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)
+    with (folder / name).open("rb") as file:
+        while block := file.read(BLOCK):
+            sha256.update(block)
+            blob.update(block)
+    return PreparedFile(name, size, sha256.hexdigest(), blob.hexdigest())
 
 
-def _check_pictures(path: Path) -> None:
-    """Refuse pictures that are only paths: a file of this machine is none on the Hub."""
-    parquet = pq.ParquetFile(path)
-    for group in range(parquet.metadata.num_row_groups):
-        columns = [parquet.metadata.row_group(group).column(i) for i in range(parquet.metadata.num_columns)]
-        for column in columns:
-            missing = column.statistics.null_count if column.statistics is not None else 0
-            if column.path_in_schema == "image.bytes" and missing:
-                raise HubError(f"{path} names pictures by path; build the triplets again with the pictures embedded")
-    if "image" in parquet.schema_arrow.names:
-        paths = parquet.read(columns=["image.path"])["image"].to_pylist()
-        if any(Path(row["path"]).is_absolute() for row in paths if row and row["path"]):
-            raise HubError(f"{path} tells folders of this machine; build the triplets again to embed the pictures")
+def make_room(target: Path, names: Iterable[str]) -> None:
+    """An earlier folder of a push may be written over; anything else is someone's and stays.
 
-
-def _model_files(source: Path) -> list[str]:
-    if not (source / MODULES).is_file():
-        raise HubError(
-            f"{source} is no Sentence Transformers model (no {MODULES}); name the folder that training made"
-        )
-    modules = json.loads((source / MODULES).read_text(encoding="utf-8"))
-    folders = {module["path"] for module in modules if module["path"]}
-    names: list[str] = []
-    left: list[str] = []
-    for file in sorted(p for p in source.rglob("*") if p.is_file()):
-        name = file.relative_to(source).as_posix()
-        folder = name.rpartition("/")[0]
-        known = folder == "" or folder in folders
-        wanted = known and any(fnmatch(file.name, pattern) for pattern in MODEL_FILES)
-        (names if wanted else left).append(name)
-    if not any(fnmatch(name, WEIGHTS) for name in names):
-        raise HubError(f"{source} holds no safetensors weights; save the model with safe serialization and push again")
-    if left:
-        launch.note(f"not pushed, no part of the model: {', '.join(_brief(left))}")
-    return names
-
-
-def _brief(names: list[str], most: int = 8) -> list[str]:
-    return names if len(names) <= most else [*names[:most], f"and {len(names) - most} more"]
-
-
-def _make_room(target: Path, names: Iterable[str]) -> None:
-    """An earlier folder of the same push may be written over; anything else is someone's and stays."""
+    Raises:
+        HubError: there are other files.
+    """
     mine = set(names)
-    there = (p.relative_to(target).as_posix() for p in sorted(target.rglob("*")) if p.is_file())
+    there = {p.relative_to(target).as_posix(): p for p in sorted(target.rglob("*")) if p.is_file()}
+    earlier = set(_earlier(target / MARKER))
     # huggingface_hub keeps its notes of an upload in .cache/
-    foreign = [name for name in there if name not in mine and not name.startswith(".cache/")]
+    foreign = [name for name in there if name not in mine | earlier and not name.startswith(".cache/")]
     if foreign:
         raise HubError(f"{target} holds other files ({foreign[0]}, …); name an empty folder with --out")
+    for name in there.keys() & (earlier - mine):
+        there[name].unlink()
+
+
+def _earlier(marker: Path) -> list[str]:
+    from megapairs_hf.artifact import read_json
+
+    return [str(name) for name in read_json(str(marker)).get("files", [])] if marker.is_file() else []
 
 
 def _place(source: Path, target: Path) -> None:
@@ -169,10 +170,3 @@ def _place(source: Path, target: Path) -> None:
         except OSError:
             # another file system, or one without links
             shutil.copyfile(source, target)
-
-
-def _check_unchanged(artifact: Artifact, files: list[PreparedFile]) -> None:
-    recorded = {str(shard["file"]): shard["sha256"] for shard in artifact.manifest.shards}
-    for file in files:
-        if file.name != CARD and recorded.get(file.name, file.sha256) != file.sha256:
-            raise HubError(f"{file.name} of {artifact.path} was changed after it was made; make the artifact again")

@@ -6,11 +6,16 @@ data set are file patterns, so one stale shard would silently become part of it.
 
 from __future__ import annotations
 
+import glob
 from typing import TYPE_CHECKING, Any
 
-from megapairs_hf import storage
+from megapairs_hf import launch, storage
 from megapairs_hf.errors import HubError
-from megapairs_hf.hub.prepare import Kind, PreparedFile, prepare
+from megapairs_hf.hub.arrival import check_arrived, check_loads
+from megapairs_hf.hub.prepare import CARD, Kind, PreparedFile, prepare
+from megapairs_hf.hub.refusals import explained_hub
+from megapairs_hf.hub.results import prepare_results
+from megapairs_hf.hub.there import change, repo_type
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,23 +23,13 @@ if TYPE_CHECKING:
     from megapairs_hf.hub.config import PushConfig
     from megapairs_hf.storage import PathLike
 
-STALE = {"dataset": ["triplets/*", "images/*", "preview/*"], "model": ["*.safetensors", "*.safetensors.index.json"]}
-OTHER: dict[Kind, Kind] = {"dataset": "model", "model": "dataset"}
-TELLS = {
-    400: "the Hub refuses the request",
-    401: "you are not logged in, or the token is not valid; run `hf auth login` or set HF_TOKEN",
-    403: "your token may not write there; use a token with write access, or --create-pr",
-    409: "someone else is writing there; run the same command again",
-    429: "the Hub asks for a pause; run the same command again later",
-}
-
 
 def push(kind: Kind, path: PathLike, config: PushConfig, out: PathLike, work: PathLike | None = None) -> str:
     """Prepare a folder, upload it, and check what arrived.
 
     Args:
-        kind: dataset or model.
-        path: the `triplets` or `model` artifact.
+        kind: dataset, model or results.
+        path: the `triplets` or `model` artifact, or the folder or file of result records.
         config: the settings of the push.
         out: the folder to prepare; it stays, and the same command continues after a failure.
         work: the work folder that the card tells about; None for the one that holds `path`.
@@ -44,83 +39,91 @@ def push(kind: Kind, path: PathLike, config: PushConfig, out: PathLike, work: Pa
 
     Raises:
         CardError: the card cannot be filled.
-        HubError: there is nothing fit to push, or the Hub refuses it.
+        HubError: there is nothing fit to push, the repository holds something else, or the Hub refuses it.
+        IncompleteArtifactError: the artifact is not finished.
     """
-    place = work if work is not None else str(storage.local(path).resolve().parent)
-    files = prepare(kind, path, place, config, out)
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=config.token)
+    if kind == "results":
+        with explained_hub(api, kind, config):
+            files = prepare_results(api, path, config, out)
+    else:
+        files = prepare(kind, path, work if work is not None else storage.parent(path), config, out)
     if config.dry_run:
         return str(out)
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, LocalTokenNotFoundError
-
-    api = HfApi()
-    try:
-        _make_repository(api, kind, config)
+    with explained_hub(api, kind, config):
+        if kind != "results":
+            _make_repository(api, kind, config)
         return _upload(api, kind, config, storage.local(out), files)
-    except HFValidationError as error:
-        raise HubError(f"{config.repo_id!r} is no repository name: {_line(error)}; use organisation/name") from error
-    except LocalTokenNotFoundError as error:
-        raise HubError(f"cannot push {config.repo_id}: {TELLS[401]}") from error
-    except HfHubHTTPError as error:
-        raise HubError(_refused(api, kind, config, error)) from error
-    except (HTTPError, OSError) as error:
-        raise HubError(
-            f"cannot push {config.repo_id}: the Hub does not answer ({_line(error)}); check the network and"
-            " HF_HUB_OFFLINE, then run the same command again"
-        ) from error
-    except ValueError as error:
-        # huggingface_hub raises it where the Hub refuses the card's metadata
-        raise HubError(f"cannot push {config.repo_id}: {_line(error)}; correct the card or the settings") from error
+
+
+def plan_text(out: PathLike) -> str:
+    """What a dry run shows: every file with its size in bytes, then the card."""
+    folder = storage.local(out)
+    files = [p for p in sorted(folder.rglob("*")) if p.is_file() and ".cache" not in p.parts]
+    sizes = [(p.stat().st_size, p.relative_to(folder).as_posix()) for p in files]
+    lines = [f"{size:>15,}  {name}" for size, name in sizes]
+    lines.append(f"{sum(size for size, _ in sizes):>15,}  in {len(sizes)} files")
+    return "\n".join([*lines, "", (folder / CARD).read_text(encoding="utf-8")])
 
 
 def _make_repository(api: Any, kind: Kind, config: PushConfig) -> None:
+    kept = repo_type(kind)
     # one that exists may be someone else's and take pull requests only, so it is not asked for again
-    if not api.repo_exists(config.repo_id, repo_type=kind):
-        api.create_repo(config.repo_id, repo_type=kind, private=config.private, exist_ok=True)
-    if config.revision and not config.revision.startswith("refs/"):
-        api.create_branch(config.repo_id, branch=config.revision, repo_type=kind, exist_ok=True)
+    if not api.repo_exists(config.repo_id, repo_type=kept):
+        api.create_repo(config.repo_id, repo_type=kept, private=config.private, exist_ok=True)
+    elif config.private and not api.repo_info(config.repo_id, repo_type=kept).private:
+        raise HubError(
+            f"{config.repo_id} exists and is public; make it private on its page first, or leave out --private"
+        )
 
 
 def _upload(api: Any, kind: Kind, config: PushConfig, folder: Path, files: list[PreparedFile]) -> str:
-    info = api.upload_folder(
-        repo_id=config.repo_id,
-        repo_type=kind,
-        folder_path=folder,
-        commit_message=config.commit_message or f"Upload {kind} with megapairs-hf",
-        revision=config.revision,
-        create_pr=config.create_pr,
-        allow_patterns=[file.name for file in files],
-        delete_patterns=STALE[kind],
+    kept = repo_type(kind)
+    title = config.commit_message or f"Upload {kind} with megapairs-hf"
+    where = f"{api.endpoint}/{'datasets/' if kept == 'dataset' else ''}{config.repo_id}"
+    request = _open_request(api, kind, config, title) if config.create_pr else None
+    branch = request.git_reference if request is not None else config.revision
+    if request is None and branch and not branch.startswith("refs/"):
+        api.create_branch(config.repo_id, branch=branch, repo_type=kept, exist_ok=True)
+    todo = change(api, kind, config, branch, files)
+    url = f"{where}/tree/{config.revision}" if config.revision else where
+    url = f"{where}/discussions/{request.num}" if request is not None else url
+    if todo.add or todo.delete:
+        info = api.upload_folder(
+            repo_id=config.repo_id,
+            repo_type=kept,
+            folder_path=folder,
+            commit_message=title,
+            revision=branch,
+            create_pr=config.create_pr and request is None,
+            allow_patterns=[glob.escape(name) for name in todo.add] or ["/"],
+            delete_patterns=[glob.escape(name) for name in todo.delete],
+        )
+        commit, url = info.oid, str(info.pr_url or url)
+    else:
+        launch.note(f"{config.repo_id} holds all of it already; nothing to upload")
+        commit = api.repo_info(config.repo_id, repo_type=kept, revision=branch).sha
+    check_arrived(api, kind, config, commit, files)
+    check_loads(api, kind, config, commit)
+    return url
+
+
+def _open_request(api: Any, kind: Kind, config: PushConfig, title: str) -> Any:
+    """An open pull request of ours with the same title, which a cut push left and this one goes on with; or None."""
+    me = api.whoami()["name"]
+    found = api.get_repo_discussions(
+        config.repo_id,
+        repo_type=repo_type(kind),
+        author=me,
+        discussion_type="pull_request",
+        discussion_status="open",
     )
-    _check_arrived(api, kind, config, info.oid, files)
-    where = f"{api.endpoint}/{'datasets/' if kind == 'dataset' else ''}{config.repo_id}"
-    return str(info.pr_url or (f"{where}/tree/{config.revision}" if config.revision else where))
-
-
-def _check_arrived(api: Any, kind: Kind, config: PushConfig, commit: str, files: list[PreparedFile]) -> None:
-    tree = api.list_repo_tree(config.repo_id, repo_type=kind, revision=commit, recursive=True)
-    there = {entry.path: entry for entry in tree if hasattr(entry, "size")}
-    for file in files:
-        entry = there.get(file.name)
-        digest = entry.lfs.sha256 if entry is not None and entry.lfs is not None else file.sha256
-        if entry is None or entry.size != file.size or digest != file.sha256:
-            raise HubError(f"{file.name} did not arrive whole in {config.repo_id}; run the same command again")
-
-
-def _refused(api: Any, kind: Kind, config: PushConfig, error: Any) -> str:
-    status = error.response.status_code
-    if status == 404:
-        other = OTHER[kind]
-        try:
-            taken = api.repo_exists(config.repo_id, repo_type=other)
-        except OSError:
-            taken = False
-        if taken:
-            return f"{config.repo_id} exists as a {other}, not as a {kind}; push under another name"
-        return f"{config.repo_id} was not found, or you may not see it; check the name and your token"
-    told = error.server_message or f"status {status}"
-    return f"cannot push {config.repo_id}: {TELLS.get(status, 'the Hub failed; run the same command again')} ({told})"
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()).rstrip(".")
+    mine = [request for request in found if request.title == title]
+    if len(mine) > 1:
+        raise HubError(
+            f"{config.repo_id} has {len(mine)} open pull requests called {title!r}; close all but one, or give another"
+            " --commit-message"
+        )
+    return mine[0] if mine else None

@@ -1,7 +1,9 @@
 """A small Hub on the loopback: repositories, commits, LFS, file lists, downloads. It speaks the protocol, not the API.
 
 Run as a program it serves until its standard input is closed, and prints its port first. A write needs the token
-`good`; the organisation `closed` lets nobody write; every request to the organisation `broken` fails with status 500.
+`good`, and so does reading a private repository; the organisation `closed` lets nobody write, `full` has used up its
+storage, and every request to the organisation `broken` fails with status 500. It is strict: an object must have the
+size and sha256 that were announced, a commit may name stored objects only. `Hub.faults` makes the next requests fail.
 """
 
 from __future__ import annotations
@@ -10,14 +12,25 @@ import base64
 import hashlib
 import json
 import re
+import socket
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 BIG = (".parquet", ".safetensors")
 DATE = "2025-01-01T00:00:00.000Z"
+
+
+class Fault(NamedTuple):
+    """The next request that matches fails: `cut` in the middle of its body, `hang` there, `lost` when its work is done
+    and the answer would go out, or a status."""
+
+    method: str
+    path: str
+    how: str
+    headers: dict[str, str] | None = None
 
 
 class Hub:
@@ -29,6 +42,11 @@ class Hub:
         self.private: dict[tuple[str, str], bool] = {}
         self.objects: dict[str, bytes] = {}
         self.messages: list[str] = []
+        self.requests: list[tuple[tuple[str, str], int, str]] = []
+        self.puts: list[str] = []
+        self.faults: list[Fault] = []
+        self.spoil = ""
+        self.hung, self.go_on = threading.Event(), threading.Event()
 
     def commit(self, repo: tuple[str, str], branch: str, files: dict[str, bytes]) -> str:
         told = "".join(f"{k}{hashlib.sha1(v).hexdigest()}" for k, v in sorted(files.items())) + repr(repo) + branch
@@ -45,11 +63,14 @@ class Hub:
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     hub = Hub()
+    lost = False
 
     def log_message(self, *_: Any) -> None:
         pass
 
     def answer(self, status: int, body: Any = None, headers: dict[str, str] | None = None) -> None:
+        if self.lost and status == 200:
+            self.lost, status, body = False, 500, {"error": "Lost"}
         content = body if isinstance(body, bytes) else json.dumps(body if body is not None else {}).encode()
         self.send_response(status)
         for name, value in {"Content-Type": "application/json", **(headers or {})}.items():
@@ -60,8 +81,28 @@ class Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(content)
 
-    def fail(self, status: int, code: str) -> None:
-        self.answer(status, {"error": code}, {"X-Error-Code": code, "X-Error-Message": code})
+    def fail(self, status: int, code: str, headers: dict[str, str] | None = None) -> None:
+        self.answer(status, {"error": code}, {"X-Error-Code": code, "X-Error-Message": code, **(headers or {})})
+
+    def faulty(self, path: str) -> bool:
+        for fault in self.hub.faults:
+            if fault.method == self.command and re.search(fault.path, path):
+                self.hub.faults.remove(fault)
+                if fault.how == "lost":
+                    self.lost = True
+                    return False
+                if fault.how in {"cut", "hang"}:
+                    self.rfile.read(int(self.headers.get("Content-Length") or 0) // 2)
+                    self.close_connection = True
+                    if fault.how == "hang":
+                        self.hub.hung.set()
+                        self.hub.go_on.wait(60)
+                    self.connection.shutdown(socket.SHUT_RDWR)
+                    return True
+                self.body()
+                self.fail(int(fault.how), f"Fault {fault.how}", fault.headers)
+                return True
+        return False
 
     def body(self) -> bytes:
         if self.headers.get("Transfer-Encoding") == "chunked":
@@ -79,21 +120,52 @@ class Handler(BaseHTTPRequestHandler):
     do_HEAD = do_POST = do_PUT = do_GET  # noqa: N815 (the names that http.server calls)
 
     def serve(self) -> None:
-        content = self.body()
         path = unquote(urlsplit(self.path).path)
+        if self.faulty(path):
+            return None
+        content = self.body()
         if "/broken/" in path:
             return self.fail(500, "Broken")
+        good = self.headers.get("Authorization") == "Bearer good"
         write = self.command == "POST" and "validate-yaml" not in path and "paths-info" not in path
-        if write and self.headers.get("Authorization") != "Bearer good":
+        if write and not good:
             return self.fail(401, "Unauthorized")
         if self.command == "PUT" and path.startswith("/objects/"):
-            self.hub.objects[path.rsplit("/", 1)[-1]] = content
-            return self.answer(200)
+            return self.store(path.rsplit("/", 1)[-1], content)
         for pattern, method in ROUTES:
             match = re.fullmatch(pattern, path)
             if match:
-                return method(self, content, **match.groupdict())
+                found = match.groupdict()
+                if self.hub.private.get(self.repo(found.get("kind"), found.get("name") or "")) and not good:
+                    return self.fail(401, "RepoNotFound")
+                return method(self, content, **found)
         return self.fail(404, "NoSuchRoute")
+
+    def store(self, oid: str, content: bytes) -> None:
+        self.hub.puts.append(oid)
+        if hashlib.sha256(content).hexdigest() != oid:
+            return self.fail(400, "WrongSha256")
+        self.hub.objects[oid] = content
+        return self.answer(200)
+
+    def who(self, _: bytes) -> None:
+        if self.headers.get("Authorization") != "Bearer good":
+            return self.fail(401, "Unauthorized")
+        return self.answer(200, {"type": "user", "name": "me", "orgs": []})
+
+    def discussions(self, _: bytes, kind: str, name: str) -> None:
+        repo = self.repo(kind, name)
+        if repo not in self.hub.heads:
+            return self.fail(404, "RepoNotFound")
+        where = {"name": name, "type": repo[0]}
+        common = {"repo": where, "author": {"name": "me"}, "isPullRequest": True, "status": "open", "createdAt": DATE}
+        told = [{**common, "num": n, "title": title} for held, n, title in self.hub.requests if held == repo]
+        return self.answer(200, {"discussions": told, "count": len(told), "start": 0})
+
+    def verify(self, content: bytes, kind: str | None, name: str) -> None:
+        told = json.loads(content)
+        held = self.hub.objects.get(told["oid"])
+        return self.answer(200) if held is not None and len(held) == told["size"] else self.fail(404, "NoObject")
 
     @staticmethod
     def repo(kind: str | None, name: str) -> tuple[str, str]:
@@ -147,31 +219,54 @@ class Handler(BaseHTTPRequestHandler):
         return self.answer(200, {"files": [{"path": p, "uploadMode": m, "shouldIgnore": False} for p, m in modes]})
 
     def batch(self, content: bytes, kind: str | None, name: str) -> None:
+        host = f"http://{self.headers['Host']}"
         objects = []
         for one in json.loads(content)["objects"]:
-            href = f"http://{self.headers['Host']}/objects/{one['oid']}"
-            objects.append({**one, "actions": {"upload": {"href": href}}})
+            if one["oid"] in self.hub.objects:
+                objects.append(one)
+                continue
+            put, check = f"{host}/objects/{one['oid']}", f"{host}/{name}.git/info/lfs/objects/verify"
+            objects.append({**one, "actions": {"upload": {"href": put}, "verify": {"href": check}}})
         self.answer(200, {"transfer": "basic", "objects": objects}, {"Content-Type": "application/vnd.git-lfs+json"})
 
     def do_commit(self, content: bytes, kind: str, name: str, rev: str) -> None:
         repo = self.repo(kind, name)
+        if name.startswith("closed/") and "create_pr=1" not in self.path:
+            return self.fail(403, "You have no write access")
+        if name.startswith("full/"):
+            return self.fail(403, "You have exceeded your storage quota")
         request = "create_pr=1" in self.path
-        files = dict(self.hub.commits[self.hub.find(repo, rev)])
-        for line in content.splitlines():
-            step = json.loads(line)
-            value = step["value"]
-            if step["key"] == "header":
-                self.hub.messages.append(value["summary"])
-            elif step["key"] == "file":
-                files[value["path"]] = base64.b64decode(value["content"])
-            elif step["key"] == "lfsFile":
-                files[value["path"]] = self.hub.objects[value["oid"]]
-            elif step["key"] == "deletedFile":
-                del files[value["path"]]
-        oid = self.hub.commit(repo, "refs/pr/1" if request else rev, files)
+        parent = self.hub.find(repo, rev)
+        if parent is None:
+            return self.fail(404, "RevisionNotFound")
+        files = dict(self.hub.commits[parent])
+        steps = [json.loads(line) for line in content.splitlines()]
+        wrong = [step["key"] for step in steps[1:] if not self.apply(step["key"], step["value"], files)]
+        if wrong:
+            return self.fail(400, f"Cannot apply {wrong[0]}")
+        message = steps[0]["value"]["summary"]
+        self.hub.messages.append(message)
         where = f"http://{self.headers['Host']}/{'datasets/' if repo[0] == 'dataset' else ''}{name}"
-        told = {"success": True, "commitOid": oid, "commitUrl": f"{where}/commit/{oid}"}
-        self.answer(200, told | ({"pullRequestUrl": f"{where}/discussions/1"} if request else {}))
+        more = {}
+        if request:
+            number = 1 + sum(held == repo for held, _, _ in self.hub.requests)
+            self.hub.requests.append((repo, number, message))
+            rev, more = f"refs/pr/{number}", {"pullRequestUrl": f"{where}/discussions/{number}"}
+        oid = self.hub.commit(repo, rev, files)
+        return self.answer(200, {"success": True, "commitOid": oid, "commitUrl": f"{where}/commit/{oid}"} | more)
+
+    def apply(self, key: str, value: dict[str, Any], files: dict[str, bytes]) -> bool:
+        if key == "file":
+            files[value["path"]] = base64.b64decode(value["content"], validate=True)
+        elif key == "lfsFile":
+            held = self.hub.objects.get(value["oid"])
+            if held is None or len(held) != value["size"]:
+                return False
+            # a Hub that loses half of one file
+            files[value["path"]] = held[: len(held) // 2] if value["path"] == self.hub.spoil else held
+        elif key == "deletedFile":
+            del files[value["path"]]
+        return key in {"file", "lfsFile", "deletedFile"}
 
     def entry(self, path: str, content: bytes) -> dict[str, Any]:
         git = hashlib.sha1(f"blob {len(content)}\0".encode() + content).hexdigest()
@@ -211,12 +306,18 @@ class Handler(BaseHTTPRequestHandler):
         content = self.hub.commits[oid].get(file)
         if content is None:
             return self.fail(404, "EntryNotFound")
-        headers = {"X-Repo-Commit": oid, "ETag": f'"{hashlib.sha256(content).hexdigest()}"', "Accept-Ranges": "bytes"}
+        told = self.entry(file, content)
+        tag = f'"{told["lfs"]["oid"] if "lfs" in told else told["oid"]}"'
+        headers = {"X-Repo-Commit": oid, "ETag": tag, "Accept-Ranges": "bytes"}
         headers["Content-Type"] = "application/octet-stream"
+        if self.headers.get("If-None-Match") == tag:
+            return self.answer(304, b"", headers)
         span = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
         if span and self.command == "GET":
-            first, last = int(span[1]), int(span[2] or len(content) - 1)
-            headers["Content-Range"] = f"bytes {first}-{min(last, len(content) - 1)}/{len(content)}"
+            first, last = int(span[1]), min(int(span[2] or len(content) - 1), len(content) - 1)
+            if first > last:
+                return self.answer(416, b"", {"Content-Range": f"bytes */{len(content)}"})
+            headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
             return self.answer(206, content[first : last + 1], headers)
         return self.answer(200, content, headers | {"Content-Length": str(len(content))})
 
@@ -233,7 +334,10 @@ ROUTES = [
     (rf"{KIND}/commit/(?P<rev>.+)", Handler.do_commit),
     (rf"{KIND}/tree/(?P<rev>refs/[^/]+/[^/]+|[^/]+)(?:/(?P<folder>.+))?", Handler.tree),
     (rf"{KIND}/paths-info/(?P<rev>.+)", Handler.paths),
+    (rf"{KIND}/discussions", Handler.discussions),
+    (r"/api/whoami-v2", Handler.who),
     (rf"{FILE}\.git/info/lfs/objects/batch", Handler.batch),
+    (rf"{FILE}\.git/info/lfs/objects/verify", Handler.verify),
     (rf"{FILE}/resolve/(?P<rev>refs/[^/]+/[^/]+|[^/]+)/(?P<file>.+)", Handler.resolve),
 ]
 

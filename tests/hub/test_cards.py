@@ -53,8 +53,11 @@ def test_model_results_are_the_records(work):
     data = ModelCard(card).data
     assert data.library_name == "sentence-transformers" and data.model_name == "scenes"
     told = {(r.metric_name, r.metric_value) for r in data.eval_results}
+    shown = {"recall@1": "R@1", "recall@5": "R@5", "recall@10": "R@10", "map@5": "mAP@5"}
     assert told == {
-        (f"{r['metric']} ({r['strategy']})", r["value"]) for r in result_records() if r["model"] == "trained"
+        (f"{shown[r['metric']]} ({r['strategy']})", round(100 * r["value"], 4))
+        for r in result_records()
+        if r["model"] == "trained"
     }
     assert "| fused | untrained | 11.4 | 26.0 | 38.0 | 16.0 |" in card
     assert "| fused | trained | **25.7** | **45.0** | **56.0** | **33.0** |" in card
@@ -89,6 +92,21 @@ def test_the_licence_is_never_guessed(work, make):
 def test_a_slot_without_a_value_is_named(work, tmp_path):
     with pytest.raises(CardError, match=r"other\.md\.jinja.*'accuracy' is undefined"):
         dataset_card(work, template(tmp_path, "---\n{{ card_data }}\n---\n{{ accuracy }}"))
+
+
+@pytest.mark.parametrize("use", ["{{ base_model }}", "{% for x in datasets %}{% endfor %}", "{{ '%s' % base_model }}"])
+def test_a_slot_that_is_empty_is_named(work, tmp_path, use):
+    with pytest.raises(CardError, match=r"other\.md\.jinja.*the slot `(base_model|datasets)` has no value"):
+        model_card(work, template(tmp_path, use))
+
+
+def test_an_empty_slot_may_be_asked_for(work, tmp_path):
+    assert model_card(work, template(tmp_path, "{% if base_model %}x{% else %}none{% endif %}")) == "none"
+
+
+def test_a_value_inside_a_slot_that_is_empty_is_told(work, tmp_path):
+    with pytest.raises(CardError, match="a slot holds None"):
+        dataset_card(work, template(tmp_path, "{{ rejections[0][0] and none }}"))
 
 
 def test_a_number_that_was_not_measured_is_named(work, tmp_path):
@@ -159,6 +177,10 @@ def test_sizes_are_the_hubs_words(rows, size):
         ({"repo_id": " "}, "repo_id"),
         ({"licence": "My Licence"}, "licence"),
         ({"create_pr": True, "revision": "v2"}, "revision"),
+        ({"card_images": 100}, "card_images"),
+        ({"card_images": 2, "licence": "cc-by-nd-4.0"}, "card_images"),
+        ({"datasets": ("here",)}, "datasets"),
+        ({"benchmarks": {"CIRCO": "/data/circo"}}, "benchmarks"),
     ],
 )
 def test_settings_that_the_hub_would_refuse_name_the_field(wrong, field):

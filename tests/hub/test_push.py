@@ -5,22 +5,19 @@ huggingface_hub reads its endpoint when it is imported, so everything that talks
 
 import hashlib
 import json
-import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from megapairs_hf.errors import CardError, HubError
+from megapairs_hf.errors import CardError, HubError, IncompleteArtifactError
 from megapairs_hf.hub.config import PushConfig
 from megapairs_hf.hub.prepare import prepare
 from megapairs_hf.hub.push import push
-from tests.hub.loopback import start
+from tests.hub.children import child
 from tests.making import begin, make_work
 
-ROOT = Path(__file__).parents[2]
 LICENSED = {"repo_id": "org/scenes", "licence": "cc0-1.0"}
 
 
@@ -59,14 +56,16 @@ def test_the_dataset_folder_holds_the_data_and_nothing_else(work, tmp_path):
     files = prepare("dataset", work / "triplets", work, PushConfig(**LICENSED), tmp_path / "out")
     there = {p.relative_to(tmp_path / "out").as_posix(): p for p in (tmp_path / "out").rglob("*") if p.is_file()}
     assert sorted(there) == [
+        "DATASHEET.md",
         "README.md",
         "images/train-00000-of-00002.parquet",
         "images/train-00001-of-00002.parquet",
+        "megapairs.json",
         "triplets/train-00000-of-00001.parquet",
         "triplets/validation-00000-of-00001.parquet",
     ]
     told = [(name, p.stat().st_size, hashlib.sha256(p.read_bytes()).hexdigest()) for name, p in sorted(there.items())]
-    assert [tuple(file) for file in files] == told
+    assert [tuple(file)[:3] for file in files] == told
 
 
 def test_the_cards_own_snippet_runs_on_the_dataset_folder(work, tmp_path, monkeypatch, capsys):
@@ -117,9 +116,6 @@ def test_a_shard_that_was_changed_is_not_pushed(work, tmp_path):
 
 
 def test_pictures_by_path_are_not_pushed(work, tmp_path):
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     shutil.copytree(work / "triplets", tmp_path / "triplets")
     shard = tmp_path / "triplets" / "images" / "train-00000-of-00002.parquet"
     table = pq.read_table(shard)
@@ -133,6 +129,110 @@ def test_a_card_is_asked_for_its_licence_before_anything_is_written(work, tmp_pa
     with pytest.raises(CardError, match="--licence"):
         push("dataset", work / "triplets", PushConfig("org/scenes", dry_run=True), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_what_is_not_finished_is_not_pushed(work, tmp_path):
+    shutil.copytree(work / "triplets", tmp_path / "triplets")
+    (tmp_path / "triplets" / "manifest.json").rename(tmp_path / "triplets" / ".plan.json")
+    with pytest.raises(IncompleteArtifactError, match="is not finished; run the command that makes it again"):
+        prepare("dataset", tmp_path / "triplets", work, PushConfig(**LICENSED), tmp_path / "out")
+
+
+def test_pictures_that_are_not_among_the_images_are_named(work, tmp_path):
+    shutil.copytree(work / "triplets", tmp_path / "triplets")
+    shard = tmp_path / "triplets" / "triplets" / "validation-00000-of-00001.parquet"
+    table = pq.read_table(shard)
+    rows = [{**row, "t_img": f"gone{i}"} if i < 7 else row for i, row in enumerate(table.to_pylist())]
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), shard)
+    told = r"not among the images: 'gone0', 'gone1', 'gone2', 'gone3', 'gone4' and 2 more; build them again"
+    with pytest.raises(HubError, match=told):
+        prepare("dataset", tmp_path / "triplets", work, PushConfig(**LICENSED), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"_name_or_path": "/home/ann/models/clip"}', r"config\.json line 1 tells a folder of this machine"),
+        ("token = hf_" + "aB3" * 12, r"config\.json line 1 holds what looks like a token of the Hub"),
+        ('{"a": "C:\\\\Users\\\\ann"}', "tells a folder of this machine"),
+    ],
+)
+def test_a_text_that_tells_a_secret_stays_here(work, tmp_path, text, said):
+    shutil.copytree(work / "model", tmp_path / "model")
+    (tmp_path / "model" / "config.json").write_text(text)
+    with pytest.raises(HubError, match=said) as told:
+        prepare("model", tmp_path / "model", work, PushConfig(**LICENSED), tmp_path / "out")
+    assert "hf_aB3" not in str(told.value)
+
+
+def test_raw_replies_go_out_only_when_asked_for(work, tmp_path):
+    plain = prepare("dataset", work / "triplets", work, PushConfig(**LICENSED), tmp_path / "plain")
+    asked = prepare("dataset", work / "triplets", work, PushConfig(**LICENSED, with_raw=True), tmp_path / "raw")
+    more = {file.name for file in asked} - {file.name for file in plain}
+    assert more == {"descriptions/shard-00000-of-00001.parquet", "instructions/shard-00000-of-00001.parquet"}
+    for file in plain:
+        assert b"raw reply, not for the Hub" not in (tmp_path / "plain" / file.name).read_bytes()
+    # the same folder again without them
+    again = prepare("dataset", work / "triplets", work, PushConfig(**LICENSED), tmp_path / "raw")
+    assert again == plain and not (tmp_path / "raw" / "descriptions" / "shard-00000-of-00001.parquet").exists()
+
+
+def test_pictures_stand_in_a_card_only_when_asked_for(tmp_path):
+    from PIL import Image
+
+    work = make_work(tmp_path / "work")
+    with pytest.raises(HubError, match="has no preview to take pictures from; leave out --card-images"):
+        prepare("dataset", work / "triplets", work, PushConfig(**LICENSED, card_images=2), tmp_path / "out")
+    add_preview(work)
+    asked = prepare("dataset", work / "triplets", work, PushConfig(**LICENSED, card_images=2), tmp_path / "out")
+    assets = [file.name for file in asked if file.name.startswith("assets/")]
+    assert assets == ["assets/00-query.jpg", "assets/00-target.jpg", "assets/01-query.jpg", "assets/01-target.jpg"]
+    assert Image.open(tmp_path / "out" / assets[0]).format == "JPEG"
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert all(f"({name})" in card for name in assets) and r"make \| it \<b\>" in card
+    plain = prepare("dataset", work / "triplets", work, PushConfig(**LICENSED), tmp_path / "plain")
+    assert not any("assets" in file.name for file in plain)
+    assert "assets" not in (tmp_path / "plain" / "README.md").read_text()
+
+
+def add_preview(work):
+    from megapairs_hf.artifact import open_artifact
+
+    corpus, old = open_artifact(work / "corpus"), open_artifact(work / "triplets")
+    pictures = corpus.table(["image"])["image"].to_pylist()
+    rows = [
+        {"query_image": pictures[i], "target_image": pictures[i + 1], "q_text": ["make | it <b>"]} for i in range(9)
+    ]
+    files = {str(s["file"]): old.shard(i) for i, s in enumerate(old.manifest.shards)}
+    shutil.rmtree(work / "triplets")
+    files["preview/train-00000-of-00001.parquet"] = pa.Table.from_pylist(rows)
+    with begin(work / "triplets", "triplets", list(files)) as writer:
+        for i, table in enumerate(files.values()):
+            writer.write(i, table)
+        writer.finish()
+
+
+def test_a_data_set_that_is_elsewhere_is_fetched_and_pushed_from_here(work, tmp_path, monkeypatch):
+    import fsspec
+
+    monkeypatch.setenv("MEGAPAIRS_CACHE", str(tmp_path / "cache"))
+    fsspec.filesystem("memory").put(str(work) + "/", "/far/", recursive=True)
+    config = PushConfig(**LICENSED, with_raw=True)
+    far = prepare("dataset", "memory://far/triplets", "memory://far", config, tmp_path / "far")
+    assert far == prepare("dataset", work / "triplets", work, config, tmp_path / "near")
+    with pytest.raises(HubError, match="must be a folder of this machine; name one with --out"):
+        prepare("dataset", work / "triplets", work, config, "memory://far/out")
+
+
+def test_the_dry_run_shows_files_sizes_and_card(work, tmp_path, capsys):
+    from megapairs_hf.cli import main
+
+    words = [work / "triplets", "org/scenes", "--licence", "mit", "--dry-run", "--out", tmp_path / "out"]
+    assert main(["push", "dataset", *map(str, words)]) == 0
+    shown = capsys.readouterr().out
+    for path in (p for p in (tmp_path / "out").rglob("*") if p.is_file()):
+        assert f"{path.stat().st_size:,}  {path.relative_to(tmp_path / 'out')}" in shown
+    assert (tmp_path / "out" / "README.md").read_text() in shown
 
 
 # ---- against the double -------------------------------------------------------------------------------------------
@@ -150,58 +250,29 @@ except MegaPairsError as error:
 """
 
 
-@pytest.fixture
-def hub():
-    held, server = start()
-    held.endpoint = f"http://127.0.0.1:{server.server_address[1]}"
-    yield held
-    server.shutdown()
-    server.server_close()
-
-
-def child(hub, tmp_path, code, *arguments, token="good", endpoint=None):
-    more = {"HF_ENDPOINT": endpoint or hub.endpoint, "HF_TOKEN": token, "HF_HOME": str(tmp_path / "home")}
-    more |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("HF_") and "proxy" not in k.lower()}
-    run = subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        env=clean | more | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
-    return run.stdout.strip()
-
-
 def push_to(hub, tmp_path, work, kind="dataset", token="good", endpoint=None, **settings):
     path = work / ("triplets" if kind == "dataset" else "model")
     config = json.dumps(LICENSED | settings)
     return child(hub, tmp_path, PUSH, kind, path, tmp_path / "out", config, token=token, endpoint=endpoint)
 
 
-def test_a_pushed_dataset_loads_from_the_hub(hub, work, tmp_path):
-    url = push_to(hub, tmp_path, work, private=True, commit_message="First scenes")
-    assert url == f"{hub.endpoint}/datasets/org/scenes"
-    assert hub.private[("dataset", "org/scenes")] and hub.messages == ["First scenes"]
-    load = """
-from datasets import load_dataset
-d, i = load_dataset("org/scenes"), load_dataset("org/scenes", "images", split="train")
-print({k: len(v) for k, v in d.items()}, len(i), i[0]["image"].size)
-print(next(iter(load_dataset("org/scenes", split="train", streaming=True)))["q_img"])
-"""
-    told = child(hub, tmp_path, load).splitlines()
-    assert told == ["{'train': 30, 'validation': 8} 72 (120, 96)", "c000"]
-
-
 def test_a_stale_shard_of_an_earlier_push_is_deleted(hub, work, tmp_path):
     repo = ("dataset", "org/scenes")
     hub.private[repo] = False
     hub.commit(repo, "main", {"triplets/train-00001-of-00002.parquet": b"old", "images.md": b"theirs"})
-    push_to(hub, tmp_path, work)
+    told = push_to(hub, tmp_path, work)
+    assert told.startswith("HubError org/scenes holds something else (") and "--overwrite" in told
+    push_to(hub, tmp_path, work, overwrite=True)
     now = hub.commits[hub.heads[repo]["main"]]
     assert "triplets/train-00001-of-00002.parquet" not in now and "images.md" in now
+
+
+def test_what_is_meant_to_be_private_does_not_go_into_a_public_repository(hub, work, tmp_path):
+    repo = ("dataset", "org/scenes")
+    hub.private[repo] = False
+    before = hub.commit(repo, "main", {"README.md": b"theirs"})
+    told = push_to(hub, tmp_path, work, private=True)
+    assert told.startswith("HubError org/scenes exists and is public") and hub.heads[repo]["main"] == before
 
 
 def test_a_pull_request_leaves_main_as_it_was(hub, work, tmp_path):
@@ -213,20 +284,11 @@ def test_a_pull_request_leaves_main_as_it_was(hub, work, tmp_path):
 
 
 def test_a_branch_is_made_and_filled(hub, work, tmp_path):
-    assert push_to(hub, tmp_path, work, revision="v2").endswith("/datasets/org/scenes/tree/v2")
+    told = push_to(hub, tmp_path, work, revision="v2", private=True, commit_message="First scenes")
+    assert told.endswith("/datasets/org/scenes/tree/v2")
+    assert hub.private[("dataset", "org/scenes")] and hub.messages == ["First scenes"]
     heads = hub.heads[("dataset", "org/scenes")]
     assert "README.md" in hub.commits[heads["v2"]] and "README.md" not in hub.commits[heads["main"]]
-
-
-def test_a_pushed_model_loads_from_the_hub(hub, work, tmp_path):
-    assert push_to(hub, tmp_path, work, kind="model") == f"{hub.endpoint}/org/scenes"
-    load = """
-from sentence_transformers import SentenceTransformer
-from huggingface_hub import ModelCard
-m = SentenceTransformer("org/scenes", device="cpu")
-print(m.encode(["red circle"]).shape, len(ModelCard.load("org/scenes").data.eval_results))
-"""
-    assert child(hub, tmp_path, load) == "(1, 4) 12"
 
 
 @pytest.mark.parametrize(
@@ -235,11 +297,12 @@ print(m.encode(["red circle"]).shape, len(ModelCard.load("org/scenes").data.eval
         ({}, {"token": "bad"}, "hf auth login"),
         ({}, {"token": ""}, "hf auth login"),
         ({"repo_id": "closed/scenes"}, {}, "may not write there"),
+        ({"repo_id": "full/scenes"}, {}, "(You have exceeded your storage quota)"),
         ({"repo_id": "org/sce nes"}, {}, "is no repository name"),
         ({"repo_id": "broken/scenes"}, {}, "run the same command again"),
         ({}, {"endpoint": "http://127.0.0.1:9"}, "does not answer"),
     ],
-    ids=["bad token", "not logged in", "no permission", "bad name", "hub fails", "no hub"],
+    ids=["bad token", "not logged in", "no permission", "quota", "bad name", "hub fails", "no hub"],
 )
 def test_what_the_hub_refuses_becomes_one_sentence(hub, work, tmp_path, settings, how, said):
     told = push_to(hub, tmp_path, work, **how, **settings)

@@ -1,0 +1,69 @@
+"""After an upload: is everything there, byte for byte, and does it load?
+
+The cost is bounded: the Hub tells sizes and hashes, a data set is opened as a stream for one row of each config, and
+of a model the configuration is read, not the weights.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from megapairs_hf.errors import HubError
+from megapairs_hf.hub.there import remote_files, repo_type
+
+if TYPE_CHECKING:
+    from megapairs_hf.hub.config import PushConfig
+    from megapairs_hf.hub.prepare import Kind, PreparedFile
+
+PARTS = ("triplets", "images")
+
+
+def check_arrived(api: Any, kind: Kind, config: PushConfig, commit: str, files: list[PreparedFile]) -> None:
+    """Compare the files of a commit with those that were sent.
+
+    Raises:
+        HubError: one is missing or differs.
+    """
+    there = remote_files(api, config.repo_id, repo_type(kind), commit)
+    for file in files:
+        if file.name not in there or not there[file.name].same(file):
+            raise HubError(f"{file.name} did not arrive whole in {config.repo_id}; run the same command again")
+
+
+def check_loads(api: Any, kind: Kind, config: PushConfig, commit: str) -> None:
+    """Open what was pushed the way its users will.
+
+    Raises:
+        HubError: it does not open.
+    """
+    try:
+        (_load_dataset if kind == "dataset" else _load_model)(api, config, commit)
+    except Exception as error:  # datasets and transformers raise whatever their readers raise
+        said = " ".join(str(error).split())[:300]
+        raise HubError(
+            f"{config.repo_id} arrived whole at {commit[:12]} but does not load ({said}); run the same command again"
+        ) from error
+
+
+def _load_dataset(api: Any, config: PushConfig, commit: str) -> None:
+    from datasets import load_dataset
+
+    for part in PARTS:
+        splits = load_dataset(config.repo_id, part, revision=commit, streaming=True, token=config.token)
+        for split in splits.values():
+            next(iter(split))
+
+
+def _load_model(api: Any, config: PushConfig, commit: str) -> None:
+    def fetched(name: str) -> Any:
+        return json.loads(Path(api.hf_hub_download(config.repo_id, name, revision=commit)).read_text(encoding="utf-8"))
+
+    modules = fetched("modules.json")
+    if not isinstance(modules, list) or not modules:
+        raise ValueError("modules.json lists no module")
+    if api.file_exists(config.repo_id, "config.json", revision=commit):
+        from transformers import AutoConfig
+
+        AutoConfig.from_pretrained(config.repo_id, revision=commit, token=config.token, trust_remote_code=False)

@@ -1,0 +1,157 @@
+"""Result records, one number each, as cards and `push results` tell them: in percent, under one spelling a metric.
+
+What surprises: a file's values may be shares or percent. Records with an interval, a date or a unit are in percent,
+and so is a file with any value above one; no model worth a card has all its numbers below one percent.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import TYPE_CHECKING, Any
+
+from megapairs_hf import storage
+from megapairs_hf.artifact import MANIFEST, PLAN, open_artifact
+from megapairs_hf.comparison import METRICS, TRAINED, UNTRAINED
+from megapairs_hf.errors import HubError
+from megapairs_hf.storage import PathLike, join
+from megapairs_hf.work import RECORD_KEYS, RESULTS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from megapairs_hf.hub.config import PushConfig
+
+IN_PERCENT = ("ci95", "date")
+SHOWN = {"recall": "R@", "r": "R@", "map": "mAP@"}
+
+
+def read_records(path: PathLike) -> list[dict[str, Any]]:
+    """The records of a `results` folder or of one file of JSON lines.
+
+    Raises:
+        HubError: there is no such file, or a line is no record.
+        IncompleteArtifactError: the evaluation is not finished.
+    """
+    file = str(path)
+    if not file.endswith(".jsonl"):
+        if any(storage.exists(join(path, name)) for name in (MANIFEST, PLAN)):
+            open_artifact(path, "results")
+        file = join(path, RESULTS)
+    if not storage.exists(file):
+        raise HubError(f"{path} holds no {RESULTS}; name the folder or the file that `megapairs eval` wrote")
+    records = []
+    for number, line in enumerate(storage.read_bytes(file).decode("utf-8", errors="replace").splitlines(), start=1):
+        if line.strip():
+            records.append(_record(line, f"{file} line {number}"))
+    if not records:
+        raise HubError(f"{file} is empty; run `megapairs eval` first")
+    return in_percent(records)
+
+
+def _record(line: str, where: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise HubError(f"{where} is not JSON; run the evaluation again") from error
+    told = record if isinstance(record, dict) else {}
+    lacking = [key for key in RECORD_KEYS if key != "value" and not (isinstance(told.get(key), str) and told[key])]
+    lacking += [] if "value" in told else ["value"]
+    if lacking:
+        raise HubError(f"{where} has no `{lacking[0]}`; run the evaluation again")
+    value = record["value"]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise HubError(f"{where} has the value {value!r}, which is no number; run the evaluation again")
+    return dict(record)
+
+
+def in_percent(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same records with values in percent and metrics spelled as in `METRICS` (`recall@1`, `map@5`)."""
+    percent = any(r.get("unit") == "percent" or r["value"] > 1 or any(key in r for key in IN_PERCENT) for r in records)
+    factor = 1 if percent else 100
+    return [
+        {**r, "metric": spelled(str(r["metric"])), "value": round(r["value"] * factor, 4), "unit": "percent"}
+        for r in records
+    ]
+
+
+def as_shares(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same records as `comparison` reads them, with values from 0 to 1."""
+    return [
+        {k: v for k, v in r.items() if k != "unit"}
+        | {"value": r["value"] / 100, "model": last_part(str(r["model"])), "options": told_options(r)}
+        for r in in_percent(records)
+    ]
+
+
+def told_options(record: dict[str, Any]) -> dict[str, Any]:
+    """The options that were set; one that is called like a key of the record gets another name beside it."""
+    options = {k: v for k, v in (record.get("options") or {}).items() if v is not None}
+    return {f"{key} by" if key in record else key: value for key, value in options.items()}
+
+
+def last_part(name: str) -> str:
+    """A model's name without the folders of this machine; a Hub id as it is."""
+    return name.rstrip("/").rsplit("/", 1)[-1] if name.startswith(("/", ".", "~")) else name
+
+
+def spelled(metric: str) -> str:
+    """`R@1`, `recall@1` and `Recall@1` under one name, likewise `mAP@5`; any other metric as it is."""
+    match = re.fullmatch(r"(recall|r|map)@(\d+)", metric, re.IGNORECASE)
+    if match is None:
+        return metric
+    return f"{'map' if match[1].lower() == 'map' else 'recall'}@{match[2]}"
+
+
+def shown_metric(metric: str) -> str:
+    """A metric as people write it: `R@1`, `mAP@5`."""
+    kind, at, depth = metric.partition("@")
+    return METRICS.get(metric, f"{SHOWN[kind]}{depth}" if at and kind in SHOWN else metric)
+
+
+def model_name(records: Sequence[dict[str, Any]]) -> str:
+    """By which name the result records call the model that is pushed: `trained`, or the only one that was measured."""
+    names = {str(record["model"]) for record in records} - {UNTRAINED}
+    return TRAINED if TRAINED in names or len(names) != 1 else names.pop()
+
+
+def records_of_model(records: Sequence[dict[str, Any]], config: PushConfig) -> list[dict[str, Any]]:
+    """The records of the model that is pushed.
+
+    Raises:
+        HubError: it is not clear which one that is, or it was not measured.
+    """
+    name = config.model or model_name(records)
+    found = [record for record in records if str(record["model"]) == name]
+    if not found:
+        names = ", ".join(sorted({str(record["model"]) for record in records}))
+        raise HubError(f"no result record is of a model called {name!r}; name one of {names} with --model")
+    return found
+
+
+def eval_results(records: Sequence[dict[str, Any]]) -> list[Any]:
+    """Records in percent as entries of a card's `model-index`."""
+    from huggingface_hub import EvalResult
+
+    return [
+        EvalResult(
+            task_type="information-retrieval",
+            task_name="Composed image retrieval",
+            dataset_type=str(record.get("dataset") or slug(str(record["benchmark"]))),
+            dataset_name=str(record["benchmark"]),
+            dataset_split=record.get("split") or None,
+            dataset_revision=record.get("dataset_revision") or None,
+            metric_type=str(record["metric"]).replace("@", "_at_"),
+            metric_name=f"{shown_metric(str(record['metric']))} ({record['strategy']})",
+            metric_value=record["value"],
+            metric_args={k: record[k] for k in ("queries", "gallery", "ties", "ci95", "options") if record.get(k)}
+            or None,
+        )
+        for record in records
+    ]
+
+
+def slug(text: str) -> str:
+    """A name in the letters of a file name or an identifier."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
