@@ -142,9 +142,10 @@ class Handler(BaseHTTPRequestHandler):
         return self.fail(404, "NoSuchRoute")
 
     def store(self, oid: str, content: bytes) -> None:
-        self.hub.puts.append(oid)
         if hashlib.sha256(content).hexdigest() != oid:
+            # a killed client leaves the halves of whatever else it was sending
             return self.fail(400, "WrongSha256")
+        self.hub.puts.append(oid)
         self.hub.objects[oid] = content
         return self.answer(200)
 
