@@ -1,0 +1,54 @@
+"""A `Transformer` module that refuses a checkpoint with missing or unexpected weights, for the time of loading.
+
+What surprises: it is never saved. After loading, the object is made the stock class again, so that the folder names
+nothing but stock modules.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sentence_transformers.base.modules import Transformer
+
+from megapairs_hf.errors import ModelError
+
+# buffers that old checkpoints carry and new classes compute
+COMPUTED = ("position_ids", "rotary_emb.inv_freq")
+SHOWN = 12
+
+
+class CheckedTransformer(Transformer):
+    """Loads like the stock module, and checks."""
+
+    def _load_model(self, model_name_or_path: str, *arguments: Any, **keywords: Any) -> Any:
+        loaded = super()._load_model(model_name_or_path, *arguments, output_loading_info=True, **keywords)
+        model, info = loaded
+        check_keys(model_name_or_path, info)
+        return model
+
+    def stock(self) -> Transformer:
+        """The same object as the stock class."""
+        self.__class__ = Transformer
+        return self
+
+
+def check_keys(name: str, info: dict[str, Any]) -> None:
+    """Refuse a checkpoint whose weights are not those of the model.
+
+    Args:
+        name: of the model.
+        info: as transformers gives it with `output_loading_info`.
+
+    Raises:
+        ModelError: listing the weights.
+    """
+    said = []
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
+        keys = sorted(str(key) for key in info.get(kind) or () if not str(key).endswith(COMPUTED))
+        if keys:
+            more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
+            said.append(f"{len(keys)} {kind.replace('_', ' ')} ({', '.join(keys[:SHOWN])}{more})")
+    if said:
+        raise ModelError(
+            f"the weights of {name} do not fit its configuration: {'; '.join(said)}; take another checkpoint"
+        )
