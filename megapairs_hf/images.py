@@ -2,15 +2,20 @@
 
 EXIF orientation is applied, transparency is laid over white, sixteen bits become eight, the first frame of an
 animation is taken, and the result is RGB. The corpus stage, the model's inputs and the search page all go through
-`decode_image`, so a picture never looks one way when mined and another way when searched.
+`open_picture` or `decode_image`, so a picture never looks one way when mined and another way when searched.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from http.client import HTTPException
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote_to_bytes
+from urllib.request import urlopen
 
 from megapairs_hf.errors import ImageRejectedError
 
@@ -18,6 +23,9 @@ if TYPE_CHECKING:
     from PIL import Image
 
 EIGHT_BITS = 255
+MAX_PIXELS = 100_000_000
+URL_BYTES = 100_000_000
+URL_TIMEOUT_S = 30.0
 WHITE = (255, 255, 255, 255)
 ORIENTATION = 0x0112
 SIDEWAYS = {5, 6, 7, 8}
@@ -49,7 +57,7 @@ class Decoded:
 
 
 def decode_image(
-    content: bytes, *, max_pixels: int = 100_000_000, min_side: int = 1, draft_side: int | None = None
+    content: bytes, *, max_pixels: int = MAX_PIXELS, min_side: int = 1, draft_side: int | None = None
 ) -> Decoded:
     """Decode a picture, wholly.
 
@@ -80,6 +88,13 @@ def decode_image(
         raise ImageRejectedError("not_an_image", f"starts with {content[:12]!r}") from error
     except (OSError, ValueError, SyntaxError) as error:
         raise ImageRejectedError("truncated", str(error)) from error
+    return decode_opened(image, max_pixels=max_pixels, min_side=min_side, draft_side=draft_side)
+
+
+def decode_opened(
+    image: Image.Image, *, max_pixels: int = MAX_PIXELS, min_side: int = 1, draft_side: int | None = None
+) -> Decoded:
+    """Decode a picture that Pillow has opened, or was given; everything else is as in `decode_image`."""
     width, height = image.size
     if width * height > max_pixels:
         raise ImageRejectedError("too_many_pixels", f"{width}x{height} is more than {max_pixels:,} pixels")
@@ -106,6 +121,82 @@ def decode_image(
 def to_rgb(content: bytes) -> Image.Image:
     """The RGB picture of a file that is known to be good."""
     return decode_image(content).image
+
+
+def open_picture(source: Any, *, allow_urls: bool = False, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The RGB picture of whatever a user may hold one in.
+
+    Args:
+        source: a path, a URL, a data URI, a file's bytes, a Pillow picture, an array or tensor ([H, W], [H, W, C] or
+            [C, H, W]; bytes, 16 bits, or floats from 0 to 1), or the cell of a data set's `Image` column.
+        allow_urls: whether a URL may be fetched.
+        max_pixels: as in `decode_image`.
+
+    Raises:
+        ImageRejectedError: it cannot be used; besides the reasons of `decode_image`: `unreadable`, `url`,
+            `unsupported_mode` and `not_an_image`.
+    """
+    from PIL import Image
+
+    if isinstance(source, dict):
+        source = source.get("bytes") if source.get("bytes") is not None else source.get("path")
+    if isinstance(source, Image.Image):
+        return decode_opened(source, max_pixels=max_pixels).image
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return decode_image(bytes(source), max_pixels=max_pixels).image
+    if isinstance(source, (str, Path)):
+        return decode_image(_file_bytes(source, allow_urls), max_pixels=max_pixels).image
+    shape = getattr(source, "shape", None)
+    if shape is None:
+        raise ImageRejectedError("not_an_image", f"a {type(source).__name__}")
+    return _from_array(source, max_pixels)
+
+
+def _file_bytes(source: str | Path, allow_urls: bool) -> bytes:
+    name = str(source)
+    try:
+        if name.startswith("data:"):
+            head, _, body = name.partition(",")
+            return base64.b64decode(body, validate=True) if head.endswith(";base64") else unquote_to_bytes(body)
+        if name.startswith(("http://", "https://")):
+            if not allow_urls:
+                raise ImageRejectedError("url", f"{name} is a URL; pass allow_urls=True to fetch it")
+            with urlopen(name, timeout=URL_TIMEOUT_S) as answer:  # noqa: S310 — the scheme is checked above
+                content: bytes = answer.read(URL_BYTES + 1)
+            if len(content) > URL_BYTES:
+                raise ImageRejectedError("too_many_bytes", f"{name} is longer than {URL_BYTES:,} bytes")
+            return content
+        return Path(source).read_bytes()
+    except (OSError, ValueError, HTTPException) as error:
+        raise ImageRejectedError("unreadable", f"{name[:200]}: {' '.join(str(error).split())}") from error
+
+
+def _from_array(source: Any, max_pixels: int) -> Image.Image:
+    """An array or tensor of any of the usual layouts."""
+    import numpy as np
+    from PIL import Image
+
+    # a tensor may be on a device, and in a type that numpy does not have
+    values = source.detach().cpu() if "torch" in type(source).__module__ else source
+    values = np.asarray(values.float() if str(getattr(values, "dtype", "")) == "torch.bfloat16" else values)
+    channels = {1, 3, 4}
+    if values.ndim == 3 and values.shape[0] in channels and values.shape[-1] not in channels:
+        values = values.transpose(1, 2, 0)
+    if values.ndim == 3 and values.shape[-1] == 1:
+        values = values[..., 0]
+    if values.ndim not in {2, 3} or (values.ndim == 3 and values.shape[-1] not in channels) or not values.size:
+        raise ImageRejectedError("not_an_image", f"an array of the shape {list(values.shape)}")
+    if values.dtype == np.uint16:
+        values = np.round(values / 65535.0 * EIGHT_BITS)
+    elif values.dtype == np.bool_:
+        values = values * EIGHT_BITS
+    elif values.dtype.kind == "f":
+        if not np.isfinite(values).all() or values.min() < 0 or values.max() > 1:
+            raise ImageRejectedError("unsupported_mode", "floats that are not all from 0 to 1; scale them")
+        values = np.round(values.astype(np.float64) * EIGHT_BITS)
+    elif values.dtype.kind not in "ui" or values.min() < 0 or values.max() > EIGHT_BITS:
+        raise ImageRejectedError("unsupported_mode", f"{values.dtype} values that are not all from 0 to 255")
+    return decode_opened(Image.fromarray(values.astype(np.uint8)), max_pixels=max_pixels).image
 
 
 def _upright_rgb(image: Image.Image, rotated: bool) -> Image.Image:

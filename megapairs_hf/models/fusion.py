@@ -1,123 +1,123 @@
 """MMRet as a plain Sentence Transformers model: build, load and save.
 
-The model is the stock `Transformer` module followed by the stock `Normalize`; only the class of the wrapped CLIP is
-ours. What surprises: `SentenceTransformer(path)` without `trust_remote_code` gives text and image embeddings and
-refuses the joint input; `load_mmret(path)` gives all three and executes no code from the folder.
+A dual encoder becomes `Transformer` + `Normalize` with the sum of its towers as third modality; a multimodal language
+model becomes `Transformer` + `Pooling` (last token) + `Normalize` with a chat template. What surprises:
+`SentenceTransformer(path)` without `trust_remote_code` gives a dual encoder's text and image embeddings and refuses
+the joint input; `load_mmret(path)` gives all three, mixed in any list, and executes no code from the folder.
 """
 
 from __future__ import annotations
 
-import json
-import shutil
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from megapairs_hf.errors import ModelError
+from megapairs_hf.errors import MegaPairsError, ModelError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
     from sentence_transformers import SentenceTransformer
 
-MODELING = Path(__file__).with_name("modeling_mmret.py")
-AUTO_MAP = {"AutoModel": "modeling_mmret.MMRetCLIPModel"}
-FUSED = ("image", "text")
+    from megapairs_hf.models.mllm import Style
+    from megapairs_hf.models.model import MMRet
 
 
-def modality_config() -> dict[Any, dict[str, str]]:
-    """Which method of the model serves which kind of input, in the form of Sentence Transformers."""
-    return {
-        "text": {"method": "get_text_features", "method_output_name": "pooler_output"},
-        "image": {"method": "get_image_features", "method_output_name": "pooler_output"},
-        FUSED: {"method": "get_multimodal_features", "method_output_name": "pooler_output"},
-    }
-
-
-def build_mmret(backbone: str, *, revision: str | None = None, device: str | None = None) -> SentenceTransformer:
-    """Make an MMRet of a CLIP checkpoint.
+def build_mmret(
+    backbone: str,
+    *,
+    revision: str | None = None,
+    device: str | None = None,
+    dtype: Any = None,
+    attn_implementation: str | None = None,
+    allow_urls: bool = False,
+    compile: bool = False,
+    prompt_style: Style = "released",
+) -> MMRet:
+    """Make an MMRet of a backbone.
 
     Args:
-        backbone: folder or Hub id of a transformers CLIP with its processor.
+        backbone: folder or Hub id of a transformers model with its processor: a dual encoder (CLIP, SigLIP, SigLIP 2,
+            any other with `get_text_features` and `get_image_features`), or a multimodal language model (LLaVA-NeXT,
+            Qwen2.5-VL, Qwen3-VL, …).
         revision: revision on the Hub.
         device: where to put it; None lets Sentence Transformers choose.
+        dtype: of the weights, such as `torch.bfloat16`; None takes the checkpoint's.
+        attn_implementation: `sdpa`, `eager`, `flash_attention_2`, …; None lets transformers choose.
+        allow_urls: whether pictures given as URLs are fetched.
+        compile: whether the model is compiled by `torch.compile`.
+        prompt_style: of a multimodal language model: `released` is what the published weights were trained with,
+            `paper` ends with the end token as the paper writes.
 
     Returns:
         A Sentence Transformers model for text, images, and `{"image": …, "text": …}` together.
 
     Raises:
-        ModelError: there is no such model, or it is no CLIP.
+        ModelError: there is no such model, it is of another kind, or its weights are incomplete or not numbers.
     """
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.base.modules import Transformer
-    from sentence_transformers.sentence_transformer.modules import Normalize
+    from megapairs_hf.models.building import build_modules
+    from megapairs_hf.models.model import MMRet
 
-    keywords = {"revision": revision} if revision else {}
-    try:
-        transformer = Transformer(
-            backbone,
-            modality_config=modality_config(),
-            module_output_name="sentence_embedding",
-            model_kwargs=dict(keywords),
-            processor_kwargs={**keywords, "backend": "pil"},
-            config_kwargs=dict(keywords),
-        )
-    except (OSError, ValueError) as error:
-        raise ModelError(f"cannot load the backbone {backbone}: {first_line(error)}") from error
-    fuse(transformer, backbone)
-    return SentenceTransformer(modules=[transformer, Normalize()], device=device, similarity_fn_name="cosine")
+    loading = _loading(revision, dtype, attn_implementation)
+
+    def make() -> MMRet:
+        modules, prompts = build_modules(backbone, loading, prompt_style)
+        return MMRet(modules=modules, device=device, similarity_fn_name="cosine", prompts=prompts)
+
+    return _prepared(_explained(make, f"the backbone {backbone}"), backbone, allow_urls, compile)
 
 
-def load_mmret(path: str, *, revision: str | None = None, device: str | None = None) -> SentenceTransformer:
-    """Load a saved MMRet, or a plain CLIP as an MMRet.
+def load_mmret(
+    path: str,
+    *,
+    revision: str | None = None,
+    device: str | None = None,
+    dtype: Any = None,
+    attn_implementation: str | None = None,
+    allow_urls: bool = False,
+    compile: bool = False,
+    truncate_dim: int | None = None,
+) -> MMRet:
+    """Load a saved MMRet, a released one (`BAAI/BGE-VL-base`, …), or a plain backbone as an MMRet.
 
     Args:
         path: folder or Hub id.
         revision: revision on the Hub.
         device: where to put it; None lets Sentence Transformers choose.
+        dtype: of the weights, such as `torch.bfloat16`; None takes the checkpoint's.
+        attn_implementation: `sdpa`, `eager`, `flash_attention_2`, …; None lets transformers choose.
+        allow_urls: whether pictures given as URLs are fetched.
+        compile: whether the model is compiled by `torch.compile`.
+        truncate_dim: how many of the first dimensions are kept; for models trained for it (Matryoshka).
 
     Returns:
         A Sentence Transformers model for text, images, and both together; no code from the folder is executed.
 
     Raises:
-        ModelError: there is no such model, or it is no CLIP.
+        ModelError: there is no such model, it is of another kind, or its weights are incomplete or not numbers.
     """
-    from sentence_transformers import SentenceTransformer
+    from megapairs_hf.models.model import MMRet
+    from megapairs_hf.models.released import has_stock_modules
 
-    folder = Path(path)
-    if folder.is_dir() and not (folder / "modules.json").is_file():
-        return build_mmret(path, revision=revision, device=device)
-    try:
-        model = SentenceTransformer(path, revision=revision, device=device, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"cannot load the model {path}: {first_line(error)}") from error
-    fuse(model[0], path)
-    if FUSED not in model[0].modality_config:
-        return build_mmret(path, revision=revision, device=device)
-    return model
+    common: dict[str, Any] = {"revision": revision, "device": device, "dtype": dtype}
+    common |= {"attn_implementation": attn_implementation, "allow_urls": allow_urls, "compile": compile}
+    if not _explained(lambda: has_stock_modules(path, revision), f"the model {path}"):
+        model = build_mmret(path, **common)
+        model.truncate_dim = truncate_dim
+        return model
+    kwargs = _loading(None, dtype, attn_implementation)
 
+    def make() -> MMRet:
+        return MMRet(
+            path,
+            revision=revision,
+            device=device,
+            trust_remote_code=False,
+            truncate_dim=truncate_dim,
+            model_kwargs=kwargs,
+            processor_kwargs={"backend": "pil"},
+        )
 
-def first_line(error: Exception) -> str:
-    """The first line of a library's message."""
-    return str(error).strip().split("\n", 1)[0]
-
-
-def fuse(transformer: Any, name: str) -> None:
-    """Give the wrapped CLIP the method for joint inputs.
-
-    Args:
-        transformer: a Sentence Transformers `Transformer` module.
-        name: of the model, for the error.
-
-    Raises:
-        ModelError: the wrapped model is no CLIP.
-    """
-    from transformers import CLIPModel
-
-    from megapairs_hf.models.modeling_mmret import MMRetCLIPModel
-
-    model = getattr(transformer, "model", None)
-    if not isinstance(model, CLIPModel):
-        raise ModelError(f"{name} is a {type(model).__name__}, but MMRet by score fusion needs a CLIPModel")
-    # the subclass adds a method and no state, so changing the class of the loaded object is exact and copies nothing
-    model.__class__ = MMRetCLIPModel
+    return _prepared(_explained(make, f"the model {path}"), path, allow_urls, compile)
 
 
 def save_mmret(model: SentenceTransformer, path: str | Path) -> None:
@@ -127,12 +127,34 @@ def save_mmret(model: SentenceTransformer, path: str | Path) -> None:
         model: as made by `build_mmret` or `load_mmret`.
         path: the folder.
     """
-    folder = Path(path)
     # the automatic card copies training pictures into itself and fails on joint inputs
-    model.save(str(folder), create_model_card=False, safe_serialization=True)
-    shutil.copyfile(MODELING, folder / MODELING.name)
-    file = folder / "config.json"
-    config = json.loads(file.read_text(encoding="utf-8"))
-    config["auto_map"] = AUTO_MAP
-    config["architectures"] = ["CLIPModel"]
-    file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    model.save(str(path), create_model_card=False, safe_serialization=True)
+
+
+def _loading(revision: str | None, dtype: Any, attention: str | None) -> dict[str, Any]:
+    """Keywords of `from_pretrained`, those that were given."""
+    given = {"revision": revision, "dtype": dtype, "attn_implementation": attention}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _explained(make: Callable[[], Any], what: str) -> Any:
+    """The result of loading, a library's error as one sentence."""
+    try:
+        return make()
+    except MegaPairsError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        said = str(error).strip().split("\n", 1)[0] or type(error).__name__
+        raise ModelError(f"cannot load {what}: {said}; check the path, or its files") from error
+
+
+def _prepared(model: MMRet, name: str, allow_urls: bool, compile: bool) -> MMRet:
+    """Checked, and ready for mixed inputs."""
+    from megapairs_hf.models.building import check_numbers, preparer_of
+
+    model.preparer = preparer_of(model, name, allow_urls)
+    check_numbers(model, name)
+    model.eval()
+    if compile:
+        model.compile()
+    return model

@@ -1,0 +1,85 @@
+"""Backbones to Sentence Transformers modules, with every weight accounted for.
+
+What surprises: transformers fills a weight that the checkpoint lacks with random numbers and says so in a log. A
+retriever with one random layer still gives vectors, so here that is an error that lists the names.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from megapairs_hf.errors import ModelError
+from megapairs_hf.models import dual, mllm
+from megapairs_hf.models.checked import CheckedTransformer
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+    from megapairs_hf.models.preparing import Preparer
+
+
+def build_modules(backbone: str, loading: dict[str, Any], style: mllm.Style) -> tuple[list[Any], dict[str, str]]:
+    """The modules of an MMRet, and its prompts.
+
+    Args:
+        backbone: folder or Hub id.
+        loading: keywords of `from_pretrained`.
+        style: of a multimodal language model's prompt.
+
+    Raises:
+        ModelError: it is neither a dual encoder nor a multimodal language model, or weights are missing.
+    """
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
+    from transformers import AutoConfig, AutoModel
+
+    located = {name: loading[name] for name in ("revision",) if name in loading}
+    config = AutoConfig.from_pretrained(backbone, **located)
+    keywords: dict[str, Any] = {"model_kwargs": dict(loading), "config_kwargs": located}
+    keywords["processor_kwargs"] = {**located, "backend": "pil"}
+    model_class = AutoModel._model_mapping.get(type(config), None)
+    missing = dual.missing_methods(model_class) if model_class else []
+    if missing and mllm.is_mllm(config):
+        keywords |= {"modality_config": mllm.modality_config(), "module_output_name": "token_embeddings"}
+        transformer = CheckedTransformer(backbone, processing_kwargs=mllm.PROCESSING, **keywords).stock()
+        mllm.prepare(transformer, style)
+        width = transformer.get_embedding_dimension()
+        return [transformer, Pooling(width, pooling_mode="lasttoken"), Normalize()], dict(mllm.PROMPTS)
+    if missing:
+        raise dual.no_dual_encoder(backbone, model_class, missing)
+    keywords |= {"modality_config": dual.SINGLE, "module_output_name": "sentence_embedding"}
+    transformer = CheckedTransformer(backbone, **keywords).stock()
+    dual.fuse(transformer, backbone)
+    return [transformer, Normalize()], {}
+
+
+def preparer_of(model: SentenceTransformer, name: str, allow_urls: bool) -> Preparer:
+    """What prepares the inputs of a loaded model.
+
+    Raises:
+        ModelError: it is no MMRet.
+    """
+    from megapairs_hf.models.preparing import DualPreparer
+
+    transformer = model[0]
+    if getattr(transformer, "model", None) is None:
+        raise ModelError(f"{name} begins with a {type(transformer).__name__}, which takes no pictures; load an MMRet")
+    if dual.missing_methods(type(transformer.model)) and mllm.is_mllm(transformer.model.config):
+        return mllm.MllmPreparer(transformer, allow_urls)
+    dual.fuse(transformer, name)
+    return DualPreparer(transformer, allow_urls)
+
+
+def check_numbers(model: Any, name: str) -> None:
+    """Refuse weights that are not numbers.
+
+    Raises:
+        ModelError: with the layer's name.
+    """
+    import torch
+
+    for layer, weight in model.named_parameters():
+        if weight.device.type == "meta" or not weight.numel() or not weight.is_floating_point():
+            continue
+        # the extremes of a tensor with a NaN are NaN, and finding them needs no second tensor
+        if not all(bool(torch.isfinite(value)) for value in torch.aminmax(weight.detach())):
+            raise ModelError(f"{name} has weights that are not finite numbers in {layer}; download or train it again")

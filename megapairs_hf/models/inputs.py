@@ -1,0 +1,100 @@
+"""What a user hands to `encode`, sorted: a text, a picture, or both together.
+
+What surprises: a string is a picture only where it is a data URI, a URL with a picture's ending, or the path of a file
+that exists and has one, as Sentence Transformers sees it; every other string is a text. `{"text": …}` is always one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+from megapairs_hf.errors import ImageRejectedError, ModelError
+from megapairs_hf.images import open_picture
+
+ENDINGS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".avif")
+KEYS = {"text", "image"}
+CELL = {"bytes", "path"}
+KINDS = ("text", "image", "joint")
+
+
+@dataclass(frozen=True)
+class Input:
+    """One input.
+
+    Attributes:
+        text: the text, None for a picture alone.
+        picture: where the picture is, or the picture itself; None for a text alone.
+    """
+
+    text: str | None
+    picture: Any
+
+    @property
+    def kind(self) -> str:
+        """`text`, `image` or `joint`."""
+        return "text" if self.picture is None else "image" if self.text is None else "joint"
+
+
+def read_input(given: Any, place: int) -> Input:
+    """Tell text and picture of one input.
+
+    Args:
+        given: a text, a picture in any form that `open_picture` takes, or a dict with `text`, `image` or both.
+        place: of the input in its list, for errors.
+
+    Raises:
+        ModelError: it is none of these, holds two pictures, or holds nothing.
+    """
+    if isinstance(given, dict) and not (given.keys() <= CELL and given):
+        unknown = given.keys() - KEYS
+        if unknown or not given:
+            raise ModelError(f"input {place} has the keys {sorted(map(str, given))}; give `text`, `image`, or both")
+        text, picture = given.get("text"), given.get("image")
+    elif isinstance(given, str) and not is_picture(given):
+        text, picture = given, None
+    else:
+        text, picture = None, given
+    if isinstance(picture, (list, tuple)):
+        raise ModelError(
+            f"input {place} has {len(picture)} pictures, but an MMRet takes one; give others as inputs of their own"
+        )
+    if text is not None and not isinstance(text, str):
+        raise ModelError(f"the text of input {place} is a {type(text).__name__}; give a string")
+    text = text or None
+    if text is None and picture is None:
+        raise ModelError(f"input {place} is empty; give a text, a picture, or both")
+    return Input(text, picture)
+
+
+def is_picture(text: str) -> bool:
+    """Whether a string names or holds a picture."""
+    if text.startswith("data:image/"):
+        return True
+    if text.startswith(("http://", "https://")) and " " not in text:
+        try:
+            return urlparse(text).path.lower().endswith(ENDINGS)
+        except ValueError:
+            return False
+    return text.lower().endswith(ENDINGS) and Path(text).is_file()
+
+
+def load_picture(given: Any, place: int, allow_urls: bool) -> Any:
+    """The RGB picture of an input.
+
+    Args:
+        given: as in `Input.picture`.
+        place: of the input in its list, for errors.
+        allow_urls: whether pictures may be fetched.
+
+    Raises:
+        ModelError: it cannot be read or decoded.
+    """
+    try:
+        return open_picture(given, allow_urls=allow_urls)
+    except ImageRejectedError as error:
+        raise ModelError(
+            f"the picture of input {place} cannot be used ({error}); leave it out or replace it"
+        ) from error

@@ -1,0 +1,184 @@
+"""The class that `load_mmret` returns: a SentenceTransformer that takes lists of texts, pictures and both, mixed.
+
+Inside, a list is sorted into texts, pictures and joint inputs, each group goes through the stock `encode` in full
+batches, and the order is restored. Pictures are decoded in threads while the model works on those before. What
+surprises: nothing of this is saved. The folder is that of a plain SentenceTransformer, which knows nothing of us.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Transformer
+from sentence_transformers.util import quantize_embeddings
+
+from megapairs_hf.models.checked import CheckedTransformer
+from megapairs_hf.models.inputs import KINDS, Input, read_input
+from megapairs_hf.models.preparing import Preparer, Ready
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+WINDOW = 4
+
+
+class MMRet(SentenceTransformer):
+    """A retriever for texts, pictures, and both together.
+
+    Attributes:
+        preparer: turns inputs into the model's features.
+    """
+
+    preparer: Preparer
+
+    def _load_module_class_from_ref(self, class_ref: str, *arguments: Any, **settings: Any) -> Any:
+        found = super()._load_module_class_from_ref(class_ref, *arguments, **settings)
+        return CheckedTransformer if found is Transformer else found
+
+    def _post_init(self) -> None:
+        super()._post_init()
+        if isinstance(self[0], CheckedTransformer):
+            self[0].stock()
+
+    def encode(  # type: ignore[override]
+        self,
+        inputs: Any,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        output_value: str | None = "sentence_embedding",
+        precision: str = "float32",
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        **settings: Any,
+    ) -> Any:
+        """Vectors of texts, pictures and joint inputs in any order.
+
+        Args:
+            inputs: one input or a list of them: a text, a picture (path, bytes, data URI, Pillow, array, tensor, a
+                data set's cell), or a dict with `text`, `image` or both.
+            prompt_name: name of a prompt of the model.
+            prompt: a prompt; put before the texts of a dual encoder, the instruction of a multimodal language model.
+            batch_size: inputs a forward pass.
+            show_progress_bar: whether to show one.
+            output_value: as in Sentence Transformers.
+            precision: `float32`, or as in Sentence Transformers' quantisation.
+            convert_to_numpy: whether the result is an array.
+            convert_to_tensor: whether the result is a tensor.
+            settings: everything else that `SentenceTransformer.encode` takes.
+
+        Returns:
+            [N, D] as array or tensor, [D] for a single input, [0, D] for none.
+
+        Raises:
+            ModelError: an input is nothing that the model takes.
+        """
+        single = self.is_singular_input(inputs)
+        given = [read_input(one, i) for i, one in enumerate([inputs] if single else inputs)]
+        vectors = output_value == "sentence_embedding"
+        common = {"prompt_name": prompt_name, "prompt": prompt, "batch_size": batch_size, "output_value": output_value}
+        common |= {"convert_to_tensor": vectors, "convert_to_numpy": False, "show_progress_bar": False, **settings}
+        results: list[Any] = [None] * len(given)
+        for rows, some in self._groups(given, batch_size, show_progress_bar, settings):
+            for row, made in zip(rows, super().encode(some, **common), strict=True):
+                results[row] = made
+        if not vectors:
+            return results[0] if single else results
+        return self._results(results, single, precision, convert_to_tensor, convert_to_numpy, settings)
+
+    def _results(
+        self, rows: list[Any], single: bool, precision: str, as_tensor: bool, as_array: bool, settings: dict[str, Any]
+    ) -> Any:
+        """The vectors in the form that was asked for."""
+        if rows:
+            made = torch.stack(rows)
+        else:
+            width = settings.get("truncate_dim") or self.truncate_dim or self.get_embedding_dimension()
+            made = torch.zeros((0, int(width or 0)), device=self.device)
+        if precision != "float32" and rows:
+            # of all rows at once, because the eight-bit form is measured on them
+            made = torch.from_numpy(quantize_embeddings(made.float().cpu().numpy(), precision=precision))
+        if as_tensor or not as_array:
+            found: Any = made if as_tensor else list(made)
+        else:
+            found = (made.float() if made.dtype == torch.bfloat16 else made).cpu().numpy()
+        return found[0] if single else found
+
+    def _groups(
+        self, given: Sequence[Input], batch_size: int, shown: bool | None, settings: dict[str, Any]
+    ) -> Iterator[tuple[list[int], list[Any]]]:
+        """Rows and prepared inputs of one kind, a few batches at a time; the next are prepared meanwhile."""
+        from tqdm.auto import tqdm
+
+        groups = [[row for row, one in enumerate(given) if one.kind == kind] for kind in KINDS]
+        parted = settings.get("pool") is not None or isinstance(settings.get("device"), list)
+        # other processes prepare for themselves, so they get whole groups
+        size = len(given) if parted else WINDOW * batch_size
+        windows = [rows[i : i + size] for rows in groups for i in range(0, len(rows), max(1, size))]
+        with (
+            ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
+            tqdm(total=len(given), unit="inputs", disable=not shown) as bar,
+        ):
+
+            def submit(rows: list[int]) -> list[Any]:
+                if parted:
+                    return [raw(given[row]) for row in rows]
+                return [pool.submit(self.preparer.one, given[row], row) for row in rows]
+
+            ahead = submit(windows[0]) if windows else []
+            try:
+                for i, rows in enumerate(windows):
+                    current, ahead = ahead, submit(windows[i + 1]) if i + 1 < len(windows) else []
+                    yield rows, [one.result() if isinstance(one, Future) else one for one in current]
+                    bar.update(len(rows))
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+
+    def preprocess(self, inputs: Any, prompt: str | None = None, **settings: Any) -> dict[str, Any]:
+        """Features of a batch of one kind, or of any mix for a multimodal language model.
+
+        Args:
+            inputs: as in `encode`.
+            prompt: as in `encode`.
+            settings: as in Sentence Transformers.
+
+        Raises:
+            ModelError: an input is nothing that the model takes.
+        """
+        if not inputs:
+            return {}
+        ready = [
+            one if isinstance(one, Ready) else self.preparer.one(read_input(one, i), i) for i, one in enumerate(inputs)
+        ]
+        return self.preparer.features(ready, prompt, super().preprocess, settings)
+
+    @staticmethod
+    def _input_length(sample: Any) -> int:
+        # by the length of the text; the size of a picture says nothing about its tokens
+        return (
+            len(sample.get("text") or "") if isinstance(sample, Ready) else SentenceTransformer._input_length(sample)
+        )
+
+    def save(self, path: str, model_name: str | None = None, create_model_card: bool = False, **settings: Any) -> None:
+        """Save a plain Sentence Transformers folder that loads with and without this package.
+
+        Args:
+            path: the folder.
+            model_name: for the card.
+            create_model_card: whether Sentence Transformers writes its card, which copies training pictures into
+                itself and fails on joint inputs.
+            settings: as in Sentence Transformers.
+        """
+        super().save(str(path), model_name, create_model_card, **settings)
+        self.preparer.finish(path)
+
+
+def raw(given: Input) -> dict[str, Any]:
+    """An input as another process takes it."""
+    parts = {"text": given.text, "image": given.picture}
+    return {name: part for name, part in parts.items() if part is not None}
