@@ -189,7 +189,7 @@ def on_gpu(args: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="48 inputs, for a look")
+    parser.add_argument("--quick", action="store_true", help="24 inputs, for a look")
     parser.add_argument("--gpu", action="store_true")
     parser.add_argument("--model", choices=sorted(SIZES), default="base")
     parser.add_argument("--inputs", type=int, default=2000)
@@ -197,7 +197,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     if args.quick:
-        args.inputs, args.batch_size, args.rounds = 48, 8, 2
+        args.inputs, args.batch_size, args.rounds = 24, 4, 3
     (on_gpu if args.gpu else on_cpu)(args)
 
 
