@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.errors import ModelError
-from megapairs_hf.models import dual
+from megapairs_hf.models import dual, mllm
 from megapairs_hf.models.checked import CheckedTransformer
 
 if TYPE_CHECKING:
@@ -29,31 +29,36 @@ def has_file(path: str, name: str, revision: str | None) -> bool:
     return found is not None
 
 
-def build_modules(backbone: str, loading: dict[str, Any]) -> tuple[list[Any], dict[str, str]]:
+def build_modules(backbone: str, loading: dict[str, Any], style: mllm.Style) -> tuple[list[Any], dict[str, str]]:
     """The modules of an MMRet, and its prompts.
 
     Args:
         backbone: folder or Hub id.
         loading: keywords of `from_pretrained`.
+        style: of a multimodal language model's prompt.
 
     Raises:
         ModelError: it is neither a dual encoder nor a multimodal language model, or weights are missing.
     """
-    from sentence_transformers.sentence_transformer.modules import Normalize
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
     from transformers import AutoConfig, AutoModel
 
     located = {name: loading[name] for name in ("revision",) if name in loading}
     config = AutoConfig.from_pretrained(backbone, **located)
-    keywords = {"model_kwargs": dict(loading), "config_kwargs": located}
+    keywords: dict[str, Any] = {"model_kwargs": dict(loading), "config_kwargs": located}
     keywords["processor_kwargs"] = {**located, "backend": "pil"}
     model_class = AutoModel._model_mapping.get(type(config), None)
     missing = dual.missing_methods(model_class) if model_class else []
+    if missing and mllm.is_mllm(config):
+        keywords |= {"modality_config": mllm.modality_config(), "module_output_name": "token_embeddings"}
+        transformer = CheckedTransformer(backbone, processing_kwargs=mllm.PROCESSING, **keywords).stock()
+        mllm.prepare(transformer, style)
+        width = transformer.get_embedding_dimension()
+        return [transformer, Pooling(width, pooling_mode="lasttoken"), Normalize()], dict(mllm.PROMPTS)
     if missing:
         raise dual.no_dual_encoder(backbone, model_class, missing)
-    # a modality configuration of ours from the start, because the automatic one asks the model class
-    transformer = CheckedTransformer(
-        backbone, modality_config=dual.SINGLE, module_output_name="sentence_embedding", **keywords
-    ).stock()
+    keywords |= {"modality_config": dual.SINGLE, "module_output_name": "sentence_embedding"}
+    transformer = CheckedTransformer(backbone, **keywords).stock()
     dual.fuse(transformer, backbone)
     return [transformer, Normalize()], {}
 
@@ -69,6 +74,8 @@ def preparer_of(model: SentenceTransformer, name: str, allow_urls: bool) -> Prep
     transformer = model[0]
     if getattr(transformer, "model", None) is None:
         raise ModelError(f"{name} begins with a {type(transformer).__name__}, which takes no pictures; load an MMRet")
+    if dual.missing_methods(type(transformer.model)) and mllm.is_mllm(transformer.model.config):
+        return mllm.MllmPreparer(transformer, allow_urls)
     dual.fuse(transformer, name)
     return DualPreparer(transformer, allow_urls)
 

@@ -12,8 +12,8 @@ from sentence_transformers.base.modules import Transformer
 
 from megapairs_hf.errors import ModelError
 
-# buffers that old checkpoints carry and new classes compute
-COMPUTED = ("position_ids", "rotary_emb.inv_freq")
+# buffers that old checkpoints carry and new classes compute, and the head that an embedding does not use
+UNUSED = ("position_ids", "rotary_emb.inv_freq", "lm_head.weight")
 SHOWN = 12
 
 
@@ -44,7 +44,7 @@ def check_keys(name: str, info: dict[str, Any]) -> None:
     """
     said = []
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
-        keys = sorted(str(key) for key in info.get(kind) or () if not str(key).endswith(COMPUTED))
+        keys = sorted(str(key) for key in info.get(kind) or () if not str(key).endswith(UNUSED))
         if keys:
             more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
             said.append(f"{len(keys)} {kind.replace('_', ' ')} ({', '.join(keys[:SHOWN])}{more})")

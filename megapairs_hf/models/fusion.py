@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from sentence_transformers import SentenceTransformer
 
+    from megapairs_hf.models.mllm import Style
     from megapairs_hf.models.model import MMRet
 
 MODULES = "modules.json"
@@ -32,18 +33,22 @@ def build_mmret(
     attn_implementation: str | None = None,
     allow_urls: bool = False,
     compile: bool = False,
+    prompt_style: Style = "released",
 ) -> MMRet:
     """Make an MMRet of a backbone.
 
     Args:
         backbone: folder or Hub id of a transformers model with its processor: a dual encoder (CLIP, SigLIP, SigLIP 2,
-            any other with `get_text_features` and `get_image_features`).
+            any other with `get_text_features` and `get_image_features`), or a multimodal language model (LLaVA-NeXT,
+            Qwen2.5-VL, Qwen3-VL, …).
         revision: revision on the Hub.
         device: where to put it; None lets Sentence Transformers choose.
         dtype: of the weights, such as `torch.bfloat16`; None takes the checkpoint's.
         attn_implementation: `sdpa`, `eager`, `flash_attention_2`, …; None lets transformers choose.
         allow_urls: whether pictures given as URLs are fetched.
         compile: whether the model is compiled by `torch.compile`.
+        prompt_style: of a multimodal language model: `released` is what the published weights were trained with,
+            `paper` ends with the end token as the paper writes.
 
     Returns:
         A Sentence Transformers model for text, images, and `{"image": …, "text": …}` together.
@@ -57,7 +62,7 @@ def build_mmret(
     loading = _loading(revision, dtype, attn_implementation)
 
     def make() -> MMRet:
-        modules, prompts = build_modules(backbone, loading)
+        modules, prompts = build_modules(backbone, loading, prompt_style)
         return MMRet(modules=modules, device=device, similarity_fn_name="cosine", prompts=prompts)
 
     return _prepared(_explained(make, f"the backbone {backbone}"), backbone, allow_urls, compile)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import contextlib
+from pathlib import Path
+from unittest import mock
 
 import torch
 import transformers as t
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 SIDE = 32
 WIDTH = 32
@@ -69,3 +68,92 @@ def bert_vit(folder: Path) -> str:
     vision = t.ViTConfig(**SHARED, image_size=SIDE, patch_size=16)
     config = t.VisionTextDualEncoderConfig.from_vision_text_configs(vision, text, projection_dim=24)
     return save(folder, t.VisionTextDualEncoderModel(config), t.VisionTextDualEncoderProcessor(images(), made))
+
+
+def llava(folder: Path) -> str:
+    """LLaVA-NeXT: a CLIP tower of 32-pixel tiles, a Mistral, tiles up to 2 × 2."""
+    torch.manual_seed(4)
+    made = tokenizer(["<image>"], end=False, longest=10**30)
+    vision = t.CLIPVisionConfig(**SHARED, image_size=SIDE, patch_size=16, projection_dim=WIDTH)
+    text = t.MistralConfig(
+        **SHARED, num_key_value_heads=1, head_dim=16, vocab_size=len(made), max_position_embeddings=256
+    )
+    pinpoints = [[32, 64], [64, 32], [64, 64]]
+    config = t.LlavaNextConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_index=made.convert_tokens_to_ids("<image>"),
+        image_grid_pinpoints=pinpoints,
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="default",
+    )
+    size = {"shortest_edge": SIDE}
+    crop = {"height": SIDE, "width": SIDE}
+    pixels = t.LlavaNextImageProcessorPil(size=size, crop_size=crop, image_grid_pinpoints=pinpoints)
+    processor = t.LlavaNextProcessor(pixels, made, patch_size=16, vision_feature_select_strategy="default")
+    processor.num_additional_image_tokens = 1
+    return save(folder, t.LlavaNextForConditionalGeneration(config), processor)
+
+
+def qwen(folder: Path) -> str:
+    """Qwen2.5-VL."""
+    torch.manual_seed(5)
+    special = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
+    made = tokenizer(special, end=False, longest=10**30)
+    ids = dict(zip(special, made.convert_tokens_to_ids(special), strict=True))
+    vision = {
+        "depth": 2,
+        "hidden_size": WIDTH,
+        "intermediate_size": 64,
+        "num_heads": 2,
+        "out_hidden_size": WIDTH,
+        "patch_size": 14,
+        "fullatt_block_indexes": [1],
+        "window_size": 56,
+    }
+    text = {
+        **SHARED,
+        "num_key_value_heads": 1,
+        "vocab_size": len(made),
+        "max_position_embeddings": 512,
+        "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]},
+    }
+    config = t.Qwen2_5_VLConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
+    )
+    pixels = t.Qwen2VLImageProcessorPil(min_pixels=28 * 28, max_pixels=84 * 84)
+    return save(folder, t.Qwen2_5_VLForConditionalGeneration(config), qwen_processor(pixels, made))
+
+
+def qwen_processor(pixels, made):
+    """Its processor without the part for videos, which needs torchvision even to be named."""
+    with mock.patch.object(t.ProcessorMixin, "check_argument_for_proper_class"):
+        processor = t.Qwen2_5_VLProcessor(pixels, made)
+
+    def save_pretrained(folder, **_):
+        pixels.save_pretrained(folder)
+        made.save_pretrained(folder)
+        if processor.chat_template:
+            (Path(folder) / "chat_template.jinja").write_text(processor.chat_template)
+
+    processor.save_pretrained = save_pretrained
+    return processor
+
+
+@contextlib.contextmanager
+def without_videos():
+    """`AutoProcessor` gives the processor of a Qwen folder without the part for videos."""
+
+    def load(path, **_):
+        template = Path(path) / "chat_template.jinja"
+        made = qwen_processor(t.Qwen2VLImageProcessorPil.from_pretrained(path), t.AutoTokenizer.from_pretrained(path))
+        made.chat_template = template.read_text() if template.is_file() else None
+        return made
+
+    with mock.patch.object(t.AutoProcessor, "from_pretrained", load):
+        yield

@@ -1,0 +1,157 @@
+"""MMRet on a multimodal language model: last-token pooling over a prompt (paper, section 3.2, eq. 3).
+
+The model is `Transformer` + `Pooling` (last token) + `Normalize`, all stock, and the prompt is a chat template, so the
+folder needs neither custom code nor a flag. Nothing is tied to LLaVA: the family's own image token is put into the
+template. What surprises: the released model's prompt has its own blanks and no end token, although the paper writes
+[EOS]; both are templates here and the released one is the default. Pictures are made 512 pixels square before the
+family's own processor sees them, which stock Sentence Transformers cannot do; give it square pictures.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from megapairs_hf.errors import ModelError
+from megapairs_hf.models.inputs import Input, load_picture
+from megapairs_hf.models.preparing import Ready
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+TEMPLATES = Path(__file__).with_name("templates")
+IMAGE_SIDE = 512  # section 4.1: "512 × 512"
+SIDE_KEY = "mmret_image_side"
+CIR_INSTRUCTION = (
+    "Retrieve the target image that best meets the combined criteria by using both the provided image and the image"
+    " retrieval instructions: "
+)
+# an empty prompt is none, so a document gets the candidate's form
+PROMPTS = {"query": CIR_INSTRUCTION, "document": ""}
+AROUND = {"<|image_pad|>": ("<|vision_start|>", "<|vision_end|>")}
+LOG = logging.getLogger(__name__)
+Style = Literal["released", "paper"]
+
+
+def is_mllm(config: Any) -> bool:
+    """Whether a configuration is that of a language model that reads pictures."""
+    keys = ("image_token_id", "image_token_index")
+    return any(getattr(config, key, None) is not None for key in keys) and hasattr(config, "text_config")
+
+
+def chat_template(processor: Any, style: Style) -> str:
+    """The prompt as a chat template with the image token of the model's family.
+
+    Args:
+        processor: of the model.
+        style: `released` or `paper`.
+    """
+    token = str(processor.image_token)
+    before, after = AROUND.get(token, ("", ""))
+    template = (TEMPLATES / f"{style}.jinja").read_text(encoding="utf-8")
+    words = {"@IMAGE@": before + token + after, "@TOKEN@": token, "@BROKEN@": f"{token[0]} {token[1:]}"}
+    for mark, word in words.items():
+        template = template.replace(mark, word)
+    return template
+
+
+def prepare(transformer: Any, style: Style) -> None:
+    """Set prompt, padding and picture size of a freshly loaded model.
+
+    Args:
+        transformer: the Sentence Transformers `Transformer` module.
+        style: of the prompt.
+    """
+    processor, config = transformer.processor, transformer.model.config
+    processor.chat_template = chat_template(processor, style)
+    # the last position is the embedding, so it must be a token of the input in every row
+    processor.tokenizer.padding_side = "left"
+    if processor.tokenizer.pad_token is None:
+        processor.tokenizer.pad_token = processor.tokenizer.eos_token
+    if config.model_type.startswith("llava"):
+        # processors from before transformers 4.45 leave these to the model
+        processor.patch_size = processor.patch_size or config.vision_config.patch_size
+        strategy = processor.vision_feature_select_strategy or config.vision_feature_select_strategy
+        processor.vision_feature_select_strategy = strategy
+        processor.num_additional_image_tokens = processor.num_additional_image_tokens or 1
+    setattr(config, SIDE_KEY, IMAGE_SIDE)
+
+
+def modality_config() -> dict[Any, dict[str, Any]]:
+    """Every kind of input goes through the chat template."""
+    forward = {"method": "forward", "method_output_name": "last_hidden_state"}
+    kinds: list[Any] = ["text", "image", ("image", "text")]
+    return {**{kind: dict(forward) for kind in kinds}, "message": {**forward, "format": "structured"}}
+
+
+# A cut behind the image's tokens would leave fewer than the picture has; texts are cut before they meet the template.
+# The side is said here because a saved tokenizer forgets it.
+PROCESSING = {
+    "text": {"truncation": False, "padding_side": "left"},
+}
+
+
+class MllmPreparer:
+    """For multimodal language models.
+
+    Args:
+        transformer: the Sentence Transformers `Transformer` module.
+        allow_urls: whether pictures may be fetched.
+    """
+
+    def __init__(self, transformer: Any, allow_urls: bool) -> None:
+        config, self.tokenizer = transformer.model.config, transformer.processor.tokenizer
+        self.side = int(getattr(config, SIDE_KEY, IMAGE_SIDE))
+        positions = getattr(config.text_config, "max_position_embeddings", None) or self.tokenizer.model_max_length
+        self.limit = min(int(positions), int(self.tokenizer.model_max_length))
+        self.allow_urls = allow_urls
+        self.warned = False
+        self.frames: dict[tuple[Any, ...], int] = {}
+
+    def one(self, given: Input, place: int) -> Ready:
+        """Text, and the picture made square."""
+        ready = Ready()
+        if given.text is not None:
+            ready["text"] = given.text
+        if given.picture is not None:
+            picture = load_picture(given.picture, place, self.allow_urls)
+            ready["image"] = picture if picture.size == (self.side,) * 2 else picture.resize((self.side, self.side))
+        return ready
+
+    def features(
+        self, ready: Sequence[Ready], prompt: str | None, stock: Callable[..., Any], settings: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Tokens and pixels of any mix; the prompt is the instruction, and texts that are too long are cut."""
+        cut = [dict(one) for one in ready]
+        for one in cut:
+            # a token has a byte at least, so short texts need not be counted
+            if "text" in one and len(one["text"].encode()) > self.limit // 4:
+                one["text"] = self._cut(one["text"], self._frame(prompt, stock, settings))
+        made: dict[str, Any] = stock(cut, prompt=prompt, **settings)
+        return made
+
+    def _frame(self, prompt: str | None, stock: Callable[..., Any], settings: dict[str, Any]) -> int:
+        """Tokens of a joint input besides those of its text."""
+        from PIL import Image
+
+        key = (prompt, settings.get("task"))
+        if key not in self.frames:
+            blank = {"text": ".", "image": Image.new("RGB", (self.side, self.side))}
+            self.frames[key] = int(stock([blank], prompt=prompt, **settings)["input_ids"].shape[1])
+        return self.frames[key]
+
+    def _cut(self, text: str, frame: int) -> str:
+        room = self.limit - frame
+        if room < 1:
+            raise ModelError(f"prompt and picture take {frame} of {self.limit} tokens; shorten the prompt")
+        found = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        if len(found["input_ids"]) <= room:
+            return text
+        if not self.warned:
+            LOG.warning("a text of %d tokens was cut to %d; longer ones follow without a word", len(found[0]), room)
+            self.warned = True
+        return text[: found["offset_mapping"][room - 1][1]]
+
+    def finish(self, folder: str) -> None:
+        """Nothing: the folder is whole."""
