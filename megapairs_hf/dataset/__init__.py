@@ -1,7 +1,23 @@
-"""The data set: built from instructions and pairs, and read back row by row with its pictures."""
+"""The data set: built from instructions and pairs, or brought in the released format, and read back row by row."""
 
-from megapairs_hf.dataset.config import BuildConfig
+from megapairs_hf.dataset.config import BuildConfig, ImportConfig
+from megapairs_hf.dataset.exporting import export_megapairs
+from megapairs_hf.dataset.importing import import_megapairs
 from megapairs_hf.dataset.load import Triplets, load_triplets
+from megapairs_hf.dataset.removal import remove_images
+from megapairs_hf.dataset.sheet import datasheet
 from megapairs_hf.dataset.stage import build_triplets
+from megapairs_hf.dataset.views import training_view
 
-__all__ = ["BuildConfig", "Triplets", "build_triplets", "load_triplets"]
+__all__ = [
+    "BuildConfig",
+    "ImportConfig",
+    "Triplets",
+    "build_triplets",
+    "datasheet",
+    "export_megapairs",
+    "import_megapairs",
+    "load_triplets",
+    "remove_images",
+    "training_view",
+]

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
+import numpy as np
+
+from megapairs_hf.artifact import MANIFEST, open_artifact
+from megapairs_hf.dataset.index import IdIndex
 from megapairs_hf.errors import ArtifactError
 from megapairs_hf.images import to_rgb
+from megapairs_hf.pictures import ROOT, picture_bytes
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from PIL import Image
 
 IMAGE_COLUMNS = ("q_img", "t_img", "hns")
+NAMED = 5
+BATCH = 50_000
 
 
 class Triplets(Sequence[dict[str, Any]]):
@@ -21,14 +28,18 @@ class Triplets(Sequence[dict[str, Any]]):
 
     `triplets[i]` is a dict with `q_img` (a PIL picture), `q_text` (its instructions), `t_img`, `hns` (pictures; the
     first is the query image), `relation` and `scores`; `triplets.ids(i)` is the same row with image ids, and decodes
-    nothing.
+    nothing. Rows, pictures and the index that joins them are memory-mapped, so a pickle for a worker is a few names.
 
     Attributes:
         rows: the triplets as a `datasets.Dataset`, images by id.
-        images: the pictures as a `datasets.Dataset` (image_id, image, caption).
+        images: the pictures as a `datasets.Dataset` (image_id, image, caption), undecoded.
+        columns: the columns of a row.
+        by_id: where each id stands in `images`.
     """
 
-    def __init__(self, rows: Dataset, images: Dataset, columns: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, rows: Dataset, images: Dataset, columns: Sequence[str] | None = None, root: str | None = None
+    ) -> None:
         from datasets import Image
 
         self.rows = rows
@@ -37,14 +48,24 @@ class Triplets(Sequence[dict[str, Any]]):
         unknown = sorted(set(self.columns) - set(rows.column_names))
         if unknown:
             raise ArtifactError(f"there is no column {unknown[0]!r}; columns: {', '.join(rows.column_names)}")
-        self.places = {name: i for i, name in enumerate(images["image_id"])}
+        self.by_id = IdIndex(images)
+        self.root = root
+        self._chosen = rows.select_columns(self.columns)
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def ids(self, index: int) -> dict[str, Any]:
-        """Row `index` with image ids."""
-        return {name: value for name, value in self.rows[index].items() if name in self.columns}
+    @overload
+    def ids(self, index: int) -> dict[str, Any]: ...
+    @overload
+    def ids(self, index: Sequence[int]) -> list[dict[str, Any]]: ...
+    def ids(self, index: int | Sequence[int]) -> dict[str, Any] | list[dict[str, Any]]:
+        """Row `index` with image ids, or the rows of several indices."""
+        if isinstance(index, int | np.integer):
+            row: dict[str, Any] = self._chosen[int(index)]
+            return row
+        columns = self._chosen[list(index)]
+        return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
     def image(self, image_id: str) -> Image.Image:
         """A picture by its id, RGB.
@@ -52,19 +73,71 @@ class Triplets(Sequence[dict[str, Any]]):
         Raises:
             ArtifactError: the data set has no such picture.
         """
-        if image_id not in self.places:
-            raise ArtifactError(f"image {image_id!r} is missing from the images; build or download the data set again")
-        return to_rgb(self.images[self.places[image_id]]["image"]["bytes"])
+        return self.pictures([image_id])[image_id]
+
+    def pictures(self, names: Sequence[str]) -> dict[str, Image.Image]:
+        """Pictures by their ids, RGB, each decoded once.
+
+        Raises:
+            ArtifactError: some are missing; the sentence names them.
+        """
+        return {name: to_rgb(content) for name, content in self.files(names).items()}
+
+    def files(self, names: Sequence[str]) -> dict[str, bytes]:
+        """The files of pictures by their ids.
+
+        Raises:
+            ArtifactError: some are missing; the sentence names them.
+        """
+        distinct = list(dict.fromkeys(names))
+        places = self.by_id.places(distinct)
+        self._refuse([name for name, place in zip(distinct, places, strict=True) if place < 0])
+        cells = self.images.select_columns(["image"])[places.tolist()]["image"] if distinct else []
+        return {name: picture_bytes(cell, self.root) for name, cell in zip(distinct, cells, strict=True)}
+
+    def missing(self) -> list[str]:
+        """The image ids of the rows that no picture has, sorted."""
+        names: set[str] = set()
+        for table in self.rows.select_columns(list(IMAGE_COLUMNS)).with_format("arrow").iter(batch_size=BATCH):
+            for name in IMAGE_COLUMNS:
+                column = table[name].combine_chunks()
+                flat = column.flatten() if name == "hns" else column
+                names.update(flat.unique().drop_null().to_pylist())
+        listed = sorted(names)
+        places = [self.by_id.places(listed[i : i + BATCH]) for i in range(0, len(listed), BATCH)]
+        return [listed[i] for i in np.nonzero(np.concatenate([np.empty(0), *places]) < 0)[0]]
+
+    def check(self) -> None:
+        """Look for the pictures of all rows.
+
+        Raises:
+            ArtifactError: some are missing; the sentence names them.
+        """
+        self._refuse(self.missing())
+
+    def _refuse(self, missing: list[str]) -> None:
+        if len(missing) == 1:
+            raise ArtifactError(
+                f"image {missing[0]!r} is missing from the images; build or download the data set again"
+            )
+        if missing:
+            more = f", and {len(missing) - NAMED:,} more" if len(missing) > NAMED else ""
+            told = ", ".join(map(repr, missing[:NAMED])) + more
+            raise ArtifactError(
+                f"{len(missing):,} images are missing from the images ({told}); build or download the data set again"
+            )
 
     def __getitem__(self, index: Any) -> Any:
         """Row `index` with pictures, or a list of rows for a slice."""
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         row = self.ids(range(len(self))[index])
-        for name in IMAGE_COLUMNS:
-            if name in row:
-                value = row[name]
-                row[name] = self.image(value) if isinstance(value, str) else [self.image(part) for part in value]
+        held = [name for name in IMAGE_COLUMNS if name in row]
+        wanted = [part for name in held for part in ([row[name]] if isinstance(row[name], str) else row[name])]
+        pictures = self.pictures(wanted)
+        for name in held:
+            value = row[name]
+            row[name] = pictures[value] if isinstance(value, str) else [pictures[part] for part in value]
         return row
 
 
@@ -75,6 +148,7 @@ def load_triplets(
     *,
     revision: str | None = None,
     token: str | None = None,
+    check: bool = False,
 ) -> Triplets:
     """Open a data set of triplets with its pictures.
 
@@ -84,12 +158,13 @@ def load_triplets(
         columns: the columns wanted; None for all.
         revision: revision on the Hub.
         token: of the Hub.
+        check: look for the pictures of all rows now, instead of when a row is asked for.
 
     Returns:
         The rows; pictures are decoded when a row is asked for.
 
     Raises:
-        ArtifactError: there is no such data set or split.
+        ArtifactError: there is no such data set or split, or pictures are missing.
     """
     import datasets
 
@@ -102,4 +177,8 @@ def load_triplets(
     except Exception as error:  # datasets raises whatever its reader or connection raises
         said = " ".join(str(error).split())[:300]
         raise ArtifactError(f"cannot open the triplets of {path_or_repo} ({split}): {said}") from error
-    return Triplets(rows, images, columns)
+    root = open_artifact(path_or_repo).manifest.stats.get(ROOT) if Path(path_or_repo, MANIFEST).is_file() else None
+    triplets = Triplets(rows, images, columns, root)
+    if check:
+        triplets.check()
+    return triplets

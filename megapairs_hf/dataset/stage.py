@@ -10,45 +10,33 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from megapairs_hf import launch, storage
-from megapairs_hf.artifact import Artifact, shard_names
+from megapairs_hf.artifact import Artifact, iter_batches, shard_names
 from megapairs_hf.artifact_writer import ArtifactWriter, Rejection, create_artifact
 from megapairs_hf.config import config_hash
+from megapairs_hf.dataset.shape import (
+    MEGABYTE,
+    PREVIEW_FILE,
+    SIDES,
+    chunks,
+    image_table,
+    preview_ids,
+    preview_table,
+    readme,
+    thinned,
+)
 from megapairs_hf.dataset.sides import validation_side
 from megapairs_hf.errors import ArtifactError, ConfigError
 from megapairs_hf.pictures import ROOT, picture_bytes
-from megapairs_hf.schema import IMAGE_TYPE, TRIPLETS, with_features
+from megapairs_hf.schema import TRIPLETS, with_features
 from megapairs_hf.storage import PathLike, join
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from megapairs_hf.dataset.config import BuildConfig
-
-T = TypeVar("T")
-SIDES = ("train", "validation")
-FRONT_MATTER = """---
-configs:
-- config_name: triplets
-  default: true
-  description: {mark}
-  data_files:
-{triplets}
-- config_name: images
-  description: {mark}
-  data_files:
-  - split: train
-    path: images/train-*.parquet
-{preview}---
-
-# Triplets
-
-Made by megapairs-hf. `megapairs push dataset` writes the full card.
-"""
 
 
 @dataclass(frozen=True)
@@ -99,7 +87,7 @@ def build_triplets(
             f"none of the {instructions.rows:,} annotated pairs makes a triplet; mine more pairs, or lower"
             " `min_negatives` or `validation`"
         )
-    plan = plan_shards(triplets, config)
+    plan = plan_shards(triplets, corpus, config)
     inputs = {name: art.fingerprint for name, art in
               (("instructions", instructions), ("pairs", pairs), ("corpus", corpus))}  # fmt: skip
     names = [shard.name for shard in plan]
@@ -109,7 +97,10 @@ def build_triplets(
     with writer:
         _write_shards(plan, corpus, writer)
         if launch.is_main():
-            storage.write_bytes(join(out, "README.md"), readme(triplets, config, inputs).encode())
+            told = json.dumps([config_hash(config), inputs], sort_keys=True)
+            mark = hashlib.sha256(told.encode()).hexdigest()[:16]
+            sides = [side for side in SIDES if triplets[side]]
+            storage.write_bytes(join(out, "README.md"), readme(sides, mark, bool(config.preview)).encode())
         return writer.finish(stats, rejected)
 
 
@@ -184,27 +175,48 @@ def fitting_texts(instructions: Artifact, min_fit: float) -> dict[tuple[str, str
     return kept
 
 
-def chunks(rows: Sequence[T], size: int) -> list[tuple[T, ...]]:
-    """The rows in parts of at most `size`."""
-    return [tuple(rows[i : i + size]) for i in range(0, len(rows), size)]
-
-
-def plan_shards(triplets: dict[str, list[dict[str, Any]]], config: BuildConfig) -> list[Shard]:
-    """Which rows go into which file."""
+def plan_shards(triplets: dict[str, list[dict[str, Any]]], corpus: Artifact, config: BuildConfig) -> list[Shard]:
+    """Which rows go into which file; no file is larger than `max_shard_mb`."""
     plan = []
+    limit = config.max_shard_mb * MEGABYTE
     for side in SIDES:
-        parts = chunks(triplets[side], config.rows_per_shard)
+        parts = chunks(triplets[side], config.rows_per_shard, text_bytes, limit)
         names = shard_names(len(parts), "parquet", f"triplets/{side}")
         plan += [Shard(name, part, "triplets") for name, part in zip(names, parts, strict=True)]
     used = {name for rows in triplets.values() for row in rows for name in (row["t_img"], *row["hns"])}
-    parts = chunks(sorted(used), config.images_per_shard)
-    names = shard_names(len(parts), "parquet", "images/train")
-    plan += [Shard(name, part, "images") for name, part in zip(names, parts, strict=True)]
+    sizes = picture_sizes(corpus, used, limit)
+    images = chunks(sorted(used), config.images_per_shard, lambda name: sizes.get(name, 0), limit)
+    names = shard_names(len(images), "parquet", "images/train")
+    plan += [Shard(name, part, "images") for name, part in zip(names, images, strict=True)]
     if config.preview:
-        rows = triplets["train"]
-        step = max(1, len(rows) // config.preview)
-        plan.append(Shard("preview/train-00000-of-00001.parquet", tuple(rows[::step][: config.preview]), "preview"))
+        plan.append(Shard(PREVIEW_FILE, thinned(triplets["train"], config.preview), "preview"))
     return plan
+
+
+def text_bytes(row: dict[str, Any]) -> int:
+    """About how large a triplet is, uncompressed and in bytes."""
+    words = [row["q_img"], row["t_img"], *row["q_text"], *row["hns"], *row["relation"]]
+    return sum(len(word.encode()) + 4 for word in words) + 24 * len(row["scores"])
+
+
+def picture_sizes(corpus: Artifact, used: set[str], limit: int) -> dict[str, int]:
+    """Bytes of each picture's file with its caption; empty where all of them fit into one shard anyway."""
+    root = corpus.manifest.stats.get(ROOT)
+    fits = all(storage.is_local(path) for path in corpus.shard_paths()) and (
+        sum(storage.local(path).stat().st_size for path in corpus.shard_paths()) < limit // 2
+    )
+    # pictures are compressed already, so the corpus' files are about as large as what they hold
+    if root is None and fits:
+        return {}
+    sizes = {}
+    for index in range(len(corpus.manifest.shards)):
+        for batch in iter_batches(corpus, ["image_id", "image", "caption"], index, 256):
+            for row in batch.to_pylist():
+                if row["image_id"] in used:
+                    sizes[row["image_id"]] = len(picture_bytes(row["image"], root)) + len(
+                        (row["caption"] or "").encode()
+                    )
+    return sizes
 
 
 def _write_shards(plan: list[Shard], corpus: Artifact, writer: ArtifactWriter) -> None:
@@ -222,9 +234,10 @@ def _write_shards(plan: list[Shard], corpus: Artifact, writer: ArtifactWriter) -
             if shard.kind == "triplets":
                 table = pa.Table.from_pylist(list(shard.rows), schema=with_features(TRIPLETS))
             elif shard.kind == "images":
-                table = image_table(shard.rows, places, corpus)
+                rows = fetch(shard.rows, places, corpus)
+                table = image_table([rows[name] for name in shard.rows])
             else:
-                table = preview_table(shard.rows, places, corpus)
+                table = preview_table(shard.rows, fetch(preview_ids(shard.rows), places, corpus))
             writer.write(i, table)
             bar.advance()
 
@@ -243,58 +256,3 @@ def fetch(ids: tuple[str, ...], places: dict[str, tuple[int, int]], corpus: Arti
             content = picture_bytes(row["image"], corpus.manifest.stats.get(ROOT))
             rows[row["image_id"]] = {**row, "image": {"bytes": content, "path": None}}
     return rows
-
-
-def image_table(ids: tuple[str, ...], places: dict[str, tuple[int, int]], corpus: Artifact) -> pa.Table:
-    """Pictures with their captions, by id."""
-    rows = fetch(ids, places, corpus)
-    schema = pa.schema([("image_id", pa.string()), ("image", IMAGE_TYPE), ("caption", pa.string())])
-    return pa.Table.from_pylist([rows[name] for name in ids], schema=with_features(schema, ("image",)))
-
-
-def preview_table(
-    triplets: tuple[dict[str, Any], ...], places: dict[str, tuple[int, int]], corpus: Artifact
-) -> pa.Table:
-    """A few triplets with their pictures in the rows, for the data set viewer."""
-    ids = tuple(sorted({name for row in triplets for name in (row["q_img"], row["t_img"], row["hns"][-1])}))
-    rows = fetch(ids, places, corpus)
-    images = ("query_image", "target_image", "negative_image")
-    schema = pa.schema(
-        [
-            ("query_image", IMAGE_TYPE),
-            ("q_text", pa.list_(pa.string())),
-            ("target_image", IMAGE_TYPE),
-            ("negative_image", IMAGE_TYPE),
-            ("query_caption", pa.string()),
-            ("target_caption", pa.string()),
-            ("relation", pa.list_(pa.string())),
-        ]
-    )
-    shown = [
-        {
-            "query_image": rows[row["q_img"]]["image"],
-            "q_text": row["q_text"],
-            "target_image": rows[row["t_img"]]["image"],
-            "negative_image": rows[row["hns"][-1]]["image"],
-            "query_caption": rows[row["q_img"]]["caption"],
-            "target_caption": rows[row["t_img"]]["caption"],
-            "relation": row["relation"],
-        }
-        for row in triplets
-    ]
-    return pa.Table.from_pylist(shown, schema=with_features(schema, images))
-
-
-def readme(triplets: dict[str, list[dict[str, Any]]], config: BuildConfig, inputs: dict[str, str]) -> str:
-    """The YAML by which `load_dataset(folder)` finds the configurations.
-
-    `datasets` keys its cache of a local folder by this text and not by the files, so the text must change with them:
-    each configuration's description carries a hash of what the data set was made of.
-    """
-    mark = hashlib.sha256(json.dumps([config_hash(config), inputs], sort_keys=True).encode()).hexdigest()[:16]
-    sides = [f"  - split: {side}\n    path: triplets/{side}-*.parquet" for side in SIDES if triplets[side]]
-    preview = (
-        f"- config_name: preview\n  description: {mark}\n"
-        "  data_files:\n  - split: train\n    path: preview/train-*.parquet\n"
-    )
-    return FRONT_MATTER.format(mark=mark, triplets="\n".join(sides), preview=preview if config.preview else "")

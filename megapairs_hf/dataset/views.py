@@ -1,0 +1,98 @@
+"""Triplets as the columns that trainers take: anchor, positive, negatives.
+
+What surprises: which instruction and which negatives a row gives is drawn by seed, epoch and the row's images, so any
+process reading any row in any order sees the same; nothing is decoded or copied before a row is asked for.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Any
+
+from megapairs_hf.config import require
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from datasets import Dataset
+
+    from megapairs_hf.dataset.load import Triplets
+
+TEXTS, NEGATIVES = "q_text", "hns"
+
+
+def training_view(triplets: Triplets, negatives: int = 4, seed: int = 0, epoch: int = 0) -> Dataset:
+    """The triplets for the trainer of Sentence Transformers.
+
+    The paper's training (section 3.2) takes one positive and four hard negatives, of which the first is the query
+    image, and one of the instructions at a time.
+
+    Args:
+        triplets: as `load_triplets` gives them, with all columns.
+        negatives: N hard negatives a row; the query image first, the others drawn.
+        seed: of the draws.
+        epoch: of the draws; make another view for each epoch.
+
+    Returns:
+        A data set with the columns `anchor` ({"text", "image"}), `positive`, `negative_1` … `negative_N`, made when
+        they are read.
+
+    Raises:
+        ConfigError: there is no room for the query image.
+    """
+    require(negatives >= 1, "negatives", negatives, "at least 1 (the query image)")
+    import datasets
+    import pyarrow as pa
+
+    names = ["anchor", "positive", *(f"negative_{i}" for i in range(1, negatives + 1))]
+    table = pa.table({name: pa.array(range(len(triplets)), pa.int32()) for name in names})
+    # the columns hold the row's number: the trainer asks for their names before it reads any
+    view = datasets.Dataset(table)
+    view.set_transform(_Transform(triplets, negatives, seed, epoch))
+    return view
+
+
+class _Transform:
+    """Makes a batch of rows when it is asked for; pickles into workers as a few names."""
+
+    def __init__(self, triplets: Triplets, negatives: int, seed: int, epoch: int) -> None:
+        self.triplets, self.negatives, self.seed, self.epoch = triplets, negatives, seed, epoch
+
+    def __call__(self, batch: dict[str, list[int]]) -> dict[str, list[Any]]:
+        rows = self.triplets.ids(next(iter(batch.values()), []))
+        drawn = [draw(row, self.negatives, f"{self.seed}/{self.epoch}") for row in rows]
+        wanted = [name for (_, names), row in zip(drawn, rows, strict=True) for name in (row["t_img"], *names)]
+        pictures = self.triplets.pictures([*wanted, *(row["q_img"] for row in rows)])
+        made: dict[str, Callable[[int], Any]] = {
+            # the order in which the trainer's own card can read them
+            "anchor": lambda i: {"text": drawn[i][0], "image": pictures[rows[i]["q_img"]]},
+            "positive": lambda i: pictures[rows[i]["t_img"]],
+        }
+        columns = {name: [make(i) for i in range(len(rows))] for name, make in made.items() if name in batch}
+        for number in range(self.negatives):
+            name = f"negative_{number + 1}"
+            if name in batch:
+                columns[name] = [pictures[names[number]] for _, names in drawn]
+        return columns
+
+
+def draw(row: dict[str, Any], negatives: int, seed: str) -> tuple[str, list[str]]:
+    """An instruction and the negatives of one row.
+
+    Args:
+        row: a triplet by ids.
+        negatives: N; where the row has fewer, some of its own come twice.
+        seed: of the draw, to which the row's images are added.
+
+    Returns:
+        The instruction, and N image ids, the query image first.
+    """
+    rng = random.Random(f"{seed}/{row['q_img']}/{row['t_img']}")
+    text = rng.choice(row[TEXTS])
+    first, others = row[NEGATIVES][0], row[NEGATIVES][1:] or row[NEGATIVES][:1]
+    drawn = rng.sample(others, min(negatives - 1, len(others)))
+    return text, [first, *drawn, *_more(others, negatives - 1 - len(drawn), rng)]
+
+
+def _more(names: Sequence[str], count: int, rng: random.Random) -> list[str]:
+    return [rng.choice(names) for _ in range(count)]
