@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from megapairs_hf.errors import ArtifactError, ImageRejectedError
+from megapairs_hf.images import to_rgb
 from megapairs_hf.models.pixels import Pixels
 
 if TYPE_CHECKING:
@@ -29,20 +30,27 @@ class Reader:
     """Decodes and resizes pictures; travels to worker processes.
 
     Args:
-        fetch: gives the RGB picture of a pool and an id.
+        fetch: gives the files of pictures of a pool by their ids.
         prepare: what is kept of a picture, an array or a dict of arrays.
     """
 
-    def __init__(self, fetch: Callable[[int, str], Image.Image], prepare: Callable[[Image.Image], Any]) -> None:
+    def __init__(
+        self, fetch: Callable[[int, Sequence[str]], dict[str, bytes]], prepare: Callable[[Image.Image], Any]
+    ) -> None:
         self.fetch, self.prepare = fetch, prepare
 
     def __call__(self, pool: int, names: Sequence[str]) -> list[Loaded]:
         """For each id what is kept, or None and what is wrong."""
-        return [self._one(pool, name) for name in names]
-
-    def _one(self, pool: int, name: str) -> Loaded:
         try:
-            return self.prepare(self.fetch(pool, name)), ""
+            files = self.fetch(pool, names)
+        except (ArtifactError, OSError):
+            # one that is missing must not spoil the others
+            files = {}
+        return [self._one(pool, name, files.get(name)) for name in names]
+
+    def _one(self, pool: int, name: str, file: bytes | None) -> Loaded:
+        try:
+            return self.prepare(to_rgb(self.fetch(pool, [name])[name] if file is None else file)), ""
         except (ImageRejectedError, ArtifactError, OSError) as error:
             return None, str(error) or type(error).__name__
 
@@ -136,14 +144,15 @@ class PixelCache:
     """Turns image ids into normalised pixel tensors, for what is learnt from whole pictures at once.
 
     Args:
-        fetch: gives the RGB picture of an id.
-        processor: a transformers image processor.
+        fetch: gives the file of an id.
+        processor: a transformers processor.
         limit_gb: memory for kept pictures.
     """
 
-    def __init__(self, fetch: Callable[[str], Image.Image], processor: Any, limit_gb: float) -> None:
+    def __init__(self, fetch: Callable[[str], bytes], processor: Any, limit_gb: float) -> None:
         self.pixels = Pixels(processor)
-        self.pictures = Pictures(Reader(lambda _, name: fetch(name), self.pixels.one), limit_gb)
+        reader = Reader(lambda _, names: {name: fetch(name) for name in names}, self.pixels.one)
+        self.pictures = Pictures(reader, limit_gb)
 
     def __call__(self, ids: Sequence[str]) -> torch.Tensor:
         """Pixels (Tensor[B, 3, H, W], float32) of these pictures.

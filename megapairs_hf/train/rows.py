@@ -13,8 +13,6 @@ from megapairs_hf.train.order import sibling_order
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from PIL import Image
-
     from megapairs_hf.train.config import TrainConfig
 
 
@@ -57,8 +55,11 @@ class Pool(Protocol):
     def examples(self, indices: Sequence[int], step: int, bad: Collection[str]) -> list[Example | None]:
         """These rows with the draws of this step; None for a row that a picture of `bad` spoils."""
 
-    def picture(self, name: str) -> Image.Image:
-        """A picture by its id, RGB."""
+    def others(self, taken: Collection[int], count: int, rng: random.Random) -> list[int]:
+        """Up to `count` more rows to fill a batch up with, drawn."""
+
+    def files(self, names: Sequence[str]) -> dict[str, bytes]:
+        """The files of pictures by their ids."""
 
     def cluster(self, name: str) -> str:
         """What near-duplicates of a picture have in common; its id where nothing is known."""
@@ -121,9 +122,16 @@ class TripletPool:
         count = max(0, self.config.negatives - len(first))
         return (first + rng.sample(mined, min(count, len(mined))))[: self.config.negatives]
 
-    def picture(self, name: str) -> Image.Image:
-        """A picture by its id, RGB."""
-        return self.triplets.image(name)
+    def others(self, taken: Collection[int], count: int, rng: random.Random) -> list[int]:
+        """Up to `count` more rows, drawn."""
+        assert self.rows is not None
+        drawn = dict.fromkeys(rng.randrange(self.rows) for _ in range(2 * count))
+        return [row for row in drawn if row not in taken][:count]
+
+    def files(self, names: Sequence[str]) -> dict[str, bytes]:
+        """The files of pictures by their ids."""
+        found: dict[str, bytes] = self.triplets.files(names)
+        return found
 
     def cluster(self, name: str) -> str:
         """The picture's value in `cluster_column`."""

@@ -16,6 +16,7 @@ from megapairs_hf.models.fusion import build_mmret, save_mmret
 from megapairs_hf.train.evaluators import of_triplets
 from megapairs_hf.train.loop import Watch, run_loop
 from megapairs_hf.train.rows import TripletPool
+from megapairs_hf.train.tables import open_source
 from megapairs_hf.train.task import ContrastTask
 from megapairs_hf.train.tracking import LOG
 
@@ -108,12 +109,19 @@ def open_pools(triplets: Any, config: TrainConfig, work: str | Path) -> tuple[li
     """The rows of a run and the weight of each pool.
 
     Raises:
-        TrainingError: no triplet has one of the relations.
+        ArtifactError: a source cannot be opened.
+        TrainingError: no triplet has one of the relations, or a source has other columns.
     """
     pool = TripletPool(triplets, config)
     if not pool.rows:
         raise TrainingError(f"no triplet has a relation of {list(config.relations)}; correct `relations`")
-    return [pool], [config.weight or pool.rows]
+    pools: list[Pool] = [pool]
+    weights = [config.weight or pool.rows]
+    for source in config.sources:
+        more, shares = open_source(source, config, work)
+        pools += more
+        weights += shares
+    return pools, weights
 
 
 def _measures(

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     import torch
     from accelerate import Accelerator
-    from PIL import Image
 
     from megapairs_hf.train.config import TrainConfig
     from megapairs_hf.train.rows import Example, Pool
@@ -34,14 +33,14 @@ TRIES = 20
 
 
 class Fetch:
-    """Gives the picture of a pool and an id; travels to worker processes."""
+    """Gives the files of pictures of a pool; travels to worker processes."""
 
     def __init__(self, pools: Sequence[Pool]) -> None:
         self.pools = pools
 
-    def __call__(self, pool: int, name: str) -> Image.Image:
-        """The RGB picture."""
-        return self.pools[pool].picture(name)
+    def __call__(self, pool: int, names: Sequence[str]) -> dict[str, bytes]:
+        """The files by id."""
+        return self.pools[pool].files(names)
 
 
 class ContrastTask:
@@ -91,9 +90,7 @@ class ContrastTask:
         for _ in range(TRIES):
             if len(made) == size:
                 return made
-            rest = pool.rows or 0
-            more = [row for row in (rng.randrange(rest) for _ in range(2 * (size - len(made)))) if row not in taken]
-            more = list(dict.fromkeys(more))[: size - len(made)] if rest else []
+            more = pool.others(taken, size - len(made), rng)
             taken.update(more)
             made += [example for example in pool.examples(more, step, bad) if example is not None]
         if len(made) < size:

@@ -49,7 +49,11 @@ def naive(task, step=0):
         for place in places:
             if place < len(batch.parts):
                 part = batch.parts[place]
-                given |= {"text": part.text} if part.image is None else {"image": task.pools[0].picture(part.image)}
+                given |= (
+                    {"text": part.text}
+                    if part.image is None
+                    else {"image": task.pools[0].files([part.image])[part.image]}
+                )
         features = model.preprocess([given])
         return normalize(model[0](features)["sentence_embedding"][0], dim=-1)
 
