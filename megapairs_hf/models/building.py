@@ -6,7 +6,6 @@ retriever with one random layer still gives vectors, so here that is an error th
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.errors import ModelError
@@ -17,16 +16,6 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
     from megapairs_hf.models.preparing import Preparer
-
-
-def has_file(path: str, name: str, revision: str | None) -> bool:
-    """Whether a folder or a repository of the Hub has a file."""
-    if Path(path).is_dir():
-        return (Path(path) / name).is_file()
-    from transformers.utils import cached_file
-
-    found = cached_file(path, name, revision=revision, _raise_exceptions_for_missing_entries=False)
-    return found is not None
 
 
 def build_modules(backbone: str, loading: dict[str, Any], style: mllm.Style) -> tuple[list[Any], dict[str, str]]:

@@ -11,6 +11,7 @@ from typing import Any
 from sentence_transformers.base.modules import Transformer
 
 from megapairs_hf.errors import ModelError
+from megapairs_hf.models.released import key_mapping
 
 # buffers that old checkpoints carry and new classes compute, and the head that an embedding does not use
 UNUSED = ("position_ids", "rotary_emb.inv_freq", "lm_head.weight")
@@ -21,8 +22,14 @@ class CheckedTransformer(Transformer):
     """Loads like the stock module, and checks."""
 
     def _load_model(self, model_name_or_path: str, *arguments: Any, **keywords: Any) -> Any:
-        loaded = super()._load_model(model_name_or_path, *arguments, output_loading_info=True, **keywords)
-        model, info = loaded
+        task, config, *others = arguments
+        keywords |= {"output_loading_info": True, "use_safetensors": True}
+        # so that a weight of another shape is listed with the rest
+        keywords["ignore_mismatched_sizes"] = True
+        names = key_mapping(str(config.model_type))
+        if names:
+            keywords["key_mapping"] = names
+        model, info = super()._load_model(model_name_or_path, task, config, *others, **keywords)
         check_keys(model_name_or_path, info)
         return model
 

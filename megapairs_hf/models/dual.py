@@ -124,6 +124,8 @@ def finish_folder(folder: Path) -> None:
     """
     from megapairs_hf.models import modeling_mmret
 
+    if not (folder / "config.json").is_file():
+        return  # adapters alone; their backbone is elsewhere
     shutil.copyfile(MODELING, folder / MODELING.name)
     file = folder / "config.json"
     config = json.loads(file.read_text(encoding="utf-8"))

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from megapairs_hf.models.mllm import Style
     from megapairs_hf.models.model import MMRet
 
-MODULES = "modules.json"
-
 
 def build_mmret(
     backbone: str,
@@ -79,7 +77,7 @@ def load_mmret(
     compile: bool = False,
     truncate_dim: int | None = None,
 ) -> MMRet:
-    """Load a saved MMRet, or a plain backbone as an MMRet.
+    """Load a saved MMRet, a released one (`BAAI/BGE-VL-base`, …), or a plain backbone as an MMRet.
 
     Args:
         path: folder or Hub id.
@@ -97,12 +95,12 @@ def load_mmret(
     Raises:
         ModelError: there is no such model, it is of another kind, or its weights are incomplete or not numbers.
     """
-    from megapairs_hf.models.building import has_file
     from megapairs_hf.models.model import MMRet
+    from megapairs_hf.models.released import has_stock_modules
 
     common: dict[str, Any] = {"revision": revision, "device": device, "dtype": dtype}
     common |= {"attn_implementation": attn_implementation, "allow_urls": allow_urls, "compile": compile}
-    if not _explained(lambda: has_file(path, MODULES, revision), f"the model {path}"):
+    if not _explained(lambda: has_stock_modules(path, revision), f"the model {path}"):
         model = build_mmret(path, **common)
         model.truncate_dim = truncate_dim
         return model

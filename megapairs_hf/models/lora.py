@@ -1,0 +1,141 @@
+"""LoRA adapters on an MMRet by PEFT: add, merge, unmerge, export (paper, sections 4.1 and 4.3: rank 32).
+
+Adapters sit on every linear layer of the vision tower and of the language model (or of a dual encoder's two towers).
+The projector between them is left alone. What surprises: a model saved with adapters is a folder of adapters that
+names its backbone, and loads only while the backbone is there; `export_merged` makes a whole model of it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from megapairs_hf.errors import MissingDependencyError, ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from sentence_transformers import SentenceTransformer
+
+RANK = 32  # section 4.1: "LoRA … rank 32"
+# vision towers and language models of the families, and the two towers of dual encoders
+TOWERS = ("vision_tower", "visual", "vision_model", "language_model", "text_model")
+BETWEEN = ("merger", "multi_modal_projector", "projector")
+
+
+def add_lora(
+    model: SentenceTransformer,
+    *,
+    rank: int = RANK,
+    alpha: int | None = None,
+    dropout: float = 0.0,
+    name: str = "default",
+) -> None:
+    """Put fresh adapters on a model; everything else is frozen.
+
+    Args:
+        model: an MMRet.
+        rank: of the adapters.
+        alpha: their scale, divided by the rank; None for twice the rank, which is ours.
+        dropout: before them.
+        name: of the adapter.
+
+    Raises:
+        MissingDependencyError: peft is not installed.
+        ModelError: the model has no towers of a known name, or has such an adapter.
+    """
+    try:
+        from peft import LoraConfig
+    except ImportError as error:
+        raise MissingDependencyError("peft", "peft", "LoRA") from error
+    inner = model[0].model
+    if any(True for _ in _layers(inner)):
+        raise ModelError("the model has adapters already; merge or unload them first")
+    targets = lora_targets(inner)
+    config = LoraConfig(r=rank, lora_alpha=alpha or 2 * rank, lora_dropout=dropout, target_modules=targets)
+    inner.add_adapter(config, adapter_name=name)
+
+
+def lora_targets(inner: Any) -> list[str]:
+    """Names of the linear layers that get adapters.
+
+    Args:
+        inner: the transformers model.
+
+    Raises:
+        ModelError: there is none.
+    """
+    import torch
+
+    found = []
+    for name, module in inner.named_modules():
+        parts = name.split(".")
+        # not its subclasses: torch's MultiheadAttention reads the weights of its own kind past any adapter
+        if type(module) is torch.nn.Linear and set(parts) & set(TOWERS) and not set(parts) & set(BETWEEN):
+            found.append(name)
+    if not found:
+        raise ModelError(f"{type(inner).__name__} has no linear layer below any of {', '.join(TOWERS)}; adapt another")
+    return found
+
+
+def _layers(inner: Any) -> Iterator[tuple[str, Any]]:
+    """The adapted layers by name."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for name, module in list(inner.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            yield name, module
+
+
+def merge_lora(model: SentenceTransformer) -> None:
+    """Add the adapters to the weights, so that they cost nothing in a forward pass.
+
+    Args:
+        model: an MMRet with adapters.
+
+    Raises:
+        ModelError: it has none, or merging gives numbers that are not finite.
+    """
+    layers = list(_layers(model[0].model))
+    if not layers:
+        raise ModelError("the model has no adapters to merge; call add_lora, or load an adapted model")
+    for name, layer in layers:
+        try:
+            layer.merge(safe_merge=True)
+        except ValueError as error:
+            raise ModelError(f"the adapter of {name} is not made of finite numbers; train it again") from error
+
+
+def unmerge_lora(model: SentenceTransformer) -> None:
+    """Take the adapters out of the weights again."""
+    for _, layer in _layers(model[0].model):
+        layer.unmerge()
+
+
+def unload_lora(model: SentenceTransformer) -> None:
+    """Merge the adapters and forget them: the model is a plain one with other weights.
+
+    Args:
+        model: an MMRet with adapters.
+    """
+    inner = model[0].model
+    if not all(layer.merged for _, layer in _layers(inner)) or not any(True for _ in _layers(inner)):
+        merge_lora(model)
+    for name, layer in _layers(inner):
+        parent, _, last = name.rpartition(".")
+        setattr(inner.get_submodule(parent), last, layer.get_base_layer())
+    inner._hf_peft_config_loaded = False
+    del inner.peft_config
+    for weight in inner.parameters():
+        weight.requires_grad_(True)
+
+
+def export_merged(model: SentenceTransformer, path: str | Path) -> None:
+    """Save a whole model with the adapters in its weights; the model in memory is left merged and without adapters.
+
+    Args:
+        model: an MMRet with adapters.
+        path: the folder.
+    """
+    unload_lora(model)
+    model.save(str(path))
