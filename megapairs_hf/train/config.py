@@ -126,7 +126,8 @@ class TrainConfig(LoopConfig):
             the target of the same query and text in another row.
         cluster_column: column of the data set's images that tells near-duplicates; null for none.
         sources: further data sets to mix in.
-        weight: how often a batch is drawn from the triplets, relative to `sources`; null for their number.
+        weight: how often a batch is drawn from the triplets, relative to `sources`; null for their number, 0 for
+            never.
         eval_every: steps between two evaluations on the validation split; 0 for none.
         eval_queries: queries of that evaluation at most.
         best_metric: keep the checkpoint that is best by this and save it in the end; null saves the last.
@@ -172,7 +173,8 @@ class TrainConfig(LoopConfig):
         require(self.chunk > 0, "chunk", self.chunk, "at least 1")
         require(self.lora_rank >= 0, "lora_rank", self.lora_rank, "0 or more")
         require(all(size > 0 for size in self.matryoshka), "matryoshka", self.matryoshka, "positive dimensions")
-        require(self.weight is None or self.weight > 0, "weight", self.weight, "a positive number or null")
+        require(self.weight is None or self.weight >= 0, "weight", self.weight, "0 or more, or null")
+        require(self.weight != 0 or bool(self.sources), "weight", self.weight, "above 0 where there are no `sources`")
         require(self.eval_every >= 0, "eval_every", self.eval_every, "0 or more steps")
         require(self.eval_queries > 0, "eval_queries", self.eval_queries, "at least 1")
         evaluated = self.eval_every > 0 or (self.best_metric is None and self.patience == 0)

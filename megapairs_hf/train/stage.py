@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from megapairs_hf import launch, storage
 from megapairs_hf.artifact import Artifact, model_place, weights_fingerprint
-from megapairs_hf.artifact_writer import ArtifactWriter, create_artifact
+from megapairs_hf.artifact_writer import ArtifactWriter, Rejection, create_artifact
 from megapairs_hf.dataset.load import load_triplets
 from megapairs_hf.errors import ArtifactError, TrainingError
 from megapairs_hf.models.fusion import build_mmret, save_mmret
+from megapairs_hf.models.lora import add_lora, unload_lora
 from megapairs_hf.train.evaluators import of_triplets
 from megapairs_hf.train.loop import Watch, run_loop
 from megapairs_hf.train.rows import TripletPool
@@ -77,7 +78,7 @@ def train_mmret(
 
     def make(folder: Path) -> dict[str, Any]:
         model = started_model(config, work)
-        pools, weights = open_pools(load_triplets(triplets.path, config.split), config, work)
+        pools, weights, small = open_pools(load_triplets(triplets.path, config.split), config, work)
         task = ContrastTask(model, pools, weights, config)
         watch = Watch(
             _measures(model, triplets.path, config, evaluators or {}),
@@ -87,7 +88,9 @@ def train_mmret(
             lambda path: save_mmret(model, path),
         )
         log = run_loop(task, config, folder, "train", inputs, watch, Path(f"{out}.tracking"))
-        left_out = [(name.partition("/")[2], "unreadable", error) for name, error in sorted(task.bad.items())]
+        if config.lora_rank:
+            unload_lora(model)
+        left_out = [(name.partition("/")[2], "unreadable", error) for name, error in sorted(task.bad.items())] + small
         stats = {"rows": sum(pool.rows or 0 for pool in pools), **last(log, config.last_step)}
         return {"save": lambda path: save_mmret(model, path), "stats": stats, "rejected": left_out}
 
@@ -97,6 +100,12 @@ def train_mmret(
 def started_model(config: TrainConfig, work: str | Path) -> Any:
     """The model before its first step, with adapters and checkpointing as the settings say."""
     model = build_mmret(model_place(config.model, work), revision=config.revision, device="cpu")
+    if config.lora_rank:
+        import torch
+
+        # the adapters' first values are drawn
+        torch.manual_seed(config.seed)
+        add_lora(model, rank=config.lora_rank)
     if config.gradient_checkpointing:
         model[0].model.gradient_checkpointing_enable({"use_reentrant": False})
     width = model.get_embedding_dimension()
@@ -105,23 +114,38 @@ def started_model(config: TrainConfig, work: str | Path) -> Any:
     return model
 
 
-def open_pools(triplets: Any, config: TrainConfig, work: str | Path) -> tuple[list[Pool], list[float]]:
-    """The rows of a run and the weight of each pool.
+def open_pools(
+    triplets: Any, config: TrainConfig, work: str | Path
+) -> tuple[list[Pool], list[float], list[Rejection]]:
+    """The rows of a run, the weight of each pool, and the pools of `sources` that are smaller than a batch.
 
     Raises:
         ArtifactError: a source cannot be opened.
-        TrainingError: no triplet has one of the relations, or a source has other columns.
+        TrainingError: no triplet has one of the relations, or there are fewer than a batch.
     """
-    pool = TripletPool(triplets, config)
-    if not pool.rows:
-        raise TrainingError(f"no triplet has a relation of {list(config.relations)}; correct `relations`")
-    pools: list[Pool] = [pool]
-    weights = [config.weight or pool.rows]
+    pools: list[Pool] = []
+    weights: list[float] = []
+    left_out: list[Rejection] = []
+    if config.weight != 0:
+        pool = TripletPool(triplets, config)
+        if not pool.rows:
+            raise TrainingError(f"no triplet has a relation of {list(config.relations)}; correct `relations`")
+        if pool.rows < config.batch_size:
+            raise TrainingError(
+                f"batch_size is {config.batch_size}, but there are only {pool.rows:,} triplets; lower it"
+            )
+        pools, weights = [pool], [config.weight or pool.rows]
     for source in config.sources:
-        more, shares = open_source(source, config, work)
-        pools += more
-        weights += shares
-    return pools, weights
+        for more, weight in zip(*open_source(source, config, work), strict=True):
+            if more.rows is not None and more.rows < config.batch_size:
+                launch.note(f"{source.path} {source.name or ''}: {more.rows:,} rows of one kind are no whole batch")
+                left_out.append((f"{source.path} {source.name or ''}", "fewer_than_a_batch", f"{more.rows} rows"))
+            else:
+                pools.append(more)
+                weights.append(weight)
+    if not pools:
+        raise TrainingError(f"batch_size is {config.batch_size}, but no source has so many rows of one kind; lower it")
+    return pools, weights, left_out
 
 
 def _measures(

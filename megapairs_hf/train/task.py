@@ -63,11 +63,6 @@ class ContrastTask:
         self.bad: dict[str, str] = {}
         self.planned: tuple[tuple[int, int], Batch] | None = None
         self.size = config.micro_batch or config.chunk
-        for pool in pools:
-            if pool.rows is not None and pool.rows < config.batch_size:
-                raise TrainingError(
-                    f"batch_size is {config.batch_size}, but there are only {pool.rows:,} rows of one kind; lower it"
-                )
 
     def batch(self, step: int, rank: int, world: int) -> Batch:
         """This process's part of the batch of a step; a function of the step and of the pictures rejected so far."""

@@ -113,7 +113,7 @@ def test_tables_become_pools_of_one_kind(table, model):
     pools, weights = open_source(SourceConfig("./rows.parquet", images="./pictures", weight=6.0), config, table)
     assert weights == [3.0, 3.0]
     kinds = []
-    for i, pool in enumerate(pools):
+    for i in range(len(pools)):
         task = ContrastTask(model, pools, [1 - i, i], config)
         batch = task.batch(0, 0, 1)
         kinds.append({part.image is not None for part in batch.parts})
