@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from megapairs_hf.train.config import LoopConfig
 
 LOG = "training_log.jsonl"
-EXTRA = {"tensorboard": "track", "trackio": "track", "wandb": "track"}
+EXTRA = {"tensorboard": "track", "trackio": "track", "wandb": "wandb"}
 
 
 def chosen_tracker(tracker: str) -> str | None:
