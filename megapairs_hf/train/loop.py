@@ -187,7 +187,7 @@ class Run:
         with launch.Progress(self.label, self.config.last_step, "steps", self.done) as bar:
             self.said = time.monotonic()
             while self.done < self.config.last_step and not self.stop:
-                learnt = self._step(self.done)
+                learnt = self.step(self.done)
                 self.done += 1
                 self._tell(learnt, time.monotonic() - began)
                 losses = self.log.losses()
@@ -199,7 +199,8 @@ class Run:
                     self._save()
         self._keep()
 
-    def _step(self, step: int) -> Learnt:
+    def step(self, step: int) -> Learnt:
+        """One step: gradient, checks, update."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config, step)
         learnt = self.task.learn(self.module, step, self.accelerator)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-BLOCK = 256
+BLOCK = 1 << 19  # logits that exist at a time: 2 MB in float32, whatever the batch
 
 
 def info_nce(
@@ -100,8 +100,9 @@ def _blocks(
     count = len(queries)
     units = [normalize(candidates[:, :size], dim=-1) for size in dimensions]
     ready = [unit.detach().requires_grad_() for unit in units]
-    for start in range(0, count, BLOCK):
-        end = min(start + BLOCK, count)
+    rows = max(1, BLOCK // len(candidates))
+    for start in range(0, count, rows):
+        end = min(start + rows, count)
         positives = pieces.first + pieces.width * torch.arange(start, end, device=queries.device)
         mask = pieces.mask(start, end)
         loss = queries.new_zeros(())

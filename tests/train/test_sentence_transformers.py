@@ -22,10 +22,11 @@ class SameDraws(TripletPool):
     def examples(self, indices, step, bad):
         rows = [self.triplets.ids(i) for i in range(COUNT)]
         drawn = [draw(row, self.config.negatives, "0/0") for row in rows]
-        return [
-            Example(row["t_img"], Input(text, row["q_img"]), (Input(None, row["t_img"]), *(Input(None, n) for n in names)), ())  # fmt: skip  # noqa: E501
-            for row, (text, names) in zip(rows, drawn, strict=True)
-        ]
+        made = []
+        for row, (text, names) in zip(rows, drawn, strict=True):
+            candidates = tuple(Input(None, name) for name in (row["t_img"], *names))
+            made.append(Example(row["t_img"], Input(text, row["q_img"]), candidates, ()))
+        return made
 
 
 def test_its_loss_and_gradient_are_ours(model, rows):
@@ -34,7 +35,9 @@ def test_its_loss_and_gradient_are_ours(model, rows):
     config = TrainConfig(**{**SETTINGS, "batch_size": COUNT}, mask_false_negatives=False)
     ours, gradients = learnt(ContrastTask(model, [SameDraws(rows, config)], [1], config))
     view = training_view(rows, negatives=3)[:COUNT]
-    columns = [model.preprocess(view[name]) for name in ("anchor", "positive", "negative_1", "negative_2", "negative_3")]
+    columns = [
+        model.preprocess(view[name]) for name in ("anchor", "positive", "negative_1", "negative_2", "negative_3")
+    ]
     model.zero_grad()
     loss = MultipleNegativesRankingLoss(model, scale=1 / config.temperature)(columns, None)
     loss.backward()
