@@ -145,7 +145,10 @@ class Run:
         tracking: Path,
     ) -> None:
         from accelerate import Accelerator, DistributedDataParallelKwargs
+        from accelerate.state import AcceleratorState
 
+        # an earlier run of this process may have had another precision, which Accelerate would insist on
+        AcceleratorState._reset_state()
         if config.batch_size % launch.world_size():
             raise TrainingError(
                 f"batch_size {config.batch_size} cannot be shared by {launch.world_size()} processes; take a multiple"

@@ -99,13 +99,18 @@ def train_mmret(
 
 def started_model(config: TrainConfig, work: str | Path) -> Any:
     """The model before its first step, with adapters and checkpointing as the settings say."""
-    model = build_mmret(model_place(config.model, work), revision=config.revision, device="cpu")
-    if config.lora_rank:
-        import torch
+    import torch
 
+    dtype = getattr(torch, config.dtype)
+    model = build_mmret(model_place(config.model, work), revision=config.revision, device="cpu", dtype=dtype)
+    if config.lora_rank:
         # the adapters' first values are drawn
         torch.manual_seed(config.seed)
         add_lora(model, rank=config.lora_rank)
+        # a step of 5e-6 is lost in bfloat16's eight bits
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
     if config.gradient_checkpointing:
         model[0].model.gradient_checkpointing_enable({"use_reentrant": False})
     width = model.get_embedding_dimension()
