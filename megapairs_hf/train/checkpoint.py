@@ -8,6 +8,7 @@ average, and a library may save it under other names or in another precision.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from megapairs_hf.artifact_writer import first_difference
 from megapairs_hf.errors import StaleArtifactError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from torch import nn
@@ -62,6 +63,8 @@ def save_checkpoint(
     from safetensors.torch import save_file
 
     tensors = _tensors(module, optimizer, average)
+    shown = whole_weights(module) if sharded(module) else {}
+    shown |= _under(tensors, "average")
     if launch.is_main():
         name = f"{PREFIX}{told['step']:08d}"
         temporary, final = root / f".{name}.tmp", root / name
@@ -70,7 +73,7 @@ def save_checkpoint(
                 shutil.rmtree(temporary, ignore_errors=True)
                 temporary.mkdir(parents=True)
                 if save is not None:
-                    with average.in_place():
+                    with replaced(module, shown):
                         save(temporary)
                 save_file(tensors, temporary / STATE)
                 (temporary / META).write_text(json.dumps(told, indent=1), encoding="utf-8")
@@ -131,7 +134,7 @@ def load_checkpoint(folder: Path, module: nn.Module, optimizer: Optimizer | None
     weights = _under(tensors, "model")
     set_model_state_dict(module, weights, options=StateDictOptions(full_state_dict=True, strict=False))
     for name, value in _under(tensors, "average").items():
-        average.values[name].copy_(value)
+        average.values[name].copy_(_like(value, average.values[name]))
     if optimizer is None:
         return
     options = StateDictOptions(full_state_dict=True)
@@ -171,3 +174,64 @@ def whole(value: Any) -> Any:
     from torch.distributed.tensor import DTensor
 
     return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def _like(value: Any, other: Any) -> Any:
+    """A whole tensor, sharded as another is."""
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    if not isinstance(other, DTensor):
+        return value
+    return distribute_tensor(value.to(other.device), other.device_mesh, other.placements)
+
+
+def sharded(module: nn.Module) -> bool:
+    """Whether no process holds all of the weights (FSDP2)."""
+    from torch.distributed.tensor import DTensor
+
+    return any(isinstance(parameter, DTensor) for parameter in module.parameters())
+
+
+def whole_weights(module: nn.Module) -> dict[str, Any]:
+    """The whole weights of a sharded module on the first process, nothing on the others; every process must call."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    found = get_model_state_dict(module, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    names = {name for name, _ in module.named_parameters()}
+    return {name: value for name, value in found.items() if name in names}
+
+
+@contextlib.contextmanager
+def replaced(module: nn.Module, values: dict[str, Any]) -> Iterator[None]:
+    """Put other tensors in the places of parameters for a while, so that what is saved is these.
+
+    Args:
+        module: whose parameters.
+        values: by name; the others stay.
+    """
+    from torch import nn
+
+    kept = _replace(module, {name: nn.Parameter(value, requires_grad=False) for name, value in values.items()})
+    try:
+        yield
+    finally:
+        _replace(module, kept)
+
+
+def make_whole(module: nn.Module) -> None:
+    """Give the first process all weights of a sharded module for good, to be saved; every process must call."""
+    from torch import nn
+
+    if sharded(module):
+        found = whole_weights(module)
+        _replace(module, {name: nn.Parameter(value, requires_grad=False) for name, value in found.items()})
+
+
+def _replace(module: nn.Module, values: dict[str, Any]) -> dict[str, Any]:
+    kept = {}
+    for name, value in values.items():
+        place, _, last = name.rpartition(".")
+        owner = module.get_submodule(place)
+        kept[name] = owner._parameters[last]
+        owner._parameters[last] = value
+    return kept

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from megapairs_hf import launch, storage
 from megapairs_hf.config import config_dict
 from megapairs_hf.errors import TrainingError
-from megapairs_hf.train.checkpoint import PREFIX, load_checkpoint, newest, save_checkpoint
+from megapairs_hf.train.checkpoint import PREFIX, load_checkpoint, make_whole, newest, save_checkpoint
 from megapairs_hf.train.loss import summed, world
 from megapairs_hf.train.schedule import MovingAverage, learning_rate, make_optimizer
 from megapairs_hf.train.tracking import LOG, Log, begin_tracking, chosen_tracker, live_line
@@ -307,3 +307,4 @@ class Run:
         with torch.no_grad():
             for name, value in self.average.values.items():
                 self.average.parameters[name].copy_(value)
+        make_whole(self.inner)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 
 from megapairs_hf.train.order import sibling_order
+from megapairs_hf.train.plan import number
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -111,16 +112,18 @@ class TripletPool:
             rng = random.Random(f"{self.config.seed}/{step}/{index}")
             texts = columns["q_text"][i]
             drawn = Input(rng.choice(texts), query)
-            names = [target, *self._negatives([name for name in negatives if name not in bad], query, rng)]
+            # siblings draw alike, so that they share the pictures of their negatives too
+            key = f"{self.config.seed}/{step}/{query if self.config.group_siblings > 1 else index}"
+            chosen = [target, *self._negatives([name for name in negatives if name not in bad], query, key)]
             same = tuple(Input(text, query) for text in texts)
-            made.append(Example(f"{query} -> {target}", drawn, tuple(Input(None, name) for name in names), same))
+            made.append(Example(f"{query} -> {target}", drawn, tuple(Input(None, name) for name in chosen), same))
         return made
 
-    def _negatives(self, names: list[str], query: str, rng: random.Random) -> list[str]:
-        mined = [name for name in names if name != query]
+    def _negatives(self, names: list[str], query: str, key: str) -> list[str]:
+        # by a number of key and name: random, and the same for the same picture in rows with the same key
+        mined = sorted({name for name in names if name != query}, key=lambda name: number(key, name))
         first = [query] if self.config.query_image_negative else []
-        count = max(0, self.config.negatives - len(first))
-        return (first + rng.sample(mined, min(count, len(mined))))[: self.config.negatives]
+        return (first + mined)[: self.config.negatives]
 
     def others(self, taken: Collection[int], count: int, rng: random.Random) -> list[int]:
         """Up to `count` more rows, drawn."""

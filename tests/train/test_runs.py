@@ -13,9 +13,10 @@ from megapairs_hf.config import config_dict
 from megapairs_hf.errors import ArtifactError, MissingDependencyError, StaleArtifactError, TrainingError
 from megapairs_hf.models import load_mmret
 from megapairs_hf.train import TrainConfig, train_mmret
+from megapairs_hf.train.checkpoint import replaced, whole_weights
 from megapairs_hf.train.evaluators import retrieval
 from megapairs_hf.train.loop import Watch, run_loop
-from megapairs_hf.train.schedule import MovingAverage
+from megapairs_hf.train.schedule import MovingAverage, make_optimizer
 from megapairs_hf.train.tracking import Log, chosen_tracker
 from tests.train.test_gradients import SETTINGS, made_task
 
@@ -68,6 +69,23 @@ def test_moving_average_is_the_weighted_sum(model):
     with average.in_place():
         assert torch.allclose(module.weight, expected)
     assert torch.equal(module.weight, seen[2])
+
+
+def test_saved_weights_may_be_others_than_those_that_train(model, tmp_path):
+    kept = {name: value.clone() for name, value in whole_weights(model).items()}
+    others = {name: torch.zeros_like(value) for name, value in kept.items() if value.ndim > 1}
+    with replaced(model, others):
+        model.save(str(tmp_path / "m"))
+    assert all(torch.equal(value, kept[name]) for name, value in model.named_parameters())
+    saved = load_file(tmp_path / "m" / "model.safetensors")
+    assert all(not value.any() for value in saved.values() if value.ndim > 1 and value.is_floating_point())
+
+
+def test_only_matrices_decay(model):
+    groups = make_optimizer(model, TrainConfig(**SETTINGS, weight_decay=0.1)).param_groups
+    assert [group["weight_decay"] for group in groups] == [0.1, 0.0]
+    assert {p.ndim > 1 for p in groups[0]["params"]} == {True}
+    assert {p.ndim > 1 for p in groups[1]["params"]} == {False}
 
 
 def test_numbers_that_are_none_stop_the_run_and_the_last_checkpoint_stays(model, rows, tmp_path, monkeypatch):
