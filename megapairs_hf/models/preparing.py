@@ -7,6 +7,7 @@ would be taken for a picture and fetched.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,6 +18,8 @@ from megapairs_hf.models.pixels import Pixels
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+LOG = logging.getLogger(__name__)
 
 
 class Ready(dict):  # type: ignore[type-arg]
@@ -49,6 +52,10 @@ class DualPreparer:
     def __init__(self, transformer: Any, allow_urls: bool) -> None:
         self.pixels = Pixels(transformer.processor)
         self.allow_urls = allow_urls
+        self.tokenizer = transformer.tokenizer
+        longest = transformer.processing_kwargs.get("text", {}).get("max_length")
+        self.limit = int(longest or self.tokenizer.model_max_length)
+        self.warned = False
 
     def one(self, given: Input, place: int) -> Ready:
         """Text, and pixels or the processor's arrays."""
@@ -69,10 +76,22 @@ class DualPreparer:
         kind = kinds.pop()
         made: dict[str, Any] = {}
         if "text" in kind:
+            self._warn([one["text"] for one in ready])
             made |= stock([{"text": one["text"]} for one in ready], prompt=prompt, **settings)
         if "image" in kind:
             made |= self.pixels.batch([one["image"] for one in ready])
         return made | {"modality": dual.FUSED if len(kind) > 1 else kind[0]}
+
+    def _warn(self, texts: list[str]) -> None:
+        """Say once that a text is cut."""
+        # a token has a byte at least, so short texts need not be counted
+        long = [] if self.warned else [text for text in texts if len(text.encode()) + 2 > self.limit]
+        for text in long:
+            count = len(self.tokenizer(text, verbose=False)["input_ids"])
+            if count > self.limit:
+                LOG.warning("a text of %d tokens was cut to %d; longer ones follow without a word", count, self.limit)
+                self.warned = True
+                return
 
     def finish(self, folder: str) -> None:
         """The modeling file."""

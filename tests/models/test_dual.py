@@ -90,13 +90,15 @@ import numpy as np
 from PIL import Image
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModel
-model = SentenceTransformer({saved!r}, trust_remote_code=True, device="cpu", processor_kwargs=dict(backend="pil"))
-texts = {TEXTS!r}
-images = [Image.open({str(tmp_path)!r} + f"/{{i}}.png") for i in range(3)]
-made = [model.encode(texts), model.encode(images), model.encode([dict(image=i, text=t) for i, t in zip(images,
-texts)])] np.save({str(tmp_path / "made.npy")!r}, np.stack(made)) fused = AutoModel.from_pretrained({saved!r},
-trust_remote_code=True) assert type(fused).__name__.startswith("MMRet") and fused.get_multimodal_features
-model.save_pretrained({str(tmp_path / "again")!r}, create_model_card=False)
+
+folder, work, texts = {saved!r}, {str(tmp_path)!r}, {TEXTS!r}
+model = SentenceTransformer(folder, trust_remote_code=True, device="cpu", processor_kwargs=dict(backend="pil"))
+images = [Image.open(f"{{work}}/{{i}}.png") for i in range(3)]
+joint = [dict(image=image, text=text) for image, text in zip(images, texts)]
+np.save(f"{{work}}/made.npy", np.stack([model.encode(some) for some in (texts, images, joint)]))
+fused = AutoModel.from_pretrained(folder, trust_remote_code=True)
+assert type(fused).__name__.startswith("MMRet") and fused.get_multimodal_features
+model.save_pretrained(f"{{work}}/again", create_model_card=False)
 """
     done = run([sys.executable, "-c", script], 120, {"HF_MODULES_CACHE": str(tmp_path / "modules")})
     assert done.returncode == 0, done.stderr

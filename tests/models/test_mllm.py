@@ -107,6 +107,8 @@ def test_stock_sentence_transformers_needs_no_flag(family):
     plain = SentenceTransformer(saved, device="cpu", processor_kwargs={"backend": "pil"})
     mine = load_mmret(saved, device="cpu")
     assert np.abs(plain.encode_query(square) - mine.encode_query(square)).max() < 1e-6
+    mixed = ["night", picture(7, (512, 512)), *square]
+    assert np.abs(plain.encode_query(mixed) - mine.encode_query(mixed)).max() < 1e-5
     assert np.abs(plain.encode_document(["night"]) - mine.encode_document(["night"])).max() < 1e-6
     assert not list(Path(saved).glob("*.py"))
 

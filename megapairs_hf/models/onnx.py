@@ -1,0 +1,124 @@
+"""ONNX graphs of a dual encoder: the text tower, the image tower, and the fusion of both.
+
+Each graph ends with the normalising, so what comes out is the embedding. What surprises: the export is held against
+torch by onnxruntime at once, on another batch size than it was traced with, and a graph that differs is an error.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from megapairs_hf.errors import MissingDependencyError, ModelError
+from megapairs_hf.models.dual import FUSED
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from megapairs_hf.models.model import MMRet
+
+GRAPHS = {"text": "text", "image": "image", "joint": FUSED}
+TOLERANCE = 1e-4
+
+
+def export_onnx(model: MMRet, folder: str | Path, *, opset: int | None = None) -> dict[str, float]:
+    """Write `text.onnx`, `image.onnx` and `joint.onnx`; input names are those of the model's features.
+
+    Args:
+        model: an MMRet by score fusion, in float32 on the CPU.
+        folder: where to.
+        opset: version of the operators; None lets torch choose.
+
+    Returns:
+        The largest difference from torch of any number, by graph.
+
+    Raises:
+        MissingDependencyError: onnx, onnxscript or onnxruntime is not installed.
+        ModelError: the model is a multimodal language model, or a graph differs from torch by more than 1e-4.
+    """
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401 — torch's exporter needs it and says so less clearly
+    except ImportError as error:
+        raise MissingDependencyError("onnx, onnxscript and onnxruntime", "onnx", "ONNX export") from error
+    if FUSED not in model[0].modality_config or "message" in model[0].modality_config:
+        raise ModelError("only dual encoders are exported to ONNX; serve a multimodal language model by its folder")
+    place = Path(folder)
+    place.mkdir(parents=True, exist_ok=True)
+    differences = {}
+    for name, modality in GRAPHS.items():
+        file = place / f"{name}.onnx"
+        _export(model, name, modality, file, opset)
+        session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+        other = _example(model, name, 3)
+        made = session.run(None, {one.name: other[one.name].numpy() for one in session.get_inputs()})[0]
+        differences[name] = _difference(made, model, other, modality)
+        if not differences[name] <= TOLERANCE:
+            raise ModelError(
+                f"{file} differs from torch by {differences[name]:.2g}; export in float32, or with another opset"
+            )
+    return differences
+
+
+def _example(model: MMRet, name: str, count: int) -> dict[str, Any]:
+    """Features of a batch of one kind, texts of different lengths."""
+    from PIL import Image
+
+    picture = Image.new("RGB", (40, 30), (200, 100, 50))
+    inputs: dict[str, Any] = {"image": picture}
+    rows = [{**({} if name == "text" else inputs), "text": "word " * (2 + i)} for i in range(count)]
+    made = model.preprocess(rows if name != "image" else [picture] * count)
+    return {key: value for key, value in made.items() if key != "modality"}
+
+
+def _tower(model: MMRet, modality: Any, names: list[str]) -> Any:
+    """The modules from features to embedding as one module of tensors."""
+    import torch
+
+    class Tower(torch.nn.Module):
+        """What is exported."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = model
+
+        def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
+            """Embeddings (Tensor[B, D])."""
+            features = dict(zip(names, tensors, strict=True))
+            return self.inner({**features, "modality": modality})["sentence_embedding"]
+
+    return Tower().eval()
+
+
+def _export(model: MMRet, name: str, modality: Any, file: Path, opset: int | None) -> None:
+    import torch
+
+    features = _example(model, name, 2)
+    names = list(features)
+    rows = torch.export.Dim("rows", min=1, max=65536)
+    tokens = torch.export.Dim("tokens", min=2, max=model[0].tokenizer.model_max_length)
+    fixed = "max_length" in model[0].processing_kwargs.get("text", {})
+    shapes = []
+    for key in names:
+        ids = key in {"input_ids", "attention_mask", "token_type_ids"}
+        shapes.append({0: rows, 1: tokens} if ids and not fixed else {0: rows})
+    torch.onnx.export(
+        _tower(model, modality, names),
+        tuple(features.values()),
+        str(file),
+        input_names=names,
+        output_names=["sentence_embedding"],
+        dynamic_shapes=(tuple(shapes),),
+        dynamo=True,
+        external_data=False,
+        opset_version=opset,
+        verbose=False,
+    )
+
+
+def _difference(made: np.ndarray, model: MMRet, features: dict[str, Any], modality: Any) -> float:
+    import torch
+
+    with torch.no_grad():
+        expected = model({**features, "modality": modality})["sentence_embedding"]
+    return float((torch.from_numpy(made) - expected).abs().max())

@@ -1,0 +1,229 @@
+"""Mixed lists, every form of a picture, and what is refused."""
+
+import base64
+import functools
+import http.server
+import io
+import threading
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from megapairs_hf import load_mmret
+from megapairs_hf.errors import ImageRejectedError, ModelError
+from megapairs_hf.images import open_picture, to_rgb
+from megapairs_hf.models import build_mmret, save_mmret
+
+
+@pytest.fixture(scope="module")
+def folder(models, tmp_path_factory):
+    path = tmp_path_factory.mktemp("inputs") / "mmret"
+    save_mmret(build_mmret(f"{models}/clip", device="cpu"), path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return load_mmret(folder, device="cpu")
+
+
+def picture(seed=0, size=(40, 30)):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8))
+
+
+def content(image, kind="PNG", **options):
+    sink = io.BytesIO()
+    image.save(sink, kind, **options)
+    return sink.getvalue()
+
+
+@pytest.fixture
+def mixed():
+    kinds = [lambda i: f"text {i}" + " word" * (i % 5), picture, lambda i: {"image": picture(i), "text": f"both {i}"}]
+    order = np.random.default_rng(1).permutation(40)
+    return [kinds[i % 3](int(i)) for i in order]
+
+
+def test_a_mixed_list_keeps_its_order(model, mixed):
+    together = model.encode(mixed, batch_size=4)
+    assert np.abs(together - np.stack([model.encode(one) for one in mixed])).max() < 1e-5
+    assert np.abs(model.encode_query(mixed) - model.encode_document(mixed)).max() == 0
+
+
+def test_the_forms_of_the_result(model, mixed):
+    plain = model.encode(mixed)
+    tensor = model.encode(mixed, convert_to_tensor=True)
+    assert isinstance(tensor, torch.Tensor)
+    assert np.array_equal(tensor.numpy(), plain)
+    rows = model.encode(mixed, convert_to_numpy=False)
+    assert isinstance(rows, list)
+    assert np.array_equal(torch.stack(rows).numpy(), plain)
+    cut = model.encode(mixed, truncate_dim=8, normalize_embeddings=True)
+    assert np.allclose(cut, plain[:, :8] / np.linalg.norm(plain[:, :8], axis=1, keepdims=True), atol=1e-6)
+    assert model.encode(mixed[0]).shape == (24,)
+    whole = model.encode(mixed[:3], output_value=None, batch_size=2)
+    assert np.abs(torch.stack([one["sentence_embedding"] for one in whole]).numpy() - plain[:3]).max() < 1e-5
+    assert model.encode(tuple(mixed[:3])).shape == (3, 24)
+
+
+def test_an_empty_list_has_the_width(model):
+    assert model.encode([]).shape == (0, 24)
+    assert model.encode([], convert_to_tensor=True).shape == (0, 24)
+    assert model.encode_query([], truncate_dim=8).shape == (0, 8)
+    assert model.encode([], convert_to_numpy=False) == []
+
+
+def test_eight_bit_and_binary_forms_are_measured_over_the_whole_list(model, mixed):
+    from sentence_transformers.util import quantize_embeddings
+
+    plain = model.encode(mixed)
+    for precision in ("int8", "ubinary"):
+        assert np.array_equal(model.encode(mixed, precision=precision), quantize_embeddings(plain, precision))
+
+
+def test_a_prompt_goes_before_texts_and_joint_inputs_but_not_pictures(model):
+    image = picture()
+    made = model.encode(["blue", image, {"image": image, "text": "blue"}], prompt="make it ")
+    assert np.abs(made - model.encode(["make it blue", image, {"image": image, "text": "make it blue"}])).max() < 1e-6
+
+
+def test_two_processes(model, mixed):
+    pool = model.start_multi_process_pool(["cpu", "cpu"])
+    try:
+        made = model.encode(mixed, pool=pool, chunk_size=5)
+    finally:
+        model.stop_multi_process_pool(pool)
+    assert np.abs(made - model.encode(mixed)).max() < 1e-5
+
+
+def test_the_pixels_are_the_processors_in_every_bit(model):
+    for size in ((40, 30), (30, 41), (7, 200), (32, 32), (33, 32)):
+        image = picture(1, size)
+        expected = model[0].processor.image_processor(image, return_tensors="pt")["pixel_values"]
+        assert torch.equal(model.preprocess([image])["pixel_values"], expected)
+
+
+def every_form(tmp_path):
+    image = picture(3)
+    array = np.asarray(image)
+    path = tmp_path / "picture.png"
+    image.save(path)
+    data = path.read_bytes()
+    tensor = torch.from_numpy(array.copy())
+    return {
+        "path": str(path),
+        "Path": path,
+        "bytes": data,
+        "cell": {"bytes": data, "path": None},
+        "cell of a path": {"bytes": None, "path": str(path)},
+        "data URI": "data:image/png;base64," + base64.b64encode(data).decode(),
+        "pillow": image,
+        "opened": Image.open(path),
+        "array": array,
+        "channels first": array.transpose(2, 0, 1),
+        "floats": (array / 255).astype(np.float32),
+        "sixteen bits": array.astype(np.uint16) * 257,
+        "tensor": tensor,
+        "tensor, channels first": tensor.permute(2, 0, 1).float() / 255,
+        "dict": {"image": str(path)},
+    }
+
+
+def test_every_form_of_a_picture_is_the_same_picture(model, tmp_path):
+    forms = every_form(tmp_path)
+    made = model.encode(list(forms.values()))
+    expected = model.encode(picture(3))
+    for name, vector in zip(forms, made, strict=True):
+        assert np.abs(vector - expected).max() < 1e-6, name
+    both = model.encode([{"image": form, "text": "x"} for form in forms.values() if not isinstance(form, dict)])
+    assert np.abs(both - both[0]).max() < 1e-6
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "L", "CMYK", "I;16", "1"])
+def test_every_mode_looks_as_the_corpus_stage_sees_it(model, mode):
+    image = picture(4)
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
+    elif mode == "RGBA":
+        image.putalpha(image.convert("L"))
+    else:
+        image = image.convert("L").convert("LA") if mode == "LA" else image.convert(mode)
+    kind = "TIFF" if mode in {"CMYK", "I;16"} else "PNG"
+    expected = to_rgb(content(image, kind))
+    assert np.array_equal(np.asarray(open_picture(image)), np.asarray(expected))
+    assert np.array_equal(model.encode(image), model.encode(expected))
+
+
+def test_exif_turns_a_pillow_picture_too():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    opened = Image.open(io.BytesIO(content(picture(5), "JPEG", exif=exif, quality=95)))
+    assert open_picture(opened).size == (30, 40)
+
+
+def test_a_string_that_only_looks_like_a_picture_is_a_text(model):
+    texts = ["cat.jpg", "a photograph of a.png", {"text": "http://127.0.0.1:9/x.jpg"}]
+    assert model.encode(texts).shape == (3, 24)
+
+
+def test_urls_are_fetched_only_when_asked(folder, model, tmp_path):
+    picture(6).save(tmp_path / "served.png")
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/served.png"
+        with pytest.raises(ModelError, match="allow_urls=True"):
+            model.encode(url)
+        free = load_mmret(folder, device="cpu", allow_urls=True)
+        assert np.array_equal(free.encode(url), model.encode(picture(6)))
+        with pytest.raises(ModelError, match="unreadable"):
+            free.encode(url.replace("served", "absent"))
+        server.shutdown()
+
+
+def test_one_pixel_is_a_picture(model):
+    one = Image.new("RGB", (1, 1), (200, 0, 0))
+    made = model.encode([one, {"image": one, "text": "red"}, np.zeros((1, 1, 3), np.uint8)])
+    assert np.allclose(np.linalg.norm(made, axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("", "input 1 is empty"),
+        ({"text": ""}, "input 1 is empty"),
+        ({}, "give `text`, `image`, or both"),
+        ({"text": "a", "picture": 1}, "give `text`, `image`, or both"),
+        ({"text": 3}, "the text of input 1 is a int"),
+        ({"text": "a", "image": [1, 2]}, "input 1 has 2 pictures"),
+        (7, "the picture of input 1 cannot be used"),
+        (b"no picture", "not_an_image"),
+        (np.zeros((5, 5, 7)), "not_an_image"),
+        (np.full((4, 4, 3), 3.0), "unsupported_mode"),
+        ({"image": "absent.png"}, "unreadable"),
+    ],
+)
+def test_what_is_no_input_is_refused(model, given, said):
+    with pytest.raises(ModelError, match=said):
+        model.encode(["fine", given])
+
+
+def test_a_picture_of_too_many_pixels_is_refused(model):
+    with pytest.raises(ModelError, match="too_many_pixels"):
+        model.encode([content(Image.new("1", (30_000, 30_000)))])
+    with pytest.raises(ImageRejectedError, match="too_many_pixels"):
+        open_picture(picture(), max_pixels=100)
+
+
+def test_a_text_that_is_too_long_is_cut_with_one_warning(folder, caplog):
+    model = load_mmret(folder, device="cpu")
+    made = model.encode(["star " * 500, {"text": "moon " * 500, "image": picture()}, "star " * 600])
+    assert np.abs(made[0] - made[2]).max() < 1e-6
+    assert len([r for r in caplog.records if "was cut" in r.message]) == 1
+
+
+def test_a_model_without_pictures_is_refused(models):
+    with pytest.raises(ModelError, match="which takes no pictures"):
+        load_mmret(f"{models}/words", device="cpu")
