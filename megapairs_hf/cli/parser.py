@@ -43,6 +43,7 @@ Looking and sharing:
   report     one HTML page of a work folder
   inspect    what an artifact holds
   push       a data set or model to the Hub, or --dry-run into a folder
+  dataset    import, export, view, remove pictures from, or tell of a data set
   env        versions and devices
 
 `megapairs VERB --help` shows the settings of a verb. --debug shows tracebacks.

@@ -173,6 +173,7 @@ COMMANDS = {
     "report": "megapairs_hf.cli.sharing:report",
     "inspect": "megapairs_hf.cli.sharing:inspect",
     "push": "megapairs_hf.cli.sharing:push",
+    "dataset": "megapairs_hf.cli.dataset:dataset",
     "env": "megapairs_hf.cli.sharing:env",
 }
 

@@ -122,9 +122,15 @@ def _write_pictures(triplets: Artifact, folder: Path) -> dict[str, tuple[str, st
                     taken.add(name.lower())
                     told[row["image_id"]] = (name, row["caption"] or "")
                     path = folder / IMAGES / name
-                    if not path.is_file() or path.stat().st_size != len(content):
+                    if not path.is_file() or path.read_bytes() != content:
                         storage.write_bytes(path, content)
                 bar.advance(len(batch))
+    there = [p for p in (folder / IMAGES).rglob("*") if p.is_file()]
+    foreign = [p for p in there if p.relative_to(folder / IMAGES).as_posix().lower() not in taken]
+    if foreign:
+        launch.note(
+            f"export: {len(foreign):,} files in {folder / IMAGES} are not of this data set ({foreign[0].name}, …)"
+        )
     return told
 
 

@@ -70,12 +70,13 @@ class _Import:
             ImageRejectedError: it cannot be used.
         """
         path = self.root / name
-        if not path.resolve().is_relative_to(self.root.resolve()):
-            raise ImageRejectedError("unsafe_path", "a link that leads out of the folder")
         try:
-            content = path.read_bytes()
+            inside = path.resolve().is_relative_to(self.root.resolve())
+            content = path.read_bytes() if inside else b""
         except OSError as error:
             raise ImageRejectedError("missing_image", error.strerror or "") from error
+        if not inside:
+            raise ImageRejectedError("unsafe_path", "a link that leads out of the folder")
         decode_image(content, max_pixels=self.config.max_pixels)
         told = self.known.get(name, {})
         image = {"bytes": content, "path": None}
@@ -153,7 +154,11 @@ def _planned(files: dict[str, Path], root: Path, config: ImportConfig) -> _Impor
 
 
 def _size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else 0
+    try:
+        return path.stat().st_size
+    except OSError:
+        # absent, or a name that the file system does not take: rejected when it is read
+        return 0
 
 
 def _scanned(side: _Side, size: int) -> _Side:

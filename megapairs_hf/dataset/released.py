@@ -84,7 +84,7 @@ def parse_line(line: bytes) -> dict[str, Any]:
         raise LineError("malformed_line", f"no JSON: {str(error)[:200]}") from error
     if not isinstance(told, dict):
         raise LineError("malformed_line", f"a {type(told).__name__}, not an object")
-    texts = told.get("q_text", told.get("q_texts"))
+    texts: Any = told.get("q_text", told.get("q_texts"))
     texts = [texts] if isinstance(texts, str) else texts
     query: Any = told.get("q_img")
     target: Any = told.get("t_img")
@@ -97,13 +97,21 @@ def parse_line(line: bytes) -> dict[str, Any]:
             raise LineError("malformed_line", f"`{name}` is no list of texts")
     if negatives[0] != query:
         raise LineError("first_negative_not_query", "`hns` must begin with the query image")
-    for name in (query, target, *negatives):
-        if not safe_path(name):
-            raise LineError("unsafe_path", repr(name)[:200])
     relation, scores = told.get("relation") or [], told.get("scores") or []
     _check_extras(relation, scores)
+    _check_texts([query, target, *negatives], [*texts, *relation])
     row = {"q_img": query, "q_text": texts, "t_img": target, "hns": negatives}
     return {**row, "relation": relation, "scores": scores}
+
+
+def _check_texts(paths: list[str], texts: list[str]) -> None:
+    for name in paths:
+        if not safe_path(name):
+            raise LineError("unsafe_path", repr(name)[:200])
+    try:
+        "".join([*paths, *texts]).encode()
+    except UnicodeEncodeError as error:
+        raise LineError("malformed_line", "half a surrogate pair, which is no text") from error
 
 
 def _check_extras(relation: Any, scores: Any) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from megapairs_hf.config import require
 
 if TYPE_CHECKING:
@@ -45,7 +47,8 @@ def training_view(triplets: Triplets, negatives: int = 4, seed: int = 0, epoch: 
     import pyarrow as pa
 
     names = ["anchor", "positive", *(f"negative_{i}" for i in range(1, negatives + 1))]
-    table = pa.table({name: pa.array(range(len(triplets)), pa.int32()) for name in names})
+    rows = pa.array(np.arange(len(triplets)))
+    table = pa.table(dict.fromkeys(names, rows))
     # the columns hold the row's number: the trainer asks for their names before it reads any
     view = datasets.Dataset(table)
     view.set_transform(_Transform(triplets, negatives, seed, epoch))

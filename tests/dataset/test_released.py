@@ -64,8 +64,7 @@ def test_our_rows_come_back_through_the_released_format(tmp_path):
     back = import_megapairs(
         written["train"], tmp_path / "out" / "images", validation=written["validation"], out=tmp_path / "back"
     )
-    train = [row for row in rows_of(ours, "triplets")[:30]]
-    assert rows_of(back, "triplets")[:30] == train
+    assert rows_of(back, "triplets")[:30] == rows_of(ours, "triplets")[:30]
     used = {name for row in rows_of(back, "triplets") for name in (row["t_img"], *row["hns"])}
     pictures = {row["image_id"]: row for row in rows_of(ours, "images")}
     assert {row["image_id"]: row["caption"] for row in rows_of(back, "images")} == {
@@ -89,7 +88,11 @@ def test_what_cannot_be_used_is_rejected_with_its_line(released):
         7: {**good, "t_img": "torn.jpg"},
         8: {**good, "q_text": []},
         9: {**good, "hns": ["p1/1.jpg"]},
+        10: {**good, "t_img": "x" * 300 + ".jpg"},
+        11: {**good, "t_img": "link.jpg"},
+        12: {**good, "q_text": ["half \ud800"]},
     }
+    (folder / "pictures" / "link.jpg").symlink_to(folder / "secret.jpg")
     write(folder / "lines.jsonl", [good, *bad.values(), {**good, "q_text": "one text"}])
     made = import_megapairs(folder / "lines.jsonl", folder / "pictures", out=folder / "t")
     told = {row["key"]: row["reason"] for row in made.rejected().to_pylist()}
@@ -104,9 +107,14 @@ def test_what_cannot_be_used_is_rejected_with_its_line(released):
         "lines.jsonl line 7": "no_picture",
         "lines.jsonl line 8": "malformed_line",
         "lines.jsonl line 9": "first_negative_not_query",
+        "x" * 300 + ".jpg": "missing_image",
+        "link.jpg": "unsafe_path",
+        "lines.jsonl line 10": "no_picture",
+        "lines.jsonl line 11": "no_picture",
+        "lines.jsonl line 12": "malformed_line",
     }
     assert [row["q_text"] for row in rows_of(made, "triplets")] == [good["q_text"], ["one text"]]
-    assert made.manifest.stats["rows_in"] == 10
+    assert made.manifest.stats["rows_in"] == 13
 
 
 def test_q_texts_is_read_too_and_other_lines_are_another_data_set(released):
@@ -165,3 +173,15 @@ def test_ids_that_are_no_file_names_become_safe_ones(tmp_path):
     assert file_name("a/b.JPG", content) == "a/b.JPG"
     assert len(file_name("x" * 400, content)) <= 160
     assert np.unique([file_name("x" * 400 + str(i), content) for i in range(5)]).size == 5
+
+
+def test_an_export_mends_what_is_torn_and_names_what_is_not_its_own(released, capsys):
+    folder, _ = released
+    made = import_megapairs(folder / "lines.jsonl", folder / "pictures", out=folder / "t")
+    export_megapairs(made, folder / "back")
+    torn = folder / "back" / "images" / "p0" / "0.jpg"
+    torn.write_bytes(torn.read_bytes()[::-1])
+    (folder / "back" / "images" / "other.txt").write_text("x")
+    export_megapairs(made, folder / "back")
+    assert torn.read_bytes() == (folder / "pictures" / "p0" / "0.jpg").read_bytes()
+    assert "1 files" in capsys.readouterr().err

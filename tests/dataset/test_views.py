@@ -1,0 +1,100 @@
+import pickle
+
+import pytest
+from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from sentence_transformers.losses import MultipleNegativesRankingLoss
+
+from megapairs_hf.artifact import open_artifact
+from megapairs_hf.cli import main
+from megapairs_hf.dataset import export_megapairs, import_megapairs, load_triplets, training_view
+from megapairs_hf.dataset.views import draw
+from megapairs_hf.errors import ConfigError
+from megapairs_hf.images import pixel_sha256
+from megapairs_hf.models.fusion import build_mmret
+from tests.making import make_work
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    return make_work(tmp_path_factory.mktemp("views") / "work")
+
+
+@pytest.fixture(scope="module")
+def triplets(work):
+    return load_triplets(str(work / "triplets"))
+
+
+def test_a_view_holds_what_was_drawn(triplets):
+    view = training_view(triplets, negatives=3, seed=1)
+    assert view.column_names == ["anchor", "positive", "negative_1", "negative_2", "negative_3"]
+    assert len(view) == len(triplets)
+    row, ids = view[7], triplets.ids(7)
+    assert row["anchor"]["text"] in ids["q_text"]
+    assert list(row["anchor"]) == ["text", "image"]
+    shown = {name: pixel_sha256(triplets.image(name)) for name in (ids["t_img"], *ids["hns"])}
+    assert pixel_sha256(row["positive"]) == shown[ids["t_img"]]
+    # the query image is the first negative, the others are distinct mined ones
+    assert pixel_sha256(row["negative_1"]) == shown[ids["q_img"]] == pixel_sha256(row["anchor"]["image"])
+    assert len({pixel_sha256(row[f"negative_{i}"]) for i in (1, 2, 3)}) == 3
+
+
+def test_draws_depend_on_seed_epoch_and_row_only(triplets):
+    rows = triplets.ids(range(len(triplets)))
+    first = [draw(row, 4, "0/0") for row in rows]
+    assert first == [draw(row, 4, "0/0") for row in reversed(rows)][::-1]
+    assert first != [draw(row, 4, "0/1") for row in rows]
+    assert all(names[0] == row["q_img"] for (_, names), row in zip(first, rows, strict=True))
+    short = {"q_img": "a", "t_img": "b", "q_text": ["t"], "hns": ["a"]}
+    assert draw(short, 3, "0/0") == ("t", ["a", "a", "a"])
+    with pytest.raises(ConfigError, match="`negatives` is 0"):
+        training_view(triplets, negatives=0)
+
+
+def test_a_worker_receives_names_and_not_pictures(triplets):
+    view = training_view(triplets, negatives=2)
+    sent = pickle.dumps(triplets)
+    assert len(sent) < 20_000
+    assert pickle.loads(sent).ids(3) == triplets.ids(3)
+    assert pickle.loads(pickle.dumps(view))[0]["anchor"]["text"] == view[0]["anchor"]["text"]
+
+
+def test_the_trainer_of_sentence_transformers_takes_a_step_on_imported_data(work, models, tmp_path):
+    written = export_megapairs(open_artifact(work / "triplets"), tmp_path / "released")
+    import_megapairs(written["train"], tmp_path / "released" / "images", out=tmp_path / "t")
+    view = training_view(load_triplets(str(tmp_path / "t")), negatives=2)
+    model = build_mmret(f"{models}/clip", device="cpu")
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    arguments = SentenceTransformerTrainingArguments(
+        output_dir=str(tmp_path / "run"),
+        max_steps=1,
+        per_device_train_batch_size=4,
+        learning_rate=1e-3,
+        report_to="none",
+        save_strategy="no",
+        use_cpu=True,
+    )
+    trainer = SentenceTransformerTrainer(
+        model=model, args=arguments, train_dataset=view, loss=MultipleNegativesRankingLoss(model)
+    )
+    told = trainer.train()
+    assert told.training_loss > 0
+    assert any((old != new).any() for old, new in zip(before, model.parameters(), strict=True))
+
+
+def test_the_command_line_shows_removes_and_tells(work, tmp_path, capsys):
+    folder = str(work / "triplets")
+    assert main(["dataset", "view", folder, "--rows", "2", "--negatives", "2"]) == 0
+    told = capsys.readouterr().out
+    assert told.count("\n") == 2
+    assert '"negative_2"' in told
+    assert main(["dataset", "export", folder, str(tmp_path / "out")]) == 0
+    lines = capsys.readouterr().out.split()
+    assert lines == [str(tmp_path / "out" / "train.jsonl"), str(tmp_path / "out" / "validation.jsonl")]
+    images, made = str(tmp_path / "out" / "images"), str(tmp_path / "t")
+    assert main(["dataset", "import", lines[0], images, "--out", made, "--rows-per-shard", "7"]) == 0
+    assert "30 rows" not in capsys.readouterr().out
+    assert main(["dataset", "remove", made, "--image-ids", "nope"]) == 1
+    assert "has no image 'nope'" in capsys.readouterr().err
+    assert main(["dataset", "remove", made, "--image-ids", "c001"]) == 0
+    assert main(["dataset", "sheet", str(work)]) == 0
+    assert capsys.readouterr().out.startswith("# Data sheet")
