@@ -104,6 +104,9 @@ class TripletPool:
         """One of the row's instructions and its negatives, drawn by seed, step and row."""
         columns = self.table[list(indices)]
         made: list[Example | None] = []
+        together: dict[str, set[str]] = {}
+        for query, target in zip(columns["q_img"], columns["t_img"], strict=True):
+            together.setdefault(query, set()).add(target)
         for i, index in enumerate(indices):
             query, target, negatives = columns["q_img"][i], columns["t_img"][i], columns["hns"][i]
             if query in bad or target in bad:
@@ -112,16 +115,20 @@ class TripletPool:
             rng = random.Random(f"{self.config.seed}/{step}/{index}")
             texts = columns["q_text"][i]
             drawn = Input(rng.choice(texts), query)
-            # siblings draw alike, so that they share the pictures of their negatives too
-            key = f"{self.config.seed}/{step}/{query if self.config.group_siblings > 1 else index}"
-            chosen = [target, *self._negatives([name for name in negatives if name not in bad], query, key)]
+            grouped = self.config.group_siblings > 1
+            key = f"{self.config.seed}/{step}/{query if grouped else index}"
+            near = together[query] if grouped else set()
+            chosen = [target, *self._negatives([name for name in negatives if name not in bad], query, key, near)]
             same = tuple(Input(text, query) for text in texts)
             made.append(Example(f"{query} -> {target}", drawn, tuple(Input(None, name) for name in chosen), same))
         return made
 
-    def _negatives(self, names: list[str], query: str, key: str) -> list[str]:
-        # by a number of key and name: random, and the same for the same picture in rows with the same key
-        mined = sorted({name for name in names if name != query}, key=lambda name: number(key, name))
+    def _negatives(self, names: list[str], query: str, key: str, near: Collection[str]) -> list[str]:
+        # Siblings take each other's targets first and draw the rest alike, so that they share those pictures. The draw
+        # goes by a number of key and name: random, and the same for the same picture under the same key.
+        mined = sorted(
+            {name for name in names if name != query}, key=lambda name: (name not in near, number(key, name))
+        )
         first = [query] if self.config.query_image_negative else []
         return (first + mined)[: self.config.negatives]
 
