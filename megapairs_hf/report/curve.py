@@ -6,6 +6,7 @@ and dark, and its text is text in the page's font. The same log gives the same b
 
 from __future__ import annotations
 
+import html
 import io
 import math
 import re
@@ -49,26 +50,57 @@ def training_curve(log: list[dict[str, Any]]) -> str:
     drawn = points(log)
     if len(drawn) < LEAST_POINTS:
         return ""
+    steps, losses = [step for step, _ in drawn], [loss for _, loss in drawn]
+    window = max(1, len(losses) // WINDOWS)
+    lines = [(steps, losses, 0.8, 0.35 if window > 1 else 1.0)]
+    if window > 1:
+        lines.append((steps, moving_mean(losses, window), 2.0, 1.0))
+    label = f"Training loss from step {steps[0]:,} ({losses[0]:.3g}) to step {steps[-1]:,} ({losses[-1]:.3g})"
+    return _drawing(lines, "loss", label)
+
+
+def evaluation_curves(log: list[dict[str, Any]]) -> str:
+    """Draw what was measured during training, one drawing a metric.
+
+    Args:
+        log: the lines of `training_log.jsonl`; those of an evaluation have keys such as `validation/recall@1`.
+
+    Returns:
+        `<svg>` elements; empty where nothing was measured twice.
+    """
+    found: dict[str, list[tuple[int, float]]] = {}
+    for line in log:
+        for name, value in line.items():
+            if "/" in name and isinstance(value, int | float) and math.isfinite(value):
+                found.setdefault(name, []).append((int(line["step"]), float(value)))
+    drawings = []
+    for name, drawn in found.items():
+        if len(drawn) >= LEAST_POINTS:
+            steps, values = [step for step, _ in drawn], [value for _, value in drawn]
+            label = f"{name} from step {steps[0]:,} ({values[0]:.3g}) to step {steps[-1]:,} ({values[-1]:.3g})"
+            drawings.append(_drawing([(steps, values, 2.0, 1.0)], name, label))
+    return "".join(drawings)
+
+
+def _drawing(lines: list[tuple[list[int], list[float], float, float]], what: str, label: str) -> str:
+    """Lines (steps, values, width, opacity) as one SVG."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    steps, losses = [step for step, _ in drawn], [loss for _, loss in drawn]
-    window = max(1, len(losses) // WINDOWS)
     with rc_context({"svg.hashsalt": "megapairs", "svg.fonttype": "none", "font.size": 9}):
         figure = Figure(figsize=(8.6, 2.9), layout="constrained")
         axes = figure.add_subplot()
-        axes.plot(steps, losses, color=ACCENT, linewidth=0.8, alpha=0.35 if window > 1 else 1)
-        if window > 1:
-            axes.plot(steps, moving_mean(losses, window), color=ACCENT, linewidth=2)
-        _style(axes)
+        for steps, values, width, opacity in lines:
+            axes.plot(steps, values, color=ACCENT, linewidth=width, alpha=opacity)
+        _style(axes, what)
         sink = io.StringIO()
         figure.savefig(sink, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return _inline(sink.getvalue(), steps, losses)
+    return _inline(sink.getvalue(), label)
 
 
-def _style(axes: Any) -> None:
+def _style(axes: Any, what: str) -> None:
     axes.set_xlabel("step", color=INK)
-    axes.set_ylabel("loss", color=INK)
+    axes.set_ylabel(what, color=INK)
     axes.margins(x=0.01)
     axes.tick_params(colors=INK, length=0)
     axes.grid(axis="y", color=INK, alpha=0.15, linewidth=0.8)
@@ -78,8 +110,7 @@ def _style(axes: Any) -> None:
     axes.spines["bottom"].set_alpha(0.4)
 
 
-def _inline(svg: str, steps: list[int], losses: list[float]) -> str:
-    label = f"Training loss from step {steps[0]:,} ({losses[0]:.3g}) to step {steps[-1]:,} ({losses[-1]:.3g})"
+def _inline(svg: str, label: str) -> str:
     body = svg[svg.index("<svg") :]
     # the style sheet would apply to the whole page, the size is the page's, HTML needs no name spaces
     for unwanted in (
@@ -90,5 +121,7 @@ def _inline(svg: str, steps: list[int], losses: list[float]) -> str:
     ):
         body = re.sub(unwanted, "", body, flags=re.DOTALL)
     head, rest = body.split(">", 1)
-    head = re.sub(r' (width|height)="[^"]*"', "", head).replace("<svg", f'<svg role="img" aria-label="{label}"')
+    head = re.sub(r' (width|height)="[^"]*"', "", head).replace(
+        "<svg", f'<svg role="img" aria-label="{html.escape(label)}"'
+    )
     return f"{head}>{rest}".replace(INK, "currentColor").replace(ACCENT, "var(--accent)").strip()

@@ -13,7 +13,7 @@ import megapairs_hf
 from megapairs_hf import storage
 from megapairs_hf.comparison import headline, results_tables
 from megapairs_hf.report.annotated import annotated_sheet
-from megapairs_hf.report.curve import points, training_curve
+from megapairs_hf.report.curve import evaluation_curves, points, training_curve
 from megapairs_hf.report.flow import flow, made_tables, rejections, settings
 from megapairs_hf.report.sheets import query_sheet, triplet_sheet
 from megapairs_hf.work import FINISHED, Work, open_work, plain, source_name
@@ -79,7 +79,7 @@ def _slots(work: Work, config: ReportConfig) -> dict[str, Any]:
         "made": made_tables(work),
         "rejections": rejections(work),
         "tables": results_tables(records),
-        "curve": training_curve(log),
+        "curve": training_curve(log) + evaluation_curves(log),
         "training": _training(work, log),
         "model_status": work.status("model"),
         "triplets_status": work.status("triplets"),

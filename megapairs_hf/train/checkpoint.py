@@ -1,107 +1,237 @@
-"""Checkpoints: weights and optimizer state as safetensors, whole or not at all.
+"""Checkpoints: a folder that loads as a model, with the state of training beside it; whole or not at all.
 
-A checkpoint is written to a temporary folder and renamed; the two newest are kept. Continuing from one gives, on the
-same machine, the same bits as a run that was never interrupted, because the order of the data depends on the step
-alone.
+A checkpoint is written to a temporary folder and renamed; the newest are kept, and the best. Continuing from one
+gives, on the same machine, the same bits as a run that was never interrupted, because the order of the data depends
+on the step alone. What surprises: the weights are stored twice, since the model beside the state may be the moving
+average, and a library may save it under other names or in another precision.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from typing import TYPE_CHECKING, Any
 
-from megapairs_hf import storage
+from megapairs_hf import launch, storage
+from megapairs_hf.artifact_writer import first_difference
 from megapairs_hf.errors import StaleArtifactError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from torch import nn
     from torch.optim import Optimizer
 
-KEEP = 2
+    from megapairs_hf.train.schedule import MovingAverage
+
 STATE = "state.safetensors"
 META = "state.json"
-MOMENTS = ("exp_avg", "exp_avg_sq")
+PREFIX = "step-"
 
 
 def checkpoint_folders(root: Path) -> list[Path]:
     """Complete checkpoints, oldest first."""
-    return sorted(folder for folder in root.glob("step-*") if (folder / META).is_file())
+    return sorted(folder for folder in root.glob(f"{PREFIX}*") if (folder / META).is_file())
 
 
-def save_checkpoint(root: Path, step: int, module: nn.Module, optimizer: Optimizer, settings: str) -> None:
-    """Write a checkpoint.
+def save_checkpoint(
+    root: Path,
+    module: nn.Module,
+    optimizer: Optimizer,
+    average: MovingAverage,
+    told: dict[str, Any],
+    *,
+    keep: int,
+    save: Callable[[Path], None] | None = None,
+) -> None:
+    """Write a checkpoint; every process must call this.
 
     Args:
         root: the folder of all checkpoints.
-        step: steps that are done.
         module: the model, unwrapped.
-        optimizer: an AdamW over the module's parameters.
-        settings: hash of the run's settings and inputs.
+        optimizer: over the module's parameters.
+        average: of its weights.
+        told: `step`, `settings`, and what else must be known to go on, as plain values; `best` names a step to keep.
+        keep: newest checkpoints that stay.
+        save: writes the loadable model into a folder.
 
     Raises:
         ArtifactError: it cannot be written; earlier checkpoints are untouched.
     """
     from safetensors.torch import save_file
 
-    temporary, final = root / f".step-{step:08d}.tmp", root / f"step-{step:08d}"
-    with storage.explained(final):
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        save_file(_tensors(module, optimizer), temporary / STATE)
-        (temporary / META).write_text(json.dumps({"step": step, "settings": settings}), encoding="utf-8")
-        for file in (temporary / STATE, temporary / META):
-            storage.sync_file(file)
-        shutil.rmtree(final, ignore_errors=True)
-        temporary.rename(final)
-        storage.sync_folder(root)
-    for old in checkpoint_folders(root)[:-KEEP]:
-        shutil.rmtree(old)
+    tensors = _tensors(module, optimizer, average)
+    shown = whole_weights(module) if sharded(module) else {}
+    shown |= _under(tensors, "average")
+    if launch.is_main():
+        name = f"{PREFIX}{told['step']:08d}"
+        temporary, final = root / f".{name}.tmp", root / name
+        try:
+            with storage.explained(final):
+                shutil.rmtree(temporary, ignore_errors=True)
+                temporary.mkdir(parents=True)
+                if save is not None:
+                    with replaced(module, shown):
+                        save(temporary)
+                save_file(tensors, temporary / STATE)
+                (temporary / META).write_text(json.dumps(told, indent=1), encoding="utf-8")
+                for file in temporary.rglob("*"):
+                    if file.is_file():
+                        storage.sync_file(file)
+                shutil.rmtree(final, ignore_errors=True)
+                temporary.rename(final)
+                storage.sync_folder(root)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        stay = {f"{PREFIX}{told['best']['step']:08d}"} if told.get("best") else set()
+        for old in checkpoint_folders(root)[:-keep]:
+            if old.name not in stay:
+                shutil.rmtree(old)
+    launch.barrier()
 
 
-def load_checkpoint(root: Path, module: nn.Module, optimizer: Optimizer, settings: str) -> int:
-    """Continue from the newest checkpoint.
-
-    Args:
-        root: the folder of all checkpoints.
-        module: the model, unwrapped; its weights are replaced.
-        optimizer: its state is replaced.
-        settings: hash of the run's settings and inputs.
-
-    Returns:
-        The steps that are done; 0 if there is no checkpoint.
+def newest(root: Path, settings: dict[str, Any]) -> tuple[Path, dict[str, Any]] | None:
+    """The newest checkpoint and what it tells; None where there is none.
 
     Raises:
-        StaleArtifactError: the checkpoint belongs to a run with other settings.
+        StaleArtifactError: it belongs to a run with other settings; the first that differs is named.
     """
-    import torch
-    from safetensors.torch import load_file
-
     found = checkpoint_folders(root)
     if not found:
-        return 0
-    told = json.loads((found[-1] / META).read_text(encoding="utf-8"))
-    if told["settings"] != settings:
-        raise StaleArtifactError(f"{root} belongs to a run with other settings; delete it, or name another folder")
-    tensors = load_file(found[-1] / STATE)
-    parameters = dict(module.named_parameters())
-    for name, value in module.state_dict().items():
-        value.copy_(tensors[f"model.{name}"])
-    for name, parameter in parameters.items():
-        moments = {key: tensors[f"optimizer.{name}.{key}"] for key in MOMENTS if f"optimizer.{name}.{key}" in tensors}
-        if moments:
-            device_moments: dict[str, Any] = {key: value.to(parameter.device) for key, value in moments.items()}
-            optimizer.state[parameter] = {"step": torch.tensor(float(told["step"])), **device_moments}
-    return int(told["step"])
+        return None
+    told: dict[str, Any] = json.loads((found[-1] / META).read_text(encoding="utf-8"))
+    difference = first_difference("settings", told["settings"], json.loads(json.dumps(settings)))
+    if difference:
+        name, old, new = difference
+        raise StaleArtifactError(
+            f"{root} belongs to a run with another {name} ({old!r} there, {new!r} now); delete it, or name another"
+            " folder"
+        )
+    return found[-1], told
 
 
-def _tensors(module: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
-    tensors = {f"model.{name}": value.detach().cpu().clone() for name, value in module.state_dict().items()}
-    for name, parameter in module.named_parameters():
-        state = optimizer.state.get(parameter, {})
-        for key in MOMENTS:
-            if key in state:
-                tensors[f"optimizer.{name}.{key}"] = state[key].detach().cpu().contiguous()
-    return tensors
+def load_checkpoint(folder: Path, module: nn.Module, optimizer: Optimizer | None, average: MovingAverage) -> None:
+    """Put a checkpoint's state into the model, the optimizer and the average.
+
+    Args:
+        folder: the checkpoint.
+        module: the model, unwrapped; its trained weights are replaced.
+        optimizer: its state is replaced; None leaves it.
+        average: its values are replaced.
+    """
+    from safetensors.torch import load_file
+    from torch.distributed.checkpoint.state_dict import (
+        StateDictOptions,
+        get_optimizer_state_dict,
+        set_model_state_dict,
+        set_optimizer_state_dict,
+    )
+
+    tensors = load_file(folder / STATE)
+    weights = _under(tensors, "model")
+    set_model_state_dict(module, weights, options=StateDictOptions(full_state_dict=True, strict=False))
+    for name, value in _under(tensors, "average").items():
+        average.values[name].copy_(_like(value, average.values[name]))
+    if optimizer is None:
+        return
+    options = StateDictOptions(full_state_dict=True)
+    state: dict[str, Any] = {}
+    for name, value in _under(tensors, "optimizer").items():
+        parameter, key = name.rsplit(".", 1)
+        state.setdefault(parameter, {})[key] = value
+    groups = get_optimizer_state_dict(module, optimizer, options=options)["param_groups"]
+    set_optimizer_state_dict(module, optimizer, {"state": state, "param_groups": groups}, options=options)
+
+
+def _under(tensors: dict[str, Any], prefix: str) -> dict[str, Any]:
+    return {name[len(prefix) + 1 :]: value for name, value in tensors.items() if name.startswith(f"{prefix}.")}
+
+
+def _tensors(module: nn.Module, optimizer: Optimizer, average: MovingAverage) -> dict[str, Any]:
+    from torch.distributed.checkpoint.state_dict import (
+        StateDictOptions,
+        get_model_state_dict,
+        get_optimizer_state_dict,
+    )
+
+    # whole tensors on the processor, however the parameters are wrapped or sharded
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    weights = get_model_state_dict(module, options=options)
+    state = get_optimizer_state_dict(module, optimizer, options=options).get("state", {})
+    # empty on all but the first process, which alone writes
+    tensors = {f"model.{name}": value for name, value in weights.items() if name in trained}
+    tensors |= {f"optimizer.{name}.{key}": value for name, kept in state.items() for key, value in kept.items()}
+    tensors |= {f"average.{name}": whole(value) for name, value in average.values.items()}
+    return {name: value.detach().clone().contiguous() for name, value in tensors.items()}
+
+
+def whole(value: Any) -> Any:
+    """A tensor that may be sharded, whole."""
+    from torch.distributed.tensor import DTensor
+
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def _like(value: Any, other: Any) -> Any:
+    """A whole tensor, sharded as another is."""
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    if not isinstance(other, DTensor):
+        return value
+    return distribute_tensor(value.to(other.device), other.device_mesh, other.placements)
+
+
+def sharded(module: nn.Module) -> bool:
+    """Whether no process holds all of the weights (FSDP2)."""
+    from torch.distributed.tensor import DTensor
+
+    return any(isinstance(parameter, DTensor) for parameter in module.parameters())
+
+
+def whole_weights(module: nn.Module) -> dict[str, Any]:
+    """The whole weights of a sharded module on the first process, nothing on the others; every process must call."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    found = get_model_state_dict(module, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    names = {name for name, _ in module.named_parameters()}
+    return {name: value for name, value in found.items() if name in names}
+
+
+@contextlib.contextmanager
+def replaced(module: nn.Module, values: dict[str, Any]) -> Iterator[None]:
+    """Put other tensors in the places of parameters for a while, so that what is saved is these.
+
+    Args:
+        module: whose parameters.
+        values: by name; the others stay.
+    """
+    from torch import nn
+
+    kept = _replace(module, {name: nn.Parameter(value, requires_grad=False) for name, value in values.items()})
+    try:
+        yield
+    finally:
+        _replace(module, kept)
+
+
+def make_whole(module: nn.Module) -> None:
+    """Give the first process all weights of a sharded module for good, to be saved; every process must call."""
+    from torch import nn
+
+    if sharded(module):
+        found = whole_weights(module)
+        _replace(module, {name: nn.Parameter(value, requires_grad=False) for name, value in found.items()})
+
+
+def _replace(module: nn.Module, values: dict[str, Any]) -> dict[str, Any]:
+    kept = {}
+    for name, value in values.items():
+        place, _, last = name.rpartition(".")
+        owner = module.get_submodule(place)
+        kept[name] = owner._parameters[last]
+        owner._parameters[last] = value
+    return kept

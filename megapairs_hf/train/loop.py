@@ -1,4 +1,4 @@
-"""The loop on Accelerate: steps, gradients, learning rate, log, checkpoints; what is learnt is a `Task`.
+"""The loop on Accelerate: steps, gradients, learning rate, log, checkpoints, evaluation; what is learnt is a `Task`.
 
 What surprises: there is no data loader. A task makes the batch of step s from the seed and s alone, so a run that
 resumes at step s goes on with exactly the batches that the uninterrupted run would have had.
@@ -9,188 +9,302 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from megapairs_hf import launch, storage
+from megapairs_hf.config import config_dict
 from megapairs_hf.errors import TrainingError
-from megapairs_hf.train.checkpoint import load_checkpoint, save_checkpoint
+from megapairs_hf.train.checkpoint import PREFIX, load_checkpoint, make_whole, newest, save_checkpoint
+from megapairs_hf.train.loss import summed, world
+from megapairs_hf.train.schedule import MovingAverage, learning_rate, make_optimizer
+from megapairs_hf.train.tracking import LOG, Log, begin_tracking, chosen_tracker, live_line
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    import numpy as np
     import torch
+    from accelerate import Accelerator
     from torch import nn
 
     from megapairs_hf.train.config import LoopConfig
 
-LOG = "training_log.jsonl"
 CHECKPOINTS = "checkpoints"
+STOPPED = "stopped.json"
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """What a task tells of a step.
+
+    Attributes:
+        loss: of this process's queries.
+        names: rows of the whole batch.
+        counts: what was counted on this process (`images`: pictures that went through the model).
+    """
+
+    loss: torch.Tensor
+    names: list[str]
+    counts: dict[str, int]
 
 
 class Task(Protocol):
     """What the loop learns.
 
     Attributes:
-        module: what is trained; its forward is called with the batch, so that DDP can wrap it.
-        rows: rows of the data.
+        module: what is trained; its forward is what DDP wraps.
+        partial: whether a backward pass may leave parameters without a gradient (texts alone, without pictures).
     """
 
     module: nn.Module
-    rows: int
+    partial: bool
 
-    def batch(self, step: int, rank: int, world: int) -> Any:
-        """This process's part of the batch of a step."""
+    def learn(self, module: nn.Module, step: int, accelerator: Accelerator) -> Learnt:
+        """Leave the gradient of a step's batch on the parameters."""
 
-    def loss(self, module: nn.Module, batch: Any, rank: int, device: Any) -> torch.Tensor:
-        """The loss of the whole batch, whose gradient reaches this process's part."""
+    def state(self) -> dict[str, Any]:
+        """What the next batches depend on besides the step, as plain values."""
 
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from `state`."""
 
-def learning_rate(config: LoopConfig, step: int) -> float:
-    """The learning rate of a step, counted from 0."""
-    if step < config.warmup_steps:
-        return config.lr * (step + 1) / config.warmup_steps
-    share = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
-    if config.schedule == "linear":
-        return config.lr * (1 - share)
-    if config.schedule == "cosine":
-        return config.lr * 0.5 * (1 + math.cos(math.pi * share))
-    return config.lr
+    def close(self) -> None:
+        """Let go of workers."""
 
 
-def make_optimizer(module: nn.Module, config: LoopConfig) -> torch.optim.AdamW:
-    """AdamW, with weight decay on matrices and none on biases, norms and scales."""
-    import torch
+@dataclass(frozen=True)
+class Watch:
+    """Evaluation during training, and what follows from it.
 
-    matrices = [p for p in module.parameters() if p.requires_grad and p.ndim > 1]
-    others = [p for p in module.parameters() if p.requires_grad and p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=config.lr)
+    Attributes:
+        evaluators: by name: functions without arguments that measure the model as it is now.
+        every: steps between two evaluations; 0 for none.
+        best_metric: `evaluator/metric` that decides which checkpoint is best (more is better).
+        patience: evaluations without a better value before the run stops; 0 never stops.
+        save: writes the loadable model into a folder of each checkpoint.
+    """
+
+    evaluators: Mapping[str, Callable[[], Mapping[str, float]]] = field(default_factory=dict)
+    every: int = 0
+    best_metric: str | None = None
+    patience: int = 0
+    save: Callable[[Path], None] | None = None
 
 
-def run_loop(task: Task, config: LoopConfig, folder: Path, label: str, settings: str) -> list[dict[str, Any]]:
+def run_loop(
+    task: Task,
+    config: LoopConfig,
+    folder: Path,
+    label: str,
+    inputs: Mapping[str, str],
+    watch: Watch | None = None,
+    tracking: Path | None = None,
+) -> list[dict[str, Any]]:
     """Train, resuming if there is a checkpoint.
 
     Args:
-        task: what is learnt.
+        task: what is learnt; afterwards its module holds the final weights (the average, or the best).
         config: the settings.
         folder: where the checkpoints and the log go.
         label: of the progress bar.
-        settings: hash of the run's settings and inputs, by which a checkpoint of another run is recognised.
+        inputs: fingerprints, by which a checkpoint of another run is recognised together with the settings.
+        watch: evaluation during training.
+        tracking: folder of the tracker's files; None for `folder`.
 
     Returns:
-        The log: step, loss, lr and seconds of every `log_every` steps.
+        The log: step, loss, lr, counts and seconds of every `log_every` steps, and the evaluations.
 
     Raises:
-        TrainingError: the batch is larger than the data, or the loss is not a number.
+        TrainingError: the batch cannot be shared by the processes, or the loss is not a number.
+        StaleArtifactError: the folder holds checkpoints of a run with other settings.
     """
-    from accelerate import Accelerator
-
-    if config.batch_size > task.rows:
-        raise TrainingError(f"batch_size is {config.batch_size}, but there are only {task.rows:,} rows; lower it")
-    world = launch.world_size()
-    if config.batch_size % world:
-        raise TrainingError(f"batch_size {config.batch_size} cannot be shared by {world} processes; take a multiple")
-    accelerator = Accelerator(mixed_precision=config.mixed_precision)
-    optimizer = make_optimizer(task.module, config)
-    task.module.to(accelerator.device)
-    done = load_checkpoint(folder / CHECKPOINTS, task.module, optimizer, settings)
-    log = _read_log(folder / LOG, done)
-    module, wrapped = accelerator.prepare(task.module, optimizer)
-    module.train()
-    began = time.monotonic() - (log[-1]["seconds"] if log else 0.0)
-    with launch.Progress(label, config.steps, "steps", done) as bar:
-        for step in range(done, config.steps):
-            loss = _step(task, module, wrapped, accelerator, config, step)
-            if (step + 1) % config.log_every == 0 or step + 1 == config.steps:
-                log.append(_log_line(loss, config, step, time.monotonic() - began))
-                _write_log(folder / LOG, log)
-            bar.advance(1, f"loss {log[-1]['loss']:.4f}" if log else "")
-            if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
-                if launch.is_main():
-                    save_checkpoint(
-                        folder / CHECKPOINTS, step + 1, accelerator.unwrap_model(module), optimizer, settings
-                    )
-                launch.barrier()
-    return log
+    run = Run(task, config, folder, label, inputs, watch or Watch(), tracking or folder)
+    try:
+        run.train()
+    finally:
+        task.close()
+        # `end_training` would end the process group too, which the stage still needs
+        for tracker in run.accelerator.trackers:
+            tracker.finish()
+    return run.log.lines
 
 
-def _step(task: Task, module: Any, optimizer: Any, accelerator: Any, config: LoopConfig, step: int) -> torch.Tensor:
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate(config, step)
-    batch = task.batch(step, launch.rank(), launch.world_size())
-    with accelerator.autocast():
-        loss: torch.Tensor = task.loss(module, batch, launch.rank(), accelerator.device)
-    accelerator.backward(loss)
-    accelerator.clip_grad_norm_(module.parameters(), config.max_grad_norm)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return loss.detach()
+class Run:
+    """One run of the loop; made by `run_loop`."""
 
+    def __init__(
+        self,
+        task: Task,
+        config: LoopConfig,
+        folder: Path,
+        label: str,
+        inputs: Mapping[str, str],
+        watch: Watch,
+        tracking: Path,
+    ) -> None:
+        from accelerate import Accelerator, DistributedDataParallelKwargs
+        from accelerate.state import AcceleratorState
 
-def _log_line(loss: torch.Tensor, config: LoopConfig, step: int, seconds: float) -> dict[str, Any]:
-    value = float(loss)
-    if not math.isfinite(value):
-        raise TrainingError(f"the loss of step {step} is {value}; lower `lr`, or train with mixed_precision: no")
-    return {"step": step + 1, "loss": value, "lr": learning_rate(config, step), "seconds": round(seconds, 3)}
+        # an earlier run of this process may have had another precision, which Accelerate would insist on
+        AcceleratorState._reset_state()
+        if config.batch_size % launch.world_size():
+            raise TrainingError(
+                f"batch_size {config.batch_size} cannot be shared by {launch.world_size()} processes; take a multiple"
+            )
+        self.task, self.config, self.folder, self.label, self.watch = task, config, folder, label, watch
+        tracker = chosen_tracker(config.tracker)
+        wrapped = DistributedDataParallelKwargs(find_unused_parameters=task.partial)
+        self.accelerator = Accelerator(
+            mixed_precision=config.mixed_precision,
+            log_with=tracker,
+            project_dir=tracking if tracker else None,
+            kwargs_handlers=[wrapped],
+        )
+        if tracker:
+            begin_tracking(self.accelerator, label, config)
+        self.settings = {"config": config_dict(config), "inputs": dict(inputs)}
+        task.module.to(self.accelerator.device)
+        self.module, self.optimizer = self.accelerator.prepare(task.module, make_optimizer(task.module, config))
+        self.inner = self.accelerator.unwrap_model(self.module)
+        self.average = MovingAverage(self.inner, config.ema)
+        self.done, self.best, self.poor = 0, {"step": 0, "value": -math.inf}, 0
+        self.stop = False
+        found = newest(folder / CHECKPOINTS, self.settings)
+        if found:
+            load_checkpoint(found[0], self.inner, self._raw(), self.average)
+            self.done, self.poor, self.best = found[1]["step"], found[1]["poor"], found[1]["best"] or self.best
+            self.stop = found[1]["stop"]
+            task.restore(found[1]["task"])
+        self.log = Log(folder / LOG, self.done)
+        self.counts: Counter[str] = Counter()
 
+    def _raw(self) -> Any:
+        return getattr(self.optimizer, "optimizer", self.optimizer)
 
-def _read_log(path: Path, done: int) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [line for line in lines if line["step"] <= done]
+    def train(self) -> None:
+        """Every step that is left, then the weights to keep."""
+        self.module.train()
+        began = time.monotonic() - self.log.seconds
+        with launch.Progress(self.label, self.config.last_step, "steps", self.done) as bar:
+            self.said = time.monotonic()
+            while self.done < self.config.last_step and not self.stop:
+                learnt = self.step(self.done)
+                self.done += 1
+                self._tell(learnt, time.monotonic() - began)
+                losses = self.log.losses()
+                bar.advance(1, live_line(losses[-1], self.accelerator.device) if losses else "")
+                last = self.done == self.config.last_step
+                if self.watch.every and (self.done % self.watch.every == 0 or last):
+                    self._evaluate(time.monotonic() - began)
+                if self.done % self.config.checkpoint_every == 0 or last or self.stop:
+                    self._save()
+        self._keep()
 
+    def step(self, step: int) -> Learnt:
+        """One step: gradient, checks, update."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.config, step)
+        learnt = self.task.learn(self.module, step, self.accelerator)
+        norm = self.accelerator.clip_grad_norm_(self.module.parameters(), self.config.max_grad_norm)
+        # a loss scale that was too high gives infinite gradients, which the scaler's step leaves out by itself
+        gradient = 0.0 if self.config.mixed_precision == "fp16" or norm is None else float(norm)
+        self._guard(step, float(summed(learnt.loss.clone())), gradient, learnt.names)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.average.update()
+        return learnt
 
-def _write_log(path: Path, log: list[dict[str, Any]]) -> None:
-    if launch.is_main():
-        storage.write_bytes(path, "".join(json.dumps(line) + "\n" for line in log).encode())
+    def _guard(self, step: int, loss: float, gradient: float, names: list[str]) -> None:
+        if math.isfinite(loss) and math.isfinite(gradient):
+            return
+        what = f"the loss of step {step} is {loss}" if not math.isfinite(loss) else f"the gradient of step {step} is {gradient}"  # fmt: skip  # noqa: E501
+        if launch.is_main():
+            told = json.dumps({"step": step, "loss": str(loss), "rows": names}, indent=1)
+            storage.write_bytes(self.folder / STOPPED, told.encode())
+        rows = ", ".join(names[:3])
+        raise TrainingError(
+            f"{what} (rows {rows}, …; all in {self.folder / STOPPED}); lower `lr`, or train with mixed_precision: no;"
+            f" the last good checkpoint is kept"
+        )
 
+    def _tell(self, learnt: Learnt, seconds: float) -> None:
+        self.counts.update(learnt.counts)
+        if self.done % self.config.log_every and self.done != self.config.last_step:
+            return
+        names = sorted(self.counts)
+        device = self.accelerator.device
+        import torch
 
-def permutation(rows: int, seed: int, epoch: int) -> np.ndarray:
-    """The order of the rows in one epoch, [rows]."""
-    import numpy as np
+        told = summed(
+            torch.tensor([float(learnt.loss), *(self.counts[name] for name in names)], device=device).double()
+        )
+        rate = float(told[1 + names.index("images")]) / max(1e-9, time.monotonic() - self.said)
+        counted = {name: int(value) for name, value in zip(names, told[1:].tolist(), strict=True)}
+        line = {
+            "step": self.done,
+            "loss": float(told[0]) / world(),
+            "lr": learning_rate(self.config, self.done - 1),
+            "seconds": round(seconds, 3),
+            **counted,
+            "images_per_s": round(rate, 1),
+        }
+        self.log.add(line)
+        self.accelerator.log({k: v for k, v in line.items() if k not in {"step", "seconds"}}, step=self.done)
+        self.counts.clear()
+        self.said = time.monotonic()
 
-    return np.random.default_rng([seed, epoch]).permutation(rows)
+    def _evaluate(self, seconds: float) -> None:
+        self.inner.eval()
+        with self.average.in_place():
+            found = {
+                f"{name}/{metric}": float(value)
+                for name, measure in self.watch.evaluators.items()
+                for metric, value in measure().items()
+            }
+        self.module.train()
+        self.said = time.monotonic()
+        self.log.add({"step": self.done, **found, "seconds": round(seconds, 3)})
+        self.accelerator.log(found, step=self.done)
+        wanted = self.watch.best_metric
+        if wanted is None:
+            return
+        if wanted not in found:
+            raise TrainingError(f"`best_metric` is {wanted!r}, but what was measured is {', '.join(found)}; name one")
+        better = found[wanted] > self.best["value"]
+        self.poor = 0 if better else self.poor + 1
+        if better:
+            self.best = {"step": self.done, "value": found[wanted]}
+            self._save()
+        self.stop = self.watch.patience > 0 and self.poor >= self.watch.patience
 
+    def _save(self) -> None:
+        import torch
 
-def sibling_order(queries: np.ndarray, seed: int, epoch: int, siblings: int) -> np.ndarray:
-    """A random order in which up to `siblings` rows of one query stand together.
+        if not all(bool(torch.isfinite(parameter).all()) for parameter in self.inner.parameters()):
+            raise TrainingError(
+                f"the weights after step {self.done} are not finite; lower `lr`; the last good checkpoint is kept"
+            )
+        told = {
+            "step": self.done,
+            "settings": self.settings,
+            "task": self.task.state(),
+            "best": self.best if self.best["step"] else None,
+            "poor": self.poor,
+            "stop": self.stop,
+        }
+        root, keep = self.folder / CHECKPOINTS, self.config.keep_checkpoints
+        save_checkpoint(root, self.inner, self._raw(), self.average, told, keep=keep, save=self.watch.save)
 
-    Args:
-        queries: [rows] a number for the query of each row.
-        seed: of the run.
-        epoch: from 0.
-        siblings: 1 for a plain permutation.
+    def _keep(self) -> None:
+        """Leave the weights to be saved in the module: the best, or the average, or the last."""
+        import torch
 
-    Returns:
-        [rows] row numbers.
-    """
-    import numpy as np
-
-    order = permutation(len(queries), seed, epoch)
-    if siblings == 1:
-        return order
-    order = order[np.argsort(queries[order], kind="stable")]
-    sorted_queries = queries[order]
-    begins = np.append(True, sorted_queries[1:] != sorted_queries[:-1])
-    places = np.arange(len(order))
-    within = places - np.maximum.accumulate(np.where(begins, places, 0))
-    groups = np.cumsum(within % siblings == 0) - 1
-    keys = np.random.default_rng([seed, epoch, siblings]).permutation(int(groups[-1]) + 1)
-    result: np.ndarray = order[np.argsort(keys[groups], kind="stable")]
-    return result
-
-
-def batch_rows(rows: int, config: LoopConfig, step: int) -> list[int]:
-    """The rows of the batch of a step: whole batches of each epoch's own order."""
-    per_epoch = rows // config.batch_size
-    epoch, place = divmod(step, per_epoch)
-    order = permutation(rows, config.seed, epoch)
-    return [int(row) for row in order[place * config.batch_size : (place + 1) * config.batch_size]]
-
-
-def own_part(rows: list[int], rank: int, world: int) -> list[int]:
-    """This process's part of a batch."""
-    size = len(rows) // world
-    return rows[rank * size : (rank + 1) * size]
+        if self.watch.best_metric is not None and self.best["step"]:
+            folder = self.folder / CHECKPOINTS / f"{PREFIX}{self.best['step']:08d}"
+            load_checkpoint(folder, self.inner, None, self.average)
+        with torch.no_grad():
+            for name, value in self.average.values.items():
+                self.average.parameters[name].copy_(value)
+        make_whole(self.inner)

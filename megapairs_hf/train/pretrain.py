@@ -8,21 +8,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from megapairs_hf.config import config_hash
-from megapairs_hf.images import to_rgb
+from megapairs_hf.errors import TrainingError
 from megapairs_hf.models.small import small_clip, small_dino, train_tokenizer
 from megapairs_hf.models.words import word_model
 from megapairs_hf.pictures import ROOT, picture_bytes
 from megapairs_hf.train.loop import run_loop
 from megapairs_hf.train.pixels import PixelCache
+from megapairs_hf.train.simple_tasks import CaptionTask, ViewsTask
 from megapairs_hf.train.stage import last, make_model
-from megapairs_hf.train.tasks import CaptionTask, ViewsTask
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-    from PIL import Image
 
     from megapairs_hf.artifact import Artifact
     from megapairs_hf.train.config import PretrainConfig
@@ -50,18 +47,23 @@ def pretrain_similarity(
         A `similarity` artifact.
     """
     inputs = {"corpus": corpus.fingerprint}
-    settings = config_hash(config) + corpus.fingerprint
+    settings = {**inputs, "model": repr(config.model)}
 
     def make(folder: Path) -> dict[str, Any]:
         import torch
 
+        for loop in (config.clip, config.dino):
+            if loop.batch_size > corpus.rows:
+                raise TrainingError(
+                    f"batch_size is {loop.batch_size}, but there are only {corpus.rows:,} rows; lower it"
+                )
         table = corpus.table(["image_id", "caption"])
         ids, captions = table["image_id"].to_pylist(), table["caption"].to_pylist()
-        fetch = corpus_images(corpus)
+        fetch = corpus_files(corpus)
         torch.manual_seed(config.clip.seed)
         tokenizer = train_tokenizer(captions, config.model)
         clip, processor = small_clip(config.model, tokenizer)
-        pixels = PixelCache(fetch, processor.image_processor, config.cache_gb)
+        pixels = PixelCache(fetch, processor, config.cache_gb)
         task = CaptionTask(clip, tokenizer, ids, captions, pixels, config.clip)
         clip_log = run_loop(task, config.clip, folder / "clip", "pretrain clip", settings)
         torch.manual_seed(config.dino.seed)
@@ -84,13 +86,13 @@ def pretrain_similarity(
     return make_model(out, config, inputs, make, kind="similarity", files=FILES, overwrite=overwrite)
 
 
-def corpus_images(corpus: Artifact) -> Callable[[str], Image.Image]:
-    """The pictures of a corpus by id."""
+def corpus_files(corpus: Artifact) -> Callable[[str], bytes]:
+    """The files of a corpus' pictures by id."""
     table = corpus.table(["image_id", "image"])
     places = {name: i for i, name in enumerate(table["image_id"].to_pylist())}
     column = table["image"]
 
-    def fetch(name: str) -> Image.Image:
-        return to_rgb(picture_bytes(column[places[name]].as_py(), corpus.manifest.stats.get(ROOT)))
+    def fetch(name: str) -> bytes:
+        return picture_bytes(column[places[name]].as_py(), corpus.manifest.stats.get(ROOT))
 
     return fetch

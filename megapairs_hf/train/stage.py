@@ -9,19 +9,25 @@ from typing import TYPE_CHECKING, Any
 
 from megapairs_hf import launch, storage
 from megapairs_hf.artifact import Artifact, model_place, weights_fingerprint
-from megapairs_hf.artifact_writer import ArtifactWriter, create_artifact
-from megapairs_hf.config import config_hash
+from megapairs_hf.artifact_writer import ArtifactWriter, Rejection, create_artifact
 from megapairs_hf.dataset.load import load_triplets
 from megapairs_hf.errors import ArtifactError, TrainingError
 from megapairs_hf.models.fusion import build_mmret, save_mmret
-from megapairs_hf.train.loop import LOG, run_loop
-from megapairs_hf.train.pixels import PixelCache
-from megapairs_hf.train.tasks import TripletTask
+from megapairs_hf.models.lora import add_lora, unload_lora
+from megapairs_hf.train.evaluators import of_triplets
+from megapairs_hf.train.loop import Watch, run_loop
+from megapairs_hf.train.rows import TripletPool
+from megapairs_hf.train.tables import open_source
+from megapairs_hf.train.task import ContrastTask
+from megapairs_hf.train.tracking import LOG
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from megapairs_hf.train.config import TrainConfig
+    from megapairs_hf.train.rows import Pool
+
+    Evaluators = Mapping[str, Callable[[Any], Callable[[], Mapping[str, float]]]]
 
 RUN = ".run"
 
@@ -40,16 +46,25 @@ class InitConfig:
 
 
 def train_mmret(
-    triplets: Artifact, *, config: TrainConfig, out: str | Path, work: str | Path = ".", overwrite: bool = False
+    triplets: Artifact,
+    *,
+    config: TrainConfig,
+    out: str | Path,
+    work: str | Path = ".",
+    overwrite: bool = False,
+    evaluators: Evaluators | None = None,
 ) -> Artifact:
     """Train an MMRet on triplets.
 
     Args:
         triplets: as made by the build stage.
         config: the settings.
-        out: the folder of the model; a Sentence Transformers model when done.
+        out: the folder of the model; a Sentence Transformers model when done. A tracker's files go to a folder beside
+            it, with `.tracking` after the name.
         work: what `./…` in the model's path is relative to.
         overwrite: throw away what is there.
+        evaluators: by name: given the model, functions that measure it as it is when they are called; they run every
+            `eval_every` steps, besides retrieval on the validation split (`validation/recall@1`).
 
     Returns:
         A `model` artifact.
@@ -62,16 +77,98 @@ def train_mmret(
     inputs = {"triplets": triplets.fingerprint, "model": backbone_fingerprint(config, work)}
 
     def make(folder: Path) -> dict[str, Any]:
-        model = build_mmret(model_place(config.model, work), revision=config.revision, device="cpu")
-        data = load_triplets(triplets.path, config.split)
-        pixels = PixelCache(data.image, model[0].processor.image_processor, config.cache_gb)
-        task = TripletTask(model, data, pixels, config)
-        if task.rows == 0:
-            raise TrainingError(f"no triplet has a relation of {list(config.relations)}; correct `relations`")
-        log = run_loop(task, config, folder, "train", config_hash(config) + str(inputs))
-        return {"save": lambda path: save_mmret(model, path), "stats": {"rows": task.rows, **last(log, config.steps)}}
+        model = started_model(config, work)
+        pools, weights, small = open_pools(load_triplets(triplets.path, config.split), config, work)
+        task = ContrastTask(model, pools, weights, config)
+        watch = Watch(
+            _measures(model, triplets.path, config, evaluators or {}),
+            config.eval_every,
+            config.best_metric,
+            config.patience,
+            lambda path: save_mmret(model, path),
+        )
+        log = run_loop(task, config, folder, "train", inputs, watch, Path(f"{out}.tracking"))
+        if config.lora_rank:
+            unload_lora(model)
+        left_out = [(name.partition("/")[2], "unreadable", error) for name, error in sorted(task.bad.items())] + small
+        stats = {"rows": sum(pool.rows or 0 for pool in pools), **last(log, config.last_step)}
+        return {"save": lambda path: save_mmret(model, path), "stats": stats, "rejected": left_out}
 
     return make_model(out, config, inputs, make, overwrite=overwrite)
+
+
+def started_model(config: TrainConfig, work: str | Path) -> Any:
+    """The model before its first step, with adapters and checkpointing as the settings say."""
+    import torch
+
+    dtype = getattr(torch, config.dtype)
+    model = build_mmret(model_place(config.model, work), revision=config.revision, device="cpu", dtype=dtype)
+    if config.lora_rank:
+        # the adapters' first values are drawn
+        torch.manual_seed(config.seed)
+        add_lora(model, rank=config.lora_rank)
+        # a step of 5e-6 is lost in bfloat16's eight bits
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+    if config.gradient_checkpointing:
+        model[0].model.gradient_checkpointing_enable({"use_reentrant": False})
+    width = model.get_embedding_dimension()
+    if any(size > width for size in config.matryoshka):
+        raise TrainingError(f"matryoshka is {list(config.matryoshka)}, but the model has only {width} dimensions")
+    return model
+
+
+def open_pools(
+    triplets: Any, config: TrainConfig, work: str | Path
+) -> tuple[list[Pool], list[float], list[Rejection]]:
+    """The rows of a run, the weight of each pool, and the pools of `sources` that are smaller than a batch.
+
+    Raises:
+        ArtifactError: a source cannot be opened.
+        TrainingError: no triplet has one of the relations, or there are fewer than a batch.
+    """
+    pools: list[Pool] = []
+    weights: list[float] = []
+    left_out: list[Rejection] = []
+    if config.weight != 0:
+        pool = TripletPool(triplets, config)
+        if not pool.rows:
+            raise TrainingError(f"no triplet has a relation of {list(config.relations)}; correct `relations`")
+        if pool.rows < config.batch_size:
+            raise TrainingError(
+                f"batch_size is {config.batch_size}, but there are only {pool.rows:,} triplets; lower it"
+            )
+        pools, weights = [pool], [config.weight or pool.rows]
+    for source in config.sources:
+        for more, weight in zip(*open_source(source, config, work), strict=True):
+            if more.rows is not None and more.rows < config.batch_size:
+                launch.note(f"{source.path} {source.name or ''}: {more.rows:,} rows of one kind are no whole batch")
+                left_out.append((f"{source.path} {source.name or ''}", "fewer_than_a_batch", f"{more.rows} rows"))
+            else:
+                pools.append(more)
+                weights.append(weight)
+    if not pools:
+        raise TrainingError(f"batch_size is {config.batch_size}, but no source has so many rows of one kind; lower it")
+    return pools, weights, left_out
+
+
+def _measures(
+    model: Any, path: str, config: TrainConfig, evaluators: Evaluators
+) -> dict[str, Callable[[], Mapping[str, float]]]:
+    """What is measured during training."""
+    found: dict[str, Callable[[], Mapping[str, float]]] = {}
+    if config.eval_every:
+        try:
+            rows = load_triplets(path, "validation")
+        except ArtifactError as error:
+            if not evaluators:
+                raise TrainingError(f"eval_every needs a validation split: {error}") from error
+        else:
+            found["validation"] = of_triplets(model, rows, config.eval_queries, config.micro_batch or config.chunk)
+    for name, make in evaluators.items():
+        found[name] = make(model)
+    return found
 
 
 def init_mmret(config: TrainConfig, *, out: str | Path, work: str | Path = ".", overwrite: bool = False) -> Artifact:
@@ -122,7 +219,7 @@ def make_model(
         made = make(run)
         if launch.is_main():
             _place(writer, run, Path(out), made["save"], files)
-        return writer.finish(made["stats"])
+        return writer.finish(made["stats"], made.get("rejected", ()))
 
 
 def _place(writer: ArtifactWriter, run: Path, out: Path, save: Callable[[Path], None], files: tuple[str, ...]) -> None:
@@ -145,4 +242,10 @@ def backbone_fingerprint(config: TrainConfig, work: str | Path) -> str:
 
 def last(log: list[dict[str, Any]], steps: int) -> dict[str, Any]:
     """What the manifest tells of a run; no times, so that a resumed run gives the same bytes."""
-    return {"steps": steps, "final_loss": round(log[-1]["loss"], 6)} if log else {"steps": steps}
+    losses = [line for line in log if "loss" in line]
+    made = losses[-1]["step"] if losses else steps
+    told = {"steps": made, "final_loss": round(losses[-1]["loss"], 6)} if losses else {"steps": made}
+    evaluations = [line for line in log if any("/" in name for name in line)]
+    if evaluations:
+        told["evaluation"] = {name: round(value, 4) for name, value in evaluations[-1].items() if "/" in name}
+    return told

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from megapairs_hf.report.curve import moving_mean, points, training_curve
+from megapairs_hf.report.curve import evaluation_curves, moving_mean, points, training_curve
 
 
 def test_moving_mean_is_numpys():
@@ -24,3 +24,13 @@ def test_lines_without_a_loss_are_no_points():
     log = [{"step": 1, "loss": 2.0}, {"step": 1, "recall": 0.5}, {"step": 2, "loss": float("inf")}]
     assert points(log) == [(1, 2.0)]
     assert training_curve(log) == ""
+
+
+def test_each_metric_of_the_evaluations_has_its_drawing():
+    log = [
+        {"step": i, "loss": 1.0, "set<b>/recall@1": float(i), "set/once": 1.0 if i == 1 else None} for i in (1, 2, 3)
+    ]
+    svg = evaluation_curves(log)
+    assert svg.count("<svg") == 1
+    assert "set&lt;b&gt;/recall@1 from step 1 (1) to step 3 (3)" in svg and "<b>" not in svg
+    assert evaluation_curves([{"step": 1, "loss": 2.0}]) == ""

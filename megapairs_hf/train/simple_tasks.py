@@ -1,136 +1,72 @@
-"""What can be learnt: composed retrieval from triplets, image and caption from a corpus, two views of one picture.
-
-In a batch of triplets each distinct picture goes through the model once: the query image serves as part of the query
-and as its own hard negative, and pictures that several rows share are computed for one of them.
-"""
+"""What the small similarity models learn: picture and caption of a corpus, and two views of one picture."""
 
 from __future__ import annotations
 
 import math
-import random
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from megapairs_hf.train.loop import batch_rows, own_part, sibling_order
+from megapairs_hf import launch
+from megapairs_hf.train.loop import Learnt
 from megapairs_hf.train.loss import first_own, gather, info_nce
+from megapairs_hf.train.order import batch_rows, own_part
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import torch
+    from accelerate import Accelerator
     from torch import nn
 
-    from megapairs_hf.train.config import LoopConfig, TrainConfig
+    from megapairs_hf.train.config import LoopConfig
     from megapairs_hf.train.pixels import PixelCache
 
 
-@dataclass(frozen=True)
-class TripletBatch:
-    """One process's part of a batch.
+class WholeBatchTask(ABC):
+    """What is learnt from batches whose graph fits into memory; the loss is a scalar.
 
     Attributes:
-        images: distinct image ids.
-        texts: the instruction of each query.
-        queries: place of each query image in `images`.
-        candidates: places of each row's positive and hard negatives, positive first.
+        module: what is trained.
+        partial: whether a backward pass may leave parameters without a gradient.
+        rows: rows of the data.
     """
 
-    images: list[str]
-    texts: list[str]
-    queries: list[int]
-    candidates: list[list[int]]
+    module: nn.Module
+    partial = False
+    rows: int
+    config: LoopConfig
+
+    @abstractmethod
+    def batch(self, step: int, rank: int, world: int) -> Any:
+        """This process's part of the batch of a step."""
+
+    @abstractmethod
+    def loss(self, module: nn.Module, batch: Any, rank: int, device: Any) -> torch.Tensor:
+        """The loss of this process's rows against those of all."""
+
+    def learn(self, module: nn.Module, step: int, accelerator: Accelerator) -> Learnt:
+        """Leave the gradient of a step's batch on the parameters."""
+        batch = self.batch(step, launch.rank(), launch.world_size())
+        with accelerator.autocast():
+            loss = self.loss(module, batch, launch.rank(), accelerator.device)
+        accelerator.backward(loss)
+        rows = batch_rows(self.rows, self.config, step)
+        return Learnt(loss.detach(), [str(row) for row in rows], {"images": len(rows) // launch.world_size()})
+
+    def state(self) -> dict[str, Any]:
+        """Nothing; the batch depends on the step alone."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from nothing."""
+        return
+
+    def close(self) -> None:
+        """Nothing is open."""
+        return
 
 
-class TripletTask:
-    """Composed retrieval: query image plus instruction against target and hard negatives.
-
-    Args:
-        model: an MMRet.
-        triplets: rows with image ids (`ids`), as `load_triplets` gives them.
-        pixels: pictures by id.
-        config: the settings.
-    """
-
-    def __init__(self, model: Any, triplets: Any, pixels: PixelCache, config: TrainConfig) -> None:
-        self.model, self.pixels, self.config = model, pixels, config
-        self.module = towers(model[0].model)
-        self.tokenizer = model[0].tokenizer
-        wanted = set(config.relations)
-        relations = triplets.rows["relation"]
-        kept = [i for i, names in enumerate(relations) if not wanted or wanted & set(names)]
-        self.table = triplets.rows.select(kept)
-        self.rows = len(kept)
-        self.numbers: dict[str, int] = {}
-        self.queries = np.unique(self.table["q_img"], return_inverse=True)[1] if kept else np.empty(0, int)
-        self.order: tuple[int, Any] = (-1, None)
-
-    def batch(self, step: int, rank: int, world: int) -> TripletBatch:
-        """This process's rows; the instruction and the negatives are drawn by seed and step."""
-        rows = own_part(self._batch_rows(step), rank, world)
-        images: dict[str, int] = {}
-        texts, queries, candidates = [], [], []
-        for index in rows:
-            row = self.table[index]
-            rng = random.Random(f"{self.config.seed}/{step}/{index}")
-            texts.append(rng.choice(row["q_text"]))
-            queries.append(images.setdefault(row["q_img"], len(images)))
-            names = [row["t_img"], *self._negatives(row["hns"], rng)]
-            candidates.append([images.setdefault(name, len(images)) for name in names])
-        return TripletBatch(list(images), texts, queries, candidates)
-
-    def _batch_rows(self, step: int) -> list[int]:
-        size = self.config.batch_size
-        epoch, place = divmod(step, self.rows // size)
-        if self.order[0] != epoch:
-            order = sibling_order(self.queries, self.config.seed, epoch, self.config.group_siblings)
-            self.order = (epoch, order)
-        return [int(row) for row in self.order[1][place * size : (place + 1) * size]]
-
-    def _negatives(self, names: list[str], rng: random.Random) -> list[str]:
-        # a row without mined negatives is padded with its query image, so that all rows are equally long
-        mined = names[1:] or names[:1]
-        first = names[:1] if self.config.query_image_negative else []
-        count = max(0, self.config.negatives - len(first))
-        drawn = rng.sample(mined, min(count, len(mined)))
-        # every row has the same number, or the rows of several processes could not be gathered
-        while len(drawn) < count:
-            drawn.append(rng.choice(mined))
-        return (first + drawn)[: self.config.negatives]
-
-    def loss(self, module: nn.Module, batch: TripletBatch, rank: int, device: Any) -> torch.Tensor:
-        """InfoNCE over the candidates of all processes."""
-        import torch
-        from torch.nn.functional import normalize
-
-        pixels = self.pixels(batch.images).to(device)
-        tokens = self.tokenizer(batch.texts, padding=True, truncation=True, return_tensors="pt").to(device)
-        image, text = module(pixels, tokens["input_ids"], tokens["attention_mask"])
-        queries = normalize(image[batch.queries] + text, dim=-1)
-        width = len(batch.candidates[0])
-        places = torch.tensor(batch.candidates, device=device)
-        local = normalize(image, dim=-1)[places.flatten()]
-        numbers = [self._number(batch.images[i]) for row in batch.candidates for i in row]
-        names = gather(torch.tensor(numbers, device=device))
-        candidates = gather(local)
-        start = first_own(rank, len(batch.texts)) * width
-        positives = start + width * torch.arange(len(batch.texts), device=device)
-        # the positive's own picture elsewhere among the candidates is no negative
-        mask = names[positives][:, None] == names[None]
-        mask[torch.arange(len(positives)), positives] = False
-        return info_nce(queries, candidates, positives, mask, self.config.temperature)
-
-    def _number(self, name: str) -> int:
-        # a hash instead of a counter, because the numbers must agree between processes
-        if name not in self.numbers:
-            from hashlib import blake2b
-
-            self.numbers[name] = int.from_bytes(blake2b(name.encode(), digest_size=7).digest(), "big")
-        return self.numbers[name]
-
-
-class CaptionTask:
+class CaptionTask(WholeBatchTask):
     """CLIP from scratch: pictures against their captions, both ways.
 
     Args:
@@ -180,7 +116,7 @@ class CaptionTask:
         return (forth + info_nce(text, gather(image), positives, mask, tau)) / 2
 
 
-class ViewsTask:
+class ViewsTask(WholeBatchTask):
     """Two random views of each picture must find each other (SimCLR).
 
     Args:

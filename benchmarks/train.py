@@ -1,0 +1,302 @@
+"""How fast the training loop is, and how little memory it takes, as ratios measured in one run.
+
+    python benchmarks/train.py [--quick] [--only plain dedupe siblings bf16 memory st]
+
+The model is a small two-tower CLIP with random weights, the data are triplets in the released set's form: a query, its
+retrieved pictures as targets in turn, the others as negatives, hns[0] the query image. Things that are compared take
+turns (A B A B …) on one thread, and each ratio is that of the medians of processor seconds (decoding threads counted),
+since a shared machine is never quiet.
+
+- `train_step_vs_plain`: a step of the loop over a plain torch loop that does the same forward and backward passes on
+  tensors that lie ready. Pictures are in the cache, as they are from the second epoch on.
+- `train_dedupe_speedup`: every column by itself (six picture passes a triplet, ready tensors) over the loop.
+- `train_siblings_speedup`: the same over the loop with `group_siblings: 4`.
+- `train_bf16_speedup`: the loop in float32 over the loop in bf16.
+- `train_memory_2048_vs_256`: peak memory of a process with batch 2,048 over that with batch 256 (tiny model, cached
+  gradients, no picture cache).
+- `train_vs_st`: a step of SentenceTransformerTrainer with CachedMultipleNegativesRankingLoss over a step of the loop
+  with cached gradients, the same triplets, batch and micro-batch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import io
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import datasets
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn.functional import cross_entropy, normalize
+
+from megapairs_hf.dataset import Triplets, training_view
+from megapairs_hf.models import build_mmret
+from megapairs_hf.models.small import SmallModelConfig, small_clip, train_tokenizer
+from megapairs_hf.train import TrainConfig
+from megapairs_hf.train.encoder import prepared
+from megapairs_hf.train.loop import Run, Watch
+from megapairs_hf.train.rows import TripletPool
+from megapairs_hf.train.task import ContrastTask
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PARTS = ("plain", "dedupe", "siblings", "bf16", "memory", "st")
+SMALL = SmallModelConfig(96, 16, 192, 3, 4, 192, 400, 24)
+TINY = SmallModelConfig(32, 16, 32, 2, 2, 24, 400, 24)
+RETRIEVED = 6
+WORDS = ("red", "blue", "large", "small", "at night", "with a dog", "from above", "in snow", "closer", "older")
+
+
+def made_triplets(queries: int, side: int) -> Triplets:
+    """Triplets in the form of the released set: each retrieved picture is a target, the others its negatives."""
+    rng = np.random.default_rng(0)
+    rows: dict[str, list[Any]] = {"q_img": [], "q_text": [], "t_img": [], "hns": [], "relation": []}
+    names, files = [], []
+    for query in range(queries):
+        own = [f"{query}-{i}" for i in range(RETRIEVED + 1)]
+        for name in own:
+            coarse = rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)
+            sink = io.BytesIO()
+            Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC).save(sink, "JPEG")
+            names.append(name)
+            files.append({"bytes": sink.getvalue(), "path": None})
+        for target in own[1:]:
+            rows["q_img"].append(own[0])
+            rows["q_text"].append([" ".join(rng.choice(WORDS, 4)) for _ in range(3)])
+            rows["t_img"].append(target)
+            rows["hns"].append([own[0], *(name for name in own[1:] if name != target)])
+            rows["relation"].append(["clip_image"])
+    features = datasets.Features({"image_id": datasets.Value("string"), "image": datasets.Image()})
+    images = datasets.Dataset.from_dict({"image_id": names, "image": files}, features=features)
+    return Triplets(datasets.Dataset.from_dict(rows), images)
+
+
+def made_model(folder: Path, sizes: SmallModelConfig) -> Any:
+    place = folder / f"clip-{sizes.width}"
+    if not place.exists():
+        torch.manual_seed(0)
+        model, processor = small_clip(sizes, train_tokenizer([" ".join(WORDS)] * 50, sizes))
+        model.save_pretrained(place)
+        processor.save_pretrained(place)
+    return build_mmret(str(place), device="cpu")
+
+
+def made_run(model: Any, triplets: Triplets, folder: Path, **settings: Any) -> Run:
+    wanted = {"steps": 1000, "lr": 1e-5, "tracker": "none", "batch_size": 64, "log_every": 1, **settings}
+    config = TrainConfig(**wanted)
+    pool = TripletPool(triplets, config)
+    task = ContrastTask(model, [pool], [1], config)
+    return Run(task, config, folder / "run", "bench", {}, Watch(), folder)
+
+
+def took(act: Callable[[], Any]) -> float:
+    began = time.process_time()
+    act()
+    return time.process_time() - began
+
+
+def turns(acts: dict[str, Callable[[int], Any]], count: int) -> dict[str, float]:
+    """Median seconds of each act; they take turns, and the first turn does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in acts}
+    for turn in range(count + 1):
+        for name, act in acts.items():
+            seconds[name].append(act(turn))
+    return {name: statistics.median(found[1:]) for name, found in seconds.items()}
+
+
+def filled(run: Run) -> Run:
+    """The run with every picture in its cache, as from the second epoch on."""
+    task: Any = run.task
+    task.pictures.load(0, task.pools[0].triplets.images["image_id"])
+    return run
+
+
+def plain_step(task: Any, module: Any, optimizer: Any, step: int) -> float:
+    """The same passes on ready tensors, written as one would without this package."""
+    batch = task.batch(step, 0, 1)
+    chunks = []
+    for numbers in batch.chunks(task.size):
+        parts = [batch.parts[i] for i in numbers]
+        pictures, _ = task.pictures.load(0, [part.image for part in parts if part.image is not None])
+        chunks.append(prepared(task.model, parts, pictures, torch.device("cpu")))
+    queries, candidates = torch.from_numpy(batch.queries), torch.from_numpy(batch.candidates)
+    wrong = torch.from_numpy(batch.mask(0, len(queries))[0])
+
+    def act() -> None:
+        vectors = module(chunks)
+        padded = torch.cat([vectors, vectors.new_zeros(1, vectors.shape[1])])
+        left, right = normalize(padded[queries].sum(1), dim=-1), normalize(padded[candidates].sum(1), dim=-1)
+        logits = (left @ right.T / 0.02).masked_fill(wrong, -torch.inf)
+        cross_entropy(logits, batch.width * torch.arange(len(queries))).backward()
+        finish(module, optimizer)
+
+    return took(act)
+
+
+def naive_step(task: Any, module: Any, optimizer: Any, step: int) -> float:
+    """Every column by itself: query picture, query text, positive, four negatives; ready tensors."""
+    batch = task.batch(step, 0, 1)
+    table = batch.candidates[:, 0].reshape(-1, batch.width)
+    columns = [batch.queries[:, 0], batch.queries[:, 1], *table.T]
+    ready = []
+    for column in columns:
+        parts = [batch.parts[i] for i in column]
+        pictures, _ = task.pictures.load(0, [part.image for part in parts if part.image is not None])
+        ready.append(prepared(task.model, parts, pictures, torch.device("cpu")))
+
+    def act() -> None:
+        image, text, *others = [module([column]) for column in ready]
+        left = normalize(image + text, dim=-1)
+        right = normalize(torch.stack(others, 1).flatten(0, 1), dim=-1)
+        cross_entropy(left @ right.T / 0.02, batch.width * torch.arange(len(left))).backward()
+        finish(module, optimizer)
+
+    return took(act)
+
+
+def finish(module: Any, optimizer: Any) -> None:
+    torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+def other(run: Run) -> tuple[Any, Any]:
+    """A copy of the model with its own optimizer."""
+    module = copy.deepcopy(run.inner).train()
+    return module, torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=1e-5)
+
+
+def speeds(wanted: set[str], triplets: Triplets, folder: Path, count: int) -> list[tuple[str, float]]:
+    found = []
+    loop = filled(made_run(made_model(folder, SMALL), triplets, folder))
+    loop.module.train()
+    module, optimizer = other(loop)
+    acts: dict[str, Callable[[int], float]] = {"loop": lambda turn: took(lambda: loop.step(turn))}
+    if "plain" in wanted:
+        acts["plain"] = lambda turn: plain_step(loop.task, module, optimizer, turn)
+    if wanted & {"dedupe", "siblings"}:
+        acts["naive"] = lambda turn: naive_step(loop.task, module, optimizer, turn)
+    if "siblings" in wanted:
+        grouped = filled(made_run(made_model(folder, SMALL), triplets, folder, group_siblings=4))
+        grouped.module.train()
+        acts["siblings"] = lambda turn: took(lambda: grouped.step(turn))
+    seconds = turns(acts, count)
+    if "bf16" in wanted:
+        narrow = filled(made_run(made_model(folder, SMALL), triplets, folder, mixed_precision="bf16"))
+        narrow.module.train()
+        pair = {"float32": acts["loop"], "bf16": lambda turn: took(lambda: narrow.step(turn))}
+        seconds |= turns(pair, 1)
+    for name, value in seconds.items():
+        print(f"{name}: {value:.2f} processor seconds a step of 64 triplets")
+    if "plain" in wanted:
+        found.append(("train_step_vs_plain", seconds["loop"] / seconds["plain"]))
+    if "dedupe" in wanted:
+        found.append(("train_dedupe_speedup", seconds["naive"] / seconds["loop"]))
+    if "siblings" in wanted:
+        found.append(("train_siblings_speedup", seconds["naive"] / seconds["siblings"]))
+    if "bf16" in wanted:
+        found.append(("train_bf16_speedup", seconds["float32"] / seconds["bf16"]))
+    return found
+
+
+def against_trainer(triplets: Triplets, folder: Path, count: int) -> list[tuple[str, float]]:
+    """Steps of both trainers in turns of one run each, because the other trainer cannot be stopped in between."""
+    from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+    from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
+    from transformers import TrainerCallback
+
+    class Clock(TrainerCallback):
+        def __init__(self) -> None:
+            self.begun: list[float] = []
+
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            self.begun.append(time.process_time())
+
+        def on_train_end(self, *_: Any, **__: Any) -> None:
+            self.begun.append(time.process_time())
+
+    loop = made_run(made_model(folder, SMALL), triplets, folder, micro_batch=64)
+    loop.module.train()
+    ours = [took(lambda step=step: loop.step(step)) for step in range(count + 1)]
+    model = made_model(folder, SMALL)
+    settings = SentenceTransformerTrainingArguments(
+        output_dir=str(folder / "st"), max_steps=count + 1, per_device_train_batch_size=64, learning_rate=1e-5,
+        use_cpu=True, save_strategy="no", report_to="none", disable_tqdm=True, logging_strategy="no",
+    )  # fmt: skip
+    clock = Clock()
+    loss = CachedMultipleNegativesRankingLoss(model, scale=50.0, mini_batch_size=64)
+    view = training_view(triplets, negatives=4)
+    SentenceTransformerTrainer(model=model, args=settings, train_dataset=view, loss=loss, callbacks=[clock]).train()
+    theirs = np.diff(clock.begun)[1:]
+    again = [took(lambda step=step: loop.step(step)) for step in range(count + 1, 2 * count + 1)]
+    mine, other_seconds = statistics.median([*ours[1:], *again]), statistics.median(theirs)
+    print(f"loop, gradients cached: {mine:.2f} processor seconds a step; the other trainer: {other_seconds:.2f}")
+    return [("train_vs_st", other_seconds / mine)]
+
+
+def memory_child(batch: int) -> None:
+    """Two steps; prints the peak in MB."""
+    folder = Path(tempfile.mkdtemp())
+    torch.set_num_threads(1)
+    settings = {"batch_size": batch, "micro_batch": 64, "cache_gb": 0.0}
+    run = made_run(made_model(folder, TINY), made_triplets(400, 32), folder, **settings)
+    run.module.train()
+    for step in range(2):
+        run.step(step)
+    # getrusage would tell the parent's peak, which a child inherits
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    print(int(status.split("VmHWM:")[1].split()[0]) / 1024)
+
+
+def memory() -> list[tuple[str, float]]:
+    peaks = {}
+    for batch in (256, 2048):
+        done = subprocess.run(
+            [sys.executable, __file__, "--memory-child", str(batch)], check=True, capture_output=True, text=True
+        )
+        peaks[batch] = float(done.stdout.split()[-1])
+        print(f"batch {batch}: peak {peaks[batch]:,.0f} MB")
+    return [("train_memory_2048_vs_256", peaks[2048] / peaks[256])]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--quick", action="store_true", help="three turns instead of nine")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--memory-child", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.memory_child:
+        memory_child(options.memory_child)
+        return
+    torch.set_num_threads(1)
+    wanted, count, ratios = set(options.only), 3 if options.quick else 9, []
+    datasets.disable_progress_bars()
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        triplets = made_triplets(800, 112)
+        if wanted - {"memory", "st"}:
+            ratios += speeds(wanted, triplets, folder, count)
+        if "st" in wanted:
+            ratios += against_trainer(triplets, folder, count)
+        if "memory" in wanted:
+            ratios += memory()
+    for name, value in ratios:
+        print(f"ratio {name} {value:.3f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""Which rows make the batch of a step: a function of seed and step alone, so that a resumed run goes on exactly."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+
+    from megapairs_hf.train.config import LoopConfig
+
+
+def permutation(rows: int, seed: int, epoch: int) -> np.ndarray:
+    """The order of the rows in one epoch, [rows]."""
+    import numpy as np
+
+    return np.random.default_rng([seed, epoch]).permutation(rows)
+
+
+def sibling_order(queries: np.ndarray, seed: int, epoch: int, siblings: int) -> np.ndarray:
+    """A random order in which up to `siblings` rows of one query stand together.
+
+    Args:
+        queries: [rows] a number for the query of each row.
+        seed: of the run.
+        epoch: from 0.
+        siblings: 1 for a plain permutation.
+
+    Returns:
+        [rows] row numbers.
+    """
+    import numpy as np
+
+    order = permutation(len(queries), seed, epoch)
+    if siblings == 1:
+        return order
+    order = order[np.argsort(queries[order], kind="stable")]
+    sorted_queries = queries[order]
+    begins = np.append(True, sorted_queries[1:] != sorted_queries[:-1])
+    places = np.arange(len(order))
+    within = places - np.maximum.accumulate(np.where(begins, places, 0))
+    groups = np.cumsum(within % siblings == 0) - 1
+    keys = np.random.default_rng([seed, epoch, siblings]).permutation(int(groups[-1]) + 1)
+    result: np.ndarray = order[np.argsort(keys[groups], kind="stable")]
+    return result
+
+
+def batch_rows(rows: int, config: LoopConfig, step: int) -> list[int]:
+    """The rows of the batch of a step: whole batches of each epoch's own order."""
+    per_epoch = rows // config.batch_size
+    epoch, place = divmod(step, per_epoch)
+    order = permutation(rows, config.seed, epoch)
+    return [int(row) for row in order[place * config.batch_size : (place + 1) * config.batch_size]]
+
+
+def own_part(rows: list[int], rank: int, world: int) -> list[int]:
+    """This process's part of a batch."""
+    size = len(rows) // world
+    return rows[rank * size : (rank + 1) * size]
+
+
+def drawn_pools(weights: Sequence[float], steps: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """From which pool the batch of each step is drawn, and how many batches of that pool came before.
+
+    Args:
+        weights: of the pools.
+        steps: of the run.
+        seed: of the run.
+
+    Returns:
+        [steps] pool numbers, [steps] counts; every batch comes from one pool, so that it is of one kind.
+    """
+    import numpy as np
+
+    if len(weights) == 1:
+        return np.zeros(steps, int), np.arange(steps)
+    shares = np.asarray(weights, float)
+    pools = np.random.default_rng([seed, 31]).choice(len(weights), size=steps, p=shares / shares.sum())
+    before = np.zeros(steps, int)
+    for pool in range(len(weights)):
+        chosen = pools == pool
+        before[chosen] = np.arange(int(chosen.sum()))
+    return pools, before

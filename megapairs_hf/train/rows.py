@@ -1,0 +1,148 @@
+"""Rows to learn from: triplets, or a table in the form of MMEB's training sets, as inputs of text, picture or both."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+
+from megapairs_hf.train.order import sibling_order
+from megapairs_hf.train.plan import number
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from megapairs_hf.train.config import TrainConfig
+
+
+class Input(NamedTuple):
+    """What is encoded: a text, a picture by its id, or both together."""
+
+    text: str | None
+    image: str | None
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row, with its draws made.
+
+    Attributes:
+        name: of the row, for messages.
+        query: the query.
+        candidates: the positive, then the negatives.
+        same: hashes would be equal: every query that this row's positive answers, the drawn one among them.
+    """
+
+    name: str
+    query: Input
+    candidates: tuple[Input, ...]
+    same: tuple[Input, ...]
+
+
+class Pool(Protocol):
+    """Rows of one kind; a batch comes from one pool.
+
+    Attributes:
+        rows: how many there are; None for a stream.
+    """
+
+    rows: int | None
+
+    def indices(self, place: int, size: int) -> list[int]:
+        """The rows of this pool's batch number `place`."""
+
+    def examples(self, indices: Sequence[int], step: int, bad: Collection[str]) -> list[Example | None]:
+        """These rows with the draws of this step; None for a row that a picture of `bad` spoils."""
+
+    def others(self, taken: Collection[int], count: int, rng: random.Random) -> list[int]:
+        """Up to `count` more rows to fill a batch up with, drawn."""
+
+    def files(self, names: Sequence[str]) -> dict[str, bytes]:
+        """The files of pictures by their ids."""
+
+    def cluster(self, name: str) -> str:
+        """What near-duplicates of a picture have in common; its id where nothing is known."""
+
+
+class TripletPool:
+    """Triplets with pictures by id, as `load_triplets` gives them.
+
+    Args:
+        triplets: the rows.
+        config: the settings.
+    """
+
+    def __init__(self, triplets: Any, config: TrainConfig) -> None:
+        self.triplets, self.config = triplets, config
+        table = triplets.rows
+        if config.relations:
+            wanted = set(config.relations)
+            table = table.select([i for i, names in enumerate(table["relation"]) if wanted & set(names)])
+        self.table = table
+        self.rows: int | None = len(table)
+        siblings = config.group_siblings > 1 and len(table) > 0
+        self.queries = np.unique(table["q_img"], return_inverse=True)[1] if siblings else np.empty(len(table), int)
+        self.order: tuple[int, np.ndarray] = (-1, self.queries)
+        self.clusters: dict[str, str] = {}
+        if config.cluster_column is not None:
+            images = triplets.images
+            names = zip(images["image_id"], images[config.cluster_column], strict=True)
+            self.clusters = {name: str(cluster) for name, cluster in names if cluster is not None}
+
+    def indices(self, place: int, size: int) -> list[int]:
+        """Whole batches of each epoch's own order."""
+        assert self.rows is not None
+        epoch, part = divmod(place, self.rows // size)
+        if self.order[0] != epoch:
+            order = sibling_order(self.queries, self.config.seed, epoch, self.config.group_siblings)
+            self.order = (epoch, order)
+        return [int(row) for row in self.order[1][part * size : (part + 1) * size]]
+
+    def examples(self, indices: Sequence[int], step: int, bad: Collection[str]) -> list[Example | None]:
+        """One of the row's instructions and its negatives, drawn by seed, step and row."""
+        columns = self.table[list(indices)]
+        made: list[Example | None] = []
+        together: dict[str, set[str]] = {}
+        for query, target in zip(columns["q_img"], columns["t_img"], strict=True):
+            together.setdefault(query, set()).add(target)
+        for i, index in enumerate(indices):
+            query, target, negatives = columns["q_img"][i], columns["t_img"][i], columns["hns"][i]
+            if query in bad or target in bad:
+                made.append(None)
+                continue
+            rng = random.Random(f"{self.config.seed}/{step}/{index}")
+            texts = columns["q_text"][i]
+            drawn = Input(rng.choice(texts), query)
+            grouped = self.config.group_siblings > 1
+            key = f"{self.config.seed}/{step}/{query if grouped else index}"
+            near = together[query] if grouped else set()
+            chosen = [target, *self._negatives([name for name in negatives if name not in bad], query, key, near)]
+            same = tuple(Input(text, query) for text in texts)
+            made.append(Example(f"{query} -> {target}", drawn, tuple(Input(None, name) for name in chosen), same))
+        return made
+
+    def _negatives(self, names: list[str], query: str, key: str, near: Collection[str]) -> list[str]:
+        # Siblings take each other's targets first and draw the rest alike, so that they share those pictures. The draw
+        # goes by a number of key and name: random, and the same for the same picture under the same key.
+        mined = sorted(
+            {name for name in names if name != query}, key=lambda name: (name not in near, number(key, name))
+        )
+        first = [query] if self.config.query_image_negative else []
+        return (first + mined)[: self.config.negatives]
+
+    def others(self, taken: Collection[int], count: int, rng: random.Random) -> list[int]:
+        """Up to `count` more rows, drawn."""
+        assert self.rows is not None
+        drawn = dict.fromkeys(rng.randrange(self.rows) for _ in range(2 * count))
+        return [row for row in drawn if row not in taken][:count]
+
+    def files(self, names: Sequence[str]) -> dict[str, bytes]:
+        """The files of pictures by their ids."""
+        found: dict[str, bytes] = self.triplets.files(names)
+        return found
+
+    def cluster(self, name: str) -> str:
+        """The picture's value in `cluster_column`."""
+        return self.clusters.get(name, name)

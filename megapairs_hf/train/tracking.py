@@ -1,0 +1,96 @@
+"""What a run tells: the log beside the checkpoints, trackers through Accelerate, and the live line."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from typing import TYPE_CHECKING, Any
+
+from megapairs_hf import launch, storage
+from megapairs_hf.config import config_dict
+from megapairs_hf.errors import MissingDependencyError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from accelerate import Accelerator
+
+    from megapairs_hf.train.config import LoopConfig
+
+LOG = "training_log.jsonl"
+EXTRA = {"tensorboard": "track", "trackio": "track", "wandb": "wandb"}
+
+
+def chosen_tracker(tracker: str) -> str | None:
+    """The tracker's name for Accelerate; None for none.
+
+    Raises:
+        MissingDependencyError: the tracker that was asked for is not installed.
+    """
+    if tracker == "auto":
+        return "tensorboard" if importlib.util.find_spec("tensorboard") else None
+    if tracker == "none":
+        return None
+    if importlib.util.find_spec(tracker) is None:
+        raise MissingDependencyError(tracker, EXTRA[tracker], f"`tracker: {tracker}`")
+    return tracker
+
+
+def begin_tracking(accelerator: Accelerator, label: str, config: LoopConfig) -> None:
+    """Open the tracker and tell it the settings."""
+    plain = {
+        name: value if isinstance(value, int | float | str | bool) else json.dumps(value)
+        for name, value in config_dict(config).items()
+    }
+    accelerator.init_trackers(f"megapairs-{label.replace(' ', '-')}", config=plain)
+
+
+class Log:
+    """Lines of `training_log.jsonl`; a resumed run drops those after its checkpoint.
+
+    Args:
+        path: the file.
+        done: steps that are done.
+    """
+
+    def __init__(self, path: Path, done: int) -> None:
+        self.path = path
+        self.lines: list[dict[str, Any]] = []
+        if path.is_file():
+            read = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            self.lines = [line for line in read if line["step"] <= done]
+
+    def add(self, line: dict[str, Any]) -> None:
+        """Append a line; a kill leaves whole lines and at most one that resuming drops."""
+        self.lines.append(line)
+        if launch.is_main():
+            text = "".join(json.dumps(line) + "\n" for line in self.lines)
+            storage.write_bytes(self.path, text.encode())
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that the run took so far."""
+        return float(self.lines[-1]["seconds"]) if self.lines else 0.0
+
+    def losses(self) -> list[dict[str, Any]]:
+        """The lines that tell a loss."""
+        return [line for line in self.lines if "loss" in line]
+
+
+def memory_gb(device: Any) -> float:
+    """The most memory that this process used: of its GPU, or of the machine."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def live_line(line: dict[str, Any], device: Any) -> str:
+    """Loss, pictures a second, learning rate and memory; the progress bar adds the time that is left."""
+    return (
+        f"loss {line['loss']:.4f}, {line.get('images_per_s', 0):,.0f} images/s, lr {line['lr']:.2g},"
+        f" {memory_gb(device):.1f} GB"
+    )

@@ -1,0 +1,59 @@
+"""Every training recipe makes two steps, with tiny models and its own settings otherwise."""
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from accelerate.commands.config.config_args import load_config_from_file
+
+from megapairs_hf.artifact import open_artifact
+from megapairs_hf.cli.parser import parse
+from megapairs_hf.models import load_mmret
+from tests.models.tiny import llava
+from tests.small import ROOT
+
+RECIPES = sorted(path.parent.name for path in (ROOT / "recipes").glob("mmret_*/train.yaml"))
+PAPER = {
+    "mmret_clip_base": {"steps": 15000, "batch_size": 2048, "negatives": 4},
+    "mmret_clip_large": {"steps": 25000, "batch_size": 2048, "negatives": 4},
+    "mmret_mllm": {"steps": 20000, "batch_size": 144, "negatives": 3, "lora_rank": 32},
+    "mmret_mllm_mmeb": {"batch_size": 192, "lora_rank": 32},
+}
+
+
+def settings(name):
+    return yaml.safe_load((ROOT / "recipes" / name / "train.yaml").read_text())
+
+
+def test_recipes_have_the_papers_settings():
+    assert RECIPES == sorted(PAPER)
+    for name in RECIPES:
+        told = settings(name)
+        assert told.items() >= {**PAPER[name], "lr": 5e-6, "schedule": "linear", "temperature": 0.02}.items()
+    # 662,000 rows in batches of 192, once; the twenty sets
+    assert settings("mmret_mllm_mmeb")["steps"] == round(662_000 / 192)
+    assert len({source["name"] for source in settings("mmret_mllm_mmeb")["sources"]}) == 20
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_makes_two_steps(name, triplets, models, tmp_path):
+    place = llava(tmp_path / "llava") if "mllm" in name else f"{models}/clip"
+    words = ["train", "--config", str(ROOT / "recipes" / name / "train.yaml"), "--max-steps", "2", "--model", place]
+    words += ["--batch_size", "4", "--workers", "0", "--triplets", triplets.path, "--work", str(tmp_path)]
+    if "sources" in settings(name):
+        rows = [{"qry": f"say {i}", "pos_text": f"said {i}", "neg_text": f"not {i}"} for i in range(8)]
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+        words += ["--sources", "[{path: ./rows.parquet}]"]
+    assert parse([*words, "--out", str(tmp_path / "out" / "model")])() == 0
+    made = open_artifact(tmp_path / "out" / "model", "model")
+    assert made.manifest.stats["steps"] == 2
+    assert load_mmret(made.path, device="cpu").encode(["a"]).shape[0] == 1
+    if "eval_every" in settings(name):
+        assert "validation/recall@1" in made.manifest.stats["evaluation"]
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp2"])
+def test_accelerate_reads_its_settings(name):
+    config = load_config_from_file(str(ROOT / "recipes" / "accelerate" / f"{name}.yaml"))
+    assert config.num_processes == 8
+    assert ("fsdp_version", 2) in (config.fsdp_config or {}).items() if name == "fsdp2" else not config.fsdp_config

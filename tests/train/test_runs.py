@@ -1,0 +1,203 @@
+"""What a run does besides learning: checkpoints, evaluation, stops, trackers, and what goes wrong."""
+
+import errno
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from megapairs_hf.config import config_dict
+from megapairs_hf.errors import ArtifactError, MissingDependencyError, StaleArtifactError, TrainingError
+from megapairs_hf.models import load_mmret
+from megapairs_hf.train import TrainConfig, train_mmret
+from megapairs_hf.train.checkpoint import replaced, whole_weights
+from megapairs_hf.train.evaluators import retrieval
+from megapairs_hf.train.loop import Watch, run_loop
+from megapairs_hf.train.schedule import MovingAverage, make_optimizer
+from megapairs_hf.train.tracking import Log, chosen_tracker
+from tests.train.test_gradients import SETTINGS, made_task
+
+
+def run(model, rows, folder, watch=None, **settings):
+    task = made_task(model, rows, **settings)
+    return run_loop(task, task.config, folder, "train", {"triplets": "x"}, watch)
+
+
+def steps(folder):
+    return sorted(path.name for path in (folder / "checkpoints").glob("step-*"))
+
+
+def test_the_newest_checkpoints_and_the_best_are_kept(model, rows, tmp_path):
+    values = iter([1.0, 3.0, 2.0, 2.5, 0.5, 0.1])
+    watch = Watch({"set": lambda: {"recall": next(values)}}, 2, "set/recall", 0, lambda path: model.save(str(path)))
+    log = run(model, rows, tmp_path, watch, steps=12, checkpoint_every=2)
+    assert steps(tmp_path) == ["step-00000004", "step-00000010", "step-00000012"]
+    best = tmp_path / "checkpoints" / "step-00000004"
+    assert [line["set/recall"] for line in log if "set/recall" in line] == [1.0, 3.0, 2.0, 2.5, 0.5, 0.1]
+    # afterwards the model is the best one, and every checkpoint loads as a model without anything pickled
+    again = load_mmret(str(best), device="cpu")
+    assert np.array_equal(again.encode(["a red circle"]), model.eval().encode(["a red circle"]))
+    assert {path.suffix for path in best.rglob("*") if path.is_file()} <= {".safetensors", ".json", ".py", ".jinja"}
+
+
+def test_a_run_that_gets_no_better_stops(model, rows, tmp_path):
+    values = iter([3.0, 2.0, 1.0, 1.0, 1.0])
+    watch = Watch({"set": lambda: {"recall": next(values)}}, 2, "set/recall", 2)
+    log = run(model, rows, tmp_path, watch, steps=12)
+    assert [line["step"] for line in log][-1] == 6
+    again = run(model, rows, tmp_path, Watch({}, 2, "set/recall", 2), steps=12)
+    assert again == log, "a stopped run goes on when it is resumed"
+
+
+def test_a_metric_that_is_not_measured(model, rows, tmp_path):
+    watch = Watch({"set": lambda: {"recall": 1.0}}, 2, "set/precision")
+    with pytest.raises(TrainingError, match="what was measured is set/recall"):
+        run(model, rows, tmp_path, watch)
+
+
+def test_moving_average_is_the_weighted_sum(model):
+    module = torch.nn.Linear(2, 1, bias=False)
+    average, seen = MovingAverage(module, 0.5), [module.weight.detach().clone()]
+    for value in (1.0, 2.0):
+        torch.nn.init.constant_(module.weight, value)
+        average.update()
+        seen.append(module.weight.detach().clone())
+    expected = 0.25 * seen[0] + 0.25 * seen[1] + 0.5 * seen[2]
+    with average.in_place():
+        assert torch.allclose(module.weight, expected)
+    assert torch.equal(module.weight, seen[2])
+
+
+def test_saved_weights_may_be_others_than_those_that_train(model, tmp_path):
+    kept = {name: value.clone() for name, value in whole_weights(model).items()}
+    others = {name: torch.zeros_like(value) for name, value in kept.items() if value.ndim > 1}
+    with replaced(model, others):
+        model.save(str(tmp_path / "m"))
+    assert all(torch.equal(value, kept[name]) for name, value in model.named_parameters())
+    saved = load_file(tmp_path / "m" / "model.safetensors")
+    assert all(not value.any() for value in saved.values() if value.ndim > 1 and value.is_floating_point())
+
+
+def test_only_matrices_decay(model):
+    groups = make_optimizer(model, TrainConfig(**SETTINGS, weight_decay=0.1)).param_groups
+    assert [group["weight_decay"] for group in groups] == [0.1, 0.0]
+    assert {p.ndim > 1 for p in groups[0]["params"]} == {True}
+    assert {p.ndim > 1 for p in groups[1]["params"]} == {False}
+
+
+def test_numbers_that_are_none_stop_the_run_and_the_last_checkpoint_stays(model, rows, tmp_path, monkeypatch):
+    task = made_task(model, rows, steps=12, checkpoint_every=2)
+    learn = task.learn
+
+    def broken(module, step, accelerator):
+        learnt = learn(module, step, accelerator)
+        if step == 5:
+            learnt.loss.fill_(math.nan)
+        return learnt
+
+    monkeypatch.setattr(task, "learn", broken)
+    with pytest.raises(TrainingError, match="the loss of step 5 is nan"):
+        run_loop(task, task.config, tmp_path, "train", {})
+    told = json.loads((tmp_path / "stopped.json").read_text())
+    assert told["step"] == 5 and len(told["rows"]) == 8 and all(" -> " in row for row in told["rows"])
+    assert steps(tmp_path)[-1] == "step-00000004"
+    weights = load_file(tmp_path / "checkpoints" / "step-00000004" / "state.safetensors")
+    assert all(torch.isfinite(value).all() for value in weights.values())
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(model, rows, tmp_path, monkeypatch):
+    import safetensors.torch
+
+    write, written = safetensors.torch.save_file, []
+
+    def full(tensors, path, **options):
+        written.append(path)
+        if len(written) == 2:
+            path.write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(tensors, path, **options)
+
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    with pytest.raises(ArtifactError, match="the disk is full"):
+        run(model, rows, tmp_path, steps=12, checkpoint_every=2)
+    assert steps(tmp_path) == ["step-00000002"]
+    assert not list((tmp_path / "checkpoints").glob(".*"))
+    monkeypatch.undo()
+    assert run(model, rows, tmp_path, steps=12, checkpoint_every=2)[-1]["step"] == 12
+
+
+def test_checkpoints_of_another_run_are_refused_by_name(model, rows, tmp_path):
+    run(model, rows, tmp_path)
+    with pytest.raises(StaleArtifactError, match=r"another settings\.config\.temperature \(0\.02 there, 0\.1 now\)"):
+        run(model, rows, tmp_path, temperature=0.1)
+    # how often it is logged changes nothing that is learnt
+    assert run(model, rows, tmp_path, log_every=3)[-1]["step"] == 6
+
+
+def test_a_tracker_that_is_not_installed_is_named():
+    with pytest.raises(
+        MissingDependencyError, match=r"`tracker: wandb` needs wandb: pip install 'megapairs-hf\[wandb\]'"
+    ):
+        chosen_tracker("wandb")
+    assert chosen_tracker("none") is None
+
+
+def test_curves_go_to_tensorboard(triplets, models, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = TrainConfig(**{**SETTINGS, "tracker": "auto"}, eval_every=3, matryoshka=(24, 8))
+    made = train_mmret(triplets, config=config, out=tmp_path / "m", work=models)
+    files = list((tmp_path / "m.tracking").rglob("events*"))
+    told = EventAccumulator(str(files[0].parent)).Reload()
+    lines = [json.loads(line) for line in (tmp_path / "m" / "training_log.jsonl").read_text().splitlines()]
+    losses = {line["step"]: line["loss"] for line in lines if "loss" in line}
+    assert {event.step: event.value for event in told.Scalars("loss")} == pytest.approx(losses)
+    assert [event.step for event in told.Scalars("validation/recall@10")] == [3, 6]
+    assert made.manifest.config["matryoshka"] == [24, 8]
+
+
+def test_a_log_of_a_killed_run_is_cut_to_its_checkpoint(tmp_path):
+    log = Log(tmp_path / "log.jsonl", 0)
+    for step in (1, 2, 3):
+        log.add({"step": step, "loss": 1.0, "seconds": step})
+    assert [line["step"] for line in Log(tmp_path / "log.jsonl", 2).lines] == [1, 2]
+
+
+def test_recall_in_memory_is_counted_by_hand():
+    vectors = {"q": [9.0, 0.0], "a": [0.8, 0.0], "p": [0.0, 9.0], "b": [0.0, 0.7], "c": [0.0, 0.8]}
+
+    class Model:
+        def encode_query(self, inputs, **_):
+            return np.array([{"x": [1.0, 0.0], "y": [0.0, 1.0], "z": [0.0, 1.0]}[one["text"]] for one in inputs])
+
+        def encode_document(self, inputs, **_):
+            return np.array([vectors[one] for one in inputs])
+
+    # each query's own picture would come first and does not count; b stands behind c
+    found = retrieval(Model(), [("q", "x"), ("p", "y"), ("p", "z")], ["a", "b", "c"], lambda name: name)()
+    assert found == {"recall@1": pytest.approx(200 / 3), "recall@10": 100.0}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"patience": 2, "eval_every": 1}, "patience"),
+        ({"best_metric": "a"}, "eval_every"),
+        ({"ema": 1.0}, "ema"),
+        ({"micro_batch": 0}, "micro_batch"),
+        ({"weight": 0.0}, "weight"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(wrong, sentence):
+    with pytest.raises(Exception, match=f"`{sentence}` is"):
+        TrainConfig(**SETTINGS, **wrong)
+    assert config_dict(TrainConfig(**SETTINGS))["batch_size"] == 8
+
+
+def test_too_many_dimensions(triplets, models, tmp_path):
+    with pytest.raises(TrainingError, match="the model has only 24 dimensions"):
+        train_mmret(triplets, config=TrainConfig(**SETTINGS, matryoshka=(64,)), out=tmp_path / "m", work=models)
