@@ -16,12 +16,13 @@ if TYPE_CHECKING:
     from megapairs_hf.evaluation.specs import Spec
 
 
-def read_benchmark(spec: Spec, data: str | Path) -> list[Benchmark]:
+def read_benchmark(spec: Spec, data: str | Path, *, check: bool = True) -> list[Benchmark]:
     """The benchmark, or its parts, from the files that its authors publish.
 
     Args:
         spec: its protocol.
         data: folder with annotations and pictures.
+        check: whether the pictures must be there; the doctor looks at them itself.
 
     Returns:
         One for CIRCO and CIRR, one a category for FashionIQ, one a task for GeneCIS.
@@ -30,4 +31,4 @@ def read_benchmark(spec: Spec, data: str | Path) -> list[Benchmark]:
         EvaluationError: a file is absent or broken, or pictures are missing.
     """
     readers = {"circo": read_circo, "cirr": read_cirr, "fashioniq": read_fashioniq, "genecis": read_genecis}
-    return readers[spec.benchmark](spec, data)
+    return readers[spec.benchmark](spec, data, check=check)
