@@ -17,6 +17,7 @@ from megapairs_hf.storage import PathLike, join
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
     from megapairs_hf.evaluation.protocol import Benchmark, Ranked
 
 TOP = 50
