@@ -85,10 +85,10 @@ def _doctor(words: list[str]) -> Callable[[], int]:
     options = parser.parse_args(words)
 
     def call() -> int:
-        from megapairs_hf.evaluation.doctor import examine, report
+        from megapairs_hf.evaluation.doctor import data_folder, examine, report
 
         for spec in specs_of(options):
-            data = data_of(options.data, spec)
+            data = data_folder(options.data, spec)
             print(report(spec, data, examine(spec, data, quick=options.quick)))  # noqa: T201
         return 0
 
@@ -104,6 +104,7 @@ def _submission(words: list[str]) -> Callable[[], int]:
 
 def check(options: argparse.Namespace) -> int:
     """Explain a submission: status 0 where its server will take it, 1 where not."""
+    from megapairs_hf.evaluation.doctor import data_folder
     from megapairs_hf.evaluation.reading import read_benchmark
     from megapairs_hf.evaluation.specs import read_spec
     from megapairs_hf.evaluation.submissions import Known, check_submission
@@ -113,7 +114,7 @@ def check(options: argparse.Namespace) -> int:
     if options.data and kind.startswith("CIR"):
         name = "circo" if kind == "CIRCO" else "cirr"
         spec = read_spec(name, {"split": "test" if name == "circo" else "test1"})
-        known = Known.of(read_benchmark(spec, data_of(options.data, spec), check=False)[0])
+        known = Known.of(read_benchmark(spec, data_folder(options.data, spec), check=False)[0])
     kind, wrong = check_submission(options.file, known)
     lines = [f"{options.file}: {kind}, " + ("nothing wrong" if not wrong else f"{len(wrong)} things wrong")]
     lines += [f"  - {sentence}" for sentence in wrong]
@@ -147,6 +148,7 @@ class EvalRun:
 def run_benchmarks(options: argparse.Namespace) -> int:
     """Measure, write, and print."""
     from megapairs_hf.config import build_config
+    from megapairs_hf.evaluation.doctor import data_folder
     from megapairs_hf.evaluation.reading import read_benchmark
     from megapairs_hf.evaluation.run import RunConfig, limited, run_model, write_runs
     from megapairs_hf.evaluation.stage import read_results
@@ -157,7 +159,7 @@ def run_benchmarks(options: argparse.Namespace) -> int:
     benchmarks = [
         limited(benchmark, options.limit)
         for spec in specs
-        for benchmark in read_benchmark(spec, data_of(options.data, spec))
+        for benchmark in read_benchmark(spec, data_folder(options.data, spec))
     ]
     revision = options.revision or fingerprint_of(options.model)
     name = options.name or options.model
@@ -211,12 +213,6 @@ def specs_of(options: argparse.Namespace) -> list[Spec]:
         # a prompt such as {caption} would be a mapping in YAML
         changes[key] = value if hints.get(key) is str else parse_value(value)
     return [read_spec(name, changes) for name in options.benchmarks]
-
-
-def data_of(data: str, spec: Spec) -> Path:
-    """The benchmark's own folder below `data` where there is one, else `data`."""
-    own = Path(data) / spec.benchmark
-    return own if own.is_dir() else Path(data)
 
 
 def load_model(path: str, loader: str, revision: str | None, device: str | None) -> Any:

@@ -133,6 +133,9 @@ def run_model(
             queries = query_vectors(model, benchmark, strategy, config.batch_size)
             about = About(name, strategy, revision)
             runs.append(Run(benchmark, rank(benchmark, VectorScorer(queries, gallery), config.top), about))
+    launch.barrier()
+    if share and launch.launched() and launch.is_main():
+        storage.remove(share)
     return runs
 
 
