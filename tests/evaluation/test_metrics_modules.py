@@ -61,7 +61,9 @@ def test_subset_recall_is_recall_of_the_cut_ranking(load, k):
     rankings, answers = judged(most=2)
     rng = np.random.default_rng(1)
     targets = [names[0] for names in answers]
-    subsets = [[t, *rng.choice([n for n in r if n != t], 4, replace=False)] for r, t in zip(rankings, targets, strict=True)]
+    subsets = [
+        [t, *rng.choice([n for n in r if n != t], 4, replace=False)] for r, t in zip(rankings, targets, strict=True)
+    ]
     cut = [[name for name in r if name in s] for r, s in zip(rankings, subsets, strict=True)]
     values = second_opinion(ir_measures.R @ k, cut, [[t] for t in targets])
     told = load("subset_recall_at_k").compute(predictions=rankings, references=targets, subsets=subsets, k=k)
