@@ -72,6 +72,9 @@ class Benchmark:
         options: everything by which the numbers of two runs could differ (prompt, gallery, reference rule, …).
         missing: gallery ids that were left out because their files are missing, with `allow_missing`.
         metrics: names such as `recall@5`, `map@10`, `subset_recall@1`, `precision@1`; the first is the headline.
+        group_metrics: of these, what is also told for each value of the queries' `group`.
+        part: of a benchmark in parts (a category, a task), which of them this is; empty where it is the whole.
+        parts: all parts whose unweighted mean is the benchmark's number.
     """
 
     name: str
@@ -82,6 +85,9 @@ class Benchmark:
     options: Mapping[str, Any] = field(default_factory=dict)
     missing: Sequence[str] = ()
     metrics: Sequence[str] = ("recall@1",)
+    group_metrics: Sequence[str] = ()
+    part: str = ""
+    parts: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         keys = [query.key for query in self.queries]
