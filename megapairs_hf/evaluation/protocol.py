@@ -107,6 +107,7 @@ class Ranked:
         hits: for each query, whether the i-th of `tops` is among `targets`.
         subset_ranks: rank of `target` among `subset`, from 1; 0 where there is none.
         ties: how many queries have another candidate with the target's very score.
+        subset_tops: `subset` of each query, best first; empty where there is none.
     """
 
     tops: list[list[str]]
@@ -115,3 +116,4 @@ class Ranked:
     hits: list[list[bool]]
     subset_ranks: list[int]
     ties: int = 0
+    subset_tops: list[list[str]] = field(default_factory=list)

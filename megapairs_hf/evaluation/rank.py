@@ -137,7 +137,7 @@ def rank(benchmark: Benchmark, scorer: Scorer, top: int = 50) -> Ranked:
             continue
         scores = _block(scorer, start, start + len(queries), benchmark)
         ties += _rank_block(queries, scores, gallery, top, result)
-    return Ranked(result.tops, result.scores, result.ranks, result.hits, result.subset_ranks, ties)
+    return Ranked(result.tops, result.scores, result.ranks, result.hits, result.subset_ranks, ties, result.subset_tops)
 
 
 def _block(scorer: Scorer, start: int, stop: int, benchmark: Benchmark) -> np.ndarray:
@@ -163,7 +163,7 @@ def _rank_block(queries: Sequence[CIRQuery], scores: np.ndarray, gallery: _Galle
         best = tops[i]
         found, tied = _rank_of(query, scores[i], gallery)
         _append(query, [gallery.ids[j] for j in best], scores[i][best], found, out)
-        out.subset_ranks.append(_subset_rank(query, scores[i], gallery))
+        _append_subset(query, scores[i], gallery, out)
         ties += tied
     return ties
 
@@ -230,16 +230,16 @@ def _rank_of(query: CIRQuery, row: np.ndarray, gallery: _Gallery) -> tuple[int, 
     return before + 1, int(len(equal) > 1)
 
 
-def _subset_rank(query: CIRQuery, row: np.ndarray, gallery: _Gallery) -> int:
-    if not query.subset or not query.target:
-        return 0
-    place = gallery.places.get(query.target)
+def _append_subset(query: CIRQuery, row: np.ndarray, gallery: _Gallery, out: Ranked) -> None:
     members = gallery.find(query.subset)
-    if place is None or place not in members:
-        return len(query.subset) + 1
-    better = row[members] > row[place]
-    earlier = (row[members] == row[place]) & (gallery.order[members] < gallery.order[place])
-    return int(np.count_nonzero(better | earlier)) + 1
+    order = members[np.lexsort((gallery.order[members], -row[members]))]
+    names = [gallery.ids[place] for place in order if row[place] > DELETED]
+    out.subset_tops.append(names)
+    if not query.subset or not query.target:
+        out.subset_ranks.append(0)
+    else:
+        found = query.target in names
+        out.subset_ranks.append(names.index(query.target) + 1 if found else len(query.subset) + 1)
 
 
 def _rank_candidates(query: CIRQuery, gallery: _Gallery, score: Any, top: int, out: Ranked) -> int:
@@ -260,6 +260,7 @@ def _rank_candidates(query: CIRQuery, gallery: _Gallery, score: Any, top: int, o
         tied = int(np.count_nonzero(scores == scores[order[found - 1]]) > 1)
     _append(query, names[:top], scores[order[:top]], found, out)
     out.subset_ranks.append(0)
+    out.subset_tops.append([])
     return tied
 
 

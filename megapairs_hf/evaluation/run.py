@@ -25,7 +25,7 @@ from megapairs_hf.schema import RANKINGS
 from megapairs_hf.storage import PathLike, join
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import numpy as np
 
@@ -149,23 +149,40 @@ def records_of_runs(runs: Sequence[Run]) -> list[dict[str, Any]]:
     return [record for key, parts in together.items() for record in records_of(parts, abouts[key])]
 
 
-def write_runs(runs: Sequence[Run], *, out: PathLike, config: Any, inputs: dict[str, str]) -> Artifact:
+def write_runs(
+    make: Callable[[], Sequence[Run]],
+    *,
+    out: PathLike,
+    config: Any,
+    inputs: Mapping[str, str],
+    overwrite: bool = False,
+) -> Artifact:
     """Write records (`results.jsonl`) and rankings as a `results` artifact.
 
     Args:
-        runs: of one command.
+        make: gives the runs; not called where the folder holds them already, so stale folders are refused before
+            hours of encoding.
         out: the folder.
-        config: the settings that the runs were made with.
-        inputs: fingerprints or ids of what went in, by name.
+        config: the settings that the runs are made with, a dataclass.
+        inputs: fingerprints or ids of what goes in, by name.
+        overwrite: throw away what is there.
 
     Returns:
-        The artifact; what was there already where its settings and inputs are these.
+        The artifact.
+
+    Raises:
+        StaleArtifactError: the folder holds results of other settings or inputs.
     """
-    writer = create_artifact(out, kind="results", config=config, inputs=inputs, names=["rankings.parquet"])
+    names = ["rankings.parquet"]
+    writer = create_artifact(out, kind="results", config=config, inputs=inputs, names=names, overwrite=overwrite)
     if isinstance(writer, Artifact):
         return writer
     with writer:
-        if launch.is_main() and not writer.done(0):
+        # decided before any process writes: every process takes part in the encoding, or none
+        done = writer.done(0)
+        launch.barrier()
+        runs = [] if done else make()
+        if launch.is_main() and not done:
             records = records_of_runs(runs)
             lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
             storage.write_bytes(join(out, RESULTS), lines.encode())

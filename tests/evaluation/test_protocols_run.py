@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from megapairs_hf.config import build_config
-from megapairs_hf.errors import ConfigError, EvaluationError
+from megapairs_hf.errors import ConfigError, EvaluationError, StaleArtifactError
 from megapairs_hf.evaluation.encoding import encode_parts, query_vectors
 from megapairs_hf.evaluation.metrics import average_precision_at_k, average_precisions, bootstrap_means, interval95
 from megapairs_hf.evaluation.protocol import Benchmark, CIRQuery, Part
@@ -94,14 +94,24 @@ def test_fewer_queries_are_labelled():
 
 def test_results_are_an_artifact_that_is_not_made_twice(tmp_path):
     config = RunConfig()
-    runs = run_model([toy()], Model(), name="m", revision="r1", config=config)
-    made = write_runs(runs, out=tmp_path / "out", config=config, inputs={"model": "m"})
+    made = write_runs(
+        lambda: run_model([toy()], Model(), name="m", revision="r1", config=config),
+        out=tmp_path / "out",
+        config=config,
+        inputs={"model": "m"},
+    )
     assert made.rows == 12
     row = made.table().to_pylist()[3]
     assert (row["query"], row["rank"], row["top_ids"][0], row["target_ids"]) == ("toy/3", 1, "04", ["04", "05"])
     lines = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
     assert {line["revision"] for line in lines} == {"r1"}
-    assert write_runs([], out=tmp_path / "out", config=config, inputs={"model": "m"}).rows == 12
+    assert write_runs(never, out=tmp_path / "out", config=config, inputs={"model": "m"}).rows == 12
+    with pytest.raises(StaleArtifactError, match=r"inputs\.model"):
+        write_runs(never, out=tmp_path / "out", config=config, inputs={"model": "another"})
+
+
+def never():
+    raise AssertionError("encoded again")
 
 
 def test_a_split_without_answers_gives_no_number_and_half_answers_are_an_error():
