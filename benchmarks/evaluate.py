@@ -96,12 +96,10 @@ def time_circo(turns: int) -> None:
         best = {int(i) for part in found for i in part.indices[:, 0]}
         assert len(best) > QUERIES // 2
         told = f"{QUERIES} x {GALLERY:,} x {DIMENSION}: ours {statistics.median(mine):.2f} s"
-        print(
-            f"{told}, bare {statistics.median(theirs):.2f} s; mAP@5 {values['map@5']:.3f}, R@5 {values['recall@5']:.3f}"
-        )
-        print(
-            f"ratio evaluate_circo_vs_bare {statistics.median(a / b for a, b in zip(mine, theirs, strict=True)):.2f}"
-        )
+        values_told = f"mAP@5 {values['map@5']:.3f}, R@5 {values['recall@5']:.3f}"
+        print(f"{told}, bare {statistics.median(theirs):.2f} s; {values_told}")
+        over = statistics.median(a / b for a, b in zip(mine, theirs, strict=True))
+        print(f"ratio evaluate_circo_vs_bare {over:.2f}")
         print(f"ratio evaluate_circo_seconds {statistics.median(mine):.2f}")
 
 

@@ -9,18 +9,19 @@ form asked for changes nothing, and is counted: a re-ranker whose replies are gu
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.errors import EvaluationError
 from megapairs_hf.evaluation.captioning import words_of
+from megapairs_hf.evaluation.protocol import Ranked
 from megapairs_hf.evaluation.questions import AskConfig, ask_all, picture_part, text_part, usable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from megapairs_hf.annotate.journal import Reply
-    from megapairs_hf.evaluation.protocol import Benchmark, CIRQuery, Ranked
+    from megapairs_hf.evaluation.protocol import Benchmark, CIRQuery
 
 YES_NO = (
     "The first picture is a reference. Wanted is a picture like it, but changed like this: {text}\n"
@@ -154,19 +155,21 @@ def order_by_verdicts(verdicts: Sequence[bool | None]) -> list[int]:
 def _reranked(
     benchmark: Benchmark, ranked: Ranked, orders: Sequence[Sequence[int]], asked: int, unusable: int
 ) -> Reranked:
-    tops, scores, hits, ranks, subsets = [], [], [], [], []
+    tops, scores, hits, ranks, subset_ranks, subset_tops = [], [], [], [], [], []
     for row, (query, order) in enumerate(zip(benchmark.queries, orders, strict=True)):
         whole = [*order, *range(len(order), len(ranked.tops[row]))]
         names = [ranked.tops[row][i] for i in whole]
+        head = names[: len(order)]
         tops.append(names)
         scores.append([ranked.scores[row][i] for i in whole])
         hits.append([ranked.hits[row][i] for i in whole])
-        inside = query.target in names[: len(order)]
-        place = names.index(query.target) if inside else 0
-        ranks.append(place + 1 if inside else ranked.ranks[row])
-        # all that stands before a target among the first is known; behind them nothing changed
-        before = sum(name in query.subset for name in names[:place])
-        subsets.append(before + 1 if inside and ranked.subset_ranks[row] else ranked.subset_ranks[row])
+        ranks.append(head.index(query.target) + 1 if query.target in head else ranked.ranks[row])
+        # what was re-ranked still stands before all else, in the subset too
+        before = ranked.subset_tops[row] if ranked.subset_tops else []
+        members = [name for name in head if name in before] + [name for name in before if name not in head]
+        subset_tops.append(members)
+        known = query.target in members
+        subset_ranks.append(members.index(query.target) + 1 if known else ranked.subset_ranks[row])
     changed = sum(list(order) != list(range(len(order))) for order in orders)
-    new = replace(ranked, tops=tops, scores=scores, hits=hits, ranks=ranks, subset_ranks=subsets)
+    new = Ranked(tops, scores, ranks, hits, subset_ranks, ranked.ties, subset_tops)
     return Reranked(new, asked, unusable, changed)

@@ -122,6 +122,7 @@ def test_the_subset_follows_the_new_order(serve):
     assert (before.ranks, before.subset_ranks) == ([5], [3])
     after = reranking.yes_no(made, before, config, top=6).ranked
     assert (after.ranks, after.subset_ranks) == ([1], [1])
+    assert after.subset_tops == [["p5", "p2", "p3", "p6"]]
 
 
 @pytest.mark.parametrize(
