@@ -59,6 +59,7 @@ def _benchmarks(words: list[str]) -> Callable[[], int]:
     parser.add_argument("--limit", type=int, metavar="N", help="the first N queries only; the records say partial")
     parser.add_argument("--top", type=int, default=50, metavar="K", help="of each ranking to keep (default: 50)")
     parser.add_argument("--batch-size", type=int, default=128, metavar="B", help="pictures at a time (default: 128)")
+    parser.add_argument("--cache", metavar="DIR", help="where vectors of galleries are kept for the next prompt")
     parser.add_argument("--name", metavar="NAME", help="of the model in the results (default: MODEL)")
     parser.add_argument("--revision", metavar="R", help="of the model on the Hub")
     parser.add_argument("--loader", choices=("mmret", "sentence-transformers"), default="mmret",
@@ -147,7 +148,9 @@ class EvalRun:
 
 def run_benchmarks(options: argparse.Namespace) -> int:
     """Measure, write, and print."""
+    from megapairs_hf.artifact import weights_fingerprint
     from megapairs_hf.config import build_config
+    from megapairs_hf.evaluation.cache import Cache
     from megapairs_hf.evaluation.doctor import data_folder
     from megapairs_hf.evaluation.reading import read_benchmark
     from megapairs_hf.evaluation.run import RunConfig, limited, run_model, write_runs
@@ -161,18 +164,24 @@ def run_benchmarks(options: argparse.Namespace) -> int:
         for spec in specs
         for benchmark in read_benchmark(spec, data_folder(options.data, spec))
     ]
-    revision = options.revision or fingerprint_of(options.model)
+    fingerprint = weights_fingerprint(options.model, options.revision)
+    revision = options.revision or (fingerprint if Path(options.model).is_dir() else None)
     name = options.name or options.model
     runs: list[Run] = []
 
     def make() -> list[Run]:
         model = load_model(options.model, options.loader, options.revision, options.device)
         share = str(Path(options.out) / ".shares")
-        runs.extend(run_model(benchmarks, model, name=name, revision=revision, config=config, share=share))
+        vectors = None
+        if options.cache:
+            cache = Cache(options.cache, model, f"{options.loader} {fingerprint}", batch_size=config.batch_size)
+            vectors = cache.gallery
+        made = run_model(benchmarks, model, name=name, revision=revision, config=config, share=share, vectors=vectors)
+        runs.extend(made)
         return runs
 
     settings = EvalRun(name, tuple(specs), config, options.limit, options.loader)
-    inputs = {"model": revision or options.model, **{_label(b): _size(b) for b in benchmarks}}
+    inputs = {"model": fingerprint, **{_label(b): _size(b) for b in benchmarks}}
     write_runs(make, out=options.out, config=settings, inputs=inputs, overwrite=options.overwrite)
     if launch.is_main():
         print(tables(read_results(options.out)))  # noqa: T201
@@ -230,15 +239,6 @@ def load_model(path: str, loader: str, revision: str | None, device: str | None)
     except (OSError, ValueError) as error:
         said = str(error).strip().split("\n", 1)[0]
         raise ModelError(f"cannot load the model {path}: {said}") from error
-
-
-def fingerprint_of(path: str) -> str | None:
-    """The fingerprint of a model that this package trained; None for any other."""
-    from megapairs_hf.artifact import MANIFEST, open_artifact
-
-    if not (Path(path) / MANIFEST).is_file():
-        return None
-    return open_artifact(path, "model").fingerprint
 
 
 def _label(benchmark: Benchmark) -> str:
