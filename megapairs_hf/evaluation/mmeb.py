@@ -24,7 +24,7 @@ from megapairs_hf.images import to_rgb
 from megapairs_hf.storage import join
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping
 
 REPO = "TIGER-Lab/MMEB-eval"
 PLACEHOLDER = "<|image_1|>"
@@ -264,31 +264,3 @@ def image_reader(folder: str) -> Callable[[str], Any]:
         return to_rgb(storage.read_bytes(path))
 
     return read
-
-
-def mmeb_means(values: Mapping[str, float], counts: Mapping[str, int] | None = None) -> dict[str, tuple[float, str]]:
-    """Means over data sets: the four meta-tasks, in and out of distribution, and all.
-
-    Args:
-        values: precision@1 of each data set.
-        counts: queries of each; where one has not 1,000, its means are partial too.
-
-    Returns:
-        By `classification`, `vqa`, `retrieval`, `grounding`, `ind`, `ood`, `all`: the plain mean over data sets, and
-        a label that is empty only for the whole; a group without any data set is not in it.
-    """
-    for name in values:
-        known_name(name)
-    groups: dict[str, Sequence[str]] = {meta: [*sides[0], *sides[1]] for meta, sides in META_TASKS.items()}
-    groups |= {side: [name for name, (_, where) in TASKS.items() if where == side] for side in (IND, OOD)}
-    means = {}
-    for group, names in (groups | {"all": list(TASKS)}).items():
-        there = [name for name in names if name in values]
-        short = [name for name in there if counts is not None and counts[name] != ROWS]
-        label = "" if len(there) == len(names) else f"partial ({len(there)} of {len(names)})"
-        if short and counts is not None:
-            asked = sum(counts[name] for name in there)
-            label = f"partial ({len(there)} of {len(names)}, {asked:,} of {ROWS * len(there):,} queries)"
-        if there:
-            means[group] = (sum(values[name] for name in there) / len(there), label)
-    return means

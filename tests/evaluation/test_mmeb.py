@@ -1,5 +1,8 @@
 import json
+import runpy
+import sys
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -7,7 +10,9 @@ from PIL import Image
 
 from megapairs_hf.config import build_config, read_yaml
 from megapairs_hf.errors import EvaluationError
-from megapairs_hf.evaluation.mmeb import IND, META_TASKS, OOD, TASKS, MMEBConfig, mmeb_means, read_mmeb
+from megapairs_hf.evaluation.mmeb import IND, META_TASKS, OOD, TASKS, MMEBConfig, read_mmeb
+from megapairs_hf.evaluation.mmeb_means import mean_records, mmeb_means, mmeb_table, run_mmeb
+from megapairs_hf.evaluation.run import RunConfig, records_of_runs
 
 
 def row(target="cat", others=("dog", "cow"), image="a.png"):
@@ -145,3 +150,77 @@ def test_a_partial_run_never_has_the_name_of_the_whole():
 def test_the_settings_file_holds_all_data_sets(request):
     config = build_config(MMEBConfig, read_yaml(request.config.rootpath / "eval" / "mmeb.yaml")["mmeb"])
     assert set(config.names) == set(TASKS)
+
+
+class Words:
+    """Vectors by the last word of a text; a picture is like the word of its colour."""
+
+    def __init__(self, constant=False):
+        self.constant, self.asked = constant, []
+
+    def encode(self, inputs, **_):
+        self.asked += inputs
+        return np.stack([np.ones(26) if self.constant else self.vector(one) for one in inputs])
+
+    def vector(self, one):
+        text = one["text"] if isinstance(one, dict) else one
+        made = np.full(26, 0.01)
+        for letter in text.split()[-1].lower():
+            made[ord(letter) - 97] += 1
+        return made
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """Two data sets whose queries end in the target's word, the last of them in another."""
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "images" / "a.png")
+    for name, kind in (("VOC2007", "<|image_1|> the "), ("GQA", "what is the ")):
+        rows = [
+            row(target, ("cat", "dog", "owl", target)) | {"qry_text": kind + said}
+            for target, said in (("cow", "cow"), ("hen", "hen"), ("fox", "dog"))
+        ]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    names = ("VOC2007", "GQA")
+    return MMEBConfig(datasets=names, source=str(tmp_path), images=str(tmp_path / "images"))
+
+
+def test_a_run_from_rows_to_the_table(copy):
+    model = Words()
+    runs = run_mmeb(model, copy, name="m", revision="1", run=RunConfig(top=5))
+    records = records_of_runs(runs)
+    assert [record["value"] for record in records] == [pytest.approx(2 / 3, abs=1e-5)] * 2
+    # three queries and six words a data set, whatever the rows repeat
+    assert len(model.asked) == 2 * (3 + 6)
+    means = {record["group"]: record for record in mean_records(records)}
+    assert list(means) == ["classification", "vqa", "ind", "ood", "all"]
+    assert means["all"]["queries"] == 6
+    assert "(2 of 36, 6 of 2,000 queries)" in mmeb_table(list(means.values()))
+
+
+def test_a_model_that_gives_constants_has_no_score(copy):
+    with pytest.raises(EvaluationError, match="tells no candidate from another"):
+        run_mmeb(Words(constant=True), copy, name="m", revision=None, run=RunConfig())
+
+
+def test_the_script_writes_results_and_prints_the_means(copy, tmp_path, monkeypatch, capsys, request):
+    from megapairs_hf.cli import evaluating
+
+    monkeypatch.setattr(evaluating, "load_model", lambda *_: Words())
+    script = request.config.rootpath / "eval" / "run_mmeb.py"
+    words = ["m", "--source", copy.source, "--images", copy.images, "--datasets", "VOC2007", "GQA"]
+    monkeypatch.setattr(sys, "argv", [str(script), *words, "--out", str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(script), run_name="__main__")
+    assert not ended.value.code
+    assert "all — partial (2 of 36, 6 of 2,000 queries) | 66.7" in capsys.readouterr().out
+    assert len((tmp_path / "out" / "results.jsonl").read_text().splitlines()) == 2
+
+
+def test_the_script_tells_a_wrong_name_in_one_sentence(tmp_path, monkeypatch, capsys, request):
+    script = request.config.rootpath / "eval" / "run_mmeb.py"
+    monkeypatch.setattr(sys, "argv", [str(script), "m", "--datasets", "ImageNet_1K", "--out", str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(script), run_name="__main__")
+    assert ended.value.code == 1
+    assert "did you mean 'ImageNet-1K'" in capsys.readouterr().err
