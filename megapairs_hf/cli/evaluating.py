@@ -55,7 +55,8 @@ def _benchmarks(words: list[str]) -> Callable[[], int]:
     _protocol_flags(parser)
     parser.add_argument("--out", required=True, metavar="DIR", help="where results and rankings go")
     parser.add_argument("--strategies", nargs="+", metavar="S", default=["fused"],
-                        help="what of a query is encoded: 'image only', 'text only', fused (default)")  # fmt: skip
+                        help="fused by the model (default), 'image only', 'text only', sum, product, 'weighted 0.7',"
+                        " directional")  # fmt: skip
     parser.add_argument("--limit", type=int, metavar="N", help="the first N queries only; the records say partial")
     parser.add_argument("--top", type=int, default=50, metavar="K", help="of each ranking to keep (default: 50)")
     parser.add_argument("--batch-size", type=int, default=128, metavar="B", help="pictures at a time (default: 128)")
@@ -165,7 +166,7 @@ def run_benchmarks(options: argparse.Namespace) -> int:
         for benchmark in read_benchmark(spec, data_folder(options.data, spec))
     ]
     fingerprint = weights_fingerprint(options.model, options.revision)
-    revision = options.revision or (fingerprint if Path(options.model).is_dir() else None)
+    revision = options.revision or fingerprint_of(options.model)
     name = options.name or options.model
     runs: list[Run] = []
 
@@ -239,6 +240,13 @@ def load_model(path: str, loader: str, revision: str | None, device: str | None)
     except (OSError, ValueError) as error:
         said = str(error).strip().split("\n", 1)[0]
         raise ModelError(f"cannot load the model {path}: {said}") from error
+
+
+def fingerprint_of(path: str) -> str | None:
+    """The fingerprint of a model's local folder; None for one on the Hub."""
+    from megapairs_hf.artifact import weights_fingerprint
+
+    return weights_fingerprint(path, None) if Path(path).is_dir() else None
 
 
 def _label(benchmark: Benchmark) -> str:
