@@ -59,6 +59,7 @@ def _benchmarks(words: list[str]) -> Callable[[], int]:
     parser.add_argument("--limit", type=int, metavar="N", help="the first N queries only; the records say partial")
     parser.add_argument("--top", type=int, default=50, metavar="K", help="of each ranking to keep (default: 50)")
     parser.add_argument("--batch-size", type=int, default=128, metavar="B", help="pictures at a time (default: 128)")
+    parser.add_argument("--cache", metavar="DIR", help="where vectors of galleries are kept for the next prompt")
     parser.add_argument("--name", metavar="NAME", help="of the model in the results (default: MODEL)")
     parser.add_argument("--revision", metavar="R", help="of the model on the Hub")
     parser.add_argument("--loader", choices=("mmret", "sentence-transformers"), default="mmret",
@@ -85,10 +86,10 @@ def _doctor(words: list[str]) -> Callable[[], int]:
     options = parser.parse_args(words)
 
     def call() -> int:
-        from megapairs_hf.evaluation.doctor import examine, report
+        from megapairs_hf.evaluation.doctor import data_folder, examine, report
 
         for spec in specs_of(options):
-            data = data_of(options.data, spec)
+            data = data_folder(options.data, spec)
             print(report(spec, data, examine(spec, data, quick=options.quick)))  # noqa: T201
         return 0
 
@@ -104,6 +105,7 @@ def _submission(words: list[str]) -> Callable[[], int]:
 
 def check(options: argparse.Namespace) -> int:
     """Explain a submission: status 0 where its server will take it, 1 where not."""
+    from megapairs_hf.evaluation.doctor import data_folder
     from megapairs_hf.evaluation.reading import read_benchmark
     from megapairs_hf.evaluation.specs import read_spec
     from megapairs_hf.evaluation.submissions import Known, check_submission
@@ -113,7 +115,7 @@ def check(options: argparse.Namespace) -> int:
     if options.data and kind.startswith("CIR"):
         name = "circo" if kind == "CIRCO" else "cirr"
         spec = read_spec(name, {"split": "test" if name == "circo" else "test1"})
-        known = Known.of(read_benchmark(spec, data_of(options.data, spec), check=False)[0])
+        known = Known.of(read_benchmark(spec, data_folder(options.data, spec), check=False)[0])
     kind, wrong = check_submission(options.file, known)
     lines = [f"{options.file}: {kind}, " + ("nothing wrong" if not wrong else f"{len(wrong)} things wrong")]
     lines += [f"  - {sentence}" for sentence in wrong]
@@ -146,7 +148,10 @@ class EvalRun:
 
 def run_benchmarks(options: argparse.Namespace) -> int:
     """Measure, write, and print."""
+    from megapairs_hf.artifact import weights_fingerprint
     from megapairs_hf.config import build_config
+    from megapairs_hf.evaluation.cache import Cache
+    from megapairs_hf.evaluation.doctor import data_folder
     from megapairs_hf.evaluation.reading import read_benchmark
     from megapairs_hf.evaluation.run import RunConfig, limited, run_model, write_runs
     from megapairs_hf.evaluation.stage import read_results
@@ -157,20 +162,26 @@ def run_benchmarks(options: argparse.Namespace) -> int:
     benchmarks = [
         limited(benchmark, options.limit)
         for spec in specs
-        for benchmark in read_benchmark(spec, data_of(options.data, spec))
+        for benchmark in read_benchmark(spec, data_folder(options.data, spec))
     ]
-    revision = options.revision or fingerprint_of(options.model)
+    fingerprint = weights_fingerprint(options.model, options.revision)
+    revision = options.revision or (fingerprint if Path(options.model).is_dir() else None)
     name = options.name or options.model
     runs: list[Run] = []
 
     def make() -> list[Run]:
         model = load_model(options.model, options.loader, options.revision, options.device)
         share = str(Path(options.out) / ".shares")
-        runs.extend(run_model(benchmarks, model, name=name, revision=revision, config=config, share=share))
+        vectors = None
+        if options.cache:
+            cache = Cache(options.cache, model, f"{options.loader} {fingerprint}", batch_size=config.batch_size)
+            vectors = cache.gallery
+        made = run_model(benchmarks, model, name=name, revision=revision, config=config, share=share, vectors=vectors)
+        runs.extend(made)
         return runs
 
     settings = EvalRun(name, tuple(specs), config, options.limit, options.loader)
-    inputs = {"model": revision or options.model, **{_label(b): _size(b) for b in benchmarks}}
+    inputs = {"model": fingerprint, **{_label(b): _size(b) for b in benchmarks}}
     write_runs(make, out=options.out, config=settings, inputs=inputs, overwrite=options.overwrite)
     if launch.is_main():
         print(tables(read_results(options.out)))  # noqa: T201
@@ -213,12 +224,6 @@ def specs_of(options: argparse.Namespace) -> list[Spec]:
     return [read_spec(name, changes) for name in options.benchmarks]
 
 
-def data_of(data: str, spec: Spec) -> Path:
-    """The benchmark's own folder below `data` where there is one, else `data`."""
-    own = Path(data) / spec.benchmark
-    return own if own.is_dir() else Path(data)
-
-
 def load_model(path: str, loader: str, revision: str | None, device: str | None) -> Any:
     """A Sentence Transformers model for pictures, texts and both."""
     if loader == "mmret":
@@ -234,15 +239,6 @@ def load_model(path: str, loader: str, revision: str | None, device: str | None)
     except (OSError, ValueError) as error:
         said = str(error).strip().split("\n", 1)[0]
         raise ModelError(f"cannot load the model {path}: {said}") from error
-
-
-def fingerprint_of(path: str) -> str | None:
-    """The fingerprint of a model that this package trained; None for any other."""
-    from megapairs_hf.artifact import MANIFEST, open_artifact
-
-    if not (Path(path) / MANIFEST).is_file():
-        return None
-    return open_artifact(path, "model").fingerprint
 
 
 def _label(benchmark: Benchmark) -> str:

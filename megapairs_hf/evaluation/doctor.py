@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megapairs_hf import launch
@@ -20,7 +21,6 @@ from megapairs_hf.images import decode_image
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from megapairs_hf.evaluation.specs import Source, Spec
 
@@ -104,6 +104,22 @@ def needs(spec: Spec, data: str | Path) -> list[Need]:
         if some:
             found.append(Need(source, folder=genecis.folders(data, spec, some[0])[1], parts=some))
     return found
+
+
+def data_folder(data: str | Path, spec: Spec) -> Path:
+    """The benchmark's own folder below `data`, or `data` itself: the one in which more of it is found.
+
+    Args:
+        data: folder of one benchmark or of several.
+        spec: which.
+    """
+    own = Path(data) / spec.benchmark
+    places = [own, Path(data)] if own.is_dir() else [Path(data)]
+    return max(places, key=lambda place: sum(_begun(need) for need in needs(spec, place)))
+
+
+def _begun(need: Need) -> bool:
+    return any(path.exists() for path in need.files) or (need.folder is not None and need.folder.exists())
 
 
 def _files(need: Need) -> Finding:

@@ -106,6 +106,7 @@ def run_model(
     revision: str | None = None,
     config: RunConfig | None = None,
     share: str = "",
+    vectors: Callable[[Benchmark], np.ndarray] | None = None,
 ) -> list[Run]:
     """Rank benchmarks with a model, every strategy on one encoding of the gallery.
 
@@ -116,6 +117,7 @@ def run_model(
         revision: of the model.
         config: strategies and sizes.
         share: folder that all processes of a launcher see.
+        vectors: gives the vectors of a gallery (`Cache.gallery`); None encodes them.
 
     Returns:
         One a benchmark and strategy; on processes but the first, none.
@@ -126,13 +128,16 @@ def run_model(
     config = config or RunConfig()
     runs = []
     for benchmark in benchmarks:
-        gallery = encode_gallery(model, benchmark, config.batch_size, share)
+        gallery = vectors(benchmark) if vectors else encode_gallery(model, benchmark, config.batch_size, share)
         if not launch.is_main():
             continue
         for strategy in config.strategies:
             queries = query_vectors(model, benchmark, strategy, config.batch_size)
             about = About(name, strategy, revision)
             runs.append(Run(benchmark, rank(benchmark, VectorScorer(queries, gallery), config.top), about))
+    launch.barrier()
+    if share and launch.launched() and launch.is_main():
+        storage.remove(share)
     return runs
 
 
