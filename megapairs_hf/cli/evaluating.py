@@ -19,14 +19,17 @@ from megapairs_hf.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from megapairs_hf.evaluation.mmeb import MMEBConfig
     from megapairs_hf.evaluation.protocol import Benchmark
     from megapairs_hf.evaluation.run import Run
     from megapairs_hf.evaluation.specs import Spec
 
+MMEB = "mmeb"
 EPILOG = """examples:
   megapairs eval runs/demo/model circo cirr --data DIR --out results
   megapairs eval MODEL eval/fashioniq.yaml --set gallery=union --data DIR --out results
   megapairs eval MODEL circo --split test --data DIR --out results   writes the file for the server
+  megapairs eval MODEL mmeb --set datasets='[GQA, VOC2007]' --data DIR --out results
   megapairs eval doctor circo --data DIR                             what is there, and where to get the rest
   megapairs eval --check-submission FILE                             what is wrong with a file for a server
 """
@@ -55,7 +58,8 @@ def _benchmarks(words: list[str]) -> Callable[[], int]:
     _protocol_flags(parser)
     parser.add_argument("--out", required=True, metavar="DIR", help="where results and rankings go")
     parser.add_argument("--strategies", nargs="+", metavar="S", default=["fused"],
-                        help="what of a query is encoded: 'image only', 'text only', fused (default)")  # fmt: skip
+                        help="fused by the model (default), 'image only', 'text only', sum, product, 'weighted 0.7',"
+                        " directional")  # fmt: skip
     parser.add_argument("--limit", type=int, metavar="N", help="the first N queries only; the records say partial")
     parser.add_argument("--top", type=int, default=50, metavar="K", help="of each ranking to keep (default: 50)")
     parser.add_argument("--batch-size", type=int, default=128, metavar="B", help="pictures at a time (default: 128)")
@@ -87,7 +91,11 @@ def _doctor(words: list[str]) -> Callable[[], int]:
 
     def call() -> int:
         from megapairs_hf.evaluation.doctor import data_folder, examine, report
+        from megapairs_hf.evaluation.mmeb_data import examine_mmeb, mmeb_report
 
+        mmeb = mmeb_of(options)
+        if mmeb is not None:
+            print(mmeb_report(mmeb[0], examine_mmeb(*mmeb), options.data))  # noqa: T201
         for spec in specs_of(options):
             data = data_folder(options.data, spec)
             print(report(spec, data, examine(spec, data, quick=options.quick)))  # noqa: T201
@@ -152,12 +160,14 @@ def run_benchmarks(options: argparse.Namespace) -> int:
     from megapairs_hf.config import build_config
     from megapairs_hf.evaluation.cache import Cache
     from megapairs_hf.evaluation.doctor import data_folder
+    from megapairs_hf.evaluation.mmeb_means import run_mmeb
     from megapairs_hf.evaluation.reading import read_benchmark
     from megapairs_hf.evaluation.run import RunConfig, limited, run_model, write_runs
     from megapairs_hf.evaluation.stage import read_results
 
     values = {"strategies": options.strategies, "top": options.top, "batch_size": options.batch_size}
     config = build_config(RunConfig, values, "megapairs eval")
+    mmeb = mmeb_of(options)
     specs = specs_of(options)
     benchmarks = [
         limited(benchmark, options.limit)
@@ -165,7 +175,7 @@ def run_benchmarks(options: argparse.Namespace) -> int:
         for benchmark in read_benchmark(spec, data_folder(options.data, spec))
     ]
     fingerprint = weights_fingerprint(options.model, options.revision)
-    revision = options.revision or (fingerprint if Path(options.model).is_dir() else None)
+    revision = options.revision or fingerprint_of(options.model)
     name = options.name or options.model
     runs: list[Run] = []
 
@@ -178,9 +188,12 @@ def run_benchmarks(options: argparse.Namespace) -> int:
             vectors = cache.gallery
         made = run_model(benchmarks, model, name=name, revision=revision, config=config, share=share, vectors=vectors)
         runs.extend(made)
+        if mmeb is not None:
+            runs.extend(run_mmeb(model, mmeb[0], name=name, revision=revision, run=config))
         return runs
 
-    settings = EvalRun(name, tuple(specs), config, options.limit, options.loader)
+    protocols = (*specs, *([mmeb[0]] if mmeb is not None else []))
+    settings = EvalRun(name, protocols, config, options.limit, options.loader)
     inputs = {"model": fingerprint, **{_label(b): _size(b) for b in benchmarks}}
     write_runs(make, out=options.out, config=settings, inputs=inputs, overwrite=options.overwrite)
     if launch.is_main():
@@ -221,7 +234,29 @@ def specs_of(options: argparse.Namespace) -> list[Spec]:
             raise ConfigError(f"--set {word} must be key=value; keys: {known}")
         # a prompt such as {caption} would be a mapping in YAML
         changes[key] = value if hints.get(key) is str else parse_value(value)
-    return [read_spec(name, changes) for name in options.benchmarks]
+    return [read_spec(name, changes) for name in options.benchmarks if not _is_mmeb(name)]
+
+
+def mmeb_of(options: argparse.Namespace) -> tuple[MMEBConfig, Path] | None:
+    """MMEB's settings and their file, where it is asked for.
+
+    Raises:
+        ConfigError: an option that MMEB does not have, or a change in a command that names other benchmarks too.
+    """
+    from megapairs_hf.evaluation.mmeb_data import mmeb_settings
+    from megapairs_hf.evaluation.specs import spec_file
+
+    named = [name for name in options.benchmarks if _is_mmeb(name)]
+    if not named:
+        return None
+    if options.split or vars(options).get("limit") is not None or (options.changes and len(options.benchmarks) > 1):
+        raise ConfigError("mmeb knows neither --split nor --limit, and takes --set in a command of its own only")
+    path = spec_file(named[0])
+    return mmeb_settings(path, options.data, options.changes), path
+
+
+def _is_mmeb(name: str) -> bool:
+    return Path(name).name.removesuffix(".yaml") == MMEB
 
 
 def load_model(path: str, loader: str, revision: str | None, device: str | None) -> Any:
@@ -241,6 +276,13 @@ def load_model(path: str, loader: str, revision: str | None, device: str | None)
         raise ModelError(f"cannot load the model {path}: {said}") from error
 
 
+def fingerprint_of(path: str) -> str | None:
+    """The fingerprint of a model's local folder; None for one on the Hub."""
+    from megapairs_hf.artifact import weights_fingerprint
+
+    return weights_fingerprint(path, None) if Path(path).is_dir() else None
+
+
 def _label(benchmark: Benchmark) -> str:
     return "/".join(filter(None, (benchmark.name, benchmark.split, benchmark.part)))
 
@@ -251,14 +293,19 @@ def _size(benchmark: Benchmark) -> str:
 
 def tables(records: list[dict[str, Any]]) -> str:
     """The records as Markdown tables, one a benchmark and group of queries."""
+    from megapairs_hf.evaluation.mmeb_means import SET, mean_records, mmeb_table
     from megapairs_hf.evaluation.stage import results_table
 
     if not records:
         return "The answers of these splits are not public, so there is no number; the files for the servers are."
     groups: dict[str, list[dict[str, Any]]] = {}
+    means = mean_records(records)
     for record in records:
+        if record["benchmark"].startswith(SET):
+            continue
         title = f"{record['benchmark']} {record['split']}" + (f", {record['group']}" if record["group"] else "")
         partial = record["options"].get("partial")
         title += f": {record['queries']:,} queries, gallery of {record['gallery']:,}"
         groups.setdefault(title + (f" — PARTIAL ({partial})" if partial else ""), []).append(record)
-    return "\n\n".join(f"{title}\n\n{results_table(some)}" for title, some in groups.items())
+    shown = [f"{title}\n\n{results_table(some)}" for title, some in groups.items()]
+    return "\n\n".join(shown + ([f"mmeb\n\n{mmeb_table(means)}"] if means else []))

@@ -174,7 +174,18 @@ def _fault(path: Path) -> str:
 
 def report(spec: Spec, data: str | Path, findings: Sequence[Finding]) -> str:
     """The findings as a page to act on."""
-    label = f"{spec.benchmark} {spec.split}"
+    return page(f"{spec.benchmark} {spec.split}", spec.benchmark, data, findings)
+
+
+def page(label: str, benchmark: str, data: str | Path, findings: Sequence[Finding]) -> str:
+    """Findings as text: what is there, and for the rest where to put it, where to get it, and its licence.
+
+    Args:
+        label: benchmark and split.
+        benchmark: as `megapairs eval` calls it.
+        data: the folder.
+        findings: one a part.
+    """
     lines = [f"{label} in {data} needs {len(findings)} things:", ""]
     for number, finding in enumerate(findings, 1):
         lines += [f"{number}. {finding.need.source.what}: {_state(finding)}"]
@@ -182,7 +193,7 @@ def report(spec: Spec, data: str | Path, findings: Sequence[Finding]) -> str:
             lines += _advice(finding)
         lines.append("")
     if all(finding.complete for finding in findings):
-        lines.append(f"All there. Next: megapairs eval MODEL {spec.benchmark} --data {data} --out DIR")
+        lines.append(f"All there. Next: megapairs eval MODEL {benchmark} --data {data} --out DIR")
     else:
         lines.append("Then look again with the same command. Nothing is downloaded for you: the licences are between")
         lines.append("you and those who hold the rights.")

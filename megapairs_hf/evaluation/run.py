@@ -18,9 +18,10 @@ from megapairs_hf.artifact import Artifact
 from megapairs_hf.artifact_writer import create_artifact
 from megapairs_hf.config import HOW, require
 from megapairs_hf.errors import EvaluationError
-from megapairs_hf.evaluation.encoding import STRATEGIES, encode_gallery, query_vectors
+from megapairs_hf.evaluation.encoding import encode_gallery
 from megapairs_hf.evaluation.rank import Scorer, VectorScorer, rank
 from megapairs_hf.evaluation.records import About, Measured, measure, ranking_rows, records_of
+from megapairs_hf.evaluation.scoring import NAMES, Scoring, known_strategy
 from megapairs_hf.schema import RANKINGS
 from megapairs_hf.storage import PathLike, join
 
@@ -39,7 +40,7 @@ class RunConfig:
     """Settings of a run over benchmarks. Defaults are ours.
 
     Attributes:
-        strategies: what of a query is encoded.
+        strategies: how picture and text become a score: `fused` by the model, or a name of `scoring.NAMES`.
         top: ids of each ranking that are kept; CIRCO's and CIRR's servers want 50.
         batch_size: pictures at a time.
     """
@@ -49,8 +50,8 @@ class RunConfig:
     batch_size: int = field(default=128, metadata=HOW)
 
     def __post_init__(self) -> None:
-        known = all(name in STRATEGIES for name in self.strategies)
-        require(bool(self.strategies) and known, "strategies", list(self.strategies), f"some of {list(STRATEGIES)}")
+        known = all(known_strategy(name) for name in self.strategies)
+        require(bool(self.strategies) and known, "strategies", list(self.strategies), f"some of {list(NAMES)}")
         require(self.top > 0, "top", self.top, "a positive number")
         require(self.batch_size > 0, "batch_size", self.batch_size, "a positive number")
 
@@ -131,10 +132,10 @@ def run_model(
         gallery = vectors(benchmark) if vectors else encode_gallery(model, benchmark, config.batch_size, share)
         if not launch.is_main():
             continue
+        scoring = Scoring(model, benchmark, gallery, config.batch_size)
         for strategy in config.strategies:
-            queries = query_vectors(model, benchmark, strategy, config.batch_size)
-            about = About(name, strategy, revision)
-            runs.append(Run(benchmark, rank(benchmark, VectorScorer(queries, gallery), config.top), about))
+            ranked = rank(benchmark, scoring.scorer(strategy), config.top)
+            runs.append(Run(benchmark, ranked, About(name, strategy, revision)))
     launch.barrier()
     if share and launch.launched() and launch.is_main():
         storage.remove(share)

@@ -114,3 +114,17 @@ def make_fashioniq(root: Path, queries: int = 3, gallery: int = 12) -> Path:
         for i, name in enumerate(names):
             picture(root / "images" / f"{name}.{'jpg' if i % 2 else 'png'}", c * 100 + i)
     return root
+
+
+def make_mmeb(root: Path, names: tuple[str, ...] = ("VOC2007", "GQA")) -> Path:
+    for n, name in enumerate(names):
+        rows = []
+        for i in range(3):
+            image = f"{name}/{i}.png"
+            picture(root / "images" / image, 500 + 10 * n + i)
+            texts = [f"word {i}", f"word {(i + 1) % 3}", "word 9"]
+            ask = "<|image_1|>\nWhat is it?"
+            row = {"qry_text": ask, "qry_img_path": image, "tgt_text": texts, "tgt_img_path": [""] * 3}
+            rows.append(json.dumps(row))
+        (root / f"{name}.jsonl").write_text("\n".join(rows))
+    return root

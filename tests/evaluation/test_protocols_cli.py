@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from megapairs_hf.cli import main
-from tests.evaluation.benchmarks import make_circo, make_cirr, make_fashioniq, make_genecis
+from tests.evaluation.benchmarks import make_circo, make_cirr, make_fashioniq, make_genecis, make_mmeb
 from tests.small import ROOT, run
 
 MAKERS = {"circo": make_circo, "cirr": make_cirr, "fashioniq": make_fashioniq, "genecis": make_genecis}
@@ -16,6 +16,7 @@ def data(tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
     for name, make in MAKERS.items():
         make(root / name)
+    make_mmeb(root / "mmeb")
     make_circo(root / "circo", split="test")
     make_cirr(root / "cirr", gallery=60, split="test1")
     return root
@@ -180,3 +181,26 @@ def test_the_stage_keeps_its_flags():
     ).stdout
     assert "--recall_at" in told
     assert "megapairs eval MODEL BENCHMARK" in " ".join(told.split())
+
+
+def test_mmeb_by_the_same_command_says_that_it_is_partial(models, data, tmp_path, capsys):
+    words = ["eval", f"{models}/clip", "mmeb", "--data", str(data), "--set", "datasets=[VOC2007, GQA]"]
+    assert main([*words, "--out", str(tmp_path / "o")]) == 0
+    assert "| all — partial (2 of 36, 6 of 2,000 queries) |" in capsys.readouterr().out
+    assert {r["benchmark"] for r in results(tmp_path / "o")} == {"mmeb/VOC2007", "mmeb/GQA"}
+    assert main(["eval", f"{models}/clip", "mmeb", "cirr", "--set", "x=y", "--data", "d", "--out", "o"]) == 1
+    assert "command of its own" in capsys.readouterr().err
+
+
+def test_the_doctor_of_mmeb_names_the_data_sets_and_pictures_that_are_missing(tmp_path, capsys):
+    assert main(["eval", "doctor", "mmeb", "--data", str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    assert "rows of 36 data sets: none of 36 there yet" in told
+    assert "images.zip" in told
+    make_mmeb(tmp_path)
+    (tmp_path / "images/GQA/1.png").unlink()
+    assert main(["eval", "doctor", "mmeb", "--data", str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    assert "2 of 36 good, 34 missing" in told
+    assert "5 of 6 good, 1 missing" in told
+    assert "GQA/1.png" in told

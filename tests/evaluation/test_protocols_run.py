@@ -28,7 +28,7 @@ class Model:
     def one(self, item):
         if isinstance(item, dict):
             return self.one(item["image"]) + 2 * self.one(item["text"])
-        return np.eye(40)[int(item)] + 0.001 * np.arange(40)
+        return np.eye(40)[int(item) if item != "a photo" else 39] + 0.001 * np.arange(40)
 
 
 def toy(part="", parts=(), count=12, shift=0):
@@ -172,7 +172,22 @@ def test_the_interval_has_the_width_of_the_normal_approximation_and_is_the_same_
     assert np.array_equal(bootstrap_means(values), bootstrap_means(values))
 
 
-@pytest.mark.parametrize("values", [{"strategies": ["fuse"]}, {"strategies": []}, {"top": 0}, {"batch_size": 0}])
+@pytest.mark.parametrize(
+    "values",
+    [{"strategies": ["fuse"]}, {"strategies": ["weighted 2"]}, {"strategies": []}, {"top": 0}, {"batch_size": 0}],
+)
 def test_settings_out_of_range_are_refused(values):
     with pytest.raises(ConfigError):
         build_config(RunConfig, values)
+
+
+def test_every_strategy_runs_on_one_encoding_of_pictures_and_texts():
+    model = Model()
+    names = ("fused", "image only", "text only", "sum", "product", "weighted 0.25", "weighted 1", "directional")
+    runs = run_model([toy()], model, name="m", config=RunConfig(strategies=names))
+    values = {r["strategy"]: r["value"] for r in records_of_runs(runs) if r["metric"] == "recall@1" and not r["group"]}
+    assert list(values) == list(names)
+    assert values["weighted 1"] == values["text only"] == 1
+    assert values["image only"] == 0
+    # the gallery, fused queries, pictures, texts, and PDV's empty caption
+    assert [len(batch) for batch in model.batches] == [40, 12, 12, 12, 1]
