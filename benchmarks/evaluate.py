@@ -61,7 +61,7 @@ def circo(folder: Path) -> Benchmark:
 
 def ours(benchmark: Benchmark, folder: Path) -> dict[str, float]:
     """The numbers of CIRCO, from the files of its vectors."""
-    queries, gallery = (np.load(folder / f"{name}.npy").astype(np.float32) for name in ("queries", "gallery"))
+    queries, gallery = (np.load(folder / f"{name}.npy") for name in ("queries", "gallery"))
     ranked = rank(benchmark, VectorScorer(queries, gallery), TOP)
     values = {f"recall@{k}": recall_at_k(np.array(ranked.ranks), k) for k in (5, 10, 25, 50)}
     for k in (5, 10, 25, 50):
