@@ -36,7 +36,7 @@ def write(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content))
 
 
-def make_circo(root: Path, queries: int = 6, gallery: int = 60, split: str = "val") -> Path:
+def make_circo(root: Path, queries: int = 6, gallery: int = 60, split: str = "val", *, draw: bool = True) -> Path:
     ids = [1000 + 7 * i for i in range(gallery)]
     rows = []
     for i in range(queries):
@@ -53,12 +53,12 @@ def make_circo(root: Path, queries: int = 6, gallery: int = 60, split: str = "va
     write(root / "annotations" / f"{split}.json", rows)
     images = [{"id": name, "file_name": f"{name:012d}.jpg", "license": 1} for name in ids]
     write(root / "COCO2017_unlabeled/annotations/image_info_unlabeled2017.json", {"info": {}, "images": images})
-    for name in ids:
+    for name in ids if draw else []:
         picture(root / "COCO2017_unlabeled/unlabeled2017" / f"{name:012d}.jpg", name)
     return root
 
 
-def make_genecis(root: Path, queries: int = 4) -> Path:
+def make_genecis(root: Path, queries: int = 4, *, draw: bool = True) -> Path:
     for task, count in {
         "focus_object": 15,
         "change_object": 15,
@@ -71,14 +71,14 @@ def make_genecis(root: Path, queries: int = 4) -> Path:
                 items: list[dict[str, Any]] = [
                     {"val_image_id": 100 + i * 20 + j, "instance": j} for j in range(count + 1)
                 ]
-                for item in items:
+                for item in items if draw else []:
                     picture(root / "val2017" / f"{item['val_image_id']:012d}.jpg", item["val_image_id"])
             else:
                 items = [
                     {"image_id": 2000 + (i + j) % 8, "instance_bbox": [2 + j, 3, 6 + i, 5], "object_name": "cup"}
                     for j in range(count + 1)
                 ]
-                for item in items:
+                for item in items if draw else []:
                     picture(root / "VG_100K_all" / f"{item['image_id']}.jpg", item["image_id"], (48, 32))
             rows.append({"reference": items[0], "target": items[1], "gallery": items[2:], "condition": f"colour {i}"})
         write(root / "genecis" / f"{task}.json", rows)

@@ -324,3 +324,30 @@ def test_each_file_says_where_its_parts_come_from(name):
         source.where.startswith(("http", "links in")) and source.licence and source.folder for source in spec.sources
     )
     assert spec.options["prompt"]
+
+
+def test_an_oracle_has_every_point_on_circo_and_chance_has_its_expectation(tmp_path):
+    make_circo(tmp_path, 220, 1500, draw=False)
+    [val] = read_benchmark(read_spec("circo"), tmp_path, check=False)
+
+    class Oracle:
+        def block(self, start, stop):
+            scores = np.random.default_rng(0).random((stop - start, len(val.gallery))).astype(np.float32)
+            places = {name: i for i, name in enumerate(val.gallery)}
+            for row, query in enumerate(val.queries[start:stop]):
+                scores[row, [places[name] for name in query.targets]] += 1
+                scores[row, places[query.target]] += 1
+            return scores
+
+    assert {r["value"] for r in run_benchmark(val, Oracle(), model="oracle")} == {1.0}
+    records = {(r["metric"], r["group"]): r for r in run_benchmark(val, at_random(val, 5), model="random")}
+    within(records["recall@50", None], 50 / 1500, 220)
+
+
+def test_chance_has_its_expectation_on_genecis(tmp_path):
+    make_genecis(tmp_path, 400, draw=False)
+    for part in read_benchmark(read_spec("genecis"), tmp_path, check=False):
+        found = run_benchmark(part, at_random(part, 2), model="random")
+        records = {r["metric"]: r for r in found if r["group"] == part.part}
+        for k in (1, 2, 3):
+            within(records[f"recall@{k}"], k / part.options["candidates"][0], 400)
