@@ -18,11 +18,13 @@ from megapairs_hf.errors import EvaluationError
 from megapairs_hf.evaluation.metrics import average_precisions, bootstrap_means, interval95
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from megapairs_hf.evaluation.protocol import Benchmark, Ranked
 
 DIGITS = 6
+# options that count something, and so add up over parts
+COUNTS = {"missing_images", "queries_left_out", "repeated_candidates"}
 
 
 @dataclass(frozen=True)
@@ -140,16 +142,9 @@ def _whole(measured: Sequence[Measured]) -> Measured:
     from dataclasses import replace
 
     first = measured[0].benchmark
-    options: dict[str, Any] = dict(first.options)
     there = [one.benchmark.part for one in measured]
-    for one in measured[1:]:
-        for key, value in one.benchmark.options.items():
-            if key in {"missing_images", "queries_left_out"}:
-                options[key] = int(options.get(key, 0)) + int(value)
-            elif key not in options:
-                options[key] = value
-    absent = [name for name in first.parts if name not in there]
-    if absent:
+    options = _joined({one.benchmark.part: one.benchmark.options for one in measured})
+    if len(there) < len(first.parts):
         partial = f"{len(there)} of {len(first.parts)}: {', '.join(there)}"
         options["partial"] = f"{partial}; {options['partial']}" if "partial" in options else partial
     options["mean"] = "unweighted over " + ", ".join(there)
@@ -161,6 +156,22 @@ def _whole(measured: Sequence[Measured]) -> Measured:
     keyed = [replace(query, key=f"{i}/{query.key}") for i, query in enumerate(queries)]
     whole = replace(first, queries=keyed, gallery=gallery, options=options)
     return replace(measured[0], benchmark=whole, ranked=ranked)
+
+
+def _joined(options: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The options of all parts: counts added up, what is equal once, what differs by part."""
+    joined: dict[str, Any] = {}
+    for key in dict.fromkeys(key for told in options.values() for key in told):
+        values = {part: told[key] for part, told in options.items() if key in told}
+        if key in COUNTS:
+            joined[key] = sum(values.values())
+        elif key == "partial":
+            joined[key] = "; ".join(f"{part}: {value}" for part, value in values.items())
+        elif len(values) == len(options) and len({str(value) for value in values.values()}) == 1:
+            joined[key] = next(iter(values.values()))
+        else:
+            joined[key] = values
+    return joined
 
 
 def _groups(one: Measured, about: About) -> list[dict[str, Any]]:

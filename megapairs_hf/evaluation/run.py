@@ -210,4 +210,6 @@ def limited(benchmark: Benchmark, limit: int | None) -> Benchmark:
     if limit < 1:
         raise EvaluationError(f"--limit is {limit}, but must be at least 1")
     told = f"first {limit:,} of {len(benchmark.queries):,} queries"
+    if "partial" in benchmark.options:
+        told = f"{told}; {benchmark.options['partial']}"
     return replace(benchmark, queries=list(benchmark.queries)[:limit], options={**benchmark.options, "partial": told})

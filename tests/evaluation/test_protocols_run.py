@@ -85,9 +85,27 @@ def test_parts_have_an_unweighted_mean_and_a_missing_part_is_named():
     assert "partial" not in every[0]["options"]
 
 
+def test_the_mean_tells_the_options_of_all_its_parts():
+    parts = ("a", "b")
+    told = {
+        "a": {"prompt": "{t}", "candidates": [10], "missing_images": 2, "partial": "2 pictures missing"},
+        "b": {"prompt": "{t}", "candidates": [15], "missing_images": 1},
+    }
+    some = [replace(toy(part, parts), options=told[part]) for part in parts]
+    assert records_of_runs(run_model(some, Model(), name="m"))[0]["options"] == {
+        "prompt": "{t}",
+        "candidates": {"a": [10], "b": [15]},
+        "missing_images": 3,
+        "partial": "a: 2 pictures missing",
+        "mean": "unweighted over a, b",
+    }
+
+
 def test_fewer_queries_are_labelled():
     assert limited(toy(), 3).options["partial"] == "first 3 of 12 queries"
     assert limited(toy(), None) == limited(toy(), 12)
+    short = replace(toy(), options={"partial": "12 of 220 queries"})
+    assert limited(short, 3).options["partial"] == "first 3 of 12 queries; 12 of 220 queries"
     with pytest.raises(EvaluationError, match="at least 1"):
         limited(toy(), 0)
 
