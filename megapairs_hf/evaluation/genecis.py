@@ -57,33 +57,11 @@ def read_task(task: str, spec: Spec, data: str | Path, *, check: bool = True) ->
     """One task."""
     path, images = folders(data, spec, task)
     crops = Crops(images)
-    queries = []
-    gallery: dict[str, Part] = {}
-    needed: list[str] = []
-    repeated = 0
-    for number, row in enumerate(rows_of(path, KEYS)):
-        place = f"{path}, row {number}"
-        reference = crops.add(row["reference"], task, place)
-        if not isinstance(row["gallery"], list):
-            raise EvaluationError(f"{place}: `gallery` must be a list of pictures; get the file again")
-        candidates = [crops.add(item, task, place) for item in (row["target"], *row["gallery"])]
-        distinct = tuple(dict.fromkeys(candidates))
-        repeated += len(candidates) - len(distinct)
-        gallery |= {name: Part(name) for name in distinct}
-        needed += [reference, *distinct]
-        condition = str(row["condition"])
-        queries.append(
-            CIRQuery(
-                key=str(number),
-                part=Part(reference, spec.template.format(condition=condition)),
-                targets=distinct[:1],
-                target=distinct[0],
-                exclude=(reference,) if spec.remove_reference else (),
-                candidates=distinct,
-                group=(task,),
-                caption=condition,
-            )
-        )
+    rows = rows_of(path, KEYS)
+    queries = [_query(row, number, task, spec, crops, f"{path}, row {number}") for number, row in enumerate(rows)]
+    lists = [query.candidates or () for query in queries]
+    gallery = {name: Part(name) for names in lists for name in names}
+    needed = [name for query, names in zip(queries, lists, strict=True) for name in (query.part.image or "", *names)]
     made = Benchmark(
         "genecis",
         spec.split,
@@ -91,9 +69,11 @@ def read_task(task: str, spec: Spec, data: str | Path, *, check: bool = True) ->
         gallery,
         crops,
         options={
-            "candidates": sorted({len(query.candidates or ()) for query in queries}),
+            "candidates": sorted({len(names) for names in lists}),
             # a picture that stands twice in a query's gallery is one candidate
-            "repeated_candidates": repeated,
+            "repeated_candidates": sum(
+                1 + len(row["gallery"]) - len(names) for row, names in zip(rows, lists, strict=True)
+            ),
         },
         metrics=spec.metrics,
         part=task,
@@ -103,6 +83,24 @@ def read_task(task: str, spec: Spec, data: str | Path, *, check: bool = True) ->
         return made
     there = {name: crops.find(name) is not None for name in dict.fromkeys(needed)}
     return complete(made, there, spec, images, SIZES.get(f"genecis/{task}", (0, 0)))
+
+
+def _query(row: dict[str, Any], number: int, task: str, spec: Spec, crops: Crops, place: str) -> CIRQuery:
+    reference = crops.add(row["reference"], task, place)
+    if not isinstance(row["gallery"], list):
+        raise EvaluationError(f"{place}: `gallery` must be a list of pictures; get the file again")
+    candidates = tuple(dict.fromkeys(crops.add(item, task, place) for item in (row["target"], *row["gallery"])))
+    condition = str(row["condition"])
+    return CIRQuery(
+        key=str(number),
+        part=Part(reference, spec.template.format(condition=condition)),
+        targets=candidates[:1],
+        target=candidates[0],
+        exclude=(reference,) if spec.remove_reference else (),
+        candidates=candidates,
+        group=(task,),
+        caption=condition,
+    )
 
 
 def dilated(box: Box, size: tuple[int, int], dilation: float = DILATION) -> Box:
