@@ -189,7 +189,9 @@ def run_benchmarks(options: argparse.Namespace) -> int:
         made = run_model(benchmarks, model, name=name, revision=revision, config=config, share=share, vectors=vectors)
         runs.extend(made)
         if mmeb is not None:
-            runs.extend(run_mmeb(model, mmeb[0], name=name, revision=revision, run=config))
+            runs.extend(
+                run_mmeb(model, mmeb[0], name=name, revision=revision, run=config, share=share, vectors=vectors)
+            )
         return runs
 
     protocols = (*specs, *([mmeb[0]] if mmeb is not None else []))

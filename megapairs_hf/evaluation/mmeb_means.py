@@ -12,7 +12,11 @@ from megapairs_hf.evaluation.mmeb import IND, META_TASKS, OOD, ROWS, TASKS, MMEB
 from megapairs_hf.evaluation.run import Run, RunConfig, run_model
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+
+    import numpy as np
+
+    from megapairs_hf.evaluation.protocol import Benchmark
 
 SET = "mmeb/"
 
@@ -87,7 +91,16 @@ def mmeb_table(records: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def run_mmeb(model: Any, config: MMEBConfig, *, name: str, revision: str | None, run: RunConfig) -> list[Run]:
+def run_mmeb(
+    model: Any,
+    config: MMEBConfig,
+    *,
+    name: str,
+    revision: str | None,
+    run: RunConfig,
+    share: str = "",
+    vectors: Callable[[Benchmark], np.ndarray] | None = None,
+) -> list[Run]:
     """Measure a model on MMEB, one data set after the other, so that one gallery is in memory at a time.
 
     Args:
@@ -96,11 +109,14 @@ def run_mmeb(model: Any, config: MMEBConfig, *, name: str, revision: str | None,
         name: of the model in the records.
         revision: of the model.
         run: sizes.
+        share: folder that all processes of a launcher see.
+        vectors: gives the vectors of a gallery (`Cache.gallery`); None encodes them.
 
     Raises:
         EvaluationError: rows or pictures are absent, or the model gives no meaningful score.
     """
     runs = []
     for dataset in config.names:
-        runs += run_model([read_mmeb(dataset, config)], model, name=name, revision=revision, config=run)
+        one = [read_mmeb(dataset, config)]
+        runs += run_model(one, model, name=name, revision=revision, config=run, share=share, vectors=vectors)
     return runs

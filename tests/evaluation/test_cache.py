@@ -1,3 +1,8 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -39,6 +44,10 @@ def benchmark(tmp_path):
     folder.mkdir()
     for n in range(10):
         Image.new("RGB", (8, 8), (25 * n, 255 - 25 * n, 9 * n)).save(folder / f"{n}.png")
+    return pictures_of(folder)
+
+
+def pictures_of(folder):
     pictures = Pictures(folder, {str(n): f"{n}.png" for n in range(10)})
     return Benchmark("b", "val", [CIRQuery("q", Part("0", "x"))], {str(n): Part(str(n)) for n in range(10)}, pictures)
 
@@ -111,3 +120,34 @@ def test_a_missing_picture_and_an_empty_list_are_refused(benchmark, tmp_path):
         cache(tmp_path, Model()).gallery(benchmark)
     with pytest.raises(EvaluationError, match="nothing to encode"):
         cache(tmp_path, Model()).vectors([], benchmark.image)
+
+
+RANKS = """
+import sys
+import numpy as np
+from megapairs_hf import launch
+from tests.evaluation.test_cache import Model, cache, pictures_of
+from pathlib import Path
+
+folder = Path(sys.argv[1])
+model = Model()
+made = cache(folder, model, rows=3).gallery(pictures_of(folder / "pictures"))
+np.save(folder / f"rank-{launch.rank()}.npy", made)
+(folder / f"rank-{launch.rank()}.txt").write_text(str(len(model.encoded)))
+"""
+
+
+def test_two_processes_share_the_encoding(benchmark, tmp_path):
+    (tmp_path / "ranks.py").write_text(RANKS)
+    alone = cache(tmp_path / "alone", Model(), rows=3).gallery(benchmark)
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    command += ["--master_addr", "127.0.0.1", "--rdzv_backend", "c10d", "--rdzv_endpoint", "127.0.0.1:0"]
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    words = [*command, str(tmp_path / "ranks.py"), str(tmp_path)]
+    done = subprocess.run(words, check=False, env=environment, timeout=100, capture_output=True, text=True, cwd=root)
+    assert done.returncode == 0, done.stderr
+    for rank in (0, 1):
+        np.testing.assert_array_equal(np.load(tmp_path / f"rank-{rank}.npy"), alone)
+    # shards of 3, 3, 3 and 1 rows: two a process, and each looks at one part to see that the model is the same
+    assert [int((tmp_path / f"rank-{rank}.txt").read_text()) for rank in (0, 1)] == [6 + 1, 4 + 1]

@@ -208,7 +208,7 @@ def test_the_script_writes_results_and_prints_the_means(copy, tmp_path, monkeypa
 
     monkeypatch.setattr(evaluating, "load_model", lambda *_: Words())
     script = request.config.rootpath / "eval" / "run_mmeb.py"
-    words = ["m", "--source", copy.source, "--images", copy.images, "--datasets", "VOC2007", "GQA"]
+    words = ["m", "--data", copy.source, "--set", "datasets=[VOC2007, GQA]", "--cache", str(tmp_path / "cache")]
     monkeypatch.setattr(sys, "argv", [str(script), *words, "--out", str(tmp_path / "out")])
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(script), run_name="__main__")
@@ -219,7 +219,8 @@ def test_the_script_writes_results_and_prints_the_means(copy, tmp_path, monkeypa
 
 def test_the_script_tells_a_wrong_name_in_one_sentence(tmp_path, monkeypatch, capsys, request):
     script = request.config.rootpath / "eval" / "run_mmeb.py"
-    monkeypatch.setattr(sys, "argv", [str(script), "m", "--datasets", "ImageNet_1K", "--out", str(tmp_path / "out")])
+    words = ["m", "--data", str(tmp_path), "--set", "datasets=[ImageNet_1K]", "--out", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", [str(script), *words])
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(script), run_name="__main__")
     assert ended.value.code == 1

@@ -187,3 +187,31 @@ def test_what_cannot_be_asked_is_refused(serve):
     nobody = AskConfig("double", endpoint=Endpoint(urls=("http://127.0.0.1:9/v1",)))
     with pytest.raises(ServerUnavailableError, match="start the server"):
         reranking.listwise(made, first(made), nobody)
+
+
+def test_the_example_of_the_document_runs(serve, request, tmp_path, monkeypatch):
+    text = (request.config.rootpath / "docs" / "baselines.md").read_text()
+    code = text.split("```python\n")[1].split("```")[0]
+
+    class Model:
+        def encode(self, inputs, **_):
+            return np.stack([self.vector(one) for one in inputs])
+
+        def vector(self, one):
+            return np.array([1.0, len(one), 9.0]) if isinstance(one, str) else np.array(one.getpixel((0, 0)), float)
+
+    def answer(body):
+        numbers, said = shown(body)
+        if "Ranking" in said:
+            return "Ranking: 5, 4, 3, 2, 1"
+        return "A square." if numbers else "Edited description: a square"
+
+    _, config = serve(answer)
+    monkeypatch.chdir(tmp_path)
+    made = {"model": Model(), "benchmark": benchmark(), "endpoint": config.endpoint}
+    exec(code, made)
+    assert (made["again"].asked, made["again"].unusable, made["again"].changed) == (3, 0, 3)
+    assert set(made["ranked"]) == {"sum", "CIReVL", "PDV"}
+    assert made["picture"].startswith(b"\x89PNG")
+    assert "sum, re-ranked" in made["page"]
+    assert (tmp_path / "alpha.svg").exists()

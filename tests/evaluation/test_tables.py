@@ -1,3 +1,5 @@
+import runpy
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -6,6 +8,8 @@ from scipy import stats
 
 from megapairs_hf.errors import ConfigError, EvaluationError
 from megapairs_hf.evaluation import tables
+from megapairs_hf.evaluation.protocol import Benchmark, CIRQuery, Part
+from megapairs_hf.evaluation.run import RunConfig, run_model, write_runs
 
 REFERENCE = Path(__file__).parents[2] / "eval" / "reference"
 
@@ -150,3 +154,61 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
         (tmp_path / "r.yaml").write_text(f"benchmark: b\nrows:\n  - {row}\n")
         with pytest.raises(ConfigError, match=said):
             tables.read_reference(tmp_path / "r.yaml")
+
+
+class Colours:
+    """Vectors of flat pictures; texts are one vector."""
+
+    def __init__(self, wrong=()):
+        self.wrong = wrong
+
+    def encode(self, inputs, **_):
+        return np.stack([self.vector(one) for one in inputs])
+
+    def vector(self, one):
+        number = int(one["text"]) if isinstance(one, dict) else one
+        return np.eye(12)[(number + (number in self.wrong and isinstance(one, dict))) % 12]
+
+
+@pytest.fixture
+def results(tmp_path):
+    """Two models on CIRCO's form, one of them right on all queries and one wrong on eight."""
+    queries = [CIRQuery(str(n), Part(str(n), str(n)), (str(n),), str(n)) for n in range(12)]
+    gallery = {str(n): Part(str(n)) for n in range(12)}
+    benchmark = Benchmark("circo", "test", queries, gallery, int, metrics=("map@5", "recall@1"))
+    for name, wrong in (("good", ()), ("bad", range(8))):
+        config = RunConfig()
+        write_runs(
+            lambda name=name, wrong=wrong, config=config: run_model(
+                [benchmark], Colours(wrong), name=name, config=config
+            ),
+            out=tmp_path / name,
+            config=config,
+            inputs={"model": name},
+        )
+    return tmp_path
+
+
+def run_compare(words, monkeypatch, request):
+    script = request.config.rootpath / "eval" / "compare.py"
+    monkeypatch.setattr(sys, "argv", [str(script), *map(str, words)])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(script), run_name="__main__")
+    return ended.value.code
+
+
+def test_the_script_compares_folders(results, monkeypatch, request, capsys):
+    words = [results / "good", results / "bad", "--published", "--paired", "recall@1"]
+    assert run_compare(words, monkeypatch, request) == 0
+    told = capsys.readouterr().out
+    assert "| good | fused | 100.0 | 100.0 |" in told
+    assert "| MMRet-base | table 1, MMRet, CLIP-B | 34.3 |" in told
+    # eight queries, all for the first: 2 / 2⁸
+    assert "= +66.7 points, p = 0.00781 (sign test, 8 queries better, 0 worse, of 12)" in told
+    assert run_compare([results / "good", "--latex"], monkeypatch, request) == 0
+    assert r"\begin{tabular}" in capsys.readouterr().out
+
+
+def test_the_script_says_what_is_wrong_in_one_sentence(tmp_path, monkeypatch, request, capsys):
+    assert run_compare([tmp_path / "nowhere"], monkeypatch, request) == 1
+    assert "holds no artifact" in capsys.readouterr().err
