@@ -78,10 +78,11 @@ class Table:
 
 
 def results_tables(records: list[dict[str, Any]]) -> list[Table]:
-    """Make a table of each benchmark and split."""
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    """Make a table of each benchmark, split, and group of queries (a category, an aspect)."""
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for record in records:
-        groups.setdefault((str(record["benchmark"]), str(record.get("split") or "")), []).append(record)
+        key = (str(record["benchmark"]), str(record.get("split") or ""), str(record.get("group") or ""))
+        groups.setdefault(key, []).append(record)
     return [_table(" · ".join(filter(None, key)), group) for key, group in groups.items()]
 
 

@@ -49,3 +49,9 @@ def test_headline_compares_only_what_was_measured_alike():
     other = [record("untrained", benchmark="a", value=0.9), record("trained", benchmark="a", value=0.1, gallery=9)]
     assert headline(other) == ""
     assert "on b · val (queries 100, gallery 50)" in headline([*other, record("untrained"), record("trained")])
+
+
+def test_a_category_has_a_table_of_its_own():
+    tables = results_tables([record("a", group=None), record("a", group="dress", value=0.1)])
+    assert [table.title for table in tables] == ["b · val", "b · val · dress"]
+    assert [table.rows[0].cells[0].value for table in tables] == [0.5, 0.1]

@@ -37,7 +37,8 @@ as flags:
   verify     whether each instruction leads to its target (optional)
   build      the data set of triplets
   train      an MMRet on the triplets
-  eval       composed retrieval on held-out pictures
+  eval       composed retrieval on held-out pictures; eval MODEL BENCHMARK …
+             on CIRCO, CIRR, FashionIQ, GeneCIS; eval doctor BENCHMARK
 
 Looking and sharing:
   report     one HTML page of a work folder
@@ -72,6 +73,10 @@ def parse(words: list[str]) -> Callable[[], int]:
         print(megapairs_hf.__version__)  # noqa: T201
         raise SystemExit(0)
     verb, rest = words[0], words[1:]
+    if verb == "eval" and rest and (not rest[0].startswith("-") or rest[0].startswith("--check-submission")):
+        from megapairs_hf.cli.evaluating import evaluating
+
+        return evaluating(rest)
     if verb in STAGES:
         return _stage_call(verb, STAGES[verb], rest)
     if verb in COMMANDS:

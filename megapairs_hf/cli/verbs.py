@@ -166,7 +166,8 @@ STAGES = {
         f"{HERE}:run_train",
     ),
     "eval": Stage(
-        "Composed retrieval on held-out pictures: the untrained and the trained model.",
+        "Composed retrieval on held-out pictures: the untrained and the trained model. On the field's benchmarks:"
+        " megapairs eval MODEL BENCHMARK --data DIR --out DIR, and megapairs eval doctor BENCHMARK --data DIR.",
         "megapairs_hf.evaluation.config:EvalConfig",
         ("heldout", "untrained", "model"),
         "results",

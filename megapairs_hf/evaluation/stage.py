@@ -209,4 +209,6 @@ def results_table(records: list[dict[str, Any]]) -> str:
 
 def pretty(metric: str) -> str:
     """`recall@1` as `R@1`, `map@5` as `mAP@5`."""
-    return metric.replace("recall@", "R@").replace("map@", "mAP@")
+    for name, short in (("subset_recall@", "Rs@"), ("recall@", "R@"), ("map@", "mAP@"), ("precision@", "P@")):
+        metric = metric.replace(name, short)
+    return metric

@@ -202,6 +202,8 @@ class _Values:
             and record["strategy"] == strategy
             and record["model"] == self.model
             and split in {None, record.get("split")}
+            # a category's number is not the benchmark's
+            and record.get("group") is None
         ]
         if len(found) != 1:
             told = "no result record has" if not found else f"{len(found)} result records have"

@@ -1,0 +1,313 @@
+"""`megapairs eval MODEL BENCHMARK …`, `megapairs eval doctor BENCHMARK`, `megapairs eval --check-submission FILE`.
+
+The form without a model, `megapairs eval --config F --work W`, is the stage of a recipe and is read by `parser.py`.
+What surprises: --data may be the folder of one benchmark or of several, where each stands in a folder of its name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+from megapairs_hf import launch
+from megapairs_hf.config import parse_value
+from megapairs_hf.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from megapairs_hf.evaluation.mmeb import MMEBConfig
+    from megapairs_hf.evaluation.protocol import Benchmark
+    from megapairs_hf.evaluation.run import Run
+    from megapairs_hf.evaluation.specs import Spec
+
+MMEB = "mmeb"
+EPILOG = """examples:
+  megapairs eval runs/demo/model circo cirr --data DIR --out results
+  megapairs eval MODEL eval/fashioniq.yaml --set gallery=union --data DIR --out results
+  megapairs eval MODEL circo --split test --data DIR --out results   writes the file for the server
+  megapairs eval MODEL mmeb --set datasets='[GQA, VOC2007]' --data DIR --out results
+  megapairs eval doctor circo --data DIR                             what is there, and where to get the rest
+  megapairs eval --check-submission FILE                             what is wrong with a file for a server
+"""
+
+
+def evaluating(words: list[str]) -> Callable[[], int]:
+    """Read the words after `eval`.
+
+    Args:
+        words: the first is a model, `doctor`, or `--check-submission`.
+    """
+    if words[0].startswith("--check-submission"):
+        return _submission(words)
+    return _doctor(words[1:]) if words[0] == "doctor" else _benchmarks(words)
+
+
+def _benchmarks(words: list[str]) -> Callable[[], int]:
+    parser = argparse.ArgumentParser(
+        "megapairs eval",
+        description="A model on the benchmarks of the field.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", metavar="MODEL", help="folder or Hub id")
+    parser.add_argument("benchmarks", metavar="BENCHMARK", nargs="+", help="name, or a file such as eval/circo.yaml")
+    _protocol_flags(parser)
+    parser.add_argument("--out", required=True, metavar="DIR", help="where results and rankings go")
+    parser.add_argument("--strategies", nargs="+", metavar="S", default=["fused"],
+                        help="fused by the model (default), 'image only', 'text only', sum, product, 'weighted 0.7',"
+                        " directional")  # fmt: skip
+    parser.add_argument("--limit", type=int, metavar="N", help="the first N queries only; the records say partial")
+    parser.add_argument("--top", type=int, default=50, metavar="K", help="of each ranking to keep (default: 50)")
+    parser.add_argument("--batch-size", type=int, default=128, metavar="B", help="pictures at a time (default: 128)")
+    parser.add_argument("--cache", metavar="DIR", help="where vectors of galleries are kept for the next prompt")
+    parser.add_argument("--name", metavar="NAME", help="of the model in the results (default: MODEL)")
+    parser.add_argument("--revision", metavar="R", help="of the model on the Hub")
+    parser.add_argument("--loader", choices=("mmret", "sentence-transformers"), default="mmret",
+                        help="mmret fuses picture and text of any CLIP (default)")  # fmt: skip
+    parser.add_argument("--device", metavar="D", help="where the model runs (default: its library's choice)")
+    parser.add_argument("--overwrite", action="store_true", help="throw away what is there")
+    return functools.partial(run_benchmarks, parser.parse_args(words))
+
+
+def _protocol_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", required=True, metavar="DIR", help="annotations and pictures")
+    parser.add_argument("--split", metavar="S", help="instead of the file's")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="changes",
+                        help="a setting instead of the file's, such as prompt=searle; may be repeated")  # fmt: skip
+
+
+def _doctor(words: list[str]) -> Callable[[], int]:
+    parser = argparse.ArgumentParser(
+        "megapairs eval doctor", description="What of a benchmark is there, and where to get the rest."
+    )
+    parser.add_argument("benchmarks", metavar="BENCHMARK", nargs="+", help="name, or a file such as eval/circo.yaml")
+    _protocol_flags(parser)
+    parser.add_argument("--quick", action="store_true", help="only look whether pictures are there; read none")
+    options = parser.parse_args(words)
+
+    def call() -> int:
+        from megapairs_hf.evaluation.doctor import data_folder, examine, report
+        from megapairs_hf.evaluation.mmeb_data import examine_mmeb, mmeb_report
+
+        mmeb = mmeb_of(options)
+        if mmeb is not None:
+            print(mmeb_report(mmeb[0], examine_mmeb(*mmeb), options.data))  # noqa: T201
+        for spec in specs_of(options):
+            data = data_folder(options.data, spec)
+            print(report(spec, data, examine(spec, data, quick=options.quick)))  # noqa: T201
+        return 0
+
+    return call
+
+
+def _submission(words: list[str]) -> Callable[[], int]:
+    parser = argparse.ArgumentParser("megapairs eval", description="What is wrong with a file for a test server.")
+    parser.add_argument("--check-submission", required=True, metavar="FILE", dest="file", help="the file")
+    parser.add_argument("--data", metavar="DIR", help="the benchmark's annotations, to check keys and references too")
+    return functools.partial(check, parser.parse_args(words))
+
+
+def check(options: argparse.Namespace) -> int:
+    """Explain a submission: status 0 where its server will take it, 1 where not."""
+    from megapairs_hf.evaluation.doctor import data_folder
+    from megapairs_hf.evaluation.reading import read_benchmark
+    from megapairs_hf.evaluation.specs import read_spec
+    from megapairs_hf.evaluation.submissions import Known, check_submission
+
+    kind, _ = check_submission(options.file)
+    known = None
+    if options.data and kind.startswith("CIR"):
+        name = "circo" if kind == "CIRCO" else "cirr"
+        spec = read_spec(name, {"split": "test" if name == "circo" else "test1"})
+        known = Known.of(read_benchmark(spec, data_folder(options.data, spec), check=False)[0])
+    kind, wrong = check_submission(options.file, known)
+    lines = [f"{options.file}: {kind}, " + ("nothing wrong" if not wrong else f"{len(wrong)} things wrong")]
+    lines += [f"  - {sentence}" for sentence in wrong]
+    if known is None:
+        lines.append(
+            "  Not checked without --data DIR: which pictures there are, and that no reference is in its list."
+        )
+    print("\n".join(lines))  # noqa: T201
+    return 1 if wrong else 0
+
+
+@dataclass(frozen=True)
+class EvalRun:
+    """What decides the results of one command, for the manifest.
+
+    Attributes:
+        model: as it was named.
+        specs: the protocols.
+        run: strategies and sizes.
+        limit: queries of each benchmark; None for all.
+        loader: how the model was loaded.
+    """
+
+    model: str
+    specs: tuple[Any, ...]
+    run: Any
+    limit: int | None
+    loader: str
+
+
+def run_benchmarks(options: argparse.Namespace) -> int:
+    """Measure, write, and print."""
+    from megapairs_hf.artifact import weights_fingerprint
+    from megapairs_hf.config import build_config
+    from megapairs_hf.evaluation.cache import Cache
+    from megapairs_hf.evaluation.doctor import data_folder
+    from megapairs_hf.evaluation.mmeb_means import run_mmeb
+    from megapairs_hf.evaluation.reading import read_benchmark
+    from megapairs_hf.evaluation.run import RunConfig, limited, run_model, write_runs
+    from megapairs_hf.evaluation.stage import read_results
+
+    values = {"strategies": options.strategies, "top": options.top, "batch_size": options.batch_size}
+    config = build_config(RunConfig, values, "megapairs eval")
+    mmeb = mmeb_of(options)
+    specs = specs_of(options)
+    benchmarks = [
+        limited(benchmark, options.limit)
+        for spec in specs
+        for benchmark in read_benchmark(spec, data_folder(options.data, spec))
+    ]
+    fingerprint = weights_fingerprint(options.model, options.revision)
+    revision = options.revision or fingerprint_of(options.model)
+    name = options.name or options.model
+    runs: list[Run] = []
+
+    def make() -> list[Run]:
+        model = load_model(options.model, options.loader, options.revision, options.device)
+        share = str(Path(options.out) / ".shares")
+        vectors = None
+        if options.cache:
+            cache = Cache(options.cache, model, f"{options.loader} {fingerprint}", batch_size=config.batch_size)
+            vectors = cache.gallery
+        made = run_model(benchmarks, model, name=name, revision=revision, config=config, share=share, vectors=vectors)
+        runs.extend(made)
+        if mmeb is not None:
+            runs.extend(
+                run_mmeb(model, mmeb[0], name=name, revision=revision, run=config, share=share, vectors=vectors)
+            )
+        return runs
+
+    protocols = (*specs, *([mmeb[0]] if mmeb is not None else []))
+    settings = EvalRun(name, protocols, config, options.limit, options.loader)
+    inputs = {"model": fingerprint, **{_label(b): _size(b) for b in benchmarks}}
+    write_runs(make, out=options.out, config=settings, inputs=inputs, overwrite=options.overwrite)
+    if launch.is_main():
+        print(tables(read_results(options.out)))  # noqa: T201
+        submit(runs, options)
+    return 0
+
+
+def submit(runs: Sequence[Run], options: argparse.Namespace) -> None:
+    """Write the files for the servers, of the splits that have one."""
+    from megapairs_hf.evaluation.submissions import write_submissions
+
+    for run in runs:
+        if (run.benchmark.name, run.benchmark.split) not in {("circo", "test"), ("cirr", "test1")}:
+            continue
+        if options.limit is not None:
+            launch.note(f"no file for the server of {run.benchmark.name}: --limit left queries out")
+            continue
+        folder = Path(options.out) / "submissions" / run.about.strategy.replace(" ", "-")
+        for path in write_submissions(run.benchmark, run.ranked, folder):
+            launch.note(f"for the server: {path}")
+
+
+def specs_of(options: argparse.Namespace) -> list[Spec]:
+    """The protocols that the words name, with what --split and --set change.
+
+    Raises:
+        ConfigError: a change is not `key=value`, or no setting.
+    """
+    from megapairs_hf.evaluation.specs import Spec, read_spec
+
+    hints = get_type_hints(Spec)
+    changes: dict[str, Any] = {"split": options.split} if options.split else {}
+    for word in options.changes:
+        key, equals, value = word.partition("=")
+        if not equals:
+            known = ", ".join(field.name for field in fields(Spec))
+            raise ConfigError(f"--set {word} must be key=value; keys: {known}")
+        # a prompt such as {caption} would be a mapping in YAML
+        changes[key] = value if hints.get(key) is str else parse_value(value)
+    return [read_spec(name, changes) for name in options.benchmarks if not _is_mmeb(name)]
+
+
+def mmeb_of(options: argparse.Namespace) -> tuple[MMEBConfig, Path] | None:
+    """MMEB's settings and their file, where it is asked for.
+
+    Raises:
+        ConfigError: an option that MMEB does not have, or a change in a command that names other benchmarks too.
+    """
+    from megapairs_hf.evaluation.mmeb_data import mmeb_settings
+    from megapairs_hf.evaluation.specs import spec_file
+
+    named = [name for name in options.benchmarks if _is_mmeb(name)]
+    if not named:
+        return None
+    if options.split or vars(options).get("limit") is not None or (options.changes and len(options.benchmarks) > 1):
+        raise ConfigError("mmeb knows neither --split nor --limit, and takes --set in a command of its own only")
+    path = spec_file(named[0])
+    return mmeb_settings(path, options.data, options.changes), path
+
+
+def _is_mmeb(name: str) -> bool:
+    return Path(name).name.removesuffix(".yaml") == MMEB
+
+
+def load_model(path: str, loader: str, revision: str | None, device: str | None) -> Any:
+    """A Sentence Transformers model for pictures, texts and both."""
+    if loader == "mmret":
+        from megapairs_hf.models import load_mmret
+
+        return load_mmret(path, revision=revision, device=device)
+    from sentence_transformers import SentenceTransformer
+
+    from megapairs_hf.errors import ModelError
+
+    try:
+        return SentenceTransformer(path, revision=revision, device=device, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        said = str(error).strip().split("\n", 1)[0]
+        raise ModelError(f"cannot load the model {path}: {said}") from error
+
+
+def fingerprint_of(path: str) -> str | None:
+    """The fingerprint of a model's local folder; None for one on the Hub."""
+    from megapairs_hf.artifact import weights_fingerprint
+
+    return weights_fingerprint(path, None) if Path(path).is_dir() else None
+
+
+def _label(benchmark: Benchmark) -> str:
+    return "/".join(filter(None, (benchmark.name, benchmark.split, benchmark.part)))
+
+
+def _size(benchmark: Benchmark) -> str:
+    return f"{len(benchmark.queries)} queries, {len(benchmark.gallery)} gallery, {len(benchmark.missing)} missing"
+
+
+def tables(records: list[dict[str, Any]]) -> str:
+    """The records as Markdown tables, one a benchmark and group of queries."""
+    from megapairs_hf.evaluation.mmeb_means import SET, mean_records, mmeb_table
+    from megapairs_hf.evaluation.stage import results_table
+
+    if not records:
+        return "The answers of these splits are not public, so there is no number; the files for the servers are."
+    groups: dict[str, list[dict[str, Any]]] = {}
+    means = mean_records(records)
+    for record in records:
+        if record["benchmark"].startswith(SET):
+            continue
+        title = f"{record['benchmark']} {record['split']}" + (f", {record['group']}" if record["group"] else "")
+        partial = record["options"].get("partial")
+        title += f": {record['queries']:,} queries, gallery of {record['gallery']:,}"
+        groups.setdefault(title + (f" — PARTIAL ({partial})" if partial else ""), []).append(record)
+    shown = [f"{title}\n\n{results_table(some)}" for title, some in groups.items()]
+    return "\n\n".join(shown + ([f"mmeb\n\n{mmeb_table(means)}"] if means else []))

@@ -1,0 +1,290 @@
+"""Rankings of a benchmark's queries: exact, by blocks, with the rule that each query carries.
+
+Scores come from anything with `block`; vectors are the usual case. What surprises: a ranking is refused where it would
+look like a result and be none. Scores that are NaN or equal over the whole list are an error that names the query,
+because the best of equal scores is whatever stands first, and several benchmarks put the target first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from megapairs_hf.errors import EvaluationError
+from megapairs_hf.evaluation.protocol import Ranked
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from megapairs_hf.evaluation.protocol import Benchmark, CIRQuery
+
+# scores of a block: 64 queries over CIRCO's gallery are 32 MB, which is what keeps a matrix product at its full rate
+BLOCK_BYTES = 32 * 2**20
+# what rounding leaves of a difference between the products of equal vectors in float32, relative to the largest
+ROUNDING = 1e-5
+DELETED = -np.inf
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """Scores of queries over a gallery."""
+
+    def block(self, start: int, stop: int) -> np.ndarray:
+        """Scores [stop - start, G] float32 of these queries, columns in the order of the benchmark's gallery.
+
+        The array is the caller's to change.
+        """
+
+
+@dataclass(frozen=True)
+class VectorScorer:
+    """Inner products of two sets of vectors.
+
+    Attributes:
+        queries: [Q, D].
+        gallery: [G, D], in the order of the benchmark's gallery; may be memory-mapped.
+
+    Raises:
+        EvaluationError: the two sets differ in their dimension.
+    """
+
+    queries: np.ndarray
+    gallery: np.ndarray
+
+    def __post_init__(self) -> None:
+        q, g = np.shape(self.queries), np.shape(self.gallery)
+        if len(q) != 2 or len(g) != 2 or q[1] != g[1]:
+            raise EvaluationError(
+                f"queries are {list(q)} and the gallery {list(g)}, but both must be [count, dimension] of one"
+                " dimension; encode both with the same model (and delete vectors of an earlier one)"
+            )
+
+    def block(self, start: int, stop: int) -> np.ndarray:
+        """Scores [stop - start, G] float32."""
+        queries, gallery = self._tensors
+        scores: np.ndarray = (queries[start:stop] @ gallery.T).numpy()
+        return scores
+
+    @cached_property
+    def _tensors(self) -> tuple[Any, Any]:
+        """Both as float32 tensors, converted once.
+
+        The product is torch's because the selection of the best is: numpy's threads, still spinning after their own
+        product, made the two together half as fast.
+        """
+        import torch
+
+        # a memory-mapped array cannot be written to, and torch warns of that
+        sides = [np.asarray(side) for side in (self.queries, self.gallery)]
+        plain = [side if side.flags.writeable else side.copy() for side in sides]
+        queries, gallery = (torch.from_numpy(side).float() for side in plain)
+        return queries, gallery
+
+    def some(self, row: int, places: np.ndarray) -> np.ndarray:
+        """Scores of one query over some of the gallery.
+
+        Args:
+            row: the query.
+            places: [C] positions in the gallery.
+
+        Returns:
+            [C] float32; equal vectors have equal scores, which the kernels of a matrix product do not promise.
+        """
+        return np.einsum("cd,d->c", _float32(self.gallery[places]), _float32(self.queries[row]))
+
+
+def _float32(array: np.ndarray) -> np.ndarray:
+    return np.asarray(array, np.float32)
+
+
+@dataclass
+class _Gallery:
+    """Positions and tie-breaking of the gallery's ids."""
+
+    ids: list[str]
+    places: dict[str, int] = field(init=False)
+    order: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.places = {name: i for i, name in enumerate(self.ids)}
+        self.order = np.empty(len(self.ids), np.int64)
+        self.order[sorted(range(len(self.ids)), key=self.ids.__getitem__)] = np.arange(len(self.ids))
+
+    def find(self, names: Sequence[str]) -> np.ndarray:
+        """Positions of the ids that are in the gallery, each once."""
+        known = dict.fromkeys(self.places[name] for name in names if name in self.places)
+        return np.fromiter(known, np.int64, len(known))
+
+
+def rank(benchmark: Benchmark, scorer: Scorer, top: int = 50) -> Ranked:
+    """Rank what each query ranks.
+
+    Equal scores stand in the order of their ids; where a query has candidates of its own, a target stands behind all
+    that share its score. A target that is not in the gallery is counted as found behind everything.
+
+    Args:
+        benchmark: queries, gallery and rules.
+        scorer: scores in the order of the benchmark's gallery.
+        top: how many ids of each ranking are kept.
+
+    Returns:
+        The rankings, in the order of the queries.
+
+    Raises:
+        EvaluationError: a query's scores are not finite, are all equal, or do not fit the gallery; or its candidates
+            are not in the gallery.
+    """
+    if top < 1:
+        raise EvaluationError(f"`top` is {top}, but at least one id of each ranking must be kept")
+    gallery = _Gallery(list(benchmark.gallery))
+    if not gallery.ids:
+        raise EvaluationError(f"{benchmark.name} {benchmark.split} has an empty gallery; check its image folder")
+    result = Ranked([], [], [], [], [], 0)
+    ties = 0
+    size = max(1, BLOCK_BYTES // (4 * len(gallery.ids)))
+    own = all(query.candidates is not None for query in benchmark.queries)
+    for start in range(0, len(benchmark.queries), size):
+        queries = benchmark.queries[start : start + size]
+        if own and isinstance(scorer, VectorScorer):
+            # 1,000 queries with 1,000 candidates each need a thousandth of the products over their common gallery
+            for i, query in enumerate(queries):
+                ties += _rank_candidates(query, gallery, lambda c, i=start + i: scorer.some(i, c), top, result)
+            continue
+        scores = _block(scorer, start, start + len(queries), benchmark)
+        ties += _rank_block(queries, scores, gallery, top, result)
+    return Ranked(result.tops, result.scores, result.ranks, result.hits, result.subset_ranks, ties, result.subset_tops)
+
+
+def _block(scorer: Scorer, start: int, stop: int, benchmark: Benchmark) -> np.ndarray:
+    scores = np.asarray(scorer.block(start, stop), np.float32)
+    if scores.shape != (stop - start, len(benchmark.gallery)):
+        raise EvaluationError(
+            f"{benchmark.name}: scores are {list(scores.shape)}, but {stop - start} queries and"
+            f" {len(benchmark.gallery):,} pictures were to be scored; encode the gallery again"
+        )
+    return scores if scores.flags.writeable and scores.flags.c_contiguous else scores.copy()
+
+
+def _rank_block(queries: Sequence[CIRQuery], scores: np.ndarray, gallery: _Gallery, top: int, out: Ranked) -> int:
+    """Append the rankings of a block; returns how many of its targets share their score."""
+    ties = 0
+    whole = [i for i, query in enumerate(queries) if query.candidates is None]
+    tops = dict(zip(whole, _tops_of(queries, scores, whole, gallery, top), strict=True)) if whole else {}
+    for i, query in enumerate(queries):
+        if query.candidates is not None:
+            row = scores[i]
+            ties += _rank_candidates(query, gallery, row.__getitem__, top, out)
+            continue
+        best = tops[i]
+        found, tied = _rank_of(query, scores[i], gallery)
+        _append(query, [gallery.ids[j] for j in best], scores[i][best], found, out)
+        _append_subset(query, scores[i], gallery, out)
+        ties += tied
+    return ties
+
+
+def _tops_of(
+    queries: Sequence[CIRQuery], scores: np.ndarray, rows: list[int], gallery: _Gallery, top: int
+) -> list[np.ndarray]:
+    """Positions of the best of each row, best first; deletes what the queries exclude from `scores`."""
+    import torch
+
+    lowest = scores.min(1)
+    for i in rows:
+        scores[i, gallery.find(queries[i].exclude)] = DELETED
+    count = min(top + 1, scores.shape[1])
+    values, places = (part.numpy() for part in torch.topk(torch.from_numpy(scores), count))
+    results = []
+    for i in rows:
+        check_scores(queries[i].key, lowest[i], values[i, 0], scores.shape[1])
+        # the last kept score may be shared by ids that the selection left out at random
+        if count > top and values[i, top] == values[i, top - 1]:
+            chosen = np.flatnonzero(scores[i] >= values[i, top - 1])
+        else:
+            chosen = places[i]
+        chosen = chosen[scores[i][chosen] > DELETED]
+        results.append(chosen[np.lexsort((gallery.order[chosen], -scores[i][chosen]))][:top])
+    return results
+
+
+def check_scores(key: str, lowest: float, highest: float, count: int) -> None:
+    """Refuse scores that give no ranking.
+
+    Args:
+        key: of the query.
+        lowest: of its scores; NaN where one of them is.
+        highest: likewise.
+        count: how many candidates there are.
+
+    Raises:
+        EvaluationError: they are not finite, or all equal within what rounding leaves.
+    """
+    if not (np.isfinite(lowest) and np.isfinite(highest)):
+        raise EvaluationError(
+            f"query {key!r} has scores that are NaN or infinite; a ranking by them would mean nothing, so check the"
+            " model's weights and its precision"
+        )
+    if count > 1 and highest - lowest <= ROUNDING * max(abs(highest), abs(lowest)):
+        raise EvaluationError(
+            f"all {count:,} scores of query {key!r} are equal; the model tells no candidate from another, so check"
+            " that its weights were loaded"
+        )
+
+
+def _rank_of(query: CIRQuery, row: np.ndarray, gallery: _Gallery) -> tuple[int, int]:
+    """Rank of the target among all that is not deleted, from 1, and whether another shares its score."""
+    if not query.target:
+        return 0, 0
+    place = gallery.places.get(query.target)
+    if place is None or row[place] == DELETED:
+        return len(gallery.ids) + 1, 0
+    equal = np.flatnonzero(row == row[place])
+    before = int(np.count_nonzero(row > row[place]))
+    if len(equal) > 1:
+        before += int(np.count_nonzero(gallery.order[equal] < gallery.order[place]))
+    return before + 1, int(len(equal) > 1)
+
+
+def _append_subset(query: CIRQuery, row: np.ndarray, gallery: _Gallery, out: Ranked) -> None:
+    members = gallery.find(query.subset)
+    order = members[np.lexsort((gallery.order[members], -row[members]))]
+    names = [gallery.ids[place] for place in order if row[place] > DELETED]
+    out.subset_tops.append(names)
+    if not query.subset or not query.target:
+        out.subset_ranks.append(0)
+    else:
+        found = query.target in names
+        out.subset_ranks.append(names.index(query.target) + 1 if found else len(query.subset) + 1)
+
+
+def _rank_candidates(query: CIRQuery, gallery: _Gallery, score: Any, top: int, out: Ranked) -> int:
+    """Append the ranking of a query's own candidates; returns 1 where the target shares its score."""
+    assert query.candidates is not None
+    deleted = set(query.exclude)
+    places = gallery.find([name for name in query.candidates if name not in deleted])
+    if not len(places):
+        raise EvaluationError(f"query {query.key!r} has no candidate in the gallery; check its image folder")
+    scores = np.asarray(score(places), np.float32)
+    check_scores(query.key, scores.min(), scores.max(), len(places))
+    right = np.isin(places, gallery.find(query.targets or (query.target,)))
+    order = np.lexsort((gallery.order[places], right, -scores))
+    names = [gallery.ids[places[i]] for i in order]
+    found, tied = (0, 0) if not query.target else (len(places) + 1, 0)
+    if query.target in names:
+        found = names.index(query.target) + 1
+        tied = int(np.count_nonzero(scores == scores[order[found - 1]]) > 1)
+    _append(query, names[:top], scores[order[:top]], found, out)
+    out.subset_ranks.append(0)
+    out.subset_tops.append([])
+    return tied
+
+
+def _append(query: CIRQuery, names: list[str], scores: np.ndarray, found: int, out: Ranked) -> None:
+    right = set(query.targets)
+    out.tops.append(names)
+    out.scores.append([float(score) for score in scores])
+    out.hits.append([name in right for name in names])
+    out.ranks.append(found)

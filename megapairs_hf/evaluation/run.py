@@ -1,0 +1,215 @@
+"""Benchmarks measured with a model, or with vectors or scores that are there already; the results as an artifact.
+
+`run_benchmark` gives the records of one benchmark or part; `run_model` encodes, ranks and writes everything that one
+command asked for. What surprises: a split without public answers gives no record but its rankings, from which
+`submissions.py` makes the files for the benchmark's server.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from megapairs_hf import launch, storage
+from megapairs_hf.artifact import Artifact
+from megapairs_hf.artifact_writer import create_artifact
+from megapairs_hf.config import HOW, require
+from megapairs_hf.errors import EvaluationError
+from megapairs_hf.evaluation.encoding import encode_gallery
+from megapairs_hf.evaluation.rank import Scorer, VectorScorer, rank
+from megapairs_hf.evaluation.records import About, Measured, measure, ranking_rows, records_of
+from megapairs_hf.evaluation.scoring import NAMES, Scoring, known_strategy
+from megapairs_hf.schema import RANKINGS
+from megapairs_hf.storage import PathLike, join
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    import numpy as np
+
+    from megapairs_hf.evaluation.protocol import Benchmark, Ranked
+
+RESULTS = "results.jsonl"
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Settings of a run over benchmarks. Defaults are ours.
+
+    Attributes:
+        strategies: how picture and text become a score: `fused` by the model, or a name of `scoring.NAMES`.
+        top: ids of each ranking that are kept; CIRCO's and CIRR's servers want 50.
+        batch_size: pictures at a time.
+    """
+
+    strategies: tuple[str, ...] = ("fused",)
+    top: int = 50
+    batch_size: int = field(default=128, metadata=HOW)
+
+    def __post_init__(self) -> None:
+        known = all(known_strategy(name) for name in self.strategies)
+        require(bool(self.strategies) and known, "strategies", list(self.strategies), f"some of {list(NAMES)}")
+        require(self.top > 0, "top", self.top, "a positive number")
+        require(self.batch_size > 0, "batch_size", self.batch_size, "a positive number")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one strategy of one model gave on one benchmark or part."""
+
+    benchmark: Benchmark
+    ranked: Ranked
+    about: About
+
+
+def run_benchmark(
+    benchmark: Benchmark,
+    scored: Scorer | tuple[np.ndarray, np.ndarray],
+    *,
+    model: str,
+    strategy: str = "fused",
+    revision: str | None = None,
+    top: int = 50,
+    date: str = "",
+) -> list[dict[str, Any]]:
+    """The records of one benchmark, or of one part of it.
+
+    Args:
+        benchmark: queries, gallery and rules.
+        scored: a scorer, or vectors of queries [Q, D] and gallery [G, D].
+        model: its name in the records.
+        strategy: how the queries became vectors.
+        revision: of the model.
+        top: ids of each ranking that are looked at.
+        date: of the run; today where empty.
+
+    Returns:
+        One record a number: `benchmark`, `split`, `metric`, `value` (from 0 to 1), `ci95` (bootstrap over the
+        queries), `queries`, `gallery`, `ties`, `options`, `group`, `model`, `revision`, `strategy`, `version`, `date`.
+        Empty for a split whose answers are not public.
+
+    Raises:
+        EvaluationError: the scores give no ranking.
+    """
+    scorer = VectorScorer(*scored) if isinstance(scored, tuple) else scored
+    measured = measure(benchmark, rank(benchmark, scorer, top))
+    return [] if measured is None else records_of([measured], About(model, strategy, revision, date))
+
+
+def run_model(
+    benchmarks: Sequence[Benchmark],
+    model: Any,
+    *,
+    name: str,
+    revision: str | None = None,
+    config: RunConfig | None = None,
+    share: str = "",
+    vectors: Callable[[Benchmark], np.ndarray] | None = None,
+) -> list[Run]:
+    """Rank benchmarks with a model, every strategy on one encoding of the gallery.
+
+    Args:
+        benchmarks: benchmarks and parts.
+        model: anything with `encode`.
+        name: of the model.
+        revision: of the model.
+        config: strategies and sizes.
+        share: folder that all processes of a launcher see.
+        vectors: gives the vectors of a gallery (`Cache.gallery`); None encodes them.
+
+    Returns:
+        One a benchmark and strategy; on processes but the first, none.
+
+    Raises:
+        EvaluationError: a picture cannot be read, or the scores give no ranking.
+    """
+    config = config or RunConfig()
+    runs = []
+    for benchmark in benchmarks:
+        gallery = vectors(benchmark) if vectors else encode_gallery(model, benchmark, config.batch_size, share)
+        if not launch.is_main():
+            continue
+        scoring = Scoring(model, benchmark, gallery, config.batch_size)
+        for strategy in config.strategies:
+            ranked = rank(benchmark, scoring.scorer(strategy), config.top)
+            runs.append(Run(benchmark, ranked, About(name, strategy, revision)))
+    launch.barrier()
+    if share and launch.launched() and launch.is_main():
+        storage.remove(share)
+    return runs
+
+
+def records_of_runs(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Records of all runs; the parts of a benchmark are joined where they are of one model and strategy."""
+    together: dict[tuple[str, ...], list[Measured]] = {}
+    abouts: dict[tuple[str, ...], About] = {}
+    for run in runs:
+        measured = measure(run.benchmark, run.ranked)
+        key = (run.benchmark.name, run.benchmark.split, run.about.model, run.about.strategy)
+        if measured is not None:
+            together.setdefault(key, []).append(measured)
+            abouts.setdefault(key, run.about)
+    return [record for key, parts in together.items() for record in records_of(parts, abouts[key])]
+
+
+def write_runs(
+    make: Callable[[], Sequence[Run]],
+    *,
+    out: PathLike,
+    config: Any,
+    inputs: Mapping[str, str],
+    overwrite: bool = False,
+) -> Artifact:
+    """Write records (`results.jsonl`) and rankings as a `results` artifact.
+
+    Args:
+        make: gives the runs; not called where the folder holds them already, so stale folders are refused before
+            hours of encoding.
+        out: the folder.
+        config: the settings that the runs are made with, a dataclass.
+        inputs: fingerprints or ids of what goes in, by name.
+        overwrite: throw away what is there.
+
+    Returns:
+        The artifact.
+
+    Raises:
+        StaleArtifactError: the folder holds results of other settings or inputs.
+    """
+    names = ["rankings.parquet"]
+    writer = create_artifact(out, kind="results", config=config, inputs=inputs, names=names, overwrite=overwrite)
+    if isinstance(writer, Artifact):
+        return writer
+    with writer:
+        # decided before any process writes: every process takes part in the encoding, or none
+        done = writer.done(0)
+        launch.barrier()
+        runs = [] if done else make()
+        if launch.is_main() and not done:
+            records = records_of_runs(runs)
+            lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+            storage.write_bytes(join(out, RESULTS), lines.encode())
+            rows = [row for run in runs for row in ranking_rows(run.benchmark, run.ranked, run.about)]
+            writer.write(0, pa.Table.from_pylist(rows, schema=RANKINGS))
+        return writer.finish()
+
+
+def limited(benchmark: Benchmark, limit: int | None) -> Benchmark:
+    """The first `limit` queries; the record says `partial`, since such numbers compare with nothing.
+
+    Raises:
+        EvaluationError: the limit is not positive.
+    """
+    from dataclasses import replace
+
+    if limit is None or limit >= len(benchmark.queries):
+        return benchmark
+    if limit < 1:
+        raise EvaluationError(f"--limit is {limit}, but must be at least 1")
+    told = f"first {limit:,} of {len(benchmark.queries):,} queries"
+    if "partial" in benchmark.options:
+        told = f"{told}; {benchmark.options['partial']}"
+    return replace(benchmark, queries=list(benchmark.queries)[:limit], options={**benchmark.options, "partial": told})

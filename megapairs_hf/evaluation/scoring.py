@@ -1,0 +1,83 @@
+"""Strategies by name: from a model and the vectors of a gallery to a scorer for `rank`.
+
+`fused` asks the model for picture and text together; all others compose the vectors of the two, by `composing.py`.
+What surprises: the vectors of pictures and of texts are made once a benchmark, however many strategies use them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from megapairs_hf.errors import EvaluationError
+from megapairs_hf.evaluation.composing import PLAIN, Sides, directional, encode_sides, encode_texts, weighted
+from megapairs_hf.evaluation.encoding import query_vectors
+from megapairs_hf.evaluation.rank import Scorer, VectorScorer
+
+if TYPE_CHECKING:
+    from megapairs_hf.evaluation.protocol import Benchmark
+
+FUSED, WEIGHTED, DIRECTIONAL = "fused", "weighted", "directional"
+# the caption of a reference that has none, for PDV
+NO_CAPTION = "a photo"
+NAMES = (FUSED, *PLAIN, f"{WEIGHTED} A", DIRECTIONAL)
+
+
+def known_strategy(name: str) -> bool:
+    """Whether it is one of `NAMES`, where A is a number from 0 to 1."""
+    return name in {FUSED, DIRECTIONAL} or name in PLAIN or alpha_of(name) is not None
+
+
+def alpha_of(name: str) -> float | None:
+    """The weight of the text in `weighted 0.7`; None for any other name."""
+    word, _, number = name.partition(" ")
+    try:
+        alpha = float(number)
+    except ValueError:
+        return None
+    return alpha if word == WEIGHTED and 0 <= alpha <= 1 else None
+
+
+@dataclass
+class Scoring:
+    """Scorers of one benchmark with one model.
+
+    Attributes:
+        model: anything with `encode`.
+        benchmark: the queries.
+        gallery: [G, D] its vectors.
+        batch_size: inputs at a time.
+    """
+
+    model: Any
+    benchmark: Benchmark
+    gallery: np.ndarray
+    batch_size: int = 128
+    _sides: list[Sides] = field(default_factory=list)
+
+    @property
+    def sides(self) -> Sides:
+        """Vectors of the queries' pictures and texts, made once."""
+        if not self._sides:
+            self._sides.append(encode_sides(self.model, self.benchmark, self.gallery, self.batch_size))
+        return self._sides[0]
+
+    def scorer(self, name: str) -> Scorer:
+        """The scorer of a strategy.
+
+        Raises:
+            EvaluationError: there is no such strategy, or the queries have no picture or text to compose.
+        """
+        alpha = alpha_of(name)
+        if name == FUSED:
+            return VectorScorer(query_vectors(self.model, self.benchmark, name, self.batch_size), self.gallery)
+        if name in PLAIN:
+            return PLAIN[name](self.sides)
+        if alpha is not None:
+            return weighted(self.sides, alpha)
+        if name == DIRECTIONAL:
+            base = encode_texts(self.model, [NO_CAPTION], self.batch_size)
+            return directional(self.sides, np.repeat(base, len(self.benchmark.queries), axis=0))
+        raise EvaluationError(f"unknown strategy {name!r}; known: {', '.join(NAMES)}")

@@ -1,0 +1,227 @@
+import json
+import runpy
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from megapairs_hf.config import build_config, read_yaml
+from megapairs_hf.errors import EvaluationError
+from megapairs_hf.evaluation.mmeb import IND, META_TASKS, OOD, TASKS, MMEBConfig, read_mmeb
+from megapairs_hf.evaluation.mmeb_means import mean_records, mmeb_means, mmeb_table, run_mmeb
+from megapairs_hf.evaluation.run import RunConfig, records_of_runs
+
+
+def row(target="cat", others=("dog", "cow"), image="a.png"):
+    names = [target, *others]
+    return {
+        "qry_text": "<|image_1|>\nRepresent the given image for classification",
+        "qry_img_path": image,
+        "tgt_text": names,
+        "tgt_img_path": [""] * len(names),
+    }
+
+
+def test_there_are_36_data_sets_of_four_kinds():
+    assert len(TASKS) == 36
+    assert {meta: (len(ind), len(ood)) for meta, (ind, ood) in META_TASKS.items()} == {
+        "classification": (5, 5),
+        "vqa": (6, 4),
+        "retrieval": (8, 4),
+        "grounding": (1, 3),
+    }
+    assert sum(where == IND for _, where in TASKS.values()) == 20
+    assert sum(where == OOD for _, where in TASKS.values()) == 16
+
+
+def test_each_distinct_candidate_is_one_entry_and_the_target_is_the_first():
+    rows = [row(), row("dog", ("cat", "hen", "cat")), row("cow", ("dog", "cow"))]
+    made = read_mmeb("VOC2007", MMEBConfig(), rows)
+    assert [part.text for part in made.gallery.values()] == ["cat", "dog", "cow", "hen"]
+    for query, target in zip(made.queries, ("cat", "dog", "cow"), strict=True):
+        assert made.gallery[query.target].text == target
+        assert query.candidates[0] == query.target
+        assert len(set(query.candidates)) == len(query.candidates)
+    assert made.options["repeated_candidates"] == 2
+    assert made.metrics == ("precision@1",)
+    assert made.options["partial"] == "3 of 1,000 queries"
+
+
+@pytest.mark.parametrize(("placeholder", "start"), [("", "Represent"), ("<image>", "<image>\nRepresent")])
+def test_the_placeholder_becomes_the_models_own(placeholder, start):
+    made = read_mmeb("VOC2007", MMEBConfig(placeholder=placeholder), [row()])
+    assert made.queries[0].part.text.startswith(start)
+    assert made.queries[0].part.image == "a.png"
+    assert made.options["placeholder"] == placeholder
+
+
+def test_a_candidate_is_its_picture_and_its_caption_together():
+    pair = {
+        "qry_text": "<|image_1|> the left one",
+        "qry_img_path": "q.png",
+        "tgt_text": ["<|image_1|> left", "<|image_1|> right", "<|image_1|> left"],
+        "tgt_img_path": ["q.png", "q.png", "r.png"],
+    }
+    made = read_mmeb("RefCOCO-Matching", MMEBConfig(), [pair])
+    assert [(part.image, part.text) for part in made.gallery.values()] == [
+        ("q.png", "left"),
+        ("q.png", "right"),
+        ("r.png", "left"),
+    ]
+
+
+def test_one_empty_text_stands_for_all_pictures():
+    alone = {"qry_text": "find it", "qry_img_path": "", "tgt_text": "", "tgt_img_path": ["a.png", "b.png"]}
+    made = read_mmeb("MSCOCO_t2i", MMEBConfig(), [alone])
+    assert [part.image for part in made.gallery.values()] == ["a.png", "b.png"]
+    assert made.queries[0].part.image is None
+
+
+@pytest.mark.parametrize("form", ["parquet", "jsonl", "json"])
+def test_a_copy_on_disk_is_read(tmp_path, form):
+    rows = [row(), row("dog", ("cat",))]
+    if form == "parquet":
+        (tmp_path / "VOC2007").mkdir()
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "VOC2007" / "test-00000-of-00001.parquet")
+    else:
+        text = "\n".join(map(json.dumps, rows)) if form == "jsonl" else json.dumps(rows)
+        (tmp_path / f"VOC2007.{form}").write_text(text)
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (8, 6), "red").save(tmp_path / "images" / "a.png")
+    made = read_mmeb("VOC2007", MMEBConfig(source=str(tmp_path), images=str(tmp_path / "images")))
+    assert len(made.queries) == 2
+    assert made.image("a.png").size == (8, 6)
+    with pytest.raises(EvaluationError, match=r"images\.zip"):
+        made.image("b.png")
+    with pytest.raises(EvaluationError, match="outside"):
+        made.image("../b.png")
+
+
+def test_bad_rows_are_named(tmp_path):
+    cases = [
+        ({"tgt_img_path": [""]}, "3 texts and 1 pictures"),
+        ({"tgt_text": ["cat", "cat", "cat"]}, "one candidate only"),
+        ({"tgt_text": ["cat", "", "cow"]}, "neither text nor picture"),
+    ]
+    for change, said in cases:
+        with pytest.raises(EvaluationError, match=said):
+            read_mmeb("VOC2007", MMEBConfig(), [row() | change])
+    with pytest.raises(EvaluationError, match="lacks tgt_text"):
+        read_mmeb("VOC2007", MMEBConfig(), [{k: v for k, v in row().items() if k != "tgt_text"}])
+    with pytest.raises(EvaluationError, match="no rows"):
+        read_mmeb("VOC2007", MMEBConfig(), [])
+    (tmp_path / "VOC2007.jsonl").write_text(json.dumps(row())[:40])
+    with pytest.raises(EvaluationError, match="cut off"):
+        read_mmeb("VOC2007", MMEBConfig(source=str(tmp_path)))
+    with pytest.raises(EvaluationError, match="has no rows of SUN397"):
+        read_mmeb("SUN397", MMEBConfig(source=str(tmp_path)))
+
+
+def test_an_unknown_name_has_its_nearest_named():
+    with pytest.raises(EvaluationError, match="did you mean 'ImageNet-1K'"):
+        MMEBConfig(datasets=("ImageNet_1K",))
+
+
+def test_means_are_plain_means_over_data_sets():
+    values = {name: number / 36 for number, name in enumerate(TASKS)}
+    means = mmeb_means(values, dict.fromkeys(TASKS, 1000))
+    assert list(means) == ["classification", "vqa", "retrieval", "grounding", "ind", "ood", "all"]
+    assert {label for _, label in means.values()} == {""}
+    assert means["all"][0] == pytest.approx(35 / 72)
+    # 20 and 16 data sets, and 10, 10, 12 and 4, make up the whole
+    assert (20 * means["ind"][0] + 16 * means["ood"][0]) / 36 == pytest.approx(means["all"][0])
+    weights = {"classification": 10, "vqa": 10, "retrieval": 12, "grounding": 4}
+    assert sum(means[m][0] * n for m, n in weights.items()) / 36 == pytest.approx(means["all"][0])
+
+
+def test_a_partial_run_never_has_the_name_of_the_whole():
+    means = mmeb_means({"VOC2007": 0.5, "GQA": 0.1})
+    assert means["all"] == (pytest.approx(0.3), "partial (2 of 36)")
+    assert means["classification"] == (0.5, "partial (1 of 10)")
+    assert "grounding" not in means
+    whole = mmeb_means(dict.fromkeys(TASKS, 0.5), dict.fromkeys(TASKS, 1000) | {"GQA": 12})
+    assert whole["all"][1] == "partial (36 of 36, 35,012 of 36,000 queries)"
+    assert whole["grounding"][1] == ""
+
+
+def test_the_settings_file_holds_all_data_sets(request):
+    config = build_config(MMEBConfig, read_yaml(request.config.rootpath / "eval" / "mmeb.yaml")["mmeb"])
+    assert set(config.names) == set(TASKS)
+
+
+class Words:
+    """Vectors by the last word of a text; a picture is like the word of its colour."""
+
+    def __init__(self, constant=False):
+        self.constant, self.asked = constant, []
+
+    def encode(self, inputs, **_):
+        self.asked += inputs
+        return np.stack([np.ones(26) if self.constant else self.vector(one) for one in inputs])
+
+    def vector(self, one):
+        text = one["text"] if isinstance(one, dict) else one
+        made = np.full(26, 0.01)
+        for letter in text.split()[-1].lower():
+            made[ord(letter) - 97] += 1
+        return made
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """Two data sets whose queries end in the target's word, the last of them in another."""
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "images" / "a.png")
+    for name, kind in (("VOC2007", "<|image_1|> the "), ("GQA", "what is the ")):
+        rows = [
+            row(target, ("cat", "dog", "owl", target)) | {"qry_text": kind + said}
+            for target, said in (("cow", "cow"), ("hen", "hen"), ("fox", "dog"))
+        ]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    names = ("VOC2007", "GQA")
+    return MMEBConfig(datasets=names, source=str(tmp_path), images=str(tmp_path / "images"))
+
+
+def test_a_run_from_rows_to_the_table(copy):
+    model = Words()
+    runs = run_mmeb(model, copy, name="m", revision="1", run=RunConfig(top=5))
+    records = records_of_runs(runs)
+    assert [record["value"] for record in records] == [pytest.approx(2 / 3, abs=1e-5)] * 2
+    # three queries and six words a data set, whatever the rows repeat
+    assert len(model.asked) == 2 * (3 + 6)
+    means = {record["group"]: record for record in mean_records(records)}
+    assert list(means) == ["classification", "vqa", "ind", "ood", "all"]
+    assert means["all"]["queries"] == 6
+    assert "(2 of 36, 6 of 2,000 queries)" in mmeb_table(list(means.values()))
+
+
+def test_a_model_that_gives_constants_has_no_score(copy):
+    with pytest.raises(EvaluationError, match="tells no candidate from another"):
+        run_mmeb(Words(constant=True), copy, name="m", revision=None, run=RunConfig())
+
+
+def test_the_script_writes_results_and_prints_the_means(copy, tmp_path, monkeypatch, capsys, request):
+    from megapairs_hf.cli import evaluating
+
+    monkeypatch.setattr(evaluating, "load_model", lambda *_: Words())
+    script = request.config.rootpath / "eval" / "run_mmeb.py"
+    words = ["m", "--data", copy.source, "--set", "datasets=[VOC2007, GQA]", "--cache", str(tmp_path / "cache")]
+    monkeypatch.setattr(sys, "argv", [str(script), *words, "--out", str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(script), run_name="__main__")
+    assert not ended.value.code
+    assert "all — partial (2 of 36, 6 of 2,000 queries) | 66.7" in capsys.readouterr().out
+    assert len((tmp_path / "out" / "results.jsonl").read_text().splitlines()) == 2
+
+
+def test_the_script_tells_a_wrong_name_in_one_sentence(tmp_path, monkeypatch, capsys, request):
+    script = request.config.rootpath / "eval" / "run_mmeb.py"
+    words = ["m", "--data", str(tmp_path), "--set", "datasets=[ImageNet_1K]", "--out", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", [str(script), *words])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(script), run_name="__main__")
+    assert ended.value.code == 1
+    assert "did you mean 'ImageNet-1K'" in capsys.readouterr().err

@@ -1,0 +1,206 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from megapairs_hf.cli import main
+from tests.evaluation.benchmarks import make_circo, make_cirr, make_fashioniq, make_genecis, make_mmeb
+from tests.small import ROOT, run
+
+MAKERS = {"circo": make_circo, "cirr": make_cirr, "fashioniq": make_fashioniq, "genecis": make_genecis}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    for name, make in MAKERS.items():
+        make(root / name)
+    make_mmeb(root / "mmeb")
+    make_circo(root / "circo", split="test")
+    make_cirr(root / "cirr", gallery=60, split="test1")
+    return root
+
+
+def results(out):
+    return [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+
+
+def test_all_four_end_to_end_by_one_command(models, data, tmp_path, capsys):
+    words = ["eval", f"{models}/clip", *MAKERS, "--data", str(data), "--out", str(tmp_path / "out")]
+    words += ["--strategies", "image only", "fused", "--name", "tiny"]
+    assert main(words) == 0
+    records = results(tmp_path / "out")
+    assert {record["benchmark"] for record in records} == set(MAKERS)
+    assert {record["strategy"] for record in records} == {"image only", "fused"}
+    assert {record["model"] for record in records} == {"tiny"}
+    assert {r["group"] for r in records if r["benchmark"] == "fashioniq"} == {None, "dress", "shirt", "toptee"}
+    headline = {r["benchmark"]: r["metric"] for r in reversed(records)}
+    assert headline == {"circo": "map@5", "cirr": "recall@1", "fashioniq": "recall@10", "genecis": "recall@1"}
+    assert all(r["options"]["prompt"] for r in records)
+    shown = capsys.readouterr().out
+    assert "circo val: 6 queries, gallery of 60 — PARTIAL (6 of 220 queries; 60 of 123,403 gallery pictures)" in shown
+    # again: nothing is encoded, the same is shown
+    assert main(words) == 0
+    assert capsys.readouterr().out == shown
+    # other settings in the same folder are refused
+    assert main([*words, "--set", "allow_missing=true"]) == 1
+    assert "was made with another" in capsys.readouterr().err
+
+
+def test_the_test_splits_give_files_and_no_number(models, data, tmp_path, capsys):
+    for name, split, files in (
+        ("circo", "test", ["circo_test.json"]),
+        ("cirr", "test1", ["cirr_test1_recall.json", "cirr_test1_recall_subset.json"]),
+    ):
+        out = tmp_path / name
+        words = [
+            "eval",
+            f"{models}/clip",
+            f"eval/{name}.yaml",
+            "--split",
+            split,
+            "--data",
+            str(data),
+            "--out",
+            str(out),
+        ]
+        assert main(words) == 0
+        assert "no number" in capsys.readouterr().out
+        assert results(out) == []
+        assert sorted(path.name for path in (out / "submissions/fused").iterdir()) == files
+        for file in files:
+            checked = ["eval", "--check-submission", str(out / "submissions/fused" / file), "--data", str(data)]
+            assert main(checked) == 0
+            assert "nothing wrong" in capsys.readouterr().out
+
+
+def test_another_prompt_finds_the_gallery_in_the_cache(models, data, tmp_path):
+    words = ["eval", f"{models}/clip", "circo", "--data", str(data), "--cache", str(tmp_path / "cache")]
+    assert main([*words, "--out", str(tmp_path / "a")]) == 0
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.npy")}
+    assert len(kept) == 1
+    assert main([*words, "--set", "prompt=searle", "--out", str(tmp_path / "b")]) == 0
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.npy")} == kept
+    assert results(tmp_path / "b")[0]["options"]["prompt"] == "{relative_caption}"
+
+
+def test_a_limit_is_labelled_and_gives_no_file(models, data, tmp_path, capsys):
+    words = ["eval", f"{models}/clip", "circo", "--data", str(data), "--limit", "2"]
+    assert main([*words, "--split", "test", "--out", str(tmp_path / "t")]) == 0
+    assert "--limit left queries out" in capsys.readouterr().err
+    assert not (tmp_path / "t/submissions").exists()
+    assert main([*words, "--out", str(tmp_path / "v")]) == 0
+    assert "first 2 of 6 queries" in results(tmp_path / "v")[0]["options"]["partial"]
+
+
+def test_two_processes_give_the_numbers_of_one(models, data, tmp_path, capsys):
+    words = [str(ROOT / "eval/run_cir.py"), f"{models}/clip", "cirr", "genecis", "--data", str(data), "--out"]
+    assert main(["eval", *words[1:], str(tmp_path / "one")]) == 0
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_addr", "127.0.0.1"]
+    launcher += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "127.0.0.1:0"]
+    both = run([*launcher, *words, str(tmp_path / "two")], 100, {"ACCELERATE_USE_CPU": "true"})
+    assert both.returncode == 0, both.stderr
+    assert both.stdout == capsys.readouterr().out
+    assert [r["value"] for r in results(tmp_path / "two")] == [r["value"] for r in results(tmp_path / "one")]
+    left = sorted(path.name for path in (tmp_path / "two").iterdir())
+    assert left == ["manifest.json", "rankings.parquet", "rejected.parquet", "results.jsonl"]
+
+
+@pytest.mark.parametrize("name", sorted(MAKERS))
+def test_the_doctor_of_an_empty_folder_reads_like_help(name, tmp_path, capsys):
+    assert main(["eval", "doctor", name, "--data", str(tmp_path)]) == 0
+    told = capsys.readouterr()
+    assert told.err == ""
+    for word in ("put them in", "get them at", "licence", "look again with the same command", str(tmp_path)):
+        assert word in told.out
+    assert "rror" not in told.out
+
+
+@pytest.mark.parametrize("name", sorted(MAKERS))
+def test_the_doctor_names_what_is_missing_and_what_is_cut_off(name, tmp_path, capsys):
+    MAKERS[name](tmp_path / name)
+    assert main(["eval", "doctor", name, "--data", str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    assert f"--data {tmp_path / name} --out" in told
+    tmp_path /= name
+    assert main(["eval", "doctor", name, "--data", str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    assert f"All there. Next: megapairs eval MODEL {name}" in told
+    gone, cut = sorted(path for path in tmp_path.rglob("*") if path.suffix in {".jpg", ".png"})[2:4]
+    gone.unlink()
+    cut.write_bytes(cut.read_bytes()[:-40])
+    assert main(["eval", "doctor", name, "--data", str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    assert "1 missing, 1 unreadable" in told
+    assert f"{cut.name} (truncated" in told
+    assert "All there" not in told
+    assert main(["eval", "doctor", name, "--data", str(tmp_path), "--quick"]) == 0
+    assert "unreadable" not in capsys.readouterr().out
+
+
+def test_a_cut_off_picture_stops_the_run_with_its_name(models, tmp_path, capsys):
+    make_cirr(tmp_path / "d")
+    victim = tmp_path / "d/img_raw/dev/dev-7-0-img0.png"
+    victim.write_bytes(victim.read_bytes()[:-40])
+    assert main(["eval", f"{models}/clip", "cirr", "--data", str(tmp_path / "d"), "--out", str(tmp_path / "o")]) == 1
+    told = capsys.readouterr().err
+    assert "dev-7-0-img0" in told
+    assert "doctor" in told
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["circ"], "did you mean 'circo'"),
+        (["circo", "--set", "prompt"], "must be key=value"),
+        (["circo", "--set", "promt=searle"], "did you mean 'prompt'"),
+        (["circo", "--split", "dev"], "`split` is 'dev'"),
+        (["circo", "--limit", "0"], "--limit is 0"),
+        (["circo", "--strategies", "both"], "`strategies`"),
+    ],
+)
+def test_wrong_words_are_answered_by_one_sentence(words, said, data, tmp_path, capsys):
+    assert main(["eval", "MODEL", *words, "--data", str(data), "--out", str(tmp_path / "o")]) == 1
+    told = capsys.readouterr().err
+    assert said in told
+    assert told.count("\n") <= 2
+
+
+def test_a_bad_submission_is_explained_with_status_1(tmp_path, capsys):
+    (tmp_path / "s.json").write_text(json.dumps({"0": [1, 1]}))
+    assert main(["eval", "--check-submission", str(tmp_path / "s.json")]) == 1
+    told = capsys.readouterr().out
+    assert "CIRCO, 3 things wrong" in told
+    assert "799 of 800 queries are absent" in told
+
+
+def test_the_stage_keeps_its_flags():
+    told = subprocess.run(
+        [sys.executable, "-m", "megapairs_hf", "eval", "--help"], capture_output=True, text=True, check=True, cwd=ROOT
+    ).stdout
+    assert "--recall_at" in told
+    assert "megapairs eval MODEL BENCHMARK" in " ".join(told.split())
+
+
+def test_mmeb_by_the_same_command_says_that_it_is_partial(models, data, tmp_path, capsys):
+    words = ["eval", f"{models}/clip", "mmeb", "--data", str(data), "--set", "datasets=[VOC2007, GQA]"]
+    assert main([*words, "--out", str(tmp_path / "o")]) == 0
+    assert "| all — partial (2 of 36, 6 of 2,000 queries) |" in capsys.readouterr().out
+    assert {r["benchmark"] for r in results(tmp_path / "o")} == {"mmeb/VOC2007", "mmeb/GQA"}
+    assert main(["eval", f"{models}/clip", "mmeb", "cirr", "--set", "x=y", "--data", "d", "--out", "o"]) == 1
+    assert "command of its own" in capsys.readouterr().err
+
+
+def test_the_doctor_of_mmeb_names_the_data_sets_and_pictures_that_are_missing(tmp_path, capsys):
+    assert main(["eval", "doctor", "mmeb", "--data", str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    assert "rows of 36 data sets: none of 36 there yet" in told
+    assert "images.zip" in told
+    make_mmeb(tmp_path)
+    (tmp_path / "images/GQA/1.png").unlink()
+    assert main(["eval", "doctor", "mmeb", "--data", str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    assert "2 of 36 good, 34 missing" in told
+    assert "5 of 6 good, 1 missing" in told
+    assert "GQA/1.png" in told

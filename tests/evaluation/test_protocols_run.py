@@ -1,0 +1,211 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from megapairs_hf.config import build_config
+from megapairs_hf.errors import ConfigError, EvaluationError, StaleArtifactError
+from megapairs_hf.evaluation.encoding import encode_parts, query_vectors
+from megapairs_hf.evaluation.metrics import average_precision_at_k, average_precisions, bootstrap_means, interval95
+from megapairs_hf.evaluation.protocol import Benchmark, CIRQuery, Part
+from megapairs_hf.evaluation.run import RunConfig, limited, records_of_runs, run_benchmark, run_model, write_runs
+
+KEYS = {"benchmark", "split", "metric", "value", "strategy", "model", "revision", "options", "queries", "gallery"}
+KEYS |= {"ties", "ci95", "group", "version", "date"}
+
+
+class Model:
+    """Encodes a picture `i` and a text `i` as the i-th axis; counts what it was given."""
+
+    def __init__(self):
+        self.batches = []
+
+    def encode(self, inputs, **_):
+        self.batches.append(list(inputs))
+        return np.stack([self.one(item) for item in inputs])
+
+    def one(self, item):
+        if isinstance(item, dict):
+            return self.one(item["image"]) + 2 * self.one(item["text"])
+        return np.eye(40)[int(item) if item != "a photo" else 39] + 0.001 * np.arange(40)
+
+
+def toy(part="", parts=(), count=12, shift=0):
+    gallery = {f"{i:02d}": Part(f"{i:02d}") for i in range(40)}
+    queries = [
+        CIRQuery(
+            f"{i}",
+            Part(f"{i:02d}", f"{i + 1 + shift}"),
+            (f"{i + 1:02d}", f"{i + 2:02d}"),
+            f"{i + 1:02d}",
+            (f"{i:02d}",),
+            group=("even",) if i % 2 == 0 else ("odd",),
+        )
+        for i in range(count)
+    ]
+    names = ("recall@1", "recall@5", "map@5")
+    return Benchmark("toy", "val", queries, gallery, str, {"prompt": "{t}"}, (), names, ("map@5",), part, parts)
+
+
+def test_one_record_a_number_with_everything_that_it_takes_to_compare_it():
+    model = Model()
+    runs = run_model([toy()], model, name="m", config=RunConfig(strategies=("image only", "text only", "fused")))
+    records = records_of_runs(runs)
+    assert all(set(record) == KEYS for record in records)
+    assert all(0 <= record["ci95"][0] <= record["value"] <= record["ci95"][1] <= 1 for record in records)
+    assert len(records) == 3 * (3 + 2)
+    table = {(r["strategy"], r["metric"], r["group"]): r["value"] for r in records}
+    assert table["text only", "recall@1", None] == 1
+    assert table["fused", "recall@1", None] == 1
+    assert table["image only", "recall@1", None] == 0
+    # the gallery was encoded once for the three strategies
+    assert sum(len(batch) == 40 for batch in model.batches) == 1
+
+
+def test_a_group_is_the_mean_over_its_queries_and_the_parts_average_to_the_whole():
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((12, 8)), rng.standard_normal((40, 8))
+    records = run_benchmark(toy(), vectors, model="m")
+    groups = {r["group"]: r for r in records if r["metric"] == "map@5"}
+    assert groups[None]["value"] == pytest.approx((groups["odd"]["value"] + groups["even"]["value"]) / 2, abs=1e-6)
+    assert (groups["odd"]["queries"], groups[None]["queries"]) == (6, 12)
+
+
+def test_parts_have_an_unweighted_mean_and_a_missing_part_is_named():
+    parts = ("a", "b", "c")
+    some = [toy("a", parts, 12), toy("b", parts, 4, 5)]
+    records = records_of_runs(run_model(some, Model(), name="m"))
+    first = {r["group"]: r for r in records if r["metric"] == "recall@1"}
+    assert (first["a"]["value"], first["b"]["value"], first[None]["value"]) == (1, 0, 0.5)
+    assert first[None]["options"]["partial"] == "2 of 3: a, b"
+    assert "partial" not in first["a"]["options"]
+    assert (first[None]["queries"], first[None]["gallery"]) == (16, 80)
+    every = records_of_runs(run_model([*some, toy("c", parts)], Model(), name="m"))
+    assert "partial" not in every[0]["options"]
+
+
+def test_the_mean_tells_the_options_of_all_its_parts():
+    parts = ("a", "b")
+    told = {
+        "a": {"prompt": "{t}", "candidates": [10], "missing_images": 2, "partial": "2 pictures missing"},
+        "b": {"prompt": "{t}", "candidates": [15], "missing_images": 1},
+    }
+    some = [replace(toy(part, parts), options=told[part]) for part in parts]
+    assert records_of_runs(run_model(some, Model(), name="m"))[0]["options"] == {
+        "prompt": "{t}",
+        "candidates": {"a": [10], "b": [15]},
+        "missing_images": 3,
+        "partial": "a: 2 pictures missing",
+        "mean": "unweighted over a, b",
+    }
+
+
+def test_fewer_queries_are_labelled():
+    assert limited(toy(), 3).options["partial"] == "first 3 of 12 queries"
+    assert limited(toy(), None) == limited(toy(), 12)
+    short = replace(toy(), options={"partial": "12 of 220 queries"})
+    assert limited(short, 3).options["partial"] == "first 3 of 12 queries; 12 of 220 queries"
+    with pytest.raises(EvaluationError, match="at least 1"):
+        limited(toy(), 0)
+
+
+def test_results_are_an_artifact_that_is_not_made_twice(tmp_path):
+    config = RunConfig()
+    made = write_runs(
+        lambda: run_model([toy()], Model(), name="m", revision="r1", config=config),
+        out=tmp_path / "out",
+        config=config,
+        inputs={"model": "m"},
+    )
+    assert made.rows == 12
+    row = made.table().to_pylist()[3]
+    assert (row["query"], row["rank"], row["top_ids"][0], row["target_ids"]) == ("toy/3", 1, "04", ["04", "05"])
+    lines = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
+    assert {line["revision"] for line in lines} == {"r1"}
+    assert write_runs(never, out=tmp_path / "out", config=config, inputs={"model": "m"}).rows == 12
+    with pytest.raises(StaleArtifactError, match=r"inputs\.model"):
+        write_runs(never, out=tmp_path / "out", config=config, inputs={"model": "another"})
+
+
+def never():
+    raise AssertionError("encoded again")
+
+
+def test_a_split_without_answers_gives_no_number_and_half_answers_are_an_error():
+    bare = [replace(query, targets=(), target="") for query in toy().queries]
+    vectors = np.random.default_rng(0).standard_normal((52, 8))
+    assert run_benchmark(replace(toy(), queries=bare), (vectors[:12], vectors[12:]), model="m") == []
+    with pytest.raises(EvaluationError, match="'0' has no target"):
+        run_benchmark(replace(toy(), queries=bare[:1] + toy().queries[1:]), (vectors[:12], vectors[12:]), model="m")
+
+
+def test_rankings_shorter_than_a_metric_are_refused():
+    vectors = np.random.default_rng(0).standard_normal((52, 8))
+    with pytest.raises(EvaluationError, match="rank with `top` 5 or more"):
+        run_benchmark(toy(), (vectors[:12], vectors[12:]), model="m", top=3)
+
+
+def test_kinds_are_encoded_apart_and_come_back_in_order():
+    model = Model()
+    parts = [Part("03"), Part(None, "5"), Part("03", "4"), Part("07")]
+    vectors = encode_parts(model, parts, str, 2)
+    assert all(len({type(item) for item in batch}) == 1 for batch in model.batches)
+    for part, vector in zip(parts, vectors, strict=True):
+        one = model.one(
+            {"image": part.image, "text": part.text} if part.image and part.text else part.image or part.text
+        )
+        assert vector == pytest.approx(one / np.linalg.norm(one), abs=1e-6)
+
+
+def test_further_phrasings_are_averaged():
+    query = CIRQuery("q", Part("01", "2"), other_texts=("3",))
+    vectors = query_vectors(Model(), replace(toy(), queries=[query]), "text only")
+    model = Model()
+    two = [model.one(name) / np.linalg.norm(model.one(name)) for name in ("2", "3")]
+    assert vectors[0] == pytest.approx(sum(two) / np.linalg.norm(sum(two)), abs=1e-6)
+
+
+def test_a_picture_that_cannot_be_read_is_named():
+    def image(name):
+        raise OSError(f"{name} is cut off")
+
+    with pytest.raises(EvaluationError, match=r"2 of the next 2 pictures cannot be read: a \(a is cut off\), b"):
+        encode_parts(Model(), [Part("a"), Part("b")], image)
+
+
+def test_average_precisions_equal_those_one_by_one():
+    rng = np.random.default_rng(0)
+    hits = [list(rng.random(n) < 0.3) for n in rng.integers(1, 60, 50)]
+    targets = np.array([max(1, sum(some)) for some in hits])
+    for k in (5, 10, 50):
+        expected = [average_precision_at_k(np.array(h), t, k) for h, t in zip(hits, targets, strict=True)]
+        assert average_precisions(hits, targets, k) == pytest.approx(expected)
+
+
+def test_the_interval_has_the_width_of_the_normal_approximation_and_is_the_same_each_time():
+    values = (np.random.default_rng(0).random((2000, 1)) < 0.3).astype(float)
+    low, high = interval95(bootstrap_means(values))[0]
+    assert high - low == pytest.approx(2 * 1.96 * values.std() / np.sqrt(2000), rel=0.1)
+    assert np.array_equal(bootstrap_means(values), bootstrap_means(values))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"strategies": ["fuse"]}, {"strategies": ["weighted 2"]}, {"strategies": []}, {"top": 0}, {"batch_size": 0}],
+)
+def test_settings_out_of_range_are_refused(values):
+    with pytest.raises(ConfigError):
+        build_config(RunConfig, values)
+
+
+def test_every_strategy_runs_on_one_encoding_of_pictures_and_texts():
+    model = Model()
+    names = ("fused", "image only", "text only", "sum", "product", "weighted 0.25", "weighted 1", "directional")
+    runs = run_model([toy()], model, name="m", config=RunConfig(strategies=names))
+    values = {r["strategy"]: r["value"] for r in records_of_runs(runs) if r["metric"] == "recall@1" and not r["group"]}
+    assert list(values) == list(names)
+    assert values["weighted 1"] == values["text only"] == 1
+    assert values["image only"] == 0
+    # the gallery, fused queries, pictures, texts, and PDV's empty caption
+    assert [len(batch) for batch in model.batches] == [40, 12, 12, 12, 1]

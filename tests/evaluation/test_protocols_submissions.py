@@ -1,0 +1,138 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from megapairs_hf.errors import EvaluationError
+from megapairs_hf.evaluation.rank import VectorScorer, rank
+from megapairs_hf.evaluation.reading import read_benchmark
+from megapairs_hf.evaluation.specs import read_spec
+from megapairs_hf.evaluation.submissions import Known, check_submission, problems, write_submissions
+from tests.evaluation.benchmarks import make_circo, make_cirr, shared_annotations
+
+REAL = shared_annotations()
+
+
+def ranked_at_random(benchmark):
+    rng = np.random.default_rng(0)
+    queries, gallery = len(benchmark.queries), len(benchmark.gallery)
+    return rank(benchmark, VectorScorer(rng.standard_normal((queries, 8)), rng.standard_normal((gallery, 8))))
+
+
+def circo_file(queries=800):
+    return {str(i): [i + j for j in range(50)] for i in range(queries)}
+
+
+def test_circo_s_file_is_what_the_server_describes(tmp_path):
+    [test] = read_benchmark(read_spec("circo", {"split": "test"}), make_circo(tmp_path, split="test"))
+    ranked = ranked_at_random(test)
+    [path] = write_submissions(test, ranked, tmp_path / "out")
+    written = json.loads((tmp_path / "out/circo_test.json").read_text())
+    assert list(written) == [str(i) for i in range(6)]
+    assert all(len(ids) == 50 and all(isinstance(i, int) for i in ids) for ids in written.values())
+    assert written["3"] == [int(name) for name in ranked.tops[3]]
+    assert check_submission(path, Known.of(test)) == ("CIRCO", [])
+    # alone, the file is judged as what the server takes: 800 queries
+    assert "794 of 800 queries are absent (6, 7, 8, …)" in check_submission(path)[1][0]
+
+
+def test_cirr_s_two_files_have_no_reference_and_the_best_three_of_the_subset(tmp_path):
+    data = make_cirr(tmp_path, gallery=60, split="test1")
+    [test] = read_benchmark(read_spec("cirr", {"split": "test1"}), data)
+    ranked = ranked_at_random(test)
+    paths = write_submissions(test, ranked, tmp_path / "out")
+    recall, subset = (
+        json.loads((tmp_path / f"out/cirr_test1_{m}.json").read_text()) for m in ("recall", "recall_subset")
+    )
+    assert [(f["version"], f["metric"]) for f in (recall, subset)] == [("rc2", "recall"), ("rc2", "recall_subset")]
+    for query, top in zip(test.queries, ranked.tops, strict=True):
+        assert recall[query.key] == top[:50]
+        assert query.part.image not in recall[query.key] + subset[query.key]
+        assert subset[query.key] == [name for name in top if name in query.subset][:3] or len(top) < 59
+        assert set(subset[query.key]) <= set(query.subset)
+    assert all(check_submission(path, Known.of(test))[1] == [] for path in paths)
+
+
+@pytest.mark.skipif(REAL is None, reason="the real annotations of CIRR are not here")
+def test_the_real_cirr_files_are_small_enough_and_pass_without_the_annotations_too(tmp_path):
+    spec = read_spec("cirr", {"split": "test1"})
+    [test] = read_benchmark(spec, REAL / "cirr", check=False)
+    for path in write_submissions(test, ranked_at_random(test), tmp_path):
+        assert check_submission(path) == check_submission(path, Known.of(test))
+        assert check_submission(path)[1] == []
+
+
+def test_a_reference_that_was_kept_is_found_before_anything_is_written(tmp_path):
+    data = make_cirr(tmp_path, gallery=60, split="test1")
+    [test] = read_benchmark(read_spec("cirr", {"split": "test1", "remove_reference": False}), data)
+    ranked = ranked_at_random(test)
+    tops = [[query.part.image, *top][:50] for query, top in zip(test.queries, ranked.tops, strict=True)]
+    with pytest.raises(EvaluationError, match="4 queries have their own reference in the list"):
+        write_submissions(test, replace(ranked, tops=tops), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_split_with_public_answers_has_no_server(tmp_path):
+    [val] = read_benchmark(read_spec("circo"), make_circo(tmp_path))
+    with pytest.raises(EvaluationError, match="no server"):
+        write_submissions(val, ranked_at_random(val), tmp_path)
+
+
+def changed(**entries):
+    return circo_file() | entries
+
+
+CIRCO_FAULTS = {
+    "a key is absent": ({k: v for k, v in circo_file().items() if k != "799"}, "1 of 800 queries are absent (799)"),
+    "a foreign key": (changed(metric_="x"), "1 keys are no queries (metric_)"),
+    "a repeated id": (changed(**{"5": [7] * 50}), "1 queries have ids twice (5)"),
+    "too few": (changed(**{"5": [1, 2]}), "1 queries have not 50 ids (5: 2)"),
+    "strings": (changed(**{"5": [str(i) for i in range(50)]}), "1 queries have ids that are no integers (5)"),
+    "NaN": (changed(**{"5": [float("nan"), *range(49)]}), "1 queries have ids that are no integers (5)"),
+    "no list": (changed(**{"5": 7}), "1 queries have no list (5)"),
+    "val": (circo_file(220), "the 220 queries of val"),
+    "a list": ([1, 2], "is a list"),
+}
+
+
+@pytest.mark.parametrize("name", CIRCO_FAULTS)
+def test_each_fault_of_a_circo_file_is_explained(name):
+    content, said = CIRCO_FAULTS[name]
+    assert said in "; ".join(problems(json.dumps(content).encode()))
+
+
+def test_a_good_circo_file_has_none_and_a_broken_one_says_why():
+    good = json.dumps(circo_file()).encode()
+    assert problems(good) == []
+    assert "cut off" in problems(good[:-9])[0]
+    assert problems(good[:-1] + b', "7": []}')[0].startswith("1 keys stand twice (7)")
+    assert "bytes" in problems(json.dumps(circo_file(), indent=90).encode())[0]
+
+
+def cirr_file(metric="recall", count=50):
+    return {"version": "rc2", "metric": metric} | {
+        str(i): [f"test1-{i + j}-0-img0" for j in range(count)] for i in range(4148)
+    }
+
+
+CIRR_FAULTS = {
+    "version": (cirr_file() | {"version": "rc1"}, "\"version\" is 'rc1'"),
+    "metric": (cirr_file() | {"metric": "recal"}, "\"metric\" is 'recal'"),
+    "three": (cirr_file("recall_subset") | {}, "4,148 queries have not 3 names (0: 50, 1: 50, 2: 50, …)"),
+    "fewer": ({k: v for k, v in cirr_file().items() if k != "17"}, "it has 4,147 queries, and test1 has 4,148"),
+    "numbers": (cirr_file() | {"17": list(range(50))}, "1 queries have names that are no strings (17)"),
+    "twice": (cirr_file() | {"17": ["test1-1-0-img0"] * 50}, "1 queries have names twice (17)"),
+    "no pair": (cirr_file() | {"pair": []}, "1 keys are no pair ids (pair)"),
+}
+
+
+@pytest.mark.parametrize("name", CIRR_FAULTS)
+def test_each_fault_of_a_cirr_file_is_explained(name):
+    content, said = CIRR_FAULTS[name]
+    assert said in "; ".join(problems(json.dumps(content).encode()))
+
+
+def test_a_file_that_is_not_there_is_an_error(tmp_path):
+    with pytest.raises(EvaluationError, match="check the path"):
+        check_submission(tmp_path / "none.json")

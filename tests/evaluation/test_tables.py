@@ -1,0 +1,214 @@
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from megapairs_hf.errors import ConfigError, EvaluationError
+from megapairs_hf.evaluation import tables
+from megapairs_hf.evaluation.protocol import Benchmark, CIRQuery, Part
+from megapairs_hf.evaluation.run import RunConfig, run_model, write_runs
+
+REFERENCE = Path(__file__).parents[2] / "eval" / "reference"
+
+
+def record(model="ours", value=0.305, **others):
+    told = {
+        "benchmark": "circo",
+        "split": "test",
+        "metric": "map@5",
+        "strategy": "fused",
+        "group": None,
+        "options": {},
+    }
+    return {**told, "model": model, "value": value, **others}
+
+
+def test_fractions_become_percentages_in_both_forms():
+    records = [record(), record(metric="recall@5", value=0.5), record("a|b_&%", 0.4123)]
+    told = tables.markdown_table(records)
+    assert "| ours | fused | 30.5 | 50.0 |" in told
+    assert "| a\\|b_&% | fused | 41.2 | – |" in told
+    latex = tables.latex_table(records)
+    assert r"a|b\_\&\% & fused & \textbf{41.2} & -- \\" in latex
+    assert r"ours & fused & 30.5 & \textbf{50.0} \\" in latex
+    assert latex.count(r"\\") == 3
+
+
+def test_partial_numbers_have_a_dagger_and_no_published_company():
+    some = record(options={"partial": "first 10 of 800 queries"})
+    assert "30.5†" in tables.markdown_table([some])
+    assert "not comparable" in tables.markdown_table([some])
+    assert r"30.5$^\dagger$" in tables.latex_table([some])
+    told = tables.published_table([some], tables.read_reference(REFERENCE / "circo.yaml"))
+    assert "measured here" not in told
+    assert "on a part only (first 10 of 800 queries)" in told
+
+
+def test_records_without_group_and_options_are_read_too():
+    old = {"benchmark": "composed", "split": "held-out", "metric": "recall@1", "model": "m", "strategy": "fused"}
+    assert "| m | fused | 25.0 |" in tables.markdown_table([{**old, "value": 0.25}])
+
+
+def test_published_rows_stand_in_order_with_their_table():
+    told = tables.published_table(
+        [record(value=0.36, ci95=[0.34, 0.38])], tables.read_reference(REFERENCE / "circo.yaml")
+    )
+    lines = [line for line in told.splitlines() if line.startswith("| ")][2:]
+    assert [line.split(" | ")[0] for line in lines[:4]] == [
+        "| MMRet-MLLM",
+        "| MMRet-large",
+        "| ours (fused)",
+        "| MMRet-base",
+    ]
+    assert "| ours (fused) | measured here | 36.0 | 34.0–38.0 |" in told
+    assert "| MMRet-base | table 1, MMRet, CLIP-B | 34.3 |" in told
+
+
+def test_another_split_is_not_set_beside_the_papers():
+    with pytest.raises(EvaluationError, match="no measured number"):
+        tables.published_table([record(split="val")], tables.read_reference(REFERENCE / "circo.yaml"))
+
+
+def test_mmeb_is_compared_by_group():
+    some = record(benchmark="mmeb", metric="precision@1", group="all", value=0.5)
+    told = tables.published_table([some], tables.read_reference(REFERENCE / "mmeb.yaml"))
+    assert "64.1" in told
+    assert "measured here | 50.0" in told
+
+
+@pytest.mark.parametrize("name", ["circo", "cirr", "fashioniq", "genecis", "mmeb"])
+def test_every_reference_cites_its_table_and_knows_the_papers_model(name):
+    numbers = tables.read_reference(REFERENCE / f"{name}.yaml")
+    assert {number.benchmark for number in numbers} == {name}
+    assert all(number.where.startswith("table ") for number in numbers)
+    assert any(number.model.startswith("MMRet") for number in numbers)
+    assert all(0 < number.value < 1 for number in numbers)
+
+
+def test_the_paper_s_numbers_are_those_of_the_protocols():
+    values = {
+        (n.model, n.metric): n.value
+        for name in ("circo", "cirr", "fashioniq", "genecis")
+        for n in tables.read_reference(REFERENCE / f"{name}.yaml")
+        if "table 1" in n.where
+    }
+    assert values["MMRet-MLLM", "map@5"] == pytest.approx(0.422)
+    assert values["MMRet-base", "subset_recall@1"] == pytest.approx(0.716)
+    assert values["MMRet-large", "recall@10"] == pytest.approx(0.346)
+
+
+def named(values):
+    return {f"q{n}": float(value) for n, value in enumerate(values)}
+
+
+def test_hits_are_compared_by_the_exact_sign_test():
+    first, second = [1] * 9 + [0] * 1 + [1] * 20, [0] * 9 + [1] * 1 + [1] * 20
+    made = tables.paired_test(named(first), named(second))
+    # two-sided binomial: 2·(C(10,0) + C(10,1)) / 2¹⁰
+    assert made.p_value == pytest.approx(22 / 1024)
+    assert (made.test, made.better, made.worse, made.queries) == ("sign", 9, 1, 30)
+    assert made.difference == pytest.approx(8 / 30)
+    assert tables.paired_test(named(first), named(first)).p_value == 1
+
+
+def test_fractions_are_compared_by_flipping_signs():
+    rng = np.random.default_rng(0)
+    first, second = rng.random(60), rng.random(60)
+    made = tables.paired_test(named(first), named(second))
+    assert made.test == "permutation"
+    assert made == tables.paired_test(named(first), named(second))
+    # with sixty queries Student's paired test is near
+    assert made.p_value == pytest.approx(stats.ttest_rel(first, second).pvalue, abs=0.03)
+    assert tables.paired_test(named(first + 0.3), named(first)).p_value < 0.001
+
+
+def test_values_come_from_rankings():
+    common = {"model": "m", "strategy": "fused", "target_ids": ["a", "b"]}
+    rows = [
+        {**common, "query": "1", "top_ids": ["a", "x", "b"], "rank": 1},
+        {**common, "query": "2", "top_ids": ["x", "y", "z"], "rank": 9},
+    ]
+    assert tables.values_of(rows, "recall@1", "m", "fused") == {"1": 1, "2": 0}
+    assert tables.values_of(rows, "map@3", "m", "fused") == {"1": pytest.approx((1 + 2 / 3) / 2), "2": 0}
+    for words, said in ((("subset_recall@1", "m"), "not in rankings"), (("recall@1", "n"), "no rankings of n")):
+        with pytest.raises(EvaluationError, match=said):
+            tables.values_of(rows, *words, "fused")
+
+
+def test_what_cannot_be_compared_is_refused(tmp_path):
+    with pytest.raises(EvaluationError, match="two numbers"):
+        tables.markdown_table([record(), record(value=0.5)])
+    with pytest.raises(EvaluationError, match="no result"):
+        tables.latex_table([])
+    with pytest.raises(EvaluationError, match="other queries"):
+        tables.paired_test({"a": 1.0}, {"b": 1.0})
+    with pytest.raises(EvaluationError, match="not finite"):
+        tables.paired_test({"a": 1.0}, {"a": float("nan")})
+    for row, said in (
+        ("{model: a}", "`table` is required"),
+        ("{model: a, table: 1, row: r, split: s, values: {m: 400}}", "percentage"),
+    ):
+        (tmp_path / "r.yaml").write_text(f"benchmark: b\nrows:\n  - {row}\n")
+        with pytest.raises(ConfigError, match=said):
+            tables.read_reference(tmp_path / "r.yaml")
+
+
+class Colours:
+    """Vectors of flat pictures; texts are one vector."""
+
+    def __init__(self, wrong=()):
+        self.wrong = wrong
+
+    def encode(self, inputs, **_):
+        return np.stack([self.vector(one) for one in inputs])
+
+    def vector(self, one):
+        number = int(one["text"]) if isinstance(one, dict) else one
+        return np.eye(12)[(number + (number in self.wrong and isinstance(one, dict))) % 12]
+
+
+@pytest.fixture
+def results(tmp_path):
+    """Two models on CIRCO's form, one of them right on all queries and one wrong on eight."""
+    queries = [CIRQuery(str(n), Part(str(n), str(n)), (str(n),), str(n)) for n in range(12)]
+    gallery = {str(n): Part(str(n)) for n in range(12)}
+    benchmark = Benchmark("circo", "test", queries, gallery, int, metrics=("map@5", "recall@1"))
+    for name, wrong in (("good", ()), ("bad", range(8))):
+        config = RunConfig()
+        write_runs(
+            lambda name=name, wrong=wrong, config=config: run_model(
+                [benchmark], Colours(wrong), name=name, config=config
+            ),
+            out=tmp_path / name,
+            config=config,
+            inputs={"model": name},
+        )
+    return tmp_path
+
+
+def run_compare(words, monkeypatch, request):
+    script = request.config.rootpath / "eval" / "compare.py"
+    monkeypatch.setattr(sys, "argv", [str(script), *map(str, words)])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(script), run_name="__main__")
+    return ended.value.code
+
+
+def test_the_script_compares_folders(results, monkeypatch, request, capsys):
+    words = [results / "good", results / "bad", "--published", "--paired", "recall@1"]
+    assert run_compare(words, monkeypatch, request) == 0
+    told = capsys.readouterr().out
+    assert "| good | fused | 100.0 | 100.0 |" in told
+    assert "| MMRet-base | table 1, MMRet, CLIP-B | 34.3 |" in told
+    # eight queries, all for the first: 2 / 2⁸
+    assert "= +66.7 points, p = 0.00781 (sign test, 8 queries better, 0 worse, of 12)" in told
+    assert run_compare([results / "good", "--latex"], monkeypatch, request) == 0
+    assert r"\begin{tabular}" in capsys.readouterr().out
+
+
+def test_the_script_says_what_is_wrong_in_one_sentence(tmp_path, monkeypatch, request, capsys):
+    assert run_compare([tmp_path / "nowhere"], monkeypatch, request) == 1
+    assert "holds no artifact" in capsys.readouterr().err
