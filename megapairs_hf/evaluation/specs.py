@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import string
+import sysconfig
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -186,7 +187,8 @@ def spec_file(name: str) -> Path:
     if path.is_file():
         return path
     known_benchmark(path.name.removesuffix(".yaml") if path.suffix in {"", ".yaml"} else name)
-    for folder in (Path("eval"), Path(__file__).parents[2] / "eval"):
+    installed = Path(sysconfig.get_path("data")) / "share" / "megapairs-hf" / "eval"
+    for folder in (Path("eval"), Path(__file__).parents[2] / "eval", installed):
         if (folder / f"{path.stem}.yaml").is_file():
             return folder / f"{path.stem}.yaml"
     raise EvaluationError(f"{name} is not there; run in the repository's root, or give the path of a copy")
