@@ -166,10 +166,15 @@ class _Gallery:
     def __init__(self, placeholder: str) -> None:
         self.placeholder = placeholder
         self.ids: dict[Part, str] = {}
+        # 36 million candidates are named, and a hundredth of them are distinct
+        self.seen: dict[tuple[str, str], str] = {}
 
     def add(self, text: str, image: str, place: str) -> str:
-        part = make_part(text, image, self.placeholder, place)
-        return self.ids.setdefault(part, f"{len(self.ids):06d}")
+        known = self.seen.get((text, image))
+        if known is None:
+            part = make_part(text, image, self.placeholder, place)
+            known = self.seen[text, image] = self.ids.setdefault(part, f"{len(self.ids):06d}")
+        return known
 
     @property
     def parts(self) -> dict[str, Part]:
