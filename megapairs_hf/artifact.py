@@ -130,6 +130,11 @@ def read_table(path: str, columns: Sequence[str] | None = None) -> pa.Table:
 def table_bytes(table: pa.Table) -> bytes:
     """A table as the bytes of a parquet file; the same table gives the same bytes."""
     sink = io.BytesIO()
+    if not len(table):
+        # no row group at all: `datasets` cannot read one of no rows, and then opens none of the other files either
+        with pq.ParquetWriter(sink, table.schema, compression="zstd"):
+            pass
+        return sink.getvalue()
     # small row groups: `datasets` reads one group at a time, and a row with a picture is large
     pq.write_table(table, sink, compression="zstd", row_group_size=1000)
     return sink.getvalue()

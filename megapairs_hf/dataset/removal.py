@@ -143,7 +143,7 @@ def _stage_all(removal: _Removal) -> None:
     files = [*removal.records, REJECTED_FILE]
     card = join(artifact.path, CARD)
     if storage.exists(card):
-        text = storage.read_bytes(card).decode("utf-8")
+        text = without_empty(storage.read_bytes(card).decode("utf-8"), shards)
         storage.write_bytes(join(artifact.path, STAGED, CARD), marked(text, changed.fingerprint).encode())
         files.append(CARD)
     # written last: without it nothing has happened, with it everything will
@@ -245,6 +245,26 @@ def marked(readme: str, mark: str) -> str:
     data = yaml.safe_load(front)
     for config in data.get("configs", []):
         config["description"] = mark
+    return f"---\n{yaml.safe_dump(data, sort_keys=False, allow_unicode=True)}---\n{body}"
+
+
+def without_empty(readme: str, shards: Iterable[dict[str, Any]]) -> str:
+    """A README that lists no split without rows, since `datasets` opens no configuration that has one."""
+    import yaml
+
+    rows: Counter[tuple[str, str]] = Counter()
+    for shard in shards:
+        part, _, name = str(shard["file"]).rpartition("/")
+        rows[part, name.split("-", 1)[0]] += int(shard["rows"])
+    if all(rows.values()):
+        return readme
+    _, front, body = readme.split("---\n", 2)
+    data = yaml.safe_load(front)
+    for config in data.get("configs", []):
+        part = config["config_name"]
+        # a split that no shard is named after is not ours to judge
+        config["data_files"] = [one for one in config["data_files"] if rows.get((part, one["split"])) != 0]
+    data["configs"] = [config for config in data.get("configs", []) if config["data_files"]]
     return f"---\n{yaml.safe_dump(data, sort_keys=False, allow_unicode=True)}---\n{body}"
 
 

@@ -53,12 +53,15 @@ NAMED = 5
 
 
 def dataset_files(artifact: Artifact) -> dict[str, Path]:
-    """The shards of a `triplets` artifact, by their name in the repository.
+    """The shards of a `triplets` artifact that hold rows, by their name in the repository.
 
     Raises:
-        HubError: a shard is missing, a picture is only a path, or a triplet names a picture that is not there.
+        HubError: there is no triplet, a shard is missing, a picture is only a path, or a triplet names a picture that
+            is not there.
     """
-    names = [str(s["file"]) for s in artifact.manifest.shards if str(s["file"]).split("/", 1)[0] in PARTS]
+    # a removal may leave a shard without rows, which says nothing to anybody
+    shards = [s for s in artifact.manifest.shards if str(s["file"]).split("/", 1)[0] in PARTS and s["rows"]]
+    names = [str(shard["file"]) for shard in shards]
     source = storage.local(artifact.path)
     for name in names:
         if not (source / name).is_file():

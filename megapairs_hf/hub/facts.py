@@ -148,15 +148,16 @@ def _most_first(counts: dict[str, int]) -> dict[str, int]:
 
 
 def splits_of(triplets: Artifact) -> dict[str, dict[str, int]]:
-    """Rows of every split of every config of the published data set, the default config first."""
+    """Rows of every split of every config of the published data set, the default config first; none of no rows."""
     found: dict[str, dict[str, int]] = {}
     for part in PARTS:
         for _, shard in part_shards(triplets, part):
             match = SPLIT_FILE.fullmatch(str(shard["file"]).rsplit("/", 1)[-1])
             if match is None:
                 raise CardError(f"{shard['file']} of {triplets.path} is named like no split; build the triplets again")
-            rows = found.setdefault(part, {})
-            rows[match["split"]] = rows.get(match["split"], 0) + int(shard["rows"])
+            if shard["rows"]:
+                rows = found.setdefault(part, {})
+                rows[match["split"]] = rows.get(match["split"], 0) + int(shard["rows"])
     return found
 
 

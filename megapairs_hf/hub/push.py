@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from megapairs_hf import launch, storage
 from megapairs_hf.errors import HubError
-from megapairs_hf.hub.arrival import check_arrived, check_loads
+from megapairs_hf.hub.arrival import check_arrived, check_folder, check_loads
 from megapairs_hf.hub.prepare import CARD, Kind, PreparedFile, prepare
 from megapairs_hf.hub.refusals import explained_hub
 from megapairs_hf.hub.results import prepare_results
@@ -50,6 +50,8 @@ def push(kind: Kind, path: PathLike, config: PushConfig, out: PathLike, work: Pa
             files = prepare_results(api, path, config, out)
     else:
         files = prepare(kind, path, work if work is not None else storage.parent(path), config, out)
+        if kind == "dataset":
+            check_folder(storage.local(out), files)
     if config.dry_run:
         return str(out)
     with explained_hub(api, kind, config):
@@ -106,7 +108,7 @@ def _upload(api: Any, kind: Kind, config: PushConfig, folder: Path, files: list[
         launch.note(f"{config.repo_id} holds all of it already; nothing to upload")
         commit = api.repo_info(config.repo_id, repo_type=kept, revision=branch).sha
     check_arrived(api, kind, config, commit, files)
-    check_loads(api, kind, config, commit)
+    check_loads(api, kind, config, commit, files)
     return url
 
 

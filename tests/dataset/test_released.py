@@ -185,3 +185,12 @@ def test_an_export_mends_what_is_torn_and_names_what_is_not_its_own(released, ca
     export_megapairs(made, folder / "back")
     assert torn.read_bytes() == (folder / "pictures" / "p0" / "0.jpg").read_bytes()
     assert "1 files" in capsys.readouterr().err
+
+
+def test_shards_of_which_nothing_can_be_used_do_not_spoil_the_others(released):
+    folder, rows = released
+    lost = {**rows[0], "t_img": "absent.jpg"}
+    write(folder / "lines.jsonl", [rows[0], lost, rows[1]])
+    config = ImportConfig(rows_per_shard=1, images_per_shard=1)
+    import_megapairs(folder / "lines.jsonl", folder / "pictures", out=folder / "t", config=config)
+    assert len(load_triplets(str(folder / "t"), check=True)) == 2

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from megapairs_hf.dataset import import_megapairs
 from megapairs_hf.errors import CardError, HubError, IncompleteArtifactError
 from megapairs_hf.hub.config import PushConfig
 from megapairs_hf.hub.prepare import prepare
@@ -233,6 +234,44 @@ def test_the_dry_run_shows_files_sizes_and_card(work, tmp_path, capsys):
     for path in (p for p in (tmp_path / "out").rglob("*") if p.is_file()):
         assert f"{path.stat().st_size:,}  {path.relative_to(tmp_path / 'out')}" in shown
     assert (tmp_path / "out" / "README.md").read_text() in shown
+
+
+def imported(folder, train, validation=()):
+    """A data set of our import; each line is two letters, the pictures of query and target."""
+    from PIL import Image
+
+    (folder / "pictures").mkdir(parents=True)
+    for i, name in enumerate(sorted({*"".join((*train, *validation))})):
+        Image.new("RGB", (16, 16), (20 * i, 9, 9)).save(folder / "pictures" / f"{name}.png")
+    for side, pairs in (("train", train), ("validation", validation)):
+        rows = [{"q_img": f"{q}.png", "q_text": ["x"], "t_img": f"{t}.png", "hns": [f"{q}.png"]} for q, t in pairs]
+        (folder / f"{side}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    more = {"validation": folder / "validation.jsonl"} if validation else {}
+    return import_megapairs(folder / "train.jsonl", folder / "pictures", out=folder / "work" / "triplets", **more)
+
+
+def test_a_split_of_which_every_line_was_rejected_is_in_no_card(tmp_path):
+    made = imported(tmp_path, ["ab"], ["ba"])
+    assert made.manifest.rejected == {"crosses_sides": 1}
+    out = push("dataset", made.path, PushConfig(**LICENSED, dry_run=True), tmp_path / "out")
+    from datasets import load_dataset
+
+    assert {split: len(rows) for split, rows in load_dataset(out).items()} == {"train": 1}
+    assert len(load_dataset(out, "preview", split="train")) == 1
+    assert "validation" not in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_what_does_not_load_is_told_before_anything_is_uploaded(tmp_path):
+    made = imported(tmp_path, ["ab"])
+    folder = tmp_path / "work" / "triplets"
+    preview = folder / "preview" / "train-00000-of-00001.parquet"
+    # a row group of no rows: a parquet file that every other reader takes
+    pq.write_table(pq.read_table(preview).slice(0, 0), preview)
+    told = json.loads((folder / "manifest.json").read_text())
+    told["shards"][-1]["sha256"] = hashlib.sha256(preview.read_bytes()).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(told))
+    with pytest.raises(HubError, match=r"does not load \(.*\), so nothing was uploaded"):
+        push("dataset", made.path, PushConfig(**LICENSED, dry_run=True), tmp_path / "out")
 
 
 # ---- against the double -------------------------------------------------------------------------------------------
