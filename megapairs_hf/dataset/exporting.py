@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from megapairs_hf import launch, storage
 from megapairs_hf.artifact import Artifact, iter_batches
-from megapairs_hf.dataset.released import NAMES, format_line, safe_path
+from megapairs_hf.dataset.released import NAMES, format_line
 from megapairs_hf.errors import ArtifactError
 from megapairs_hf.pictures import ROOT, picture_bytes
 from megapairs_hf.schema import TRIPLETS
@@ -137,7 +137,7 @@ def _write_pictures(triplets: Artifact, folder: Path) -> dict[str, tuple[str, st
 def file_name(image_id: str, content: bytes) -> str:
     """A safe path for a picture: its id where that is one, with the suffix of its format where it has none."""
     parts = image_id.split("/")
-    plain = safe_path(image_id) and all(PLAIN.fullmatch(part) and not part.startswith(".") for part in parts)
+    plain = storage.is_inside(image_id) and all(PLAIN.fullmatch(part) and not part.startswith(".") for part in parts)
     if plain and PurePosixPath(image_id).suffix.lower() in SUFFIXES:
         return image_id
     name = image_id if plain else quote(image_id, safe="").replace(".", "%2E")
