@@ -17,6 +17,7 @@ from megapairs_hf.comparison import results_tables
 from megapairs_hf.errors import ArtifactError, CardError
 from megapairs_hf.hub.config import HUB_ID
 from megapairs_hf.hub.records import as_shares, in_percent, model_name, shown_metric, spelled
+from megapairs_hf.hub.secrets import public
 from megapairs_hf.storage import join
 from megapairs_hf.work import CAPTION_ENGINE, STAGES, Work, open_work, part_shards, source_name
 
@@ -35,8 +36,6 @@ ASKING = frozenset(
 TRAINING = frozenset({"triplets", "untrained", "model", "results"})
 HELD_OUT = "heldout"
 DRAWN = "drawn scenes"
-PRIVATE = frozenset({"base_url", "endpoint", "url", "api_key", "token"})
-NOT_TOLD = "(not told)"
 PARTS = ("triplets", "images", "preview")
 RAW_PARTS = ("descriptions", "instructions")
 BASE_KEYS = ("base_model", "model", "init", "initial")
@@ -217,15 +216,3 @@ def _needs_code(path: str) -> bool:
     """Whether the model brings a class of its own, which the Hub's users have to allow."""
     place = join(path, "config.json")
     return storage.exists(place) and "auto_map" in json.loads(storage.read_bytes(place))
-
-
-def public(value: Any) -> Any:
-    """A setting without what was left unset, and without the folders and the servers of whoever ran it."""
-    if isinstance(value, dict):
-        kept = {key: inner for key, inner in value.items() if inner is not None and inner not in ([], {}, "")}
-        return {key: NOT_TOLD if key in PRIVATE and inner else public(inner) for key, inner in kept.items()}
-    if isinstance(value, list):
-        return [public(inner) for inner in value]
-    if isinstance(value, str) and re.match(r"(/|~|\.{1,2}/|file://|[A-Za-z]:\\)", value):
-        return value.rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1]
-    return value

@@ -19,14 +19,14 @@ from megapairs_hf.artifact import Artifact, json_bytes, open_artifact
 from megapairs_hf.dataset.sheet import datasheet
 from megapairs_hf.errors import CardError, HubError
 from megapairs_hf.hub.cards import dataset_card, model_card
-from megapairs_hf.hub.contents import dataset_files, model_files, raw_files
-from megapairs_hf.hub.facts import needed
-from megapairs_hf.hub.secrets import check_public
+from megapairs_hf.hub.contents import dataset_files, model_files, raw_files, without_folders
+from megapairs_hf.hub.facts import RAW_PARTS, needed
+from megapairs_hf.hub.secrets import check_public, check_shards
 from megapairs_hf.hub.showing import shown
 from megapairs_hf.remote import fetch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Container, Iterable, Mapping
     from pathlib import Path
 
     from megapairs_hf.hub.config import PushConfig
@@ -84,7 +84,9 @@ def _dataset(artifact: Artifact, work: PathLike, config: PushConfig) -> tuple[di
     card = dataset_card(work, config, rows)
     sources = dataset_files(artifact)
     if config.with_raw:
-        sources |= raw_files(opened)
+        raw = raw_files(opened)
+        sources |= raw
+        made |= without_folders(raw)
     sheet = datasheet(work)
     if not sheet.strip():
         raise CardError(f"the data sheet of {work} is empty; make the triplets again")
@@ -96,7 +98,11 @@ def _model(artifact: Artifact, work: PathLike, config: PushConfig) -> tuple[dict
 
 
 def write_folder(
-    artifact: Artifact | None, made: Mapping[str, bytes], sources: Mapping[str, Path], out: PathLike
+    artifact: Artifact | None,
+    made: Mapping[str, bytes],
+    sources: Mapping[str, Path],
+    out: PathLike,
+    known: Mapping[str, Container[str]] | None = None,
 ) -> list[PreparedFile]:
     """Write what is made and link what exists, then look for secrets and changed shards.
 
@@ -105,16 +111,18 @@ def write_folder(
         made: contents by name.
         sources: files by name.
         out: the folder.
+        known: lines of a file that are public already, whoever wrote them.
     """
     target = storage.local(out)
     names = {*made, *sources}
     make_room(target, names)
     for name, source in sources.items():
-        _place(source, target / name)
+        if name not in made:
+            _place(source, target / name)
     for name, content in made.items():
         storage.write_bytes(target / name, content)
-    # a card to which results are added is public already, whoever wrote it
-    check_public(target, sorted(names - ({CARD} if artifact is None else set())))
+    check_public(target, sorted(names), known)
+    check_shards(target, sorted(names), RAW_PARTS)
     files = [digested(target, name) for name in sorted(names)]
     if artifact is not None:
         recorded = {str(shard["file"]): shard["sha256"] for shard in artifact.manifest.shards}

@@ -16,8 +16,9 @@ from megapairs_hf.errors import CardError, HubError, IncompleteArtifactError
 from megapairs_hf.hub.config import PushConfig
 from megapairs_hf.hub.prepare import prepare
 from megapairs_hf.hub.push import push
+from megapairs_hf.hub.results import prepare_results
 from tests.hub.children import child
-from tests.making import begin, make_work
+from tests.making import begin, make_work, result_records
 
 LICENSED = {"repo_id": "org/scenes", "licence": "cc0-1.0"}
 
@@ -236,6 +237,73 @@ def test_the_dry_run_shows_files_sizes_and_card(work, tmp_path, capsys):
     assert (tmp_path / "out" / "README.md").read_text() in shown
 
 
+def test_the_folder_of_a_model_leaves_in_no_raw_reply(tmp_path):
+    work = make_work(tmp_path / "work", engine="/home/anna/models/llava-1.6")
+    config = PushConfig(**LICENSED, with_raw=True)
+    prepare("dataset", work / "triplets", work, config, tmp_path / "out")
+    for part in ("descriptions", "instructions"):
+        sent = pq.read_table(tmp_path / "out" / part / "shard-00000-of-00001.parquet")
+        assert set(sent["model"].to_pylist()) == {"llava-1.6"}
+        kept = pq.read_table(work / part / "shard-00000-of-00001.parquet")
+        assert sent.drop_columns(["model"]).equals(kept.drop_columns(["model"]))
+    changed(work / "descriptions" / "shard-00000-of-00001.parquet", "raw", 7, "see /home/anna/x.jpg")
+    with pytest.raises(HubError, match=r"shard-00000-of-00001\.parquet row 7, column raw, tells a folder"):
+        prepare("dataset", work / "triplets", work, config, tmp_path / "out")
+
+
+def changed(shard, column, row, value):
+    """Write another value into a shard, as a stage could have."""
+    table = pq.read_table(shard)
+    values = table[column].to_pylist()
+    values[row] = value
+    place, field = table.column_names.index(column), table.schema.field(column)
+    pq.write_table(table.set_column(place, field, pa.array(values, field.type)), shard)
+
+
+@pytest.mark.parametrize(
+    ("file", "column", "value"),
+    [
+        ("images/train-00001-of-00002.parquet", "caption", "my token is hf_{}"),
+        ("triplets/train-00000-of-00001.parquet", "q_text", ["change it", "hf_{} at night"]),
+    ],
+)
+def test_a_token_in_a_caption_or_an_instruction_stays_here(tmp_path, file, column, value):
+    work = make_work(tmp_path / "work")
+    token = "aB3" * 12
+    filled = [part.format(token) for part in value] if isinstance(value, list) else value.format(token)
+    changed(work / "triplets" / file, column, 5, filled)
+    with pytest.raises(HubError, match=f"{file} row 5, column {column}, holds what looks like a token") as told:
+        prepare("dataset", work / "triplets", work, PushConfig(**LICENSED), tmp_path / "out")
+    assert token not in str(told.value)
+
+
+class Card:
+    """A Hub that has one card."""
+
+    def __init__(self, path, text):
+        self.path = path
+        path.write_text(text)
+
+    def hf_hub_download(self, *_, **__):
+        return str(self.path)
+
+
+def results_of(folder, options, **settings):
+    records = [{**record, "options": options} for record in result_records()]
+    (folder / "results.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    text = "---\nlicense: mit\n---\n# x\nsee /home/theirs/x\n<!-- results -->\n<!-- /results -->\n"
+    api = Card(folder / "card.md", text)
+    prepare_results(api, folder / "results.jsonl", PushConfig(**LICENSED, **settings), folder / "out")
+    return (folder / "out" / "README.md").read_text()
+
+
+def test_results_tell_no_folder_and_no_token_of_their_options(tmp_path):
+    card = results_of(tmp_path, {"images": "/home/anna/circo/images", "api_key": "x", "k": 5})
+    assert "anna" not in card and "images: images" in card and "(not told)" in card and "see /home/theirs/x" in card
+    with pytest.raises(HubError, match=r"README\.md line \d+ holds what looks like a token"):
+        results_of(tmp_path, {"key": "hf_" + "a" * 30})
+
+
 def imported(folder, train, validation=()):
     """A data set of our import; each line is two letters, the pictures of query and target."""
     from PIL import Image
@@ -281,6 +349,7 @@ import sys, json
 from megapairs_hf.errors import MegaPairsError
 from megapairs_hf.hub.config import PushConfig
 from megapairs_hf.hub.push import push
+from megapairs_hf.hub.results import prepare_results
 kind, path, out, settings = sys.argv[1:]
 try:
     print(push(kind, path, PushConfig(**json.loads(settings)), out))
