@@ -61,11 +61,12 @@ class _Counted:
             self.scores[name] = self.scores.get(name, np.zeros(len(EDGES) - 1, np.int64)) + counts
 
 
-def datasheet(work: PathLike) -> str:
+def datasheet(work: PathLike, triplets: Artifact | None = None) -> str:
     """The data sheet of a work folder as Markdown.
 
     Args:
         work: the folder with `corpus`, `pairs`, …, `triplets`; what is absent is said to be.
+        triplets: the data set; None for the one of the work folder.
 
     Raises:
         ArtifactError: there are no triplets.
@@ -81,22 +82,25 @@ def datasheet(work: PathLike) -> str:
         keep_trailing_newline=True,
     )
     environment.filters["cell"] = lambda value: str(value).replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
-    return environment.get_template("datasheet.md.jinja").render(sheet=statistics(work), unknown=UNKNOWN)
+    return environment.get_template("datasheet.md.jinja").render(sheet=statistics(work, triplets), unknown=UNKNOWN)
 
 
-def statistics(work: PathLike) -> dict[str, Any]:
+def statistics(work: PathLike, triplets: Artifact | None = None) -> dict[str, Any]:
     """The facts of the data sheet as plain JSON values; None for what no manifest records.
 
     Args:
-        work: the work folder.
+        work: the work folder, of which only that is told that the data set was made of.
+        triplets: the data set; None for the one of the work folder.
 
     Raises:
         ArtifactError: there are no triplets.
     """
-    opened = open_work(work)
-    triplets = opened.artifacts.get("triplets")
     if triplets is None:
-        raise ArtifactError(f"the triplets are {opened.status('triplets')} in {work}; run `megapairs build` first")
+        folder = open_work(work)
+        triplets = folder.artifacts.get("triplets")
+        if triplets is None:
+            raise ArtifactError(f"the triplets are {folder.status('triplets')} in {work}; run `megapairs build` first")
+    opened = Work(str(work), ("triplets", triplets))
     return {
         **_contents(triplets),
         "rejected": [

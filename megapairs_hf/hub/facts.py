@@ -51,12 +51,20 @@ SIZES = (
 )
 
 
-def needed(work: PathLike, name: str, verb: str) -> tuple[Work, Artifact]:
-    """The work folder and the artifact that a card is about.
+def needed(work: PathLike, name: str, verb: str, artifact: Artifact | None = None) -> tuple[Work, Artifact]:
+    """The artifact that a card is about, and what of the work folder it was made of.
+
+    Args:
+        work: the work folder.
+        name: triplets or model.
+        verb: the command that makes it.
+        artifact: the artifact; None for the one of the work folder.
 
     Raises:
         CardError: it is not there.
     """
+    if artifact is not None:
+        return Work(str(work), (name, artifact)), artifact
     try:
         opened = open_work(work)
     except ArtifactError as error:
@@ -66,7 +74,7 @@ def needed(work: PathLike, name: str, verb: str) -> tuple[Work, Artifact]:
     artifact = opened.artifacts.get(name)
     if artifact is None:
         raise CardError(f"{name} is {opened.status(name)} in {work}; run `megapairs {verb}` first")
-    return opened, artifact
+    return Work(str(work), (name, artifact)), artifact
 
 
 def settings_of(work: Work, names: Container[str]) -> list[tuple[str, str]]:
@@ -215,4 +223,7 @@ class _Values:
 def _needs_code(path: str) -> bool:
     """Whether the model brings a class of its own, which the Hub's users have to allow."""
     place = join(path, "config.json")
-    return storage.exists(place) and "auto_map" in json.loads(storage.read_bytes(place))
+    try:
+        return storage.exists(place) and "auto_map" in json.loads(storage.read_bytes(place))
+    except ValueError as error:
+        raise CardError(f"{place} is not JSON; save the model again") from error

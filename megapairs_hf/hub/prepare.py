@@ -79,22 +79,22 @@ def prepare(kind: Kind, path: PathLike, work: PathLike, config: PushConfig, out:
 
 
 def _dataset(artifact: Artifact, work: PathLike, config: PushConfig) -> tuple[dict[str, bytes], dict[str, Path]]:
-    opened, _ = needed(work, "triplets", "build")
+    opened, _ = needed(work, "triplets", "build", artifact)
     rows, made = shown(artifact, config.card_images)
-    card = dataset_card(work, config, rows)
+    card = dataset_card(work, config, rows, artifact)
     sources = dataset_files(artifact)
     if config.with_raw:
         raw = raw_files(opened)
         sources |= raw
         made |= without_folders(raw)
-    sheet = datasheet(work)
+    sheet = datasheet(work, artifact)
     if not sheet.strip():
         raise CardError(f"the data sheet of {work} is empty; make the triplets again")
     return made | {CARD: card.encode(), SHEET: sheet.encode()}, sources
 
 
 def _model(artifact: Artifact, work: PathLike, config: PushConfig) -> tuple[dict[str, bytes], dict[str, Path]]:
-    return {CARD: model_card(work, config).encode()}, model_files(storage.local(artifact.path))
+    return {CARD: model_card(work, config, artifact).encode()}, model_files(storage.local(artifact.path))
 
 
 def write_folder(

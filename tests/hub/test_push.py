@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from megapairs_hf.dataset import import_megapairs
+from megapairs_hf.dataset import import_megapairs, load_triplets, remove_images
 from megapairs_hf.errors import CardError, HubError, IncompleteArtifactError
 from megapairs_hf.hub.config import PushConfig
 from megapairs_hf.hub.prepare import prepare
@@ -155,7 +155,7 @@ def test_pictures_that_are_not_among_the_images_are_named(work, tmp_path):
     ("text", "said"),
     [
         ('{"_name_or_path": "/home/ann/models/clip"}', r"config\.json line 1 tells a folder of this machine"),
-        ("token = hf_" + "aB3" * 12, r"config\.json line 1 holds what looks like a token of the Hub"),
+        ('{"token": "hf_' + "aB3" * 12 + '"}', r"config\.json line 1 holds what looks like a token of the Hub"),
         ('{"a": "C:\\\\Users\\\\ann"}', "tells a folder of this machine"),
     ],
 )
@@ -316,6 +316,16 @@ def imported(folder, train, validation=()):
         (folder / f"{side}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     more = {"validation": folder / "validation.jsonl"} if validation else {}
     return import_megapairs(folder / "train.jsonl", folder / "pictures", out=folder / "work" / "triplets", **more)
+
+
+def test_a_folder_prepared_again_after_a_removal_shows_no_removed_picture(tmp_path):
+    made = imported(tmp_path, ["ab", "cd"])
+    prepare("dataset", made.path, tmp_path / "work", PushConfig(**LICENSED), tmp_path / "out")
+    assert len(load_triplets(str(tmp_path / "out"))) == 2
+    remove_images(made.path, ["a.png"])
+    prepare("dataset", made.path, tmp_path / "work", PushConfig(**LICENSED), tmp_path / "out")
+    again = load_triplets(str(tmp_path / "out"), check=True)
+    assert [again.ids(i)["q_img"] for i in range(len(again))] == ["c.png"]
 
 
 def test_a_split_of_which_every_line_was_rejected_is_in_no_card(tmp_path):
