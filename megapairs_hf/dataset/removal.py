@@ -213,11 +213,20 @@ def _stage_preview(removal: _Removal, index: int, shard: dict[str, Any]) -> None
 def _rejected(removal: _Removal) -> pa.Table:
     """What was left out before, without the names of what is now taken out, and what is left out now."""
     rows: list[tuple[str, str, str]] = []
+    named = re.compile("|".join(map(re.escape, sorted(removal.ids))))
     for row in removal.artifact.rejected().to_pylist():
-        hides = bool(removal.ids.intersection(row["key"].split(" -> ")))
-        rows.append((_secret(row["key"]), row["reason"], "") if hides else tuple(row.values()))
+        hides = named.search(row["key"]) is not None and _names(row["key"], removal.ids)
+        # a detail is a sentence: what an id stands in is left out whole
+        detail = "" if hides or named.search(row["detail"] or "") else row["detail"] or ""
+        rows.append((_secret(row["key"]) if hides else row["key"], row["reason"], detail))
     rows += [(_secret(name), "removed_on_request", "a picture") for name in sorted(removal.ids)]
     return rejection_table([*rows, *removal.rejected])
+
+
+def _names(key: str, ids: frozenset[str]) -> bool:
+    """Whether the key of a rejection is one of the ids, or a pair with one of them."""
+    places = [found.start() for found in re.finditer(" -> ", key)]
+    return any(end in ids for place in places for end in (key[:place], key[place + 4 :])) or key in ids
 
 
 def _stats(removal: _Removal) -> dict[str, Any]:
@@ -275,10 +284,11 @@ def read_ids(told: str) -> list[str]:
         ArtifactError: the file cannot be read, or there is no id.
     """
     if told.startswith("@"):
-        ids = storage.read_bytes(told[1:]).decode("utf-8").splitlines()
+        # an id may begin or end with a space, and hold what `splitlines` takes for the end of a line
+        found = [name.rstrip("\r") for name in storage.read_bytes(told[1:]).decode("utf-8").split("\n")]
     else:
-        ids = told.split(",")
-    found = [name.strip() for name in ids if name.strip()]
+        found = [name.strip() for name in told.split(",")]
+    found = [name for name in found if name]
     if not found:
         raise ArtifactError(f"{told!r} names no image; give ids as a,b or @file with one a line")
     return found

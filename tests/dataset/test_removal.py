@@ -98,8 +98,8 @@ def test_unknown_ids_are_named_and_change_nothing(folder, tmp_path):
         remove_images(folder, ["c003", "nope", "gone"])
     remove_images(folder, ["nope"], ignore_missing=True)
     assert state(folder) == before
-    (tmp_path / "ids").write_text("c003\n\n c004\n")
-    assert read_ids(f"@{tmp_path / 'ids'}") == ["c003", "c004"]
+    (tmp_path / "ids").write_bytes("c003\r\n\n c004 \nu\x85v\n".encode())
+    assert read_ids(f"@{tmp_path / 'ids'}") == ["c003", " c004 ", "u\x85v"]
     assert read_ids("a, b") == ["a", "b"]
     with pytest.raises(ArtifactError, match="names no image"):
         read_ids(",")
@@ -145,3 +145,18 @@ def test_a_split_that_is_emptied_is_listed_no_more(scattered):
     with pytest.raises(ArtifactError, match="cannot open the triplets"):
         load_triplets(str(scattered))
     assert len(load_dataset(str(scattered), "images", split="train")) == 3
+
+
+def test_no_earlier_rejection_names_a_removed_picture(scattered):
+    lines = (scattered.parent / "train.jsonl").read_text()
+    (scattered.parent / "validation.jsonl").write_text(lines.splitlines()[0] + "\n")
+    made = import_megapairs(
+        scattered.parent / "train.jsonl",
+        scattered.parent / "pictures",
+        validation=scattered.parent / "validation.jsonl",
+        out=scattered.parent / "t2",
+    )
+    assert "a.png" in made.rejected().to_pylist()[0]["detail"]
+    made = remove_images(scattered.parent / "t2", ["a.png"])
+    assert made.manifest.rejected == {"crosses_sides": 1, "removed_on_request": 2}
+    assert not any("a.png" in value for row in made.rejected().to_pylist() for value in row.values())
