@@ -100,7 +100,7 @@ def parse_line(line: bytes) -> dict[str, Any]:
     _check_extras(relation, scores)
     _check_texts([query, target, *negatives], [*texts, *relation])
     row = {"q_img": query, "q_text": texts, "t_img": target, "hns": negatives}
-    return {**row, "relation": relation, "scores": scores}
+    return {**row, "relation": relation, "scores": [{**part, "score": float(part["score"])} for part in scores]}
 
 
 def _check_texts(paths: list[str], texts: list[str]) -> None:
@@ -119,8 +119,16 @@ def _check_extras(relation: Any, scores: Any) -> None:
     parts: list[Any] = scores if isinstance(scores, list) else [None]
     for part in parts:
         known = isinstance(part, dict) and part.keys() == {"relation", "score"}
-        if not known or not isinstance(part["relation"], str) or not isinstance(part["score"], int | float):
+        if not known or not isinstance(part["relation"], str) or not _is_float(part["score"]):
             raise LineError("malformed_line", "`scores` is no list of relations with scores")
+
+
+def _is_float(value: Any) -> bool:
+    try:
+        return isinstance(value, int | float) and isinstance(float(value), float)
+    except OverflowError:
+        # JSON knows numbers of any length
+        return False
 
 
 def format_line(row: Mapping[str, Any], names: Mapping[str, str]) -> str:
