@@ -185,6 +185,14 @@ def source_name(artifact: Artifact) -> str:
     return ""
 
 
+def table_cell(text: object) -> str:
+    """A text as one cell of a Markdown table: on one line, its marks harmless."""
+    told = " ".join(str(text).split())
+    for mark in "\\|`*_<>[]":
+        told = told.replace(mark, f"\\{mark}")
+    return told
+
+
 def plain(value: object) -> str:
     """A value of a manifest as one line of text."""
     if isinstance(value, str):

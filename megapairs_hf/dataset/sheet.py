@@ -15,7 +15,7 @@ import numpy as np
 
 from megapairs_hf.artifact import iter_batches
 from megapairs_hf.errors import ArtifactError
-from megapairs_hf.work import CAPTION_ENGINE, Work, open_work, part_shards, source_name
+from megapairs_hf.work import CAPTION_ENGINE, Work, open_work, part_shards, source_name, table_cell
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -71,6 +71,11 @@ def datasheet(work: PathLike, triplets: Artifact | None = None) -> str:
     Raises:
         ArtifactError: there are no triplets.
     """
+    return rendered(statistics(work, triplets))
+
+
+def rendered(told: dict[str, Any]) -> str:
+    """What `statistics` tells, as Markdown; texts of others are escaped."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     # Markdown, not HTML: what is escaped here would be read with its entities
@@ -81,8 +86,8 @@ def datasheet(work: PathLike, triplets: Artifact | None = None) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["cell"] = lambda value: str(value).replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
-    return environment.get_template("datasheet.md.jinja").render(sheet=statistics(work, triplets), unknown=UNKNOWN)
+    environment.filters["cell"] = table_cell
+    return environment.get_template("datasheet.md.jinja").render(sheet=told, unknown=UNKNOWN)
 
 
 def statistics(work: PathLike, triplets: Artifact | None = None) -> dict[str, Any]:

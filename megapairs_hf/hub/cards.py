@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from megapairs_hf.errors import CardError
 from megapairs_hf.hub.facts import common_slots, dataset_slots, model_slots, needed, size_category
 from megapairs_hf.hub.records import eval_results, in_percent, model_name
+from megapairs_hf.work import table_cell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -173,11 +174,3 @@ def _filled(own: str, slots: Mapping[str, Any], other: str | None) -> str:
 
 def _is_empty(value: Any) -> bool:
     return value is None or (isinstance(value, str | list | tuple | dict) and not value)
-
-
-def table_cell(text: object) -> str:
-    """A text as one cell of a Markdown table: on one line, its marks harmless."""
-    told = " ".join(str(text).split())
-    for mark in "\\|`*_<>[]":
-        told = told.replace(mark, f"\\{mark}")
-    return told

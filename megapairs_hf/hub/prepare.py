@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import megapairs_hf
@@ -36,6 +37,7 @@ Kind = Literal["dataset", "model", "results"]
 CARD = "README.md"
 SHEET = "DATASHEET.md"
 MARKER = "megapairs.json"
+RESULT_FILES = ".eval_results/*.yaml"
 BLOCK = 1 << 22
 
 
@@ -73,9 +75,16 @@ def prepare(kind: Kind, path: PathLike, work: PathLike, config: PushConfig, out:
         artifact = open_artifact(fetch(artifact.path))
     made, sources = (_dataset if kind == "dataset" else _model)(artifact, work, config)
     told = {"kind": kind, "fingerprint": artifact.fingerprint, "version": megapairs_hf.__version__}
+    told |= {"lineage": lineage_of(artifact)} if kind == "dataset" else {}
     names = sorted({MARKER, *made, *sources})
     made[MARKER] = json_bytes(told | {"files": names})
     return write_folder(artifact, made, sources, out)
+
+
+def lineage_of(artifact: Artifact) -> str:
+    """What a data set keeps when it is built again with other settings: its corpus, or the lines of its import."""
+    inputs = artifact.manifest.inputs
+    return str(inputs.get("corpus") or inputs.get("train") or artifact.fingerprint)
 
 
 def _dataset(artifact: Artifact, work: PathLike, config: PushConfig) -> tuple[dict[str, bytes], dict[str, Path]]:
@@ -115,7 +124,7 @@ def write_folder(
     """
     target = storage.local(out)
     names = {*made, *sources}
-    make_room(target, names)
+    make_room(target, names, () if artifact is not None else (RESULT_FILES,))
     for name, source in sources.items():
         if name not in made:
             _place(source, target / name)
@@ -146,15 +155,20 @@ def digested(folder: Path, name: str) -> PreparedFile:
     return PreparedFile(name, size, sha256.hexdigest(), blob.hexdigest())
 
 
-def make_room(target: Path, names: Iterable[str]) -> None:
+def make_room(target: Path, names: Iterable[str], patterns: Iterable[str] = ()) -> None:
     """An earlier folder of a push may be written over; anything else is someone's and stays.
+
+    Args:
+        target: the folder.
+        names: what is going to be written.
+        patterns: further files that an earlier push may have written there.
 
     Raises:
         HubError: there are other files.
     """
     mine = set(names)
     there = {p.relative_to(target).as_posix(): p for p in sorted(target.rglob("*")) if p.is_file()}
-    earlier = set(_earlier(target / MARKER))
+    earlier = set(_earlier(target / MARKER)) | {name for name in there for one in patterns if fnmatch(name, one)}
     # huggingface_hub keeps its notes of an upload in .cache/
     foreign = [name for name in there if name not in mine | earlier and not name.startswith(".cache/")]
     if foreign:
@@ -174,7 +188,8 @@ def _place(source: Path, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)
         try:
-            os.link(source, target)
+            # a link to a link would lead nowhere from another folder
+            os.link(source.resolve(), target)
         except OSError:
             # another file system, or one without links
             shutil.copyfile(source, target)

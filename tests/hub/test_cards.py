@@ -209,6 +209,9 @@ def test_sizes_are_the_hubs_words(rows, size):
     ("wrong", "field"),
     [
         ({"repo_id": " "}, "repo_id"),
+        ({"repo_id": "scenes"}, "repo_id"),
+        ({"repo_id": 'bad name/a"); import os #'}, "repo_id"),
+        ({"repo_id": "org/a/b"}, "repo_id"),
         ({"licence": "My Licence"}, "licence"),
         ({"create_pr": True, "revision": "v2"}, "revision"),
         ({"card_images": 100}, "card_images"),
