@@ -132,6 +132,8 @@ def import_megapairs(
         return writer
     with writer:
         _write(work, writer)
+        # the page tells the hash of every shard, and the last may be another process's
+        launch.barrier()
         counts = {side.name: _rows(writer, f"triplets/{side.name}") for side in work.sides}
         if not counts["train"]:
             raise ArtifactError(f"no line of {jsonl} can be used with the pictures in {image_root}; check both paths")
