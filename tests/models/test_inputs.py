@@ -166,6 +166,17 @@ def test_exif_turns_a_pillow_picture_too():
 def test_a_string_that_only_looks_like_a_picture_is_a_text(model):
     texts = ["cat.jpg", "a photograph of a.png", {"text": "http://127.0.0.1:9/x.jpg"}]
     assert model.encode(texts).shape == (3, 24)
+    # longer than a file's name may be
+    assert model.encode(["x" * 300 + ".jpg"]).shape == (1, 24)
+
+
+def test_one_opened_picture_many_times_in_a_list(model, tmp_path):
+    picture(3, (900, 700)).save(tmp_path / "big.png")
+    expected = model.encode(picture(3, (900, 700)))
+    for _ in range(3):
+        opened = Image.open(tmp_path / "big.png")
+        made = model.encode([opened] * 16 + [{"image": opened, "text": "a"}] * 2)
+        assert np.abs(made[:16] - expected).max() < 1e-6
 
 
 def test_urls_are_fetched_only_when_asked(folder, model, tmp_path):
