@@ -32,9 +32,11 @@ def build_modules(backbone: str, loading: dict[str, Any], style: mllm.Style) -> 
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
     from transformers import AutoConfig, AutoModel
 
-    located = {name: loading[name] for name in ("revision",) if name in loading}
+    # None, transformers' default, would ask at the terminal whether to run the folder's code
+    located: dict[str, Any] = {"trust_remote_code": False}
+    located |= {name: loading[name] for name in ("revision",) if name in loading}
     config = AutoConfig.from_pretrained(backbone, **located)
-    keywords: dict[str, Any] = {"model_kwargs": dict(loading), "config_kwargs": located}
+    keywords: dict[str, Any] = {"model_kwargs": {**loading, **located}, "config_kwargs": located}
     keywords["processor_kwargs"] = {**located, "backend": "pil"}
     model_class = AutoModel._model_mapping.get(type(config), None)
     missing = dual.missing_methods(model_class) if model_class else []

@@ -1,5 +1,6 @@
 """The released checkpoints' layouts, against the formulas; and what cannot be loaded."""
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -178,6 +179,30 @@ def test_a_weight_that_is_no_number_is_refused(models, tmp_path):
     save_file(weights, tmp_path / "m/model.safetensors", {"format": "pt"})
     with pytest.raises(ModelError, match=r"not finite numbers in .*text_projection\.weight"):
         load_mmret(str(tmp_path / "m"), device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("file", "changes"),
+    [
+        ("config.json", {"model_type": "evil_clip", "auto_map": {"AutoConfig": "evil.C", "AutoModel": "evil.M"}}),
+        ("config.json", {"auto_map": {"AutoConfig": "evil.C", "AutoModel": "evil.M"}}),
+        ("processor_config.json", {"processor_class": "Evil", "auto_map": {"AutoProcessor": "evil.P"}}),
+        ("tokenizer_config.json", {"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": [None, "evil.T"]}}),
+    ],
+)
+def test_nobody_is_asked_whether_to_run_the_folders_code(models, tmp_path, monkeypatch, file, changes):
+    folder = tmp_path / "evil"
+    shutil.copytree(f"{models}/clip", folder)
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').write('x')\n")
+    place = folder / file
+    place.write_text(json.dumps({**(json.loads(place.read_text()) if place.is_file() else {}), **changes}))
+    asked = []
+    monkeypatch.setattr("builtins.input", lambda *_: asked.append(1) or "y")
+    # a type of its own cannot be loaded without its code; an old one can
+    with contextlib.suppress(ModelError):
+        load_mmret(str(folder), device="cpu")
+    assert not asked
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_folder_that_is_no_model(tmp_path):
