@@ -71,6 +71,14 @@ def preparer_of(model: SentenceTransformer, name: str, allow_urls: bool) -> Prep
     return DualPreparer(transformer, allow_urls)
 
 
+def normalise(model: SentenceTransformer) -> None:
+    """Let a folder that stock Sentence Transformers saved without `Normalize` give unit vectors too."""
+    from sentence_transformers.sentence_transformer.modules import Normalize
+
+    if not any(isinstance(module, Normalize) for module in model):
+        model.append(Normalize())
+
+
 def check_numbers(model: Any, name: str) -> None:
     """Refuse weights that are not numbers.
 

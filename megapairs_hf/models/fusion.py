@@ -150,9 +150,10 @@ def _explained(make: Callable[[], Any], what: str) -> Any:
 
 def _prepared(model: MMRet, name: str, allow_urls: bool, compile: bool) -> MMRet:
     """Checked, and ready for mixed inputs."""
-    from megapairs_hf.models.building import check_numbers, preparer_of
+    from megapairs_hf.models.building import check_numbers, normalise, preparer_of
 
     model.preparer = preparer_of(model, name, allow_urls)
+    normalise(model)
     check_numbers(model, name)
     model.eval()
     if compile:

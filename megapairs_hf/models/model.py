@@ -37,7 +37,8 @@ class MMRet(SentenceTransformer):
 
     def _load_module_class_from_ref(self, class_ref: str, *arguments: Any, **settings: Any) -> Any:
         found = super()._load_module_class_from_ref(class_ref, *arguments, **settings)
-        return CheckedTransformer if found is Transformer else found
+        # old folders name a subclass, which differs only in what it guesses of the model
+        return CheckedTransformer if issubclass(found, Transformer) else found
 
     def _post_init(self) -> None:
         super()._post_init()

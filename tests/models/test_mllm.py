@@ -140,6 +140,21 @@ def test_a_long_text_is_cut_before_the_picture_with_one_warning(family, caplog):
     assert model.preprocess([long])["input_ids"].shape[1] <= model.preparer.limit
 
 
+def test_a_long_instruction_leaves_less_for_the_text_or_is_refused(family):
+    _, _, saved = family
+    model = load_mmret(saved, device="cpu")
+    free = (
+        model.preparer.limit - model.preprocess([{"text": ".", "image": picture(1)}], prompt="p")["input_ids"].shape[1]
+    )
+    given = {"text": "a" * 40, "image": picture(1)}
+    assert model.preprocess([given], prompt="p" * (free - 10))["input_ids"].shape[1] <= model.preparer.limit
+    # a text alone has the picture's room too
+    assert model.preprocess(["a" * 40], prompt="p" * (free + 5))["input_ids"].shape[1] <= model.preparer.limit
+    for one in (given, picture(1)):
+        with pytest.raises(ModelError, match="shorten the prompt"):
+            model.encode([one], prompt="p" * (free + 5))
+
+
 def test_two_pictures_are_refused(family):
     _, _, saved = family
     model = load_mmret(saved, device="cpu")

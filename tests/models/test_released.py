@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from sentence_transformers import SentenceTransformer
 
 from megapairs_hf import load_mmret
 from megapairs_hf.errors import ModelError
@@ -148,6 +149,57 @@ def test_a_released_model_saves_as_ours(llava, clip, tmp_path):
         again = load_mmret(str(tmp_path / name), device="cpu")
         assert np.array_equal(model.encode_query(mixed), again.encode_query(mixed))
         assert EXPLODES not in "".join(p.read_text() for p in (tmp_path / name).glob("*.py"))
+
+
+def test_a_saved_released_model_names_no_code(llava, tmp_path):
+    model = load_mmret(llava, device="cpu")
+    save_mmret(model, tmp_path / "mllm")
+    plain = SentenceTransformer(
+        str(tmp_path / "mllm"), trust_remote_code=True, device="cpu", processor_kwargs={"backend": "pil"}
+    )
+    assert np.abs(plain.encode(["night"]) - model.encode(["night"])).max() < 1e-6
+
+
+@pytest.fixture(params=["stock", "legacy"])
+def foreign(request, models, tmp_path):
+    """A CLIP as stock Sentence Transformers saves it, alone, and as it did before version 5.4."""
+    folder = tmp_path / request.param
+    if request.param == "stock":
+        stock = SentenceTransformer(f"{models}/clip", device="cpu", processor_kwargs={"backend": "pil"})
+        stock.save(str(folder), create_model_card=False)
+        return folder, folder
+    shutil.copytree(f"{models}/clip", folder / "0_CLIPModel")
+    module = {"idx": 0, "name": "0", "path": "0_CLIPModel", "type": "sentence_transformers.models.CLIPModel"}
+    (folder / "modules.json").write_text(json.dumps([module]))
+    return folder, folder / "0_CLIPModel"
+
+
+def test_a_foreign_folder_gives_what_the_backbone_gives(foreign, models, tmp_path):
+    mixed = ["night", picture(3), {"image": picture(4), "text": "day"}]
+    expected = build_mmret(f"{models}/clip", device="cpu").encode(mixed)
+    model = load_mmret(str(foreign[0]), device="cpu")
+    assert np.abs(model.encode(mixed) - expected).max() < 1e-6
+    save_mmret(model, tmp_path / "again")
+    assert np.array_equal(load_mmret(str(tmp_path / "again"), device="cpu").encode(mixed), model.encode(mixed))
+
+
+def test_a_foreign_folder_with_a_lost_weight_is_refused(foreign):
+    weights = load_file(foreign[1] / "model.safetensors")
+    weights.pop("visual_projection.weight")
+    save_file(weights, foreign[1] / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=r"1 missing keys \(visual_projection\.weight\)"):
+        load_mmret(str(foreign[0]), device="cpu")
+
+
+def test_a_foreign_mllm_sees_pictures_as_they_are(llava, tmp_path):
+    folder = tmp_path / "mllm"
+    save_mmret(load_mmret(llava, device="cpu"), folder)
+    config = json.loads((folder / "config.json").read_text())
+    del config["mmret_image_side"]
+    (folder / "config.json").write_text(json.dumps(config))
+    plain = SentenceTransformer(str(folder), device="cpu", processor_kwargs={"backend": "pil"})
+    wide = picture(1, (200, 20))
+    assert np.abs(load_mmret(str(folder), device="cpu").encode([wide]) - plain.encode([wide])).max() < 1e-6
 
 
 @pytest.mark.parametrize("which", ["clip", "llava"])
