@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from megapairs_hf.errors import ModelError
 from megapairs_hf.models.inputs import Input, load_picture
@@ -33,6 +33,7 @@ PROMPTS = {"query": CIR_INSTRUCTION, "document": ""}
 AROUND = {"<|image_pad|>": ("<|vision_start|>", "<|vision_end|>")}
 LOG = logging.getLogger(__name__)
 Style = Literal["released", "paper"]
+STYLES: tuple[Style, ...] = get_args(Style)
 
 
 def is_mllm(config: Any) -> bool:
@@ -52,6 +53,9 @@ def chat_template(processor: Any, style: Style) -> str:
     before, after = AROUND.get(token, ("", ""))
     template = (TEMPLATES / f"{style}.jinja").read_text(encoding="utf-8")
     words = {"@IMAGE@": before + token + after, "@TOKEN@": token, "@BROKEN@": f"{token[0]} {token[1:]}"}
+    # a processor without videos has no such token, and replacing what is no text changes nothing
+    video = str(getattr(processor, "video_token", None) or token)
+    words |= {"@VIDEO@": video, "@BROKEN_VIDEO@": f"{video[0]} {video[1:]}"}
     for mark, word in words.items():
         template = template.replace(mark, word)
     return template

@@ -264,6 +264,30 @@ def test_a_folder_that_is_no_model(tmp_path):
             load_mmret(str(path), device="cpu")
 
 
+@pytest.mark.parametrize("kept", [0, 0.5])
+def test_weights_that_end_early(models, tmp_path, kept):
+    save_mmret(build_mmret(f"{models}/clip", device="cpu"), tmp_path / "m")
+    file = tmp_path / "m/model.safetensors"
+    file.write_bytes(file.read_bytes()[: int(kept * file.stat().st_size)])
+    with pytest.raises(ModelError, match="cannot load the model"):
+        load_mmret(tmp_path / "m", device="cpu")
+
+
+@pytest.mark.parametrize("written", [{"a": 1}, [], [{"idx": 0}], ["Transformer"], None])
+def test_a_list_of_modules_that_is_none(models, tmp_path, written):
+    save_mmret(build_mmret(f"{models}/clip", device="cpu"), tmp_path / "m")
+    (tmp_path / "m/modules.json").write_text(json.dumps(written))
+    with pytest.raises(ModelError, match="is no list of modules with a `type` each"):
+        load_mmret(tmp_path / "m", device="cpu")
+
+
+def test_pickled_weights_are_refused_by_name(models, tmp_path):
+    shutil.copytree(f"{models}/clip", tmp_path / "m")
+    (tmp_path / "m/model.safetensors").rename(tmp_path / "m/pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"pytorch_model\.bin alone, a pickle"):
+        load_mmret(tmp_path / "m", device="cpu")
+
+
 def test_the_missing_method_is_named(models):
     with pytest.raises(ModelError, match="without get_text_features and get_image_features"):
         build_mmret(f"{models}/dino", device="cpu")
