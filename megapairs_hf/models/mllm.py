@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 TEMPLATES = Path(__file__).with_name("templates")
 IMAGE_SIDE = 512  # section 4.1: "512 × 512"
 SIDE_KEY = "mmret_image_side"
+MARK = "The prompt of MMRet's multimodal models"  # how both templates begin
 CIR_INSTRUCTION = (
     "Retrieve the target image that best meets the combined criteria by using both the provided image and the image"
     " retrieval instructions: "
@@ -107,8 +108,11 @@ class MllmPreparer:
 
     def __init__(self, transformer: Any, allow_urls: bool) -> None:
         config, self.tokenizer = transformer.model.config, transformer.processor.tokenizer
-        # a folder that we did not save shows its model pictures of any size
-        self.side: int | None = getattr(config, SIDE_KEY, None)
+        # a folder that we did not save shows its model pictures of any size; one of adapters alone has no config.json,
+        # so there the prompt tells
+        adapted = getattr(transformer.model, "_hf_peft_config_loaded", False)
+        ours = adapted and MARK in str(transformer.processor.chat_template)
+        self.side: int | None = getattr(config, SIDE_KEY, IMAGE_SIDE if ours else None)
         positions = getattr(config.text_config, "max_position_embeddings", None) or self.tokenizer.model_max_length
         self.limit = min(int(positions), int(self.tokenizer.model_max_length))
         self.allow_urls = allow_urls
