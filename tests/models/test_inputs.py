@@ -73,6 +73,14 @@ def test_an_empty_list_has_the_width(model):
     assert model.encode([], convert_to_tensor=True).shape == (0, 24)
     assert model.encode_query([], truncate_dim=8).shape == (0, 8)
     assert model.encode([], convert_to_numpy=False) == []
+    for precision in ("int8", "uint8", "binary", "ubinary"):
+        none, one = model.encode([], precision=precision), model.encode(["a", "b"], precision=precision)
+        assert (none.shape, none.dtype) == ((0, one.shape[1]), one.dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_arrays_are_float32_whatever_the_weights_are(folder, dtype):
+    assert load_mmret(folder, device="cpu", dtype=dtype).encode(["a"]).dtype == np.float32
 
 
 def test_eight_bit_and_binary_forms_are_measured_over_the_whole_list(model, mixed):
@@ -232,6 +240,11 @@ def test_a_text_that_is_too_long_is_cut_with_one_warning(folder, caplog):
     model = load_mmret(folder, device="cpu")
     made = model.encode(["star " * 500, {"text": "moon " * 500, "image": picture()}, "star " * 600])
     assert np.abs(made[0] - made[2]).max() < 1e-6
+    assert len([r for r in caplog.records if "was cut" in r.message]) == 1
+
+
+def test_a_prompt_that_is_too_long_is_told_too(folder, caplog):
+    load_mmret(folder, device="cpu").encode(["star"], prompt="moon " * 500)
     assert len([r for r in caplog.records if "was cut" in r.message]) == 1
 
 
