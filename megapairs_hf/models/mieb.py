@@ -71,7 +71,9 @@ def mteb_model(
             known = self.model_prompts
             if prompt_type == PromptType.document:
                 # a prompt that names no side is the query's
-                known = {key: prompt for key, prompt in known.items() if key.endswith(PromptType.document.value)}
+                known = {
+                    key: prompt for key, prompt in known.items() if key.rpartition("-")[2] == PromptType.document.value
+                }
             prompt = known.get(get_prompt_name(known, task_metadata, prompt_type) or "")
             if prompt is None and prompts is not None:
                 prompt = ""  # None would be the model's own
