@@ -10,6 +10,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import struct
+import threading
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -29,6 +31,11 @@ URL_TIMEOUT_S = 30.0
 WHITE = (255, 255, 255, 255)
 ORIENTATION = 0x0112
 SIDEWAYS = {5, 6, 7, 8}
+# what Pillow's readers raise on damaged files: TypeError, AssertionError and struct.error are not meant, but happen
+BROKEN = (OSError, ValueError, SyntaxError, EOFError, MemoryError, TypeError, AssertionError, struct.error)
+# a picture that Pillow opened reads its file when it is first looked at, and two threads at one file tear it; many
+# locks, chosen by the object, so that other pictures need not wait
+LOCKS = tuple(threading.Lock() for _ in range(64))
 
 
 @dataclass(frozen=True)
@@ -86,7 +93,7 @@ def decode_image(
         raise ImageRejectedError("too_many_pixels", "refused by Pillow as a decompression bomb") from error
     except UnidentifiedImageError as error:
         raise ImageRejectedError("not_an_image", f"starts with {content[:12]!r}") from error
-    except (OSError, ValueError, SyntaxError) as error:
+    except BROKEN as error:
         raise ImageRejectedError("truncated", str(error)) from error
     return decode_opened(image, max_pixels=max_pixels, min_side=min_side, draft_side=draft_side)
 
@@ -114,7 +121,7 @@ def decode_opened(
         size = (height, width) if orientation in SIDEWAYS else (width, height)
         extent = upright.size if rotated or drafted is None else drafted[1][2:]
         return Decoded(upright, stored_plain and single, lossy, size, extent)
-    except (OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
+    except BROKEN as error:
         raise ImageRejectedError("truncated", str(error)) from error
 
 
@@ -141,7 +148,8 @@ def open_picture(source: Any, *, allow_urls: bool = False, max_pixels: int = MAX
     if isinstance(source, dict):
         source = source.get("bytes") if source.get("bytes") is not None else source.get("path")
     if isinstance(source, Image.Image):
-        return decode_opened(source, max_pixels=max_pixels).image
+        with LOCKS[id(source) // 16 % len(LOCKS)]:
+            return decode_opened(source, max_pixels=max_pixels).image
     if isinstance(source, (bytes, bytearray, memoryview)):
         return decode_image(bytes(source), max_pixels=max_pixels).image
     if isinstance(source, (str, Path)):
@@ -157,7 +165,9 @@ def _file_bytes(source: str | Path, allow_urls: bool) -> bytes:
     try:
         if name.startswith("data:"):
             head, _, body = name.partition(",")
-            return base64.b64decode(body, validate=True) if head.endswith(";base64") else unquote_to_bytes(body)
+            plain = unquote_to_bytes(body)
+            # RFC 2397 lets `=` be written %3D, and long ones are often broken into lines
+            return base64.b64decode(b"".join(plain.split()), validate=True) if head.endswith(";base64") else plain
         if name.startswith(("http://", "https://")):
             if not allow_urls:
                 raise ImageRejectedError("url", f"{name} is a URL; pass allow_urls=True to fetch it")

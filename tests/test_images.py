@@ -1,11 +1,15 @@
+import base64
 import io
+import struct
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import quote
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from megapairs_hf.errors import ImageRejectedError
-from megapairs_hf.images import decode_image, encode_image, pixel_sha256, shrink, to_rgb
+from megapairs_hf.images import decode_image, encode_image, open_picture, pixel_sha256, shrink, to_rgb
 
 
 def saved(image, kind, **options):
@@ -97,6 +101,34 @@ def test_what_cannot_be_used_has_a_reason(content, reason):
     with pytest.raises(ImageRejectedError) as error:
         decode_image(content)
     assert error.value.reason == reason
+
+
+@pytest.mark.parametrize("raised", [struct.error("EXIF"), TypeError("TIFF"), AssertionError()])
+def test_what_the_readers_raise_on_damaged_files_is_a_rejection(monkeypatch, raised):
+    def damaged(_):
+        raise raised
+
+    monkeypatch.setattr(Image.Image, "getexif", damaged)
+    with pytest.raises(ImageRejectedError, match="truncated"):
+        decode_image(saved(gradient(), "JPEG"))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF"])
+def test_threads_may_share_a_picture_that_is_not_read_yet(kind):
+    noise = np.random.default_rng(0).integers(0, 256, (500, 700, 3), np.uint8)
+    content = saved(Image.fromarray(noise), kind)
+    expected = np.asarray(to_rgb(content))
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(4):
+            opened = Image.open(io.BytesIO(content))
+            for made in pool.map(open_picture, [opened] * 16):
+                assert np.array_equal(np.asarray(made), expected)
+
+
+@pytest.mark.parametrize("written", [lambda b: base64.encodebytes(b).decode(), lambda b: quote(base64.b64encode(b))])
+def test_data_uris_with_lines_or_percent_signs(written):
+    made = open_picture("data:image/png;base64," + written(saved(gradient(), "PNG")))
+    assert np.array_equal(np.asarray(made), np.asarray(gradient()))
 
 
 def test_too_many_pixels_are_refused_from_the_header():

@@ -6,6 +6,7 @@ nothing but stock modules.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from sentence_transformers.base.modules import Transformer
@@ -22,6 +23,7 @@ class CheckedTransformer(Transformer):
     """Loads like the stock module, and checks."""
 
     def _load_model(self, model_name_or_path: str, *arguments: Any, **keywords: Any) -> Any:
+        refuse_pickles(model_name_or_path)
         task, config, *others = arguments
         keywords |= {"output_loading_info": True, "use_safetensors": True}
         # so that a weight of another shape is listed with the rest
@@ -37,6 +39,23 @@ class CheckedTransformer(Transformer):
         """The same object as the stock class."""
         self.__class__ = Transformer
         return self
+
+
+def refuse_pickles(name: str) -> None:
+    """Say of a folder with nothing but pickled weights what can be done.
+
+    Args:
+        name: folder or Hub id.
+
+    Raises:
+        ModelError: there are pickled weights and no safetensors.
+    """
+    folder = Path(name)
+    if any(folder.glob("pytorch_model*.bin")) and not any(folder.glob("*.safetensors")):
+        raise ModelError(
+            f"{name} has its weights in pytorch_model.bin alone, a pickle, which can run code and is not read; if you"
+            " trust it, load it with transformers and save_pretrained it as safetensors"
+        )
 
 
 def check_keys(name: str, info: dict[str, Any]) -> None:

@@ -59,14 +59,16 @@ def processing_kwargs(model_type: str, tokenizer: Any) -> dict[str, dict[str, An
     return {"text": {"padding": "max_length", "max_length": longest, "return_attention_mask": False}}
 
 
-def token_limit(config: Any) -> int | None:
+def token_limit(model: Any) -> int | None:
     """Tokens that the text tower has positions for; None where its configuration does not tell."""
-    text = getattr(config, "text_config", config)
+    text = getattr(model.config, "text_config", model.config)
     limit = getattr(text, "max_position_embeddings", None)
     if limit is None:
         return None
-    # RoBERTa's positions begin behind the padding token's number
-    return int(limit) - (int(text.pad_token_id) + 1 if "roberta" in str(text.model_type) else 0)
+    # positions of RoBERTa and its kin (CamemBERT, MPNet, AltCLIP's text tower, …) begin behind the padding's
+    tables = [table for name, table in model.named_modules() if name.endswith("position_embeddings")]
+    padding = [int(table.padding_idx) for table in tables if getattr(table, "padding_idx", None) is not None]
+    return int(limit) - max((index + 1 for index in padding), default=0)
 
 
 def fuse(transformer: Any, name: str) -> None:
@@ -94,7 +96,7 @@ def fuse(transformer: Any, name: str) -> None:
         transformer.module_output_name = "sentence_embedding"
         transformer.input_formatter.supported_modalities = list(transformer.modality_config)
         transformer.processing_kwargs = processing_kwargs(str(model.config.model_type), transformer.tokenizer)
-        limit = token_limit(model.config)
+        limit = token_limit(model)
         if limit is not None:
             transformer.tokenizer.model_max_length = min(transformer.tokenizer.model_max_length, limit)
 

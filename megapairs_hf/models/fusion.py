@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from megapairs_hf.config import require
 from megapairs_hf.errors import MegaPairsError, ModelError
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def build_mmret(
-    backbone: str,
+    backbone: str | Path,
     *,
     revision: str | None = None,
     device: str | None = None,
@@ -31,7 +32,7 @@ def build_mmret(
     attn_implementation: str | None = None,
     allow_urls: bool = False,
     compile: bool = False,
-    prompt_style: Style = "released",
+    prompt_style: Style | None = None,
 ) -> MMRet:
     """Make an MMRet of a backbone.
 
@@ -45,18 +46,22 @@ def build_mmret(
         attn_implementation: `sdpa`, `eager`, `flash_attention_2`, …; None lets transformers choose.
         allow_urls: whether pictures given as URLs are fetched.
         compile: whether the model is compiled by `torch.compile`.
-        prompt_style: of a multimodal language model: `released` is what the published weights were trained with,
-            `paper` ends with the end token as the paper writes.
+        prompt_style: of a multimodal language model: `released` (None) is what the published weights were trained
+            with, `paper` ends with the end token as the paper writes.
 
     Returns:
         A Sentence Transformers model for text, images, and `{"image": …, "text": …}` together.
 
     Raises:
         ModelError: there is no such model, it is of another kind, or its weights are incomplete or not numbers.
+        ConfigError: there is no such prompt style.
     """
     from megapairs_hf.models.building import build_modules
+    from megapairs_hf.models.mllm import STYLES
     from megapairs_hf.models.model import MMRet
 
+    require(prompt_style is None or prompt_style in STYLES, "prompt_style", prompt_style, " or ".join(STYLES))
+    backbone = str(backbone)
     loading = _loading(revision, dtype, attn_implementation)
 
     def make() -> MMRet:
@@ -67,7 +72,7 @@ def build_mmret(
 
 
 def load_mmret(
-    path: str,
+    path: str | Path,
     *,
     revision: str | None = None,
     device: str | None = None,
@@ -98,6 +103,7 @@ def load_mmret(
     from megapairs_hf.models.model import MMRet
     from megapairs_hf.models.released import has_stock_modules
 
+    path = str(path)
     common: dict[str, Any] = {"revision": revision, "device": device, "dtype": dtype}
     common |= {"attn_implementation": attn_implementation, "allow_urls": allow_urls, "compile": compile}
     if not _explained(lambda: has_stock_modules(path, revision), f"the model {path}"):
@@ -139,22 +145,28 @@ def _loading(revision: str | None, dtype: Any, attention: str | None) -> dict[st
 
 def _explained(make: Callable[[], Any], what: str) -> Any:
     """The result of loading, a library's error as one sentence."""
+    from safetensors import SafetensorError
+
     try:
         return make()
     except MegaPairsError:
         raise
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        said = str(error).strip().split("\n", 1)[0] or type(error).__name__
+    except (OSError, ValueError, LookupError, RuntimeError, ImportError, SafetensorError) as error:
+        said = str(error).strip().split("\n", 1)[0].rstrip(".;:") or type(error).__name__
         raise ModelError(f"cannot load {what}: {said}; check the path, or its files") from error
 
 
 def _prepared(model: MMRet, name: str, allow_urls: bool, compile: bool) -> MMRet:
     """Checked, and ready for mixed inputs."""
-    from megapairs_hf.models.building import check_numbers, preparer_of
+    from megapairs_hf.models.building import check_features, check_numbers, normalise, preparer_of
+    from megapairs_hf.models.preparing import DualPreparer
 
     model.preparer = preparer_of(model, name, allow_urls)
+    normalise(model)
     check_numbers(model, name)
     model.eval()
+    if isinstance(model.preparer, DualPreparer):
+        check_features(model, name)
     if compile:
         model.compile()
     return model

@@ -78,7 +78,10 @@ def is_picture(text: str) -> bool:
             return urlparse(text).path.lower().endswith(ENDINGS)
         except ValueError:
             return False
-    return text.lower().endswith(ENDINGS) and Path(text).is_file()
+    try:
+        return text.lower().endswith(ENDINGS) and Path(text).is_file()
+    except OSError:  # longer than any file's name
+        return False
 
 
 def load_picture(given: Any, place: int, allow_urls: bool) -> Any:

@@ -87,11 +87,13 @@ def _layers(inner: Any) -> Iterator[tuple[str, Any]]:
             yield name, module
 
 
-def merge_lora(model: SentenceTransformer) -> None:
+def merge_lora(model: SentenceTransformer, *, keep: bool = True) -> None:
     """Add the adapters to the weights, so that they cost nothing in a forward pass.
 
     Args:
         model: an MMRet with adapters.
+        keep: whether the weights without adapters are kept in the CPU's memory, from where `unmerge_lora` takes them;
+            without them it subtracts, which in bfloat16 is far from exact.
 
     Raises:
         ModelError: it has none, or merging gives numbers that are not finite.
@@ -100,6 +102,8 @@ def merge_lora(model: SentenceTransformer) -> None:
     if not layers:
         raise ModelError("the model has no adapters to merge; call add_lora, or load an adapted model")
     for name, layer in layers:
+        if keep and not layer.merged:
+            layer.weight_unmerged = layer.get_base_layer().weight.detach().to("cpu", copy=True)
         try:
             layer.merge(safe_merge=True)
         except ValueError as error:
@@ -107,9 +111,14 @@ def merge_lora(model: SentenceTransformer) -> None:
 
 
 def unmerge_lora(model: SentenceTransformer) -> None:
-    """Take the adapters out of the weights again."""
+    """Take the adapters out of the weights again: every bit is as before `merge_lora`, unless it kept none."""
     for _, layer in _layers(model[0].model):
+        if not layer.merged:
+            continue
         layer.unmerge()
+        kept = layer.__dict__.pop("weight_unmerged", None)
+        if kept is not None:
+            layer.get_base_layer().weight.data.copy_(kept)
 
 
 def unload_lora(model: SentenceTransformer) -> None:
@@ -120,7 +129,7 @@ def unload_lora(model: SentenceTransformer) -> None:
     """
     inner = model[0].model
     if not all(layer.merged for _, layer in _layers(inner)) or not any(True for _ in _layers(inner)):
-        merge_lora(model)
+        merge_lora(model, keep=False)
     for name, layer in _layers(inner):
         parent, _, last = name.rpartition(".")
         setattr(inner.get_submodule(parent), last, layer.get_base_layer())

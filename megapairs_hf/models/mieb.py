@@ -29,7 +29,8 @@ def mteb_model(
         model: the MMRet.
         name: that the results are filed under, `owner/name`.
         revision: that the results are filed under.
-        prompts: instructions by the names that mteb gives (`query`, a task, `task-query`, …); None takes the model's.
+        prompts: instructions by the names that mteb gives (`query`, a task, `task-query`,
+            `task-document`, …), none for what is not named; None takes the model's.
 
     Returns:
         An encoder of mteb.
@@ -38,12 +39,12 @@ def mteb_model(
         MissingDependencyError: mteb is not installed.
     """
     try:
-        from mteb.models.abs_encoder import AbsEncoder
+        from mteb.models.abs_encoder import AbsEncoder, get_prompt_name
         from mteb.models.model_meta import ModelMeta
         from mteb.types import PromptType
     except ImportError as error:
         raise MissingDependencyError("mteb", "mteb", "measuring with mteb") from error
-    given = {key: prompt for key, prompt in (prompts or model.prompts).items() if prompt}
+    given = {key: prompt for key, prompt in (model.prompts if prompts is None else prompts).items() if prompt}
 
     class MtebMMRet(AbsEncoder):
         """An MMRet that speaks mteb."""
@@ -67,10 +68,15 @@ def mteb_model(
             """Embeddings ([N, D] float32) of everything that the loader gives."""
             import numpy as np
 
-            prompt = self.model_prompts.get(self.get_prompt_name(task_metadata, prompt_type) or "")
+            known = self.model_prompts
             if prompt_type == PromptType.document:
                 # a prompt that names no side is the query's
-                prompt = self.model_prompts.get(PromptType.document.value)
+                known = {
+                    key: prompt for key, prompt in known.items() if key.rpartition("-")[2] == PromptType.document.value
+                }
+            prompt = known.get(get_prompt_name(known, task_metadata, prompt_type) or "")
+            if prompt is None and prompts is not None:
+                prompt = ""  # None would be the model's own
             side = {PromptType.query: model.encode_query, PromptType.document: model.encode_document}
             encode = side.get(prompt_type, model.encode)
             made = [

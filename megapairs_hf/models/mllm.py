@@ -9,9 +9,10 @@ family's own processor sees them, which stock Sentence Transformers cannot do; g
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from megapairs_hf.errors import ModelError
 from megapairs_hf.models.inputs import Input, load_picture
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 TEMPLATES = Path(__file__).with_name("templates")
 IMAGE_SIDE = 512  # section 4.1: "512 × 512"
 SIDE_KEY = "mmret_image_side"
+MARK = "The prompt of MMRet's multimodal models"  # how both templates begin
 CIR_INSTRUCTION = (
     "Retrieve the target image that best meets the combined criteria by using both the provided image and the image"
     " retrieval instructions: "
@@ -32,6 +34,7 @@ PROMPTS = {"query": CIR_INSTRUCTION, "document": ""}
 AROUND = {"<|image_pad|>": ("<|vision_start|>", "<|vision_end|>")}
 LOG = logging.getLogger(__name__)
 Style = Literal["released", "paper"]
+STYLES: tuple[Style, ...] = get_args(Style)
 
 
 def is_mllm(config: Any) -> bool:
@@ -51,6 +54,9 @@ def chat_template(processor: Any, style: Style) -> str:
     before, after = AROUND.get(token, ("", ""))
     template = (TEMPLATES / f"{style}.jinja").read_text(encoding="utf-8")
     words = {"@IMAGE@": before + token + after, "@TOKEN@": token, "@BROKEN@": f"{token[0]} {token[1:]}"}
+    # a processor without videos has no such token, and replacing what is no text changes nothing
+    video = str(getattr(processor, "video_token", None) or token)
+    words |= {"@VIDEO@": video, "@BROKEN_VIDEO@": f"{video[0]} {video[1:]}"}
     for mark, word in words.items():
         template = template.replace(mark, word)
     return template
@@ -102,7 +108,11 @@ class MllmPreparer:
 
     def __init__(self, transformer: Any, allow_urls: bool) -> None:
         config, self.tokenizer = transformer.model.config, transformer.processor.tokenizer
-        self.side = int(getattr(config, SIDE_KEY, IMAGE_SIDE))
+        # a folder that we did not save shows its model pictures of any size; one of adapters alone has no config.json,
+        # so there the prompt tells
+        adapted = getattr(transformer.model, "_hf_peft_config_loaded", False)
+        ours = adapted and MARK in str(transformer.processor.chat_template)
+        self.side: int | None = getattr(config, SIDE_KEY, IMAGE_SIDE if ours else None)
         positions = getattr(config.text_config, "max_position_embeddings", None) or self.tokenizer.model_max_length
         self.limit = min(int(positions), int(self.tokenizer.model_max_length))
         self.allow_urls = allow_urls
@@ -116,7 +126,8 @@ class MllmPreparer:
             ready["text"] = given.text
         if given.picture is not None:
             picture = load_picture(given.picture, place, self.allow_urls)
-            ready["image"] = picture if picture.size == (self.side,) * 2 else picture.resize((self.side, self.side))
+            size = picture.size if self.side is None else (self.side, self.side)
+            ready["image"] = picture if picture.size == size else picture.resize(size)
         return ready
 
     def features(
@@ -126,25 +137,32 @@ class MllmPreparer:
         cut = [dict(one) for one in ready]
         for one in cut:
             # a token has a byte at least, so short texts need not be counted
-            if "text" in one and len(one["text"].encode()) > self.limit // 4:
-                one["text"] = self._cut(one["text"], self._frame(prompt, stock, settings))
+            if len((prompt or "").encode()) + len(one.get("text", "").encode()) > self.limit // 4:
+                frame = self._frame(one, prompt, stock, settings)
+                if "text" in one:
+                    one["text"] = self._cut(one["text"], frame)
         made: dict[str, Any] = stock(cut, prompt=prompt, **settings)
         return made
 
-    def _frame(self, prompt: str | None, stock: Callable[..., Any], settings: dict[str, Any]) -> int:
-        """Tokens of a joint input besides those of its text."""
-        from PIL import Image
+    def _frame(
+        self, one: dict[str, Any], prompt: str | None, stock: Callable[..., Any], settings: dict[str, Any]
+    ) -> int:
+        """Tokens of an input besides those of its text.
 
-        key = (prompt, settings.get("task"))
+        Raises:
+            ModelError: they leave no room.
+        """
+        size = one["image"].size if "image" in one else None
+        key = (prompt, settings.get("task"), size)
         if key not in self.frames:
-            blank = {"text": ".", "image": Image.new("RGB", (self.side, self.side))}
+            blank = {"text": "."} if size is None else {"text": ".", "image": one["image"]}
             self.frames[key] = int(stock([blank], prompt=prompt, **settings)["input_ids"].shape[1])
+        if self.frames[key] >= self.limit:
+            raise ModelError(f"prompt and picture take {self.frames[key]} of {self.limit} tokens; shorten the prompt")
         return self.frames[key]
 
     def _cut(self, text: str, frame: int) -> str:
         room = self.limit - frame
-        if room < 1:
-            raise ModelError(f"prompt and picture take {frame} of {self.limit} tokens; shorten the prompt")
         found = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         if len(found["input_ids"]) <= room:
             return text
@@ -154,4 +172,9 @@ class MllmPreparer:
         return text[: found["offset_mapping"][room - 1][1]]
 
     def finish(self, folder: str) -> None:
-        """Nothing: the folder is whole."""
+        """A released model's folder names code that is not saved, so its name goes too."""
+        file = Path(folder) / "config.json"
+        if file.is_file():
+            config = json.loads(file.read_text(encoding="utf-8"))
+            config.pop("auto_map", None)
+            file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

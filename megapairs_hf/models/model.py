@@ -11,6 +11,7 @@ import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
@@ -37,7 +38,8 @@ class MMRet(SentenceTransformer):
 
     def _load_module_class_from_ref(self, class_ref: str, *arguments: Any, **settings: Any) -> Any:
         found = super()._load_module_class_from_ref(class_ref, *arguments, **settings)
-        return CheckedTransformer if found is Transformer else found
+        # old folders name a subclass, which differs only in what it guesses of the model
+        return CheckedTransformer if issubclass(found, Transformer) else found
 
     def _post_init(self) -> None:
         super()._post_init()
@@ -73,7 +75,7 @@ class MMRet(SentenceTransformer):
             settings: everything else that `SentenceTransformer.encode` takes.
 
         Returns:
-            [N, D] as array or tensor, [D] for a single input, [0, D] for none.
+            [N, D] as array (float32, whatever the weights are in) or tensor, [D] for a single input, [0, D] for none.
 
         Raises:
             ModelError: an input is nothing that the model takes.
@@ -100,13 +102,16 @@ class MMRet(SentenceTransformer):
         else:
             width = settings.get("truncate_dim") or self.truncate_dim or self.get_embedding_dimension()
             made = torch.zeros((0, int(width or 0)), device=self.device)
-        if precision != "float32" and rows:
-            # of all rows at once, because the eight-bit form is measured on them
-            made = torch.from_numpy(quantize_embeddings(made.float().cpu().numpy(), precision=precision))
+        if precision != "float32":
+            # of all rows at once, because the eight-bit form is measured on them; of none, for width and type alone
+            floats = made.float().cpu().numpy() if rows else np.zeros((1, made.shape[1]), np.float32)
+            ranges = None if rows else np.array([[-1.0], [1.0]]).repeat(made.shape[1], 1)
+            made = torch.from_numpy(quantize_embeddings(floats, precision, ranges=ranges)[: len(rows)])
         if as_tensor or not as_array:
             found: Any = made if as_tensor else list(made)
         else:
-            found = (made.float() if made.dtype == torch.bfloat16 else made).cpu().numpy()
+            # numpy has no bfloat16, and both halves are given alike
+            found = (made.float() if made.dtype in {torch.bfloat16, torch.float16} else made).cpu().numpy()
         return found[0] if single else found
 
     def _groups(

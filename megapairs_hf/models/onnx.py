@@ -19,10 +19,14 @@ if TYPE_CHECKING:
 
 GRAPHS = {"text": "text", "image": "image", "joint": FUSED}
 TOLERANCE = 1e-4
+# a protobuf file holds 2 GB at most; the weights of larger graphs go into a file beside it
+INSIDE_BYTES = 1_900_000_000
 
 
 def export_onnx(model: MMRet, folder: str | Path, *, opset: int | None = None) -> dict[str, float]:
     """Write `text.onnx`, `image.onnx` and `joint.onnx`; input names are those of the model's features.
+
+    Above 2 GB the weights lie beside each graph, in `text.onnx.data` and so on; keep them together.
 
     Args:
         model: an MMRet by score fusion, in float32 on the CPU.
@@ -34,7 +38,8 @@ def export_onnx(model: MMRet, folder: str | Path, *, opset: int | None = None) -
 
     Raises:
         MissingDependencyError: onnx, onnxscript or onnxruntime is not installed.
-        ModelError: the model is a multimodal language model, or a graph differs from torch by more than 1e-4.
+        ModelError: the model is a multimodal language model or takes patches of any number (SigLIP 2 NaFlex), or a
+            graph differs from torch by more than 1e-4.
     """
     try:
         import onnxruntime
@@ -43,6 +48,10 @@ def export_onnx(model: MMRet, folder: str | Path, *, opset: int | None = None) -
         raise MissingDependencyError("onnx, onnxscript and onnxruntime", "onnx", "ONNX export") from error
     if FUSED not in model[0].modality_config or "message" in model[0].modality_config:
         raise ModelError("only dual encoders are exported to ONNX; serve a multimodal language model by its folder")
+    if "spatial_shapes" in _example(model, "image", 1):
+        raise ModelError(
+            "a model of patches of any number (SigLIP 2 NaFlex) has no graph for ONNX; export a fixed size one"
+        )
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
     differences = {}
@@ -98,6 +107,7 @@ def _export(model: MMRet, name: str, modality: Any, file: Path, opset: int | Non
     rows = torch.export.Dim("rows", min=1, max=65536)
     tokens = torch.export.Dim("tokens", min=2, max=model[0].tokenizer.model_max_length)
     fixed = "max_length" in model[0].processing_kwargs.get("text", {})
+    size = sum(weight.numel() * weight.element_size() for weight in model.parameters())
     shapes = []
     for key in names:
         ids = key in {"input_ids", "attention_mask", "token_type_ids"}
@@ -110,7 +120,7 @@ def _export(model: MMRet, name: str, modality: Any, file: Path, opset: int | Non
         output_names=["sentence_embedding"],
         dynamic_shapes=(tuple(shapes),),
         dynamo=True,
-        external_data=False,
+        external_data=size > INSIDE_BYTES,
         opset_version=opset,
         verbose=False,
     )

@@ -76,7 +76,7 @@ class DualPreparer:
         kind = kinds.pop()
         made: dict[str, Any] = {}
         if "text" in kind:
-            self._warn([one["text"] for one in ready])
+            self._warn([(prompt or "") + one["text"] for one in ready])
             made |= stock([{"text": one["text"]} for one in ready], prompt=prompt, **settings)
         if "image" in kind:
             made |= self.pixels.batch([one["image"] for one in ready])

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from megapairs_hf.errors import ModelError
 
 STOCK = "sentence_transformers."
 # from the checkpoints' names (LLaVA-NeXT of transformers 4.45) to those of the model without its head
@@ -35,11 +33,16 @@ def has_stock_modules(path: str, revision: str | None) -> bool:
     Args:
         path: folder or Hub id.
         revision: revision on the Hub.
+
+    Raises:
+        ModelError: its list of modules is none.
     """
     file = find_file(path, "modules.json", revision)
     if file is None:
         return False
-    modules: Sequence[dict[str, str]] = json.loads(file.read_text(encoding="utf-8"))
+    modules = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(modules, list) or not modules or not all(isinstance(m, dict) and "type" in m for m in modules):
+        raise ModelError(f"modules.json of {path} is no list of modules with a `type` each; save the model again")
     return all(str(module["type"]).startswith(STOCK) for module in modules)
 
 

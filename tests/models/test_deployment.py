@@ -8,7 +8,7 @@ from PIL import Image
 
 from megapairs_hf import load_mmret
 from megapairs_hf.errors import ConfigError, ModelError
-from megapairs_hf.models import build_mmret, save_mmret
+from megapairs_hf.models import build_mmret, onnx, save_mmret
 from megapairs_hf.models.onnx import export_onnx
 from megapairs_hf.models.precision import quantised_recall
 from tests.models import tiny
@@ -50,6 +50,17 @@ def test_the_graphs_equal_torch(family, folder, tmp_path):
         features = model.preprocess(given)
         made = session.run(None, {one.name: features[one.name].numpy() for one in session.get_inputs()})[0]
         assert np.abs(made - model.encode(given)).max() < 1e-5
+
+
+def test_no_graph_of_patches_of_any_number(tmp_path):
+    with pytest.raises(ModelError, match="SigLIP 2 NaFlex"):
+        export_onnx(build_mmret(tiny.siglip2(tmp_path / "siglip2"), device="cpu"), tmp_path / "onnx")
+
+
+def test_weights_that_a_graph_cannot_hold_lie_beside_it(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx, "INSIDE_BYTES", 0)
+    assert max(export_onnx(load_mmret(folder, device="cpu"), tmp_path).values()) < 1e-5
+    assert {file.name for file in tmp_path.glob("*.data")} == {f"{name}.onnx.data" for name in onnx.GRAPHS}
 
 
 def test_no_graph_of_a_language_model(tmp_path):

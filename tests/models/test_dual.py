@@ -9,9 +9,10 @@ import pytest
 import torch
 from PIL import Image
 from sentence_transformers import SentenceTransformer
-from transformers import AutoModel, AutoProcessor
+from transformers import AutoModel, AutoProcessor, CamembertConfig, MPNetConfig, XLMRobertaConfig
 
 from megapairs_hf import load_mmret
+from megapairs_hf.errors import ModelError
 from megapairs_hf.models import build_mmret, save_mmret
 from tests.models import tiny
 from tests.small import run
@@ -123,3 +124,20 @@ def test_the_weights_stay_the_backbones(backbone, saved):
 
 def test_a_text_longer_than_the_positions_is_cut(saved):
     assert np.isfinite(load_mmret(saved, device="cpu").encode(["star " * 300])).all()
+
+
+@pytest.mark.parametrize("tower", [CamembertConfig, MPNetConfig, XLMRobertaConfig])
+def test_positions_that_begin_behind_the_padding(tower, tmp_path):
+    model = build_mmret(tiny.altered_bert_vit(tmp_path / "backbone", tower), device="cpu")
+    assert model.tokenizer.model_max_length == 48
+    assert np.isfinite(model.encode(["star " * 100])).all()
+
+
+def test_features_of_each_token_are_refused(tmp_path):
+    with pytest.raises(ModelError, match="needs one vector of the same width"):
+        build_mmret(tiny.flava(tmp_path / "flava"), device="cpu")
+
+
+def test_a_prompt_style_is_for_language_models(backbone):
+    with pytest.raises(ModelError, match="dual encoder, whose texts have no prompt; leave prompt_style out"):
+        build_mmret(backbone, device="cpu", prompt_style="paper")

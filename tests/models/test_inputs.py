@@ -73,6 +73,14 @@ def test_an_empty_list_has_the_width(model):
     assert model.encode([], convert_to_tensor=True).shape == (0, 24)
     assert model.encode_query([], truncate_dim=8).shape == (0, 8)
     assert model.encode([], convert_to_numpy=False) == []
+    for precision in ("int8", "uint8", "binary", "ubinary"):
+        none, one = model.encode([], precision=precision), model.encode(["a", "b"], precision=precision)
+        assert (none.shape, none.dtype) == ((0, one.shape[1]), one.dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_arrays_are_float32_whatever_the_weights_are(folder, dtype):
+    assert load_mmret(folder, device="cpu", dtype=dtype).encode(["a"]).dtype == np.float32
 
 
 def test_eight_bit_and_binary_forms_are_measured_over_the_whole_list(model, mixed):
@@ -166,6 +174,17 @@ def test_exif_turns_a_pillow_picture_too():
 def test_a_string_that_only_looks_like_a_picture_is_a_text(model):
     texts = ["cat.jpg", "a photograph of a.png", {"text": "http://127.0.0.1:9/x.jpg"}]
     assert model.encode(texts).shape == (3, 24)
+    # longer than a file's name may be
+    assert model.encode(["x" * 300 + ".jpg"]).shape == (1, 24)
+
+
+def test_one_opened_picture_many_times_in_a_list(model, tmp_path):
+    picture(3, (900, 700)).save(tmp_path / "big.png")
+    expected = model.encode(picture(3, (900, 700)))
+    for _ in range(3):
+        opened = Image.open(tmp_path / "big.png")
+        made = model.encode([opened] * 16 + [{"image": opened, "text": "a"}] * 2)
+        assert np.abs(made[:16] - expected).max() < 1e-6
 
 
 def test_urls_are_fetched_only_when_asked(folder, model, tmp_path):
@@ -221,6 +240,11 @@ def test_a_text_that_is_too_long_is_cut_with_one_warning(folder, caplog):
     model = load_mmret(folder, device="cpu")
     made = model.encode(["star " * 500, {"text": "moon " * 500, "image": picture()}, "star " * 600])
     assert np.abs(made[0] - made[2]).max() < 1e-6
+    assert len([r for r in caplog.records if "was cut" in r.message]) == 1
+
+
+def test_a_prompt_that_is_too_long_is_told_too(folder, caplog):
+    load_mmret(folder, device="cpu").encode(["star"], prompt="moon " * 500)
     assert len([r for r in caplog.records if "was cut" in r.message]) == 1
 
 

@@ -20,8 +20,8 @@ def backbone(request, tmp_path_factory):
     return getattr(tiny, request.param)(tmp_path_factory.mktemp(request.param) / "backbone")
 
 
-def adapted(backbone):
-    model = build_mmret(backbone, device="cpu")
+def adapted(backbone, dtype=None):
+    model = build_mmret(backbone, device="cpu", dtype=dtype)
     add_lora(model)
     torch.manual_seed(3)
     for name, weight in model.named_parameters():
@@ -61,6 +61,17 @@ def test_merged_equals_adapted_and_unmerging_restores(backbone):
     base = layer.get_base_layer().weight.clone()
     merge_lora(model)
     assert torch.allclose(layer.get_base_layer().weight, base + 2 * b @ a, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_unmerging_restores_every_bit(backbone, dtype):
+    model = adapted(backbone, dtype)
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    for _ in range(2):
+        merge_lora(model)
+        assert any(not torch.equal(weight, before[name]) for name, weight in model.named_parameters())
+        unmerge_lora(model)
+        assert all(torch.equal(weight, before[name]) for name, weight in model.named_parameters())
 
 
 def test_adapters_alone_and_a_whole_model(backbone, tmp_path):

@@ -6,6 +6,7 @@ import pytest
 from datasets import Dataset, Features, Image, Value
 from mteb.abstasks.retrieval import AbsTaskRetrieval
 from mteb.abstasks.task_metadata import TaskMetadata
+from mteb.types import PromptType
 from PIL import Image as Pillow
 
 from megapairs_hf.models import build_mmret
@@ -94,3 +95,27 @@ def test_an_empty_document_gets_a_vector(model):
     made = mteb_model(model).encode([batch], task_metadata=task, hf_split="test", hf_subset="default")
     assert made.shape == (2, model.get_embedding_dimension())
     assert np.isfinite(made).all()
+
+
+@pytest.mark.parametrize(
+    ("prompts", "query", "document"),
+    [
+        ({"LocalIT2IRetrieval-document": "a day ", "LocalIT2IRetrieval-query": "night "}, "night ", "a day "),
+        ({"Any2AnyRetrieval-document": "a day ", "query": "night "}, "night ", "a day "),
+        ({"LocalIT2IRetrieval": "night "}, "night ", ""),
+        ({"document": "a day "}, "", "a day "),
+        ({}, "", ""),
+    ],
+)
+def test_the_prompts_of_a_task(model, prompts, query, document):
+    wrapped = mteb_model(model, prompts=prompts)
+    for side, prompt in ((PromptType.query, query), (PromptType.document, document)):
+        made = wrapped.encode(
+            [{"text": ["red"]}],
+            task_metadata=LocalRetrieval.metadata,
+            hf_split="test",
+            hf_subset="default",
+            prompt_type=side,
+        )
+        encode = model.encode_query if side == PromptType.query else model.encode_document
+        assert np.abs(made - encode(["red"], prompt=prompt)).max() < 1e-6

@@ -1,6 +1,7 @@
 """MMRet on multimodal language models: LLaVA-NeXT, and Qwen2.5-VL by the same recipe."""
 
 import contextlib
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from sentence_transformers import SentenceTransformer
 from transformers import AutoModel
 
 from megapairs_hf import load_mmret
-from megapairs_hf.errors import ModelError
+from megapairs_hf.errors import ConfigError, ModelError
 from megapairs_hf.models import build_mmret, save_mmret
 from megapairs_hf.models.mllm import CIR_INSTRUCTION
 from tests.models import tiny
@@ -140,6 +141,21 @@ def test_a_long_text_is_cut_before_the_picture_with_one_warning(family, caplog):
     assert model.preprocess([long])["input_ids"].shape[1] <= model.preparer.limit
 
 
+def test_a_long_instruction_leaves_less_for_the_text_or_is_refused(family):
+    _, _, saved = family
+    model = load_mmret(saved, device="cpu")
+    free = (
+        model.preparer.limit - model.preprocess([{"text": ".", "image": picture(1)}], prompt="p")["input_ids"].shape[1]
+    )
+    given = {"text": "a" * 40, "image": picture(1)}
+    assert model.preprocess([given], prompt="p" * (free - 10))["input_ids"].shape[1] <= model.preparer.limit
+    # a text alone has the picture's room too
+    assert model.preprocess(["a" * 40], prompt="p" * (free + 5))["input_ids"].shape[1] <= model.preparer.limit
+    for one in (given, picture(1)):
+        with pytest.raises(ModelError, match="shorten the prompt"):
+            model.encode([one], prompt="p" * (free + 5))
+
+
 def test_two_pictures_are_refused(family):
     _, _, saved = family
     model = load_mmret(saved, device="cpu")
@@ -152,6 +168,26 @@ def test_a_text_may_name_the_image_token(family):
     model = load_mmret(saved, device="cpu")
     token = "<image>" if name == "llava" else "<|image_pad|>"
     assert np.isfinite(model.encode([f"a {token} tag", {"text": f"a {token}", "image": picture(1)}])).all()
+
+
+@pytest.mark.parametrize("text", ["a <|video_pad|>", "<|vision_start|><|video_pad|><|vision_end|>"])
+def test_a_text_may_name_the_video_token(family, text):
+    _, _, saved = family
+    model = load_mmret(saved, device="cpu")
+    assert np.isfinite(model.encode([text, {"text": text, "image": picture(1)}], prompt=text)).all()
+
+
+def test_there_are_two_prompt_styles(family):
+    with pytest.raises(ConfigError, match="`prompt_style` is 'x', but must be released or paper"):
+        build_mmret(family[1], device="cpu", prompt_style="x")
+
+
+def test_a_folder_without_a_prompt_is_refused(family, tmp_path):
+    _, _, saved = family
+    shutil.copytree(saved, tmp_path / "bare")
+    (tmp_path / "bare/chat_template.jinja").unlink()
+    with pytest.raises(ModelError, match="has no chat template"):
+        load_mmret(tmp_path / "bare", device="cpu")
 
 
 def test_half_precision_and_the_ways_of_attention(family):

@@ -1,5 +1,6 @@
 """The released checkpoints' layouts, against the formulas; and what cannot be loaded."""
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from sentence_transformers import SentenceTransformer
 
 from megapairs_hf import load_mmret
 from megapairs_hf.errors import ModelError
@@ -149,6 +151,57 @@ def test_a_released_model_saves_as_ours(llava, clip, tmp_path):
         assert EXPLODES not in "".join(p.read_text() for p in (tmp_path / name).glob("*.py"))
 
 
+def test_a_saved_released_model_names_no_code(llava, tmp_path):
+    model = load_mmret(llava, device="cpu")
+    save_mmret(model, tmp_path / "mllm")
+    plain = SentenceTransformer(
+        str(tmp_path / "mllm"), trust_remote_code=True, device="cpu", processor_kwargs={"backend": "pil"}
+    )
+    assert np.abs(plain.encode(["night"]) - model.encode(["night"])).max() < 1e-6
+
+
+@pytest.fixture(params=["stock", "legacy"])
+def foreign(request, models, tmp_path):
+    """A CLIP as stock Sentence Transformers saves it, alone, and as it did before version 5.4."""
+    folder = tmp_path / request.param
+    if request.param == "stock":
+        stock = SentenceTransformer(f"{models}/clip", device="cpu", processor_kwargs={"backend": "pil"})
+        stock.save(str(folder), create_model_card=False)
+        return folder, folder
+    shutil.copytree(f"{models}/clip", folder / "0_CLIPModel")
+    module = {"idx": 0, "name": "0", "path": "0_CLIPModel", "type": "sentence_transformers.models.CLIPModel"}
+    (folder / "modules.json").write_text(json.dumps([module]))
+    return folder, folder / "0_CLIPModel"
+
+
+def test_a_foreign_folder_gives_what_the_backbone_gives(foreign, models, tmp_path):
+    mixed = ["night", picture(3), {"image": picture(4), "text": "day"}]
+    expected = build_mmret(f"{models}/clip", device="cpu").encode(mixed)
+    model = load_mmret(str(foreign[0]), device="cpu")
+    assert np.abs(model.encode(mixed) - expected).max() < 1e-6
+    save_mmret(model, tmp_path / "again")
+    assert np.array_equal(load_mmret(str(tmp_path / "again"), device="cpu").encode(mixed), model.encode(mixed))
+
+
+def test_a_foreign_folder_with_a_lost_weight_is_refused(foreign):
+    weights = load_file(foreign[1] / "model.safetensors")
+    weights.pop("visual_projection.weight")
+    save_file(weights, foreign[1] / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=r"1 missing keys \(visual_projection\.weight\)"):
+        load_mmret(str(foreign[0]), device="cpu")
+
+
+def test_a_foreign_mllm_sees_pictures_as_they_are(llava, tmp_path):
+    folder = tmp_path / "mllm"
+    save_mmret(load_mmret(llava, device="cpu"), folder)
+    config = json.loads((folder / "config.json").read_text())
+    del config["mmret_image_side"]
+    (folder / "config.json").write_text(json.dumps(config))
+    plain = SentenceTransformer(str(folder), device="cpu", processor_kwargs={"backend": "pil"})
+    wide = picture(1, (200, 20))
+    assert np.abs(load_mmret(str(folder), device="cpu").encode([wide]) - plain.encode([wide])).max() < 1e-6
+
+
 @pytest.mark.parametrize("which", ["clip", "llava"])
 def test_missing_and_unexpected_weights_are_listed(which, request, tmp_path):
     folder = tmp_path / which
@@ -180,11 +233,59 @@ def test_a_weight_that_is_no_number_is_refused(models, tmp_path):
         load_mmret(str(tmp_path / "m"), device="cpu")
 
 
+@pytest.mark.parametrize(
+    ("file", "changes"),
+    [
+        ("config.json", {"model_type": "evil_clip", "auto_map": {"AutoConfig": "evil.C", "AutoModel": "evil.M"}}),
+        ("config.json", {"auto_map": {"AutoConfig": "evil.C", "AutoModel": "evil.M"}}),
+        ("processor_config.json", {"processor_class": "Evil", "auto_map": {"AutoProcessor": "evil.P"}}),
+        ("tokenizer_config.json", {"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": [None, "evil.T"]}}),
+    ],
+)
+def test_nobody_is_asked_whether_to_run_the_folders_code(models, tmp_path, monkeypatch, file, changes):
+    folder = tmp_path / "evil"
+    shutil.copytree(f"{models}/clip", folder)
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').write('x')\n")
+    place = folder / file
+    place.write_text(json.dumps({**(json.loads(place.read_text()) if place.is_file() else {}), **changes}))
+    asked = []
+    monkeypatch.setattr("builtins.input", lambda *_: asked.append(1) or "y")
+    # a type of its own cannot be loaded without its code; an old one can
+    with contextlib.suppress(ModelError):
+        load_mmret(str(folder), device="cpu")
+    assert not asked
+    assert not (tmp_path / "ran").exists()
+
+
 def test_a_folder_that_is_no_model(tmp_path):
     (tmp_path / "notes.txt").write_text("no model")
     for path in (tmp_path, tmp_path / "absent/there"):
         with pytest.raises(ModelError, match="cannot load"):
             load_mmret(str(path), device="cpu")
+
+
+@pytest.mark.parametrize("kept", [0, 0.5])
+def test_weights_that_end_early(models, tmp_path, kept):
+    save_mmret(build_mmret(f"{models}/clip", device="cpu"), tmp_path / "m")
+    file = tmp_path / "m/model.safetensors"
+    file.write_bytes(file.read_bytes()[: int(kept * file.stat().st_size)])
+    with pytest.raises(ModelError, match="cannot load the model"):
+        load_mmret(tmp_path / "m", device="cpu")
+
+
+@pytest.mark.parametrize("written", [{"a": 1}, [], [{"idx": 0}], ["Transformer"], None])
+def test_a_list_of_modules_that_is_none(models, tmp_path, written):
+    save_mmret(build_mmret(f"{models}/clip", device="cpu"), tmp_path / "m")
+    (tmp_path / "m/modules.json").write_text(json.dumps(written))
+    with pytest.raises(ModelError, match="is no list of modules with a `type` each"):
+        load_mmret(tmp_path / "m", device="cpu")
+
+
+def test_pickled_weights_are_refused_by_name(models, tmp_path):
+    shutil.copytree(f"{models}/clip", tmp_path / "m")
+    (tmp_path / "m/model.safetensors").rename(tmp_path / "m/pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"pytorch_model\.bin alone, a pickle"):
+        load_mmret(tmp_path / "m", device="cpu")
 
 
 def test_the_missing_method_is_named(models):

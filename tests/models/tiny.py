@@ -70,6 +70,28 @@ def bert_vit(folder: Path) -> str:
     return save(folder, t.VisionTextDualEncoderModel(config), t.VisionTextDualEncoderProcessor(images(), made))
 
 
+def altered_bert_vit(folder: Path, cls) -> str:
+    """A ViT with a text tower of RoBERTa's kin, whose positions begin behind the padding's."""
+    torch.manual_seed(6)
+    made = tokenizer(longest=10**30)
+    text = cls(**SHARED, vocab_size=len(made), max_position_embeddings=50, pad_token_id=1)
+    vision = t.ViTConfig(**SHARED, image_size=SIDE, patch_size=16)
+    config = t.VisionTextDualEncoderConfig.from_vision_text_configs(vision, text, projection_dim=24)
+    return save(folder, t.VisionTextDualEncoderModel(config), t.VisionTextDualEncoderProcessor(images(), made))
+
+
+def flava(folder: Path) -> str:
+    """A model with both methods whose features are those of each token."""
+    torch.manual_seed(7)
+    made = tokenizer(longest=24)
+    text = {**SHARED, "vocab_size": len(made), "max_position_embeddings": 64}
+    sight = {**SHARED, "image_size": SIDE, "patch_size": 16}
+    towers = {"text_config": text, "image_config": sight, "multimodal_config": SHARED}
+    config = t.FlavaConfig(**towers, hidden_size=WIDTH, projection_dim=24)
+    pixels = images(t.FlavaImageProcessorPil, crop_size={"height": SIDE, "width": SIDE})
+    return save(folder, t.FlavaModel(config), t.FlavaProcessor(pixels, made))
+
+
 def llava(folder: Path) -> str:
     """LLaVA-NeXT: a CLIP tower of 32-pixel tiles, a Mistral, tiles up to 2 × 2."""
     torch.manual_seed(4)
