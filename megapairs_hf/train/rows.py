@@ -63,7 +63,7 @@ class Pool(Protocol):
         """The files of pictures by their ids."""
 
     def cluster(self, name: str) -> str:
-        """What near-duplicates of a picture have in common; its id where nothing is known."""
+        """What near-duplicates of a picture have in common; its own where nothing is known."""
 
 
 class TripletPool:
@@ -144,5 +144,9 @@ class TripletPool:
         return found
 
     def cluster(self, name: str) -> str:
-        """The picture's value in `cluster_column`."""
-        return self.clusters.get(name, name)
+        """The picture's value in `cluster_column`, never the same as an id."""
+        return f"cluster {self.clusters[name]}" if name in self.clusters else f"image {name}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        # workers only read pictures
+        return {"triplets": self.triplets}

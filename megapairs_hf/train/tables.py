@@ -101,6 +101,10 @@ class TablePool:
         """The path; nothing is known of near-duplicates."""
         return name
 
+    def __getstate__(self) -> dict[str, Any]:
+        # workers only read pictures
+        return {"name": self.name, "images": self.images}
+
 
 class StreamPool:
     """Rows of a table that is read from front to back, again and again, shuffled in blocks.

@@ -1,6 +1,7 @@
 """What a batch is made of: draws, masks, mixtures, streams, and pictures that cannot be read."""
 
 import json
+import pickle
 import random
 from collections import Counter
 
@@ -215,3 +216,25 @@ def test_a_language_model_sees_each_input_once_and_trains_with_cached_gradients(
     own = 3 * np.arange(4)
     expected = np.mean([np.log(np.exp(row - row[k]).sum()) for row, k in zip(logits[order], own, strict=True)])
     assert loss == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_cluster_whose_name_is_a_pictures_id_is_not_that_picture(rows):
+    pool = TripletPool(rows, TrainConfig(**SETTINGS))
+    pool.clusters = {"a": "7", "b": "7"}
+    # a and b are near-duplicates, and neither is the picture "7"
+    masked, counts = masks([example("q", "x", "a", ["7"]), example("p", "y", "b")], pool.cluster)
+    assert masked.tolist() == [[0, 0, 1, 1], [1, 0, 0, 1]]
+    assert counts == (0, 2, 0)
+
+
+def test_workers_are_sent_no_row_numbers(rows, table):
+    pool = TripletPool(rows, TrainConfig(**SETTINGS, relations=("clip_text",), group_siblings=2))
+    size = len(pickle.dumps(pool))
+    pool.queries = np.zeros(10**6, int)
+    assert len(pickle.dumps(pool)) == size
+    name = rows.ids(0)["q_img"]
+    assert pickle.loads(pickle.dumps(pool)).files([name]) == pool.files([name])
+    (shown, *_), _ = open_source(SourceConfig("./rows.parquet", images="./pictures"), TrainConfig(**SETTINGS), table)
+    again = pickle.loads(pickle.dumps(shown))
+    assert not {"table", "config"} & set(vars(again))
+    assert again.files(["3.png"]) == shown.files(["3.png"])
