@@ -14,8 +14,8 @@ from megapairs_hf.dataset.load import load_triplets
 from megapairs_hf.errors import ArtifactError, TrainingError
 from megapairs_hf.models.fusion import build_mmret, save_mmret
 from megapairs_hf.models.lora import add_lora, unload_lora
-from megapairs_hf.train.evaluators import of_triplets
-from megapairs_hf.train.loop import Watch, run_loop
+from megapairs_hf.train.evaluators import Watch, of_triplets
+from megapairs_hf.train.loop import run_loop
 from megapairs_hf.train.rows import TripletPool
 from megapairs_hf.train.tables import open_source
 from megapairs_hf.train.task import ContrastTask
