@@ -73,7 +73,9 @@ def trainable(model: Any) -> nn.Module:
     return Encoder()
 
 
-def prepared(model: Any, parts: Sequence[Part], pictures: Sequence[Any], device: Any) -> dict[str, Any]:
+def prepared(
+    model: Any, parts: Sequence[Part], pictures: Sequence[Any], device: Any, prompt: str | None = None
+) -> dict[str, Any]:
     """One chunk as tensors on the device.
 
     Args:
@@ -81,6 +83,7 @@ def prepared(model: Any, parts: Sequence[Part], pictures: Sequence[Any], device:
         parts: inputs of one kind.
         pictures: what is kept of those that have one, in order.
         device: where to.
+        prompt: of queries; None for the model's own query prompt, "" for none at all, as `encode` has it.
     """
     side, text, image = parts[0].kind
     if image and not text and not side and model.preparer.pixels.plain is not None:
@@ -93,6 +96,8 @@ def prepared(model: Any, parts: Sequence[Part], pictures: Sequence[Any], device:
             one["image"] = next(shown)
         ready.append(one)
     settings = {"prompt": (model.prompts or {}).get(side) or None, "task": side} if side else {}
+    if side == "query" and prompt is not None:
+        settings = {"prompt": prompt, "task": side} if prompt else {}
     return moved(model.preprocess(ready, **settings), device)
 
 

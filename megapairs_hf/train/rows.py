@@ -46,9 +46,11 @@ class Pool(Protocol):
 
     Attributes:
         rows: how many there are; None for a stream.
+        prompt: what a language model is told before each query; None for the model's own query prompt.
     """
 
     rows: int | None
+    prompt: str | None
 
     def indices(self, place: int, size: int) -> list[int]:
         """The rows of this pool's batch number `place`."""
@@ -82,6 +84,7 @@ class TripletPool:
             table = table.select([i for i, names in enumerate(table["relation"]) if wanted & set(names)])
         self.table = table
         self.rows: int | None = len(table)
+        self.prompt: str | None = None
         siblings = config.group_siblings > 1 and len(table) > 0
         self.queries = np.unique(table["q_img"], return_inverse=True)[1] if siblings else np.empty(len(table), int)
         self.order: tuple[int, np.ndarray] = (-1, self.queries)
