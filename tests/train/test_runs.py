@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from megapairs_hf.config import config_dict
 from megapairs_hf.errors import ArtifactError, MissingDependencyError, StaleArtifactError, TrainingError
 from megapairs_hf.models import load_mmret
+from megapairs_hf.models.lora import unload_lora
 from megapairs_hf.train import TrainConfig, train_mmret
 from megapairs_hf.train.checkpoint import checkpoint_folders, newest, replaced, save_checkpoint, whole_weights
 from megapairs_hf.train.evaluators import Watch, retrieval
@@ -317,3 +318,40 @@ def test_settings_that_mean_nothing_are_refused(wrong, sentence):
 def test_too_many_dimensions(triplets, models, tmp_path):
     with pytest.raises(TrainingError, match="the model has only 24 dimensions"):
         train_mmret(triplets, config=TrainConfig(**SETTINGS, matryoshka=(64,)), out=tmp_path / "m", work=models)
+
+
+def test_without_a_validation_split_a_run_goes_on_unmeasured(rows, triplets, models, tmp_path, monkeypatch, capsys):
+    def only(path, split="train"):
+        if split == "validation":
+            raise ArtifactError("there is no split validation")
+        return rows
+
+    monkeypatch.setattr("megapairs_hf.train.stage.load_triplets", only)
+    made = train_mmret(triplets, config=TrainConfig(**SETTINGS, eval_every=2), out=tmp_path / "m", work=models)
+    assert made.manifest.stats["steps"] == 6 and "evaluation" not in made.manifest.stats
+    assert "nothing is measured" in capsys.readouterr().err
+    best = TrainConfig(**SETTINGS, eval_every=2, best_metric="validation/recall@1")
+    with pytest.raises(TrainingError, match="best_metric needs a validation split"):
+        train_mmret(triplets, config=best, out=tmp_path / "best", work=models)
+
+
+def test_adapters_are_merged_without_rounding(triplets, models, tmp_path, monkeypatch):
+    pytest.importorskip("peft")
+    kept = {}
+
+    def merging(model):
+        layers = {name: layer for name, layer in model[0].model.named_modules() if hasattr(layer, "lora_A")}
+        for name, layer in layers.items():
+            base, delta = layer.get_base_layer().weight, layer.get_delta_weight("default")
+            kept[name] = (base.detach().double() + delta.detach().double(), base.detach().bfloat16().float())
+        unload_lora(model)
+
+    monkeypatch.setattr("megapairs_hf.train.stage.unload_lora", merging)
+    config = TrainConfig(**{**SETTINGS, "lr": 1e-5}, lora_rank=2, dtype="bfloat16")
+    train_mmret(triplets, config=config, out=tmp_path / "m", work=models)
+    found = dict(load_mmret(str(tmp_path / "m"), device="cpu")[0].model.named_parameters())
+    assert kept and {value.dtype for value in found.values()} == {torch.float32}
+    for name, (expected, base) in kept.items():
+        weight = found[f"{name}.weight"]
+        assert torch.allclose(weight.double(), expected, atol=1e-7)
+        assert not torch.equal(weight, base), "what was learnt was rounded away"
