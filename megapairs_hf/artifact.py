@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -130,6 +131,11 @@ def read_table(path: str, columns: Sequence[str] | None = None) -> pa.Table:
 def table_bytes(table: pa.Table) -> bytes:
     """A table as the bytes of a parquet file; the same table gives the same bytes."""
     sink = io.BytesIO()
+    if not len(table):
+        # no row group at all: `datasets` cannot read one of no rows, and then opens none of the other files either
+        with pq.ParquetWriter(sink, table.schema, compression="zstd"):
+            pass
+        return sink.getvalue()
     # small row groups: `datasets` reads one group at a time, and a row with a picture is large
     pq.write_table(table, sink, compression="zstd", row_group_size=1000)
     return sink.getvalue()
@@ -211,7 +217,7 @@ def open_artifact(path: PathLike, kind: str | None = None) -> Artifact:
         kind: what it must be; None for anything.
 
     Raises:
-        ArtifactError: there is nothing.
+        ArtifactError: there is nothing, or its manifest names files outside its folder.
         IncompleteArtifactError: it was begun and not finished.
         SchemaMismatchError: it is of another kind or of another schema version.
     """
@@ -223,6 +229,7 @@ def open_artifact(path: PathLike, kind: str | None = None) -> Artifact:
             f"{path} holds no artifact (no {MANIFEST}); check the path, or run the stage that makes it"
         )
     loaded = read_json(manifest_path)
+    _check_names(manifest_path, loaded)
     if loaded.get("schema_version") != SCHEMA_VERSION:
         raise SchemaMismatchError(
             f"{path} has schema version {loaded.get('schema_version')}, not {SCHEMA_VERSION}; make it again"
@@ -231,6 +238,17 @@ def open_artifact(path: PathLike, kind: str | None = None) -> Artifact:
     if kind is not None and manifest.kind != kind:
         raise SchemaMismatchError(f"{path} holds {manifest.kind}, but {kind} is needed here; name the other folder")
     return Artifact(str(path), manifest)
+
+
+def _check_names(path: str, manifest: dict[str, Any]) -> None:
+    """Refuse a manifest whose names lead out of its folder: it may come from a stranger, and files are made by it."""
+    kind, shards = manifest.get("kind"), manifest.get("shards")
+    if not isinstance(kind, str) or re.fullmatch(r"[a-z_]+", kind) is None:
+        raise ArtifactError(f"{path} names no kind of artifact ({kind!r}); use only artifacts of this package")
+    for shard in shards if isinstance(shards, list) else [None]:
+        name = shard.get("file") if isinstance(shard, dict) else None
+        if not isinstance(name, str) or not storage.is_inside(name):
+            raise ArtifactError(f"{path} lists a file outside its folder ({name!r}); do not use it")
 
 
 def iter_batches(artifact: Artifact, columns: Sequence[str], index: int, size: int) -> Iterator[pa.RecordBatch]:

@@ -75,6 +75,10 @@ class ArtifactWriter:
         """Rows of a finished shard."""
         return int(read_json(self._part(index, "json"))["rows"])
 
+    def sha256(self, index: int) -> str:
+        """sha256 of a finished shard's file."""
+        return str(read_json(self._part(index, "json"))["sha256"])
+
     def write(
         self,
         index: int,

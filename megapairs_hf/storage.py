@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,12 @@ def is_local(path: PathLike) -> bool:
 def local(path: PathLike) -> Path:
     """The `Path` of a local path or `file://` URL."""
     return Path(str(path).removeprefix("file://"))
+
+
+def is_inside(name: str) -> bool:
+    """Whether a name is a relative path that stays below its folder, on any system."""
+    odd = "\\" in name or "\0" in name or re.match(r"[A-Za-z]:", name) is not None
+    return not odd and all(part not in {"", ".", ".."} for part in name.split("/"))
 
 
 def exists(path: PathLike) -> bool:

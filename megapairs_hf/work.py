@@ -46,9 +46,12 @@ class Work:
 
     Attributes:
         path: the folder.
+        about: name and artifact that a card or a data sheet is about; then `artifacts` are that one and what it was
+            made of, by the fingerprints in the manifests, and not what else lies in the folder.
     """
 
     path: str
+    about: tuple[str, Artifact] | None = None
 
     def find(self, name: str) -> Artifact | None:
         """The finished artifact in the folder `name`, or None."""
@@ -65,7 +68,12 @@ class Work:
 
     @cached_property
     def artifacts(self) -> dict[str, Artifact]:
-        """Every finished artifact by the name of its folder, in the order of the flow."""
+        """The artifacts by the names of their folders, in the order of the flow."""
+        return self.everything if self.about is None else _traced(self.everything, *self.about)
+
+    @cached_property
+    def everything(self) -> dict[str, Artifact]:
+        """Every finished artifact of the folder."""
         found = {}
         for name in (*STAGES, *AFTER):
             inner = [f"{name}/{child}" for child in storage.list_names(join(self.path, name))]
@@ -86,11 +94,13 @@ class Work:
         return list(_json_lines(join(self.path, "model", TRAINING_LOG)))
 
     def results(self) -> list[dict[str, Any]]:
-        """The result records.
+        """The result records; none where the work is about another model than the folder's own.
 
         Raises:
             ArtifactError: one of them does not say what was measured.
         """
+        if self.about is not None and not _same(self.everything.get(self.about[0]), self.about[1]):
+            return []
         path = join(self.path, "results", RESULTS)
         records = list(_json_lines(path))
         for number, record in enumerate(records, start=1):
@@ -114,6 +124,30 @@ class Work:
             for part, value in similarity.manifest.stats.get("stands_in_for", {}).items():
                 told.append(f"Similarity {part} stands in for {plain(value)}.")
         return told
+
+
+def _same(one: Artifact | None, other: Artifact) -> bool:
+    return one is not None and one.fingerprint == other.fingerprint
+
+
+def _traced(everything: dict[str, Artifact], name: str, artifact: Artifact) -> dict[str, Artifact]:
+    """An artifact, and those of a work folder that it was made of, however indirectly."""
+    found, made_of = {name: artifact}, set(artifact.manifest.inputs.values())
+    while more := {n: a for n, a in everything.items() if n not in found and a.fingerprint in made_of}:
+        found |= more
+        made_of |= {mark for one in more.values() for mark in one.manifest.inputs.values()}
+    if any(_model_of(one).startswith("./similarity/") for one in found.values()):
+        # models of this folder: the manifest of what they embedded tells their weights, not the stage that made them
+        found |= {n: a for n, a in everything.items() if n == "similarity"}
+    if _same(everything.get(name), artifact) and name == "model":
+        found |= {n: a for n, a in everything.items() if n in AFTER}
+    return {n: found[n] for n in (*(n for n in everything if n in found), name)}
+
+
+def _model_of(artifact: Artifact) -> str:
+    """The model that made embeddings; empty for anything else."""
+    told = artifact.manifest.config.get("model") if artifact.manifest.kind == "embeddings" else None
+    return str(told.get("model") if isinstance(told, dict) else told or "")
 
 
 def open_work(path: PathLike) -> Work:
@@ -149,6 +183,14 @@ def source_name(artifact: Artifact) -> str:
             hub_like = value.count("/") <= 1 and not value.startswith((".", "/", "~")) and "\\" not in value
             return value if hub_like else value.rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1]
     return ""
+
+
+def table_cell(text: object) -> str:
+    """A text as one cell of a Markdown table: on one line, its marks harmless."""
+    told = " ".join(str(text).split())
+    for mark in "\\|`*_<>[]":
+        told = told.replace(mark, f"\\{mark}")
+    return told
 
 
 def plain(value: object) -> str:

@@ -118,11 +118,13 @@ def make_corpus(work: Path, name: str, captions: dict[int, str] | None = None) -
 
 
 def make_pairs(work: Path, corpus: Artifact) -> Artifact:
+    inputs = {"corpus": corpus.fingerprint}
     for model, dimension in {"clip_image": 16, "dino_image": 8}.items():
-        with begin(work / "embeddings" / model, "embeddings", ["shard-00000-of-00001.npy"], model=model) as writer:
+        names, made_of = ["shard-00000-of-00001.npy"], {"corpus": corpus.fingerprint}
+        with begin(work / "embeddings" / model, "embeddings", names, made_of, model=f"./similarity/{model}") as writer:
             vectors = np.random.default_rng(0).standard_normal((corpus.rows, dimension))
             writer.write(0, (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16))
-            writer.finish({"dimension": dimension})
+            inputs[model] = writer.finish({"dimension": dimension}).fingerprint
     rows = [
         {
             "query_id": f"c{i:03d}",
@@ -139,12 +141,10 @@ def make_pairs(work: Path, corpus: Artifact) -> Artifact:
         "negatives": {"pairs_with_all": 40, "mean": 5.0},
     }
     left_out = [(f"c{i:03d}", "no_neighbour_in_band", "best 0.7712") for i in range(40, 72)]
-    return one_table(
-        work / "pairs", "pairs", rows, PAIRS, stats, left_out, {"corpus": corpus.fingerprint}, band=[0.8, 0.96]
-    )
+    return one_table(work / "pairs", "pairs", rows, PAIRS, stats, left_out, inputs, band=[0.8, 0.96])
 
 
-def make_texts(work: Path, pairs: Artifact, engine: str, texts: dict[int, str]) -> list[list[str]]:
+def make_texts(work: Path, pairs: Artifact, engine: str, texts: dict[int, str]) -> tuple[Artifact, list[list[str]]]:
     base = {"raw": "raw reply, not for the Hub", "model": engine, "finish_reason": "stop"}
     base |= {"prompt_tokens": 0, "completion_tokens": 0}
     keys = [{"query_id": r["query_id"], "target_id": r["target_id"]} for r in pairs.table().to_pylist()]
@@ -165,7 +165,7 @@ def make_texts(work: Path, pairs: Artifact, engine: str, texts: dict[int, str]) 
         {**k, **base, "instructions": s, "demonstration_ids": [1, 2]} for k, s in zip(keys[:38], said, strict=True)
     ]
     left_out = [(f"{k['query_id']} -> {k['target_id']}", "too_few_instructions", "2 of 3") for k in keys[38:]]
-    one_table(
+    instructions = one_table(
         work / "instructions",
         "instructions",
         instructed,
@@ -175,10 +175,12 @@ def make_texts(work: Path, pairs: Artifact, engine: str, texts: dict[int, str]) 
         {"descriptions": descriptions.fingerprint},
         engine=engine,
     )
-    return said
+    return instructions, said
 
 
-def make_triplets(work: Path, corpus: Artifact, pairs: Artifact, said: list[list[str]]) -> Artifact:
+def make_triplets(
+    work: Path, corpus: Artifact, pairs: Artifact, instructions: Artifact, said: list[list[str]]
+) -> Artifact:
     rows = [
         {
             "q_img": r["query_id"],
@@ -200,7 +202,8 @@ def make_triplets(work: Path, corpus: Artifact, pairs: Artifact, said: list[list
     pictures = corpus.table(["image_id", "image", "caption"])
     for i in range(2):
         tables[f"images/train-0000{i}-of-00002.parquet"] = pictures.slice(i * 36, 36).cast(schema)
-    inputs = {"instructions": "0123456789abcdef", "corpus": corpus.fingerprint}
+    made_of = {"instructions": instructions, "pairs": pairs, "corpus": corpus}
+    inputs = {name: artifact.fingerprint for name, artifact in made_of.items()}
     with begin(work / "triplets", "triplets", list(tables), inputs, validation=8) as writer:
         for i, table in enumerate(tables.values()):
             writer.write(i, table)
@@ -303,8 +306,8 @@ def make_work(
         writer.adopt(0, 1, [], {})
         writer.finish({"stands_in_for": {"clip_image": "the EVA-CLIP image encoder", "dino_image": "DINOv2"}})
     pairs = make_pairs(work, corpus)
-    said = make_texts(work, pairs, engine, texts or {})
-    make_model(work, make_triplets(work, corpus, pairs, said))
+    instructions, said = make_texts(work, pairs, engine, texts or {})
+    make_model(work, make_triplets(work, corpus, pairs, instructions, said))
     make_results(work)
     return work
 

@@ -1,6 +1,9 @@
 """Artifacts that are elsewhere: every verb on URLs, the manifest last, a cut sending continued, nothing fetched
 twice."""
 
+import hashlib
+import json
+
 import fsspec
 import pytest
 
@@ -160,3 +163,23 @@ def test_a_shard_that_is_not_what_the_manifest_says_is_named(corpus):
 def test_an_input_that_is_not_there_is_named():
     with pytest.raises(ArtifactError, match="memory://nowhere/corpus holds no artifact"):
         remote.stage_in("memory://nowhere", {"corpus": "memory://nowhere/corpus"}, "memory://nowhere/embeddings")
+
+
+@pytest.mark.parametrize(
+    ("kind", "file", "said"),
+    [
+        ("corpus", "../../../escaped.txt", "lists a file outside its folder"),
+        ("corpus", "/etc/escaped.txt", "lists a file outside its folder"),
+        ("corpus", "C:\\escaped.txt", "lists a file outside its folder"),
+        ("../../x", "a.parquet", "names no kind of artifact"),
+    ],
+)
+def test_a_manifest_that_leads_out_of_its_folder_is_refused(tmp_path, cache, kind, file, said):
+    content = b"a stranger's"
+    told = {"kind": kind, "config": {}, "config_hash": "x", "inputs": {}, "version": "1", "rows": 1}
+    told["shards"] = [{"file": file, "rows": 1, "sha256": hashlib.sha256(content).hexdigest()}]
+    storage.write_bytes("memory://far/a/b/c/evil/manifest.json", json.dumps(told | {"schema_version": 1}).encode())
+    storage.write_bytes("memory://far/escaped.txt", content)
+    with pytest.raises(ArtifactError, match=said):
+        remote.fetch("memory://far/a/b/c/evil")
+    assert not list(tmp_path.rglob("escaped.txt"))

@@ -10,13 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from megapairs_hf import launch, storage
 from megapairs_hf.artifact import Artifact, iter_batches
-from megapairs_hf.dataset.released import NAMES, format_line, safe_path
+from megapairs_hf.dataset.released import NAMES, format_line
+from megapairs_hf.dataset.sources import known_names, on_this_machine
 from megapairs_hf.errors import ArtifactError
 from megapairs_hf.pictures import ROOT, picture_bytes
 from megapairs_hf.schema import TRIPLETS
@@ -24,6 +25,7 @@ from megapairs_hf.work import part_shards
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
 
     from megapairs_hf.storage import PathLike
 
@@ -31,6 +33,9 @@ IMAGES = "images"
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 PLAIN = re.compile(r"[\w\-. ]{1,150}")
 LONGEST = 150
+# file systems take 255 bytes, and some letters have three; the rest is for suffixes
+LONGEST_BYTES = 200
+LINES = ("train.jsonl", "validation.jsonl")
 
 
 def export_megapairs(triplets: Artifact, out: PathLike, *, flag_embedding: bool = False) -> dict[str, Path]:
@@ -38,17 +43,23 @@ def export_megapairs(triplets: Artifact, out: PathLike, *, flag_embedding: bool 
 
     Args:
         triplets: the artifact.
-        out: a folder: `train.jsonl`, `validation.jsonl`, `images/`, `image_ids.jsonl`.
+        out: a folder of this machine: `train.jsonl`, `validation.jsonl`, `images/`, `image_ids.jsonl`.
         flag_embedding: write FlagEmbedding's lines (`query`, `q_img`, `pos`, `neg`) instead.
 
     Returns:
-        The file of lines of each split. Run again, an interrupted export goes on.
+        The file of lines of each split. Run again, an interrupted export goes on, and files of an earlier one that
+        this data set no longer has are deleted.
 
     Raises:
-        ArtifactError: a triplet names a picture that the data set lacks, or `out` cannot be written.
+        ArtifactError: a triplet names a picture that the data set lacks, or `out` is elsewhere or cannot be written.
     """
-    folder = Path(out)
+    folder = on_this_machine(out)
     names = _write_pictures(triplets, folder)
+    sides: dict[str, list[int]] = {}
+    for index, shard in part_shards(triplets, "triplets"):
+        if shard["rows"]:
+            sides.setdefault(str(shard["file"]).rsplit("/", 1)[-1].split("-", 1)[0], []).append(index)
+    _delete_earlier(folder, {file for file, _ in names.values()}, {f"{side}.jsonl" for side in sides})
     listed = "".join(
         json.dumps({"file": file, "image_id": name, "caption": caption}, ensure_ascii=False) + "\n"
         for name, (file, caption) in names.items()
@@ -56,14 +67,25 @@ def export_megapairs(triplets: Artifact, out: PathLike, *, flag_embedding: bool 
     storage.write_bytes(folder / NAMES, listed.encode())
     files = {name: file for name, (file, _) in names.items()}
     written: dict[str, Path] = {}
-    sides: dict[str, list[int]] = {}
-    for index, shard in part_shards(triplets, "triplets"):
-        sides.setdefault(str(shard["file"]).rsplit("/", 1)[-1].split("-", 1)[0], []).append(index)
     write = flag_line if flag_embedding else format_line
     for side, shards in sides.items():
         written[side] = folder / f"{side}.jsonl"
         _write_lines(written[side], (_rows(triplets, shards)), files, write)
     return written
+
+
+def _delete_earlier(folder: Path, pictures: set[str], lines: set[str]) -> None:
+    """Delete what an earlier export to this folder wrote and this one does not: a picture that was taken out goes."""
+    earlier = {name for name in known_names(folder / NAMES) if storage.is_inside(name)}
+    stale = [folder / IMAGES / name for name in sorted(earlier - pictures)]
+    # without the list of files nothing says that the lines are ours
+    stale += [folder / name for name in LINES if name not in lines and (folder / NAMES).is_file()]
+    stale = [path for path in stale if path.is_file()]
+    for path in stale:
+        with storage.explained(path):
+            path.unlink()
+    if stale:
+        launch.note(f"export: deleted {len(stale):,} files of an earlier export ({stale[0].name}, …)")
 
 
 def _rows(triplets: Artifact, shards: list[int]) -> Iterator[dict[str, Any]]:
@@ -108,25 +130,23 @@ def _write_pictures(triplets: Artifact, folder: Path) -> dict[str, tuple[str, st
     root = triplets.manifest.stats.get(ROOT)
     told: dict[str, tuple[str, str]] = {}
     taken: set[str] = set()
+    folders: set[str] = set()
     total = sum(int(shard["rows"]) for _, shard in part_shards(triplets, IMAGES))
     with launch.Progress("export", total, "pictures") as bar:
         for index, _ in part_shards(triplets, IMAGES):
             for batch in iter_batches(triplets, ["image_id", "image", "caption"], index, 100):
                 for row in batch.to_pylist():
                     content = picture_bytes(row["image"], root)
-                    name = file_name(row["image_id"], content)
-                    if name.lower() in taken:
-                        # two ids that a file system may take for one
-                        stem, dot, suffix = name.rpartition(".")
-                        name = f"{stem}-{hashlib.sha256(row['image_id'].encode()).hexdigest()[:8]}{dot}{suffix}"
-                    taken.add(name.lower())
+                    name = _free_name(row["image_id"], content, taken, folders)
                     told[row["image_id"]] = (name, row["caption"] or "")
                     path = folder / IMAGES / name
                     if not path.is_file() or path.read_bytes() != content:
                         storage.write_bytes(path, content)
                 bar.advance(len(batch))
     there = [p for p in (folder / IMAGES).rglob("*") if p.is_file()]
-    foreign = [p for p in there if p.relative_to(folder / IMAGES).as_posix().lower() not in taken]
+    stale = known_names(folder / NAMES).keys()
+    named = [(p, p.relative_to(folder / IMAGES).as_posix()) for p in there]
+    foreign = [p for p, name in named if name.lower() not in taken and name not in stale]
     if foreign:
         launch.note(
             f"export: {len(foreign):,} files in {folder / IMAGES} are not of this data set ({foreign[0].name}, …)"
@@ -134,16 +154,45 @@ def _write_pictures(triplets: Artifact, folder: Path) -> dict[str, tuple[str, st
     return told
 
 
-def file_name(image_id: str, content: bytes) -> str:
-    """A safe path for a picture: its id where that is one, with the suffix of its format where it has none."""
+def _free_name(image_id: str, content: bytes, taken: set[str], folders: set[str]) -> str:
+    """A path that no other picture has, and that is neither above nor below another's; added to both sets."""
+    name = file_name(image_id, content)
+    above = _above(name.lower())
+    if name.lower() in folders or above & taken:
+        name, above = file_name(image_id, content, whole=False), set()
+    if name.lower() in taken:
+        # two ids that a file system may take for one
+        stem, dot, suffix = name.rpartition(".")
+        name = f"{stem}-{hashlib.sha256(image_id.encode()).hexdigest()[:8]}{dot}{suffix}"
+    taken.add(name.lower())
+    folders |= above
+    return name
+
+
+def _above(name: str) -> set[str]:
+    return {str(path) for path in PurePosixPath(name).parents} - {"."}
+
+
+def file_name(image_id: str, content: bytes, *, whole: bool = True) -> str:
+    """A safe path for a picture: its id where that is one, with the suffix of its format where it has none.
+
+    Args:
+        image_id: the id.
+        content: the picture's file.
+        whole: whether an id that is a path may stand for itself; otherwise it is quoted.
+    """
     parts = image_id.split("/")
-    plain = safe_path(image_id) and all(PLAIN.fullmatch(part) and not part.startswith(".") for part in parts)
+    plain = whole and storage.is_inside(image_id) and all(_is_plain(part) for part in parts)
     if plain and PurePosixPath(image_id).suffix.lower() in SUFFIXES:
         return image_id
     name = image_id if plain else quote(image_id, safe="").replace(".", "%2E")
     if len(name) > LONGEST:
         name = name[: LONGEST - 17] + "-" + hashlib.sha256(image_id.encode()).hexdigest()[:16]
     return name + suffix_of(content)
+
+
+def _is_plain(part: str) -> bool:
+    return bool(PLAIN.fullmatch(part)) and not part.startswith(".") and len(part.encode()) <= LONGEST_BYTES
 
 
 def suffix_of(content: bytes) -> str:

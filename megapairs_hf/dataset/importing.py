@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -19,7 +18,6 @@ import pyarrow as pa
 from megapairs_hf import launch, storage
 from megapairs_hf.artifact import Artifact, read_table, sha256_of, shard_names
 from megapairs_hf.artifact_writer import ArtifactWriter, Rejection, create_artifact
-from megapairs_hf.config import config_hash
 from megapairs_hf.dataset.config import ImportConfig
 from megapairs_hf.dataset.released import NAMES, Line, read_lines
 from megapairs_hf.dataset.shape import (
@@ -32,6 +30,14 @@ from megapairs_hf.dataset.shape import (
     readme,
     thinned,
 )
+from megapairs_hf.dataset.sources import (
+    check_ids,
+    digest_of,
+    known_names,
+    on_this_machine,
+    shared_pictures,
+    size_of,
+)
 from megapairs_hf.errors import ArtifactError, ImageRejectedError
 from megapairs_hf.images import decode_image
 from megapairs_hf.schema import TRIPLETS, with_features
@@ -39,6 +45,7 @@ from megapairs_hf.storage import PathLike, join
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
 
 @dataclass
@@ -95,11 +102,12 @@ def import_megapairs(
     """Read the released format.
 
     Args:
-        jsonl: one object a line: `q_img`, `q_text` (or `q_texts`), `t_img`, `hns`.
-        image_root: the folder that the paths are relative to.
+        jsonl: one object a line: `q_img`, `q_text` (or `q_texts`), `t_img`, `hns`; on this machine.
+        image_root: the folder that the paths are relative to; on this machine.
         config: the settings.
         out: the artifact's folder.
-        validation: lines of the validation split; those that share a picture with `jsonl` are rejected.
+        validation: lines of the validation split; those that share a picture with `jsonl`, also under another
+            name, are rejected.
         overwrite: throw away what is there.
 
     Returns:
@@ -107,27 +115,33 @@ def import_megapairs(
         scores back.
 
     Raises:
-        ArtifactError: a file cannot be read, or no line can be used.
+        ArtifactError: a file cannot be read or is elsewhere, two files have one id, or no line can be used.
+        StaleArtifactError: `out` was made of other lines, or of pictures of other sizes or times.
     """
     config = config or ImportConfig()
-    files = {"train": jsonl} | ({"validation": validation} if validation is not None else {})
-    work = _planned({side: Path(path) for side, path in files.items()}, Path(image_root), config)
+    told = {"train": jsonl} | ({"validation": validation} if validation is not None else {})
+    files = {side: on_this_machine(path) for side, path in told.items()}
+    work = _planned(files, on_this_machine(image_root), config)
     inputs = {side: sha256_of(str(path))[:16] for side, path in files.items()}
+    inputs["pictures"] = digest_of(work.root, sorted(set().union(*(side.images for side in work.sides))))
     if work.known:
-        inputs["names"] = sha256_of(str(Path(jsonl).with_name(NAMES)))[:16]
+        inputs["names"] = sha256_of(str(files["train"].with_name(NAMES)))[:16]
     names = [name for name, _ in work.plan]
     writer = create_artifact(out, kind="triplets", config=config, inputs=inputs, names=names, overwrite=overwrite)
     if isinstance(writer, Artifact):
         return writer
     with writer:
         _write(work, writer)
+        # the page tells the hash of every shard, and the last may be another process's
+        launch.barrier()
         counts = {side.name: _rows(writer, f"triplets/{side.name}") for side in work.sides}
         if not counts["train"]:
             raise ArtifactError(f"no line of {jsonl} can be used with the pictures in {image_root}; check both paths")
         if launch.is_main():
-            mark = hashlib.sha256(json.dumps([config_hash(config), inputs]).encode()).hexdigest()[:16]
-            told = readme([side for side, count in counts.items() if count], mark, bool(config.preview))
-            storage.write_bytes(join(out, "README.md"), told.encode())
+            held = [writer.sha256(i) for i in range(len(writer.names))]
+            mark = hashlib.sha256(json.dumps(held).encode()).hexdigest()[:16]
+            page = readme([side for side, count in counts.items() if count], mark, bool(config.preview))
+            storage.write_bytes(join(out, "README.md"), page.encode())
         return writer.finish({"rows_in": sum(side.lines for side in work.sides), "triplets": counts})
 
 
@@ -141,8 +155,10 @@ def _planned(files: dict[str, Path], root: Path, config: ImportConfig) -> _Impor
         raise ArtifactError(f"there is no folder of pictures {root}; check the path")
     sides = [_scanned(_Side(name, path), config.rows_per_shard) for name, path in files.items()]
     used = sorted(set().union(*(side.images for side in sides)))
-    shared = sides[0].images & sides[1].images if len(sides) > 1 else set()
-    parts = chunks(used, config.images_per_shard, lambda name: _size(root / name), config.max_shard_mb * MEGABYTE)
+    known = known_names(files["train"].with_name(NAMES))
+    check_ids(files["train"].with_name(NAMES), known, used)
+    shared = shared_pictures(root, sides[0].images, sides[1].images) if len(sides) > 1 else frozenset()
+    parts = chunks(used, config.images_per_shard, lambda name: size_of(root / name), config.max_shard_mb * MEGABYTE)
     names = shard_names(len(parts), "parquet", "images/train")
     plan: list[tuple[str, Any]] = list(zip(names, parts, strict=True))
     for side in sides:
@@ -150,15 +166,7 @@ def _planned(files: dict[str, Path], root: Path, config: ImportConfig) -> _Impor
         plan += [(name, (side, i)) for i, name in enumerate(names)]
     if config.preview:
         plan.append((PREVIEW_FILE, None))
-    return _Import(root, config, sides, _known(files["train"].with_name(NAMES)), plan, frozenset(shared))
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        # absent, or a name that the file system does not take: rejected when it is read
-        return 0
+    return _Import(root, config, sides, known, plan, shared)
 
 
 def _scanned(side: _Side, size: int) -> _Side:
@@ -176,17 +184,6 @@ def _scanned(side: _Side, size: int) -> _Side:
             side.images.update((told.row["q_img"], told.row["t_img"], *told.row["hns"]))
         side.lines += told.row is not None or bool(told.reason)
     return side
-
-
-def _known(path: Path) -> dict[str, dict[str, str]]:
-    """Ids and captions by file, where our export wrote them."""
-    if not path.is_file():
-        return {}
-    try:
-        told = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        return {row["file"]: {"image_id": row["image_id"], "caption": row["caption"]} for row in told}
-    except (ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{path} is not what an export writes; delete it to use the paths as ids") from error
 
 
 def _write(work: _Import, writer: ArtifactWriter) -> None:
@@ -246,7 +243,7 @@ def _checked(work: _Import, side: _Side, line: Line, readable: set[str]) -> Line
         return Line(line.number, None, "no_picture", f"{', '.join(dict.fromkeys(lacking))} cannot be used")
     both = [path for path in paths if path in work.shared]
     if both and side is not work.sides[0]:
-        return Line(line.number, None, "crosses_sides", f"{both[0]} is in the training split too")
+        return Line(line.number, None, "crosses_sides", f"{both[0]} or a copy is in the training split too")
     return Line(line.number, {**row, "q_img": names[0], "t_img": names[1], "hns": names[2:]})
 
 

@@ -7,10 +7,10 @@ file may come from a stranger, so one that is absolute or climbs out of the fold
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from megapairs_hf import storage
 from megapairs_hf.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 # written beside the lines by our export: image ids and captions, which the released format has no place for
 NAMES = "image_ids.jsonl"
-DRIVE = re.compile(r"[A-Za-z]:")
 
 
 @dataclass(frozen=True)
@@ -101,12 +100,12 @@ def parse_line(line: bytes) -> dict[str, Any]:
     _check_extras(relation, scores)
     _check_texts([query, target, *negatives], [*texts, *relation])
     row = {"q_img": query, "q_text": texts, "t_img": target, "hns": negatives}
-    return {**row, "relation": relation, "scores": scores}
+    return {**row, "relation": relation, "scores": [{**part, "score": float(part["score"])} for part in scores]}
 
 
 def _check_texts(paths: list[str], texts: list[str]) -> None:
     for name in paths:
-        if not safe_path(name):
+        if not storage.is_inside(name):
             raise LineError("unsafe_path", repr(name)[:200])
     try:
         "".join([*paths, *texts]).encode()
@@ -120,15 +119,16 @@ def _check_extras(relation: Any, scores: Any) -> None:
     parts: list[Any] = scores if isinstance(scores, list) else [None]
     for part in parts:
         known = isinstance(part, dict) and part.keys() == {"relation", "score"}
-        if not known or not isinstance(part["relation"], str) or not isinstance(part["score"], int | float):
+        if not known or not isinstance(part["relation"], str) or not _is_float(part["score"]):
             raise LineError("malformed_line", "`scores` is no list of relations with scores")
 
 
-def safe_path(name: str) -> bool:
-    """Whether a path is relative and stays below its folder."""
-    parts = name.split("/")
-    odd = "\\" in name or "\0" in name or DRIVE.match(name) is not None
-    return not odd and all(part not in {"", ".", ".."} for part in parts)
+def _is_float(value: Any) -> bool:
+    try:
+        return isinstance(value, int | float) and isinstance(float(value), float)
+    except OverflowError:
+        # JSON knows numbers of any length
+        return False
 
 
 def format_line(row: Mapping[str, Any], names: Mapping[str, str]) -> str:

@@ -143,7 +143,7 @@ def _stage_all(removal: _Removal) -> None:
     files = [*removal.records, REJECTED_FILE]
     card = join(artifact.path, CARD)
     if storage.exists(card):
-        text = storage.read_bytes(card).decode("utf-8")
+        text = without_empty(storage.read_bytes(card).decode("utf-8"), shards)
         storage.write_bytes(join(artifact.path, STAGED, CARD), marked(text, changed.fingerprint).encode())
         files.append(CARD)
     # written last: without it nothing has happened, with it everything will
@@ -213,11 +213,20 @@ def _stage_preview(removal: _Removal, index: int, shard: dict[str, Any]) -> None
 def _rejected(removal: _Removal) -> pa.Table:
     """What was left out before, without the names of what is now taken out, and what is left out now."""
     rows: list[tuple[str, str, str]] = []
+    named = re.compile("|".join(map(re.escape, sorted(removal.ids))))
     for row in removal.artifact.rejected().to_pylist():
-        hides = bool(removal.ids.intersection(row["key"].split(" -> ")))
-        rows.append((_secret(row["key"]), row["reason"], "") if hides else tuple(row.values()))
+        hides = named.search(row["key"]) is not None and _names(row["key"], removal.ids)
+        # a detail is a sentence: what an id stands in is left out whole
+        detail = "" if hides or named.search(row["detail"] or "") else row["detail"] or ""
+        rows.append((_secret(row["key"]) if hides else row["key"], row["reason"], detail))
     rows += [(_secret(name), "removed_on_request", "a picture") for name in sorted(removal.ids)]
     return rejection_table([*rows, *removal.rejected])
+
+
+def _names(key: str, ids: frozenset[str]) -> bool:
+    """Whether the key of a rejection is one of the ids, or a pair with one of them."""
+    places = [found.start() for found in re.finditer(" -> ", key)]
+    return any(end in ids for place in places for end in (key[:place], key[place + 4 :])) or key in ids
 
 
 def _stats(removal: _Removal) -> dict[str, Any]:
@@ -248,6 +257,26 @@ def marked(readme: str, mark: str) -> str:
     return f"---\n{yaml.safe_dump(data, sort_keys=False, allow_unicode=True)}---\n{body}"
 
 
+def without_empty(readme: str, shards: Iterable[dict[str, Any]]) -> str:
+    """A README that lists no split without rows, since `datasets` opens no configuration that has one."""
+    import yaml
+
+    rows: Counter[tuple[str, str]] = Counter()
+    for shard in shards:
+        part, _, name = str(shard["file"]).rpartition("/")
+        rows[part, name.split("-", 1)[0]] += int(shard["rows"])
+    if all(rows.values()):
+        return readme
+    _, front, body = readme.split("---\n", 2)
+    data = yaml.safe_load(front)
+    for config in data.get("configs", []):
+        part = config["config_name"]
+        # a split that no shard is named after is not ours to judge
+        config["data_files"] = [one for one in config["data_files"] if rows.get((part, one["split"])) != 0]
+    data["configs"] = [config for config in data.get("configs", []) if config["data_files"]]
+    return f"---\n{yaml.safe_dump(data, sort_keys=False, allow_unicode=True)}---\n{body}"
+
+
 def read_ids(told: str) -> list[str]:
     """Ids from a command line: `a,b`, or `@file` with one a line.
 
@@ -255,10 +284,11 @@ def read_ids(told: str) -> list[str]:
         ArtifactError: the file cannot be read, or there is no id.
     """
     if told.startswith("@"):
-        ids = storage.read_bytes(told[1:]).decode("utf-8").splitlines()
+        # an id may begin or end with a space, and hold what `splitlines` takes for the end of a line
+        found = [name.rstrip("\r") for name in storage.read_bytes(told[1:]).decode("utf-8").split("\n")]
     else:
-        ids = told.split(",")
-    found = [name.strip() for name in ids if name.strip()]
+        found = [name.strip() for name in told.split(",")]
+    found = [name for name in found if name]
     if not found:
         raise ArtifactError(f"{told!r} names no image; give ids as a,b or @file with one a line")
     return found

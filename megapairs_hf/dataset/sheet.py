@@ -15,7 +15,7 @@ import numpy as np
 
 from megapairs_hf.artifact import iter_batches
 from megapairs_hf.errors import ArtifactError
-from megapairs_hf.work import CAPTION_ENGINE, Work, open_work, part_shards, source_name
+from megapairs_hf.work import CAPTION_ENGINE, Work, open_work, part_shards, source_name, table_cell
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -61,15 +61,21 @@ class _Counted:
             self.scores[name] = self.scores.get(name, np.zeros(len(EDGES) - 1, np.int64)) + counts
 
 
-def datasheet(work: PathLike) -> str:
+def datasheet(work: PathLike, triplets: Artifact | None = None) -> str:
     """The data sheet of a work folder as Markdown.
 
     Args:
         work: the folder with `corpus`, `pairs`, …, `triplets`; what is absent is said to be.
+        triplets: the data set; None for the one of the work folder.
 
     Raises:
         ArtifactError: there are no triplets.
     """
+    return rendered(statistics(work, triplets))
+
+
+def rendered(told: dict[str, Any]) -> str:
+    """What `statistics` tells, as Markdown; texts of others are escaped."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     # Markdown, not HTML: what is escaped here would be read with its entities
@@ -80,23 +86,26 @@ def datasheet(work: PathLike) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["cell"] = lambda value: str(value).replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
-    return environment.get_template("datasheet.md.jinja").render(sheet=statistics(work), unknown=UNKNOWN)
+    environment.filters["cell"] = table_cell
+    return environment.get_template("datasheet.md.jinja").render(sheet=told, unknown=UNKNOWN)
 
 
-def statistics(work: PathLike) -> dict[str, Any]:
+def statistics(work: PathLike, triplets: Artifact | None = None) -> dict[str, Any]:
     """The facts of the data sheet as plain JSON values; None for what no manifest records.
 
     Args:
-        work: the work folder.
+        work: the work folder, of which only that is told that the data set was made of.
+        triplets: the data set; None for the one of the work folder.
 
     Raises:
         ArtifactError: there are no triplets.
     """
-    opened = open_work(work)
-    triplets = opened.artifacts.get("triplets")
     if triplets is None:
-        raise ArtifactError(f"the triplets are {opened.status('triplets')} in {work}; run `megapairs build` first")
+        folder = open_work(work)
+        triplets = folder.artifacts.get("triplets")
+        if triplets is None:
+            raise ArtifactError(f"the triplets are {folder.status('triplets')} in {work}; run `megapairs build` first")
+    opened = Work(str(work), ("triplets", triplets))
     return {
         **_contents(triplets),
         "rejected": [

@@ -1,4 +1,4 @@
-"""After an upload: is everything there, byte for byte, and does it load?
+"""Does it load, before an upload and after it; and after it, is everything there, byte for byte?
 
 The cost is bounded: the Hub tells sizes and hashes, a data set is opened as a stream for one row of each config, and
 of a model the configuration is read, not the weights.
@@ -17,7 +17,18 @@ if TYPE_CHECKING:
     from megapairs_hf.hub.config import PushConfig
     from megapairs_hf.hub.prepare import Kind, PreparedFile
 
-PARTS = ("triplets", "images")
+
+def check_folder(folder: Path, files: list[PreparedFile]) -> None:
+    """Open a prepared data set the way its users will, so that one which does not open never leaves.
+
+    Raises:
+        HubError: it does not open.
+    """
+    try:
+        _stream(str(folder), files)
+    except Exception as error:  # datasets raises whatever its readers raise
+        said = " ".join(str(error.__cause__ or error).split())[:300]
+        raise HubError(f"{folder} does not load ({said}), so nothing was uploaded; make the data set again") from error
 
 
 def check_arrived(api: Any, kind: Kind, config: PushConfig, commit: str, files: list[PreparedFile]) -> None:
@@ -32,14 +43,17 @@ def check_arrived(api: Any, kind: Kind, config: PushConfig, commit: str, files: 
             raise HubError(f"{file.name} did not arrive whole in {config.repo_id}; run the same command again")
 
 
-def check_loads(api: Any, kind: Kind, config: PushConfig, commit: str) -> None:
+def check_loads(api: Any, kind: Kind, config: PushConfig, commit: str, files: list[PreparedFile]) -> None:
     """Open what was pushed the way its users will.
 
     Raises:
         HubError: it does not open.
     """
     try:
-        (_load_dataset if kind == "dataset" else _load_model)(api, config, commit)
+        if kind == "dataset":
+            _stream(config.repo_id, files, revision=commit, token=config.token)
+        else:
+            _load_model(api, config, commit)
     except Exception as error:  # datasets and transformers raise whatever their readers raise
         said = " ".join(str(error).split())[:300]
         raise HubError(
@@ -47,11 +61,12 @@ def check_loads(api: Any, kind: Kind, config: PushConfig, commit: str) -> None:
         ) from error
 
 
-def _load_dataset(api: Any, config: PushConfig, commit: str) -> None:
+def _stream(place: str, files: list[PreparedFile], **options: Any) -> None:
+    """Read one row of every split of every config that the files belong to."""
     from datasets import load_dataset
 
-    for part in PARTS:
-        splits = load_dataset(config.repo_id, part, revision=commit, streaming=True, token=config.token)
+    for part in sorted({file.name.split("/", 1)[0] for file in files if file.name.endswith(".parquet")}):
+        splits = load_dataset(place, part, streaming=True, **options)
         for split in splits.values():
             next(iter(split))
 

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 from megapairs_hf.errors import CardError
 from megapairs_hf.hub.facts import common_slots, dataset_slots, model_slots, needed, size_category
 from megapairs_hf.hub.records import eval_results, in_percent, model_name
+from megapairs_hf.work import table_cell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from megapairs_hf.artifact import Artifact
     from megapairs_hf.hub.config import PushConfig
     from megapairs_hf.storage import PathLike
 
@@ -25,13 +27,16 @@ TAGS = ["megapairs", "composed-image-retrieval", "multimodal"]
 LIBRARY = "sentence-transformers"
 
 
-def dataset_card(work: PathLike, config: PushConfig, rows_shown: Sequence[dict[str, Any]] = ()) -> str:
+def dataset_card(
+    work: PathLike, config: PushConfig, rows_shown: Sequence[dict[str, Any]] = (), triplets: Artifact | None = None
+) -> str:
     """The card of a `triplets` artifact.
 
     Args:
         work: the work folder.
         config: repository, licence, template.
         rows_shown: rows whose pictures stand in the card, as `showing.shown` gives them.
+        triplets: the artifact; None for the one of the work folder. Only what its manifest leads to is told.
 
     Returns:
         Markdown with YAML metadata, by which `load_dataset` knows the configs.
@@ -39,7 +44,7 @@ def dataset_card(work: PathLike, config: PushConfig, rows_shown: Sequence[dict[s
     Raises:
         CardError: there are no triplets, the licence is not given, or a slot of the template has no value.
     """
-    opened, triplets = needed(work, "triplets", "build")
+    opened, triplets = needed(work, "triplets", "build", triplets)
     slots = common_slots(opened, config) | dataset_slots(opened, triplets, config, rows_shown)
     from huggingface_hub import DatasetCardData
 
@@ -54,6 +59,8 @@ def dataset_card(work: PathLike, config: PushConfig, rows_shown: Sequence[dict[s
             {
                 "config_name": part,
                 **({"default": True} if part == "triplets" else {}),
+                # `datasets` keys its cache by this text, and rows that changed must not be read from it
+                "description": triplets.fingerprint,
                 "data_files": [
                     {"split": split, "path": f"{part}/{'*' if part in slots['raw'] else f'{split}-*'}"}
                     for split in splits
@@ -65,12 +72,13 @@ def dataset_card(work: PathLike, config: PushConfig, rows_shown: Sequence[dict[s
     return _render("dataset.md.jinja", slots | {"card_data": data.to_yaml()}, config)
 
 
-def model_card(work: PathLike, config: PushConfig) -> str:
+def model_card(work: PathLike, config: PushConfig, model: Artifact | None = None) -> str:
     """The card of a `model` artifact.
 
     Args:
         work: the work folder.
         config: repository, licence, template.
+        model: the artifact; None for the one of the work folder. Only what its manifest leads to is told.
 
     Returns:
         Markdown with YAML metadata; what was measured stands in its `model-index`.
@@ -78,7 +86,7 @@ def model_card(work: PathLike, config: PushConfig) -> str:
     Raises:
         CardError: there is no model, the licence is not given, or a slot of the template has no value.
     """
-    opened, model = needed(work, "model", "train")
+    opened, model = needed(work, "model", "train", model)
     slots = common_slots(opened, config) | model_slots(opened, model, config)
     from huggingface_hub import ModelCardData
 
@@ -166,11 +174,3 @@ def _filled(own: str, slots: Mapping[str, Any], other: str | None) -> str:
 
 def _is_empty(value: Any) -> bool:
     return value is None or (isinstance(value, str | list | tuple | dict) and not value)
-
-
-def table_cell(text: object) -> str:
-    """A text as one cell of a Markdown table: on one line, its marks harmless."""
-    told = " ".join(str(text).split())
-    for mark in "\\|`*_<>[]":
-        told = told.replace(mark, f"\\{mark}")
-    return told

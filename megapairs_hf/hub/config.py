@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from megapairs_hf.config import require
 
 LICENCE_ID = re.compile(r"[a-z0-9][a-z0-9.\-]*")
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*/[\w.\-]+")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*/[\w.\-]+", re.ASCII)
 # small copies of the pictures in a card are changed copies, which these licences do not allow
 NO_DERIVATIVES = re.compile(r"(^|-)nd(-|$)")
 MOST_IMAGES = 24
@@ -19,7 +19,7 @@ class PushConfig:
     """Settings of one push.
 
     Attributes:
-        repo_id: `name` or `organisation/name`.
+        repo_id: `organisation/name` or `user/name`.
         private: for a repository that is made by this push; one that exists and is public is refused.
         create_pr: open a pull request instead of committing; an open one of the same title is continued.
         revision: branch to commit to, made where it is not there; None for the default one.
@@ -53,7 +53,8 @@ class PushConfig:
     token: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        require(bool(self.repo_id.strip()), "repo_id", self.repo_id, "a name such as organisation/name")
+        named = HUB_ID.fullmatch(self.repo_id) is not None
+        require(named, "repo_id", self.repo_id, "a name of the Hub, organisation/name")
         one_place = not (self.create_pr and self.revision not in {None, "main"})
         require(one_place, "revision", self.revision, "left out with create_pr: the Hub opens those against main")
         known = self.licence is None or LICENCE_ID.fullmatch(self.licence) is not None

@@ -16,11 +16,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from megapairs_hf import launch, storage
+from megapairs_hf.artifact import table_bytes
 from megapairs_hf.errors import HubError
 from megapairs_hf.hub.facts import PARTS, RAW_PARTS
+from megapairs_hf.hub.secrets import public
 from megapairs_hf.remote import fetch
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from megapairs_hf.artifact import Artifact
@@ -53,12 +56,15 @@ NAMED = 5
 
 
 def dataset_files(artifact: Artifact) -> dict[str, Path]:
-    """The shards of a `triplets` artifact, by their name in the repository.
+    """The shards of a `triplets` artifact that hold rows, by their name in the repository.
 
     Raises:
-        HubError: a shard is missing, a picture is only a path, or a triplet names a picture that is not there.
+        HubError: there is no triplet, a shard is missing, a picture is only a path, or a triplet names a picture that
+            is not there.
     """
-    names = [str(s["file"]) for s in artifact.manifest.shards if str(s["file"]).split("/", 1)[0] in PARTS]
+    # a removal may leave a shard without rows, which says nothing to anybody
+    shards = [s for s in artifact.manifest.shards if str(s["file"]).split("/", 1)[0] in PARTS and s["rows"]]
+    names = [str(shard["file"]) for shard in shards]
     source = storage.local(artifact.path)
     for name in names:
         if not (source / name).is_file():
@@ -126,6 +132,24 @@ def raw_files(work: Work) -> dict[str, Path]:
         what = f"{lacking[0]} is missing" if lacking else f"{work.path} holds no descriptions and no instructions"
         raise HubError(f"{what}, so there are no raw replies to push; leave out --with-raw")
     return found
+
+
+def without_folders(raw: Mapping[str, Path]) -> dict[str, bytes]:
+    """The shards of raw replies that name a model by its folder on this machine, with the folder's last part instead.
+
+    Args:
+        raw: the shards by name.
+    """
+    made = {}
+    for name, path in raw.items():
+        table = pq.read_table(path, partitioning=None)
+        if "model" in table.column_names:
+            told = [public(value) for value in table["model"].to_pylist()]
+            if told != table["model"].to_pylist():
+                field = table.schema.field("model")
+                place = table.column_names.index("model")
+                made[name] = table_bytes(table.set_column(place, field, pa.array(told, field.type)))
+    return made
 
 
 def model_files(source: Path) -> dict[str, Path]:

@@ -17,6 +17,7 @@ from megapairs_hf.comparison import results_tables
 from megapairs_hf.errors import ArtifactError, CardError
 from megapairs_hf.hub.config import HUB_ID
 from megapairs_hf.hub.records import as_shares, in_percent, model_name, shown_metric, spelled
+from megapairs_hf.hub.secrets import public
 from megapairs_hf.storage import join
 from megapairs_hf.work import CAPTION_ENGINE, STAGES, Work, open_work, part_shards, source_name
 
@@ -35,8 +36,6 @@ ASKING = frozenset(
 TRAINING = frozenset({"triplets", "untrained", "model", "results"})
 HELD_OUT = "heldout"
 DRAWN = "drawn scenes"
-PRIVATE = frozenset({"base_url", "endpoint", "url", "api_key", "token"})
-NOT_TOLD = "(not told)"
 PARTS = ("triplets", "images", "preview")
 RAW_PARTS = ("descriptions", "instructions")
 BASE_KEYS = ("base_model", "model", "init", "initial")
@@ -52,12 +51,20 @@ SIZES = (
 )
 
 
-def needed(work: PathLike, name: str, verb: str) -> tuple[Work, Artifact]:
-    """The work folder and the artifact that a card is about.
+def needed(work: PathLike, name: str, verb: str, artifact: Artifact | None = None) -> tuple[Work, Artifact]:
+    """The artifact that a card is about, and what of the work folder it was made of.
+
+    Args:
+        work: the work folder.
+        name: triplets or model.
+        verb: the command that makes it.
+        artifact: the artifact; None for the one of the work folder.
 
     Raises:
         CardError: it is not there.
     """
+    if artifact is not None:
+        return Work(str(work), (name, artifact)), artifact
     try:
         opened = open_work(work)
     except ArtifactError as error:
@@ -67,7 +74,7 @@ def needed(work: PathLike, name: str, verb: str) -> tuple[Work, Artifact]:
     artifact = opened.artifacts.get(name)
     if artifact is None:
         raise CardError(f"{name} is {opened.status(name)} in {work}; run `megapairs {verb}` first")
-    return opened, artifact
+    return Work(str(work), (name, artifact)), artifact
 
 
 def settings_of(work: Work, names: Container[str]) -> list[tuple[str, str]]:
@@ -148,15 +155,16 @@ def _most_first(counts: dict[str, int]) -> dict[str, int]:
 
 
 def splits_of(triplets: Artifact) -> dict[str, dict[str, int]]:
-    """Rows of every split of every config of the published data set, the default config first."""
+    """Rows of every split of every config of the published data set, the default config first; none of no rows."""
     found: dict[str, dict[str, int]] = {}
     for part in PARTS:
         for _, shard in part_shards(triplets, part):
             match = SPLIT_FILE.fullmatch(str(shard["file"]).rsplit("/", 1)[-1])
             if match is None:
                 raise CardError(f"{shard['file']} of {triplets.path} is named like no split; build the triplets again")
-            rows = found.setdefault(part, {})
-            rows[match["split"]] = rows.get(match["split"], 0) + int(shard["rows"])
+            if shard["rows"]:
+                rows = found.setdefault(part, {})
+                rows[match["split"]] = rows.get(match["split"], 0) + int(shard["rows"])
     return found
 
 
@@ -217,16 +225,7 @@ class _Values:
 def _needs_code(path: str) -> bool:
     """Whether the model brings a class of its own, which the Hub's users have to allow."""
     place = join(path, "config.json")
-    return storage.exists(place) and "auto_map" in json.loads(storage.read_bytes(place))
-
-
-def public(value: Any) -> Any:
-    """A setting without what was left unset, and without the folders and the servers of whoever ran it."""
-    if isinstance(value, dict):
-        kept = {key: inner for key, inner in value.items() if inner is not None and inner not in ([], {}, "")}
-        return {key: NOT_TOLD if key in PRIVATE and inner else public(inner) for key, inner in kept.items()}
-    if isinstance(value, list):
-        return [public(inner) for inner in value]
-    if isinstance(value, str) and re.match(r"(/|~|\.{1,2}/|file://|[A-Za-z]:\\)", value):
-        return value.rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1]
-    return value
+    try:
+        return storage.exists(place) and "auto_map" in json.loads(storage.read_bytes(place))
+    except ValueError as error:
+        raise CardError(f"{place} is not JSON; save the model again") from error

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import megapairs_hf
@@ -19,14 +20,14 @@ from megapairs_hf.artifact import Artifact, json_bytes, open_artifact
 from megapairs_hf.dataset.sheet import datasheet
 from megapairs_hf.errors import CardError, HubError
 from megapairs_hf.hub.cards import dataset_card, model_card
-from megapairs_hf.hub.contents import dataset_files, model_files, raw_files
-from megapairs_hf.hub.facts import needed
-from megapairs_hf.hub.secrets import check_public
+from megapairs_hf.hub.contents import dataset_files, model_files, raw_files, without_folders
+from megapairs_hf.hub.facts import RAW_PARTS, needed
+from megapairs_hf.hub.secrets import check_public, check_shards
 from megapairs_hf.hub.showing import shown
 from megapairs_hf.remote import fetch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Container, Iterable, Mapping
     from pathlib import Path
 
     from megapairs_hf.hub.config import PushConfig
@@ -36,6 +37,7 @@ Kind = Literal["dataset", "model", "results"]
 CARD = "README.md"
 SHEET = "DATASHEET.md"
 MARKER = "megapairs.json"
+RESULT_FILES = ".eval_results/*.yaml"
 BLOCK = 1 << 22
 
 
@@ -73,30 +75,43 @@ def prepare(kind: Kind, path: PathLike, work: PathLike, config: PushConfig, out:
         artifact = open_artifact(fetch(artifact.path))
     made, sources = (_dataset if kind == "dataset" else _model)(artifact, work, config)
     told = {"kind": kind, "fingerprint": artifact.fingerprint, "version": megapairs_hf.__version__}
+    told |= {"lineage": lineage_of(artifact)} if kind == "dataset" else {}
     names = sorted({MARKER, *made, *sources})
     made[MARKER] = json_bytes(told | {"files": names})
     return write_folder(artifact, made, sources, out)
 
 
+def lineage_of(artifact: Artifact) -> str:
+    """What a data set keeps when it is built again with other settings: its corpus, or the lines of its import."""
+    inputs = artifact.manifest.inputs
+    return str(inputs.get("corpus") or inputs.get("train") or artifact.fingerprint)
+
+
 def _dataset(artifact: Artifact, work: PathLike, config: PushConfig) -> tuple[dict[str, bytes], dict[str, Path]]:
-    opened, _ = needed(work, "triplets", "build")
+    opened, _ = needed(work, "triplets", "build", artifact)
     rows, made = shown(artifact, config.card_images)
-    card = dataset_card(work, config, rows)
+    card = dataset_card(work, config, rows, artifact)
     sources = dataset_files(artifact)
     if config.with_raw:
-        sources |= raw_files(opened)
-    sheet = datasheet(work)
+        raw = raw_files(opened)
+        sources |= raw
+        made |= without_folders(raw)
+    sheet = datasheet(work, artifact)
     if not sheet.strip():
         raise CardError(f"the data sheet of {work} is empty; make the triplets again")
     return made | {CARD: card.encode(), SHEET: sheet.encode()}, sources
 
 
 def _model(artifact: Artifact, work: PathLike, config: PushConfig) -> tuple[dict[str, bytes], dict[str, Path]]:
-    return {CARD: model_card(work, config).encode()}, model_files(storage.local(artifact.path))
+    return {CARD: model_card(work, config, artifact).encode()}, model_files(storage.local(artifact.path))
 
 
 def write_folder(
-    artifact: Artifact | None, made: Mapping[str, bytes], sources: Mapping[str, Path], out: PathLike
+    artifact: Artifact | None,
+    made: Mapping[str, bytes],
+    sources: Mapping[str, Path],
+    out: PathLike,
+    known: Mapping[str, Container[str]] | None = None,
 ) -> list[PreparedFile]:
     """Write what is made and link what exists, then look for secrets and changed shards.
 
@@ -105,16 +120,18 @@ def write_folder(
         made: contents by name.
         sources: files by name.
         out: the folder.
+        known: lines of a file that are public already, whoever wrote them.
     """
     target = storage.local(out)
     names = {*made, *sources}
-    make_room(target, names)
+    make_room(target, names, () if artifact is not None else (RESULT_FILES,))
     for name, source in sources.items():
-        _place(source, target / name)
+        if name not in made:
+            _place(source, target / name)
     for name, content in made.items():
         storage.write_bytes(target / name, content)
-    # a card to which results are added is public already, whoever wrote it
-    check_public(target, sorted(names - ({CARD} if artifact is None else set())))
+    check_public(target, sorted(names), known)
+    check_shards(target, sorted(names), RAW_PARTS)
     files = [digested(target, name) for name in sorted(names)]
     if artifact is not None:
         recorded = {str(shard["file"]): shard["sha256"] for shard in artifact.manifest.shards}
@@ -138,15 +155,20 @@ def digested(folder: Path, name: str) -> PreparedFile:
     return PreparedFile(name, size, sha256.hexdigest(), blob.hexdigest())
 
 
-def make_room(target: Path, names: Iterable[str]) -> None:
+def make_room(target: Path, names: Iterable[str], patterns: Iterable[str] = ()) -> None:
     """An earlier folder of a push may be written over; anything else is someone's and stays.
+
+    Args:
+        target: the folder.
+        names: what is going to be written.
+        patterns: further files that an earlier push may have written there.
 
     Raises:
         HubError: there are other files.
     """
     mine = set(names)
     there = {p.relative_to(target).as_posix(): p for p in sorted(target.rglob("*")) if p.is_file()}
-    earlier = set(_earlier(target / MARKER))
+    earlier = set(_earlier(target / MARKER)) | {name for name in there for one in patterns if fnmatch(name, one)}
     # huggingface_hub keeps its notes of an upload in .cache/
     foreign = [name for name in there if name not in mine | earlier and not name.startswith(".cache/")]
     if foreign:
@@ -166,7 +188,8 @@ def _place(source: Path, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)
         try:
-            os.link(source, target)
+            # a link to a link would lead nowhere from another folder
+            os.link(source.resolve(), target)
         except OSError:
             # another file system, or one without links
             shutil.copyfile(source, target)

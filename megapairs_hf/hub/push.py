@@ -10,9 +10,10 @@ import glob
 from typing import TYPE_CHECKING, Any
 
 from megapairs_hf import launch, storage
+from megapairs_hf.artifact import read_json
 from megapairs_hf.errors import HubError
-from megapairs_hf.hub.arrival import check_arrived, check_loads
-from megapairs_hf.hub.prepare import CARD, Kind, PreparedFile, prepare
+from megapairs_hf.hub.arrival import check_arrived, check_folder, check_loads
+from megapairs_hf.hub.prepare import CARD, MARKER, Kind, PreparedFile, prepare
 from megapairs_hf.hub.refusals import explained_hub
 from megapairs_hf.hub.results import prepare_results
 from megapairs_hf.hub.there import change, repo_type
@@ -43,13 +44,19 @@ def push(kind: Kind, path: PathLike, config: PushConfig, out: PathLike, work: Pa
         IncompleteArtifactError: the artifact is not finished.
     """
     from huggingface_hub import HfApi
+    from huggingface_hub.utils import validate_repo_id
 
     api = HfApi(token=config.token)
+    with explained_hub(api, kind, config):
+        # also before a dry run, which asks the Hub nothing
+        validate_repo_id(config.repo_id)
     if kind == "results":
         with explained_hub(api, kind, config):
             files = prepare_results(api, path, config, out)
     else:
         files = prepare(kind, path, work if work is not None else storage.parent(path), config, out)
+        if kind == "dataset":
+            check_folder(storage.local(out), files)
     if config.dry_run:
         return str(out)
     with explained_hub(api, kind, config):
@@ -87,7 +94,8 @@ def _upload(api: Any, kind: Kind, config: PushConfig, folder: Path, files: list[
     branch = request.git_reference if request is not None else config.revision
     if request is None and branch and not branch.startswith("refs/"):
         api.create_branch(config.repo_id, branch=branch, repo_type=kept, exist_ok=True)
-    todo = change(api, kind, config, branch, files)
+    lineage = str(read_json(str(folder / MARKER)).get("lineage") or "") if (folder / MARKER).is_file() else ""
+    todo = change(api, kind, config, branch, files, lineage)
     url = f"{where}/tree/{config.revision}" if config.revision else where
     url = f"{where}/discussions/{request.num}" if request is not None else url
     if todo.add or todo.delete:
@@ -106,7 +114,7 @@ def _upload(api: Any, kind: Kind, config: PushConfig, folder: Path, files: list[
         launch.note(f"{config.repo_id} holds all of it already; nothing to upload")
         commit = api.repo_info(config.repo_id, repo_type=kept, revision=branch).sha
     check_arrived(api, kind, config, commit, files)
-    check_loads(api, kind, config, commit)
+    check_loads(api, kind, config, commit, files)
     return url
 
 

@@ -15,6 +15,7 @@ from megapairs_hf import storage
 from megapairs_hf.artifact import MANIFEST, PLAN, open_artifact
 from megapairs_hf.comparison import METRICS, TRAINED, UNTRAINED
 from megapairs_hf.errors import HubError
+from megapairs_hf.hub.secrets import public
 from megapairs_hf.storage import PathLike, join
 from megapairs_hf.work import RECORD_KEYS, RESULTS
 
@@ -42,7 +43,7 @@ def read_records(path: PathLike) -> list[dict[str, Any]]:
     if not storage.exists(file):
         raise HubError(f"{path} holds no {RESULTS}; name the folder or the file that `megapairs eval` wrote")
     records = []
-    for number, line in enumerate(storage.read_bytes(file).decode("utf-8", errors="replace").splitlines(), start=1):
+    for number, line in enumerate(storage.read_bytes(file).decode("utf-8", errors="replace").split("\n"), start=1):
         if line.strip():
             records.append(_record(line, f"{file} line {number}"))
     if not records:
@@ -87,7 +88,7 @@ def as_shares(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def told_options(record: dict[str, Any]) -> dict[str, Any]:
     """The options that were set; one that is called like a key of the record gets another name beside it."""
-    options = {k: v for k, v in (record.get("options") or {}).items() if v is not None}
+    options = public(record.get("options") or {})
     return {f"{key} by" if key in record else key: value for key, value in options.items()}
 
 
@@ -145,7 +146,8 @@ def eval_results(records: Sequence[dict[str, Any]]) -> list[Any]:
             metric_type=str(record["metric"]).replace("@", "_at_"),
             metric_name=f"{shown_metric(str(record['metric']))} ({record['strategy']})",
             metric_value=record["value"],
-            metric_args={k: record[k] for k in ("queries", "gallery", "ties", "ci95", "options") if record.get(k)}
+            metric_args={k: record[k] for k in ("queries", "gallery", "ties", "ci95") if record.get(k)}
+            | ({"options": options} if (options := public(record.get("options") or {})) else {})
             or None,
         )
         for record in records

@@ -8,6 +8,7 @@ is there with another value is replaced only when told; the same number twice is
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -51,8 +52,8 @@ def prepare_results(api: Any, path: PathLike, config: PushConfig, out: PathLike)
             f"{', '.join(homeless)}: in the card only; for the Hub's own results, name the benchmark's data set with"
             f" --benchmark {slug(homeless[0])}=ORGANISATION/NAME"
         )
-    made = {CARD: _card(api, config, records, everything).encode()}
-    return write_folder(None, made | eval_files(records), {}, out)
+    before, card = _card(api, config, records, everything)
+    return write_folder(None, {CARD: card.encode()} | eval_files(records), {}, out, {CARD: set(before.split("\n"))})
 
 
 def _placed(record: dict[str, Any], config: PushConfig) -> dict[str, Any]:
@@ -100,7 +101,10 @@ def _notes(record: dict[str, Any]) -> str:
     return "; ".join(told)
 
 
-def _card(api: Any, config: PushConfig, records: list[dict[str, Any]], everything: list[dict[str, Any]]) -> str:
+def _card(
+    api: Any, config: PushConfig, records: list[dict[str, Any]], everything: list[dict[str, Any]]
+) -> tuple[str, str]:
+    """The card as it is there, and with the results."""
     from huggingface_hub import ModelCard
     from huggingface_hub.errors import EntryNotFoundError
 
@@ -123,7 +127,7 @@ def _card(api: Any, config: PushConfig, records: list[dict[str, Any]], everythin
     card.data.model_name = card.data.model_name or config.repo_id.rsplit("/", 1)[-1]
     tables = render_part("results.md.jinja", {"tables": results_tables(as_shares(everything))})
     card.text = BETWEEN.sub(lambda found: f"{found[1]}{tables}{found[2]}", card.text)
-    return str(card.content)
+    return Path(path).read_text(encoding="utf-8"), str(card.content)
 
 
 def _key(one: Any) -> tuple[Any, ...]:

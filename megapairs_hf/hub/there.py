@@ -66,11 +66,22 @@ def remote_files(api: Any, repo_id: str, repo_type: str, revision: str | None) -
     }
 
 
-def change(api: Any, kind: Kind, config: PushConfig, revision: str | None, files: list[PreparedFile]) -> Change:
+def change(
+    api: Any, kind: Kind, config: PushConfig, revision: str | None, files: list[PreparedFile], lineage: str = ""
+) -> Change:
     """Compare the repository with the prepared files.
 
+    Args:
+        api: of the Hub.
+        kind: dataset, model or results.
+        config: the settings of the push.
+        revision: branch or pull request; None for the default branch.
+        files: the prepared files.
+        lineage: what `megapairs.json` of the prepared folder tells as such; empty where it tells none.
+
     Raises:
-        HubError: the repository holds something else, and neither `overwrite` nor a pull request was asked for.
+        HubError: the repository holds something else, or another data set of ours, and neither `overwrite` nor a pull
+            request was asked for.
     """
     there = remote_files(api, config.repo_id, repo_type(kind), revision)
     mine = {file.name: file for file in files}
@@ -85,6 +96,12 @@ def change(api: Any, kind: Kind, config: PushConfig, revision: str | None, files
                 f"{config.repo_id} holds something else ({foreign[0]}, …); push under another name, open a pull"
                 " request with --create-pr, or pass --overwrite"
             )
+    other = marker.get("kind") == kind and str(marker.get("lineage") or lineage) != lineage
+    if other and not config.overwrite and not config.create_pr:
+        raise HubError(
+            f"{config.repo_id} holds a data set made of other pictures or lines; push under another name, open a pull"
+            " request with --create-pr, or pass --overwrite to replace it"
+        )
     listed = {str(name) for name in marker.get("files", [])} if marker.get("kind") == kind else set()
     stale = [
         name

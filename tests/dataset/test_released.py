@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from megapairs_hf.artifact import open_artifact
-from megapairs_hf.dataset import ImportConfig, export_megapairs, import_megapairs, load_triplets
+from megapairs_hf.dataset import ImportConfig, export_megapairs, import_megapairs, load_triplets, remove_images
 from megapairs_hf.errors import ArtifactError, StaleArtifactError
 from megapairs_hf.work import part_shards
 from tests.making import make_work
@@ -185,3 +185,125 @@ def test_an_export_mends_what_is_torn_and_names_what_is_not_its_own(released, ca
     export_megapairs(made, folder / "back")
     assert torn.read_bytes() == (folder / "pictures" / "p0" / "0.jpg").read_bytes()
     assert "1 files" in capsys.readouterr().err
+
+
+def test_shards_of_which_nothing_can_be_used_do_not_spoil_the_others(released):
+    folder, rows = released
+    lost = {**rows[0], "t_img": "absent.jpg"}
+    write(folder / "lines.jsonl", [rows[0], lost, rows[1]])
+    config = ImportConfig(rows_per_shard=1, images_per_shard=1)
+    import_megapairs(folder / "lines.jsonl", folder / "pictures", out=folder / "t", config=config)
+    assert len(load_triplets(str(folder / "t"), check=True)) == 2
+
+
+def pictures_and_ids(folder, ids):
+    """Pictures a.jpg, b.jpg, … with these ids, and one line about the first two."""
+    files = [f"{chr(97 + i)}.jpg" for i in range(len(ids))]
+    for i, file in enumerate(files):
+        picture(folder / "pictures" / file, 30 * i)
+    told = [
+        {"file": f, "image_id": name, "caption": "one\u2028two\x85three"} for f, name in zip(files, ids, strict=True)
+    ]
+    (folder / "image_ids.jsonl").write_text("".join(json.dumps(one, ensure_ascii=False) + "\n" for one in told))
+    write(folder / "lines.jsonl", [{"q_img": "a.jpg", "q_text": ["x"], "t_img": files[-1], "hns": ["a.jpg"]}])
+    return folder / "lines.jsonl", folder / "pictures"
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [("x\u2028y", "z\x85"), ("字" * 100, "b"), ("x.jpg", "x.jpg/1.jpg"), ("y.jpg/1.jpg", "Y.jpg"), ("é" * 140, "b ")],
+    ids=["line separators", "three bytes a letter", "file and folder", "folder and file", "two bytes a letter"],
+)
+def test_any_id_and_caption_come_back_through_an_export(tmp_path, ids):
+    made = import_megapairs(*pictures_and_ids(tmp_path, ids), out=tmp_path / "t")
+    written = export_megapairs(made, tmp_path / "back")
+    again = import_megapairs(written["train"], tmp_path / "back" / "images", out=tmp_path / "again")
+    for part in ("images", "triplets"):
+        assert sorted(rows_of(again, part), key=str) == sorted(rows_of(made, part), key=str)
+    assert {row["image_id"] for row in rows_of(again, "images")} == set(ids)
+
+
+def test_one_id_for_two_files_is_refused(tmp_path):
+    with pytest.raises(ArtifactError, match="gives 'same' to more than one file"):
+        import_megapairs(*pictures_and_ids(tmp_path, ("same", "same")), out=tmp_path / "t")
+    with pytest.raises(ArtifactError, match=r"gives 'c\.jpg' to more than one file"):
+        lines, root = pictures_and_ids(tmp_path, ("c.jpg", "b", "other"))
+        (tmp_path / "image_ids.jsonl").write_text('{"file": "a.jpg", "image_id": "c.jpg", "caption": null}\n')
+        import_megapairs(lines, root, out=tmp_path / "t")
+
+
+def test_a_picture_that_came_later_or_another_folder_is_another_data_set(released):
+    folder, rows = released
+    write(folder / "lines.jsonl", [*rows, {**rows[0], "t_img": "late.jpg"}])
+    where = {"out": folder / "t"}
+    first = import_megapairs(folder / "lines.jsonl", folder / "pictures", **where)
+    assert first.manifest.rejected == {"missing_image": 1, "no_picture": 1}
+    assert import_megapairs(folder / "lines.jsonl", folder / "pictures", **where).fingerprint == first.fingerprint
+    picture(folder / "pictures" / "late.jpg", 200)
+    with pytest.raises(StaleArtifactError, match=r"inputs\.pictures"):
+        import_megapairs(folder / "lines.jsonl", folder / "pictures", **where)
+    assert len(load_triplets(str(folder / "t"))) == 4
+    for i in range(6):
+        picture(folder / "others" / f"p{i % 2}" / f"{i}.jpg", 250 - i)
+    with pytest.raises(StaleArtifactError, match=r"inputs\.pictures"):
+        import_megapairs(folder / "lines.jsonl", folder / "others", **where)
+    import_megapairs(folder / "lines.jsonl", folder / "others", **where, overwrite=True)
+    loaded = load_triplets(str(folder / "t"))
+    assert len(loaded) == 4 and loaded.image("p0/0.jpg").getpixel((5, 5))[0] > 240
+
+
+def test_a_copy_under_another_name_is_on_one_side_only(released):
+    folder, _ = released
+    (folder / "pictures" / "copy.jpg").write_bytes((folder / "pictures" / "p0" / "0.jpg").read_bytes())
+    picture(folder / "pictures" / "own.jpg", 251)
+    picture(folder / "pictures" / "too.jpg", 253)
+    lines_of = [
+        {"q_img": q, "q_text": ["x"], "t_img": "own.jpg", "hns": [q]} for q in ("copy.jpg", "too.jpg", "p0/2.jpg")
+    ]
+    write(folder / "v.jsonl", lines_of)
+    made = import_megapairs(
+        folder / "lines.jsonl", folder / "pictures", validation=folder / "v.jsonl", out=folder / "t"
+    )
+    assert made.manifest.stats["triplets"] == {"train": 4, "validation": 1}
+    assert made.manifest.rejected == {"crosses_sides": 2}
+
+
+def test_a_number_that_no_column_holds_is_rejected_with_its_line(released):
+    folder, rows = released
+    scored = [{**rows[0], "relation": ["x"], "scores": [{"relation": "x", "score": n}]} for n in (10**400, 2**60 + 1)]
+    write(folder / "lines.jsonl", scored)
+    made = import_megapairs(folder / "lines.jsonl", folder / "pictures", out=folder / "t")
+    assert [row["key"] for row in made.rejected().to_pylist()] == ["lines.jsonl line 1"]
+    assert rows_of(made, "triplets")[0]["scores"][0]["score"] == pytest.approx(2**60)
+
+
+def test_places_elsewhere_are_refused_and_urls_of_this_machine_are_paths(released, monkeypatch):
+    folder, _ = released
+    monkeypatch.chdir(folder)
+    made = import_megapairs(f"file://{folder}/lines.jsonl", f"file://{folder}/pictures", out=folder / "t")
+    written = export_megapairs(made, f"file://{folder}/back")
+    assert written["train"] == folder / "back" / "train.jsonl" and written["train"].is_file()
+    for words in (("memory://far/lines.jsonl", folder / "pictures"), (folder / "lines.jsonl", "memory://far/x")):
+        with pytest.raises(ArtifactError, match=r"memory://far/\S+ must be on this machine"):
+            import_megapairs(*words, out=folder / "t2")
+    with pytest.raises(ArtifactError, match="memory://far/out must be on this machine"):
+        export_megapairs(made, "memory://far/out")
+    assert not list(folder.glob("memory*"))
+
+
+def test_what_was_taken_out_goes_from_an_earlier_export_too(released, capsys):
+    folder, _ = released
+    picture(folder / "pictures" / "v.jpg", 222)
+    picture(folder / "pictures" / "w.jpg", 232)
+    write(folder / "v.jsonl", [{"q_img": "v.jpg", "q_text": ["x"], "t_img": "w.jpg", "hns": ["v.jpg"]}])
+    made = import_megapairs(
+        folder / "lines.jsonl", folder / "pictures", validation=folder / "v.jsonl", out=folder / "t"
+    )
+    export_megapairs(made, folder / "back")
+    (folder / "back" / "images" / "mine.txt").write_text("kept")
+    made = remove_images(folder / "t", ["v.jpg"])
+    assert set(export_megapairs(made, folder / "back")) == {"train"}
+    left = set(files_of(folder / "back"))
+    assert "images/v.jpg" not in left and "validation.jsonl" not in left
+    assert {"images/w.jpg", "images/mine.txt", "train.jsonl"} <= left
+    assert "deleted 2 files of an earlier export" in capsys.readouterr().err

@@ -1,10 +1,11 @@
 import hashlib
+import json
 
 import pytest
 from datasets import load_dataset
 
 from megapairs_hf.artifact import open_artifact, sha256_of
-from megapairs_hf.dataset import load_triplets, removal
+from megapairs_hf.dataset import ImportConfig, import_megapairs, load_triplets, removal
 from megapairs_hf.dataset.removal import read_ids, remove_images
 from megapairs_hf.errors import ArtifactError
 from tests.making import make_work
@@ -97,10 +98,65 @@ def test_unknown_ids_are_named_and_change_nothing(folder, tmp_path):
         remove_images(folder, ["c003", "nope", "gone"])
     remove_images(folder, ["nope"], ignore_missing=True)
     assert state(folder) == before
-    (tmp_path / "ids").write_text("c003\n\n c004\n")
-    assert read_ids(f"@{tmp_path / 'ids'}") == ["c003", "c004"]
+    (tmp_path / "ids").write_bytes("c003\r\n\n c004 \nu\x85v\n".encode())
+    assert read_ids(f"@{tmp_path / 'ids'}") == ["c003", " c004 ", "u\x85v"]
     assert read_ids("a, b") == ["a", "b"]
     with pytest.raises(ArtifactError, match="names no image"):
         read_ids(",")
     with pytest.raises(ArtifactError, match="does not exist"):
         read_ids(f"@{tmp_path / 'none'}")
+
+
+@pytest.fixture
+def scattered(tmp_path):
+    """Six pictures, two lines of training and one of validation, one row a shard."""
+    from PIL import Image
+
+    (tmp_path / "pictures").mkdir()
+    for i, name in enumerate("abcdef"):
+        Image.new("RGB", (16, 16), (40 * i, 9, 9)).save(tmp_path / "pictures" / f"{name}.png")
+    for side, pairs in (("train", ("ab", "cd")), ("validation", ("ef",))):
+        rows = [{"q_img": f"{q}.png", "q_text": ["x"], "t_img": f"{t}.png", "hns": [f"{q}.png"]} for q, t in pairs]
+        (tmp_path / f"{side}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    import_megapairs(
+        tmp_path / "train.jsonl",
+        tmp_path / "pictures",
+        validation=tmp_path / "validation.jsonl",
+        out=tmp_path / "t",
+        config=ImportConfig(rows_per_shard=1, images_per_shard=1),
+    )
+    return tmp_path / "t"
+
+
+def test_a_shard_that_loses_its_last_row_leaves_the_others_readable(scattered):
+    remove_images(scattered, ["c.png"])
+    assert [row["q_img"] for row in load_dataset(str(scattered), split="train")] == ["a.png"]
+    stream = load_dataset(str(scattered), "images", split="train", streaming=True)
+    assert [row["image_id"] for row in stream] == ["a.png", "b.png", "d.png", "e.png", "f.png"]
+    assert len(load_triplets(str(scattered), "validation", check=True)) == 1
+
+
+def test_a_split_that_is_emptied_is_listed_no_more(scattered):
+    remove_images(scattered, ["f.png"])
+    assert set(load_dataset(str(scattered))) == {"train"}
+    assert len(load_triplets(str(scattered), check=True)) == 2
+    remove_images(scattered, ["a.png", "c.png"])
+    assert open_artifact(scattered).manifest.stats["triplets"] == {"train": 0, "validation": 0}
+    with pytest.raises(ArtifactError, match="cannot open the triplets"):
+        load_triplets(str(scattered))
+    assert len(load_dataset(str(scattered), "images", split="train")) == 3
+
+
+def test_no_earlier_rejection_names_a_removed_picture(scattered):
+    lines = (scattered.parent / "train.jsonl").read_text()
+    (scattered.parent / "validation.jsonl").write_text(lines.splitlines()[0] + "\n")
+    made = import_megapairs(
+        scattered.parent / "train.jsonl",
+        scattered.parent / "pictures",
+        validation=scattered.parent / "validation.jsonl",
+        out=scattered.parent / "t2",
+    )
+    assert "a.png" in made.rejected().to_pylist()[0]["detail"]
+    made = remove_images(scattered.parent / "t2", ["a.png"])
+    assert made.manifest.rejected == {"crosses_sides": 1, "removed_on_request": 2}
+    assert not any("a.png" in value for row in made.rejected().to_pylist() for value in row.values())

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from megapairs_hf.dataset.sheet import datasheet, statistics
+from megapairs_hf.dataset.sheet import datasheet, rendered, statistics
 from megapairs_hf.errors import ArtifactError
 from tests.making import make_work
 
@@ -37,3 +37,10 @@ def test_a_data_sheet_needs_triplets(tmp_path):
     (tmp_path / "corpus").mkdir()
     with pytest.raises(ArtifactError, match="holds no artifact"):
         datasheet(tmp_path)
+
+
+def test_a_licence_of_the_source_is_a_text_and_no_markdown(tmp_path):
+    work = make_work(tmp_path / "work")
+    told = statistics(work) | {"relations": {"![x](http://evil/t.png) **b** | `c`": 3}}
+    text = rendered(told)
+    assert r"| !\[x\](http://evil/t.png) \*\*b\*\* \| \`c\` | 3 |" in text

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from megapairs_hf.artifact import open_artifact
+from megapairs_hf.dataset import import_megapairs
+from megapairs_hf.dataset.sheet import statistics
 from megapairs_hf.errors import CardError, ConfigError
 from megapairs_hf.hub.cards import dataset_card, model_card
 from megapairs_hf.hub.config import PushConfig
 from megapairs_hf.hub.facts import public, size_category
-from tests.making import begin, make_corpus, make_work, result_records
+from tests.making import draw, make_corpus, make_work, result_records
 
 CARDS = Path(__file__).parents[2] / "model_cards"
 GOOD = PushConfig("org/scenes", licence="cc-by-4.0")
@@ -148,14 +151,45 @@ def test_what_is_not_made_yet_is_asked_for(tmp_path):
 
 def test_no_folder_or_server_of_this_machine_reaches_a_card(work, tmp_path):
     shutil.copytree(work, tmp_path / "work")
-    shutil.rmtree(tmp_path / "work" / "pairs")
     secret = {"folder": "/srv/me/data/set", "base_url": "http://10.0.0.7:8000/v1", "nested": {"home": "~/x/y"}}
-    with begin(tmp_path / "work" / "pairs", "pairs", ["a.parquet"], **secret) as writer:
-        (tmp_path / "work" / "pairs" / "a.parquet").write_bytes(b"")
-        writer.adopt(0, 0, [], {})
-        writer.finish()
+    manifest = tmp_path / "work" / "pairs" / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"config": secret}))
     card = dataset_card(tmp_path / "work", GOOD)
     assert "/srv" not in card and "10.0.0.7" not in card and "~/" not in card and "folder: set" in card
+
+
+def test_a_card_tells_the_given_artifact_and_only_what_it_was_made_of(work, tmp_path):
+    shutil.copytree(work, tmp_path / "work")
+    picture = tmp_path / "pictures" / "a.png"
+    picture.parent.mkdir()
+    draw("teal", "star", "white").save(picture)
+    (tmp_path / "lines.jsonl").write_text('{"q_img": "a.png", "q_text": "x", "t_img": "a.png", "hns": ["a.png"]}\n')
+    for out, overwrite in ((tmp_path / "work" / "mine", False), (tmp_path / "work" / "triplets", True)):
+        theirs = import_megapairs(tmp_path / "lines.jsonl", picture.parent, out=out, overwrite=overwrite)
+        card = dataset_card(tmp_path / "work", GOOD, triplets=theirs)
+        assert "1 triplets of query picture" in card and "validation" not in card
+        for invented in (
+            "mined from",
+            "were mined",
+            "got instructions",
+            "The pictures were drawn",
+            "band",
+            "stand-in",
+        ):
+            assert invented not in card
+        sheet = statistics(tmp_path / "work", theirs)
+        assert sheet["triplets"] == {"train": 1} and sheet["fingerprint"] == theirs.fingerprint
+        assert sheet["provenance"]["source"] is None and not sheet["annotators"] and not sheet["similarity_models"]
+        assert not sheet["stand_ins"]
+    # the model of this folder was trained on the triplets that are no longer there
+    assert "trained on 38" not in model_card(tmp_path / "work", GOOD)
+
+
+def test_a_card_tells_its_artifact_to_the_cache_of_datasets(work):
+    from huggingface_hub import DatasetCard
+
+    configs = DatasetCard(dataset_card(work, GOOD)).data.to_dict()["configs"]
+    assert {one["description"] for one in configs} == {open_artifact(work / "triplets").fingerprint}
 
 
 def test_public_keeps_what_is_no_path():
@@ -175,6 +209,9 @@ def test_sizes_are_the_hubs_words(rows, size):
     ("wrong", "field"),
     [
         ({"repo_id": " "}, "repo_id"),
+        ({"repo_id": "scenes"}, "repo_id"),
+        ({"repo_id": 'bad name/a"); import os #'}, "repo_id"),
+        ({"repo_id": "org/a/b"}, "repo_id"),
         ({"licence": "My Licence"}, "licence"),
         ({"create_pr": True, "revision": "v2"}, "revision"),
         ({"card_images": 100}, "card_images"),

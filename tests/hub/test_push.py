@@ -11,12 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from megapairs_hf.dataset import import_megapairs, load_triplets, remove_images
 from megapairs_hf.errors import CardError, HubError, IncompleteArtifactError
 from megapairs_hf.hub.config import PushConfig
 from megapairs_hf.hub.prepare import prepare
 from megapairs_hf.hub.push import push
+from megapairs_hf.hub.results import prepare_results
 from tests.hub.children import child
-from tests.making import begin, make_work
+from tests.making import begin, make_work, result_records
 
 LICENSED = {"repo_id": "org/scenes", "licence": "cc0-1.0"}
 
@@ -153,7 +155,7 @@ def test_pictures_that_are_not_among_the_images_are_named(work, tmp_path):
     ("text", "said"),
     [
         ('{"_name_or_path": "/home/ann/models/clip"}', r"config\.json line 1 tells a folder of this machine"),
-        ("token = hf_" + "aB3" * 12, r"config\.json line 1 holds what looks like a token of the Hub"),
+        ('{"token": "hf_' + "aB3" * 12 + '"}', r"config\.json line 1 holds what looks like a token of the Hub"),
         ('{"a": "C:\\\\Users\\\\ann"}', "tells a folder of this machine"),
     ],
 )
@@ -235,6 +237,187 @@ def test_the_dry_run_shows_files_sizes_and_card(work, tmp_path, capsys):
     assert (tmp_path / "out" / "README.md").read_text() in shown
 
 
+def test_the_folder_of_a_model_leaves_in_no_raw_reply(tmp_path):
+    work = make_work(tmp_path / "work", engine="/home/anna/models/llava-1.6")
+    config = PushConfig(**LICENSED, with_raw=True)
+    prepare("dataset", work / "triplets", work, config, tmp_path / "out")
+    for part in ("descriptions", "instructions"):
+        sent = pq.read_table(tmp_path / "out" / part / "shard-00000-of-00001.parquet")
+        assert set(sent["model"].to_pylist()) == {"llava-1.6"}
+        kept = pq.read_table(work / part / "shard-00000-of-00001.parquet")
+        assert sent.drop_columns(["model"]).equals(kept.drop_columns(["model"]))
+    changed(work / "descriptions" / "shard-00000-of-00001.parquet", "raw", 7, "see /home/anna/x.jpg")
+    with pytest.raises(HubError, match=r"shard-00000-of-00001\.parquet row 7, column raw, tells a folder"):
+        prepare("dataset", work / "triplets", work, config, tmp_path / "out")
+
+
+def changed(shard, column, row, value):
+    """Write another value into a shard, as a stage could have."""
+    table = pq.read_table(shard)
+    values = table[column].to_pylist()
+    values[row] = value
+    place, field = table.column_names.index(column), table.schema.field(column)
+    pq.write_table(table.set_column(place, field, pa.array(values, field.type)), shard)
+
+
+@pytest.mark.parametrize(
+    ("file", "column", "value"),
+    [
+        ("images/train-00001-of-00002.parquet", "caption", "my token is hf_{}"),
+        ("triplets/train-00000-of-00001.parquet", "q_text", ["change it", "hf_{} at night"]),
+    ],
+)
+def test_a_token_in_a_caption_or_an_instruction_stays_here(tmp_path, file, column, value):
+    work = make_work(tmp_path / "work")
+    token = "aB3" * 12
+    filled = [part.format(token) for part in value] if isinstance(value, list) else value.format(token)
+    changed(work / "triplets" / file, column, 5, filled)
+    with pytest.raises(HubError, match=f"{file} row 5, column {column}, holds what looks like a token") as told:
+        prepare("dataset", work / "triplets", work, PushConfig(**LICENSED), tmp_path / "out")
+    assert token not in str(told.value)
+
+
+class Card:
+    """A Hub that has one card."""
+
+    def __init__(self, path, text):
+        self.path = path
+        path.write_text(text)
+
+    def hf_hub_download(self, *_, **__):
+        return str(self.path)
+
+
+def results_of(folder, options, **settings):
+    records = [{**record, "options": options} for record in result_records()]
+    (folder / "results.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    text = "---\nlicense: mit\n---\n# x\nsee /home/theirs/x\n<!-- results -->\n<!-- /results -->\n"
+    api = Card(folder / "card.md", text)
+    prepare_results(api, folder / "results.jsonl", PushConfig(**LICENSED, **settings), folder / "out")
+    return (folder / "out" / "README.md").read_text()
+
+
+def test_results_tell_no_folder_and_no_token_of_their_options(tmp_path):
+    card = results_of(tmp_path, {"images": "/home/anna/circo/images", "api_key": "x", "k": 5})
+    assert "anna" not in card and "images: images" in card and "(not told)" in card and "see /home/theirs/x" in card
+    with pytest.raises(HubError, match=r"README\.md line \d+ holds what looks like a token"):
+        results_of(tmp_path, {"key": "hf_" + "a" * 30})
+
+
+def imported(folder, train, validation=()):
+    """A data set of our import; each line is two letters, the pictures of query and target."""
+    from PIL import Image
+
+    (folder / "pictures").mkdir(parents=True)
+    for i, name in enumerate(sorted({*"".join((*train, *validation))})):
+        Image.new("RGB", (16, 16), (20 * i, 9, 9)).save(folder / "pictures" / f"{name}.png")
+    for side, pairs in (("train", train), ("validation", validation)):
+        rows = [{"q_img": f"{q}.png", "q_text": ["x"], "t_img": f"{t}.png", "hns": [f"{q}.png"]} for q, t in pairs]
+        (folder / f"{side}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    more = {"validation": folder / "validation.jsonl"} if validation else {}
+    return import_megapairs(folder / "train.jsonl", folder / "pictures", out=folder / "work" / "triplets", **more)
+
+
+def test_a_folder_prepared_again_after_a_removal_shows_no_removed_picture(tmp_path):
+    made = imported(tmp_path, ["ab", "cd"])
+    prepare("dataset", made.path, tmp_path / "work", PushConfig(**LICENSED), tmp_path / "out")
+    assert len(load_triplets(str(tmp_path / "out"))) == 2
+    remove_images(made.path, ["a.png"])
+    prepare("dataset", made.path, tmp_path / "work", PushConfig(**LICENSED), tmp_path / "out")
+    again = load_triplets(str(tmp_path / "out"), check=True)
+    assert [again.ids(i)["q_img"] for i in range(len(again))] == ["c.png"]
+
+
+def test_a_name_that_the_hub_does_not_take_is_told_by_a_dry_run_too(work, tmp_path):
+    for name in ("org/two--dashes", "org/scenes.git"):
+        with pytest.raises(HubError, match=r"is no repository name: .*; use organisation/name"):
+            push("dataset", work / "triplets", PushConfig(name, licence="mit", dry_run=True), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+class Held:
+    """A Hub whose repository holds one `megapairs.json`."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def list_repo_tree(self, *_, **__):
+        from huggingface_hub.hf_api import RepoFile
+
+        return [RepoFile(path="megapairs.json", size=self.marker.stat().st_size, oid="0" * 40)]
+
+    def hf_hub_download(self, *_, **__):
+        return str(self.marker)
+
+
+def lineage(folder):
+    return json.loads((folder / "megapairs.json").read_text())["lineage"]
+
+
+def test_another_data_set_of_ours_is_replaced_only_when_told(work, tmp_path):
+    from megapairs_hf.hub.there import change
+
+    first, other = tmp_path / "first", tmp_path / "other"
+    prepare("dataset", work / "triplets", work, PushConfig(**LICENSED), first)
+    theirs = imported(tmp_path, ["ab", "cd"])
+    files = prepare("dataset", theirs.path, tmp_path, PushConfig(**LICENSED), other)
+    held = Held(first / "megapairs.json")
+    with pytest.raises(HubError, match=r"holds a data set made of other pictures or lines; .* --overwrite"):
+        change(held, "dataset", PushConfig(**LICENSED), None, files, lineage(other))
+    assert change(held, "dataset", PushConfig(**LICENSED, overwrite=True), None, files, lineage(other)).add
+    # the same one, built again or with pictures taken out, is an ordinary push
+    taken = remove_images(theirs.path, ["a.png"])
+    files = prepare("dataset", taken.path, tmp_path, PushConfig(**LICENSED), tmp_path / "third")
+    told = change(Held(other / "megapairs.json"), "dataset", PushConfig(**LICENSED), None, files, lineage(other))
+    assert "README.md" in told.add and lineage(tmp_path / "third") == lineage(other)
+
+
+def test_a_model_whose_files_are_links_is_prepared(work, tmp_path):
+    shutil.copytree(work / "model", tmp_path / "model")
+    weights = next((tmp_path / "model").rglob("model.safetensors"))
+    (tmp_path / "blobs").mkdir()
+    content = weights.read_bytes()
+    weights.rename(tmp_path / "blobs" / "x")
+    weights.symlink_to("../blobs/x")
+    prepare("model", tmp_path / "model", work, PushConfig(**LICENSED), tmp_path / "deep" / "er" / "out")
+    sent = tmp_path / "deep" / "er" / "out" / "model.safetensors"
+    assert sent.read_bytes() == content and not sent.is_symlink()
+
+
+def test_results_are_prepared_again_for_fewer_benchmarks(tmp_path):
+    results_of(tmp_path, {}, benchmarks={"held-out scenes": "org/circo"})
+    assert list((tmp_path / "out" / ".eval_results").iterdir())
+    results_of(tmp_path, {})
+    assert not list((tmp_path / "out" / ".eval_results").iterdir())
+    (tmp_path / "out" / "thesis.tex").write_text("mine")
+    with pytest.raises(HubError, match=r"thesis\.tex"):
+        results_of(tmp_path, {})
+
+
+def test_a_split_of_which_every_line_was_rejected_is_in_no_card(tmp_path):
+    made = imported(tmp_path, ["ab"], ["ba"])
+    assert made.manifest.rejected == {"crosses_sides": 1}
+    out = push("dataset", made.path, PushConfig(**LICENSED, dry_run=True), tmp_path / "out")
+    from datasets import load_dataset
+
+    assert {split: len(rows) for split, rows in load_dataset(out).items()} == {"train": 1}
+    assert len(load_dataset(out, "preview", split="train")) == 1
+    assert "validation" not in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_what_does_not_load_is_told_before_anything_is_uploaded(tmp_path):
+    made = imported(tmp_path, ["ab"])
+    folder = tmp_path / "work" / "triplets"
+    preview = folder / "preview" / "train-00000-of-00001.parquet"
+    # a row group of no rows: a parquet file that every other reader takes
+    pq.write_table(pq.read_table(preview).slice(0, 0), preview)
+    told = json.loads((folder / "manifest.json").read_text())
+    told["shards"][-1]["sha256"] = hashlib.sha256(preview.read_bytes()).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(told))
+    with pytest.raises(HubError, match=r"does not load \(.*\), so nothing was uploaded"):
+        push("dataset", made.path, PushConfig(**LICENSED, dry_run=True), tmp_path / "out")
+
+
 # ---- against the double -------------------------------------------------------------------------------------------
 
 PUSH = """
@@ -242,6 +425,7 @@ import sys, json
 from megapairs_hf.errors import MegaPairsError
 from megapairs_hf.hub.config import PushConfig
 from megapairs_hf.hub.push import push
+from megapairs_hf.hub.results import prepare_results
 kind, path, out, settings = sys.argv[1:]
 try:
     print(push(kind, path, PushConfig(**json.loads(settings)), out))
@@ -298,11 +482,10 @@ def test_a_branch_is_made_and_filled(hub, work, tmp_path):
         ({}, {"token": ""}, "hf auth login"),
         ({"repo_id": "closed/scenes"}, {}, "may not write there"),
         ({"repo_id": "full/scenes"}, {}, "(You have exceeded your storage quota)"),
-        ({"repo_id": "org/sce nes"}, {}, "is no repository name"),
         ({"repo_id": "broken/scenes"}, {}, "run the same command again"),
         ({}, {"endpoint": "http://127.0.0.1:9"}, "does not answer"),
     ],
-    ids=["bad token", "not logged in", "no permission", "quota", "bad name", "hub fails", "no hub"],
+    ids=["bad token", "not logged in", "no permission", "quota", "hub fails", "no hub"],
 )
 def test_what_the_hub_refuses_becomes_one_sentence(hub, work, tmp_path, settings, how, said):
     told = push_to(hub, tmp_path, work, **how, **settings)
