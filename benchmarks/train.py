@@ -47,7 +47,8 @@ from megapairs_hf.models import build_mmret
 from megapairs_hf.models.small import SmallModelConfig, small_clip, train_tokenizer
 from megapairs_hf.train import TrainConfig
 from megapairs_hf.train.encoder import prepared
-from megapairs_hf.train.loop import Run, Watch
+from megapairs_hf.train.evaluators import Watch
+from megapairs_hf.train.loop import Run
 from megapairs_hf.train.rows import TripletPool
 from megapairs_hf.train.task import ContrastTask
 

@@ -263,7 +263,10 @@ def run_train(config: Any, places: dict[str, str], out: str, work: str, overwrit
     from megapairs_hf.train import init_mmret, train_mmret
 
     triplets = opened(places["triplets"], "triplets")
-    init_mmret(config, out=Path(out).parent / "untrained", work=work, overwrite=overwrite)
+    place = Path(out)
+    # a second model of the same work folder starts from another
+    untrained = place.parent / ("untrained" if place.name == "model" else f"{place.name}.untrained")
+    init_mmret(config, out=untrained, work=work, overwrite=overwrite)
     tell(train_mmret(triplets, config=config, out=out, work=work, overwrite=overwrite))
 
 

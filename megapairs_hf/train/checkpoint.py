@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 STATE = "state.safetensors"
 META = "state.json"
 PREFIX = "step-"
+ASIDE = ".old"
 
 
 def checkpoint_folders(root: Path) -> list[Path]:
@@ -80,25 +81,49 @@ def save_checkpoint(
                 for file in temporary.rglob("*"):
                     if file.is_file():
                         storage.sync_file(file)
-                shutil.rmtree(final, ignore_errors=True)
-                temporary.rename(final)
-                storage.sync_folder(root)
+                _put(temporary, final)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
         stay = {f"{PREFIX}{told['best']['step']:08d}"} if told.get("best") else set()
         for old in checkpoint_folders(root)[:-keep]:
             if old.name not in stay:
+                # without this file it is no checkpoint any more, whatever of the rest a kill leaves
+                (old / META).unlink()
                 shutil.rmtree(old)
     launch.barrier()
 
 
+def _put(temporary: Path, final: Path) -> None:
+    """Give a written checkpoint its name; a kill leaves it or the one that had the name before."""
+    before = final.with_name(f".{final.name}{ASIDE}")
+    shutil.rmtree(before, ignore_errors=True)
+    if final.exists():
+        final.rename(before)
+    temporary.rename(final)
+    storage.sync_folder(final.parent)
+    shutil.rmtree(before, ignore_errors=True)
+
+
+def _put_back(root: Path) -> None:
+    """What a kill inside `_put` left aside, under its name again."""
+    if launch.is_main():
+        for before in root.glob(f".{PREFIX}*{ASIDE}"):
+            final = before.with_name(before.name.removeprefix(".").removesuffix(ASIDE))
+            if final.exists() or not (before / META).is_file():
+                shutil.rmtree(before)
+            else:
+                before.rename(final)
+    launch.barrier()
+
+
 def newest(root: Path, settings: dict[str, Any]) -> tuple[Path, dict[str, Any]] | None:
-    """The newest checkpoint and what it tells; None where there is none.
+    """The newest checkpoint and what it tells; None where there is none. Every process must call this.
 
     Raises:
         StaleArtifactError: it belongs to a run with other settings; the first that differs is named.
     """
+    _put_back(root)
     found = checkpoint_folders(root)
     if not found:
         return None

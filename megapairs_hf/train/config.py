@@ -84,6 +84,9 @@ class SourceConfig:
         images: folder that the image paths are relative to.
         weight: how often a batch is drawn from it, relative to the others; null for its number of rows.
         stream: read it from front to back in shuffled blocks instead of at random; for sets larger than the disk.
+        rows: use at most so many rows, drawn by the run's seed (VLM2Vec takes 50,000 of each of MMEB's); null for all.
+        prompt: what a language model is told before each query, as its query prompt; the default is nothing, since
+            MMEB's `qry` carries its own instruction. Triplets have the prompt of composed retrieval.
     """
 
     path: str
@@ -93,9 +96,13 @@ class SourceConfig:
     images: str = "."
     weight: float | None = None
     stream: bool = False
+    rows: int | None = None
+    prompt: str = ""
 
     def __post_init__(self) -> None:
         require(self.weight is None or self.weight > 0, "weight", self.weight, "a positive number or null")
+        require(self.rows is None or self.rows > 0, "rows", self.rows, "a positive number or null")
+        require(self.rows is None or not self.stream, "rows", self.rows, "null for a stream, whose length is unknown")
 
 
 @dataclass(frozen=True)

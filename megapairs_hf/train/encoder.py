@@ -73,7 +73,9 @@ def trainable(model: Any) -> nn.Module:
     return Encoder()
 
 
-def prepared(model: Any, parts: Sequence[Part], pictures: Sequence[Any], device: Any) -> dict[str, Any]:
+def prepared(
+    model: Any, parts: Sequence[Part], pictures: Sequence[Any], device: Any, prompt: str | None = None
+) -> dict[str, Any]:
     """One chunk as tensors on the device.
 
     Args:
@@ -81,6 +83,7 @@ def prepared(model: Any, parts: Sequence[Part], pictures: Sequence[Any], device:
         parts: inputs of one kind.
         pictures: what is kept of those that have one, in order.
         device: where to.
+        prompt: of queries; None for the model's own query prompt, "" for none at all, as `encode` has it.
     """
     side, text, image = parts[0].kind
     if image and not text and not side and model.preparer.pixels.plain is not None:
@@ -93,6 +96,8 @@ def prepared(model: Any, parts: Sequence[Part], pictures: Sequence[Any], device:
             one["image"] = next(shown)
         ready.append(one)
     settings = {"prompt": (model.prompts or {}).get(side) or None, "task": side} if side else {}
+    if side == "query" and prompt is not None:
+        settings = {"prompt": prompt, "task": side} if prompt else {}
     return moved(model.preprocess(ready, **settings), device)
 
 
@@ -111,7 +116,11 @@ def pixel_values(table: torch.Tensor, pictures: Sequence[np.ndarray], device: An
 
     stacked = torch.from_numpy(np.stack(pictures)).to(device).permute(0, 3, 1, 2)
     floats = table.to(device)
-    return torch.stack([floats[channel][stacked[:, channel].int()] for channel in range(len(floats))], 1)
+    found = torch.empty(stacked.shape, dtype=floats.dtype, device=floats.device)
+    for channel, row in enumerate(floats):
+        # a third of the time of plain indexing on a processor
+        found[:, channel] = row.index_select(0, stacked[:, channel].reshape(-1).int()).view(found[:, channel].shape)
+    return found
 
 
 def moved(features: dict[str, Any], device: Any) -> dict[str, Any]:

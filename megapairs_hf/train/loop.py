@@ -10,19 +10,20 @@ import json
 import math
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from megapairs_hf import launch, storage
 from megapairs_hf.config import config_dict
 from megapairs_hf.errors import TrainingError
 from megapairs_hf.train.checkpoint import PREFIX, load_checkpoint, make_whole, newest, save_checkpoint
-from megapairs_hf.train.loss import summed, world
+from megapairs_hf.train.evaluators import Watch
+from megapairs_hf.train.loss import from_first, summed, world
 from megapairs_hf.train.schedule import MovingAverage, learning_rate, make_optimizer
 from megapairs_hf.train.tracking import LOG, Log, begin_tracking, chosen_tracker, live_line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     import torch
@@ -72,25 +73,6 @@ class Task(Protocol):
 
     def close(self) -> None:
         """Let go of workers."""
-
-
-@dataclass(frozen=True)
-class Watch:
-    """Evaluation during training, and what follows from it.
-
-    Attributes:
-        evaluators: by name: functions without arguments that measure the model as it is now.
-        every: steps between two evaluations; 0 for none.
-        best_metric: `evaluator/metric` that decides which checkpoint is best (more is better).
-        patience: evaluations without a better value before the run stops; 0 never stops.
-        save: writes the loadable model into a folder of each checkpoint.
-    """
-
-    evaluators: Mapping[str, Callable[[], Mapping[str, float]]] = field(default_factory=dict)
-    every: int = 0
-    best_metric: str | None = None
-    patience: int = 0
-    save: Callable[[Path], None] | None = None
 
 
 def run_loop(
@@ -171,11 +153,15 @@ class Run:
         self.average = MovingAverage(self.inner, config.ema)
         self.done, self.best, self.poor = 0, {"step": 0, "value": -math.inf}, 0
         self.stop = False
+        # the step of the last checkpoint: an evaluation may have written it already
+        self.saved = 0
         found = newest(folder / CHECKPOINTS, self.settings)
         if found:
             load_checkpoint(found[0], self.inner, self._raw(), self.average)
             self.done, self.poor, self.best = found[1]["step"], found[1]["poor"], found[1]["best"] or self.best
-            self.stop = found[1]["stop"]
+            self.stop, self.saved = found[1]["stop"], self.done
+            if self.accelerator.scaler is not None and found[1].get("scaler"):
+                self.accelerator.scaler.load_state_dict(found[1]["scaler"])
             task.restore(found[1]["task"])
         self.log = Log(folder / LOG, self.done)
         self.counts: Counter[str] = Counter()
@@ -212,8 +198,10 @@ class Run:
         gradient = 0.0 if self.config.mixed_precision == "fp16" or norm is None else float(norm)
         self._guard(step, float(summed(learnt.loss.clone())), gradient, learnt.names)
         self.optimizer.step()
+        # a step whose scaled gradients overflowed moved nothing
+        if not self.accelerator.optimizer_step_was_skipped:
+            self.average.update()
         self.optimizer.zero_grad(set_to_none=True)
-        self.average.update()
         return learnt
 
     def _guard(self, step: int, loss: float, gradient: float, names: list[str]) -> None:
@@ -263,6 +251,8 @@ class Run:
                 for name, measure in self.watch.evaluators.items()
                 for metric, value in measure().items()
             }
+        # every process measures, since the weights may be sharded, but what follows must be the same in all of them
+        found = from_first(found)
         self.module.train()
         self.said = time.monotonic()
         self.log.add({"step": self.done, **found, "seconds": round(seconds, 3)})
@@ -282,6 +272,8 @@ class Run:
     def _save(self) -> None:
         import torch
 
+        if self.saved == self.done:
+            return
         if not all(bool(torch.isfinite(parameter).all()) for parameter in self.inner.parameters()):
             raise TrainingError(
                 f"the weights after step {self.done} are not finite; lower `lr`; the last good checkpoint is kept"
@@ -293,9 +285,12 @@ class Run:
             "best": self.best if self.best["step"] else None,
             "poor": self.poor,
             "stop": self.stop,
+            # of fp16; plain numbers
+            "scaler": None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
         }
         root, keep = self.folder / CHECKPOINTS, self.config.keep_checkpoints
         save_checkpoint(root, self.inner, self._raw(), self.average, told, keep=keep, save=self.watch.save)
+        self.saved = self.done
 
     def _keep(self) -> None:
         """Leave the weights to be saved in the module: the best, or the average, or the last."""

@@ -8,7 +8,7 @@ serves training with and without cached gradients.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -150,6 +150,16 @@ def summed(tensor: Tensor) -> Tensor:
     if world() > 1:
         distributed.all_reduce(tensor)
     return tensor
+
+
+def from_first(told: dict[str, Any]) -> dict[str, Any]:
+    """What the first process tells, in all of them."""
+    from torch import distributed
+
+    shared = [told]
+    if world() > 1:
+        distributed.broadcast_object_list(shared)
+    return shared[0]
 
 
 def first_own(rank: int, rows: int) -> int:

@@ -70,14 +70,20 @@ def drawn_pools(weights: Sequence[float], steps: int, seed: int) -> tuple[np.nda
         seed: of the run.
 
     Returns:
-        [steps] pool numbers, [steps] counts; every batch comes from one pool, so that it is of one kind.
+        [steps] pool numbers, [steps] counts; every batch comes from one pool, so that it is of one kind. Each pool has
+        its share of the steps, rounded by largest remainders, in a random order: with the number of rows as weight and
+        an epoch's steps, every row once, but for a batch at most of each pool.
     """
     import numpy as np
 
     if len(weights) == 1:
         return np.zeros(steps, int), np.arange(steps)
     shares = np.asarray(weights, float)
-    pools = np.random.default_rng([seed, 31]).choice(len(weights), size=steps, p=shares / shares.sum())
+    exact = steps * shares / shares.sum()
+    quotas = exact.astype(int)
+    # ties by order, so that every process rounds alike
+    quotas[np.argsort(quotas - exact, kind="stable")[: steps - int(quotas.sum())]] += 1
+    pools = np.random.default_rng([seed, 31]).permutation(np.repeat(np.arange(len(weights)), quotas))
     before = np.zeros(steps, int)
     for pool in range(len(weights)):
         chosen = pools == pool

@@ -208,7 +208,7 @@ def _keys(examples: Sequence[Example], width: int, cluster: Callable[[str], str]
         for k, candidate in enumerate(example.candidates):
             item[i, k] = key(candidate)
             shown = candidate.image is not None and candidate.text is None
-            near[i, k] = number("near", cluster(str(candidate.image))) if shown else item[i, k]
+            near[i, k] = number("near", "", cluster(str(candidate.image))) if shown else item[i, k]
         for k, query in enumerate(example.same):
             same[i, k] = key(query)
     queries = np.array([key(example.query) for example in examples])

@@ -46,9 +46,11 @@ class Pool(Protocol):
 
     Attributes:
         rows: how many there are; None for a stream.
+        prompt: what a language model is told before each query; None for the model's own query prompt.
     """
 
     rows: int | None
+    prompt: str | None
 
     def indices(self, place: int, size: int) -> list[int]:
         """The rows of this pool's batch number `place`."""
@@ -63,7 +65,7 @@ class Pool(Protocol):
         """The files of pictures by their ids."""
 
     def cluster(self, name: str) -> str:
-        """What near-duplicates of a picture have in common; its id where nothing is known."""
+        """What near-duplicates of a picture have in common; its own where nothing is known."""
 
 
 class TripletPool:
@@ -82,6 +84,7 @@ class TripletPool:
             table = table.select([i for i, names in enumerate(table["relation"]) if wanted & set(names)])
         self.table = table
         self.rows: int | None = len(table)
+        self.prompt: str | None = None
         siblings = config.group_siblings > 1 and len(table) > 0
         self.queries = np.unique(table["q_img"], return_inverse=True)[1] if siblings else np.empty(len(table), int)
         self.order: tuple[int, np.ndarray] = (-1, self.queries)
@@ -144,5 +147,9 @@ class TripletPool:
         return found
 
     def cluster(self, name: str) -> str:
-        """The picture's value in `cluster_column`."""
-        return self.clusters.get(name, name)
+        """The picture's value in `cluster_column`, never the same as an id."""
+        return f"cluster {self.clusters[name]}" if name in self.clusters else f"image {name}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        # workers only read pictures
+        return {"triplets": self.triplets}

@@ -14,10 +14,10 @@ from megapairs_hf.dataset.load import load_triplets
 from megapairs_hf.errors import ArtifactError, TrainingError
 from megapairs_hf.models.fusion import build_mmret, save_mmret
 from megapairs_hf.models.lora import add_lora, unload_lora
-from megapairs_hf.train.evaluators import of_triplets
-from megapairs_hf.train.loop import Watch, run_loop
+from megapairs_hf.train.evaluators import Watch, of_triplets
+from megapairs_hf.train.loop import run_loop
 from megapairs_hf.train.rows import TripletPool
-from megapairs_hf.train.tables import open_source
+from megapairs_hf.train.tables import open_source, source_fingerprint
 from megapairs_hf.train.task import ContrastTask
 from megapairs_hf.train.tracking import LOG
 
@@ -75,20 +75,26 @@ def train_mmret(
         StaleArtifactError: `out` holds a run with other settings or inputs.
     """
     inputs = {"triplets": triplets.fingerprint, "model": backbone_fingerprint(config, work)}
+    inputs |= {f"sources[{i}]": source_fingerprint(source, work) for i, source in enumerate(config.sources)}
 
     def make(folder: Path) -> dict[str, Any]:
         model = started_model(config, work)
         pools, weights, small = open_pools(load_triplets(triplets.path, config.split), config, work)
         task = ContrastTask(model, pools, weights, config)
+        measures = _measures(model, triplets.path, config, evaluators or {})
         watch = Watch(
-            _measures(model, triplets.path, config, evaluators or {}),
-            config.eval_every,
+            measures,
+            config.eval_every if measures else 0,
             config.best_metric,
             config.patience,
             lambda path: save_mmret(model, path),
         )
         log = run_loop(task, config, folder, "train", inputs, watch, Path(f"{out}.tracking"))
-        if config.lora_rank:
+        # only the first process saves
+        if config.lora_rank and launch.is_main():
+            # merged in bfloat16, most of what the adapters learnt would be rounded away
+            for parameter in model.parameters():
+                parameter.data = parameter.data.float()
             unload_lora(model)
         left_out = [(name.partition("/")[2], "unreadable", error) for name, error in sorted(task.bad.items())] + small
         stats = {"rows": sum(pool.rows or 0 for pool in pools), **last(log, config.last_step)}
@@ -163,7 +169,9 @@ def _measures(
             rows = load_triplets(path, "validation")
         except ArtifactError as error:
             if not evaluators:
-                raise TrainingError(f"eval_every needs a validation split: {error}") from error
+                if config.best_metric is not None:
+                    raise TrainingError(f"best_metric needs a validation split: {error}") from error
+                launch.note(f"there is no validation split, so nothing is measured every {config.eval_every} steps")
         else:
             found["validation"] = of_triplets(model, rows, config.eval_queries, config.micro_batch or config.chunk)
     for name, make in evaluators.items():

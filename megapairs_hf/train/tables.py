@@ -8,11 +8,14 @@ kind and a model cannot tell a negative by its kind alone.
 from __future__ import annotations
 
 import random
+from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from megapairs_hf.artifact import model_place
+import numpy as np
+
+from megapairs_hf.artifact import model_place, sha256_of
 from megapairs_hf.errors import ArtifactError, TrainingError
 from megapairs_hf.train.order import permutation
 from megapairs_hf.train.rows import Example, Input
@@ -63,9 +66,13 @@ class TablePool:
         chosen: which of its rows.
         images: folder of the pictures.
         config: the settings.
+        prompt: of its queries.
     """
 
-    def __init__(self, name: str, table: Any, chosen: Sequence[int], images: Path, config: TrainConfig) -> None:
+    def __init__(
+        self, name: str, table: Any, chosen: Sequence[int], images: Path, config: TrainConfig, prompt: str = ""
+    ) -> None:
+        self.prompt: str | None = prompt
         self.name, self.table, self.images, self.config = name, table.select(chosen), images, config
         self.rows: int | None = len(chosen)
 
@@ -101,6 +108,10 @@ class TablePool:
         """The path; nothing is known of near-duplicates."""
         return name
 
+    def __getstate__(self) -> dict[str, Any]:
+        # workers only read pictures
+        return {"name": self.name, "images": self.images}
+
 
 class StreamPool:
     """Rows of a table that is read from front to back, again and again, shuffled in blocks.
@@ -113,11 +124,13 @@ class StreamPool:
         stream: a `datasets.IterableDataset`.
         images: folder of the pictures.
         config: the settings.
+        prompt: of its queries.
     """
 
     rows: int | None = None
 
-    def __init__(self, name: str, stream: Any, images: Path, config: TrainConfig) -> None:
+    def __init__(self, name: str, stream: Any, images: Path, config: TrainConfig, prompt: str = "") -> None:
+        self.prompt: str | None = prompt
         self.name, self.stream, self.images, self.config = name, stream, images, config
         self.size = max(BLOCK, 4 * config.batch_size) // config.batch_size * config.batch_size
         self.begun: Iterator[dict[str, Any]] = iter(())
@@ -215,16 +228,42 @@ def open_source(source: SourceConfig, config: TrainConfig, work: str | Path) -> 
     if source.stream:
         if source.weight is None:
             raise TrainingError(f"the source {place} is a stream of unknown length; give its `weight`")
-        return [StreamPool(name, table, images, config)], [source.weight]
+        return [StreamPool(name, table, images, config, source.prompt)], [source.weight]
+    if source.rows is not None and source.rows < len(table):
+        table = table.select(np.sort(np.random.default_rng([config.seed, 37]).permutation(len(table))[: source.rows]))
     kinds: dict[tuple[bool, ...], list[int]] = {}
     for i, row in enumerate(table):
         sides = [*read_side(row, "qry", "qry_image_path")[:1], *read_side(row, "pos_text", "pos_image_path")[:1]]
         if len(sides) < 2:
             raise TrainingError(f"row {i} of {place} has an empty query or positive; take it out")
         kinds.setdefault(tuple(part is not None for side in sides for part in side), []).append(i)
-    pools: list[Pool] = [TablePool(name, table, chosen, images, config) for chosen in kinds.values()]
+    pools: list[Pool] = [TablePool(name, table, chosen, images, config, source.prompt) for chosen in kinds.values()]
     share = (source.weight or len(table)) / len(table)
     return pools, [share * len(chosen) for chosen in kinds.values()]
+
+
+def source_fingerprint(source: SourceConfig, work: str | Path) -> str:
+    """What identifies the rows of a source: the bytes of local files, or the revision on the Hub.
+
+    The pictures are not looked at: there may be a terabyte of them.
+
+    Raises:
+        ArtifactError: it cannot be found.
+    """
+    import datasets
+
+    place = Path(work) / source.path[2:] if source.path.startswith("./") else Path(source.path)
+    reader, options = _reader(place, source)
+    if "data_files" in options:
+        told = [f"{Path(file).name} {sha256_of(file)}" for file in options["data_files"]]
+        return sha256("\n".join(told).encode()).hexdigest()[:16]
+    try:
+        # the commit that the revision stands for today
+        found = datasets.load_dataset_builder(reader, source.name, revision=source.revision).hash
+    except Exception as error:  # datasets raises whatever its connection raises
+        said = " ".join(str(error).split())[:300]
+        raise ArtifactError(f"cannot open the source {place}: {said}") from error
+    return f"{source.path}@{found}"
 
 
 def _reader(place: Path, source: SourceConfig) -> tuple[str, dict[str, Any]]:

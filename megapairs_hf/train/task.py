@@ -56,6 +56,10 @@ class ContrastTask:
     def __init__(self, model: Any, pools: Sequence[Pool], weights: Sequence[float], config: TrainConfig) -> None:
         self.model, self.pools, self.config = model, list(pools), config
         self.joint = is_joint(model)
+        for told in {pool.prompt for pool in self.pools if pool.prompt} if not self.joint else ():
+            raise TrainingError(
+                f"a source has the prompt {told!r}, but only language models are told one; leave it out"
+            )
         self.module = trainable(model)
         self.partial = config.micro_batch is not None or len(pools) > 1 or self.joint
         self.pictures = Pictures(Reader(Fetch(self.pools), Prepare(model)), config.cache_gb, config.workers)
@@ -127,7 +131,7 @@ class ContrastTask:
             parts = [batch.parts[k] for k in chunks[i]]
             pictures, bad = self.pictures.load(batch.pool, [part.image for part in parts if part.image is not None])
             wrong.update({f"{batch.pool}/{name}": error for name, error in bad.items()})
-            return prepared(self.model, parts, pictures, accelerator.device)
+            return prepared(self.model, parts, pictures, accelerator.device, self.pools[batch.pool].prompt)
 
         def loss(vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             pieces = self._pieces(batch, vectors.device, counts)

@@ -1,6 +1,7 @@
 """What a batch is made of: draws, masks, mixtures, streams, and pictures that cannot be read."""
 
 import json
+import pickle
 import random
 from collections import Counter
 
@@ -8,13 +9,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
 from megapairs_hf.dataset import load_triplets
-from megapairs_hf.errors import ArtifactError, TrainingError
+from megapairs_hf.errors import ArtifactError, StaleArtifactError, TrainingError
 from megapairs_hf.models import build_mmret
 from megapairs_hf.train import TrainConfig, train_mmret
 from megapairs_hf.train.config import SourceConfig
+from megapairs_hf.train.encoder import prepared
 from megapairs_hf.train.order import drawn_pools
 from megapairs_hf.train.plan import make_batch
 from megapairs_hf.train.rows import Example, Input, TripletPool
@@ -215,3 +218,94 @@ def test_a_language_model_sees_each_input_once_and_trains_with_cached_gradients(
     own = 3 * np.arange(4)
     expected = np.mean([np.log(np.exp(row - row[k]).sum()) for row, k in zip(logits[order], own, strict=True)])
     assert loss == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_cluster_whose_name_is_a_pictures_id_is_not_that_picture(rows):
+    pool = TripletPool(rows, TrainConfig(**SETTINGS))
+    pool.clusters = {"a": "7", "b": "7"}
+    # a and b are near-duplicates, and neither is the picture "7"
+    masked, counts = masks([example("q", "x", "a", ["7"]), example("p", "y", "b")], pool.cluster)
+    assert masked.tolist() == [[0, 0, 1, 1], [1, 0, 0, 1]]
+    assert counts == (0, 2, 0)
+
+
+def test_workers_are_sent_no_row_numbers(rows, table):
+    pool = TripletPool(rows, TrainConfig(**SETTINGS, relations=("clip_text",), group_siblings=2))
+    size = len(pickle.dumps(pool))
+    pool.queries = np.zeros(10**6, int)
+    assert len(pickle.dumps(pool)) == size
+    name = rows.ids(0)["q_img"]
+    assert pickle.loads(pickle.dumps(pool)).files([name]) == pool.files([name])
+    (shown, *_), _ = open_source(SourceConfig("./rows.parquet", images="./pictures"), TrainConfig(**SETTINGS), table)
+    again = pickle.loads(pickle.dumps(shown))
+    assert not {"table", "config"} & set(vars(again))
+    assert again.files(["3.png"]) == shown.files(["3.png"])
+
+
+def test_an_epoch_draws_every_row_once():
+    sizes = [50_000, 7_000, 960, 192, 200]
+    steps = sum(sizes) // 192
+    pools, _ = drawn_pools(sizes, steps, 0)
+    drawn = np.bincount(pools, minlength=5)
+    assert drawn.sum() == steps
+    assert all(abs(count - size / 192) < 1 for count, size in zip(drawn, sizes, strict=True))
+    assert not np.array_equal(pools, np.sort(pools))
+    assert not np.array_equal(pools, drawn_pools(sizes, steps, 1)[0])
+
+
+def test_a_cap_on_the_rows_of_a_source_draws_them_by_the_seed(table):
+    source = SourceConfig("./rows.parquet", images="./pictures", rows=30)
+
+    def names(seed):
+        pools, weights = open_source(source, TrainConfig(**SETTINGS, seed=seed), table)
+        assert sum(pool.rows for pool in pools) == sum(weights) == 30
+        return [[row["pos_text"] for row in pool.table] for pool in pools]
+
+    assert names(0) == names(0) != names(1)
+    with pytest.raises(Exception, match="`rows` is"):
+        SourceConfig("x", rows=5, stream=True, weight=1.0)
+
+
+def test_queries_of_a_source_have_its_prompt_and_triplets_the_models(table, rows, tmp_path):
+    model = build_mmret(llava(tmp_path / "llava"), device="cpu")
+    config = TrainConfig(**{**SETTINGS, "batch_size": 4})
+
+    def fed(source):
+        pools = [TripletPool(rows, config)] if source is None else open_source(source, config, table)[0]
+        shown = [pool for pool in pools if pool.examples([0], 0, ())[0].query.image is not None]
+        task = ContrastTask(model, shown, [1], config)
+        batch = task.batch(0, 0, 1)
+        parts = [part for part in batch.parts if part.side == "query"]
+        files = task.pools[0].files([part.image for part in parts])
+        given = [{"text": part.text, "image": files[part.image]} for part in parts]
+        pictures, _ = task.pictures.load(0, [part.image for part in parts])
+        return prepared(model, parts, pictures, "cpu", task.pools[0].prompt)["input_ids"], given
+
+    def equal(found, **settings):
+        ids, given = found
+        return torch.equal(ids, model.preprocess(given, **settings)["input_ids"])
+
+    place = {"path": "./rows.parquet", "images": "./pictures"}
+    # as `encode` gives a query of MMEB, as `encode_query` gives a composed query
+    assert equal(fed(SourceConfig(**place)))
+    assert equal(fed(None), prompt=model.prompts["query"], task="query")
+    assert equal(fed(SourceConfig(**place, prompt="Name it: ")), prompt="Name it: ", task="query")
+    assert not equal(fed(SourceConfig(**place)), prompt=model.prompts["query"], task="query")
+
+
+def test_a_prompt_for_a_dual_encoder_is_refused(table, model):
+    config = TrainConfig(**SETTINGS)
+    pools, weights = open_source(SourceConfig("./rows.parquet", images="./pictures", prompt="Name: "), config, table)
+    with pytest.raises(TrainingError, match="only language models are told one"):
+        ContrastTask(model, pools, weights, config)
+
+
+def test_a_source_that_changed_is_noticed(tmp_path, triplets, models):
+    rows = [{"qry": f"say {i}", "pos_text": f"said {i}"} for i in range(16)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    config = TrainConfig(**{**SETTINGS, "steps": 1}, weight=0, sources=(SourceConfig(str(tmp_path / "rows.parquet")),))
+    made = train_mmret(triplets, config=config, out=tmp_path / "m", work=models)
+    assert train_mmret(triplets, config=config, out=tmp_path / "m", work=models).fingerprint == made.fingerprint
+    pq.write_table(pa.Table.from_pylist(rows[::-1]), tmp_path / "rows.parquet")
+    with pytest.raises(StaleArtifactError, match=r"sources\[0\]"):
+        train_mmret(triplets, config=config, out=tmp_path / "m", work=models)

@@ -1,5 +1,7 @@
 """Every training recipe makes two steps, with tiny models and its own settings otherwise."""
 
+import subprocess
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -50,6 +52,48 @@ def test_every_recipe_makes_two_steps(name, triplets, models, tmp_path):
     assert load_mmret(made.path, device="cpu").encode(["a"]).shape[0] == 1
     if "eval_every" in settings(name):
         assert "validation/recall@1" in made.manifest.stats["evaluation"]
+
+
+def test_the_mmeb_recipe_follows_the_mllm_recipe_in_one_work_folder(triplets, tmp_path):
+    pq.write_table(
+        pa.Table.from_pylist([{"qry": f"say {i}", "pos_text": f"said {i}"} for i in range(8)]),
+        tmp_path / "rows.parquet",
+    )
+    words = [
+        "--max-steps",
+        "1",
+        "--batch_size",
+        "4",
+        "--workers",
+        "0",
+        "--triplets",
+        triplets.path,
+        "--work",
+        str(tmp_path),
+    ]
+    first = [str(ROOT / "recipes" / "mmret_mllm" / "train.yaml"), "--model", llava(tmp_path / "llava")]
+    assert parse(["train", "--config", *first, *words])() == 0
+    then = [str(ROOT / "recipes" / "mmret_mllm_mmeb" / "train.yaml"), "--sources", "[{path: ./rows.parquet}]"]
+    assert parse(["train", "--config", *then, *words, "--out", str(tmp_path / "model-mmeb")])() == 0
+    made = {
+        name: open_artifact(tmp_path / name, "model")
+        for name in ("untrained", "model", "model-mmeb", "model-mmeb.untrained")
+    }
+    assert made["untrained"].manifest.inputs["model"] != made["model-mmeb.untrained"].manifest.inputs["model"]
+    assert made["model-mmeb.untrained"].manifest.inputs["model"] == made["model-mmeb"].manifest.inputs["model"]
+
+
+def test_the_slurm_script_hands_its_words_on(tmp_path):
+    told = tmp_path / "told"
+    (tmp_path / "srun").write_text(f'#!/bin/bash\nprintf "%s\\n" "$@" > {told}\n')
+    (tmp_path / "scontrol").write_text("#!/bin/bash\necho here\n")
+    for name in ("srun", "scontrol"):
+        (tmp_path / name).chmod(0o755)
+    settings = {"PATH": f"{tmp_path}:/usr/bin:/bin", "WORK": "/w", "CONFIG": "c.yaml", "SLURM_JOB_NODELIST": "here"}
+    script = ["bash", str(ROOT / "recipes" / "slurm" / "train.sbatch"), "--out", "/w/model-mmeb"]
+    subprocess.run(script, check=True, env=settings)
+    words = ["--config", "c.yaml", "--work", "/w", "--out", "/w/model-mmeb"]
+    assert told.read_text().splitlines()[-6:] == words
 
 
 @pytest.mark.parametrize("name", ["ddp", "fsdp2"])

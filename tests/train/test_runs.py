@@ -3,6 +3,9 @@
 import errno
 import json
 import math
+import shutil
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,12 +15,15 @@ from safetensors.torch import load_file
 from megapairs_hf.config import config_dict
 from megapairs_hf.errors import ArtifactError, MissingDependencyError, StaleArtifactError, TrainingError
 from megapairs_hf.models import load_mmret
+from megapairs_hf.models.lora import unload_lora
 from megapairs_hf.train import TrainConfig, train_mmret
-from megapairs_hf.train.checkpoint import replaced, whole_weights
-from megapairs_hf.train.evaluators import retrieval
-from megapairs_hf.train.loop import Watch, run_loop
+from megapairs_hf.train.checkpoint import checkpoint_folders, newest, replaced, save_checkpoint, whole_weights
+from megapairs_hf.train.evaluators import Watch, retrieval
+from megapairs_hf.train.loop import Run, run_loop
 from megapairs_hf.train.schedule import MovingAverage, make_optimizer
 from megapairs_hf.train.tracking import Log, chosen_tracker
+from tests.small import ROOT
+from tests.small import run as run_command
 from tests.train.test_gradients import SETTINGS, made_task
 
 
@@ -129,6 +135,117 @@ def test_a_full_disk_leaves_the_checkpoint_before(model, rows, tmp_path, monkeyp
     assert run(model, rows, tmp_path, steps=12, checkpoint_every=2)[-1]["step"] == 12
 
 
+class Killed(BaseException):
+    """Ends a run as kill -9 would."""
+
+
+@pytest.mark.parametrize("inside", ["before", "after"])
+def test_a_kill_while_a_checkpoint_is_written_again_leaves_one(model, rows, tmp_path, monkeypatch, inside):
+    task = made_task(model, rows)
+    told = {"step": 4, "settings": {}, "best": None}
+    saving = tmp_path, task.module, make_optimizer(task.module, task.config), MovingAverage(task.module, 0), told
+    save_checkpoint(*saving, keep=1)
+    whole = (tmp_path / "step-00000004" / "state.safetensors").read_bytes()
+    rename = Path.rename
+
+    def killed(self, target):
+        if self.name.endswith(".tmp"):
+            if inside == "after":
+                rename(self, target)
+            raise Killed
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", killed)
+    # what cleans up after an error does not run when a process is killed
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
+    with pytest.raises(Killed):
+        save_checkpoint(*saving, keep=1)
+    monkeypatch.undo()
+    folder, _ = newest(tmp_path, {})
+    assert folder.name == "step-00000004" and (folder / "state.safetensors").read_bytes() == whole
+
+
+def test_a_kill_while_an_old_checkpoint_is_deleted_leaves_none_that_looks_whole(model, rows, tmp_path, monkeypatch):
+    task = made_task(model, rows)
+    saving = tmp_path, task.module, make_optimizer(task.module, task.config), MovingAverage(task.module, 0)
+    save_checkpoint(*saving, {"step": 2, "settings": {}}, keep=1)
+
+    def killed(path, **_):
+        if path.name == "step-00000002":
+            (path / "state.safetensors").unlink()
+            raise Killed
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(Killed):
+        save_checkpoint(*saving, {"step": 4, "settings": {}}, keep=1)
+    assert [folder.name for folder in checkpoint_folders(tmp_path)] == ["step-00000004"]
+
+
+def test_a_step_that_is_best_and_due_is_written_once(model, rows, tmp_path):
+    values, written = iter([1.0, 2.0, 3.0]), []
+    watch = Watch(
+        {"set": lambda: {"recall": next(values)}}, 2, "set/recall", 0, lambda path: written.append(path.name)
+    )
+    run(model, rows, tmp_path, watch, checkpoint_every=2)
+    assert written == [f".step-0000000{step}.tmp" for step in (2, 4, 6)]
+
+
+def test_the_loss_scale_of_fp16_is_kept(model, rows, tmp_path, monkeypatch):
+    import accelerate
+
+    class Scaled(accelerate.Accelerator):
+        """What fp16 does on a GPU, in float32; the scale doubles every two steps."""
+
+        def __init__(self, **settings):
+            super().__init__(**settings)
+            self.scaler = torch.amp.GradScaler("cpu", init_scale=4.0, growth_interval=2)
+
+    monkeypatch.setattr(accelerate, "Accelerator", Scaled)
+    run(model, rows, tmp_path, max_steps=3, checkpoint_every=3)
+    told = json.loads((tmp_path / "checkpoints" / "step-00000003" / "state.json").read_text())
+    assert told["scaler"]["scale"] == 8.0 and told["scaler"]["_growth_tracker"] == 1
+    task = made_task(model, rows, max_steps=3, checkpoint_every=3)
+    again = Run(task, task.config, tmp_path, "train", {"triplets": "x"}, Watch(), tmp_path)
+    assert again.accelerator.scaler.state_dict() == told["scaler"]
+    task.close()
+
+
+def test_a_step_left_out_by_the_loss_scale_does_not_count_for_the_average(model, rows, tmp_path, monkeypatch):
+    task = made_task(model, rows, ema=0.5, max_steps=1)
+    loop = Run(task, task.config, tmp_path, "train", {}, Watch(), tmp_path)
+    updates = []
+    monkeypatch.setattr(loop.average, "update", lambda: updates.append(1))
+    monkeypatch.setattr(type(loop.accelerator), "optimizer_step_was_skipped", True)
+    loop.step(0)
+    monkeypatch.setattr(type(loop.accelerator), "optimizer_step_was_skipped", False)
+    loop.step(1)
+    task.close()
+    assert updates == [1]
+
+
+def test_processes_that_measure_differently_go_on_together(triplets, models, tmp_path):
+    words = {**SETTINGS, "eval_every": 2, "best_metric": "x/m", "patience": 2}
+    program = f"""
+import os
+from megapairs_hf.artifact import open_artifact
+from megapairs_hf.train import TrainConfig, train_mmret
+values = iter([1.0, 2.0, 3.0] if os.environ["RANK"] == "0" else [-1.0, -2.0, -3.0])
+found = open_artifact({triplets.path!r}, "triplets")
+measure = lambda model: lambda: {{"m": next(values)}}
+made = train_mmret(
+    found, config=TrainConfig(**{words!r}), out={str(tmp_path / "m")!r}, work={models!r}, evaluators={{"x": measure}}
+)
+assert made.manifest.stats["steps"] == 6
+assert made.manifest.stats["evaluation"]["x/m"] == 3.0
+"""
+    (tmp_path / "program.py").write_text(program)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv_backend", "c10d"]
+    place = ["--master_addr", "127.0.0.1", "--rdzv_endpoint", "127.0.0.1:0", str(tmp_path / "program.py")]
+    environment = {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT)}
+    done = run_command([*launcher, *place], 100, environment)
+    assert done.returncode == 0, done.stderr
+
+
 def test_checkpoints_of_another_run_are_refused_by_name(model, rows, tmp_path):
     run(model, rows, tmp_path)
     with pytest.raises(StaleArtifactError, match=r"another settings\.config\.temperature \(0\.02 there, 0\.1 now\)"):
@@ -201,3 +318,40 @@ def test_settings_that_mean_nothing_are_refused(wrong, sentence):
 def test_too_many_dimensions(triplets, models, tmp_path):
     with pytest.raises(TrainingError, match="the model has only 24 dimensions"):
         train_mmret(triplets, config=TrainConfig(**SETTINGS, matryoshka=(64,)), out=tmp_path / "m", work=models)
+
+
+def test_without_a_validation_split_a_run_goes_on_unmeasured(rows, triplets, models, tmp_path, monkeypatch, capsys):
+    def only(path, split="train"):
+        if split == "validation":
+            raise ArtifactError("there is no split validation")
+        return rows
+
+    monkeypatch.setattr("megapairs_hf.train.stage.load_triplets", only)
+    made = train_mmret(triplets, config=TrainConfig(**SETTINGS, eval_every=2), out=tmp_path / "m", work=models)
+    assert made.manifest.stats["steps"] == 6 and "evaluation" not in made.manifest.stats
+    assert "nothing is measured" in capsys.readouterr().err
+    best = TrainConfig(**SETTINGS, eval_every=2, best_metric="validation/recall@1")
+    with pytest.raises(TrainingError, match="best_metric needs a validation split"):
+        train_mmret(triplets, config=best, out=tmp_path / "best", work=models)
+
+
+def test_adapters_are_merged_without_rounding(triplets, models, tmp_path, monkeypatch):
+    pytest.importorskip("peft")
+    kept = {}
+
+    def merging(model):
+        layers = {name: layer for name, layer in model[0].model.named_modules() if hasattr(layer, "lora_A")}
+        for name, layer in layers.items():
+            base, delta = layer.get_base_layer().weight, layer.get_delta_weight("default")
+            kept[name] = (base.detach().double() + delta.detach().double(), base.detach().bfloat16().float())
+        unload_lora(model)
+
+    monkeypatch.setattr("megapairs_hf.train.stage.unload_lora", merging)
+    config = TrainConfig(**{**SETTINGS, "lr": 1e-5}, lora_rank=2, dtype="bfloat16")
+    train_mmret(triplets, config=config, out=tmp_path / "m", work=models)
+    found = dict(load_mmret(str(tmp_path / "m"), device="cpu")[0].model.named_parameters())
+    assert kept and {value.dtype for value in found.values()} == {torch.float32}
+    for name, (expected, base) in kept.items():
+        weight = found[f"{name}.weight"]
+        assert torch.allclose(weight.double(), expected, atol=1e-7)
+        assert not torch.equal(weight, base), "what was learnt was rounded away"
