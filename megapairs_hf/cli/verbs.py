@@ -260,9 +260,12 @@ def run_build(config: Any, places: dict[str, str], out: str, work: str, overwrit
 
 def run_train(config: Any, places: dict[str, str], out: str, work: str, overwrite: bool) -> None:
     """Save the untrained model, then run the train stage."""
+    from megapairs_hf.hub.config import HUB_ID
     from megapairs_hf.train import init_mmret, train_mmret
 
-    triplets = opened(places["triplets"], "triplets")
+    given = places["triplets"]
+    there = given == join(work, "triplets") or Path(given).exists() or not HUB_ID.fullmatch(given)
+    triplets = opened(given, "triplets") if there else given
     place = Path(out)
     # a second model of the same work folder starts from another
     untrained = place.parent / ("untrained" if place.name == "model" else f"{place.name}.untrained")

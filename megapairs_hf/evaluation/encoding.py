@@ -27,7 +27,13 @@ STRATEGIES = ("image only", "text only", "fused")
 
 
 def encode_parts(
-    model: Any, parts: Sequence[Part], image: Callable[[str], Any], batch_size: int = 128, label: str = ""
+    model: Any,
+    parts: Sequence[Part],
+    image: Callable[[str], Any],
+    batch_size: int = 128,
+    label: str = "",
+    *,
+    query: bool = False,
 ) -> np.ndarray:
     """Unit vectors of parts.
 
@@ -37,6 +43,7 @@ def encode_parts(
         image: gives the RGB picture of an image id.
         batch_size: parts at a time.
         label: of the progress bar; none where empty.
+        query: whether parts of picture and text are composed queries.
 
     Returns:
         [N, D] float32.
@@ -51,7 +58,9 @@ def encode_parts(
             rows = [i for i, other in enumerate(kinds) if other == kind]
             for start in range(0, len(rows), batch_size):
                 some = rows[start : start + batch_size]
-                vectors = encode(model, _inputs([parts[i] for i in some], image), batch_size)
+                vectors = encode(
+                    model, _inputs([parts[i] for i in some], image), batch_size, query=query and all(kind)
+                )
                 if result is None:
                     result = np.empty((len(parts), vectors.shape[1]), np.float32)
                 result[some] = vectors
@@ -144,7 +153,10 @@ def query_vectors(model: Any, benchmark: Benchmark, strategy: str = "fused", bat
         for text in texts:
             parts.append(replace(query.part, text=text, image=None if strategy == "text only" else query.part.image))
             owners.append(row)
-    vectors = encode_parts(model, parts, benchmark.image, batch_size, f"{benchmark.name} queries, {strategy}")
+    # MMEB's queries bring their own instruction
+    composed = not benchmark.name.startswith("mmeb")
+    label = f"{benchmark.name} queries, {strategy}"
+    vectors = encode_parts(model, parts, benchmark.image, batch_size, label, query=composed)
     if len(parts) == len(benchmark.queries):
         return vectors
     total = np.zeros((len(benchmark.queries), vectors.shape[1]), np.float32)

@@ -46,7 +46,7 @@ class InitConfig:
 
 
 def train_mmret(
-    triplets: Artifact,
+    triplets: Artifact | str,
     *,
     config: TrainConfig,
     out: str | Path,
@@ -57,7 +57,7 @@ def train_mmret(
     """Train an MMRet on triplets.
 
     Args:
-        triplets: as made by the build stage.
+        triplets: as made by the build stage, or the id of such a data set on the Hub.
         config: the settings.
         out: the folder of the model; a Sentence Transformers model when done. A tracker's files go to a folder beside
             it, with `.tracking` after the name.
@@ -74,14 +74,16 @@ def train_mmret(
         TrainingError: the data do not fit the settings, or the loss is not a number.
         StaleArtifactError: `out` holds a run with other settings or inputs.
     """
-    inputs = {"triplets": triplets.fingerprint, "model": backbone_fingerprint(config, work)}
+    place = triplets if isinstance(triplets, str) else triplets.path
+    mark = published_fingerprint(triplets) if isinstance(triplets, str) else triplets.fingerprint
+    inputs = {"triplets": mark, "model": backbone_fingerprint(config, work)}
     inputs |= {f"sources[{i}]": source_fingerprint(source, work) for i, source in enumerate(config.sources)}
 
     def make(folder: Path) -> dict[str, Any]:
         model = started_model(config, work)
-        pools, weights, small = open_pools(load_triplets(triplets.path, config.split), config, work)
+        pools, weights, small = open_pools(load_triplets(place, config.split), config, work)
         task = ContrastTask(model, pools, weights, config)
-        measures = _measures(model, triplets.path, config, evaluators or {})
+        measures = _measures(model, place, config, evaluators or {})
         watch = Watch(
             measures,
             config.eval_every if measures else 0,
@@ -101,6 +103,23 @@ def train_mmret(
         return {"save": lambda path: save_mmret(model, path), "stats": stats, "rejected": left_out}
 
     return make_model(out, config, inputs, make, overwrite=overwrite)
+
+
+def published_fingerprint(repo_id: str) -> str:
+    """What identifies the triplets and images of a data set on the Hub: its files, as `datasets` hashes them.
+
+    Raises:
+        ArtifactError: there is no such data set, or it has no triplets.
+    """
+    from datasets import load_dataset_builder
+
+    try:
+        return " ".join(str(load_dataset_builder(repo_id, name).hash) for name in ("triplets", "images"))
+    except Exception as error:  # datasets raises whatever its reader or connection raises
+        said = " ".join(str(error).split())[:300]
+        raise ArtifactError(
+            f"cannot open the triplets of {repo_id}: {said}; name a folder of `megapairs build` or a Hub data set"
+        ) from error
 
 
 def started_model(config: TrainConfig, work: str | Path) -> Any:

@@ -10,6 +10,7 @@ from megapairs_hf.evaluation import EvalConfig, RuleConfig, evaluate
 from megapairs_hf.evaluation.metrics import average_precision_at_k, rank_gallery, recall_at_k
 from megapairs_hf.evaluation.queries import attribute_queries, make_queries
 from megapairs_hf.evaluation.stage import read_results, results_table
+from megapairs_hf.evaluation.strategies import encode_queries
 from tests.small import small_corpus
 
 
@@ -143,3 +144,21 @@ def test_records_tell_how_they_were_made(heldout, tmp_path):
         results_table(read_results(tmp_path / "r")).splitlines()[0]
         == "| model | strategy | R@1 | R@5 | R@10 | mAP@5 |"
     )
+
+
+def test_composed_queries_go_through_the_query_side():
+    """A multimodal language model answers to its query prompt; pictures, texts and the gallery have none."""
+    asked = []
+
+    class Told:
+        def encode(self, inputs, **_):
+            asked.append(("plain", len(inputs)))
+            return np.eye(4)[: len(inputs)]
+
+        def encode_query(self, inputs, **_):
+            asked.append(("query", len(inputs)))
+            return np.eye(4)[: len(inputs)]
+
+    for strategy in ("image only", "text only", "fused"):
+        encode_queries(Told(), strategy, ["a", "b"], ["red", "blue"], 8)
+    assert asked == [("plain", 2), ("plain", 2), ("query", 2)]

@@ -17,31 +17,16 @@ DATASET, MODEL = ("dataset", "org/megapairs"), ("model", "org/mmret-base")
 
 TRAIN = """
 import sys
-from pathlib import Path
 from datasets import load_dataset
-from megapairs_hf import load_triplets
-from megapairs_hf.models.fusion import build_mmret, save_mmret
-from megapairs_hf.train import TrainConfig
-from megapairs_hf.train.loop import run_loop
-from megapairs_hf.train.pixels import PixelCache
-from megapairs_hf.train.stage import make_model
-from megapairs_hf.train.tasks import TripletTask
+from megapairs_hf.train import TrainConfig, train_mmret
 
 out, backbone = sys.argv[1:]
 print({k: len(v) for k, v in load_dataset("org/megapairs").items()})
 print(next(iter(load_dataset("org/megapairs", split="train", streaming=True)))["q_img"])
 picture = next(iter(load_dataset("org/megapairs", "images", split="train", streaming=True)))["image"]
 print(picture.size, len(load_dataset("org/megapairs", "descriptions", split="train")))
-data = load_triplets("org/megapairs")
 config = TrainConfig(model=backbone, steps=3, batch_size=8, lr=1e-3, negatives=1, log_every=1, warmup_steps=1)
-
-def make(folder):
-    model = build_mmret(backbone, device="cpu")
-    pixels = PixelCache(data.image, model[0].processor.image_processor, 1)
-    log = run_loop(TripletTask(model, data, pixels, config), config, folder, "train", "key")
-    return {"save": lambda path: save_mmret(model, path), "stats": {"steps": len(log)}}
-
-print(make_model(out, config, {"triplets": "org/megapairs"}, make).manifest.stats["steps"])
+print(train_mmret("org/megapairs", config=config, out=out).manifest.stats["steps"])
 """
 
 LOAD = """
