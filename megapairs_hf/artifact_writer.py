@@ -257,15 +257,23 @@ def _prepare(path: PathLike, plan: dict[str, Any], overwrite: bool) -> None:
         there["shards"] = [shard["file"] for shard in there["shards"]]
         _same_plan(str(path), there, plan)
         _tidy(str(path))
-    elif storage.exists(join(path, PLAN)):
+    elif storage.exists(join(path, PLAN)) and _begun(path):
         _same_plan(str(path), read_json(join(path, PLAN)), plan)
     else:
+        # also over the plan of a run that failed before it made anything: there is nothing to lose
         foreign = [name for name in storage.list_names(path) if not name.startswith(".")]
         if foreign:
             raise ArtifactError(
                 f"{path} holds other files ({foreign[0]}, …); name an empty folder, or pass --overwrite to delete them"
             )
         storage.write_bytes(join(path, PLAN), json_bytes(plan))
+
+
+def _begun(path: PathLike) -> bool:
+    """Whether a folder with a plan holds anything else; of a remote one that is taken for granted."""
+    if not storage.is_local(path):
+        return True
+    return any(file.is_file() and file.name not in {PLAN, LOCK} for file in storage.local(path).rglob("*"))
 
 
 def _same_plan(path: str, there: dict[str, Any], plan: dict[str, Any]) -> None:

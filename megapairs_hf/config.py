@@ -11,7 +11,7 @@ import difflib
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import dacite
 import yaml
@@ -74,6 +74,7 @@ def build_config(cls: type[T], values: Mapping[str, Any], where: str = "settings
         ConfigError: an unknown key (the nearest known one is named), a missing key, or a value of another type.
     """
     check_keys(cls, values, where)
+    values = _completed(cls, values, where)
     hooks: dict[type[Any], Callable[[Any], Any]] = {float: _to_float, int: _to_int}
     settings = dacite.Config(cast=[tuple], type_hooks=hooks, strict=True)
     try:
@@ -84,7 +85,30 @@ def build_config(cls: type[T], values: Mapping[str, Any], where: str = "settings
         raise ConfigError(f"{where}: `{error.field_path}` is required; add it") from error
     except dacite.DaciteFieldError as error:
         value = getattr(error, "value", None)
-        raise ConfigError(f"{where}: `{error.field_path}` cannot be {value!r}") from error
+        choices = get_args(get_type_hints(cls).get(error.field_path or ""))
+        named = [repr(choice) for choice in choices if isinstance(choice, str)]
+        known = f"; take one of {', '.join(named)}" if named else ""
+        raise ConfigError(f"{where}: `{error.field_path}` cannot be {value!r}{known}") from error
+
+
+def _completed(cls: type[Any], values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Settings inside settings: keys that are not given keep what the field's own default says."""
+    made = dict(values)
+    for field in dataclasses.fields(cls):
+        given = made.get(field.name)
+        if not isinstance(given, dict):
+            continue
+        default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
+        if dataclasses.is_dataclass(default) and not isinstance(default, type):
+            check_keys(type(default), given, f"{where}, {field.name}")
+            own = {f.name: getattr(default, f.name) for f in dataclasses.fields(default)}
+            made[field.name] = {name: _whole(value) for name, value in own.items()} | given
+    return made
+
+
+def _whole(value: Any) -> Any:
+    """A default as plain values, the settings included that change no result."""
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
 
 
 def check_keys(cls: type[Any], values: Mapping[str, Any], where: str) -> None:

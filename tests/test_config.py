@@ -26,7 +26,7 @@ def test_yaml_floats_without_a_dot_are_floats(tmp_path):
         ({"negatives": 0}, "`negatives` is 0, but must be at least 1"),
         ({"relations": "clip"}, "`relations` must be a list"),
         ({"neighbours": "many"}, "`neighbours` cannot be 'many'"),
-        ({"band_kind": "relative"}, "`band_kind` cannot be 'relative'"),
+        ({"band_kind": "relative"}, "`band_kind` cannot be 'relative'; take one of 'absolute'"),
     ],
 )
 def test_a_bad_value_names_field_value_and_range(values, sentence):
@@ -38,6 +38,16 @@ def test_a_bad_value_names_field_value_and_range(values, sentence):
 def test_nested_settings_are_dataclasses():
     built = build_config(MineConfig, {"relations": [{"name": "image_text", "query": "a", "target": "b"}]})
     assert built.relations == (RelationConfig("image_text", "a", "b"),)
+
+
+def test_one_key_of_nested_settings_leaves_the_others_at_their_defaults():
+    given = build_config(PretrainConfig, {"clip": {"steps": 7, "warmup_steps": 2}, "model": {"width": 32}})
+    assert (given.clip.steps, given.clip.warmup_steps, given.model.width) == (7, 2, 32)
+    assert dataclasses.replace(given.clip, steps=PretrainConfig().clip.steps,
+                               warmup_steps=PretrainConfig().clip.warmup_steps) == PretrainConfig().clip  # fmt: skip
+    assert given.dino == PretrainConfig().dino
+    with pytest.raises(ConfigError, match=r"clip: unknown key 'step'; did you mean 'steps'\?"):
+        build_config(PretrainConfig, {"clip": {"step": 7}})
 
 
 def test_settings_of_how_do_not_change_the_hash():

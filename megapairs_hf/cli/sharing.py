@@ -38,6 +38,7 @@ def report(words: list[str]) -> Callable[[], int]:
     parser.add_argument("work", metavar="WORK", help="folder of the pipeline, finished or not")
     parser.add_argument("--out", metavar="F.html", help="where to (default: WORK/report.html)")
     parser.add_argument("--triplets", type=int, default=12, help="triplets to show (default: 12)")
+    parser.add_argument("--annotated", type=int, default=6, help="annotated pairs to show (default: 6)")
     parser.add_argument("--queries", type=int, default=8, help="queries to show (default: 8)")
     parser.add_argument("--seed", type=int, default=0, help="which ones (default: 0)")
     parser.add_argument("--title", default="", help="of the page")
@@ -47,7 +48,8 @@ def report(words: list[str]) -> Callable[[], int]:
         from megapairs_hf.report.config import ReportConfig
         from megapairs_hf.report.stage import write_report
 
-        config = ReportConfig(options.triplets, options.queries, options.seed, options.title)
+        shown = {name: getattr(options, name) for name in ("triplets", "annotated", "queries", "seed", "title")}
+        config = ReportConfig(**shown)
         print(write_report(options.work, options.out or Path(options.work) / "report.html", config=config))  # noqa: T201
         return 0
 

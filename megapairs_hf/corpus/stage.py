@@ -82,8 +82,9 @@ def make_corpus(config: CorpusConfig, *, out: PathLike, overwrite: bool = False)
 
 def _usable(corpus: Artifact, rows: int, config: CorpusConfig) -> Artifact:
     if corpus.rows == 0:
+        told = ", ".join(f"{count:,} {reason}" for reason, count in corpus.manifest.rejected.items())
         raise CorpusError(
-            f"none of the {rows:,} pictures of {config.path} can be used; see {corpus.path}/rejected.parquet"
+            f"none of the {rows:,} pictures of {config.path} can be used ({told}); see {corpus.path}/rejected.parquet"
         )
     return corpus
 

@@ -177,3 +177,23 @@ def test_settings_out_of_range_name_the_field(wrong):
 def test_the_template_travels_with_the_package():
     folder = Path(__import__("megapairs_hf").__file__).parent / "report" / "templates"
     assert {"report.html.jinja", "report.css"} <= {p.name for p in folder.iterdir()}
+
+
+def test_the_verb_writes_the_page_with_its_flags(work, tmp_path, capsys):
+    from megapairs_hf.cli import main
+
+    words = [
+        "report",
+        str(work),
+        "--out",
+        str(tmp_path / "p.html"),
+        "--triplets",
+        "2",
+        "--queries",
+        "1",
+        "--seed",
+        "3",
+    ]
+    assert main([*words, "--annotated", "1", "--title", "Mine <b>"]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "p.html")
+    assert "Mine &lt;b&gt;" in (tmp_path / "p.html").read_text()
