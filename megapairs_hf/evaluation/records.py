@@ -215,6 +215,7 @@ def _numbers(
             **common,
             "metric": name,
             "value": round(float(value), DIGITS),
+            "unit": "fraction",
             "ci95": [round(float(edge), DIGITS) for edge in interval],
         }
         for name, value, interval in zip(one.names, values, intervals, strict=True)

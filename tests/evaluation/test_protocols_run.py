@@ -12,7 +12,7 @@ from megapairs_hf.evaluation.protocol import Benchmark, CIRQuery, Part
 from megapairs_hf.evaluation.run import RunConfig, limited, records_of_runs, run_benchmark, run_model, write_runs
 
 KEYS = {"benchmark", "split", "metric", "value", "strategy", "model", "revision", "options", "queries", "gallery"}
-KEYS |= {"ties", "ci95", "group", "version", "date"}
+KEYS |= {"ties", "ci95", "group", "version", "date", "unit"}
 
 
 class Model:
