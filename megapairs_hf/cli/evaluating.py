@@ -218,7 +218,7 @@ def specs_of(options: argparse.Namespace) -> list[Spec]:
     """The protocols that the words name, with what --split and --set change.
 
     Raises:
-        ConfigError: a change is not `key=value`, or no setting.
+        ConfigError: a change is not `key=value`, or no setting; or one split is named twice.
     """
     from megapairs_hf.evaluation.specs import Spec, read_spec
 
@@ -231,7 +231,12 @@ def specs_of(options: argparse.Namespace) -> list[Spec]:
             raise ConfigError(f"--set {word} must be key=value; keys: {known}")
         # a prompt such as {caption} would be a mapping in YAML
         changes[key] = value if hints.get(key) is str else parse_value(value)
-    return [read_spec(name, changes) for name in options.benchmarks if not _is_mmeb(name)]
+    specs = [read_spec(name, changes) for name in options.benchmarks if not _is_mmeb(name)]
+    named = [f"{spec.benchmark} {spec.split}" for spec in specs]
+    twice = [name for name in named if named.count(name) > 1]
+    if twice:
+        raise ConfigError(f"{twice[0]} is named twice; measure each protocol in a command and --out of its own")
+    return specs
 
 
 def mmeb_of(options: argparse.Namespace) -> tuple[MMEBConfig, Path] | None:
@@ -284,6 +289,7 @@ def tables(records: list[dict[str, Any]]) -> str:
     """The records as Markdown tables, one a benchmark and group of queries."""
     from megapairs_hf.evaluation.mmeb_means import SET, mean_records, mmeb_table
     from megapairs_hf.evaluation.stage import results_table
+    from megapairs_hf.evaluation.tables import rule_of
 
     if not records:
         return "The answers of these splits are not public, so there is no number; the files for the servers are."
@@ -293,7 +299,8 @@ def tables(records: list[dict[str, Any]]) -> str:
         if record["benchmark"].startswith(SET):
             continue
         title = f"{record['benchmark']} {record['split']}" + (f", {record['group']}" if record["group"] else "")
-        partial = record["options"].get("partial")
+        partial, rule = record["options"].get("partial"), rule_of(record)
+        title += f", {rule}" if rule else ""
         title += f": {record['queries']:,} queries, gallery of {record['gallery']:,}"
         groups.setdefault(title + (f" — PARTIAL ({partial})" if partial else ""), []).append(record)
     shown = [f"{title}\n\n{results_table(some)}" for title, some in groups.items()]

@@ -1,4 +1,4 @@
-"""Files for the test servers as a part of a run: what they need is checked before it, and that they are there after it.
+"""Files for the test servers as a part of a run: checked before it, and looked for after it.
 
 What surprises: a part of a split gives no file. A server would count it as a used attempt.
 """
