@@ -288,8 +288,8 @@ def fingerprint_of(path: str) -> str | None:
 def tables(records: list[dict[str, Any]]) -> str:
     """The records as Markdown tables, one a benchmark and group of queries."""
     from megapairs_hf.evaluation.mmeb_means import SET, mean_records, mmeb_table
+    from megapairs_hf.evaluation.rules import rule_of
     from megapairs_hf.evaluation.stage import results_table
-    from megapairs_hf.evaluation.tables import rule_of
 
     if not records:
         return "The answers of these splits are not public, so there is no number; the files for the servers are."

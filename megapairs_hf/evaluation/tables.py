@@ -14,6 +14,7 @@ import numpy as np
 from megapairs_hf.config import read_yaml
 from megapairs_hf.errors import ConfigError, EvaluationError
 from megapairs_hf.evaluation.metrics import average_precision_at_k
+from megapairs_hf.evaluation.rules import rule_of
 from megapairs_hf.evaluation.stage import pretty
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textascii
     sign: "\\" + sign for sign in "&%$#_{}"
 }
 DRAWS = 9_999
-# whether the published protocol deletes the reference from the ranking
-REMOVED = {"circo": False, "cirr": True, "fashioniq": False, "genecis": False}
 
 
 def cells(records: Iterable[Mapping[str, Any]]) -> tuple[list[str], dict[tuple[str, str], dict[str, str]]]:
@@ -64,18 +63,6 @@ def column_of(record: Mapping[str, Any]) -> str:
     group = f" {record['group']}" if record.get("group") else ""
     rule = f" ({told})" if (told := rule_of(record)) else ""
     return f"{record['benchmark']} {record['split']}{group} {pretty(record['metric'])}{rule}"
-
-
-def rule_of(record: Mapping[str, Any]) -> str:
-    """By which rule other than the published one a record was ranked; empty for the published one."""
-    options = record.get("options") or {}
-    told = []
-    if options.get("gallery") == "union":
-        told.append("union gallery, easier")
-    removed = options.get("remove_reference")
-    if record["benchmark"] in REMOVED and removed is not None and bool(removed) != REMOVED[record["benchmark"]]:
-        told.append("reference removed" if removed else "reference kept")
-    return ", ".join(told)
 
 
 def markdown_table(records: Sequence[Mapping[str, Any]]) -> str:

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from megapairs_hf.errors import ConfigError, EvaluationError
-from megapairs_hf.evaluation import tables
+from megapairs_hf.evaluation import rules, tables
 from megapairs_hf.evaluation.protocol import Benchmark, CIRQuery, Part
 from megapairs_hf.evaluation.run import RunConfig, run_model, write_runs
 
@@ -220,7 +220,7 @@ def test_another_ranking_rule_is_labelled_and_stands_below_the_published_numbers
     told = tables.markdown_table([union, kept])
     assert "fashioniq val R@10 (union gallery, easier)" in told
     assert "cirr val R@1 (reference kept)" in told
-    assert tables.rule_of({**kept, "options": {"remove_reference": True}}) == ""
+    assert rules.rule_of({**kept, "options": {"remove_reference": True}}) == ""
     told = tables.published_table([union], tables.read_reference(REFERENCE / "fashioniq.yaml"))
     assert "measured here" not in told
     assert "gave 90.0 by another rule (union gallery, easier)" in told
