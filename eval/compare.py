@@ -5,16 +5,17 @@
     python eval/compare.py results/base results/large --latex
     python eval/compare.py results/base results/large --paired recall@1
 
-Folders are those that `megapairs eval … --out` wrote. The paired test takes the first folder's first model against
-every other model and strategy, on the same queries.
+Folders are those that `megapairs eval … --out` wrote. The paired test takes, for each benchmark and part, the first
+folder's first model against every other folder, model and strategy, on the same queries.
 """
 
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from megapairs_hf.artifact import open_artifact
-from megapairs_hf.errors import MegaPairsError
+from megapairs_hf.errors import EvaluationError, MegaPairsError
 from megapairs_hf.evaluation import tables
 from megapairs_hf.evaluation.mmeb_means import SET, mean_records
 from megapairs_hf.evaluation.stage import read_results
@@ -49,15 +50,34 @@ def compare(options: argparse.Namespace) -> None:
         numbers = [number for path in sorted(REFERENCE.glob("*.yaml")) for number in tables.read_reference(path)]
         print("\n" + tables.published_table(shown, numbers))
     if options.paired:
-        rows = [row for artifact in opened for row in artifact.table().to_pylist()]
-        first, *others = dict.fromkeys((row["model"], row["strategy"]) for row in rows)
-        values = tables.values_of(rows, options.paired, *first)
+        paired(options, [artifact.table().to_pylist() for artifact in opened])
+
+
+def paired(options: argparse.Namespace, tables_of: list[list[dict[str, Any]]]) -> None:
+    """One test for each benchmark, split and part, of the first run against every other one."""
+    measured: dict[str, dict[tuple[str, str, str], list[dict[str, Any]]]] = {}
+    for folder, rows in zip(options.results, tables_of, strict=True):
+        splits = {record["benchmark"]: record["split"] for record in read_results(folder)}
+        for row in rows:
+            # the stage of a recipe names its queries otherwise, and measures one benchmark
+            name = next((name for name in splits if row["query"].startswith(f"{name}/")), "")
+            label = f"{row['query'].rpartition('/')[0]} {splits[name]}" if name else ", ".join(splits)
+            key = (str(folder), row["model"], row["strategy"])
+            measured.setdefault(label, {}).setdefault(key, []).append(row)
+    tests = 0
+    for name, runs in measured.items():
+        first, *others = runs
         for other in others:
-            found = tables.paired_test(values, tables.values_of(rows, options.paired, *other))
-            names = " - ".join(f"{model} ({strategy})" for model, strategy in (first, other))
+            values = [tables.values_of(runs[key], options.paired, *key[1:]) for key in (first, other)]
+            found = tables.paired_test(*values)
+            same = first[1:] == other[1:]
+            names = " - ".join(f"{key[1]} ({key[2]})" + (f" of {key[0]}" if same else "") for key in (first, other))
             counts = f"{found.better} queries better, {found.worse} worse, of {found.queries:,}"
             gap = f"{100 * found.difference:+.1f} points, p = {found.p_value:.3g}"
-            print(f"\n{options.paired}: {names} = {gap} ({found.test} test, {counts})")
+            print(f"\n{name}, {options.paired}: {names} = {gap} ({found.test} test, {counts})")
+            tests += 1
+    if not tests:
+        raise EvaluationError("there are no two runs of one benchmark to compare; name another folder or strategy")
 
 
 if __name__ == "__main__":

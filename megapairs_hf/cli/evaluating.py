@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import functools
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
@@ -17,10 +17,9 @@ from megapairs_hf.config import parse_value
 from megapairs_hf.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from megapairs_hf.evaluation.mmeb import MMEBConfig
-    from megapairs_hf.evaluation.protocol import Benchmark
     from megapairs_hf.evaluation.run import Run
     from megapairs_hf.evaluation.specs import Spec
 
@@ -160,10 +159,12 @@ def run_benchmarks(options: argparse.Namespace) -> int:
     from megapairs_hf.config import build_config
     from megapairs_hf.evaluation.cache import Cache
     from megapairs_hf.evaluation.doctor import data_folder
+    from megapairs_hf.evaluation.identity import benchmark_digest, commit_of, mmeb_digests
     from megapairs_hf.evaluation.mmeb_means import run_mmeb
     from megapairs_hf.evaluation.reading import read_benchmark
     from megapairs_hf.evaluation.run import RunConfig, limited, run_model, write_runs
     from megapairs_hf.evaluation.stage import read_results
+    from megapairs_hf.evaluation.submitting import check_top, check_written, label_of, submit
 
     values = {"strategies": options.strategies, "top": options.top, "batch_size": options.batch_size}
     config = build_config(RunConfig, values, "megapairs eval")
@@ -174,13 +175,18 @@ def run_benchmarks(options: argparse.Namespace) -> int:
         for spec in specs
         for benchmark in read_benchmark(spec, data_folder(options.data, spec))
     ]
-    fingerprint = weights_fingerprint(options.model, options.revision)
-    revision = options.revision or fingerprint_of(options.model)
+    check_top(benchmarks, config.top)
+    if mmeb is not None:
+        pinned = commit_of(mmeb[0].source, mmeb[0].revision, "dataset") or mmeb[0].revision
+        mmeb = replace(mmeb[0], revision=pinned), mmeb[1]
+    commit = commit_of(options.model, options.revision)
+    fingerprint = weights_fingerprint(options.model, commit)
+    revision = commit or fingerprint_of(options.model)
     name = options.name or options.model
     runs: list[Run] = []
 
     def make() -> list[Run]:
-        model = load_model(options.model, options.loader, options.revision, options.device)
+        model = load_model(options.model, options.loader, commit, options.device)
         share = str(Path(options.out) / ".shares")
         vectors = None
         if options.cache:
@@ -192,38 +198,27 @@ def run_benchmarks(options: argparse.Namespace) -> int:
             runs.extend(
                 run_mmeb(model, mmeb[0], name=name, revision=revision, run=config, share=share, vectors=vectors)
             )
+        # before the artifact is finished: where a file cannot be written, the run is not done
+        if launch.is_main():
+            submit(runs, options.out)
         return runs
 
     protocols = (*specs, *([mmeb[0]] if mmeb is not None else []))
     settings = EvalRun(name, protocols, config, options.limit, options.loader)
-    inputs = {"model": fingerprint, **{_label(b): _size(b) for b in benchmarks}}
+    inputs = {"model": fingerprint, **{label_of(b): benchmark_digest(b) for b in benchmarks}}
+    inputs |= mmeb_digests(mmeb[0]) if mmeb is not None else {}
     write_runs(make, out=options.out, config=settings, inputs=inputs, overwrite=options.overwrite)
     if launch.is_main():
         print(tables(read_results(options.out)))  # noqa: T201
-        submit(runs, options)
+        check_written(benchmarks, config.strategies, options.out)
     return 0
-
-
-def submit(runs: Sequence[Run], options: argparse.Namespace) -> None:
-    """Write the files for the servers, of the splits that have one."""
-    from megapairs_hf.evaluation.submissions import write_submissions
-
-    for run in runs:
-        if (run.benchmark.name, run.benchmark.split) not in {("circo", "test"), ("cirr", "test1")}:
-            continue
-        if options.limit is not None:
-            launch.note(f"no file for the server of {run.benchmark.name}: --limit left queries out")
-            continue
-        folder = Path(options.out) / "submissions" / run.about.strategy.replace(" ", "-")
-        for path in write_submissions(run.benchmark, run.ranked, folder):
-            launch.note(f"for the server: {path}")
 
 
 def specs_of(options: argparse.Namespace) -> list[Spec]:
     """The protocols that the words name, with what --split and --set change.
 
     Raises:
-        ConfigError: a change is not `key=value`, or no setting.
+        ConfigError: a change is not `key=value`, or no setting; or one split is named twice.
     """
     from megapairs_hf.evaluation.specs import Spec, read_spec
 
@@ -236,7 +231,12 @@ def specs_of(options: argparse.Namespace) -> list[Spec]:
             raise ConfigError(f"--set {word} must be key=value; keys: {known}")
         # a prompt such as {caption} would be a mapping in YAML
         changes[key] = value if hints.get(key) is str else parse_value(value)
-    return [read_spec(name, changes) for name in options.benchmarks if not _is_mmeb(name)]
+    specs = [read_spec(name, changes) for name in options.benchmarks if not _is_mmeb(name)]
+    named = [f"{spec.benchmark} {spec.split}" for spec in specs]
+    twice = [name for name in named if named.count(name) > 1]
+    if twice:
+        raise ConfigError(f"{twice[0]} is named twice; measure each protocol in a command and --out of its own")
+    return specs
 
 
 def mmeb_of(options: argparse.Namespace) -> tuple[MMEBConfig, Path] | None:
@@ -285,17 +285,10 @@ def fingerprint_of(path: str) -> str | None:
     return weights_fingerprint(path, None) if Path(path).is_dir() else None
 
 
-def _label(benchmark: Benchmark) -> str:
-    return "/".join(filter(None, (benchmark.name, benchmark.split, benchmark.part)))
-
-
-def _size(benchmark: Benchmark) -> str:
-    return f"{len(benchmark.queries)} queries, {len(benchmark.gallery)} gallery, {len(benchmark.missing)} missing"
-
-
 def tables(records: list[dict[str, Any]]) -> str:
     """The records as Markdown tables, one a benchmark and group of queries."""
     from megapairs_hf.evaluation.mmeb_means import SET, mean_records, mmeb_table
+    from megapairs_hf.evaluation.rules import rule_of
     from megapairs_hf.evaluation.stage import results_table
 
     if not records:
@@ -306,7 +299,8 @@ def tables(records: list[dict[str, Any]]) -> str:
         if record["benchmark"].startswith(SET):
             continue
         title = f"{record['benchmark']} {record['split']}" + (f", {record['group']}" if record["group"] else "")
-        partial = record["options"].get("partial")
+        partial, rule = record["options"].get("partial"), rule_of(record)
+        title += f", {rule}" if rule else ""
         title += f": {record['queries']:,} queries, gallery of {record['gallery']:,}"
         groups.setdefault(title + (f" — PARTIAL ({partial})" if partial else ""), []).append(record)
     shown = [f"{title}\n\n{results_table(some)}" for title, some in groups.items()]

@@ -1,8 +1,8 @@
 """Vectors kept by what they were made of: model, picture bytes, text, transform. Another prompt encodes queries only.
 
 Each list of parts is an `embeddings` artifact: float16 shards that several processes share, written whole or not at
-all, continued after an interruption. What surprises: a hit still encodes one part, because a name on the Hub can hold
-another model tomorrow, and vectors of two models in one ranking look like a result.
+all, continued after an interruption. What surprises: a hit still encodes four parts, because a name on the Hub can
+hold another model tomorrow, and vectors of two models in one ranking look like a result.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 
 IDS = "ids.json"
 # float16 and another batch size move a unit vector by less; another model by more
-SAME = 0.99
+SAME = 0.999
+# parts that are encoded again, from all over the list
+CHECKED = 4
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,8 @@ class Cache:
         places = {key: place for place, key in enumerate(ordered)}
         artifact = self._artifact([distinct[key] for key in ordered], ordered, image, label)
         kept = artifact.arrays().astype(np.float32)
-        self._same_model(kept, distinct[ordered[0]], image, artifact.path)
+        checked = sorted({place * (len(ordered) - 1) // (CHECKED - 1) for place in range(CHECKED)})
+        self._same_model(kept[checked], [distinct[ordered[place]] for place in checked], image, artifact.path)
         return np.asarray(kept[[places[key] for key in keys]])
 
     def _artifact(self, parts: list[Part], keys: list[str], image: Callable[[str], Any], label: str) -> Artifact:
@@ -121,14 +124,14 @@ class Cache:
         storage.write_bytes(join(writer.path, IDS), json_bytes({"ids": keys}))
         return writer.finish()
 
-    def _same_model(self, kept: np.ndarray, part: Part, image: Callable[[str], Any], path: str) -> None:
-        fresh = encode_parts(self.model, [part], image, 1)[0]
-        if len(fresh) != kept.shape[1]:
+    def _same_model(self, kept: np.ndarray, parts: list[Part], image: Callable[[str], Any], path: str) -> None:
+        fresh = encode_parts(self.model, parts, image, self.batch_size)
+        if fresh.shape[1] != kept.shape[1]:
             raise EvaluationError(
-                f"the model gives vectors of {len(fresh)} numbers, but the cache has {kept.shape[1]} ({path});"
+                f"the model gives vectors of {fresh.shape[1]} numbers, but the cache has {kept.shape[1]} ({path});"
                 f" it changed under the name {self.fingerprint}, so pin its revision, or delete that folder"
             )
-        if float(fresh @ kept[0]) < SAME:
+        if float((fresh * kept).sum(1).min()) < SAME:
             raise EvaluationError(
                 f"the model no longer gives the vectors of the cache ({path}); it changed under the name"
                 f" {self.fingerprint}, so pin its revision, or delete that folder"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from megapairs_hf.errors import EvaluationError
 from megapairs_hf.evaluation.mmeb import IND, META_TASKS, OOD, ROWS, TASKS, MMEBConfig, known_name, read_mmeb
 from megapairs_hf.evaluation.run import Run, RunConfig, run_model
 
@@ -50,20 +51,24 @@ def mmeb_means(values: Mapping[str, float], counts: Mapping[str, int] | None = N
 
 
 def mean_records(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Records of the means, from records of data sets; one list for each model and strategy among them.
+    """Records of the means, from records of data sets; one list for each model, strategy, revision and setting.
 
     Args:
         records: as `records_of_runs` gives them; those of other benchmarks are passed over.
 
     Returns:
         Records of the benchmark `mmeb` whose `group` is the meta-task, `ind`, `ood` or `all`.
+
+    Raises:
+        EvaluationError: a data set stands twice with another value.
     """
-    found: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    found: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
     for record in records:
         if record["benchmark"].startswith(SET) and record["metric"] == "precision@1" and record["group"] is None:
-            found.setdefault((record["model"], record["strategy"]), []).append(record)
+            found.setdefault(_run_of(record), []).append(record)
     made = []
     for some in found.values():
+        _check_once(some)
         values = {record["benchmark"].removeprefix(SET): float(record["value"]) for record in some}
         counts = {record["benchmark"].removeprefix(SET): int(record["queries"]) for record in some}
         for group, (value, label) in mmeb_means(values, counts).items():
@@ -79,6 +84,22 @@ def mean_records(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             told["gallery"] = sum(r["gallery"] for r in some if r["benchmark"].removeprefix(SET) in names)
             made.append({**some[0], **told})
     return made
+
+
+def _run_of(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """What must be equal in records that are averaged: one model, measured one way on one copy of the rows."""
+    options = [record["options"].get(name) for name in ("placeholder", "source", "revision")]
+    return tuple(map(str, (record["model"], record["strategy"], record.get("revision"), *options)))
+
+
+def _check_once(records: Sequence[Mapping[str, Any]]) -> None:
+    values: dict[str, float] = {}
+    for record in records:
+        if values.setdefault(record["benchmark"], record["value"]) != record["value"]:
+            raise EvaluationError(
+                f"{record['model']} has two numbers for {record['benchmark']} ({values[record['benchmark']]} and"
+                f" {record['value']}); give the results of one run"
+            )
 
 
 def mmeb_table(records: Sequence[Mapping[str, Any]]) -> str:

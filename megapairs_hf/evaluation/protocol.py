@@ -44,7 +44,7 @@ class CIRQuery:
         subset: ids that the subset metrics rank; the reference is not among them.
         group: what means are taken over besides all (a category, an aspect, a task).
         other_texts: further phrasings whose embeddings are averaged with `part`'s (SEARLE on FashionIQ).
-        caption: the benchmark's own words, before any prompt; what composing strategies work on.
+        caption: the benchmark's own words, before any prompt; what `directional` (PDV) and captioning work on.
     """
 
     key: str

@@ -99,6 +99,8 @@ def query_values(metric: str, benchmark: Benchmark, ranked: Ranked) -> np.ndarra
     if name == "recall" and k:
         return np.asarray(np.array(ranked.ranks) <= k, float)
     if name == "subset_recall" and k:
+        if min(ranked.subset_ranks, default=0) < 1:
+            raise EvaluationError(f"{metric} needs a subset for each query of {benchmark.name}; leave it out")
         return np.asarray(np.array(ranked.subset_ranks) <= k, float)
     if metric == "precision@1":
         return np.array([float(bool(hits) and hits[0]) for hits in ranked.hits])
@@ -124,6 +126,12 @@ def records_of(measured: Sequence[Measured], about: About) -> list[dict[str, Any
     """
     if not measured:
         return []
+    parts = [one.benchmark.part for one in measured]
+    if len(set(parts)) < len(parts):
+        raise EvaluationError(
+            f"{measured[0].benchmark.name} {measured[0].benchmark.split} was measured twice, and one mean over both"
+            " would be neither's; measure each protocol in a command of its own"
+        )
     first = measured[0].benchmark
     records = []
     for one in measured:
@@ -215,6 +223,7 @@ def _numbers(
             **common,
             "metric": name,
             "value": round(float(value), DIGITS),
+            "unit": "fraction",
             "ci95": [round(float(edge), DIGITS) for edge in interval],
         }
         for name, value, interval in zip(one.names, values, intervals, strict=True)

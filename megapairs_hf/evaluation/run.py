@@ -8,7 +8,7 @@ command asked for. What surprises: a split without public answers gives no recor
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -21,7 +21,7 @@ from megapairs_hf.errors import EvaluationError
 from megapairs_hf.evaluation.encoding import encode_gallery
 from megapairs_hf.evaluation.rank import Scorer, VectorScorer, rank
 from megapairs_hf.evaluation.records import About, Measured, measure, ranking_rows, records_of
-from megapairs_hf.evaluation.scoring import NAMES, Scoring, known_strategy
+from megapairs_hf.evaluation.scoring import NAMES, Scoring, known_strategy, text_of
 from megapairs_hf.schema import RANKINGS
 from megapairs_hf.storage import PathLike, join
 
@@ -118,7 +118,8 @@ def run_model(
         revision: of the model.
         config: strategies and sizes.
         share: folder that all processes of a launcher see.
-        vectors: gives the vectors of a gallery (`Cache.gallery`); None encodes them.
+        vectors: gives the vectors of a gallery (`Cache.gallery`); None encodes them. The records tell which, since
+            kept vectors are rounded to float16.
 
     Returns:
         One a benchmark and strategy; on processes but the first, none.
@@ -135,10 +136,15 @@ def run_model(
         scoring = Scoring(model, benchmark, gallery, config.batch_size)
         for strategy in config.strategies:
             ranked = rank(benchmark, scoring.scorer(strategy), config.top)
-            runs.append(Run(benchmark, ranked, About(name, strategy, revision)))
+            told = {**benchmark.options, "text": text_of(strategy)}
+            if vectors:
+                told["gallery_vectors"] = "float16"
+            runs.append(Run(replace(benchmark, options=told), ranked, About(name, strategy, revision)))
     launch.barrier()
     if share and launch.launched() and launch.is_main():
         storage.remove(share)
+    # no process may write its next share into a folder that is being removed
+    launch.barrier()
     return runs
 
 
@@ -203,8 +209,6 @@ def limited(benchmark: Benchmark, limit: int | None) -> Benchmark:
     Raises:
         EvaluationError: the limit is not positive.
     """
-    from dataclasses import replace
-
     if limit is None or limit >= len(benchmark.queries):
         return benchmark
     if limit < 1:

@@ -6,7 +6,7 @@ What surprises: the vectors of pictures and of texts are made once a benchmark, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +23,13 @@ FUSED, WEIGHTED, DIRECTIONAL = "fused", "weighted", "directional"
 # the caption of a reference that has none, for PDV
 NO_CAPTION = "a photo"
 NAMES = (FUSED, *PLAIN, f"{WEIGHTED} A", DIRECTIONAL)
+
+
+def text_of(strategy: str) -> str:
+    """What a strategy encodes as the query's text, for the options of the record."""
+    if strategy == "image only":
+        return "none"
+    return f"{NO_CAPTION!r} + caption" if strategy == DIRECTIONAL else "prompt"
 
 
 def known_strategy(name: str) -> bool:
@@ -78,6 +85,10 @@ class Scoring:
         if alpha is not None:
             return weighted(self.sides, alpha)
         if name == DIRECTIONAL:
+            # the two sides must differ by the change alone, so a prompt's other words may stand in neither
             base = encode_texts(self.model, [NO_CAPTION], self.batch_size)
-            return directional(self.sides, np.repeat(base, len(self.benchmark.queries), axis=0))
+            changed = [f"{NO_CAPTION} {query.caption or query.part.text}" for query in self.benchmark.queries]
+            texts = encode_texts(self.model, changed, self.batch_size)
+            sides = replace(self.sides, texts=texts)
+            return directional(sides, np.repeat(base, len(texts), axis=0))
         raise EvaluationError(f"unknown strategy {name!r}; known: {', '.join(NAMES)}")

@@ -120,7 +120,9 @@ class Spec:
         require(self.gallery in galleries, "gallery", self.gallery, f"one of {list(galleries)} for {self.benchmark}")
         known = PARTS.get(self.benchmark, ())
         require(all(p in known for p in self.parts), "parts", list(self.parts), f"some of {list(known)}")
-        require(bool(self.metrics), "metrics", list(self.metrics), "at least one")
+        allowed = ("recall@K", "map@K", *(("subset_recall@K",) if self.benchmark == "cirr" else ()))
+        right = bool(self.metrics) and all(_known_metric(name, allowed) for name in self.metrics)
+        require(right, "metrics", list(self.metrics), f"some of {list(allowed)} for {self.benchmark}")
         joins = JOINS if self.benchmark == "fashioniq" else ("",)
         require(self.join in joins, "join", self.join, f"one of {list(joins)} for {self.benchmark}")
         own = self.benchmark == "genecis" or not self.images_attribute
@@ -152,6 +154,11 @@ class Spec:
         if self.allow_missing:
             told["allow_missing"] = True
         return told
+
+
+def _known_metric(metric: str, allowed: tuple[str, ...]) -> bool:
+    name, _, cut = metric.partition("@")
+    return f"{name}@K" in allowed and cut.isdigit() and int(cut) > 0
 
 
 def _check_template(spec: Spec) -> None:

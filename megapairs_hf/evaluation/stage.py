@@ -171,7 +171,7 @@ def make_records(
         "ties": ranked["ties"],
         "version": megapairs_hf.__version__,
     }
-    return [{**common, "metric": metric, "value": value} for metric, value in values.items()]
+    return [{**common, "metric": metric, "value": value, "unit": "fraction"} for metric, value in values.items()]
 
 
 def ranking_rows(

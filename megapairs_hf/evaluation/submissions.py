@@ -57,6 +57,23 @@ class Known:
         )
 
 
+def has_server(benchmark: Benchmark) -> bool:
+    """Whether the answers of its split are not public, and a server takes rankings instead."""
+    return (benchmark.name, benchmark.split) in {("circo", "test"), ("cirr", "test1")}
+
+
+def file_names(benchmark: Benchmark) -> list[str]:
+    """Names of the files that its server takes."""
+    if benchmark.name == "circo":
+        return ["circo_test.json"]
+    return [f"cirr_test1_{metric}.json" for metric in CIRR_METRICS]
+
+
+def submission_folder(out: PathLike, strategy: str) -> str:
+    """Where the files of a strategy go."""
+    return join(out, "submissions", strategy.replace(" ", "-"))
+
+
 def write_submissions(benchmark: Benchmark, ranked: Ranked, out: PathLike) -> list[str]:
     """Write the files that the benchmark's server takes.
 
@@ -75,7 +92,7 @@ def write_submissions(benchmark: Benchmark, ranked: Ranked, out: PathLike) -> li
     if (benchmark.name, benchmark.split) == ("circo", "test"):
         tops = [[int(name) for name in top[:TOP]] for top in ranked.tops]
         files: dict[str, dict[str, Any]] = {"circo_test.json": dict(zip(keys, tops, strict=True))}
-    elif (benchmark.name, benchmark.split) == ("cirr", "test1"):
+    elif has_server(benchmark):
         files = {
             f"cirr_test1_{metric}.json": {
                 "version": CIRR_VERSION,
@@ -161,9 +178,10 @@ def problems(content: bytes, known: Known | None = None) -> list[str]:
 
 
 def _circo(loaded: dict[str, Any], known: Known | None) -> list[str]:
-    expected = list(known.keys) if known else [str(i) for i in range(CIRCO_QUERIES["test"])]
+    # always all 800: annotations that were cut short make no shorter file right
+    expected = [str(i) for i in range(CIRCO_QUERIES["test"])]
     found = []
-    if known is None and len(loaded) == CIRCO_QUERIES["val"]:
+    if len(loaded) == CIRCO_QUERIES["val"]:
         found.append("it has the 220 queries of val, whose answers are public; the server takes the 800 of test")
         expected = [str(i) for i in range(CIRCO_QUERIES["val"])]
     found += _keys(loaded, expected)
@@ -182,11 +200,11 @@ def _cirr(loaded: dict[str, Any], known: Known | None) -> list[str]:
     if metric not in CIRR_METRICS:
         return [*found, f'"metric" is {metric!r} and must be "recall" or "recall_subset"']
     queries = {key: value for key, value in loaded.items() if key not in {"version", "metric"}}
+    if len(queries) != CIRR_QUERIES:
+        found.append(f"it has {len(queries):,} queries, and test1 has {CIRR_QUERIES:,}")
     if known:
         found += _keys(queries, known.keys)
     else:
-        if len(queries) != CIRR_QUERIES:
-            found.append(f"it has {len(queries):,} queries, and test1 has {CIRR_QUERIES:,}")
         odd = [key for key in queries if not key.isdigit()]
         if odd:
             found.append(f"{len(odd):,} keys are no pair ids ({_some(odd)})")

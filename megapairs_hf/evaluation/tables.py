@@ -14,6 +14,7 @@ import numpy as np
 from megapairs_hf.config import read_yaml
 from megapairs_hf.errors import ConfigError, EvaluationError
 from megapairs_hf.evaluation.metrics import average_precision_at_k
+from megapairs_hf.evaluation.rules import rule_of
 from megapairs_hf.evaluation.stage import pretty
 
 if TYPE_CHECKING:
@@ -58,9 +59,10 @@ def cells(records: Iterable[Mapping[str, Any]]) -> tuple[list[str], dict[tuple[s
 
 
 def column_of(record: Mapping[str, Any]) -> str:
-    """`CIRCO val mAP@5`, with the group where the record is of one."""
+    """`circo val mAP@5`, with the group where the record is of one, and the rule where it is not the benchmark's."""
     group = f" {record['group']}" if record.get("group") else ""
-    return f"{record['benchmark']} {record['split']}{group} {pretty(record['metric'])}"
+    rule = f" ({told})" if (told := rule_of(record)) else ""
+    return f"{record['benchmark']} {record['split']}{group} {pretty(record['metric'])}{rule}"
 
 
 def markdown_table(records: Sequence[Mapping[str, Any]]) -> str:
@@ -83,16 +85,17 @@ def _footnote(rows: Mapping[Any, Mapping[str, str]], start: str) -> str:
 
 
 def latex_table(records: Sequence[Mapping[str, Any]]) -> str:
-    """A LaTeX `tabular` with booktabs rules, everything escaped, the best of each column bold."""
+    """A LaTeX `tabular` with booktabs rules, everything escaped, the best of each column bold, partial ones aside."""
     columns, rows = cells(records)
-    best = {name: max((row[name] for row in rows.values() if name in row), key=_number) for name in columns}
+    whole = {name: [row[name] for row in rows.values() if _is_whole(row.get(name))] for name in columns}
+    best = {name: max(some, key=_number) for name, some in whole.items() if some}
     lines = [r"\begin{tabular}{ll" + "r" * len(columns) + "}", r"\toprule"]
     lines += [" & ".join(map(escape_latex, ["model", "strategy", *columns])) + r" \\", r"\midrule"]
     for key, row in rows.items():
         told = [escape_latex(word) for word in key]
         for name in columns:
             cell = row.get(name, "--")
-            told.append(rf"\textbf{{{escape_latex(cell)}}}" if cell == best[name] else escape_latex(cell))
+            told.append(rf"\textbf{{{escape_latex(cell)}}}" if cell == best.get(name) else escape_latex(cell))
         lines.append(" & ".join(told) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + _footnote(rows, f"\n% {PARTIAL} partial: ")
 
@@ -102,8 +105,12 @@ def escape_latex(text: str) -> str:
     return "".join(LATEX.get(letter, letter) for letter in text)
 
 
+def _is_whole(cell: str | None) -> bool:
+    return cell is not None and not cell.endswith(PARTIAL)
+
+
 def _number(cell: str) -> float:
-    return float(cell.rstrip(PARTIAL))
+    return float(cell)
 
 
 @dataclass(frozen=True)
@@ -152,7 +159,7 @@ def published_table(records: Sequence[Mapping[str, Any]], published: Sequence[Pu
     """Measured numbers with the published ones of the same benchmark, split and metric, best first.
 
     Args:
-        records: of whole benchmarks; partial ones are named and left out of the order.
+        records: of whole benchmarks; partial ones, and those by another rule, are named and left out of the order.
         published: numbers of one or more files.
 
     Returns:
@@ -166,7 +173,8 @@ def published_table(records: Sequence[Mapping[str, Any]], published: Sequence[Pu
         mine = [record for record in records if _answers(record, benchmark, split, metric)]
         if not mine:
             continue
-        whole = [record for record in mine if not record.get("options", {}).get("partial")]
+        other = [record for record in mine if rule_of(record)]
+        whole = [r for r in mine if r not in other and not r.get("options", {}).get("partial")]
         rows = [(r["value"], f"{r['model']} ({r['strategy']})", "measured here", _interval(r)) for r in whole]
         told = [p for p in published if (p.benchmark, p.split, p.metric) == (benchmark, split, metric)]
         rows += [(p.value, p.model, p.where, "") for p in told]
@@ -178,7 +186,12 @@ def published_table(records: Sequence[Mapping[str, Any]], published: Sequence[Pu
             f"\n{PARTIAL} {r['model']} ({r['strategy']}) gave {100 * r['value']:.1f} on a part only"
             f" ({r['options']['partial']})."
             for r in mine
-            if r not in whole
+            if r not in whole and r not in other
+        ]
+        lines += [
+            f"\n{r['model']} ({r['strategy']}) gave {100 * r['value']:.1f} by another rule ({rule_of(r)}), which does"
+            " not compare."
+            for r in other
         ]
         tables.append("\n".join(lines))
     if not tables:
@@ -282,10 +295,16 @@ def values_of(rows: Iterable[Mapping[str, Any]], metric: str, model: str, strate
     chosen = [row for row in rows if (row["model"], row["strategy"]) == (model, strategy)]
     if not chosen:
         raise EvaluationError(f"there are no rankings of {model} by {strategy}; look at the results' models")
+    # a ranking that is shorter than another had no more candidates
+    longest = max(len(row["top_ids"]) for row in chosen)
     values = {}
     for row in chosen:
         found = np.isin(row["top_ids"], row["target_ids"])
         if name == "map":
+            if k > len(row["top_ids"]) and len(row["top_ids"]) == longest:
+                raise EvaluationError(
+                    f"{metric} needs rankings of {k}, but {longest} ids of each are kept; measure with --top {k}"
+                )
             values[row["query"]] = average_precision_at_k(found, len(row["target_ids"]), k)
         else:
             # the rank of the one target, which for MMEB has already lost its ties

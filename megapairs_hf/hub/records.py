@@ -1,7 +1,7 @@
 """Result records, one number each, as cards and `push results` tell them: in percent, under one spelling a metric.
 
-What surprises: a file's values may be shares or percent. Records with an interval, a date or a unit are in percent,
-and so is a file with any value above one; no model worth a card has all its numbers below one percent.
+What surprises: a file's values may be shares or percent. Each record's `unit` says which; records of other tools that
+say nothing are in percent where any of their values or intervals is above one, and shares otherwise.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from megapairs_hf.hub.config import PushConfig
 
-IN_PERCENT = ("ci95", "date")
+FACTORS = {"fraction": 100, "percent": 1}
 SHOWN = {"recall": "R@", "r": "R@", "map": "mAP@"}
 
 
@@ -69,18 +69,35 @@ def _record(line: str, where: str) -> dict[str, Any]:
 
 def in_percent(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The same records with values in percent and metrics spelled as in `METRICS` (`recall@1`, `map@5`)."""
-    percent = any(r.get("unit") == "percent" or r["value"] > 1 or any(key in r for key in IN_PERCENT) for r in records)
-    factor = 1 if percent else 100
-    return [
-        {**r, "metric": spelled(str(r["metric"])), "value": round(r["value"] * factor, 4), "unit": "percent"}
-        for r in records
-    ]
+    silent = [r for r in records if r.get("unit") not in FACTORS]
+    above = any(edge > 1 for r in silent for edge in (r["value"], *(r.get("ci95") or ())))
+    told = []
+    for r in records:
+        factor = FACTORS.get(str(r.get("unit")), 1 if above else 100)
+        made = {**r, "metric": spelled(str(r["metric"])), "value": round(r["value"] * factor, 4), "unit": "percent"}
+        if r.get("ci95"):
+            made["ci95"] = [round(edge * factor, 4) for edge in r["ci95"]]
+        told.append(made)
+    return told
+
+
+def of_wholes(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The records of whole benchmarks; one of a category, a task or an aspect would stand under the whole's name.
+
+    Raises:
+        HubError: all records are of groups.
+    """
+    found = [record for record in records if not record.get("group")]
+    if not found:
+        raise HubError("every record is of a category or a task only; measure the whole benchmark")
+    return found
 
 
 def as_shares(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The same records as `comparison` reads them, with values from 0 to 1."""
     return [
         {k: v for k, v in r.items() if k != "unit"}
+        | ({"ci95": [edge / 100 for edge in r["ci95"]]} if r.get("ci95") else {})
         | {"value": r["value"] / 100, "model": last_part(str(r["model"])), "options": told_options(r)}
         for r in in_percent(records)
     ]
@@ -132,7 +149,7 @@ def records_of_model(records: Sequence[dict[str, Any]], config: PushConfig) -> l
 
 
 def eval_results(records: Sequence[dict[str, Any]]) -> list[Any]:
-    """Records in percent as entries of a card's `model-index`."""
+    """Records in percent as entries of a card's `model-index`; of whole benchmarks, not of their groups."""
     from huggingface_hub import EvalResult
 
     return [
@@ -151,6 +168,7 @@ def eval_results(records: Sequence[dict[str, Any]]) -> list[Any]:
             or None,
         )
         for record in records
+        if not record.get("group")
     ]
 
 

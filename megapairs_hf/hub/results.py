@@ -19,7 +19,15 @@ from megapairs_hf.errors import HubError
 from megapairs_hf.hub.cards import render_part
 from megapairs_hf.hub.config import HUB_ID
 from megapairs_hf.hub.prepare import CARD, PreparedFile, write_folder
-from megapairs_hf.hub.records import as_shares, eval_results, read_records, records_of_model, shown_metric, slug
+from megapairs_hf.hub.records import (
+    as_shares,
+    eval_results,
+    of_wholes,
+    read_records,
+    records_of_model,
+    shown_metric,
+    slug,
+)
 
 if TYPE_CHECKING:
     from megapairs_hf.hub.config import PushConfig
@@ -45,7 +53,7 @@ def prepare_results(api: Any, path: PathLike, config: PushConfig, out: PathLike)
         HubError: there are no records of the model, the repository has no card, or it tells another value.
     """
     everything = read_records(path)
-    records = [_placed(record, config) for record in records_of_model(everything, config)]
+    records = [_placed(record, config) for record in of_wholes(records_of_model(everything, config))]
     homeless = sorted({str(record["benchmark"]) for record in records if "dataset" not in record})
     if homeless:
         launch.note(
@@ -65,12 +73,12 @@ def _placed(record: dict[str, Any], config: PushConfig) -> dict[str, Any]:
 
 
 def eval_files(records: list[dict[str, Any]]) -> dict[str, bytes]:
-    """`.eval_results/*.yaml`: one file a benchmark, split and strategy, one entry a metric."""
+    """`.eval_results/*.yaml`: one file a benchmark, split and strategy, one entry a metric of the whole benchmark."""
     from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 
     groups: dict[str, list[EvalResultEntry]] = {}
     for record in records:
-        if "dataset" not in record:
+        if "dataset" not in record or record.get("group"):
             continue
         told = [str(record["benchmark"]), str(record.get("split") or ""), str(record["strategy"])]
         name = "-".join(filter(None, map(slug, told)))

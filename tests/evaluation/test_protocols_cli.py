@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from megapairs_hf.cli import main
+from megapairs_hf.evaluation import specs, submissions
 from tests.evaluation.benchmarks import make_circo, make_cirr, make_fashioniq, make_genecis, make_mmeb
 from tests.small import ROOT, run
 
@@ -48,7 +49,48 @@ def test_all_four_end_to_end_by_one_command(models, data, tmp_path, capsys):
     assert "was made with another" in capsys.readouterr().err
 
 
-def test_the_test_splits_give_files_and_no_number(models, data, tmp_path, capsys):
+@pytest.fixture
+def small_servers(monkeypatch):
+    """Benchmarks and servers of the sizes that the drawn copies have."""
+    monkeypatch.setitem(specs.SIZES, "circo/test", (6, 60))
+    monkeypatch.setitem(specs.SIZES, "cirr/test1", (4, 60))
+    monkeypatch.setitem(submissions.CIRCO_QUERIES, "test", 6)
+    monkeypatch.setattr(submissions, "CIRR_QUERIES", 4)
+
+
+def test_a_part_of_a_test_split_gives_a_note_and_no_file(models, data, tmp_path, capsys):
+    words = ["eval", f"{models}/clip", "circo", "--split", "test", "--data", str(data), "--out", str(tmp_path / "o")]
+    assert main(words) == 0
+    assert "this is a part only (6 of 800 queries" in capsys.readouterr().err
+    assert not (tmp_path / "o/submissions").exists()
+
+
+def test_too_short_rankings_are_refused_before_the_model_is_loaded(data, tmp_path, capsys):
+    for split in ("val", "test"):
+        words = ["eval", str(tmp_path), "circo", "--split", split, "--data", str(data), "--out", str(tmp_path / "o")]
+        for _ in range(2):
+            assert main([*words, "--top", "10"]) == 1
+            assert f"--top is 10, but circo/{split} needs rankings of 50" in capsys.readouterr().err
+
+
+def test_changed_annotations_are_not_answered_by_old_numbers(models, tmp_path, capsys):
+    make_circo(tmp_path / "circo")
+    words = ["eval", f"{models}/clip", "circo", "--data", str(tmp_path), "--out", str(tmp_path / "o")]
+    assert main(words) == 0
+    file = tmp_path / "circo/annotations/val.json"
+    file.write_text(file.read_text().replace("has 2 more", "has no more"))
+    assert main(words) == 1
+    assert "circo/val" in capsys.readouterr().err
+    make_mmeb(tmp_path / "mmeb")
+    words = ["eval", f"{models}/clip", "mmeb", "--data", str(tmp_path), "--set", "datasets=[GQA]"]
+    assert main([*words, "--out", str(tmp_path / "m")]) == 0
+    file = tmp_path / "mmeb/GQA.jsonl"
+    file.write_text(file.read_text().replace("word 9", "word 8"))
+    assert main([*words, "--out", str(tmp_path / "m")]) == 1
+    assert "mmeb/GQA" in capsys.readouterr().err
+
+
+def test_the_test_splits_give_files_and_no_number(models, data, tmp_path, capsys, small_servers):
     for name, split, files in (
         ("circo", "test", ["circo_test.json"]),
         ("cirr", "test1", ["cirr_test1_recall.json", "cirr_test1_recall_subset.json"]),
@@ -73,6 +115,11 @@ def test_the_test_splits_give_files_and_no_number(models, data, tmp_path, capsys
             checked = ["eval", "--check-submission", str(out / "submissions/fused" / file), "--data", str(data)]
             assert main(checked) == 0
             assert "nothing wrong" in capsys.readouterr().out
+        # again, nothing is encoded; a file that is gone is not passed over
+        assert main(words) == 0
+        (out / "submissions/fused" / files[0]).unlink()
+        assert main(words) == 1
+        assert f"{files[0]} is gone; run again with --overwrite" in capsys.readouterr().err
 
 
 def test_another_prompt_finds_the_gallery_in_the_cache(models, data, tmp_path):
@@ -88,7 +135,7 @@ def test_another_prompt_finds_the_gallery_in_the_cache(models, data, tmp_path):
 def test_a_limit_is_labelled_and_gives_no_file(models, data, tmp_path, capsys):
     words = ["eval", f"{models}/clip", "circo", "--data", str(data), "--limit", "2"]
     assert main([*words, "--split", "test", "--out", str(tmp_path / "t")]) == 0
-    assert "--limit left queries out" in capsys.readouterr().err
+    assert "a part only (first 2 of 6 queries" in capsys.readouterr().err
     assert not (tmp_path / "t/submissions").exists()
     assert main([*words, "--out", str(tmp_path / "v")]) == 0
     assert "first 2 of 6 queries" in results(tmp_path / "v")[0]["options"]["partial"]

@@ -1,18 +1,23 @@
+import argparse
 import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from megapairs_hf.cli.evaluating import specs_of
 from megapairs_hf.config import build_config
 from megapairs_hf.errors import ConfigError, EvaluationError, StaleArtifactError
 from megapairs_hf.evaluation.encoding import encode_parts, query_vectors
+from megapairs_hf.evaluation.identity import commit_of
 from megapairs_hf.evaluation.metrics import average_precision_at_k, average_precisions, bootstrap_means, interval95
+from megapairs_hf.evaluation.mmeb_means import mean_records
 from megapairs_hf.evaluation.protocol import Benchmark, CIRQuery, Part
 from megapairs_hf.evaluation.run import RunConfig, limited, records_of_runs, run_benchmark, run_model, write_runs
+from megapairs_hf.evaluation.specs import read_spec
 
 KEYS = {"benchmark", "split", "metric", "value", "strategy", "model", "revision", "options", "queries", "gallery"}
-KEYS |= {"ties", "ci95", "group", "version", "date"}
+KEYS |= {"ties", "ci95", "group", "version", "date", "unit"}
 
 
 class Model:
@@ -28,7 +33,8 @@ class Model:
     def one(self, item):
         if isinstance(item, dict):
             return self.one(item["image"]) + 2 * self.one(item["text"])
-        return np.eye(40)[int(item) if item != "a photo" else 39] + 0.001 * np.arange(40)
+        word = item.removeprefix("a photo").strip()
+        return np.eye(40)[int(word) if word else 39] + 0.001 * np.arange(40)
 
 
 def toy(part="", parts=(), count=12, shift=0):
@@ -98,6 +104,7 @@ def test_the_mean_tells_the_options_of_all_its_parts():
         "missing_images": 3,
         "partial": "a: 2 pictures missing",
         "mean": "unweighted over a, b",
+        "text": "prompt",
     }
 
 
@@ -207,5 +214,61 @@ def test_every_strategy_runs_on_one_encoding_of_pictures_and_texts():
     assert list(values) == list(names)
     assert values["weighted 1"] == values["text only"] == 1
     assert values["image only"] == 0
-    # the gallery, fused queries, pictures, texts, and PDV's empty caption
-    assert [len(batch) for batch in model.batches] == [40, 12, 12, 12, 1]
+    # the gallery, fused queries, pictures, texts, PDV's empty caption and its changed ones
+    assert [len(batch) for batch in model.batches] == [40, 12, 12, 12, 1, 12]
+
+
+def test_the_direction_is_that_of_the_caption_and_not_of_the_prompt():
+    seen = []
+
+    class Texts(Model):
+        def one(self, item):
+            seen.extend([item] if isinstance(item, str) and item.startswith("a photo") else [])
+            return np.eye(40)[hash(str(item)) % 40] + 0.001 * np.arange(40)
+
+    asked = [replace(q, caption="is red", part=replace(q.part, text="Find a red one.")) for q in toy().queries]
+    config = RunConfig(strategies=("directional", "sum"))
+    runs = run_model([replace(toy(), queries=asked)], Texts(), name="m", config=config)
+    assert set(seen) == {"a photo", "a photo is red"}
+    assert [run.benchmark.options["text"] for run in runs] == ["'a photo' + caption", "prompt"]
+
+
+def test_subset_recall_without_a_subset_is_refused_instead_of_all_right():
+    vectors = np.random.default_rng(0).standard_normal((52, 8))
+    with pytest.raises(EvaluationError, match="needs a subset for each query"):
+        run_benchmark(replace(toy(), metrics=("subset_recall@1",)), (vectors[:12], vectors[12:]), model="m")
+
+
+@pytest.mark.parametrize("metric", ["subset_recall@1", "recal@5", "recall@0", "recall"])
+def test_metrics_that_a_benchmark_does_not_have_are_refused(metric):
+    with pytest.raises(ConfigError, match="`metrics`"):
+        read_spec("circo", {"metrics": [metric]})
+
+
+def test_two_protocols_of_one_benchmark_are_not_averaged():
+    with pytest.raises(EvaluationError, match="measured twice"):
+        records_of_runs(run_model([toy("a", ("a", "b")), toy("a", ("a", "b"), 4)], Model(), name="m"))
+    words = argparse.Namespace(split=None, changes=[], benchmarks=["fashioniq", "eval/fashioniq.yaml"])
+    with pytest.raises(ConfigError, match="fashioniq val is named twice"):
+        specs_of(words)
+
+
+def test_means_of_mmeb_keep_runs_apart():
+    one = {"benchmark": "mmeb/GQA", "metric": "precision@1", "group": None, "model": "m", "strategy": "fused"}
+    one |= {"value": 0.2, "queries": 1000, "ties": 0, "gallery": 5, "revision": "r", "options": {"placeholder": ""}}
+    other = {**one, "benchmark": "mmeb/VOC2007", "value": 0.9, "options": {"placeholder": "<image>"}}
+    assert [r["value"] for r in mean_records([one, other]) if r["group"] == "all"] == [0.2, 0.9]
+    with pytest.raises(EvaluationError, match="two numbers for mmeb/GQA"):
+        mean_records([one, {**one, "value": 0.3}])
+
+
+def test_a_branch_of_the_hub_is_pinned_to_its_commit(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.HfApi.repo_info", lambda *a, **k: argparse.Namespace(sha="c0ffee"))
+    assert commit_of("org/m", None) == "c0ffee"
+    assert commit_of(str(tmp_path), None) is None
+
+    def offline(*_, **__):
+        raise OSError
+
+    monkeypatch.setattr("huggingface_hub.HfApi.repo_info", offline)
+    assert commit_of("org/m", "main") == "main"

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from megapairs_hf.errors import EvaluationError
+from megapairs_hf.evaluation import submissions
 from megapairs_hf.evaluation.rank import VectorScorer, rank
 from megapairs_hf.evaluation.reading import read_benchmark
 from megapairs_hf.evaluation.specs import read_spec
@@ -12,6 +13,13 @@ from megapairs_hf.evaluation.submissions import Known, check_submission, problem
 from tests.evaluation.benchmarks import make_circo, make_cirr, shared_annotations
 
 REAL = shared_annotations()
+
+
+@pytest.fixture
+def small_servers(monkeypatch):
+    """Servers that take as many queries as the drawn copies have."""
+    monkeypatch.setitem(submissions.CIRCO_QUERIES, "test", 6)
+    monkeypatch.setattr(submissions, "CIRR_QUERIES", 4)
 
 
 def ranked_at_random(benchmark):
@@ -24,7 +32,7 @@ def circo_file(queries=800):
     return {str(i): [i + j for j in range(50)] for i in range(queries)}
 
 
-def test_circo_s_file_is_what_the_server_describes(tmp_path):
+def test_circo_s_file_is_what_the_server_describes(tmp_path, small_servers):
     [test] = read_benchmark(read_spec("circo", {"split": "test"}), make_circo(tmp_path, split="test"))
     ranked = ranked_at_random(test)
     [path] = write_submissions(test, ranked, tmp_path / "out")
@@ -33,11 +41,19 @@ def test_circo_s_file_is_what_the_server_describes(tmp_path):
     assert all(len(ids) == 50 and all(isinstance(i, int) for i in ids) for ids in written.values())
     assert written["3"] == [int(name) for name in ranked.tops[3]]
     assert check_submission(path, Known.of(test)) == ("CIRCO", [])
-    # alone, the file is judged as what the server takes: 800 queries
-    assert "794 of 800 queries are absent (6, 7, 8, …)" in check_submission(path)[1][0]
 
 
-def test_cirr_s_two_files_have_no_reference_and_the_best_three_of_the_subset(tmp_path):
+def test_annotations_that_were_cut_short_make_no_shorter_file_right(tmp_path):
+    [test] = read_benchmark(read_spec("circo", {"split": "test"}), make_circo(tmp_path, split="test"))
+    with pytest.raises(EvaluationError, match=r"794 of 800 queries are absent \(6, 7, 8, …\)"):
+        write_submissions(test, ranked_at_random(test), tmp_path / "out")
+    data = make_cirr(tmp_path / "c", gallery=60, split="test1")
+    [test] = read_benchmark(read_spec("cirr", {"split": "test1"}), data)
+    with pytest.raises(EvaluationError, match="it has 4 queries, and test1 has 4,148"):
+        write_submissions(test, ranked_at_random(test), tmp_path / "out")
+
+
+def test_cirr_s_two_files_have_no_reference_and_the_best_three_of_the_subset(tmp_path, small_servers):
     data = make_cirr(tmp_path, gallery=60, split="test1")
     [test] = read_benchmark(read_spec("cirr", {"split": "test1"}), data)
     ranked = ranked_at_random(test)
@@ -63,7 +79,7 @@ def test_the_real_cirr_files_are_small_enough_and_pass_without_the_annotations_t
         assert check_submission(path)[1] == []
 
 
-def test_a_reference_that_was_kept_is_found_before_anything_is_written(tmp_path):
+def test_a_reference_that_was_kept_is_found_before_anything_is_written(tmp_path, small_servers):
     data = make_cirr(tmp_path, gallery=60, split="test1")
     [test] = read_benchmark(read_spec("cirr", {"split": "test1", "remove_reference": False}), data)
     ranked = ranked_at_random(test)

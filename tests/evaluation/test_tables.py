@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from megapairs_hf.errors import ConfigError, EvaluationError
-from megapairs_hf.evaluation import tables
+from megapairs_hf.evaluation import rules, tables
 from megapairs_hf.evaluation.protocol import Benchmark, CIRQuery, Part
 from megapairs_hf.evaluation.run import RunConfig, run_model, write_runs
 
@@ -212,3 +212,38 @@ def test_the_script_compares_folders(results, monkeypatch, request, capsys):
 def test_the_script_says_what_is_wrong_in_one_sentence(tmp_path, monkeypatch, request, capsys):
     assert run_compare([tmp_path / "nowhere"], monkeypatch, request) == 1
     assert "holds no artifact" in capsys.readouterr().err
+
+
+def test_another_ranking_rule_is_labelled_and_stands_below_the_published_numbers():
+    union = record(benchmark="fashioniq", split="val", metric="recall@10", options={"gallery": "union"}, value=0.9)
+    kept = record(benchmark="cirr", split="val", metric="recall@1", options={"remove_reference": False})
+    told = tables.markdown_table([union, kept])
+    assert "fashioniq val R@10 (union gallery, easier)" in told
+    assert "cirr val R@1 (reference kept)" in told
+    assert rules.rule_of({**kept, "options": {"remove_reference": True}}) == ""
+    told = tables.published_table([union], tables.read_reference(REFERENCE / "fashioniq.yaml"))
+    assert "measured here" not in told
+    assert "gave 90.0 by another rule (union gallery, easier)" in told
+
+
+def test_a_partial_value_is_never_bold():
+    some = record("part", 0.9, options={"partial": "first 10"})
+    latex = tables.latex_table([some, record("whole", 0.3)])
+    assert latex.count("textbf") == 1
+    assert r"whole & fused & \textbf{30.0}" in latex
+    assert "textbf" not in tables.latex_table([some])
+
+
+def test_a_cut_beyond_what_was_kept_is_refused():
+    rows = [{"model": "m", "strategy": "fused", "target_ids": ["a"], "query": "1", "top_ids": ["b", "c"], "rank": 3}]
+    with pytest.raises(EvaluationError, match="needs rankings of 5, but 2 ids"):
+        tables.values_of(rows, "map@5", "m", "fused")
+
+
+def test_the_paired_test_keeps_folders_apart(results, monkeypatch, request, capsys):
+    words = [results / "good", results / "good", "--paired", "recall@1"]
+    assert run_compare([results / "good", "--paired", "recall@1"], monkeypatch, request) == 1
+    assert "no two runs" in capsys.readouterr().err
+    words[1] = results / "bad"
+    assert run_compare(words, monkeypatch, request) == 0
+    assert "circo test, recall@1: good (fused) - bad (fused)" in capsys.readouterr().out

@@ -1,0 +1,23 @@
+"""Which ranking rule a record was made by, where it is not the published one: such numbers get a label everywhere."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# whether the published protocol deletes the reference from the ranking
+REMOVED = {"circo": False, "cirr": True, "fashioniq": False, "genecis": False}
+
+
+def rule_of(record: Mapping[str, Any]) -> str:
+    """By which rule other than the published one a record was ranked; empty for the published one."""
+    options = record.get("options") or {}
+    told = []
+    if options.get("gallery") == "union":
+        told.append("union gallery, easier")
+    removed = options.get("remove_reference")
+    if record["benchmark"] in REMOVED and removed is not None and bool(removed) != REMOVED[record["benchmark"]]:
+        told.append("reference removed" if removed else "reference kept")
+    return ", ".join(told)

@@ -1,0 +1,49 @@
+"""Records of the evaluation on their way to a card and to `.eval_results`: the same number, and the whole's only."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import yaml
+
+from megapairs_hf.evaluation.protocol import Benchmark, CIRQuery, Part
+from megapairs_hf.evaluation.rank import VectorScorer, rank
+from megapairs_hf.evaluation.records import About, measure, records_of
+from megapairs_hf.hub.records import as_shares, eval_results, in_percent, read_records
+from megapairs_hf.hub.results import eval_files
+
+
+def records():
+    """Half right on `a`, all right on `b`: 75 % is the whole's number."""
+    measured = []
+    for part, right in (("a", 5), ("b", 10)):
+        queries = [CIRQuery(str(n), Part(str(n), "x"), (str(n),), str(n)) for n in range(10)]
+        some = Benchmark("fashioniq", "val", queries, {str(n): Part(str(n)) for n in range(10)}, str)
+        some = replace(some, part=part, parts=("a", "b"))
+        vectors = np.roll(np.eye(10), 1, axis=1)
+        vectors[:right] = np.eye(10)[:right]
+        measured.append(measure(some, rank(some, VectorScorer(vectors, np.eye(10)))))
+    return records_of(measured, About("m"))
+
+
+def test_fractions_reach_the_card_and_the_hub_as_percent_and_groups_do_not(tmp_path):
+    (tmp_path / "results.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records()))
+    told = read_records(tmp_path)
+    assert [(r["group"], r["value"]) for r in told] == [(None, 75), ("a", 50), ("b", 100)]
+    [entry] = eval_results(told)
+    assert entry.metric_value == 75
+    low, high = entry.metric_args["ci95"]
+    assert 50 < low < 75 < high < 100
+    [(name, content)] = eval_files([{**r, "dataset": "org/fiq"} for r in told]).items()
+    [line] = yaml.safe_load(content)
+    assert (name, line["value"]) == (".eval_results/fashioniq-val-fused.yaml", 75)
+    assert f"95 % interval {low:.1f} to {high:.1f}" in line["notes"]
+    assert as_shares(told)[0]["value"] == pytest.approx(0.75)
+
+
+def test_the_unit_decides_even_where_all_values_are_below_one_percent():
+    low = {**records()[0], "value": 0.004, "ci95": [0.002, 0.006]}
+    assert in_percent([low])[0]["value"] == pytest.approx(0.4)
+    assert in_percent([low])[0]["ci95"] == pytest.approx([0.2, 0.6])
+    assert in_percent(in_percent([low])) == in_percent([low])
