@@ -112,9 +112,11 @@ def make_asked(step: Step, asked: Asked) -> Artifact:
                 stream = asking.Stream(shards, journal, tally, bar)
                 asking.run(asking.ask_all(stream, writer.mine(), asked.endpoint, step.config.model))
         facts = {"reply_format": reply_format} if asked.reply_format == "auto" else {}
+        facts |= _facts(step, writer)
+        facts |= _cost(asked.budget, journal)
         # the journal is removed with the rest of what is unfinished
         journal.close()
-        made = writer.finish(facts | _facts(step, writer))
+        made = writer.finish(facts)
     remove_journal(step.out, step.identity)
     return made
 
@@ -198,7 +200,6 @@ def write(step: Step, writer: ArtifactWriter, index: int, verdicts: Iterable[tup
     made: list[Row] = []
     rejected: list[tuple[str, str, str]] = []
     left_out: Counter[str] = Counter()
-    tokens: Counter[str] = Counter()
     kept = 0
     for row, verdict in verdicts:
         left_out += verdict.left_out
@@ -207,8 +208,6 @@ def write(step: Step, writer: ArtifactWriter, index: int, verdicts: Iterable[tup
             continue
         made.append({name: verdict.row.get(name) for name in step.schema.names})
         kept += len(verdict.row.get("instructions") or ())
-        for name in ("prompt_tokens", "completion_tokens"):
-            tokens[name] += verdict.row.get(name) or 0
         if len(made) == PIECE:
             pieces.append(pa.Table.from_pylist(made, schema=step.schema))
             made = []
@@ -224,8 +223,20 @@ def write(step: Step, writer: ArtifactWriter, index: int, verdicts: Iterable[tup
             "beats fewer": sum(fit is not None and fit < 0.5 for fit in fits),
             "no verdict": sum(fit is None for fit in fits),
         }
-    stats["tokens"] = {"prompt": tokens["prompt_tokens"], "completion": tokens["completion_tokens"]}
     writer.write(index, pa.concat_tables(pieces), rejected=rejected, stats=stats)
+
+
+def _cost(budget: Budget, journal: Journal) -> dict[str, Any]:
+    """What all answers cost, those about rejected pairs too, when every process has its answers in its journal."""
+    if not launch.is_main():
+        return {}
+    answers, prompt, completion = journal.sums()
+    told: dict[str, Any] = {"answers": answers}
+    if prompt or completion:
+        told["tokens"] = {"prompt": prompt, "completion": completion}
+        if budget.price_prompt or budget.price_completion:
+            told["spend"] = round(budget.cost(prompt, completion), 6)
+    return told
 
 
 def _facts(step: Step, writer: ArtifactWriter) -> dict[str, Any]:

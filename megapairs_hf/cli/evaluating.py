@@ -251,10 +251,12 @@ def mmeb_of(options: argparse.Namespace) -> tuple[MMEBConfig, Path] | None:
     named = [name for name in options.benchmarks if _is_mmeb(name)]
     if not named:
         return None
-    if options.split or vars(options).get("limit") is not None or (options.changes and len(options.benchmarks) > 1):
-        raise ConfigError("mmeb knows neither --split nor --limit, and takes --set in a command of its own only")
+    if options.split or (options.changes and len(options.benchmarks) > 1):
+        raise ConfigError("mmeb has no --split, and takes --set in a command of its own only")
     path = spec_file(named[0])
-    return mmeb_settings(path, options.data, options.changes), path
+    limit = vars(options).get("limit")
+    changes = options.changes if limit is None else [*options.changes, f"limit={limit}"]
+    return mmeb_settings(path, options.data, changes), path
 
 
 def _is_mmeb(name: str) -> bool:

@@ -7,7 +7,7 @@ import dataclasses
 import difflib
 import functools
 import importlib
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 import megapairs_hf
 from megapairs_hf.config import build_config, parse_value, read_yaml
@@ -102,18 +102,29 @@ def stage_parser(verb: str, stage: Stage) -> argparse.ArgumentParser:
     for name in stage.inputs:
         parser.add_argument(f"--{name}", metavar="DIR", help=f"input (default: WORK/{name})")
     parser.add_argument("--overwrite", action="store_true", help="throw away what is there")
-    documented = attribute_help(cls)
+    documented, hints = attribute_help(cls), get_type_hints(cls)
     group = parser.add_argument_group("settings (the keys of the YAML file; values as in YAML)")
     for field in dataclasses.fields(cls):
         flags = [f"--{name}" for name in dict.fromkeys((field.name, field.name.replace("_", "-")))]
-        default = _shown_default(field)
-        group.add_argument(
-            *flags, dest=f"set.{field.name}", metavar="V", help=f"{documented.get(field.name, '')}{default}"
+        told = documented.get(field.name, "") + _shown_default(field)
+        group.add_argument(*flags, dest=f"set.{field.name}", metavar="V", help=told)
+        inner = next(
+            (h for h in (hints[field.name], *get_args(hints[field.name])) if dataclasses.is_dataclass(h)), None
         )
+        # a list of such is written in YAML; only a single one has flags for its keys
+        if inner is not None and get_origin(hints[field.name]) not in (list, tuple, dict):
+            _add_section(group, field.name, "nested", inner)
     for name, section in stage.sections().items():
-        for field in dataclasses.fields(section):
-            group.add_argument(f"--{name}.{field.name}", dest=f"section.{name}.{field.name}", metavar="V")
+        _add_section(group, name, "section", section)
     return parser
+
+
+def _add_section(group: argparse._ArgumentGroup, name: str, kind: str, cls: type[Any]) -> None:
+    """A flag for each key of a nested mapping."""
+    documented = attribute_help(cls)
+    for field in dataclasses.fields(cls):
+        told = documented.get(field.name, "") + _shown_default(field)
+        group.add_argument(f"--{name}.{field.name}", dest=f"{kind}.{name}.{field.name}", metavar="V", help=told)
 
 
 def _shown_default(field: dataclasses.Field[Any]) -> str:

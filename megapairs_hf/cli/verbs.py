@@ -302,6 +302,13 @@ def tell(artifact: Any) -> None:
     """Say what was made and what was left out."""
     manifest = artifact.manifest
     left_out = ", ".join(f"{count:,} {reason}" for reason, count in manifest.rejected.items())
-    rows = f"{manifest.rows:,} rows" if manifest.rows else f"{manifest.stats.get('steps', '')} steps".strip()
+    steps = manifest.stats.get("steps")
+    rows = f"{manifest.rows:,} rows" if manifest.rows or steps is None else f"{steps:,} steps"
+    if manifest.kind == "similarity":
+        rows = f"{len(manifest.shards):,} files"
+    if manifest.kind == "triplets":
+        from megapairs_hf.work import part_rows
+
+        rows = f"{part_rows(artifact, 'triplets'):,} rows, {part_rows(artifact, 'images'):,} pictures"
     what = manifest.kind if manifest.kind != "embeddings" else f"embeddings {os.path.basename(artifact.path)}"  # noqa: PTH119
     launch.note(f"{what}: {rows}{'; left out: ' + left_out if left_out else ''} ({artifact.path})")

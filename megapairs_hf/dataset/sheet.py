@@ -1,7 +1,8 @@
 """The data sheet: what a data set holds, what it was made of and with, and what it cost, as Markdown or JSON.
 
 Every figure is read from the manifests of a work folder and from the shards of its triplets. What surprises: nothing
-is guessed, so a fact that no manifest records (the licence of most corpora, the hours) stands there as `not recorded`.
+is guessed, so a fact that no manifest records (the licence of most corpora, the price of one's own servers) stands
+there as `not recorded`.
 """
 
 from __future__ import annotations
@@ -225,7 +226,7 @@ def _annotator(name: str, artifact: Artifact) -> dict[str, Any]:
 
 
 def _cost(work: Work) -> dict[str, Any]:
-    """Tokens, money and hours of the annotation, by step: what the manifests count and no more."""
+    """Answers, tokens and money of the annotation, by step: what the manifests count and no more."""
     steps = []
     for name in ANNOTATED:
         if name in work.artifacts:
@@ -234,10 +235,10 @@ def _cost(work: Work) -> dict[str, Any]:
             steps.append(
                 {
                     "step": name,
+                    "answers": stats.get("answers"),
                     "prompt_tokens": tokens.get("prompt"),
                     "completion_tokens": tokens.get("completion"),
                     "spend": stats.get("spend"),
-                    "hours": stats.get("hours"),
                 }
             )
     return {"steps": steps}

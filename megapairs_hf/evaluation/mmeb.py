@@ -9,6 +9,7 @@ are an error. A candidate that stands twice in a row (ImageNet has two classes n
 from __future__ import annotations
 
 import difflib
+import itertools
 import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -76,6 +77,7 @@ class MMEBConfig:
         source: a Hub id, or a folder with a copy of the rows.
         revision: of the Hub data set; pin a commit to compare runs.
         images: folder with the unpacked `images.zip`.
+        limit: the first so many rows of each data set; the records and the means then say `partial`.
     """
 
     datasets: tuple[str, ...] = ()
@@ -83,10 +85,12 @@ class MMEBConfig:
     source: str = REPO
     revision: str = "main"
     images: str = field(default="images", metadata=HOW)
+    limit: int | None = None
 
     def __post_init__(self) -> None:
         for name in self.datasets:
             known_name(name)
+        require(self.limit is None or self.limit > 0, "limit", self.limit, "above 0, or left out for all rows")
         require(len(set(self.datasets)) == len(self.datasets), "datasets", self.datasets, "each name once")
 
     @property
@@ -126,7 +130,7 @@ def read_mmeb(name: str, config: MMEBConfig, rows: Iterable[Mapping[str, Any]] |
     gallery = _Gallery(config.placeholder)
     queries = []
     repeated = 0
-    for number, row in enumerate(read_rows(name, config) if rows is None else rows):
+    for number, row in enumerate(itertools.islice(read_rows(name, config) if rows is None else rows, config.limit)):
         place = f"{name} row {number}"
         given = [gallery.add(text, image, place) for text, image in _candidates(row, place)]
         candidates = tuple(dict.fromkeys(given))

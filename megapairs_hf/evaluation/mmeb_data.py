@@ -42,7 +42,7 @@ def mmeb_settings(path: str | Path, data: str, changes: Sequence[str]) -> MMEBCo
         key, equals, value = word.partition("=")
         if not equals:
             raise ConfigError(f"--set {word} must be key=value; keys: {', '.join(MMEBConfig.__dataclass_fields__)}")
-        values[key] = parse_value(value) if key == "datasets" else value
+        values[key] = parse_value(value) if key in {"datasets", "limit"} else value
     return build_config(MMEBConfig, values, str(path))
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from megapairs_hf.annotate import DescribeConfig, Endpoint, InstructConfig, describe_pairs, instruct_pairs
+from megapairs_hf.annotate import Budget, DescribeConfig, Endpoint, InstructConfig, describe_pairs, instruct_pairs
 from megapairs_hf.annotate.config import STAND_IN
 from megapairs_hf.artifact import open_artifact
 from megapairs_hf.errors import ConfigError, SchemaMismatchError, ServerUnavailableError, StaleArtifactError
@@ -61,13 +61,19 @@ def test_both_steps_by_a_server(serve, pairs, corpus, tmp_path):
     assert len({body["seed"] for body in server.bodies}) == 11
 
     second = serve(answer=instruct)
-    final = instruct_pairs(made, corpus, config=InstructConfig(), out=tmp_path / "i", endpoint=at(second))
+    prices = Budget(price_prompt=1000, price_completion=2000)
+    final = instruct_pairs(
+        made, corpus, config=InstructConfig(), out=tmp_path / "i", endpoint=at(second), budget=prices
+    )
     rows = final.table().to_pylist()
     assert final.table().schema.equals(INSTRUCTIONS)
     assert all(len(r["instructions"]) == 3 and len(set(r["demonstration_ids"])) == 5 for r in rows)
     assert len({tuple(r["demonstration_ids"]) for r in rows}) > 5
     assert final.manifest.stats["instructions"] == {"kept": 33, "rejected": {"too_short": 11}}
+    assert final.manifest.stats["answers"] == 11
     assert final.manifest.stats["tokens"] == {"prompt": 121, "completion": 77}
+    assert final.manifest.stats["spend"] == pytest.approx((121 * 1000 + 77 * 2000) / 1e6)
+    assert "spend" not in made.manifest.stats
     assert final.manifest.inputs["descriptions"] == made.fingerprint
     prompt = second.bodies[0]["messages"][0]["content"]
     assert any(r["description"] in prompt for r in made.table().to_pylist())

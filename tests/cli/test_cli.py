@@ -100,3 +100,12 @@ def test_seed_and_set_change_the_settings():
     assert recipe["pretrain"]["clip"]["steps"] == 9
     assert recipe["pretrain"]["dino"]["seed"] == recipe["mine"]["seed"] == 5
     assert build_config(STAGES["train"].config_class(), recipe["train"]).seed == 5
+
+
+def test_the_help_of_a_stage_names_the_keys_of_nested_settings(capsys):
+    with pytest.raises(SystemExit):
+        parse(["describe", "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "--local.batch_size V questions that are answered together" in told
+    assert "--budget.spend V most money" in told
+    assert "--endpoint.retries V how often" in told

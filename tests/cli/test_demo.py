@@ -1,6 +1,8 @@
 """The main job, whole, on a very small corpus: made, killed, resumed, published, looked at."""
 
+import json
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -8,6 +10,7 @@ import time
 
 import pytest
 from datasets import load_dataset
+from PIL import Image
 
 from megapairs_hf import load_mmret, load_triplets
 from megapairs_hf.artifact import open_artifact
@@ -134,3 +137,29 @@ def test_killed_ten_times_the_triplets_are_the_same_bytes(work, tmp_path):
             # the log tells seconds
             left, right = ({k: v for k, v in files.items() if not k.endswith("log.jsonl")} for files in (left, right))
         assert left == right, name
+
+
+def test_the_recipe_for_a_folder_of_ones_own(tmp_path):
+    generator = random.Random(0)
+    colours = {"red": (200, 30, 30), "green": (30, 160, 60), "blue": (40, 60, 200), "yellow": (220, 200, 40)}
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    lines = []
+    for number in range(60):
+        (name, ground), (other, spot) = generator.sample(sorted(colours.items()), 2)
+        picture = Image.new("RGB", (64, 64), ground)
+        side, left, top = (generator.randrange(8, 24) for _ in range(3))
+        picture.paste(spot, (left, top, left + side, top + side))
+        picture.save(photos / f"{number}.png")
+        lines.append(json.dumps({"file_name": f"{number}.png", "caption": f"a {other} square on {name} ground"}))
+    (photos / "metadata.jsonl").write_text("\n".join(lines))
+    pretrain = [word for word in CHANGES if word.startswith("pretrain.")]
+    changes = [f"corpus.path={photos}", "train.steps=4", "train.warmup_steps=0", *pretrain]
+    words = [word for change in changes for word in ("--set", change)]
+    done = megapairs("run", ROOT / "recipes/folder", "--work", tmp_path / "work", *words)
+    assert done.returncode == 0, done.stderr
+    told = re.search(r"triplets: ([\d,]+) rows, (\d+) pictures", done.stderr)
+    assert told and int(told[1]) > 20 and int(told[2]) <= 60
+    assert int(told[1]) == sum(len(rows) for rows in load_dataset(str(tmp_path / "work/triplets")).values())
+    assert load_mmret(tmp_path / "work/model").encode(["a red square"]).shape == (1, 24)
+    assert "square on" in (tmp_path / "work/report.html").read_text()

@@ -235,6 +235,11 @@ def test_mmeb_by_the_same_command_says_that_it_is_partial(models, data, tmp_path
     assert main([*words, "--out", str(tmp_path / "o")]) == 0
     assert "| all — partial (2 of 36, 6 of 2,000 queries) |" in capsys.readouterr().out
     assert {r["benchmark"] for r in results(tmp_path / "o")} == {"mmeb/VOC2007", "mmeb/GQA"}
+    assert main([*words, "--limit", "2", "--out", str(tmp_path / "two")]) == 0
+    assert "| all — partial (2 of 36, 4 of 2,000 queries) |" in capsys.readouterr().out
+    assert {r["queries"] for r in results(tmp_path / "two")} == {2}
+    assert main([*words, "--limit", "0", "--out", str(tmp_path / "none")]) == 1
+    assert "`limit` is 0" in capsys.readouterr().err
     assert main(["eval", f"{models}/clip", "mmeb", "cirr", "--set", "x=y", "--data", "d", "--out", "o"]) == 1
     assert "command of its own" in capsys.readouterr().err
 
