@@ -119,7 +119,7 @@ def stage_parser(verb: str, stage: Stage) -> argparse.ArgumentParser:
     return parser
 
 
-def _add_section(group: argparse._ArgumentGroup, name: str, kind: str, cls: type[Any]) -> None:
+def _add_section(group: argparse._ArgumentGroup, name: str, kind: str, cls: Any) -> None:
     """A flag for each key of a nested mapping."""
     documented = attribute_help(cls)
     for field in dataclasses.fields(cls):
