@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -97,12 +96,13 @@ def speaks(text: str, language: str) -> bool:
             return False
     if not own.words:
         return True
-    counts: Counter[str] = Counter()
-    words = WORDS.findall(text)
+    counts: dict[str, int] = {}
+    words, speakers = WORDS.findall(text), _speakers()
     for place, word in enumerate(words):
         # "La Niña", "Rio de Janeiro": a capital inside a sentence is part of a name
         if place == 0 or word[0].islower():
-            counts.update(_speakers().get(word.lower(), ()))
+            for key in speakers.get(word.lower(), ()):
+                counts[key] = counts.get(key, 0) + 1
     mine = counts.pop(language, 0)
     least = max(LEAST_WORDS, LEAST_SHARE * len(words))
     return all(theirs < least or theirs <= mine for theirs in counts.values())
