@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from megapairs_hf import launch, storage
-from megapairs_hf.artifact import Artifact, shard_names
+from megapairs_hf.artifact import MANIFEST, Artifact, read_json, shard_names
 from megapairs_hf.artifact_writer import PARTS, ArtifactWriter, Rejection, create_artifact
 from megapairs_hf.corpus.folder import FolderSource
 from megapairs_hf.corpus.sources import RawRow, SceneSource, Source, load_dataset_source
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from megapairs_hf.corpus.config import CorpusConfig
 
 BATCH = 64
+NO_CAPTION = "no_caption"
 PER_MILLE = 10_000
 
 
@@ -67,7 +68,8 @@ def make_corpus(config: CorpusConfig, *, out: PathLike, overwrite: bool = False)
         "inputs": {"source": source.fingerprint},
         "names": shard_names(shards, "parquet"),
     }
-    writer = create_artifact(out, overwrite=overwrite, **arguments)
+    # one that came to nothing is made again with other settings: there is nothing to lose
+    writer = create_artifact(out, overwrite=overwrite or _came_to_nothing(out), **arguments)
     if isinstance(writer, Artifact):
         return _usable(writer, source.rows, config)
     with writer:
@@ -80,11 +82,21 @@ def make_corpus(config: CorpusConfig, *, out: PathLike, overwrite: bool = False)
     return _usable(corpus, source.rows, config)
 
 
+def _came_to_nothing(out: PathLike) -> bool:
+    if not storage.exists(join(out, MANIFEST)):
+        return False
+    there = read_json(join(out, MANIFEST))
+    return bool(there.get("kind") == "corpus" and there.get("rows") == 0)
+
+
 def _usable(corpus: Artifact, rows: int, config: CorpusConfig) -> Artifact:
     if corpus.rows == 0:
-        told = ", ".join(f"{count:,} {reason}" for reason, count in corpus.manifest.rejected.items())
+        reasons = corpus.manifest.rejected
+        told = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
+        hint = "; name their column with --caption_column, or make captions with --caption_template"
         raise CorpusError(
-            f"none of the {rows:,} pictures of {config.path} can be used ({told}); see {corpus.path}/rejected.parquet"
+            f"none of the {rows:,} pictures of {config.path} can be used ({told}); see"
+            f" {corpus.path}/rejected.parquet{hint if NO_CAPTION in reasons else ''}"
         )
     return corpus
 
@@ -175,7 +187,7 @@ def check_row(raw: RawRow, config: CorpusConfig) -> Row | Rejection:
         return (raw.key, *raw.problem)
     caption = " ".join((raw.caption or "").split())
     if not caption:
-        return (raw.key, "no_caption", "the caption is missing or empty")
+        return (raw.key, NO_CAPTION, "the caption is missing or empty")
     notes = []
     words = caption.split(" ")
     if len(words) > config.max_caption_words:

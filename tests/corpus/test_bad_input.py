@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import json
 import os
@@ -153,6 +154,18 @@ def test_a_corpus_without_a_usable_picture_fails_every_time(tmp_path):
     for _ in range(2):
         with pytest.raises(CorpusError, match="none of the 1 pictures"):
             make_corpus(config, out=tmp_path / "c")
+
+
+def test_captions_in_another_column_are_asked_for_and_nothing_stands_in_the_way(tmp_path):
+    root = tmp_path / "pictures"
+    root.mkdir()
+    (root / "a.png").write_bytes(png((9, 9, 9)))
+    (root / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "nearly black"}\n')
+    config = CorpusConfig(source="image_folder", path=str(root))
+    with pytest.raises(CorpusError, match=r"1 no_caption.*--caption_column"):
+        make_corpus(config, out=tmp_path / "c")
+    made = make_corpus(dataclasses.replace(config, caption_column="text"), out=tmp_path / "c")
+    assert made.table()["caption"].to_pylist() == ["nearly black"]
 
 
 def test_metadata_cannot_reach_outside_the_folder(tmp_path):
