@@ -27,6 +27,15 @@ if TYPE_CHECKING:
 MANIFEST = "manifest.json"
 REJECTED_FILE = "rejected.parquet"
 PLAN = ".plan.json"
+MADE_BY = {
+    "corpus": "corpus",
+    "embeddings": "embed",
+    "pairs": "mine",
+    "descriptions": "describe",
+    "instructions": "instruct",
+    "triplets": "build",
+    "model": "train",
+}
 
 
 @dataclass(frozen=True)
@@ -225,9 +234,7 @@ def open_artifact(path: PathLike, kind: str | None = None) -> Artifact:
     if not storage.exists(manifest_path):
         if storage.exists(join(path, PLAN)):
             raise IncompleteArtifactError(f"{path} is not finished; run the command that makes it again to continue")
-        raise ArtifactError(
-            f"{path} holds no artifact (no {MANIFEST}); check the path, or run the stage that makes it"
-        )
+        raise ArtifactError(f"{path} holds no artifact (no {MANIFEST}); {_what_next(path, kind)}")
     loaded = read_json(manifest_path)
     _check_names(manifest_path, loaded)
     if loaded.get("schema_version") != SCHEMA_VERSION:
@@ -238,6 +245,19 @@ def open_artifact(path: PathLike, kind: str | None = None) -> Artifact:
     if kind is not None and manifest.kind != kind:
         raise SchemaMismatchError(f"{path} holds {manifest.kind}, but {kind} is needed here; name the other folder")
     return Artifact(str(path), manifest)
+
+
+def _what_next(path: PathLike, kind: str | None) -> str:
+    """What whoever named a folder without an artifact may have meant."""
+    there = [name for name in storage.list_names(path) if storage.exists(join(path, name, MANIFEST))]
+    if there:
+        return f"name one of its folders: {', '.join(sorted(there))}"
+    verb = MADE_BY.get(kind or "")
+    return (
+        f"check the path, or run `megapairs {verb}` first"
+        if verb
+        else "check the path, or run the stage that makes it"
+    )
 
 
 def _check_names(path: str, manifest: dict[str, Any]) -> None:

@@ -127,8 +127,10 @@ def test_another_kind_is_refused(tmp_path):
     make(tmp_path / "a")
     with pytest.raises(SchemaMismatchError, match="holds pairs, but corpus is needed"):
         open_artifact(tmp_path / "a", "corpus")
-    with pytest.raises(ArtifactError, match="holds no artifact"):
-        open_artifact(tmp_path / "nothing")
+    with pytest.raises(ArtifactError, match="holds no artifact.*run `megapairs mine` first"):
+        open_artifact(tmp_path / "nothing", "pairs")
+    with pytest.raises(ArtifactError, match="holds no artifact.*name one of its folders: a$"):
+        open_artifact(tmp_path)
 
 
 def test_arrays_are_memory_mapped(tmp_path):

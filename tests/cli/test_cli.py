@@ -50,7 +50,7 @@ def test_every_setting_is_a_flag_and_is_explained(verb):
         (["corpus", "--colour", "red"], 2, "unrecognized arguments"),
         (["mine", "--band", "[0.9, 0.1]"], 1, "`band` is [0.9, 0.1]"),
         (["corpus", "--scenes.cuont", "3"], 1, "cuont"),
-        (["embed", "--work", "nowhere"], 1, "nowhere/corpus holds no artifact"),
+        (["embed", "--work", "nowhere"], 1, "check the path, or run `megapairs corpus` first"),
         (["mine", "--work", "nowhere"], 1, "holds no finished embeddings"),
         (["run", "nowhere"], 1, "there is no recipe folder nowhere"),
         (["demo", "--set", "train=3"], 1, "must be STAGE.KEY=VALUE"),
