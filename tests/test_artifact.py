@@ -127,9 +127,9 @@ def test_another_kind_is_refused(tmp_path):
     make(tmp_path / "a")
     with pytest.raises(SchemaMismatchError, match="holds pairs, but corpus is needed"):
         open_artifact(tmp_path / "a", "corpus")
-    with pytest.raises(ArtifactError, match="holds no artifact.*run `megapairs mine` first"):
+    with pytest.raises(ArtifactError, match=r"holds no artifact.*run `megapairs mine` first"):
         open_artifact(tmp_path / "nothing", "pairs")
-    with pytest.raises(ArtifactError, match="holds no artifact.*name one of its folders: a$"):
+    with pytest.raises(ArtifactError, match=r"holds no artifact.*name one of its folders: a$"):
         open_artifact(tmp_path)
 
 

@@ -28,6 +28,7 @@ EPILOG = """examples:
   megapairs eval runs/demo/model circo cirr --data DIR --out results
   megapairs eval MODEL eval/fashioniq.yaml --set gallery=union --data DIR --out results
   megapairs eval MODEL circo --split test --data DIR --out results   writes the file for the server
+  megapairs eval MODEL cirr --rerank yes-no --vlm NAME --vlm-urls URL --data DIR --out results
   megapairs eval MODEL mmeb --set datasets='[GQA, VOC2007]' --data DIR --out results
   megapairs eval doctor circo --data DIR                             what is there, and where to get the rest
   megapairs eval --check-submission FILE                             what is wrong with a file for a server
@@ -41,7 +42,9 @@ def evaluating(words: list[str]) -> Callable[[], int]:
         words: the first is a model, `doctor`, or `--check-submission`.
     """
     if words[0].startswith("--check-submission"):
-        return _submission(words)
+        from megapairs_hf.cli.checking import submission
+
+        return submission(words)
     return _doctor(words[1:]) if words[0] == "doctor" else _benchmarks(words)
 
 
@@ -58,7 +61,14 @@ def _benchmarks(words: list[str]) -> Callable[[], int]:
     parser.add_argument("--out", required=True, metavar="DIR", help="where results and rankings go")
     parser.add_argument("--strategies", nargs="+", metavar="S", default=["fused"],
                         help="fused by the model (default), 'image only', 'text only', sum, product, 'weighted 0.7',"
-                        " directional")  # fmt: skip
+                        " directional, CIReVL")  # fmt: skip
+    parser.add_argument("--rerank", nargs="+", metavar="R", default=[],
+                        help="also re-rank the first candidates by a model: yes-no, listwise")  # fmt: skip
+    parser.add_argument("--rerank-top", type=int, default=10, metavar="K", help="how many of them (default: 10)")
+    for name, does in (("vlm", "re-ranks, and captions for CIReVL"), ("llm", "edits captions (default: the VLM)")):
+        parser.add_argument(f"--{name}", metavar="NAME", help=f"the model that {does}")
+        parser.add_argument(f"--{name}-urls", nargs="+", metavar="URL", default=[],
+                            help="where it is served, such as http://gpu-1:8080/v1")  # fmt: skip
     parser.add_argument("--limit", type=int, metavar="N", help="the first N queries only; the records say partial")
     parser.add_argument("--top", type=int, default=50, metavar="K", help="of each ranking to keep (default: 50)")
     parser.add_argument("--batch-size", type=int, default=128, metavar="B", help="pictures at a time (default: 128)")
@@ -103,37 +113,6 @@ def _doctor(words: list[str]) -> Callable[[], int]:
     return call
 
 
-def _submission(words: list[str]) -> Callable[[], int]:
-    parser = argparse.ArgumentParser("megapairs eval", description="What is wrong with a file for a test server.")
-    parser.add_argument("--check-submission", required=True, metavar="FILE", dest="file", help="the file")
-    parser.add_argument("--data", metavar="DIR", help="the benchmark's annotations, to check keys and references too")
-    return functools.partial(check, parser.parse_args(words))
-
-
-def check(options: argparse.Namespace) -> int:
-    """Explain a submission: status 0 where its server will take it, 1 where not."""
-    from megapairs_hf.evaluation.doctor import data_folder
-    from megapairs_hf.evaluation.reading import read_benchmark
-    from megapairs_hf.evaluation.specs import read_spec
-    from megapairs_hf.evaluation.submissions import Known, check_submission
-
-    kind, _ = check_submission(options.file)
-    known = None
-    if options.data and kind.startswith("CIR"):
-        name = "circo" if kind == "CIRCO" else "cirr"
-        spec = read_spec(name, {"split": "test" if name == "circo" else "test1"})
-        known = Known.of(read_benchmark(spec, data_folder(options.data, spec), check=False)[0])
-    kind, wrong = check_submission(options.file, known)
-    lines = [f"{options.file}: {kind}, " + ("nothing wrong" if not wrong else f"{len(wrong)} things wrong")]
-    lines += [f"  - {sentence}" for sentence in wrong]
-    if known is None:
-        lines.append(
-            "  Not checked without --data DIR: which pictures there are, and that no reference is in its list."
-        )
-    print("\n".join(lines))  # noqa: T201
-    return 1 if wrong else 0
-
-
 @dataclass(frozen=True)
 class EvalRun:
     """What decides the results of one command, for the manifest.
@@ -161,13 +140,13 @@ def run_benchmarks(options: argparse.Namespace) -> int:
     from megapairs_hf.evaluation.doctor import data_folder
     from megapairs_hf.evaluation.identity import benchmark_digest, commit_of, mmeb_digests
     from megapairs_hf.evaluation.mmeb_means import run_mmeb
+    from megapairs_hf.evaluation.questions import check_reachable
     from megapairs_hf.evaluation.reading import read_benchmark
     from megapairs_hf.evaluation.run import RunConfig, limited, run_model, write_runs
     from megapairs_hf.evaluation.stage import read_results
     from megapairs_hf.evaluation.submitting import check_top, check_written, label_of, submit
 
-    values = {"strategies": options.strategies, "top": options.top, "batch_size": options.batch_size}
-    config = build_config(RunConfig, values, "megapairs eval")
+    config = build_config(RunConfig, run_values(options), "megapairs eval")
     mmeb = mmeb_of(options)
     specs = specs_of(options)
     benchmarks = [
@@ -176,6 +155,7 @@ def run_benchmarks(options: argparse.Namespace) -> int:
         for benchmark in read_benchmark(spec, data_folder(options.data, spec))
     ]
     check_top(benchmarks, config.top)
+    check_reachable([asked for asked in (config.vlm, config.llm) if asked is not None])
     if mmeb is not None:
         pinned = commit_of(mmeb[0].source, mmeb[0].revision, "dataset") or mmeb[0].revision
         mmeb = replace(mmeb[0], revision=pinned), mmeb[1]
@@ -210,8 +190,24 @@ def run_benchmarks(options: argparse.Namespace) -> int:
     write_runs(make, out=options.out, config=settings, inputs=inputs, overwrite=options.overwrite)
     if launch.is_main():
         print(tables(read_results(options.out)))  # noqa: T201
-        check_written(benchmarks, config.strategies, options.out)
+        check_written(benchmarks, config.labels, options.out)
     return 0
+
+
+def run_values(options: argparse.Namespace) -> dict[str, Any]:
+    """The settings of the run that the flags give.
+
+    Raises:
+        ConfigError: a model that is asked has no address, or an address no model.
+    """
+    values = {name: getattr(options, name) for name in ("strategies", "top", "batch_size", "rerank", "rerank_top")}
+    for name in ("vlm", "llm"):
+        model, urls = getattr(options, name), getattr(options, f"{name}_urls")
+        if bool(model) != bool(urls):
+            raise ConfigError(f"--{name} NAME and --{name}-urls URL belong together; give both")
+        if model:
+            values[name] = {"model": model, "endpoint": {"urls": urls}}
+    return values
 
 
 def specs_of(options: argparse.Namespace) -> list[Spec]:

@@ -15,7 +15,7 @@ from megapairs_hf.annotate.asking import run
 from megapairs_hf.annotate.client import Client
 from megapairs_hf.annotate.endpoint import Endpoint
 from megapairs_hf.annotate.tally import Tally
-from megapairs_hf.annotate.transport import Question
+from megapairs_hf.annotate.transport import Question, reach
 from megapairs_hf.config import HOW, require
 from megapairs_hf.images import encode_image, shrink
 
@@ -82,6 +82,20 @@ def ask_all(contents: Sequence[Callable[[], list[dict[str, Any]]]], config: AskC
             return [task.result() for task in tasks]
 
     return run(work()) if contents else []
+
+
+def check_reachable(configs: Sequence[AskConfig]) -> None:
+    """Fail where nobody listens, before hours of encoding.
+
+    Raises:
+        ServerUnavailableError: an address does not answer.
+    """
+
+    async def all_of_them() -> None:
+        for config in configs:
+            await asyncio.gather(*(reach(url, config.endpoint.connect_timeout_s) for url in config.endpoint.urls))
+
+    run(all_of_them())
 
 
 def text_part(text: str) -> dict[str, Any]:

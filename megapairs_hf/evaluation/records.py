@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 DIGITS = 6
 # options that count something, and so add up over parts
-COUNTS = {"missing_images", "queries_left_out", "repeated_candidates"}
+COUNTS = {"missing_images", "queries_left_out", "repeated_candidates", "asked", "unusable", "unusable_rerank"}
 
 
 @dataclass(frozen=True)
@@ -239,7 +239,7 @@ def ranking_rows(benchmark: Benchmark, ranked: Ranked, about: About, top: int | 
         about: model and strategy.
         top: ids to keep of each; None for all that were ranked.
     """
-    prefix = f"{benchmark.name}/{benchmark.part}/" if benchmark.part else f"{benchmark.name}/"
+    prefix = query_prefix(benchmark)
     return [
         {
             "model": about.model,
@@ -254,3 +254,8 @@ def ranking_rows(benchmark: Benchmark, ranked: Ranked, about: About, top: int | 
         }
         for row, query in enumerate(benchmark.queries)
     ]
+
+
+def query_prefix(benchmark: Benchmark) -> str:
+    """What the names of its queries begin with in the table `RANKINGS`."""
+    return f"{benchmark.name}/{benchmark.part}/" if benchmark.part else f"{benchmark.name}/"

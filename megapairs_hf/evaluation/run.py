@@ -18,10 +18,12 @@ from megapairs_hf.artifact import Artifact
 from megapairs_hf.artifact_writer import create_artifact
 from megapairs_hf.config import HOW, require
 from megapairs_hf.errors import EvaluationError
+from megapairs_hf.evaluation import reranking
 from megapairs_hf.evaluation.encoding import encode_gallery
+from megapairs_hf.evaluation.questions import AskConfig  # noqa: TC001 - dacite reads the type
 from megapairs_hf.evaluation.rank import Scorer, VectorScorer, rank
 from megapairs_hf.evaluation.records import About, Measured, measure, ranking_rows, records_of
-from megapairs_hf.evaluation.scoring import NAMES, Scoring, known_strategy, text_of
+from megapairs_hf.evaluation.scoring import CIREVL, NAMES, Scoring, known_strategy, text_of
 from megapairs_hf.schema import RANKINGS
 from megapairs_hf.storage import PathLike, join
 
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from megapairs_hf.evaluation.protocol import Benchmark, Ranked
 
 RESULTS = "results.jsonl"
+RERANKERS = {"yes-no": reranking.yes_no, "listwise": reranking.listwise}
 
 
 @dataclass(frozen=True)
@@ -43,17 +46,36 @@ class RunConfig:
         strategies: how picture and text become a score: `fused` by the model, or a name of `scoring.NAMES`.
         top: ids of each ranking that are kept; CIRCO's and CIRR's servers want 50.
         batch_size: pictures at a time.
+        rerank: ways to re-rank the first candidates of every strategy, `yes-no` or `listwise`; each gives further
+            records beside those of the first ranking.
+        rerank_top: how many candidates are re-ranked.
+        vlm: the vision language model that re-ranks, and captions for `CIReVL`.
+        llm: the language model that edits captions for `CIReVL`; None for `vlm`.
     """
 
     strategies: tuple[str, ...] = ("fused",)
     top: int = 50
     batch_size: int = field(default=128, metadata=HOW)
+    rerank: tuple[str, ...] = ()
+    rerank_top: int = 10
+    vlm: AskConfig | None = None
+    llm: AskConfig | None = None
 
     def __post_init__(self) -> None:
         known = all(known_strategy(name) for name in self.strategies)
         require(bool(self.strategies) and known, "strategies", list(self.strategies), f"some of {list(NAMES)}")
         require(self.top > 0, "top", self.top, "a positive number")
         require(self.batch_size > 0, "batch_size", self.batch_size, "a positive number")
+        fit = all(name in RERANKERS for name in self.rerank)
+        require(fit, "rerank", list(self.rerank), f"some of {list(RERANKERS)}")
+        require(2 <= self.rerank_top <= self.top, "rerank_top", self.rerank_top, f"from 2 to `top` ({self.top})")
+        asks = bool(self.rerank) or CIREVL in self.strategies
+        require(self.vlm is not None or not asks, "vlm", None, "the model that re-ranks and captions for CIReVL")
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What the records call each ranking: the strategies, each also as it is re-ranked."""
+        return tuple(label for name in self.strategies for label in (name, *(f"{name}, {how}" for how in self.rerank)))
 
 
 @dataclass(frozen=True)
@@ -133,19 +155,30 @@ def run_model(
         gallery = vectors(benchmark) if vectors else encode_gallery(model, benchmark, config.batch_size, share)
         if not launch.is_main():
             continue
-        scoring = Scoring(model, benchmark, gallery, config.batch_size)
+        scoring = Scoring(model, benchmark, gallery, config.batch_size, config.vlm, config.llm)
         for strategy in config.strategies:
             ranked = rank(benchmark, scoring.scorer(strategy), config.top)
-            told = {**benchmark.options, "text": text_of(strategy)}
+            told = {**benchmark.options, "text": text_of(strategy), **scoring.told.get(strategy, {})}
             if vectors:
                 told["gallery_vectors"] = "float16"
-            runs.append(Run(replace(benchmark, options=told), ranked, About(name, strategy, revision)))
+            first = Run(replace(benchmark, options=told), ranked, About(name, strategy, revision))
+            runs += [first, *(_reranked(first, how, config) for how in config.rerank)]
     launch.barrier()
     if share and launch.launched() and launch.is_main():
         storage.remove(share)
     # no process may write its next share into a folder that is being removed
     launch.barrier()
     return runs
+
+
+def _reranked(first: Run, how: str, config: RunConfig) -> Run:
+    """A run whose first candidates a model has put in another order."""
+    assert config.vlm is not None
+    again = RERANKERS[how](first.benchmark, first.ranked, config.vlm, config.rerank_top)
+    told = {**first.benchmark.options, "rerank": f"{how}, first {config.rerank_top}", "reranker": config.vlm.model}
+    told |= {"asked": again.asked, "unusable_rerank": again.unusable}
+    about = replace(first.about, strategy=f"{first.about.strategy}, {how}")
+    return Run(replace(first.benchmark, options=told), again.ranked, about)
 
 
 def records_of_runs(runs: Sequence[Run]) -> list[dict[str, Any]]:

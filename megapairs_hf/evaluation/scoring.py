@@ -1,6 +1,7 @@
 """Strategies by name: from a model and the vectors of a gallery to a scorer for `rank`.
 
-`fused` asks the model for picture and text together; all others compose the vectors of the two, by `composing.py`.
+`fused` asks the model for picture and text together; all others compose the vectors of the two, by `composing.py`,
+`CIReVL` after a vision language model has captioned the pictures and a language model has edited the captions.
 What surprises: the vectors of pictures and of texts are made once a benchmark, however many strategies use them.
 """
 
@@ -12,29 +13,41 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from megapairs_hf.errors import EvaluationError
-from megapairs_hf.evaluation.composing import PLAIN, Sides, directional, encode_sides, encode_texts, weighted
+from megapairs_hf.evaluation.captioning import caption_then_compose
+from megapairs_hf.evaluation.composing import (
+    PLAIN,
+    Sides,
+    directional,
+    encode_sides,
+    encode_texts,
+    text_only,
+    weighted,
+)
 from megapairs_hf.evaluation.encoding import query_vectors
 from megapairs_hf.evaluation.rank import Scorer, VectorScorer
 
 if TYPE_CHECKING:
     from megapairs_hf.evaluation.protocol import Benchmark
+    from megapairs_hf.evaluation.questions import AskConfig
 
-FUSED, WEIGHTED, DIRECTIONAL = "fused", "weighted", "directional"
+FUSED, WEIGHTED, DIRECTIONAL, CIREVL = "fused", "weighted", "directional", "CIReVL"
 # the caption of a reference that has none, for PDV
 NO_CAPTION = "a photo"
-NAMES = (FUSED, *PLAIN, f"{WEIGHTED} A", DIRECTIONAL)
+NAMES = (FUSED, *PLAIN, f"{WEIGHTED} A", DIRECTIONAL, CIREVL)
 
 
 def text_of(strategy: str) -> str:
     """What a strategy encodes as the query's text, for the options of the record."""
     if strategy == "image only":
         return "none"
+    if strategy == CIREVL:
+        return "edited caption"
     return f"{NO_CAPTION!r} + caption" if strategy == DIRECTIONAL else "prompt"
 
 
 def known_strategy(name: str) -> bool:
     """Whether it is one of `NAMES`, where A is a number from 0 to 1."""
-    return name in {FUSED, DIRECTIONAL} or name in PLAIN or alpha_of(name) is not None
+    return name in {FUSED, DIRECTIONAL, CIREVL} or name in PLAIN or alpha_of(name) is not None
 
 
 def alpha_of(name: str) -> float | None:
@@ -56,12 +69,18 @@ class Scoring:
         benchmark: the queries.
         gallery: [G, D] its vectors.
         batch_size: inputs at a time.
+        vlm: captions the pictures for `CIReVL`.
+        llm: edits the captions; None for `vlm`.
+        told: by strategy, what its records say of its making.
     """
 
     model: Any
     benchmark: Benchmark
     gallery: np.ndarray
     batch_size: int = 128
+    vlm: AskConfig | None = None
+    llm: AskConfig | None = None
+    told: dict[str, dict[str, Any]] = field(default_factory=dict)
     _sides: list[Sides] = field(default_factory=list)
 
     @property
@@ -76,6 +95,7 @@ class Scoring:
 
         Raises:
             EvaluationError: there is no such strategy, or the queries have no picture or text to compose.
+            ServerUnavailableError: an endpoint fails everything.
         """
         alpha = alpha_of(name)
         if name == FUSED:
@@ -84,6 +104,11 @@ class Scoring:
             return PLAIN[name](self.sides)
         if alpha is not None:
             return weighted(self.sides, alpha)
+        if name == CIREVL and self.vlm is not None:
+            llm = self.llm or self.vlm
+            composed = caption_then_compose(self.benchmark, self.vlm, llm)
+            self.told[name] = {"captioner": self.vlm.model, "composer": llm.model, "unusable": composed.unusable}
+            return text_only(replace(self.sides, texts=encode_texts(self.model, composed.texts, self.batch_size)))
         if name == DIRECTIONAL:
             # the two sides must differ by the change alone, so a prompt's other words may stand in neither
             base = encode_texts(self.model, [NO_CAPTION], self.batch_size)

@@ -14,12 +14,14 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.errors import EvaluationError
+from megapairs_hf.evaluation.protocol import Ranked
+from megapairs_hf.evaluation.records import query_prefix
 from megapairs_hf.images import encode_image, shrink
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
-    from megapairs_hf.evaluation.protocol import Benchmark, CIRQuery, Part, Ranked
+    from megapairs_hf.evaluation.protocol import Benchmark, CIRQuery, Part
 
 TOP, SIDE, GAP, LINE = 5, 160, 8, 14
 GREEN, BLUE, INK, PAPER = "#1a7f37", "#dbe9ff", "#1f2328", "#ffffff"
@@ -91,6 +93,46 @@ def draw_views(
     total = len(benchmark.queries)
     rows = sorted(random.Random(seed).sample(range(total), min(count, total)))
     return [View(benchmark.queries[row], _rankings(benchmark, ranked, row, top)) for row in rows]
+
+
+def stored_rankings(benchmark: Benchmark, rows: Iterable[Mapping[str, Any]], label: str = "") -> dict[str, Ranked]:
+    """Rankings as a `results` artifact keeps them.
+
+    Args:
+        benchmark: the benchmark, or the part of it, that was ranked.
+        rows: of the table `RANKINGS`, of any benchmarks, models and strategies.
+        label: put before each name, to tell folders apart.
+
+    Returns:
+        By model and strategy. `subset_ranks` are 0: the table does not keep them.
+
+    Raises:
+        EvaluationError: nothing of this benchmark is there, or a run lacks one of its queries.
+    """
+    prefix = query_prefix(benchmark)
+    found: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
+    for row in rows:
+        if row["query"].startswith(prefix):
+            found.setdefault((row["model"], row["strategy"]), {})[row["query"].removeprefix(prefix)] = row
+    if not found:
+        raise EvaluationError(f"there are no rankings of {prefix.rstrip('/')}; name results that hold it")
+    made = {}
+    for (model, strategy), kept in found.items():
+        absent = [query.key for query in benchmark.queries if query.key not in kept]
+        if absent:
+            raise EvaluationError(
+                f"{label}{model} ({strategy}) ranked no query {absent[0]!r} of {prefix.rstrip('/')}; name the split,"
+                " --set and --limit that the results were made with"
+            )
+        chosen = [kept[query.key] for query in benchmark.queries]
+        made[f"{label}{model} ({strategy})"] = Ranked(
+            [row["top_ids"] for row in chosen],
+            [row["top_scores"] for row in chosen],
+            [row["rank"] for row in chosen],
+            [[name in row["target_ids"] for name in row["top_ids"]] for row in chosen],
+            [0] * len(chosen),
+        )
+    return made
 
 
 def _rankings(

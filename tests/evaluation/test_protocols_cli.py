@@ -4,8 +4,10 @@ import sys
 
 import pytest
 
+from megapairs_hf.artifact import open_artifact
 from megapairs_hf.cli import main
 from megapairs_hf.evaluation import specs, submissions
+from tests.annotate.double import ChatDouble
 from tests.evaluation.benchmarks import make_circo, make_cirr, make_fashioniq, make_genecis, make_mmeb
 from tests.small import ROOT, run
 
@@ -205,6 +207,10 @@ def test_a_cut_off_picture_stops_the_run_with_its_name(models, tmp_path, capsys)
         (["circo", "--split", "dev"], "`split` is 'dev'"),
         (["circo", "--limit", "0"], "--limit is 0"),
         (["circo", "--strategies", "both"], "`strategies`"),
+        (["cirr", "--strategies", "CIReVL"], "`vlm`"),
+        (["cirr", "--rerank", "pairwise", "--vlm", "m", "--vlm-urls", "http://127.0.0.1:9"], "`rerank`"),
+        (["cirr", "--rerank", "yes-no", "--vlm", "m"], "--vlm-urls URL belong together"),
+        (["cirr", "--rerank", "yes-no", "--vlm", "m", "--vlm-urls", "http://127.0.0.1:9"], "start the server"),
     ],
 )
 def test_wrong_words_are_answered_by_one_sentence(words, said, data, tmp_path, capsys):
@@ -256,3 +262,95 @@ def test_the_doctor_of_mmeb_names_the_data_sets_and_pictures_that_are_missing(tm
     assert "2 of 36 good, 34 missing" in told
     assert "5 of 6 good, 1 missing" in told
     assert "GQA/1.png" in told
+
+
+@pytest.fixture
+def served():
+    servers = []
+
+    def start(answer):
+        servers.append(ChatDouble(answer=answer))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def test_captions_and_reranking_stand_beside_the_other_strategies(models, data, tmp_path, capsys, served):
+    def answer(body):
+        said = body["messages"][0]["content"][-1]["text"]
+        if "one sentence. Reply with the sentence only" in said:
+            return "A thing on a ground."
+        if "Edited description" in said:
+            return "Edited description: another thing on a ground"
+        # the last candidate to the front, read strictly; every third query gets a reply of no use
+        pictures = sum(part["type"] == "image_url" for part in body["messages"][0]["content"]) - 1
+        return f"Ranking: {', '.join(str(n) for n in range(pictures, 0, -1))}"
+
+    server = served(answer)
+    words = ["eval", f"{models}/clip", "cirr", "fashioniq", "--data", str(data), "--out", str(tmp_path / "o")]
+    words += ["--strategies", "text only", "CIReVL", "--rerank", "listwise", "--rerank-top", "3"]
+    words += ["--vlm", "double", "--vlm-urls", server.url]
+    assert main(words) == 0
+    records = results(tmp_path / "o")
+    labels = ["text only", "text only, listwise", "CIReVL", "CIReVL, listwise"]
+    assert [name for name in dict.fromkeys(r["strategy"] for r in records)] == labels
+    whole = {r["strategy"]: r for r in records if r["benchmark"] == "fashioniq" and r["group"] is None}
+    parts = {r["group"]: r for r in records if r["benchmark"] == "fashioniq" and r["strategy"] == labels[3]}
+    told = whole["CIReVL, listwise"]["options"]
+    assert (told["rerank"], told["reranker"], told["captioner"]) == ("listwise, first 3", "double", "double")
+    assert told["asked"] == sum(r["options"]["asked"] for group, r in parts.items() if group) > 0
+    assert (told["unusable"], told["unusable_rerank"]) == (0, 0)
+    assert "rerank" not in whole["CIReVL"]["options"]
+    rows = open_artifact(tmp_path / "o").table().to_pylist()
+    tops = {(row["strategy"], row["query"]): row["top_ids"] for row in rows}
+    for (strategy, query), top in tops.items():
+        if strategy in labels[1::2]:
+            before = tops[strategy.removesuffix(", listwise"), query]
+            assert top == [*before[:3][::-1], *before[3:]]
+    # all queries of CIReVL search by the same words, so they find the same where nothing is deleted
+    dress = [top for (strategy, query), top in tops.items() if strategy == "CIReVL" and "/dress/" in query]
+    assert len(dress) > 1
+    assert all(top == dress[0] for top in dress)
+    asked = len(server.bodies)
+    assert main(words) == 0
+    assert len(server.bodies) == asked
+    capsys.readouterr()
+
+
+def script(name, *words):
+    return run([sys.executable, f"eval/{name}.py", *words], 120, {})
+
+
+def test_sheets_and_sweeps_by_scripts(models, data, tmp_path, capsys):
+    words = ["eval", f"{models}/clip", "fashioniq", "--data", str(data), "--name", "tiny"]
+    assert main([*words, "--strategies", "image only", "fused", "--out", str(tmp_path / "base")]) == 0
+    common = ["--benchmark", "fashioniq", "--data", str(data)]
+    done = script("sheet", str(tmp_path / "base"), *common, "--count", "1", "--out", str(tmp_path / "sheets"))
+    assert done.returncode == 0, done.stderr
+    parts = {path.name for path in (tmp_path / "sheets").iterdir()}
+    assert parts == {
+        f"fashioniq-val-{part}.{kind}" for part in ("dress", "shirt", "toptee") for kind in ("html", "png")
+    }
+    page = (tmp_path / "sheets/fashioniq-val-dress.html").read_text()
+    assert page.count("<section>") == 1
+    assert page.count('<div class="row">') == 2
+    assert "tiny (fused)" in page
+    wrong = ["--benchmark", "cirr", "--data", str(data), "--out", str(tmp_path / "sheets")]
+    done = script("sheet", str(tmp_path / "base"), *wrong)
+    assert done.returncode == 1
+    assert "there are no rankings of cirr" in done.stderr
+
+    done = script(
+        "sweep", f"{models}/clip", *common, "--alphas", "0", "1", "--k", "10", "--out", str(tmp_path / "alpha.svg")
+    )
+    assert done.returncode == 0, done.stderr
+    records = results(tmp_path / "base")
+    dress = next(
+        r["value"] for r in records if (r["group"], r["strategy"], r["metric"]) == ("dress", "image only", "recall@10")
+    )
+    line = next(line for line in done.stdout.splitlines() if "dress" in line)
+    assert line.split("|")[2].strip() == f"{100 * dress:.1f}"
+    assert (tmp_path / "alpha.svg").read_text().startswith("<?xml")

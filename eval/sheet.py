@@ -1,0 +1,67 @@
+"""What several models found first, side by side (MegaPairs, figure 6), from results that are there.
+
+    python eval/sheet.py results/base results/large --benchmark circo --data DIR --out sheets
+
+Folders are those that `megapairs eval ... --out` wrote. Each part of the benchmark gives a page that holds its
+pictures, and the same as one picture. Queries are drawn by `--seed`; right answers are outlined.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from megapairs_hf.artifact import open_artifact
+from megapairs_hf.cli.evaluating import specs_of
+from megapairs_hf.errors import ConfigError, MegaPairsError
+from megapairs_hf.evaluation.doctor import data_folder
+from megapairs_hf.evaluation.reading import read_benchmark
+from megapairs_hf.evaluation.run import limited
+from megapairs_hf.evaluation.sheets import draw_views, html_sheet, png_sheet, stored_rankings
+
+
+def main() -> int:
+    """Read, draw, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", nargs="+", metavar="DIR")
+    parser.add_argument("--benchmark", required=True, help="circo, cirr, fashioniq, genecis, or a file")
+    parser.add_argument("--data", required=True, metavar="DIR", help="annotations and pictures")
+    parser.add_argument("--split", metavar="S", help="as the results were made")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="changes")
+    parser.add_argument("--limit", type=int, metavar="N", help="as the results were made")
+    parser.add_argument("--count", type=int, default=10, metavar="N", help="queries (default: 10)")
+    parser.add_argument("--top", type=int, default=5, metavar="K", help="candidates of each ranking (default: 5)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the draw (default: 0)")
+    parser.add_argument("--out", required=True, metavar="DIR", help="where pages and pictures go")
+    options = parser.parse_args()
+    try:
+        draw(options)
+    except MegaPairsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def draw(options: argparse.Namespace) -> None:
+    """Write a page and a picture for each part."""
+    options.benchmarks = [options.benchmark]
+    specs = specs_of(options)
+    if not specs:
+        raise ConfigError("sheets show one gallery for all queries; name circo, cirr, fashioniq or genecis")
+    tables = {folder: open_artifact(folder, "results").table().to_pylist() for folder in options.results}
+    out = Path(options.out)
+    out.mkdir(parents=True, exist_ok=True)
+    for whole in read_benchmark(specs[0], data_folder(options.data, specs[0])):
+        benchmark = limited(whole, options.limit)
+        ranked = {}
+        for folder, rows in tables.items():
+            # two folders may hold models of one name
+            ranked |= stored_rankings(benchmark, rows, f"{Path(folder).name}: " if len(tables) > 1 else "")
+        views = draw_views(benchmark, ranked, options.count, options.seed, options.top)
+        place = out / "-".join(filter(None, (benchmark.name, benchmark.split, benchmark.part)))
+        place.with_suffix(".html").write_text(html_sheet(benchmark, views), encoding="utf-8")
+        place.with_suffix(".png").write_bytes(png_sheet(benchmark, views))
+        print(place.with_suffix(".html"), place.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,66 @@
+"""How much of the text is best: recall@k of `weighted` over α, for one or several models, as a table and a plot.
+
+    python eval/sweep.py MODEL [MODEL ...] --benchmark cirr --data DIR --out alpha.svg
+
+Choose α on another split than the one that is reported (WeiMoCIR, arXiv:2409.04918).
+"""
+
+import argparse
+import sys
+
+from megapairs_hf.cli.evaluating import load_model, specs_of
+from megapairs_hf.errors import ConfigError, MegaPairsError
+from megapairs_hf.evaluation.composing import draw_sweep, encode_sides, sweep
+from megapairs_hf.evaluation.doctor import data_folder
+from megapairs_hf.evaluation.encoding import encode_gallery
+from megapairs_hf.evaluation.reading import read_benchmark
+from megapairs_hf.evaluation.run import limited
+
+
+def main() -> int:
+    """Encode, sweep, print, draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="+", metavar="MODEL")
+    parser.add_argument("--benchmark", required=True, help="circo, cirr, fashioniq, genecis, or a file")
+    parser.add_argument("--data", required=True, metavar="DIR", help="annotations and pictures")
+    parser.add_argument("--split", metavar="S", help="instead of the file's")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="changes")
+    parser.add_argument("--limit", type=int, metavar="N", help="the first N queries only")
+    parser.add_argument("--k", type=int, default=1, metavar="K", help="of recall@k (default: 1)")
+    parser.add_argument("--alphas", type=float, nargs="+", metavar="A", default=[n / 10 for n in range(11)])
+    parser.add_argument("--loader", choices=("mmret", "sentence-transformers"), default="mmret")
+    parser.add_argument("--device", metavar="D")
+    parser.add_argument("--out", required=True, metavar="FILE", help="a .svg or .png file")
+    options = parser.parse_args()
+    try:
+        run(options)
+    except MegaPairsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def run(options: argparse.Namespace) -> None:
+    """One curve for each model and part of the benchmark."""
+    options.benchmarks = [options.benchmark]
+    specs = specs_of(options)
+    if not specs or not options.out.endswith((".svg", ".png")):
+        raise ConfigError("name circo, cirr, fashioniq or genecis, and an --out that ends in .svg or .png")
+    benchmarks = [limited(one, options.limit) for one in read_benchmark(specs[0], data_folder(options.data, specs[0]))]
+    curves = {}
+    for name in options.models:
+        model = load_model(name, options.loader, None, options.device)
+        for benchmark in benchmarks:
+            sides = encode_sides(model, benchmark, encode_gallery(model, benchmark))
+            label = f"{name}, {benchmark.part}" if benchmark.part else name
+            curves[label] = sweep(benchmark, sides, options.alphas, options.k)
+    print(f"| model, recall@{options.k} by α | " + " | ".join(f"{alpha:g}" for alpha in options.alphas) + " |")
+    print("| --- |" + " ---: |" * len(options.alphas))
+    for label, points in curves.items():
+        print(f"| {label} | " + " | ".join(f"{100 * value:.1f}" for _, value in points) + " |")
+    draw_sweep(curves, options.out, f"recall@{options.k}")
+    print(options.out, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
