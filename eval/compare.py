@@ -11,6 +11,7 @@ folder's first model against every other folder, model and strategy, on the same
 
 import argparse
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from megapairs_hf.artifact import open_artifact
 from megapairs_hf.errors import EvaluationError, MegaPairsError
 from megapairs_hf.evaluation import tables
 from megapairs_hf.evaluation.mmeb_means import SET, mean_records
+from megapairs_hf.evaluation.rules import rule_of
 from megapairs_hf.evaluation.stage import read_results
 
 REFERENCE = Path(__file__).with_name("reference")
@@ -42,7 +44,7 @@ def main() -> int:
 def compare(options: argparse.Namespace) -> None:
     """Print what the words ask for."""
     opened = [open_artifact(folder, "results") for folder in options.results]
-    records = [record for folder in options.results for record in read_results(folder)]
+    records = named_apart({folder: read_results(folder) for folder in options.results})
     # a table of 36 columns reads badly; MMEB is told by its means
     shown = [record for record in records if not record["benchmark"].startswith(SET)] + mean_records(records)
     print(tables.latex_table(shown) if options.latex else tables.markdown_table(shown))
@@ -53,15 +55,29 @@ def compare(options: argparse.Namespace) -> None:
         paired(options, [artifact.table().to_pylist() for artifact in opened])
 
 
+def named_apart(records: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """All records; where two folders measured one model on one benchmark, the model's name tells the folder."""
+    measured = Counter(
+        key for some in records.values() for key in {(r["model"], r["strategy"], r["benchmark"]) for r in some}
+    )
+    if max(measured.values(), default=1) < len(("one", "other")):
+        return [record for some in records.values() for record in some]
+    return [{**r, "model": f"{Path(folder).name}: {r['model']}"} for folder, some in records.items() for r in some]
+
+
 def paired(options: argparse.Namespace, tables_of: list[list[dict[str, Any]]]) -> None:
     """One test for each benchmark, split and part, of the first run against every other one."""
     measured: dict[str, dict[tuple[str, str, str], list[dict[str, Any]]]] = {}
     for folder, rows in zip(options.results, tables_of, strict=True):
-        splits = {record["benchmark"]: record["split"] for record in read_results(folder)}
+        records = read_results(folder)
+        splits = {record["benchmark"]: record["split"] for record in records}
+        # two rules of ranking are two benchmarks: a test between them would compare the rules
+        rules = {record["benchmark"]: rule_of(record) for record in records}
         for row in rows:
             # the stage of a recipe names its queries otherwise, and measures one benchmark
             name = next((name for name in splits if row["query"].startswith(f"{name}/")), "")
             label = f"{row['query'].rpartition('/')[0]} {splits[name]}" if name else ", ".join(splits)
+            label += f", {rules[name]}" if rules.get(name) else ""
             key = (str(folder), row["model"], row["strategy"])
             measured.setdefault(label, {}).setdefault(key, []).append(row)
     tests = 0

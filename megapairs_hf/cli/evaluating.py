@@ -104,7 +104,7 @@ def _doctor(words: list[str]) -> Callable[[], int]:
 
         mmeb = mmeb_of(options)
         if mmeb is not None:
-            print(mmeb_report(mmeb[0], examine_mmeb(*mmeb), options.data))  # noqa: T201
+            print(mmeb_report(mmeb[0], examine_mmeb(*mmeb, quick=options.quick), options.data))  # noqa: T201
         for spec in specs_of(options):
             data = data_folder(options.data, spec)
             print(report(spec, data, examine(spec, data, quick=options.quick)))  # noqa: T201

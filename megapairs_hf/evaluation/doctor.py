@@ -152,13 +152,14 @@ def _pictures(need: Need, spec: Spec, data: str | Path, quick: bool) -> Finding:
                 missing.append(name)
             else:
                 paths[str(path)] = path
-    unreadable = [] if quick else _broken(list(paths.values()))
+    unreadable = [] if quick else broken_pictures(list(paths.values()))
     # crops of one picture are one file
     absent = sorted({name.partition("@")[0] for name in missing})
     return Finding(need, len(paths) - len(unreadable), len(paths) + len(absent), absent, unreadable)
 
 
-def _broken(paths: Sequence[Path]) -> list[str]:
+def broken_pictures(paths: Sequence[Path]) -> list[str]:
+    """Which of the files are no whole picture, each with the reason."""
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         told = launch.progress(pool.map(_fault, paths), "doctor", len(paths), "pictures")
         return [fault for fault in told if fault]

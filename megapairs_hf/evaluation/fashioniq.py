@@ -107,4 +107,5 @@ def _query(number: int, row: dict[str, Any], category: str, spec: Spec, path: Pa
         group=(category,),
         other_texts=tuple(texts[1:]),
         caption=joined[0],
+        other_captions=joined[1:],
     )

@@ -243,7 +243,9 @@ def read_rows(name: str, config: MMEBConfig) -> list[dict[str, Any]]:
 
 
 def _json_rows(text: str, *, lines: bool) -> list[dict[str, Any]]:
-    loaded: list[dict[str, Any]] = [json.loads(line) for line in text.splitlines()] if lines else json.loads(text)
+    loaded: list[dict[str, Any]] = (
+        [json.loads(line) for line in text.split("\n") if line.strip()] if lines else json.loads(text)
+    )
     return loaded
 
 

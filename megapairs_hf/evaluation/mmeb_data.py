@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.config import build_config, parse_value, read_yaml
 from megapairs_hf.errors import ConfigError, EvaluationError
-from megapairs_hf.evaluation.doctor import Finding, Need, page
+from megapairs_hf.evaluation.doctor import Finding, Need, broken_pictures, page
 from megapairs_hf.evaluation.mmeb import TASKS, MMEBConfig, read_mmeb
 from megapairs_hf.evaluation.specs import Source
 
@@ -46,12 +46,13 @@ def mmeb_settings(path: str | Path, data: str, changes: Sequence[str]) -> MMEBCo
     return build_config(MMEBConfig, values, str(path))
 
 
-def examine_mmeb(config: MMEBConfig, path: str | Path) -> list[Finding]:
+def examine_mmeb(config: MMEBConfig, path: str | Path, *, quick: bool = False) -> list[Finding]:
     """What of MMEB is there: the rows of each data set in a copy, and their pictures.
 
     Args:
         config: the settings.
         path: the YAML, which says where each part is had.
+        quick: only whether the pictures are there, without reading them.
     """
     told = read_yaml(path)
     licence = str(told.get("licence", ""))
@@ -74,7 +75,9 @@ def examine_mmeb(config: MMEBConfig, path: str | Path) -> list[Finding]:
         needed |= dict.fromkeys(part.image for part in parts if part.image)
     root = Path(config.images)
     absent = [name for name in needed if not (root / name).is_file()]
-    found = Finding(Need(pictures, folder=root), len(needed) - len(absent), len(needed), absent)
+    broken = [] if quick else broken_pictures([root / name for name in needed.keys() - set(absent)])
+    good = len(needed) - len(absent) - len(broken)
+    found = Finding(Need(pictures, folder=root), good, len(needed), absent, sorted(broken))
     return [listed, found]
 
 

@@ -104,11 +104,12 @@ def _check_once(records: Sequence[Mapping[str, Any]]) -> None:
 
 def mmeb_table(records: Sequence[Mapping[str, Any]]) -> str:
     """Markdown: a row for each mean, percentages, partial ones labelled."""
-    lines = ["| model | mean | P@1 | queries |", "| --- | --- | ---: | ---: |"]
+    lines = ["| model | strategy | mean | P@1 | queries |", "| --- | --- | --- | ---: | ---: |"]
     for record in records:
         label = record["options"].get("partial")
         name = f"{record['group']} — partial ({label})" if label else record["group"]
-        lines.append(f"| {record['model']} | {name} | {100 * record['value']:.1f} | {record['queries']:,} |")
+        made = f"{record['model']} | {record['strategy']}"
+        lines.append(f"| {made} | {name} | {100 * record['value']:.1f} | {record['queries']:,} |")
     return "\n".join(lines)
 
 
@@ -137,6 +138,10 @@ def run_mmeb(
         EvaluationError: rows or pictures are absent, or the model gives no meaningful score.
     """
     runs = []
+    if len(config.names) > 1:
+        # rows that cannot be used are found now and not after hours of encoding; one data set in memory at a time
+        for dataset in config.names:
+            read_mmeb(dataset, config)
     for dataset in config.names:
         one = [read_mmeb(dataset, config)]
         runs += run_model(one, model, name=name, revision=revision, config=run, share=share, vectors=vectors)

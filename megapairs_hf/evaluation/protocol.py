@@ -45,6 +45,7 @@ class CIRQuery:
         group: what means are taken over besides all (a category, an aspect, a task).
         other_texts: further phrasings whose embeddings are averaged with `part`'s (SEARLE on FashionIQ).
         caption: the benchmark's own words, before any prompt; what `directional` (PDV) and captioning work on.
+        other_captions: the words of `other_texts` before any prompt.
     """
 
     key: str
@@ -57,6 +58,7 @@ class CIRQuery:
     group: tuple[str, ...] = ()
     other_texts: tuple[str, ...] = ()
     caption: str = ""
+    other_captions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,8 @@ class Ranked:
     Attributes:
         tops: best gallery ids of each query, best first, at most as many as were asked for.
         scores: of these.
-        ranks: rank of `target` from 1, over the query's whole gallery; 0 where the split has no answers.
+        ranks: rank of `target` from 1, over the query's whole gallery; 0 where the split has no answers,
+            `rank.NOT_FOUND` where the target is not in the gallery.
         hits: for each query, whether the i-th of `tops` is among `targets`.
         subset_ranks: rank of `target` among `subset`, from 1; 0 where there is none.
         ties: how many queries have another candidate with the target's very score.

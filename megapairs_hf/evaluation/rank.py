@@ -15,6 +15,7 @@ import numpy as np
 
 from megapairs_hf.errors import EvaluationError
 from megapairs_hf.evaluation.protocol import Ranked
+from megapairs_hf.evaluation.refusing import check_finite, check_scores, equal_scores
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,9 +24,9 @@ if TYPE_CHECKING:
 
 # scores of a block: 64 queries over CIRCO's gallery are 32 MB, which is what keeps a matrix product at its full rate
 BLOCK_BYTES = 32 * 2**20
-# what rounding leaves of a difference between the products of equal vectors in float32, relative to the largest
-ROUNDING = 1e-5
 DELETED = -np.inf
+# the rank of a target that is not there: beyond every cut, and a number that the table of rankings holds
+NOT_FOUND = 2**31 - 1
 
 
 @runtime_checkable
@@ -123,7 +124,7 @@ def rank(benchmark: Benchmark, scorer: Scorer, top: int = 50) -> Ranked:
     """Rank what each query ranks.
 
     Equal scores stand in the order of their ids; where a query has candidates of its own, a target stands behind all
-    that share its score. A target that is not in the gallery is counted as found behind everything.
+    that share its score. A target that is not in the gallery has the rank `NOT_FOUND`.
 
     Args:
         benchmark: queries, gallery and rules.
@@ -134,8 +135,8 @@ def rank(benchmark: Benchmark, scorer: Scorer, top: int = 50) -> Ranked:
         The rankings, in the order of the queries.
 
     Raises:
-        EvaluationError: a query's scores are not finite, are all equal, or do not fit the gallery; or its candidates
-            are not in the gallery.
+        EvaluationError: a query's scores are not finite, or do not fit the gallery; those over a whole gallery, or
+            those of every query over its own candidates, are equal; or candidates are not in the gallery.
     """
     if top < 1:
         raise EvaluationError(f"`top` is {top}, but at least one id of each ranking must be kept")
@@ -144,6 +145,7 @@ def rank(benchmark: Benchmark, scorer: Scorer, top: int = 50) -> Ranked:
         raise EvaluationError(f"{benchmark.name} {benchmark.split} has an empty gallery; check its image folder")
     result = Ranked([], [], [], [], [], 0)
     ties = 0
+    flat: list[bool] = []
     size = max(1, BLOCK_BYTES // (4 * len(gallery.ids)))
     own = all(query.candidates is not None for query in benchmark.queries)
     for start in range(0, len(benchmark.queries), size):
@@ -151,10 +153,19 @@ def rank(benchmark: Benchmark, scorer: Scorer, top: int = 50) -> Ranked:
         if own and isinstance(scorer, VectorScorer):
             # 1,000 queries with 1,000 candidates each need a thousandth of the products over their common gallery
             for i, query in enumerate(queries):
-                ties += _rank_candidates(query, gallery, lambda c, i=start + i: scorer.some(i, c), top, result)
+                tied, even = _rank_candidates(query, gallery, lambda c, i=start + i: scorer.some(i, c), top, result)
+                ties += tied
+                flat.append(even)
             continue
         scores = _block(scorer, start, start + len(queries), benchmark)
-        ties += _rank_block(queries, scores, gallery, top, result)
+        tied, evens = _rank_block(queries, scores, gallery, top, result)
+        ties += tied
+        flat += evens
+    if flat and all(flat):
+        raise EvaluationError(
+            f"all scores of every query of {benchmark.name} are equal; the model tells no candidate from another, so"
+            " check that its weights were loaded"
+        )
     return Ranked(result.tops, result.scores, result.ranks, result.hits, result.subset_ranks, ties, result.subset_tops)
 
 
@@ -168,22 +179,31 @@ def _block(scorer: Scorer, start: int, stop: int, benchmark: Benchmark) -> np.nd
     return scores if scores.flags.writeable and scores.flags.c_contiguous else scores.copy()
 
 
-def _rank_block(queries: Sequence[CIRQuery], scores: np.ndarray, gallery: _Gallery, top: int, out: Ranked) -> int:
-    """Append the rankings of a block; returns how many of its targets share their score."""
+def _rank_block(
+    queries: Sequence[CIRQuery], scores: np.ndarray, gallery: _Gallery, top: int, out: Ranked
+) -> tuple[int, list[bool]]:
+    """Append the rankings of a block.
+
+    Returns:
+        How many of its targets share their score; of each query with candidates of its own, whether all are equal.
+    """
     ties = 0
+    flat: list[bool] = []
     whole = [i for i, query in enumerate(queries) if query.candidates is None]
     tops = dict(zip(whole, _tops_of(queries, scores, whole, gallery, top), strict=True)) if whole else {}
     for i, query in enumerate(queries):
         if query.candidates is not None:
             row = scores[i]
-            ties += _rank_candidates(query, gallery, row.__getitem__, top, out)
+            tied, even = _rank_candidates(query, gallery, row.__getitem__, top, out)
+            ties += tied
+            flat.append(even)
             continue
         best = tops[i]
         found, tied = _rank_of(query, scores[i], gallery)
         _append(query, [gallery.ids[j] for j in best], scores[i][best], found, out)
         _append_subset(query, scores[i], gallery, out)
         ties += tied
-    return ties
+    return ties, flat
 
 
 def _tops_of(
@@ -210,37 +230,13 @@ def _tops_of(
     return results
 
 
-def check_scores(key: str, lowest: float, highest: float, count: int) -> None:
-    """Refuse scores that give no ranking.
-
-    Args:
-        key: of the query.
-        lowest: of its scores; NaN where one of them is.
-        highest: likewise.
-        count: how many candidates there are.
-
-    Raises:
-        EvaluationError: they are not finite, or all equal within what rounding leaves.
-    """
-    if not (np.isfinite(lowest) and np.isfinite(highest)):
-        raise EvaluationError(
-            f"query {key!r} has scores that are NaN or infinite; a ranking by them would mean nothing, so check the"
-            " model's weights and its precision"
-        )
-    if count > 1 and highest - lowest <= ROUNDING * max(abs(highest), abs(lowest)):
-        raise EvaluationError(
-            f"all {count:,} scores of query {key!r} are equal; the model tells no candidate from another, so check"
-            " that its weights were loaded"
-        )
-
-
 def _rank_of(query: CIRQuery, row: np.ndarray, gallery: _Gallery) -> tuple[int, int]:
     """Rank of the target among all that is not deleted, from 1, and whether another shares its score."""
     if not query.target:
         return 0, 0
     place = gallery.places.get(query.target)
     if place is None or row[place] == DELETED:
-        return len(gallery.ids) + 1, 0
+        return NOT_FOUND, 0
     equal = np.flatnonzero(row == row[place])
     before = int(np.count_nonzero(row > row[place]))
     if len(equal) > 1:
@@ -257,29 +253,33 @@ def _append_subset(query: CIRQuery, row: np.ndarray, gallery: _Gallery, out: Ran
         out.subset_ranks.append(0)
     else:
         found = query.target in names
-        out.subset_ranks.append(names.index(query.target) + 1 if found else len(query.subset) + 1)
+        out.subset_ranks.append(names.index(query.target) + 1 if found else NOT_FOUND)
 
 
-def _rank_candidates(query: CIRQuery, gallery: _Gallery, score: Any, top: int, out: Ranked) -> int:
-    """Append the ranking of a query's own candidates; returns 1 where the target shares its score."""
+def _rank_candidates(query: CIRQuery, gallery: _Gallery, score: Any, top: int, out: Ranked) -> tuple[int, bool]:
+    """Append the ranking of a query's own candidates.
+
+    Returns:
+        1 where the target shares its score; whether all scores are equal, which two candidates may be by chance.
+    """
     assert query.candidates is not None
     deleted = set(query.exclude)
     places = gallery.find([name for name in query.candidates if name not in deleted])
     if not len(places):
         raise EvaluationError(f"query {query.key!r} has no candidate in the gallery; check its image folder")
     scores = np.asarray(score(places), np.float32)
-    check_scores(query.key, scores.min(), scores.max(), len(places))
+    check_finite(query.key, scores.min(), scores.max())
     right = np.isin(places, gallery.find(query.targets or (query.target,)))
     order = np.lexsort((gallery.order[places], right, -scores))
     names = [gallery.ids[places[i]] for i in order]
-    found, tied = (0, 0) if not query.target else (len(places) + 1, 0)
+    found, tied = (0, 0) if not query.target else (NOT_FOUND, 0)
     if query.target in names:
         found = names.index(query.target) + 1
         tied = int(np.count_nonzero(scores == scores[order[found - 1]]) > 1)
     _append(query, names[:top], scores[order[:top]], found, out)
     out.subset_ranks.append(0)
     out.subset_tops.append([])
-    return tied
+    return tied, len(places) > 1 and equal_scores(scores.min(), scores.max())
 
 
 def _append(query: CIRQuery, names: list[str], scores: np.ndarray, found: int, out: Ranked) -> None:

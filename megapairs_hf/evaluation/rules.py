@@ -11,6 +11,13 @@ if TYPE_CHECKING:
 REMOVED = {"circo": False, "cirr": True, "fashioniq": False, "genecis": False}
 
 
+def caveats(record: Mapping[str, Any]) -> list[str]:
+    """Why a record does not compare with the published numbers; empty where it does."""
+    partial = (record.get("options") or {}).get("partial")
+    rule = rule_of(record)
+    return ([rule] if rule else []) + ([f"partial: {partial}"] if partial else [])
+
+
 def rule_of(record: Mapping[str, Any]) -> str:
     """By which rule other than the published one a record was ranked; empty for the published one."""
     options = record.get("options") or {}

@@ -68,7 +68,8 @@ class RunConfig:
         require(self.batch_size > 0, "batch_size", self.batch_size, "a positive number")
         fit = all(name in RERANKERS for name in self.rerank)
         require(fit, "rerank", list(self.rerank), f"some of {list(RERANKERS)}")
-        require(2 <= self.rerank_top <= self.top, "rerank_top", self.rerank_top, f"from 2 to `top` ({self.top})")
+        fit = not self.rerank or 2 <= self.rerank_top <= self.top
+        require(fit, "rerank_top", self.rerank_top, f"from 2 to `top` ({self.top})")
         asks = bool(self.rerank) or CIREVL in self.strategies
         require(self.vlm is not None or not asks, "vlm", None, "the model that re-ranks and captions for CIReVL")
 

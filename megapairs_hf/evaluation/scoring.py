@@ -112,8 +112,20 @@ class Scoring:
         if name == DIRECTIONAL:
             # the two sides must differ by the change alone, so a prompt's other words may stand in neither
             base = encode_texts(self.model, [NO_CAPTION], self.batch_size)
-            changed = [f"{NO_CAPTION} {query.caption or query.part.text}" for query in self.benchmark.queries]
-            texts = encode_texts(self.model, changed, self.batch_size)
+            texts = query_vectors(self.model, _changed(self.benchmark), "text only", self.batch_size)
             sides = replace(self.sides, texts=texts)
             return directional(sides, np.repeat(base, len(texts), axis=0))
         raise EvaluationError(f"unknown strategy {name!r}; known: {', '.join(NAMES)}")
+
+
+def _changed(benchmark: Benchmark) -> Benchmark:
+    """The benchmark with "a photo" and its own words as the texts, all phrasings of a query among them."""
+    queries = [
+        replace(
+            query,
+            part=replace(query.part, text=f"{NO_CAPTION} {query.caption or query.part.text}"),
+            other_texts=tuple(f"{NO_CAPTION} {words}" for words in query.other_captions),
+        )
+        for query in benchmark.queries
+    ]
+    return replace(benchmark, queries=queries)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.errors import EvaluationError
 from megapairs_hf.evaluation.protocol import Ranked
+from megapairs_hf.evaluation.rank import NOT_FOUND
 from megapairs_hf.evaluation.records import query_prefix
 from megapairs_hf.images import encode_image, shrink
 
@@ -145,6 +146,13 @@ def _rankings(
     return made
 
 
+def place_of(rank: int) -> str:
+    """Where the target stands, in words."""
+    if rank == NOT_FOUND:
+        return "target not in the gallery"
+    return f"target at {rank}" if rank else "answer not public"
+
+
 def html_sheet(benchmark: Benchmark, views: list[View], title: str = "") -> str:
     """A page that holds everything it shows.
 
@@ -165,7 +173,7 @@ def html_sheet(benchmark: Benchmark, views: list[View], title: str = "") -> str:
 def _section(benchmark: Benchmark, view: View) -> str:
     rows = []
     for model, (rank, found) in view.rankings.items():
-        told = f"target at {rank}" if rank else "answer not public"
+        told = place_of(rank)
         figures = "".join(
             f'<figure class="{"right" if one.right else "other"}">{_img(benchmark, one.part)}'
             f"<figcaption>{place}. {one.score:.3f}{' · right' if one.right else ''}</figcaption></figure>"
@@ -214,7 +222,7 @@ def png_sheet(benchmark: Benchmark, views: list[View]) -> bytes:
         _write(draw, part.text, SIDE + 2 * GAP, above + GAP, (width - SIDE) // 7)
         for row, (model, (rank, found)) in enumerate(view.rankings.items(), 1):
             top = above + row * (SIDE + LINE + 2 * GAP)
-            _write(draw, f"{model}\ntarget at {rank}" if rank else model, GAP, top, LETTERS)
+            _write(draw, f"{model}\n{place_of(rank)}", GAP, top, LETTERS)
             for place, one in enumerate(found, 1):
                 _draw_found(sheet, draw, benchmark, one, GAP + place * (SIDE + GAP), top)
         above += height

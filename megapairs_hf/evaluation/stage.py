@@ -76,7 +76,7 @@ def evaluate(
 
 def read_results(path: PathLike) -> list[dict[str, Any]]:
     """The records of a `results` artifact."""
-    return [json.loads(line) for line in storage.read_bytes(join(path, RESULTS)).decode().splitlines()]
+    return [json.loads(line) for line in storage.read_bytes(join(path, RESULTS)).decode().split("\n") if line]
 
 
 def measure(

@@ -140,7 +140,7 @@ def describe(content: bytes) -> str:
     """What kind of submission the bytes look like."""
     try:
         loaded = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return "not JSON"
     return _kind(loaded)
 
@@ -197,7 +197,7 @@ def _cirr(loaded: dict[str, Any], known: Known | None) -> list[str]:
     if loaded.get("version") != CIRR_VERSION:
         found.append(f'"version" is {loaded.get("version")!r} and must be "{CIRR_VERSION}"')
     metric = loaded.get("metric")
-    if metric not in CIRR_METRICS:
+    if not isinstance(metric, str) or metric not in CIRR_METRICS:
         return [*found, f'"metric" is {metric!r} and must be "recall" or "recall_subset"']
     queries = {key: value for key, value in loaded.items() if key not in {"version", "metric"}}
     if len(queries) != CIRR_QUERIES:
@@ -260,7 +260,7 @@ def _listed(loaded: Mapping[str, Any]) -> list[tuple[str, list[Any]]]:
 
 
 def _within(names: Any, allowed: Any) -> bool:
-    return all(name in allowed for name in names)
+    return all(isinstance(name, str) and name in allowed for name in names)
 
 
 def _some(names: Sequence[str]) -> str:

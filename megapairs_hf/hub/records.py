@@ -15,6 +15,7 @@ from megapairs_hf import storage
 from megapairs_hf.artifact import MANIFEST, PLAN, open_artifact
 from megapairs_hf.comparison import METRICS, TRAINED, UNTRAINED
 from megapairs_hf.errors import HubError
+from megapairs_hf.evaluation.rules import caveats
 from megapairs_hf.hub.secrets import public
 from megapairs_hf.storage import PathLike, join
 from megapairs_hf.work import RECORD_KEYS, RESULTS
@@ -161,7 +162,8 @@ def eval_results(records: Sequence[dict[str, Any]]) -> list[Any]:
             dataset_split=record.get("split") or None,
             dataset_revision=record.get("dataset_revision") or None,
             metric_type=str(record["metric"]).replace("@", "_at_"),
-            metric_name=f"{shown_metric(str(record['metric']))} ({record['strategy']})",
+            # the Hub shows the name and the value, and nothing else of the record
+            metric_name=f"{shown_metric(str(record['metric']))} ({'; '.join([record['strategy'], *caveats(record)])})",
             metric_value=record["value"],
             metric_args={k: record[k] for k in ("queries", "gallery", "ties", "ci95") if record.get(k)}
             | ({"options": options} if (options := public(record.get("options") or {})) else {})

@@ -16,6 +16,7 @@ import yaml
 from megapairs_hf import launch
 from megapairs_hf.comparison import results_tables
 from megapairs_hf.errors import HubError
+from megapairs_hf.evaluation.rules import caveats
 from megapairs_hf.hub.cards import render_part
 from megapairs_hf.hub.config import HUB_ID
 from megapairs_hf.hub.prepare import CARD, PreparedFile, write_folder
@@ -54,6 +55,9 @@ def prepare_results(api: Any, path: PathLike, config: PushConfig, out: PathLike)
     """
     everything = read_records(path)
     records = [_placed(record, config) for record in of_wholes(records_of_model(everything, config))]
+    apart = sorted({f"{r['benchmark']} ({'; '.join(caveats(r))})" for r in records if caveats(r)})
+    if apart:
+        launch.note(f"in the card only, since the Hub would rank them beside whole ones: {', '.join(apart)}")
     homeless = sorted({str(record["benchmark"]) for record in records if "dataset" not in record})
     if homeless:
         launch.note(
@@ -73,12 +77,15 @@ def _placed(record: dict[str, Any], config: PushConfig) -> dict[str, Any]:
 
 
 def eval_files(records: list[dict[str, Any]]) -> dict[str, bytes]:
-    """`.eval_results/*.yaml`: one file a benchmark, split and strategy, one entry a metric of the whole benchmark."""
+    """`.eval_results/*.yaml`: one file a benchmark, split and strategy, one entry a metric of the whole benchmark.
+
+    The Hub ranks these values beside those of others, so a partial one, or one by another rule, is not among them.
+    """
     from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 
     groups: dict[str, list[EvalResultEntry]] = {}
     for record in records:
-        if "dataset" not in record or record.get("group"):
+        if "dataset" not in record or record.get("group") or caveats(record):
             continue
         told = [str(record["benchmark"]), str(record.get("split") or ""), str(record["strategy"])]
         name = "-".join(filter(None, map(slug, told)))

@@ -156,6 +156,15 @@ def test_a_corpus_without_a_usable_picture_fails_every_time(tmp_path):
             make_corpus(config, out=tmp_path / "c")
 
 
+def test_a_line_separator_inside_a_caption_ends_no_row(tmp_path):
+    (tmp_path / "a.png").write_bytes(png((9, 9, 9)))
+    (tmp_path / "metadata.jsonl").write_text(
+        '{"file_name": "a.png", "caption": "nearly\u2028black"}\n', encoding="utf-8"
+    )
+    made = make_corpus(CorpusConfig(source="image_folder", path=str(tmp_path)), out=tmp_path.parent / "c2028")
+    assert "".join(made.table()["caption"].to_pylist()).split() == ["nearly", "black"]
+
+
 def test_captions_in_another_column_are_asked_for_and_nothing_stands_in_the_way(tmp_path):
     root = tmp_path / "pictures"
     root.mkdir()

@@ -80,6 +80,13 @@ def test_one_empty_text_stands_for_all_pictures():
     assert made.queries[0].part.image is None
 
 
+def test_a_line_separator_inside_a_text_ends_no_row(tmp_path):
+    told = {**row(), "qry_text": "one\u2028two\u0085three"}
+    (tmp_path / "VOC2007.jsonl").write_text(json.dumps(told, ensure_ascii=False) + "\n", encoding="utf-8")
+    config = MMEBConfig(source=str(tmp_path), images=str(tmp_path))
+    assert read_mmeb("VOC2007", config).queries[0].part.text == "one\u2028two\u0085three"
+
+
 @pytest.mark.parametrize("form", ["parquet", "jsonl", "json"])
 def test_a_copy_on_disk_is_read(tmp_path, form):
     rows = [row(), row("dog", ("cat",))]

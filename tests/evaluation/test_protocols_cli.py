@@ -239,7 +239,8 @@ def test_the_stage_keeps_its_flags():
 def test_mmeb_by_the_same_command_says_that_it_is_partial(models, data, tmp_path, capsys):
     words = ["eval", f"{models}/clip", "mmeb", "--data", str(data), "--set", "datasets=[VOC2007, GQA]"]
     assert main([*words, "--out", str(tmp_path / "o")]) == 0
-    assert "| all — partial (2 of 36, 6 of 2,000 queries) |" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "| fused | all — partial (2 of 36, 6 of 2,000 queries) |" in told
     assert {r["benchmark"] for r in results(tmp_path / "o")} == {"mmeb/VOC2007", "mmeb/GQA"}
     assert main([*words, "--limit", "2", "--out", str(tmp_path / "two")]) == 0
     assert "| all — partial (2 of 36, 4 of 2,000 queries) |" in capsys.readouterr().out
@@ -262,6 +263,13 @@ def test_the_doctor_of_mmeb_names_the_data_sets_and_pictures_that_are_missing(tm
     assert "2 of 36 good, 34 missing" in told
     assert "5 of 6 good, 1 missing" in told
     assert "GQA/1.png" in told
+    cut = tmp_path / "images/GQA/2.png"
+    cut.write_bytes(cut.read_bytes()[:40])
+    assert main(["eval", "doctor", "mmeb", "--data", str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    assert "4 of 6 good, 1 missing, 1 unreadable" in told
+    assert main(["eval", "doctor", "mmeb", "--quick", "--data", str(tmp_path)]) == 0
+    assert "unreadable" not in capsys.readouterr().out
 
 
 @pytest.fixture
@@ -354,3 +362,19 @@ def test_sheets_and_sweeps_by_scripts(models, data, tmp_path, capsys):
     line = next(line for line in done.stdout.splitlines() if "dress" in line)
     assert line.split("|")[2].strip() == f"{100 * dress:.1f}"
     assert (tmp_path / "alpha.svg").read_text().startswith("<?xml")
+
+
+def test_two_rules_are_not_tested_against_each_other_and_two_prompts_of_a_model_are(models, data, tmp_path):
+    words = ["eval", f"{models}/clip", "--data", str(data), "--name", "tiny", "--out"]
+    for name, changed in (("deleted", "true"), ("kept", "false")):
+        assert main([*words, str(tmp_path / name), "cirr", "--set", f"remove_reference={changed}"]) == 0
+    done = script("compare", str(tmp_path / "deleted"), str(tmp_path / "kept"), "--paired", "recall@1")
+    assert done.returncode == 1
+    assert "there are no two runs of one benchmark" in done.stderr
+    for name in ("mmret", "searle"):
+        assert main([*words, str(tmp_path / name), "fashioniq", "--set", f"join={name}"]) == 0
+    done = script("compare", str(tmp_path / "mmret"), str(tmp_path / "searle"), "--paired", "recall@10")
+    assert done.returncode == 0, done.stderr
+    assert "| mmret: tiny | fused |" in done.stdout
+    assert "| searle: tiny | fused |" in done.stdout
+    assert f"tiny (fused) of {tmp_path / 'mmret'} - tiny (fused) of {tmp_path / 'searle'}" in done.stdout

@@ -5,7 +5,8 @@ import pytest
 
 from megapairs_hf.errors import EvaluationError
 from megapairs_hf.evaluation.protocol import Benchmark, CIRQuery, Part
-from megapairs_hf.evaluation.rank import BLOCK_BYTES, VectorScorer, rank
+from megapairs_hf.evaluation.rank import BLOCK_BYTES, NOT_FOUND, VectorScorer, rank
+from megapairs_hf.evaluation.records import query_values
 
 
 def made(queries, ids):
@@ -56,7 +57,7 @@ def test_equals_a_plain_sort_with_deletions_ties_and_blocks(levels, monkeypatch)
             kept = [m for m in members if m not in query.exclude]
             assert ranked.subset_ranks[i] == kept.index(query.target) + 1
         else:
-            assert ranked.subset_ranks[i] == 6
+            assert ranked.subset_ranks[i] == NOT_FOUND
     assert ranked.ties == ties
     assert BLOCK_BYTES > 60 * 4 * 5
 
@@ -99,7 +100,8 @@ def test_a_model_of_constant_output_is_refused_whichever_way_it_is_scored():
         query = CIRQuery("q17", Part("00"), targets=("00",), target="00", candidates=candidates)
         scorer = VectorScorer(constant, np.repeat(constant, 33, 0))
         for some in (scorer, Given(scorer.block(0, 1))):
-            with pytest.raises(EvaluationError, match=r"all .* scores of query 'q17' are equal"):
+            said = r"all .* scores of query 'q17' are equal" if candidates is None else "every query of toy are equal"
+            with pytest.raises(EvaluationError, match=said):
                 rank(made([query], ids), some)
 
 
@@ -123,7 +125,23 @@ def test_vectors_of_two_dimensions_are_refused():
 def test_a_target_outside_the_gallery_is_behind_everything():
     queries = [CIRQuery("q", Part("a"), targets=("z",), target="z", subset=("a", "z"))]
     ranked = rank(made(queries, "abc"), Given([[1, 2, 3]]))
-    assert (ranked.ranks, ranked.subset_ranks, ranked.hits) == ([4], [3], [[False] * 3])
+    assert (ranked.ranks, ranked.subset_ranks, ranked.hits) == ([NOT_FOUND], [NOT_FOUND], [[False] * 3])
+
+
+def test_a_missing_target_is_found_at_no_cut_however_few_candidates_are_left():
+    query = CIRQuery("q", Part("a"), targets=("z",), target="z", candidates=("z", "b", "c"))
+    ranked = rank(made([query], "abc"), Given([[3, 2, 1]]))
+    assert ranked.ranks == [NOT_FOUND]
+    assert query_values("recall@3", made([query], "abc"), ranked).tolist() == [0]
+
+
+def test_two_candidates_may_have_equal_scores_by_chance():
+    queries = [CIRQuery(f"q{i}", Part("a"), targets=("a",), target="a", candidates=("a", "b")) for i in range(3)]
+    ranked = rank(made(queries, "abc"), Given([[0.7, 0.2, 0], [0.7, 0.7, 0], [0.1, 0.9, 0]]))
+    # the target loses the tie
+    assert (ranked.ranks, ranked.ties) == ([1, 2, 2], 1)
+    with pytest.raises(EvaluationError, match="every query"):
+        rank(made(queries, "abc"), Given([[0.7, 0.7, 0], [0.2, 0.2, 0.1], [0.1, 0.1, 0.3]]))
 
 
 def test_a_split_without_answers_has_tops_and_no_ranks():

@@ -197,6 +197,7 @@ def test_searle_s_two_texts_are_a_query_and_its_other_phrasing(tmp_path):
     part = load("fashioniq", make_fashioniq(tmp_path), join="searle")[0]
     assert part.queries[1].part.text == "is 1 longer and has dots"
     assert part.queries[1].other_texts == ("has dots and is 1 longer",)
+    assert part.queries[1].other_captions == ("has dots and is 1 longer",)
     assert [part.image(name).size for name in ("B0000", "B0001")] == [(24, 16)] * 2
 
 

@@ -226,10 +226,13 @@ def test_the_direction_is_that_of_the_caption_and_not_of_the_prompt():
             seen.extend([item] if isinstance(item, str) and item.startswith("a photo") else [])
             return np.eye(40)[hash(str(item)) % 40] + 0.001 * np.arange(40)
 
-    asked = [replace(q, caption="is red", part=replace(q.part, text="Find a red one.")) for q in toy().queries]
+    asked = [
+        replace(q, caption="is red", other_captions=("red is it",), part=replace(q.part, text="Find a red one."))
+        for q in toy().queries
+    ]
     config = RunConfig(strategies=("directional", "sum"))
     runs = run_model([replace(toy(), queries=asked)], Texts(), name="m", config=config)
-    assert set(seen) == {"a photo", "a photo is red"}
+    assert set(seen) == {"a photo", "a photo is red", "a photo red is it"}
     assert [run.benchmark.options["text"] for run in runs] == ["'a photo' + caption", "prompt"]
 
 

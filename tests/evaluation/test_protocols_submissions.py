@@ -118,6 +118,14 @@ def test_each_fault_of_a_circo_file_is_explained(name):
     assert said in "; ".join(problems(json.dumps(content).encode()))
 
 
+@pytest.mark.parametrize("content", ['{"version":"rc2","metric":["recall"],"1":["a"]}', "[" * 100_000, "null", "3"])
+def test_no_file_is_too_broken_to_be_explained(tmp_path, content):
+    (tmp_path / "s.json").write_text(content)
+    kind, wrong = check_submission(tmp_path / "s.json")
+    assert kind
+    assert wrong
+
+
 def test_a_good_circo_file_has_none_and_a_broken_one_says_why():
     good = json.dumps(circo_file()).encode()
     assert problems(good) == []

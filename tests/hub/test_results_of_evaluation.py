@@ -47,3 +47,16 @@ def test_the_unit_decides_even_where_all_values_are_below_one_percent():
     assert in_percent([low])[0]["value"] == pytest.approx(0.4)
     assert in_percent([low])[0]["ci95"] == pytest.approx([0.2, 0.6])
     assert in_percent(in_percent([low])) == in_percent([low])
+
+
+def test_a_part_or_another_rule_is_no_result_of_the_benchmark_on_the_hub(tmp_path):
+    whole, *_ = in_percent(records())
+    for options, said in (
+        ({"partial": "2 of 3: a, b"}, "partial: 2 of 3: a, b"),
+        ({"gallery": "union"}, "union gallery, easier"),
+    ):
+        told = {**whole, "options": options, "dataset": "org/fiq"}
+        assert eval_files([told]) == {}
+        [entry] = eval_results([told])
+        assert entry.metric_name.endswith(f"(fused; {said})")
+    assert eval_results([whole])[0].metric_name.endswith("(fused)")
