@@ -34,6 +34,7 @@ from megapairs_hf.artifact import (
 )
 from megapairs_hf.config import config_dict, config_hash
 from megapairs_hf.errors import ArtifactError, StaleArtifactError
+from megapairs_hf.overwriting import BEFORE, LOCK, PARTS, begun, put_back, refuse_foreign, set_aside
 from megapairs_hf.schema import REJECTED, SCHEMA_VERSION
 from megapairs_hf.storage import PathLike, join
 
@@ -41,8 +42,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
 
-PARTS = ".parts"
-LOCK = ".lock"
 Rejection = tuple[str, str, str]
 
 
@@ -114,6 +113,9 @@ class ArtifactWriter:
         storage.write_bytes(self._part(index, "rejected.parquet"), table_bytes(rejection_table(rejected)))
         record = {"file": self.names[index], "rows": rows, "sha256": digest, "stats": dict(stats or {})}
         storage.write_bytes(self._part(index, "json"), json_bytes(record))
+        # what an overwriting run set aside is kept until there is something in its place
+        if storage.is_local(self.path):
+            storage.remove(join(self.path, BEFORE))
 
     def finish(self, stats: Mapping[str, Any] | None = None, rejected: Sequence[Rejection] = ()) -> Artifact:
         """Wait for every process, write the manifest, and open the artifact.
@@ -161,6 +163,9 @@ class ArtifactWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        # other processes may still be writing; then the next run looks
+        if error is not None and launch.world_size() == 1:
+            put_back(self.path)
         release(self.lock, self.path)
 
 
@@ -246,34 +251,20 @@ def release(lock: FileLock | None, path: str) -> None:
 
 
 def _prepare(path: PathLike, plan: dict[str, Any], overwrite: bool) -> None:
+    put_back(path)
     if overwrite:
-        # the manifest goes first: killed half-way, what is left must not look finished
-        storage.remove(join(path, MANIFEST))
-        for name in storage.list_names(path):
-            if name != LOCK:
-                storage.remove(join(path, name))
+        set_aside(path)
     if storage.exists(join(path, MANIFEST)):
         there = read_json(join(path, MANIFEST))
         there["shards"] = [shard["file"] for shard in there["shards"]]
         _same_plan(str(path), there, plan)
         _tidy(str(path))
-    elif storage.exists(join(path, PLAN)) and _begun(path):
+    elif storage.exists(join(path, PLAN)) and begun(path):
         _same_plan(str(path), read_json(join(path, PLAN)), plan)
     else:
         # also over the plan of a run that failed before it made anything: there is nothing to lose
-        foreign = [name for name in storage.list_names(path) if not name.startswith(".")]
-        if foreign:
-            raise ArtifactError(
-                f"{path} holds other files ({foreign[0]}, …); name an empty folder, or pass --overwrite to delete them"
-            )
+        refuse_foreign(path)
         storage.write_bytes(join(path, PLAN), json_bytes(plan))
-
-
-def _begun(path: PathLike) -> bool:
-    """Whether a folder with a plan holds anything else; of a remote one that is taken for granted."""
-    if not storage.is_local(path):
-        return True
-    return any(file.is_file() and file.name not in {PLAN, LOCK} for file in storage.local(path).rglob("*"))
 
 
 def _same_plan(path: str, there: dict[str, Any], plan: dict[str, Any]) -> None:
@@ -310,5 +301,5 @@ def first_difference(name: str, old: Any, new: Any) -> tuple[str, Any, Any] | No
 
 
 def _tidy(path: str) -> None:
-    for name in (PLAN, PARTS):
+    for name in (PLAN, PARTS, BEFORE):
         storage.remove(join(path, name))

@@ -97,9 +97,10 @@ def test_a_second_run_on_the_same_folder_is_refused(tmp_path):
 
 def test_a_folder_with_other_files_is_left_alone(tmp_path):
     (tmp_path / "holiday.jpg").write_bytes(b"x")
-    with pytest.raises(ArtifactError, match=r"holds other files \(holiday.jpg"):
-        make(tmp_path)
-    assert (tmp_path / "holiday.jpg").exists()
+    for overwrite in (False, True):
+        with pytest.raises(ArtifactError, match=r"no artifact \(holiday.jpg, …\), and they are never overwritten"):
+            make(tmp_path, overwrite=overwrite)
+        assert (tmp_path / "holiday.jpg").exists()
 
 
 def test_a_full_disk_is_one_sentence_and_keeps_finished_shards(tmp_path):

@@ -73,7 +73,7 @@ class Journal:
     def __init__(self, out: storage.PathLike, identity: str) -> None:
         self.folder = journal_folder(out, identity)
         storage.make_folder(str(self.folder))
-        path = self.folder / f"journal-{launch.rank()}.sqlite"
+        path = self.path = self.folder / f"journal-{launch.rank()}.sqlite"
         try:
             self.base = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             self.base.execute("PRAGMA journal_mode=WAL")
@@ -146,10 +146,15 @@ class Journal:
         return Reader(self.folder)
 
     def close(self) -> None:
-        """Write what is left and close the file; SQLite then folds the log into it."""
+        """Write what is left and close the file; SQLite then folds the log into it. One without a reply is removed."""
+        if not self.writer.is_alive():
+            return
         self.coming.put(None)
         self.writer.join()
+        empty = self.base.execute("SELECT count(*) FROM replies").fetchone()[0] == 0
         self.base.close()
+        if empty:
+            self.path.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
         return self

@@ -22,7 +22,8 @@ from megapairs_hf.annotate.wording import wording
 from megapairs_hf.artifact import Artifact, read_table, shard_names
 from megapairs_hf.artifact_writer import ArtifactWriter, create_artifact
 from megapairs_hf.config import config_hash
-from megapairs_hf.errors import SchemaMismatchError
+from megapairs_hf.errors import ArtifactError, SchemaMismatchError
+from megapairs_hf.overwriting import came_to_nothing
 from megapairs_hf.schema import QUERY_ID, TARGET_ID
 from megapairs_hf.storage import join
 
@@ -95,6 +96,21 @@ def check_kind(artifact: Artifact, kind: str) -> None:
         )
 
 
+def _useful(step: Step, made: Artifact) -> Artifact:
+    """The artifact, unless it has no row.
+
+    Raises:
+        ArtifactError: every pair was rejected.
+    """
+    if made.rows == 0 and step.source.rows > 0:
+        told = ", ".join(f"{count:,} {reason}" for reason, count in made.manifest.rejected.items())
+        raise ArtifactError(
+            f"none of the {step.source.rows:,} pairs got {step.kind} that are any use ({told}); look at what was"
+            f" said in {made.path}/rejected.parquet, then change the model or the settings and run again"
+        )
+    return made
+
+
 def make_asked(step: Step, asked: Asked) -> Artifact:
     """Make an artifact by asking a model about every pair."""
     writer = _begin(step)
@@ -118,7 +134,7 @@ def make_asked(step: Step, asked: Asked) -> Artifact:
         journal.close()
         made = writer.finish(facts)
     remove_journal(step.out, step.identity)
-    return made
+    return _useful(step, made)
 
 
 def make_plain(step: Step, judge: Callable[[list[Row], Progress, int], list[Verdict]]) -> Artifact:
@@ -131,15 +147,18 @@ def make_plain(step: Step, judge: Callable[[list[Row], Progress, int], list[Verd
             for index in writer.mine():
                 rows = step.source.shard(index, step.read).to_pylist()
                 write(step, writer, index, zip(rows, judge(rows, bar, index), strict=True))
-        return writer.finish(_facts(step, writer))
+        made = writer.finish(_facts(step, writer))
+    return _useful(step, made)
 
 
 def _begin(step: Step) -> ArtifactWriter | Artifact:
     names = shard_names(len(step.source.manifest.shards), "parquet")
+    # what came to nothing is asked again: there is nothing to lose
+    overwrite = step.overwrite or came_to_nothing(step.out, step.kind)
     writer = create_artifact(
-        step.out, kind=step.kind, config=step.config, inputs=step.inputs, names=names, overwrite=step.overwrite
+        step.out, kind=step.kind, config=step.config, inputs=step.inputs, names=names, overwrite=overwrite
     )
-    if step.overwrite and isinstance(writer, ArtifactWriter):
+    if overwrite and isinstance(writer, ArtifactWriter):
         remove_journal(step.out, step.identity)
     return writer
 

@@ -17,7 +17,7 @@ from megapairs_hf import launch
 from megapairs_hf.cli.parser import read_stage, set_dotted
 from megapairs_hf.cli.verbs import STAGES
 from megapairs_hf.config import parse_value, read_yaml
-from megapairs_hf.errors import ConfigError
+from megapairs_hf.errors import ConfigError, StaleArtifactError
 from megapairs_hf.storage import is_local, join
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def run(words: list[str]) -> Callable[[], int]:
         "--set", action="append", default=[], metavar="STAGE.KEY=VALUE", help="change one setting (repeatable)"
     )
     parser.add_argument("--until", choices=ORDER, help="stop after this stage")
+    parser.add_argument("--from", choices=ORDER, dest="again", help="make this stage and those after it again")
     parser.add_argument("--overwrite", action="store_true", help="make everything again")
     parser.add_argument("--dry-run", action="store_true", help="check and print the settings; run nothing")
     options = parser.parse_args(words)
@@ -69,6 +70,7 @@ def demo(words: list[str]) -> Callable[[], int]:
     parser.add_argument("--seed", type=int, help="seed of every stage but the corpora and the evaluation")
     parser.add_argument("--set", action="append", default=[], metavar="STAGE.KEY=VALUE", help="change one setting")
     parser.add_argument("--until", choices=ORDER, help="stop after this stage")
+    parser.add_argument("--from", choices=ORDER, dest="again", help="make this stage and those after it again")
     parser.add_argument("--overwrite", action="store_true", help="make everything again")
     options = parser.parse_args(words)
     options.dry_run = False
@@ -137,13 +139,24 @@ def run_recipe(folder: Path, work: str, options: argparse.Namespace) -> int:
             print(f"{name}: reads {inputs}; writes {join(work, name if name in VERB_OF else stage.out)}")  # noqa: T201
             print(f"  {config}")  # noqa: T201
         return 0
+    first = 0 if options.overwrite else ORDER.index(options.again) if options.again else len(ORDER)
     for name, stage, config, sections in plan:
+        if options.until and ORDER.index(name) > ORDER.index(options.until):
+            break
         out = join(work, name) if name in VERB_OF else None
         # a recipe that verifies builds from what was verified
         other = {"instructions": join(work, "verified")} if name == "build" and "verify" in recipe else {}
-        stage.run(config, work=work, out=out, inputs=other, overwrite=options.overwrite, sections=sections)
-        if name == options.until:
-            return 0
+        try:
+            overwrite = ORDER.index(name) >= first
+            stage.run(config, work=work, out=out, inputs=other, overwrite=overwrite, sections=sections)
+        except StaleArtifactError as error:
+            # --overwrite would make the stages before it again too, answers of servers among them
+            said = str(error).replace(
+                "pass --overwrite to make it again", f"pass --from {name}: what comes before stays"
+            )
+            raise StaleArtifactError(said) from error
+    if options.until:
+        return 0
     if not is_local(work):
         launch.note(f"for the report: megapairs report {work} --out report.html")
     elif launch.is_main():

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from megapairs_hf import launch, storage
-from megapairs_hf.artifact import MANIFEST, Artifact, read_json, shard_names
-from megapairs_hf.artifact_writer import PARTS, ArtifactWriter, Rejection, create_artifact
+from megapairs_hf.artifact import Artifact, shard_names
+from megapairs_hf.artifact_writer import ArtifactWriter, Rejection, create_artifact
 from megapairs_hf.corpus.folder import FolderSource
 from megapairs_hf.corpus.sources import RawRow, SceneSource, Source, load_dataset_source
 from megapairs_hf.errors import CorpusError, ImageRejectedError
 from megapairs_hf.images import decode_image, encode_image, pixel_sha256, shrink
+from megapairs_hf.overwriting import PARTS, came_to_nothing
 from megapairs_hf.pictures import ROOT
 from megapairs_hf.schema import corpus_schema
 from megapairs_hf.storage import PathLike, join
@@ -69,7 +70,7 @@ def make_corpus(config: CorpusConfig, *, out: PathLike, overwrite: bool = False)
         "names": shard_names(shards, "parquet"),
     }
     # one that came to nothing is made again with other settings: there is nothing to lose
-    writer = create_artifact(out, overwrite=overwrite or _came_to_nothing(out), **arguments)
+    writer = create_artifact(out, overwrite=overwrite or came_to_nothing(out, "corpus"), **arguments)
     if isinstance(writer, Artifact):
         return _usable(writer, source.rows, config)
     with writer:
@@ -80,13 +81,6 @@ def make_corpus(config: CorpusConfig, *, out: PathLike, overwrite: bool = False)
             decoded.manifest.stats | root, [tuple(row.values()) for row in decoded.rejected().to_pylist()]
         )
     return _usable(corpus, source.rows, config)
-
-
-def _came_to_nothing(out: PathLike) -> bool:
-    if not storage.exists(join(out, MANIFEST)):
-        return False
-    there = read_json(join(out, MANIFEST))
-    return bool(there.get("kind") == "corpus" and there.get("rows") == 0)
 
 
 def _usable(corpus: Artifact, rows: int, config: CorpusConfig) -> Artifact:

@@ -15,10 +15,10 @@ import numpy as np
 
 from megapairs_hf import launch, storage
 from megapairs_hf.artifact import json_bytes, read_json
-from megapairs_hf.artifact_writer import PARTS
 from megapairs_hf.errors import ConfigError
 from megapairs_hf.mine.plan import Plan, choose_kind, make_plan
 from megapairs_hf.mine.workers import Workers, give_back, workers
+from megapairs_hf.overwriting import PARTS
 from megapairs_hf.storage import join
 
 if TYPE_CHECKING:

@@ -18,13 +18,14 @@ import pyarrow as pa
 
 from megapairs_hf import launch, storage
 from megapairs_hf.artifact import Artifact, shard_names
-from megapairs_hf.artifact_writer import PARTS, ArtifactWriter, Rejection, create_artifact
+from megapairs_hf.artifact_writer import ArtifactWriter, Rejection, create_artifact
 from megapairs_hf.errors import ArtifactError, ConfigError
 from megapairs_hf.mine.clusters import cluster_stats, representatives
 from megapairs_hf.mine.config import MineConfig, RelationConfig
 from megapairs_hf.mine.neighbours import Neighbours, Relation, find_neighbours, open_relations
 from megapairs_hf.mine.pick import Drawn, draw_pairs
 from megapairs_hf.mine.workers import give_back
+from megapairs_hf.overwriting import PARTS
 from megapairs_hf.schema import PAIRS
 from megapairs_hf.storage import PathLike, join
 

@@ -17,7 +17,13 @@ import pytest
 from megapairs_hf.annotate import Budget, DescribeConfig, Endpoint, InstructConfig, describe_pairs, instruct_pairs
 from megapairs_hf.annotate.config import STAND_IN
 from megapairs_hf.artifact import open_artifact
-from megapairs_hf.errors import ConfigError, SchemaMismatchError, ServerUnavailableError, StaleArtifactError
+from megapairs_hf.errors import (
+    ArtifactError,
+    ConfigError,
+    SchemaMismatchError,
+    ServerUnavailableError,
+    StaleArtifactError,
+)
 from megapairs_hf.schema import DESCRIPTIONS, INSTRUCTIONS, PAIRS
 
 from .conftest import CORPUS, image_row, make_artifact, pair_rows, picture
@@ -314,3 +320,25 @@ def test_the_report_shows_pairs_with_their_reasons(serve, pairs, corpus, tmp_pat
     told = inspect_artifact(tmp_path / "instructions")
     assert "share_in_several_pairs" in told
     assert "too_few_instructions" in told
+
+
+def test_replies_of_no_use_are_no_success_and_are_asked_again(serve, pairs, corpus, tmp_path):
+    silent = serve(answer=lambda _: "")
+    for _ in range(2):
+        with pytest.raises(ArtifactError, match=r"none of the 11 pairs got descriptions .*11 empty_reply"):
+            describe_pairs(pairs, corpus, config=DescribeConfig(), out=tmp_path / "d", endpoint=at(silent))
+    better = serve(answer=describe)
+    made = describe_pairs(pairs, corpus, config=DescribeConfig(), out=tmp_path / "d", endpoint=at(better))
+    assert made.rows == 11
+
+
+def test_a_server_that_was_never_reached_blocks_no_other_settings_and_loses_nothing(pairs, corpus, tmp_path):
+    nobody = Endpoint(urls=("http://127.0.0.1:9/v1",), connect_timeout_s=1.0)
+    with pytest.raises(ServerUnavailableError, match="nothing answers"):
+        describe_pairs(pairs, corpus, config=DescribeConfig(), out=tmp_path / "d", endpoint=nobody)
+    made = describe_pairs(pairs, corpus, config=DescribeConfig(engine="captions"), out=tmp_path / "d")
+    before = digests(tmp_path / "d")
+    with pytest.raises(ServerUnavailableError, match="nothing answers"):
+        describe_pairs(pairs, corpus, config=DescribeConfig(), out=tmp_path / "d", endpoint=nobody, overwrite=True)
+    assert digests(tmp_path / "d") == before
+    assert open_artifact(tmp_path / "d").fingerprint == made.fingerprint

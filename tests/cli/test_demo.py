@@ -3,6 +3,7 @@
 import json
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -106,6 +107,23 @@ def test_other_settings_in_the_same_folder_are_refused(work):
     done = megapairs("demo", "--work", work, *CHANGES, "--set", "mine.negatives=2")
     assert done.returncode == 1
     assert "config.negatives (5 there, 2 now)" in done.stderr
+    assert "pass --from mine: what comes before stays" in done.stderr
+
+
+def test_a_recipe_makes_again_from_a_stage_on_and_stops_after_one(work, tmp_path):
+    shutil.copytree(work, tmp_path / "w")
+    whole = files_of(tmp_path / "w")
+    words = ["demo", "--work", tmp_path / "w", *CHANGES, "--set", "build.validation=0.5", "--from", "build"]
+    # the recipe has no verify, which comes before build
+    done = megapairs(*words, "--until", "verify")
+    assert done.returncode == 0, done.stderr
+    assert "triplets:" not in done.stderr
+    assert files_of(tmp_path / "w") == whole
+    done = megapairs(*words, "--until", "build")
+    assert done.returncode == 0, done.stderr
+    changed = {name for name, content in files_of(tmp_path / "w").items() if whole.get(name) != content}
+    assert changed
+    assert all(name.startswith("triplets/") for name in changed)
 
 
 @pytest.mark.slow
