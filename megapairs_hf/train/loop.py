@@ -20,7 +20,7 @@ from megapairs_hf.train.checkpoint import PREFIX, load_checkpoint, make_whole, n
 from megapairs_hf.train.evaluators import Watch
 from megapairs_hf.train.loss import from_first, summed, world
 from megapairs_hf.train.schedule import MovingAverage, learning_rate, make_optimizer
-from megapairs_hf.train.tracking import LOG, Log, begin_tracking, chosen_tracker, live_line
+from megapairs_hf.train.tracking import LOG, Log, Trained, begin_tracking, chosen_tracker, live_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -83,7 +83,7 @@ def run_loop(
     inputs: Mapping[str, str],
     watch: Watch | None = None,
     tracking: Path | None = None,
-) -> list[dict[str, Any]]:
+) -> Trained:
     """Train, resuming if there is a checkpoint.
 
     Args:
@@ -96,7 +96,8 @@ def run_loop(
         tracking: folder of the tracker's files; None for `folder`.
 
     Returns:
-        The log: step, loss, lr, counts and seconds of every `log_every` steps, and the evaluations.
+        The steps that were made, whose weights were kept, and the log: step, loss, lr, counts and seconds of every
+        `log_every` steps, and the evaluations.
 
     Raises:
         TrainingError: the batch cannot be shared by the processes, or the loss is not a number.
@@ -110,7 +111,7 @@ def run_loop(
         # `end_training` would end the process group too, which the stage still needs
         for tracker in run.accelerator.trackers:
             tracker.finish()
-    return run.log.lines
+    return Trained(run.log.lines, run.done, run.chosen)
 
 
 class Run:
@@ -151,7 +152,8 @@ class Run:
         self.module, self.optimizer = self.accelerator.prepare(task.module, make_optimizer(task.module, config))
         self.inner = self.accelerator.unwrap_model(self.module)
         self.average = MovingAverage(self.inner, config.ema)
-        self.done, self.best, self.poor = 0, {"step": 0, "value": -math.inf}, 0
+        self.done, self.poor = 0, 0
+        self.best: dict[str, Any] = {"step": 0, "value": -math.inf}
         self.stop = False
         # the step of the last checkpoint: an evaluation may have written it already
         self.saved = 0
@@ -166,6 +168,11 @@ class Run:
         self.log = Log(folder / LOG, self.done)
         self.counts: Counter[str] = Counter()
 
+    @property
+    def chosen(self) -> int | None:
+        """The step that `best_metric` chose; None where the last weights are kept."""
+        return self.best["step"] or None if self.watch.best_metric is not None else None
+
     def _raw(self) -> Any:
         return getattr(self.optimizer, "optimizer", self.optimizer)
 
@@ -178,12 +185,17 @@ class Run:
             while self.done < self.config.last_step and not self.stop:
                 learnt = self.step(self.done)
                 self.done += 1
-                self._tell(learnt, time.monotonic() - began)
+                self.counts.update(learnt.counts)
+                last = self.done == self.config.last_step
+                due = last or self.done % self.config.log_every == 0
+                if due:
+                    self._tell(learnt, time.monotonic() - began)
                 losses = self.log.losses()
                 bar.advance(1, live_line(losses[-1], self.accelerator.device) if losses else "")
-                last = self.done == self.config.last_step
                 if self.watch.every and (self.done % self.watch.every == 0 or last):
                     self._evaluate(time.monotonic() - began)
+                if self.stop and not due:
+                    self._tell(learnt, time.monotonic() - began)
                 if self.done % self.config.checkpoint_every == 0 or last or self.stop:
                     self._save()
         self._keep()
@@ -218,9 +230,6 @@ class Run:
         )
 
     def _tell(self, learnt: Learnt, seconds: float) -> None:
-        self.counts.update(learnt.counts)
-        if self.done % self.config.log_every and self.done != self.config.last_step:
-            return
         names = sorted(self.counts)
         device = self.accelerator.device
         import torch
@@ -296,8 +305,8 @@ class Run:
         """Leave the weights to be saved in the module: the best, or the average, or the last."""
         import torch
 
-        if self.watch.best_metric is not None and self.best["step"]:
-            folder = self.folder / CHECKPOINTS / f"{PREFIX}{self.best['step']:08d}"
+        if self.chosen is not None:
+            folder = self.folder / CHECKPOINTS / f"{PREFIX}{self.chosen:08d}"
             load_checkpoint(folder, self.inner, None, self.average)
         with torch.no_grad():
             for name, value in self.average.values.items():

@@ -91,7 +91,7 @@ def train_mmret(
             config.patience,
             lambda path: save_mmret(model, path),
         )
-        log = run_loop(task, config, folder, "train", inputs, watch, Path(f"{out}.tracking"))
+        trained = run_loop(task, config, folder, "train", inputs, watch, Path(f"{out}.tracking"))
         # only the first process saves
         if config.lora_rank and launch.is_main():
             # merged in bfloat16, most of what the adapters learnt would be rounded away
@@ -99,7 +99,7 @@ def train_mmret(
                 parameter.data = parameter.data.float()
             unload_lora(model)
         left_out = [(name.partition("/")[2], "unreadable", error) for name, error in sorted(task.bad.items())] + small
-        stats = {"rows": sum(pool.rows or 0 for pool in pools), **last(log, config.last_step)}
+        stats = {"rows": sum(pool.rows or 0 for pool in pools), **trained.stats()}
         return {"save": lambda path: save_mmret(model, path), "stats": stats, "rejected": left_out}
 
     return make_model(out, config, inputs, make, overwrite=overwrite)
@@ -265,14 +265,3 @@ def _place(writer: ArtifactWriter, run: Path, out: Path, save: Callable[[Path], 
 def backbone_fingerprint(config: TrainConfig, work: str | Path) -> str:
     """What identifies the backbone."""
     return weights_fingerprint(model_place(config.model, work), config.revision)
-
-
-def last(log: list[dict[str, Any]], steps: int) -> dict[str, Any]:
-    """What the manifest tells of a run; no times, so that a resumed run gives the same bytes."""
-    losses = [line for line in log if "loss" in line]
-    made = losses[-1]["step"] if losses else steps
-    told = {"steps": made, "final_loss": round(losses[-1]["loss"], 6)} if losses else {"steps": made}
-    evaluations = [line for line in log if any("/" in name for name in line)]
-    if evaluations:
-        told["evaluation"] = {name: round(value, 4) for name, value in evaluations[-1].items() if "/" in name}
-    return told

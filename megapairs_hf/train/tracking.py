@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from megapairs_hf import launch, storage
@@ -75,6 +76,39 @@ class Log:
     def losses(self) -> list[dict[str, Any]]:
         """The lines that tell a loss."""
         return [line for line in self.lines if "loss" in line]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came of a run.
+
+    Attributes:
+        log: the lines of its log.
+        steps: steps that were made.
+        best: the step whose weights `best_metric` chose; None where the last were kept.
+    """
+
+    log: list[dict[str, Any]]
+    steps: int
+    best: int | None = None
+
+    def stats(self) -> dict[str, Any]:
+        """What the manifest tells; the evaluation is that of the weights that were kept.
+
+        There are no times in it, so that a resumed run gives the same bytes.
+        """
+        told: dict[str, Any] = {"steps": self.steps}
+        if self.best is not None:
+            told["saved_step"] = self.best
+        losses = [line["loss"] for line in self.log if "loss" in line]
+        if losses:
+            told["final_loss"] = round(losses[-1], 6)
+        kept = self.steps if self.best is None else self.best
+        for line in self.log:
+            measured = {name: round(value, 4) for name, value in line.items() if "/" in name}
+            if measured and line["step"] == kept:
+                told["evaluation"] = measured
+        return told
 
 
 def memory_gb(device: Any) -> float:

@@ -29,7 +29,7 @@ from tests.train.test_gradients import SETTINGS, made_task
 
 def run(model, rows, folder, watch=None, **settings):
     task = made_task(model, rows, **settings)
-    return run_loop(task, task.config, folder, "train", {"triplets": "x"}, watch)
+    return run_loop(task, task.config, folder, "train", {"triplets": "x"}, watch).log
 
 
 def steps(folder):
@@ -56,6 +56,25 @@ def test_a_run_that_gets_no_better_stops(model, rows, tmp_path):
     assert [line["step"] for line in log][-1] == 6
     again = run(model, rows, tmp_path, Watch({}, 2, "set/recall", 2), steps=12)
     assert again == log, "a stopped run goes on when it is resumed"
+
+
+def test_the_manifest_tells_of_the_weights_that_were_saved(triplets, models, tmp_path):
+    values = iter([33.3, 30.0, 20.0])
+    settings = {**SETTINGS, "steps": 12, "log_every": 4, "eval_every": 2, "best_metric": "set/recall", "patience": 2}
+    measured = {"set": lambda model: lambda: {"recall": next(values)}}
+    out = tmp_path / "m"
+    made = train_mmret(triplets, config=TrainConfig(**settings), out=out, work=models, evaluators=measured)
+    stats = made.manifest.stats
+    assert (stats["steps"], stats["saved_step"]) == (6, 2)
+    lines = [json.loads(line) for line in (out / "training_log.jsonl").read_text().splitlines()]
+    of_best = next(line for line in lines if line.get("set/recall") == 33.3)
+    assert stats["evaluation"] == {name: round(value, 4) for name, value in of_best.items() if "/" in name}
+    # the step at which it stopped is logged too, though it is no fourth
+    losses = {line["step"]: line for line in lines if "loss" in line}
+    assert list(losses) == [4, 6] and stats["final_loss"] == round(losses[6]["loss"], 6)
+    plain = TrainConfig(**{**settings, "best_metric": None, "patience": 0, "steps": 5})
+    again = train_mmret(triplets, config=plain, out=tmp_path / "last", work=models).manifest.stats
+    assert again["steps"] == 5 and "saved_step" not in again and "validation/recall@10" in again["evaluation"]
 
 
 def test_a_metric_that_is_not_measured(model, rows, tmp_path):
