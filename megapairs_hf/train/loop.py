@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -20,7 +19,7 @@ from megapairs_hf.train.checkpoint import PREFIX, load_checkpoint, make_whole, n
 from megapairs_hf.train.evaluators import Watch
 from megapairs_hf.train.loss import from_first, summed, world
 from megapairs_hf.train.schedule import MovingAverage, learning_rate, make_optimizer
-from megapairs_hf.train.tracking import LOG, Log, Trained, begin_tracking, chosen_tracker, live_line
+from megapairs_hf.train.tracking import LOG, Interval, Log, Trained, begin_tracking, chosen_tracker, live_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -157,6 +156,7 @@ class Run:
         self.stop = False
         # the step of the last checkpoint: an evaluation may have written it already
         self.saved = 0
+        self.interval = Interval()
         found = newest(folder / CHECKPOINTS, self.settings)
         if found:
             load_checkpoint(found[0], self.inner, self._raw(), self.average)
@@ -165,8 +165,8 @@ class Run:
             if self.accelerator.scaler is not None and found[1].get("scaler"):
                 self.accelerator.scaler.load_state_dict(found[1]["scaler"])
             task.restore(found[1]["task"])
+            self.interval = Interval(found[1].get("interval"))
         self.log = Log(folder / LOG, self.done)
-        self.counts: Counter[str] = Counter()
 
     @property
     def chosen(self) -> int | None:
@@ -181,11 +181,10 @@ class Run:
         self.module.train()
         began = time.monotonic() - self.log.seconds
         with launch.Progress(self.label, self.config.last_step, "steps", self.done) as bar:
-            self.said = time.monotonic()
             while self.done < self.config.last_step and not self.stop:
                 learnt = self.step(self.done)
                 self.done += 1
-                self.counts.update(learnt.counts)
+                self.interval.counts.update(learnt.counts)
                 last = self.done == self.config.last_step
                 due = last or self.done % self.config.log_every == 0
                 if due:
@@ -230,18 +229,15 @@ class Run:
         )
 
     def _tell(self, learnt: Learnt, seconds: float) -> None:
-        names = sorted(self.counts)
-        device = self.accelerator.device
         import torch
 
-        told = summed(
-            torch.tensor([float(learnt.loss), *(self.counts[name] for name in names)], device=device).double()
-        )
-        rate = float(told[1 + names.index("images")]) / max(1e-9, time.monotonic() - self.said)
-        counted = {name: int(value) for name, value in zip(names, told[1:].tolist(), strict=True)}
+        device = self.accelerator.device
+        loss = float(summed(torch.tensor(float(learnt.loss), device=device).double()))
+        counted = self.interval.totals(device)
+        rate = counted["images"] / max(1e-9, self.interval.seconds)
         line = {
             "step": self.done,
-            "loss": float(told[0]) / world(),
+            "loss": loss / world(),
             "lr": learning_rate(self.config, self.done - 1),
             "seconds": round(seconds, 3),
             **counted,
@@ -249,10 +245,10 @@ class Run:
         }
         self.log.add(line)
         self.accelerator.log({k: v for k, v in line.items() if k not in {"step", "seconds"}}, step=self.done)
-        self.counts.clear()
-        self.said = time.monotonic()
+        self.interval = Interval()
 
     def _evaluate(self, seconds: float) -> None:
+        began = time.monotonic()
         self.inner.eval()
         with self.average.in_place():
             found = {
@@ -263,7 +259,7 @@ class Run:
         # every process measures, since the weights may be sharded, but what follows must be the same in all of them
         found = from_first(found)
         self.module.train()
-        self.said = time.monotonic()
+        self.interval.leave_out(time.monotonic() - began)
         self.log.add({"step": self.done, **found, "seconds": round(seconds, 3)})
         self.accelerator.log(found, step=self.done)
         wanted = self.watch.best_metric
@@ -294,6 +290,7 @@ class Run:
             "best": self.best if self.best["step"] else None,
             "poor": self.poor,
             "stop": self.stop,
+            "interval": self.interval.state(self.accelerator.device),
             # of fp16; plain numbers
             "scaler": None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
         }

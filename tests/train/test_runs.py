@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -156,6 +157,48 @@ def test_a_full_disk_leaves_the_checkpoint_before(model, rows, tmp_path, monkeyp
 
 class Killed(BaseException):
     """Ends a run as kill -9 would."""
+
+
+def test_counts_of_the_log_go_on_after_a_kill(model, rows, tmp_path, monkeypatch):
+    settings = {"steps": 9, "log_every": 7, "checkpoint_every": 3}
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    whole = run(model, rows, tmp_path / "whole", **settings)
+    model.load_state_dict(start)
+    task = made_task(model, rows, **settings)
+    learn = task.learn
+
+    def killed(module, step, accelerator):
+        if step == 4:
+            raise Killed
+        return learn(module, step, accelerator)
+
+    monkeypatch.setattr(task, "learn", killed)
+    with pytest.raises(Killed):
+        run_loop(task, task.config, tmp_path / "cut", "train", {"triplets": "x"})
+    cut = run(model, rows, tmp_path / "cut", **settings)
+    timed = {"seconds", "images_per_s"}
+    plain = [[{k: v for k, v in line.items() if k not in timed} for line in log] for log in (whole, cut)]
+    assert plain[0] == plain[1]
+    assert [line["step"] for line in cut] == [7, 9] and cut[0]["images"] > cut[1]["images"] > 0
+
+
+def test_the_rate_is_of_the_training_alone(model, rows, tmp_path, monkeypatch):
+    task = made_task(model, rows, steps=3, log_every=3)
+    learn = task.learn
+
+    def slow(*given):
+        time.sleep(0.2)
+        return learn(*given)
+
+    def measure():
+        time.sleep(0.3)
+        return {"recall": 1.0}
+
+    monkeypatch.setattr(task, "learn", slow)
+    log = run_loop(task, task.config, tmp_path, "train", {}, Watch({"set": measure}, 2)).log
+    (line,) = (line for line in log if "loss" in line)
+    # three slow steps, without the evaluation after the second
+    assert 0.6 <= line["images"] / line["images_per_s"] <= line["seconds"] - 0.29
 
 
 @pytest.mark.parametrize("inside", ["before", "after"])
