@@ -361,6 +361,53 @@ def test_recall_in_memory_is_counted_by_hand():
     assert found == {"recall@1": pytest.approx(200 / 3), "recall@10": 100.0}
 
 
+def answering(query, document):
+    """A model that answers with these vectors: functions of how many are asked for."""
+
+    class Model:
+        def encode_query(self, inputs, **_):
+            return query(len(inputs))
+
+        def encode_document(self, inputs, **_):
+            return document(len(inputs))
+
+    return retrieval(Model(), [(f"q{i}", "x") for i in range(50)], [f"t{i}" for i in range(50)], lambda name: name)
+
+
+def test_a_model_that_answers_everything_alike_finds_nothing():
+    # of odd numbers, whose products round differently from place to place
+    one = np.random.default_rng(0).normal(size=37).astype(np.float32)
+    one /= np.linalg.norm(one)
+
+    def same(count):
+        return np.tile(one, (count, 1))
+
+    def nearly(count):
+        return same(count) * (1 + 2e-7 * np.random.default_rng(1).choice([-1, 1], (count, 1))).astype(np.float32)
+
+    def nothing(count):
+        return np.zeros((count, 37), np.float32)
+
+    for answer in (same, nearly, nothing):
+        assert answering(answer, answer)() == {"recall@1": 0.0, "recall@10": 0.0}
+
+
+def test_vectors_that_are_no_numbers_stop_the_evaluation():
+    def whole(count):
+        return np.eye(count, 100, dtype=np.float32)
+
+    def broken(count):
+        found = whole(count)
+        found[3, 5], found[7] = np.inf, np.nan
+        return found
+
+    assert answering(whole, whole)()["recall@1"] == 100.0
+    with pytest.raises(TrainingError, match="not finite for 2 of the 50 queries of the evaluation; lower `lr`"):
+        answering(broken, whole)()
+    with pytest.raises(TrainingError, match="not finite for 2 of the 100 pictures"):
+        answering(whole, broken)()
+
+
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
