@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from megapairs_hf import launch, storage
+from megapairs_hf import launch
 from megapairs_hf.artifact import Artifact, model_place, weights_fingerprint
 from megapairs_hf.artifact_writer import ArtifactWriter, Rejection, create_artifact
 from megapairs_hf.dataset.load import load_triplets
 from megapairs_hf.errors import ArtifactError, TrainingError
 from megapairs_hf.models.fusion import build_mmret, save_mmret
 from megapairs_hf.models.lora import add_lora, unload_lora
+from megapairs_hf.train.checkpoint import explained_save
 from megapairs_hf.train.evaluators import Watch, of_triplets
 from megapairs_hf.train.loop import run_loop
 from megapairs_hf.train.rows import TripletPool
@@ -250,7 +251,7 @@ def make_model(
 
 
 def _place(writer: ArtifactWriter, run: Path, out: Path, save: Callable[[Path], None], files: tuple[str, ...]) -> None:
-    with storage.explained(out):
+    with explained_save(out):
         save(out)
         for log in run.rglob(LOG):
             target = out / log.relative_to(run)

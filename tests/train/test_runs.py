@@ -1,9 +1,12 @@
 """What a run does besides learning: checkpoints, evaluation, stops, trackers, and what goes wrong."""
 
+import contextlib
 import errno
 import json
 import math
+import resource
 import shutil
+import signal
 import sys
 import time
 from pathlib import Path
@@ -11,14 +14,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from megapairs_hf.config import config_dict
 from megapairs_hf.errors import ArtifactError, MissingDependencyError, StaleArtifactError, TrainingError
 from megapairs_hf.models import load_mmret
+from megapairs_hf.models.fusion import save_mmret
 from megapairs_hf.models.lora import unload_lora
 from megapairs_hf.train import TrainConfig, train_mmret
-from megapairs_hf.train.checkpoint import checkpoint_folders, newest, replaced, save_checkpoint, whole_weights
+from megapairs_hf.train.checkpoint import (
+    checkpoint_folders,
+    explained_save,
+    newest,
+    replaced,
+    save_checkpoint,
+    whole_weights,
+)
 from megapairs_hf.train.evaluators import Watch, retrieval
 from megapairs_hf.train.loop import Run, run_loop
 from megapairs_hf.train.schedule import MovingAverage, make_optimizer
@@ -153,6 +164,62 @@ def test_a_full_disk_leaves_the_checkpoint_before(model, rows, tmp_path, monkeyp
     assert not list((tmp_path / "checkpoints").glob(".*"))
     monkeypatch.undo()
     assert run(model, rows, tmp_path, steps=12, checkpoint_every=2)[-1]["step"] == 12
+
+
+@contextlib.contextmanager
+def files_of_at_most(count):
+    """What a full disk does, for files longer than so many bytes."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (count, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+
+
+FULL = (
+    r"cannot write \S+{}: the disk is full; free some space and run the same command again, finished checkpoints are"
+)
+
+
+@pytest.mark.parametrize("loadable", [False, True])
+def test_tensors_that_do_not_fit_leave_the_checkpoint_before(model, rows, tmp_path, loadable):
+    save = (lambda path: save_mmret(model, path)) if loadable else None
+    settings = {"steps": 6, "checkpoint_every": 2}
+    with contextlib.ExitStack() as stack:
+        # the disk is full after the third step
+        fill = {"set": lambda: {"recall": float(stack.enter_context(files_of_at_most(5000)) or 0)}}
+        with pytest.raises(ArtifactError, match=FULL.format("step-00000004")):
+            run(model, rows, tmp_path, Watch(fill, 3, save=save), **settings)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000002"]
+    assert run(model, rows, tmp_path, **settings)[-1]["step"] == 6
+
+
+def test_a_final_model_that_does_not_fit_is_saved_by_the_same_command(triplets, models, tmp_path, monkeypatch):
+    def saved(model, path):
+        with files_of_at_most(5000) if path == tmp_path / "m" else contextlib.nullcontext():
+            save_mmret(model, path)
+
+    config = TrainConfig(**SETTINGS)
+    monkeypatch.setattr("megapairs_hf.train.stage.save_mmret", saved)
+    with pytest.raises(ArtifactError, match=FULL.format("/m")):
+        train_mmret(triplets, config=config, out=tmp_path / "m", work=models)
+    monkeypatch.undo()
+    train_mmret(triplets, config=config, out=tmp_path / "m", work=models)
+    train_mmret(triplets, config=config, out=tmp_path / "whole", work=models)
+    found = [sorted(path.name for path in (tmp_path / name).rglob("*")) for name in ("m", "whole")]
+    assert found[0] == found[1]
+
+
+def test_a_tokenizer_that_does_not_fit_is_explained_and_other_errors_are_not(model, tmp_path):
+    with files_of_at_most(500), pytest.raises(ArtifactError, match=FULL.format("")), explained_save(tmp_path):
+        model.tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ArtifactError, match="No such file or directory"), explained_save(tmp_path):
+        save_file({"a": torch.zeros(2)}, tmp_path / "none" / "a.safetensors")
+    with pytest.raises(ValueError, match="a mistake"), explained_save(tmp_path):
+        raise ValueError("a mistake")
 
 
 class Killed(BaseException):
