@@ -192,13 +192,18 @@ def remove(path: PathLike) -> None:
 
 
 @contextmanager
-def explained(path: PathLike) -> Iterator[None]:
-    """Turn an operating-system error about `path` into one sentence that says what to do."""
+def explained(path: PathLike, kept: str = "finished shards are kept") -> Iterator[None]:
+    """Turn an operating-system error about `path` into one sentence that says what to do.
+
+    Args:
+        path: what is being written.
+        kept: what a full disk leaves as it was.
+    """
     try:
         yield
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-            advice = "the disk is full; free some space and run the same command again, finished shards are kept"
+            advice = f"the disk is full; free some space and run the same command again, {kept}"
         elif error.errno in {errno.EROFS, errno.EACCES, errno.EPERM}:
             advice = "the folder is read-only; make it writable or name another with --work or --out"
         elif error.errno in {errno.ENOTDIR, errno.EEXIST}:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shutil
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +71,7 @@ def save_checkpoint(
         name = f"{PREFIX}{told['step']:08d}"
         temporary, final = root / f".{name}.tmp", root / name
         try:
-            with storage.explained(final):
+            with explained_save(final):
                 shutil.rmtree(temporary, ignore_errors=True)
                 temporary.mkdir(parents=True)
                 if save is not None:
@@ -92,6 +93,31 @@ def save_checkpoint(
                 (old / META).unlink()
                 shutil.rmtree(old)
     launch.barrier()
+
+
+@contextlib.contextmanager
+def explained_save(path: Path) -> Iterator[None]:
+    """`storage.explained` for what models, tokenizers and tensors are saved by, too.
+
+    safetensors and tokenizers raise exceptions of their own, which are no OSError; the system's error stands at the
+    end of their text, such as `Error while serializing: I/O error: No space left on device (os error 28)`.
+
+    Args:
+        path: what is being written.
+
+    Raises:
+        ArtifactError: the disk is full, the folder is read-only, or the write fails in another way.
+    """
+    with storage.explained(path, "finished checkpoints are kept"):
+        try:
+            yield
+        except OSError:
+            raise
+        except Exception as error:
+            found = re.search(r"([^:]*) \(os error (\d+)\)", str(error))
+            if found is None:
+                raise
+            raise OSError(int(found[2]), found[1].strip()) from error
 
 
 def _put(temporary: Path, final: Path) -> None:

@@ -5,13 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from megapairs_hf.errors import TrainingError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    import numpy as np
     from PIL import Image
 
 KS = (1, 10)
+# scores of unit vectors that are closer than this are one score: float32 and the batches of a pass round differently
+TIE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,9 @@ def retrieval(
 ) -> Callable[[], Mapping[str, float]]:
     """Recall of composed queries among the queries' and targets' own pictures.
 
+    A picture whose score equals the target's, to rounding, counts as ranked before it, so a model that gives the same
+    vector for everything finds nothing (where the gallery has more than k pictures).
+
     Args:
         model: an MMRet; measured as it is at the time of the call.
         queries: (image id, text) of each.
@@ -50,7 +58,8 @@ def retrieval(
         batch_size: inputs a forward pass.
 
     Returns:
-        A function that gives `recall@1` and `recall@10` in percent.
+        A function that gives `recall@1` and `recall@10` in percent; it raises TrainingError where a vector is not
+        finite, as the loop does for a loss or a gradient.
     """
     import numpy as np
 
@@ -60,16 +69,36 @@ def retrieval(
     def measure() -> dict[str, float]:
         options = {"batch_size": batch_size, "show_progress_bar": False, "convert_to_numpy": True}
         asked = [{"image": fetch(image), "text": text} for image, text in queries]
-        left = model.encode_query(asked, **options)
-        right = model.encode_document([fetch(name) for name in gallery], **options)
+        left = _finite(model.encode_query(asked, **options), "queries")
+        right = _finite(model.encode_document([fetch(name) for name in gallery], **options), "pictures")
+        slack = TIE * np.linalg.norm(left, axis=1).max() * np.linalg.norm(right, axis=1).max()
         scores = left @ right.T
         rows = np.arange(len(queries))
         scores[rows, [place[image] for image, _ in queries]] = -np.inf
         own = scores[rows, [place[name] for name in targets]]
-        ranks = 1 + (scores > own[:, None]).sum(1)
+        # the target itself is among those that score so much
+        ranks = (scores >= own[:, None] - slack).sum(1)
         return {f"recall@{k}": float(100 * (ranks <= k).mean()) for k in KS}
 
     return measure
+
+
+def _finite(vectors: Any, what: str) -> np.ndarray:
+    """Vectors [n, d] in float64, where the order of a sum does not matter.
+
+    Raises:
+        TrainingError: one is not finite.
+    """
+    import numpy as np
+
+    wide = np.asarray(vectors, np.float64)
+    wrong = int((~np.isfinite(wide)).any(1).sum())
+    if wrong:
+        raise TrainingError(
+            f"the model gives vectors that are not finite for {wrong:,} of the {len(wide):,} {what} of the evaluation;"
+            " lower `lr`, or train with mixed_precision: no; the last good checkpoint is kept"
+        )
+    return wide
 
 
 def of_triplets(model: Any, triplets: Any, limit: int, batch_size: int) -> Callable[[], Mapping[str, float]]:

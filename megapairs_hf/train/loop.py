@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -20,7 +19,7 @@ from megapairs_hf.train.checkpoint import PREFIX, load_checkpoint, make_whole, n
 from megapairs_hf.train.evaluators import Watch
 from megapairs_hf.train.loss import from_first, summed, world
 from megapairs_hf.train.schedule import MovingAverage, learning_rate, make_optimizer
-from megapairs_hf.train.tracking import LOG, Log, begin_tracking, chosen_tracker, live_line
+from megapairs_hf.train.tracking import LOG, Interval, Log, Trained, begin_tracking, chosen_tracker, live_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -83,7 +82,7 @@ def run_loop(
     inputs: Mapping[str, str],
     watch: Watch | None = None,
     tracking: Path | None = None,
-) -> list[dict[str, Any]]:
+) -> Trained:
     """Train, resuming if there is a checkpoint.
 
     Args:
@@ -96,7 +95,8 @@ def run_loop(
         tracking: folder of the tracker's files; None for `folder`.
 
     Returns:
-        The log: step, loss, lr, counts and seconds of every `log_every` steps, and the evaluations.
+        The steps that were made, whose weights were kept, and the log: step, loss, lr, counts and seconds of every
+        `log_every` steps, and the evaluations.
 
     Raises:
         TrainingError: the batch cannot be shared by the processes, or the loss is not a number.
@@ -110,7 +110,7 @@ def run_loop(
         # `end_training` would end the process group too, which the stage still needs
         for tracker in run.accelerator.trackers:
             tracker.finish()
-    return run.log.lines
+    return Trained(run.log.lines, run.done, run.chosen)
 
 
 class Run:
@@ -151,10 +151,12 @@ class Run:
         self.module, self.optimizer = self.accelerator.prepare(task.module, make_optimizer(task.module, config))
         self.inner = self.accelerator.unwrap_model(self.module)
         self.average = MovingAverage(self.inner, config.ema)
-        self.done, self.best, self.poor = 0, {"step": 0, "value": -math.inf}, 0
+        self.done, self.poor = 0, 0
+        self.best: dict[str, Any] = {"step": 0, "value": -math.inf}
         self.stop = False
         # the step of the last checkpoint: an evaluation may have written it already
         self.saved = 0
+        self.interval = Interval()
         found = newest(folder / CHECKPOINTS, self.settings)
         if found:
             load_checkpoint(found[0], self.inner, self._raw(), self.average)
@@ -163,8 +165,13 @@ class Run:
             if self.accelerator.scaler is not None and found[1].get("scaler"):
                 self.accelerator.scaler.load_state_dict(found[1]["scaler"])
             task.restore(found[1]["task"])
+            self.interval = Interval(found[1].get("interval"))
         self.log = Log(folder / LOG, self.done)
-        self.counts: Counter[str] = Counter()
+
+    @property
+    def chosen(self) -> int | None:
+        """The step that `best_metric` chose; None where the last weights are kept."""
+        return self.best["step"] or None if self.watch.best_metric is not None else None
 
     def _raw(self) -> Any:
         return getattr(self.optimizer, "optimizer", self.optimizer)
@@ -174,16 +181,20 @@ class Run:
         self.module.train()
         began = time.monotonic() - self.log.seconds
         with launch.Progress(self.label, self.config.last_step, "steps", self.done) as bar:
-            self.said = time.monotonic()
             while self.done < self.config.last_step and not self.stop:
                 learnt = self.step(self.done)
                 self.done += 1
-                self._tell(learnt, time.monotonic() - began)
+                self.interval.counts.update(learnt.counts)
+                last = self.done == self.config.last_step
+                due = last or self.done % self.config.log_every == 0
+                if due:
+                    self._tell(learnt, time.monotonic() - began)
                 losses = self.log.losses()
                 bar.advance(1, live_line(losses[-1], self.accelerator.device) if losses else "")
-                last = self.done == self.config.last_step
                 if self.watch.every and (self.done % self.watch.every == 0 or last):
                     self._evaluate(time.monotonic() - began)
+                if self.stop and not due:
+                    self._tell(learnt, time.monotonic() - began)
                 if self.done % self.config.checkpoint_every == 0 or last or self.stop:
                     self._save()
         self._keep()
@@ -218,21 +229,15 @@ class Run:
         )
 
     def _tell(self, learnt: Learnt, seconds: float) -> None:
-        self.counts.update(learnt.counts)
-        if self.done % self.config.log_every and self.done != self.config.last_step:
-            return
-        names = sorted(self.counts)
-        device = self.accelerator.device
         import torch
 
-        told = summed(
-            torch.tensor([float(learnt.loss), *(self.counts[name] for name in names)], device=device).double()
-        )
-        rate = float(told[1 + names.index("images")]) / max(1e-9, time.monotonic() - self.said)
-        counted = {name: int(value) for name, value in zip(names, told[1:].tolist(), strict=True)}
+        device = self.accelerator.device
+        loss = float(summed(torch.tensor(float(learnt.loss), device=device).double()))
+        counted = self.interval.totals(device)
+        rate = counted["images"] / max(1e-9, self.interval.seconds)
         line = {
             "step": self.done,
-            "loss": float(told[0]) / world(),
+            "loss": loss / world(),
             "lr": learning_rate(self.config, self.done - 1),
             "seconds": round(seconds, 3),
             **counted,
@@ -240,10 +245,10 @@ class Run:
         }
         self.log.add(line)
         self.accelerator.log({k: v for k, v in line.items() if k not in {"step", "seconds"}}, step=self.done)
-        self.counts.clear()
-        self.said = time.monotonic()
+        self.interval = Interval()
 
     def _evaluate(self, seconds: float) -> None:
+        began = time.monotonic()
         self.inner.eval()
         with self.average.in_place():
             found = {
@@ -254,7 +259,7 @@ class Run:
         # every process measures, since the weights may be sharded, but what follows must be the same in all of them
         found = from_first(found)
         self.module.train()
-        self.said = time.monotonic()
+        self.interval.leave_out(time.monotonic() - began)
         self.log.add({"step": self.done, **found, "seconds": round(seconds, 3)})
         self.accelerator.log(found, step=self.done)
         wanted = self.watch.best_metric
@@ -285,6 +290,7 @@ class Run:
             "best": self.best if self.best["step"] else None,
             "poor": self.poor,
             "stop": self.stop,
+            "interval": self.interval.state(self.accelerator.device),
             # of fp16; plain numbers
             "scaler": None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
         }
@@ -296,8 +302,8 @@ class Run:
         """Leave the weights to be saved in the module: the best, or the average, or the last."""
         import torch
 
-        if self.watch.best_metric is not None and self.best["step"]:
-            folder = self.folder / CHECKPOINTS / f"{PREFIX}{self.best['step']:08d}"
+        if self.chosen is not None:
+            folder = self.folder / CHECKPOINTS / f"{PREFIX}{self.chosen:08d}"
             load_checkpoint(folder, self.inner, None, self.average)
         with torch.no_grad():
             for name, value in self.average.values.items():

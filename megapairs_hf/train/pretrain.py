@@ -15,7 +15,7 @@ from megapairs_hf.pictures import ROOT, picture_bytes
 from megapairs_hf.train.loop import run_loop
 from megapairs_hf.train.pixels import PixelCache
 from megapairs_hf.train.simple_tasks import CaptionTask, ViewsTask
-from megapairs_hf.train.stage import last, make_model
+from megapairs_hf.train.stage import make_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,11 +65,11 @@ def pretrain_similarity(
         clip, processor = small_clip(config.model, tokenizer)
         pixels = PixelCache(fetch, processor, config.cache_gb)
         task = CaptionTask(clip, tokenizer, ids, captions, pixels, config.clip)
-        clip_log = run_loop(task, config.clip, folder / "clip", "pretrain clip", settings)
+        clip_run = run_loop(task, config.clip, folder / "clip", "pretrain clip", settings)
         torch.manual_seed(config.dino.seed)
         dino, dino_processor = small_dino(config.model)
         views = ViewsTask(dino, ids, pixels, config.dino)
-        dino_log = run_loop(views, config.dino, folder / "dino", "pretrain dino", settings)
+        dino_run = run_loop(views, config.dino, folder / "dino", "pretrain dino", settings)
 
         words = word_model(captions, tokenizer, 2 * config.model.dimension, config.clip.seed)
 
@@ -80,7 +80,7 @@ def pretrain_similarity(
             dino_processor.save_pretrained(path / "dino")
             words.save(str(path / "words"), create_model_card=False)
 
-        runs = {"clip": last(clip_log, config.clip.steps), "dino": last(dino_log, config.dino.steps)}
+        runs = {"clip": clip_run.stats(), "dino": dino_run.stats()}
         return {"save": save, "stats": {"stands_in_for": STANDS_IN_FOR, **runs}}
 
     return make_model(out, config, inputs, make, kind="similarity", files=FILES, overwrite=overwrite)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
-from megapairs_hf.train.order import sibling_order
+from megapairs_hf.train.order import drawn_others, sibling_order
 from megapairs_hf.train.plan import number
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Pool(Protocol):
         """These rows with the draws of this step; None for a row that a picture of `bad` spoils."""
 
     def others(self, taken: Collection[int], count: int, rng: random.Random) -> list[int]:
-        """Up to `count` more rows to fill a batch up with, drawn."""
+        """`count` more rows to fill a batch up with, drawn from those not taken; fewer where no more are left."""
 
     def files(self, names: Sequence[str]) -> dict[str, bytes]:
         """The files of pictures by their ids."""
@@ -136,10 +136,9 @@ class TripletPool:
         return (first + mined)[: self.config.negatives]
 
     def others(self, taken: Collection[int], count: int, rng: random.Random) -> list[int]:
-        """Up to `count` more rows, drawn."""
+        """`count` more rows, drawn; fewer where no more are left."""
         assert self.rows is not None
-        drawn = dict.fromkeys(rng.randrange(self.rows) for _ in range(2 * count))
-        return [row for row in drawn if row not in taken][:count]
+        return drawn_others(self.rows, taken, count, rng)
 
     def files(self, names: Sequence[str]) -> dict[str, bytes]:
         """The files of pictures by their ids."""

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from megapairs_hf import launch, storage
+from megapairs_hf import launch
 from megapairs_hf.artifact import Artifact, model_place, weights_fingerprint
 from megapairs_hf.artifact_writer import ArtifactWriter, Rejection, create_artifact
 from megapairs_hf.dataset.load import load_triplets
 from megapairs_hf.errors import ArtifactError, TrainingError
 from megapairs_hf.models.fusion import build_mmret, save_mmret
 from megapairs_hf.models.lora import add_lora, unload_lora
+from megapairs_hf.train.checkpoint import explained_save
 from megapairs_hf.train.evaluators import Watch, of_triplets
 from megapairs_hf.train.loop import run_loop
 from megapairs_hf.train.rows import TripletPool
@@ -91,7 +92,7 @@ def train_mmret(
             config.patience,
             lambda path: save_mmret(model, path),
         )
-        log = run_loop(task, config, folder, "train", inputs, watch, Path(f"{out}.tracking"))
+        trained = run_loop(task, config, folder, "train", inputs, watch, Path(f"{out}.tracking"))
         # only the first process saves
         if config.lora_rank and launch.is_main():
             # merged in bfloat16, most of what the adapters learnt would be rounded away
@@ -99,7 +100,7 @@ def train_mmret(
                 parameter.data = parameter.data.float()
             unload_lora(model)
         left_out = [(name.partition("/")[2], "unreadable", error) for name, error in sorted(task.bad.items())] + small
-        stats = {"rows": sum(pool.rows or 0 for pool in pools), **last(log, config.last_step)}
+        stats = {"rows": sum(pool.rows or 0 for pool in pools), **trained.stats()}
         return {"save": lambda path: save_mmret(model, path), "stats": stats, "rejected": left_out}
 
     return make_model(out, config, inputs, make, overwrite=overwrite)
@@ -250,7 +251,7 @@ def make_model(
 
 
 def _place(writer: ArtifactWriter, run: Path, out: Path, save: Callable[[Path], None], files: tuple[str, ...]) -> None:
-    with storage.explained(out):
+    with explained_save(out):
         save(out)
         for log in run.rglob(LOG):
             target = out / log.relative_to(run)
@@ -265,14 +266,3 @@ def _place(writer: ArtifactWriter, run: Path, out: Path, save: Callable[[Path], 
 def backbone_fingerprint(config: TrainConfig, work: str | Path) -> str:
     """What identifies the backbone."""
     return weights_fingerprint(model_place(config.model, work), config.revision)
-
-
-def last(log: list[dict[str, Any]], steps: int) -> dict[str, Any]:
-    """What the manifest tells of a run; no times, so that a resumed run gives the same bytes."""
-    losses = [line for line in log if "loss" in line]
-    made = losses[-1]["step"] if losses else steps
-    told = {"steps": made, "final_loss": round(losses[-1]["loss"], 6)} if losses else {"steps": made}
-    evaluations = [line for line in log if any("/" in name for name in line)]
-    if evaluations:
-        told["evaluation"] = {name: round(value, 4) for name, value in evaluations[-1].items() if "/" in name}
-    return told

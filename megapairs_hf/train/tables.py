@@ -17,7 +17,7 @@ import numpy as np
 
 from megapairs_hf.artifact import model_place, sha256_of
 from megapairs_hf.errors import ArtifactError, TrainingError
-from megapairs_hf.train.order import permutation
+from megapairs_hf.train.order import drawn_others, permutation
 from megapairs_hf.train.rows import Example, Input
 
 if TYPE_CHECKING:
@@ -84,10 +84,9 @@ class TablePool:
         return [int(row) for row in order[part * size : (part + 1) * size]]
 
     def others(self, taken: Collection[int], count: int, rng: random.Random) -> list[int]:
-        """Up to `count` more rows, drawn."""
+        """`count` more rows, drawn; fewer where no more are left."""
         assert self.rows is not None
-        drawn = dict.fromkeys(rng.randrange(self.rows) for _ in range(2 * count))
-        return [row for row in drawn if row not in taken][:count]
+        return drawn_others(self.rows, taken, count, rng)
 
     def examples(self, indices: Sequence[int], step: int, bad: Collection[str]) -> list[Example | None]:
         """These rows with the negatives of this step."""
@@ -156,10 +155,9 @@ class StreamPool:
         return [block * self.size + int(row) for row in order]
 
     def others(self, taken: Collection[int], count: int, rng: random.Random) -> list[int]:
-        """Up to `count` more rows of the same block, drawn."""
+        """`count` more rows of the same block, drawn; fewer where no more are left."""
         first = min(taken) // self.size * self.size
-        drawn = dict.fromkeys(first + rng.randrange(self.size) for _ in range(2 * count))
-        return [row for row in drawn if row not in taken][:count]
+        return [first + row for row in drawn_others(self.size, [row - first for row in taken], count, rng)]
 
     def examples(self, indices: Sequence[int], step: int, bad: Collection[str]) -> list[Example | None]:
         """These rows with the negatives of this step."""

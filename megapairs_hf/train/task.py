@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from megapairs_hf.train.rows import Example, Pool
 
 AHEAD = 4
-TRIES = 20
 
 
 class Fetch:
@@ -86,17 +85,15 @@ class ContrastTask:
         rows = pool.indices(int(self.before[step]), size)
         made = [example for example in pool.examples(rows, step, bad) if example is not None]
         taken, rng = set(rows), random.Random(f"{self.config.seed}/{step}/refill")
-        for _ in range(TRIES):
-            if len(made) == size:
-                return made
+        while len(made) < size:
             more = pool.others(taken, size - len(made), rng)
+            if not more:
+                raise TrainingError(
+                    f"step {step} has only {len(made):,} rows with readable pictures for a batch of {size:,}; lower"
+                    " batch_size, or mend the pictures"
+                )
             taken.update(more)
             made += [example for example in pool.examples(more, step, bad) if example is not None]
-        if len(made) < size:
-            raise TrainingError(
-                f"step {step} has only {len(made):,} rows with readable pictures for a batch of {size:,}; lower"
-                " batch_size, or mend the pictures"
-            )
         return made
 
     def learn(self, module: Any, step: int, accelerator: Accelerator) -> Learnt:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import time
+from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from megapairs_hf import launch, storage
 from megapairs_hf.config import config_dict
 from megapairs_hf.errors import MissingDependencyError
+from megapairs_hf.train.loss import summed
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from accelerate import Accelerator
@@ -75,6 +80,76 @@ class Log:
     def losses(self) -> list[dict[str, Any]]:
         """The lines that tell a loss."""
         return [line for line in self.lines if "loss" in line]
+
+
+class Interval:
+    """What was counted since the last line of the log, by all processes.
+
+    It goes into each checkpoint, so that the first line after a resume counts what the uninterrupted run counts.
+
+    Args:
+        kept: `state` of the interval to go on with.
+    """
+
+    def __init__(self, kept: Mapping[str, Any] | None = None) -> None:
+        counts, seconds = (kept["counts"], kept["seconds"]) if kept else ({}, 0.0)
+        # the sum of all processes goes on in the first; the others know the names, since they are summed together
+        self.counts: Counter[str] = Counter({name: launch.is_main() * count for name, count in counts.items()})
+        self.began = time.monotonic() - seconds
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training in it."""
+        return time.monotonic() - self.began
+
+    def leave_out(self, seconds: float) -> None:
+        """Take time out that was no training."""
+        self.began += seconds
+
+    def totals(self, device: Any) -> dict[str, int]:
+        """The counts of all processes by name; every process must call this."""
+        import torch
+
+        names = sorted(self.counts)
+        values = torch.tensor([self.counts[name] for name in names], device=device).long()
+        return dict(zip(names, summed(values).tolist(), strict=True)) if names else {}
+
+    def state(self, device: Any) -> dict[str, Any]:
+        """What a checkpoint keeps, as plain values; every process must call this."""
+        return {"counts": self.totals(device), "seconds": round(self.seconds, 3)}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came of a run.
+
+    Attributes:
+        log: the lines of its log.
+        steps: steps that were made.
+        best: the step whose weights `best_metric` chose; None where the last were kept.
+    """
+
+    log: list[dict[str, Any]]
+    steps: int
+    best: int | None = None
+
+    def stats(self) -> dict[str, Any]:
+        """What the manifest tells; the evaluation is that of the weights that were kept.
+
+        There are no times in it, so that a resumed run gives the same bytes.
+        """
+        told: dict[str, Any] = {"steps": self.steps}
+        if self.best is not None:
+            told["saved_step"] = self.best
+        losses = [line["loss"] for line in self.log if "loss" in line]
+        if losses:
+            told["final_loss"] = round(losses[-1], 6)
+        kept = self.steps if self.best is None else self.best
+        for line in self.log:
+            measured = {name: round(value, 4) for name, value in line.items() if "/" in name}
+            if measured and line["step"] == kept:
+                told["evaluation"] = measured
+        return told
 
 
 def memory_gb(device: Any) -> float:

@@ -1,6 +1,7 @@
 """What a batch is made of: draws, masks, mixtures, streams, and pictures that cannot be read."""
 
 import json
+import math
 import pickle
 import random
 from collections import Counter
@@ -18,7 +19,7 @@ from megapairs_hf.models import build_mmret
 from megapairs_hf.train import TrainConfig, train_mmret
 from megapairs_hf.train.config import SourceConfig
 from megapairs_hf.train.encoder import prepared
-from megapairs_hf.train.order import drawn_pools
+from megapairs_hf.train.order import drawn_others, drawn_pools
 from megapairs_hf.train.plan import make_batch
 from megapairs_hf.train.rows import Example, Input, TripletPool
 from megapairs_hf.train.tables import open_source
@@ -184,6 +185,54 @@ def test_unreadable_pictures_are_left_out_and_the_batch_refilled(triplets, model
     few = TrainConfig(**{**SETTINGS, "steps": 25, "batch_size": 16}, micro_batch=micro, max_rejected=1)
     with pytest.raises(TrainingError, match="2 pictures cannot be read, more than max_rejected 1"):
         train_mmret(triplets, config=few, out=tmp_path / "few", work=models)
+
+
+def test_others_are_drawn_evenly_from_those_not_taken():
+    counts = Counter()
+    for seed in range(3000):
+        drawn = drawn_others(9, {0, 3, 4, 8}, 2, random.Random(seed))
+        assert len(set(drawn)) == 2
+        counts.update(drawn)
+    assert set(counts) == {1, 2, 5, 6, 7}
+    # 1,200 each, within four standard deviations
+    assert all(abs(count - 1200) < 4 * math.sqrt(3000 * 0.4 * 0.6) for count in counts.values())
+    assert sorted(drawn_others(9, {0, 3, 4, 8}, 20, random.Random(0))) == [1, 2, 5, 6, 7]
+    assert drawn_others(3, {0, 1, 2}, 1, random.Random(0)) == []
+    assert drawn_others(10**12, {7}, 3, random.Random(5)) == drawn_others(10**12, {7}, 3, random.Random(5))
+
+
+@pytest.mark.parametrize(("kind", "batch_size"), [("triplets", 32), ("table", 32), ("stream", 7)])
+def test_a_batch_is_filled_up_while_any_whole_row_is_left(rows, model, tmp_path, monkeypatch, kind, batch_size):
+    monkeypatch.setattr("megapairs_hf.train.tables.BLOCK", 35)
+    config = TrainConfig(**{**SETTINGS, "batch_size": batch_size, "steps": 40})
+    if kind == "triplets":
+        rows.rows = rows.rows.select(range(35))
+        pool = TripletPool(rows, config)
+    else:
+        told = [{"qry": f"say {i}", "qry_image_path": f"{i}.png", "pos_text": f"said {i}"} for i in range(35)]
+        pq.write_table(pa.Table.from_pylist(told), tmp_path / "rows.parquet")
+        source = SourceConfig(str(tmp_path / "rows.parquet"), weight=1.0, stream=kind == "stream")
+        (pool,), _ = open_source(source, config, tmp_path)
+    task = ContrastTask(model, [pool], [1], config)
+
+    def readable(bad):
+        return sum(row is not None for row in pool.examples(range(35), 0, bad))
+
+    # all pictures break that leave enough rows; some spoil several
+    bad, more = [], ""
+    for name in [row.candidates[0].image or row.query.image for row in pool.examples(range(35), 0, ())]:
+        if readable([*bad, name]) >= batch_size:
+            bad.append(name)
+        else:
+            more = name
+    task.bad = {f"0/{one}": "broken" for one in bad}
+    assert readable(bad) == batch_size and bad
+    for step in range(40):
+        assert len(task.batch(step, 0, 1).names) == batch_size
+    task.bad[f"0/{more}"] = "broken"
+    with pytest.raises(TrainingError, match=f"has only {readable([*bad, more])} rows with readable pictures"):
+        task.batch(0, 0, 1)
+    task.close()
 
 
 def test_worker_processes_decode_the_same(model, rows):

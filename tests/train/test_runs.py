@@ -1,23 +1,35 @@
 """What a run does besides learning: checkpoints, evaluation, stops, trackers, and what goes wrong."""
 
+import contextlib
 import errno
 import json
 import math
+import resource
 import shutil
+import signal
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from megapairs_hf.config import config_dict
 from megapairs_hf.errors import ArtifactError, MissingDependencyError, StaleArtifactError, TrainingError
 from megapairs_hf.models import load_mmret
+from megapairs_hf.models.fusion import save_mmret
 from megapairs_hf.models.lora import unload_lora
 from megapairs_hf.train import TrainConfig, train_mmret
-from megapairs_hf.train.checkpoint import checkpoint_folders, newest, replaced, save_checkpoint, whole_weights
+from megapairs_hf.train.checkpoint import (
+    checkpoint_folders,
+    explained_save,
+    newest,
+    replaced,
+    save_checkpoint,
+    whole_weights,
+)
 from megapairs_hf.train.evaluators import Watch, retrieval
 from megapairs_hf.train.loop import Run, run_loop
 from megapairs_hf.train.schedule import MovingAverage, make_optimizer
@@ -29,7 +41,7 @@ from tests.train.test_gradients import SETTINGS, made_task
 
 def run(model, rows, folder, watch=None, **settings):
     task = made_task(model, rows, **settings)
-    return run_loop(task, task.config, folder, "train", {"triplets": "x"}, watch)
+    return run_loop(task, task.config, folder, "train", {"triplets": "x"}, watch).log
 
 
 def steps(folder):
@@ -56,6 +68,25 @@ def test_a_run_that_gets_no_better_stops(model, rows, tmp_path):
     assert [line["step"] for line in log][-1] == 6
     again = run(model, rows, tmp_path, Watch({}, 2, "set/recall", 2), steps=12)
     assert again == log, "a stopped run goes on when it is resumed"
+
+
+def test_the_manifest_tells_of_the_weights_that_were_saved(triplets, models, tmp_path):
+    values = iter([33.3, 30.0, 20.0])
+    settings = {**SETTINGS, "steps": 12, "log_every": 4, "eval_every": 2, "best_metric": "set/recall", "patience": 2}
+    measured = {"set": lambda model: lambda: {"recall": next(values)}}
+    out = tmp_path / "m"
+    made = train_mmret(triplets, config=TrainConfig(**settings), out=out, work=models, evaluators=measured)
+    stats = made.manifest.stats
+    assert (stats["steps"], stats["saved_step"]) == (6, 2)
+    lines = [json.loads(line) for line in (out / "training_log.jsonl").read_text().splitlines()]
+    of_best = next(line for line in lines if line.get("set/recall") == 33.3)
+    assert stats["evaluation"] == {name: round(value, 4) for name, value in of_best.items() if "/" in name}
+    # the step at which it stopped is logged too, though it is no fourth
+    losses = {line["step"]: line for line in lines if "loss" in line}
+    assert list(losses) == [4, 6] and stats["final_loss"] == round(losses[6]["loss"], 6)
+    plain = TrainConfig(**{**settings, "best_metric": None, "patience": 0, "steps": 5})
+    again = train_mmret(triplets, config=plain, out=tmp_path / "last", work=models).manifest.stats
+    assert again["steps"] == 5 and "saved_step" not in again and "validation/recall@10" in again["evaluation"]
 
 
 def test_a_metric_that_is_not_measured(model, rows, tmp_path):
@@ -135,8 +166,106 @@ def test_a_full_disk_leaves_the_checkpoint_before(model, rows, tmp_path, monkeyp
     assert run(model, rows, tmp_path, steps=12, checkpoint_every=2)[-1]["step"] == 12
 
 
+@contextlib.contextmanager
+def files_of_at_most(count):
+    """What a full disk does, for files longer than so many bytes."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (count, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+
+
+FULL = (
+    r"cannot write \S+{}: the disk is full; free some space and run the same command again, finished checkpoints are"
+)
+
+
+@pytest.mark.parametrize("loadable", [False, True])
+def test_tensors_that_do_not_fit_leave_the_checkpoint_before(model, rows, tmp_path, loadable):
+    save = (lambda path: save_mmret(model, path)) if loadable else None
+    settings = {"steps": 6, "checkpoint_every": 2}
+    with contextlib.ExitStack() as stack:
+        # the disk is full after the third step
+        fill = {"set": lambda: {"recall": float(stack.enter_context(files_of_at_most(5000)) or 0)}}
+        with pytest.raises(ArtifactError, match=FULL.format("step-00000004")):
+            run(model, rows, tmp_path, Watch(fill, 3, save=save), **settings)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000002"]
+    assert run(model, rows, tmp_path, **settings)[-1]["step"] == 6
+
+
+def test_a_final_model_that_does_not_fit_is_saved_by_the_same_command(triplets, models, tmp_path, monkeypatch):
+    def saved(model, path):
+        with files_of_at_most(5000) if path == tmp_path / "m" else contextlib.nullcontext():
+            save_mmret(model, path)
+
+    config = TrainConfig(**SETTINGS)
+    monkeypatch.setattr("megapairs_hf.train.stage.save_mmret", saved)
+    with pytest.raises(ArtifactError, match=FULL.format("/m")):
+        train_mmret(triplets, config=config, out=tmp_path / "m", work=models)
+    monkeypatch.undo()
+    train_mmret(triplets, config=config, out=tmp_path / "m", work=models)
+    train_mmret(triplets, config=config, out=tmp_path / "whole", work=models)
+    found = [sorted(path.name for path in (tmp_path / name).rglob("*")) for name in ("m", "whole")]
+    assert found[0] == found[1]
+
+
+def test_a_tokenizer_that_does_not_fit_is_explained_and_other_errors_are_not(model, tmp_path):
+    with files_of_at_most(500), pytest.raises(ArtifactError, match=FULL.format("")), explained_save(tmp_path):
+        model.tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ArtifactError, match="No such file or directory"), explained_save(tmp_path):
+        save_file({"a": torch.zeros(2)}, tmp_path / "none" / "a.safetensors")
+    with pytest.raises(ValueError, match="a mistake"), explained_save(tmp_path):
+        raise ValueError("a mistake")
+
+
 class Killed(BaseException):
     """Ends a run as kill -9 would."""
+
+
+def test_counts_of_the_log_go_on_after_a_kill(model, rows, tmp_path, monkeypatch):
+    settings = {"steps": 9, "log_every": 7, "checkpoint_every": 3}
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    whole = run(model, rows, tmp_path / "whole", **settings)
+    model.load_state_dict(start)
+    task = made_task(model, rows, **settings)
+    learn = task.learn
+
+    def killed(module, step, accelerator):
+        if step == 4:
+            raise Killed
+        return learn(module, step, accelerator)
+
+    monkeypatch.setattr(task, "learn", killed)
+    with pytest.raises(Killed):
+        run_loop(task, task.config, tmp_path / "cut", "train", {"triplets": "x"})
+    cut = run(model, rows, tmp_path / "cut", **settings)
+    timed = {"seconds", "images_per_s"}
+    plain = [[{k: v for k, v in line.items() if k not in timed} for line in log] for log in (whole, cut)]
+    assert plain[0] == plain[1]
+    assert [line["step"] for line in cut] == [7, 9] and cut[0]["images"] > cut[1]["images"] > 0
+
+
+def test_the_rate_is_of_the_training_alone(model, rows, tmp_path, monkeypatch):
+    task = made_task(model, rows, steps=3, log_every=3)
+    learn = task.learn
+
+    def slow(*given):
+        time.sleep(0.2)
+        return learn(*given)
+
+    def measure():
+        time.sleep(0.3)
+        return {"recall": 1.0}
+
+    monkeypatch.setattr(task, "learn", slow)
+    log = run_loop(task, task.config, tmp_path, "train", {}, Watch({"set": measure}, 2)).log
+    (line,) = (line for line in log if "loss" in line)
+    # three slow steps, without the evaluation after the second
+    assert 0.6 <= line["images"] / line["images_per_s"] <= line["seconds"] - 0.29
 
 
 @pytest.mark.parametrize("inside", ["before", "after"])
@@ -297,6 +426,53 @@ def test_recall_in_memory_is_counted_by_hand():
     # each query's own picture would come first and does not count; b stands behind c
     found = retrieval(Model(), [("q", "x"), ("p", "y"), ("p", "z")], ["a", "b", "c"], lambda name: name)()
     assert found == {"recall@1": pytest.approx(200 / 3), "recall@10": 100.0}
+
+
+def answering(query, document):
+    """A model that answers with these vectors: functions of how many are asked for."""
+
+    class Model:
+        def encode_query(self, inputs, **_):
+            return query(len(inputs))
+
+        def encode_document(self, inputs, **_):
+            return document(len(inputs))
+
+    return retrieval(Model(), [(f"q{i}", "x") for i in range(50)], [f"t{i}" for i in range(50)], lambda name: name)
+
+
+def test_a_model_that_answers_everything_alike_finds_nothing():
+    # of odd numbers, whose products round differently from place to place
+    one = np.random.default_rng(0).normal(size=37).astype(np.float32)
+    one /= np.linalg.norm(one)
+
+    def same(count):
+        return np.tile(one, (count, 1))
+
+    def nearly(count):
+        return same(count) * (1 + 2e-7 * np.random.default_rng(1).choice([-1, 1], (count, 1))).astype(np.float32)
+
+    def nothing(count):
+        return np.zeros((count, 37), np.float32)
+
+    for answer in (same, nearly, nothing):
+        assert answering(answer, answer)() == {"recall@1": 0.0, "recall@10": 0.0}
+
+
+def test_vectors_that_are_no_numbers_stop_the_evaluation():
+    def whole(count):
+        return np.eye(count, 100, dtype=np.float32)
+
+    def broken(count):
+        found = whole(count)
+        found[3, 5], found[7] = np.inf, np.nan
+        return found
+
+    assert answering(whole, whole)()["recall@1"] == 100.0
+    with pytest.raises(TrainingError, match="not finite for 2 of the 50 queries of the evaluation; lower `lr`"):
+        answering(broken, whole)()
+    with pytest.raises(TrainingError, match="not finite for 2 of the 100 pictures"):
+        answering(whole, broken)()
 
 
 @pytest.mark.parametrize(
