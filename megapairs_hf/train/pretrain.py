@@ -52,10 +52,10 @@ def pretrain_similarity(
     def make(folder: Path) -> dict[str, Any]:
         import torch
 
-        for loop in (config.clip, config.dino):
+        for key, loop in (("clip", config.clip), ("dino", config.dino)):
             if loop.batch_size > corpus.rows:
                 raise TrainingError(
-                    f"batch_size is {loop.batch_size}, but there are only {corpus.rows:,} rows; lower it"
+                    f"{key}.batch_size is {loop.batch_size}, but there are only {corpus.rows:,} rows; lower it"
                 )
         table = corpus.table(["image_id", "caption"])
         ids, captions = table["image_id"].to_pylist(), table["caption"].to_pylist()

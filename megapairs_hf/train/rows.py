@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
+from megapairs_hf.errors import TrainingError
 from megapairs_hf.train.order import drawn_others, sibling_order
 from megapairs_hf.train.plan import number
 
@@ -91,6 +92,11 @@ class TripletPool:
         self.clusters: dict[str, str] = {}
         if config.cluster_column is not None:
             images = triplets.images
+            if config.cluster_column not in images.column_names:
+                known = ", ".join(images.column_names)
+                raise TrainingError(
+                    f"the pictures have no column {config.cluster_column!r} for `cluster_column`; they have {known}"
+                )
             names = zip(images["image_id"], images[config.cluster_column], strict=True)
             self.clusters = {name: str(cluster) for name, cluster in names if cluster is not None}
 

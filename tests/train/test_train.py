@@ -19,7 +19,7 @@ from megapairs_hf.train.config import LoopConfig
 from megapairs_hf.train.order import sibling_order
 from megapairs_hf.train.schedule import learning_rate
 from megapairs_hf.train.simple_tasks import hue_turns
-from tests.small import ROOT, torchrun
+from tests.small import ROOT, files_of, torchrun
 
 SETTINGS = {
     "model": "./clip",
@@ -112,6 +112,15 @@ def test_runs_that_cannot_be(triplets, models, tmp_path):
     big = TrainConfig(**{**SETTINGS, "batch_size": 100_000})
     with pytest.raises(TrainingError, match="batch_size is 100000, but there are only"):
         train_mmret(triplets, config=big, out=tmp_path / "big", work=models)
+    # what an overwriting run cannot replace stays
+    train_mmret(triplets, config=TrainConfig(**{**SETTINGS, "steps": 1}), out=tmp_path / "big", work=models)
+    before = files_of(tmp_path / "big")
+    with pytest.raises(TrainingError, match="batch_size is 100000, but there are only"):
+        train_mmret(triplets, config=big, out=tmp_path / "big", work=models, overwrite=True)
+    assert files_of(tmp_path / "big") == before
+    lost = TrainConfig(**SETTINGS, cluster_column="cluster")
+    with pytest.raises(TrainingError, match="no column 'cluster' for `cluster_column`; they have image_id"):
+        train_mmret(triplets, config=lost, out=tmp_path / "lost", work=models)
     unknown = TrainConfig(**SETTINGS, relations=("sound",))
     with pytest.raises(TrainingError, match="no triplet has a relation"):
         train_mmret(triplets, config=unknown, out=tmp_path / "none", work=models)
