@@ -166,6 +166,8 @@ class Run:
                 self.accelerator.scaler.load_state_dict(found[1]["scaler"])
             task.restore(found[1]["task"])
             self.interval = Interval(found[1].get("interval"))
+            if self.done < config.last_step:
+                launch.note(f"{self.label}: going on from the checkpoint of step {self.done:,}")
         self.log = Log(folder / LOG, self.done)
 
     @property
