@@ -45,7 +45,12 @@ class ExportFolder:
         inside = storage.is_local(artifact) and path.resolve().is_relative_to(storage.local(artifact).resolve())
         if inside or any((path / mark).exists() for mark in (MANIFEST, PLAN)):
             raise ArtifactError(f"{path} belongs to an artifact; export to a new or an empty folder")
-        listed = known_names(path / NAMES)
+        try:
+            listed = known_names(path / NAMES)
+        except ArtifactError as error:
+            raise ArtifactError(
+                f"{path / NAMES} was written by no export; export to a new or an empty folder"
+            ) from error
         self.earlier = {name for name in (*listed, *self._announced()) if storage.is_inside(name)}
         strangers = [name for name in storage.list_names(path) if not name.startswith(".")]
         if strangers and not listed and not self.journal.is_file():

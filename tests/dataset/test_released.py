@@ -319,11 +319,15 @@ def foreign_picture(folder):
     (folder / "images" / "0.jpg").write_text("keep")
 
 
+def foreign_list(folder):
+    (folder / "image_ids.jsonl").write_text('{"id": 3}\n')
+
+
 def begun_artifact(folder):
     (folder / ".plan.json").write_text("{}")
 
 
-@pytest.mark.parametrize("fill", [foreign_file, foreign_picture, begun_artifact])
+@pytest.mark.parametrize("fill", [foreign_file, foreign_picture, foreign_list, begun_artifact])
 def test_an_export_takes_no_folder_that_holds_anything_else(released, fill):
     folder, _ = released
     made = import_megapairs(folder / "lines.jsonl", folder / "pictures", out=folder / "t")
