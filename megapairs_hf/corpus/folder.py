@@ -182,7 +182,11 @@ def _read_jsonl(path: Path) -> list[dict[str, Any]]:
 
 
 def _read_csv(path: Path) -> list[dict[str, Any]]:
-    rows = [dict(row) for row in csv.DictReader(io.StringIO(_read_text(path), newline=""))]
+    reader = csv.DictReader(io.StringIO(_read_text(path), newline=""))
+    try:
+        rows = [dict(row) for row in reader]
+    except csv.Error as error:
+        raise CorpusError(f"line {reader.line_num} of {path} cannot be read ({error}); correct its quotes") from error
     for number, row in enumerate(rows, 2):
         if None in row:
             raise CorpusError(f"line {number} of {path} has more fields than the first line; quote texts with commas")
