@@ -26,16 +26,21 @@ if TYPE_CHECKING:
 
 
 class Clip:
-    """A CLIP-like model of transformers: unit vectors of pictures and texts."""
+    """A CLIP-like model of transformers: unit vectors of pictures and texts.
 
-    def __init__(self, config: Any) -> None:
+    Args:
+        config: the settings of the check.
+        place: the model's folder or Hub id.
+    """
+
+    def __init__(self, config: Any, place: str) -> None:
         import torch
         from transformers import AutoModel, AutoProcessor
 
         local = config.local
         try:
-            self.model = AutoModel.from_pretrained(config.model, revision=local.revision, dtype=local.dtype).eval()
-            self.processor = AutoProcessor.from_pretrained(config.model, revision=local.revision)
+            self.model = AutoModel.from_pretrained(place, revision=local.revision, dtype=local.dtype).eval()
+            self.processor = AutoProcessor.from_pretrained(place, revision=local.revision)
         except (OSError, ValueError) as error:
             told = " ".join(str(error).split())[:300]
             raise ModelError(f"cannot load {config.model}: {told}; check `model` and `local`") from error
@@ -72,9 +77,9 @@ class Clip:
 
 
 @lru_cache(maxsize=1)
-def load(config: Any) -> Clip:
+def load(config: Any, place: str) -> Clip:
     """The model of these settings, loaded once."""
-    return Clip(config)
+    return Clip(config, place)
 
 
 def fits_by_clip(
@@ -82,6 +87,7 @@ def fits_by_clip(
     bar: Progress,
     index: int,
     *,
+    place: str,
     config: Any,
     pictures: Callable[[], Pictures],
     negatives: Callable[[int], Mapping[Any, list[str]]],
@@ -94,7 +100,7 @@ def fits_by_clip(
         others = [of(found, row)[: config.negatives] for row in part]
         shown = pictures()
         shown.gather({i for row, names in zip(part, others, strict=True) for i in (*_ends(row), *names)})
-        verdicts += _judge(load(config), part, others, shown)
+        verdicts += _judge(load(config, place), part, others, shown)
         shown.close()
         bar.advance(len(part))
     return verdicts

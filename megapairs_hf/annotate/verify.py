@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from megapairs_hf import storage
 from megapairs_hf.annotate import prompts
 from megapairs_hf.annotate.clip_fit import fits_by_clip
 from megapairs_hf.annotate.config import Local, pair_seed
@@ -23,8 +24,9 @@ from megapairs_hf.annotate.jobs import Row, Verdict
 from megapairs_hf.annotate.making import Asked, Step, check_kind, make_asked, make_plain
 from megapairs_hf.annotate.pictures import Pictures, known_ids
 from megapairs_hf.annotate.transport import Question
+from megapairs_hf.artifact import model_place, weights_fingerprint
 from megapairs_hf.config import require
-from megapairs_hf.errors import ArtifactError
+from megapairs_hf.errors import ArtifactError, ModelError
 from megapairs_hf.schema import INSTRUCTIONS, NEGATIVE_IDS, QUERY_ID, TARGET_ID, VERIFIED
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from megapairs_hf.storage import PathLike
 
 ENGINES = ("openai", "transformers", "clip")
+DEFAULT_MODEL = "OpenGVLab/InternVL2-26B"
 SLOTS = ("query_image", "first_image", "second_image")
 YES_NO = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
 
@@ -48,7 +51,7 @@ class VerifyConfig:
 
     Attributes:
         engine: `openai` for an endpoint; `transformers` for the same in process; `clip` for a CLIP model's scores.
-        model: of the endpoint, or a folder or Hub id.
+        model: of the endpoint, or a folder or Hub id; for `clip` it must be named, and `./…` is in the work folder.
         seed: of the order of the candidates.
         negatives: how many hard negatives of a pair are held against its target.
         max_image_side: longer side in pixels of the pictures that are sent.
@@ -58,7 +61,7 @@ class VerifyConfig:
     """
 
     engine: str = "openai"
-    model: str = "OpenGVLab/InternVL2-26B"
+    model: str = DEFAULT_MODEL
     seed: int = 0
     negatives: int = 5
     max_image_side: int = 512
@@ -69,6 +72,8 @@ class VerifyConfig:
     def __post_init__(self) -> None:
         require(self.engine in ENGINES, "engine", self.engine, " or ".join(ENGINES))
         require(bool(self.model.strip()), "model", self.model, "the name by which the endpoint knows the model")
+        named = self.engine != "clip" or self.model != DEFAULT_MODEL
+        require(named, "model", self.model, "a CLIP-like model for engine 'clip', such as ./similarity/clip")
         require(self.negatives >= 1, "negatives", self.negatives, "at least 1")
         require(self.max_image_side >= 28, "max_image_side", self.max_image_side, "at least 28 pixels")
         require(1 <= self.jpeg_quality <= 100, "jpeg_quality", self.jpeg_quality, "from 1 to 100")
@@ -153,6 +158,7 @@ def verify_pairs(
     *,
     config: VerifyConfig,
     out: PathLike,
+    work: PathLike = ".",
     overwrite: bool = False,
     endpoint: Endpoint | None = None,
     budget: Budget | None = None,
@@ -165,6 +171,7 @@ def verify_pairs(
         corpus: the images.
         config: settings.
         out: folder of the result.
+        work: what `./…` in the path of a CLIP model is relative to.
         overwrite: throw away what is there.
         endpoint: where the servers are; None for a server on this machine.
         budget: what may be spent; None for no limit.
@@ -174,6 +181,7 @@ def verify_pairs(
 
     Raises:
         ArtifactError: the instructions were made of other pairs.
+        ModelError: the CLIP model is not there, or is none.
         ServerUnavailableError: the endpoint refuses or fails every question; answers so far are kept.
         BudgetSpentError: the budget does not reach; answers so far are kept.
     """
@@ -188,9 +196,13 @@ def verify_pairs(
         return Pictures(corpus, config.max_image_side, config.jpeg_quality)
 
     if config.engine == "clip":
+        place = _clip_place(config.model, work)
+        inputs["model"] = weights_fingerprint(place, config.local.revision)
         step = Step("instructions", VERIFIED, instructions, read, config, inputs, out, overwrite)
         negatives = partial(_negatives, pairs, corpus)
-        judge = partial(fits_by_clip, config=config, pictures=pictures, negatives=negatives, of=negatives_of)
+        judge = partial(
+            fits_by_clip, place=place, config=config, pictures=pictures, negatives=negatives, of=negatives_of
+        )
         return make_plain(step, judge)
     prompt = prompts.load_prompt(config.prompt, "verify.jinja", frozenset({*SLOTS, "instruction"}), SLOTS)
 
@@ -200,6 +212,12 @@ def verify_pairs(
     inputs["prompt"] = prompt.digest
     step = Step("instructions", VERIFIED, instructions, read, config, inputs, out, overwrite)
     return make_asked(step, Asked(job, endpoint or Endpoint(), budget or Budget(), vision=True))
+
+
+def _clip_place(model: str, work: PathLike) -> str:
+    if model.startswith("./") and not storage.is_local(work):
+        raise ModelError(f"{model} is in {work}, which is elsewhere; copy the model here and name its folder")
+    return model_place(model, work)
 
 
 def _negatives(pairs: Artifact, corpus: Artifact, index: int) -> dict[tuple[str, str], list[str]]:

@@ -246,7 +246,7 @@ def run_verify(config: Any, places: dict[str, str], out: str, work: str, overwri
 
     instructions, pairs = opened(places["instructions"], "instructions"), opened(places["pairs"], "pairs")
     corpus = opened(places["corpus"], "corpus")
-    tell(verify_pairs(instructions, pairs, corpus, config=config, out=out, overwrite=overwrite, **sections))
+    tell(verify_pairs(instructions, pairs, corpus, config=config, out=out, work=work, overwrite=overwrite, **sections))
 
 
 def run_build(config: Any, places: dict[str, str], out: str, work: str, overwrite: bool) -> None:

@@ -3,29 +3,40 @@
 from __future__ import annotations
 
 import string
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Literal
 
 from megapairs_hf.config import HOW, require
 from megapairs_hf.corpus.scenes import ScenesConfig
+from megapairs_hf.errors import ConfigError
 
 PILLOW_LIMIT = 178_956_970
+_OF_A_DATA_SET = ("name", "split", "revision")
+# settings that would do nothing, by source; the order is that in which they are named
+UNUSED = {
+    "scenes": ("path", *_OF_A_DATA_SET, "image_column", "caption_column", "caption_template", "id_column", "meta"),
+    "dataset": ("scenes",),
+    "image_folder": (*_OF_A_DATA_SET, "image_column", "id_column", "scenes"),
+    "parquet": (*_OF_A_DATA_SET, "scenes"),
+    "webdataset": (*_OF_A_DATA_SET, "scenes"),
+}
 
 
 @dataclass(frozen=True)
 class CorpusConfig:
     """Where the pictures come from and which are accepted.
 
-    The paper (section 3.1) takes 20 M captioned images of Recap-DataComp-1B; the limits and defaults here are ours.
+    The paper (section 3.1) takes 20 M captioned images of Recap-DataComp-1B; the limits and defaults here are ours. A
+    setting that the source does not use must keep its default: one that did nothing would be taken for obeyed.
 
     Attributes:
         source: `scenes` (the embedded corpus), `dataset` (a Hub id or anything `datasets.load_dataset` reads),
             `image_folder`, `parquet` (a folder of parquet files) or `webdataset` (a folder of tars).
         path: Hub id, folder, file or glob; not used by `scenes`.
-        name: configuration of the data set.
+        name: configuration of the data set; like `split` and `revision` for source `dataset` only.
         split: split of the data set.
         revision: revision of the data set on the Hub.
-        image_column: the column with the pictures; None takes the only one there is.
+        image_column: the column with the pictures; None takes the only one there is. Not for an image folder.
         caption_column: the column with the captions (for an image folder: of its metadata file).
         caption_template: a caption made of columns, such as `a photo of a {label}`; for an image folder `{folder}` and
             `{stem}` are known too. Used instead of `caption_column`.
@@ -71,6 +82,7 @@ class CorpusConfig:
     scenes: ScenesConfig = field(default_factory=ScenesConfig)
 
     def __post_init__(self) -> None:
+        self._check_use()
         require(self.source == "scenes" or bool(self.path), "path", self.path, f"given for source {self.source!r}")
         require(0 <= self.held_out < 1, "held_out", self.held_out, "a share from 0 up to, not including, 1")
         if self.part != "all":
@@ -96,6 +108,15 @@ class CorpusConfig:
             require(
                 bool(self.template_columns()), "caption_template", self.caption_template, "a text with {column} slots"
             )
+
+    def _check_use(self) -> None:
+        """Refuse settings that the source does not use."""
+        defaults = {f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in fields(self)}
+        told = next((name for name in UNUSED.get(self.source, ()) if getattr(self, name) != defaults[name]), None)
+        if told is not None:
+            drawn = self.source == "scenes"
+            advice = "such as image_folder or dataset" if drawn else "or leave it out"
+            raise ConfigError(f"source {self.source!r} does not use `{told}`; name the `source` that does, {advice}")
 
     def template_columns(self) -> list[str]:
         """The columns that the caption template names."""

@@ -6,6 +6,8 @@ File names are bytes on Linux; one that is not UTF-8 gets an image id with its o
 from __future__ import annotations
 
 import csv
+import difflib
+import io
 import json
 import os
 from pathlib import Path
@@ -42,6 +44,8 @@ class FolderSource:
         self.files = list_pictures(self.root, self.columns) if files is None else list(files)
         self.rows = len(self.files)
         self._check()
+        if files is None:
+            self._check_captions()
         self.meta = pa.struct([(name, pa.string()) for name in config.meta]) if config.meta else None
         sizes = [file_state(path) for name in self.files for path in (self.root / name, self._sidecar(name))]
         self.fingerprint = short_hash("folder", [safe_name(name) for name in self.files], sizes, self.columns)
@@ -53,6 +57,18 @@ class FolderSource:
         for name, setting in wanted:
             if name not in known:
                 raise missing_column(name, setting, sorted(known))
+
+    def _check_captions(self) -> None:
+        """Refuse a metadata file that cannot hold the captions, unless some stand beside their pictures."""
+        name = self.config.caption_column
+        known = sorted(set().union(*self.columns.values()))
+        if self.config.caption_template is not None or not self.columns or name in known:
+            return
+        if not any(self._sidecar(file).is_file() for file in self.files):
+            near = difflib.get_close_matches(name, known, n=1)
+            told = f"it has {', '.join(known)}{f' (did you mean {near[0]!r}?)' if near else ''}"
+            advice = f"{told}; name it with --caption_column" if known else "make captions with --caption_template"
+            raise CorpusError(f"there is no column {name!r} in {metadata_file(self.root)}; {advice}")
 
     def read(self, start: int, stop: int) -> Iterator[RawRow]:
         """Read files."""
@@ -118,25 +134,42 @@ def list_pictures(root: Path, columns: dict[str, dict[str, Any]]) -> list[str]:
     return sorted(found, key=os.fsencode)
 
 
+def metadata_file(root: Path) -> Path | None:
+    """The file of captions and columns, `metadata.jsonl` before `metadata.csv`."""
+    return next((root / name for name in METADATA if (root / name).is_file()), None)
+
+
 def read_metadata(root: Path) -> dict[str, dict[str, Any]]:
-    """The rows of `metadata.jsonl` or `metadata.csv` by file name; empty where there is neither."""
-    for name in METADATA:
-        path = root / name
-        if path.is_file():
-            rows = _read_jsonl(path) if name.endswith("jsonl") else _read_csv(path)
-            if any("file_name" not in row for row in rows):
-                raise CorpusError(f"every row of {path} must have a `file_name`; add it")
-            names = [str(row["file_name"]) for row in rows]
-            twice = sorted({file for file in names if names.count(file) > 1}) if len(set(names)) < len(names) else []
-            if twice:
-                raise CorpusError(f"{path} lists {twice[0]} more than once; keep one caption for each picture")
-            return {str(row["file_name"]): {k: v for k, v in row.items() if k != "file_name"} for row in rows}
-    return {}
+    """The rows of `metadata.jsonl` or `metadata.csv` by file name; empty where there is neither.
+
+    Raises:
+        CorpusError: the file is not UTF-8, is broken, or lists a picture twice.
+    """
+    path = metadata_file(root)
+    if path is None:
+        return {}
+    rows = _read_jsonl(path) if path.suffix == ".jsonl" else _read_csv(path)
+    if any("file_name" not in row for row in rows):
+        raise CorpusError(f"every row of {path} must have a `file_name`; add it")
+    names = [str(row["file_name"]) for row in rows]
+    twice = sorted({file for file in names if names.count(file) > 1}) if len(set(names)) < len(names) else []
+    if twice:
+        raise CorpusError(f"{path} lists {twice[0]} more than once; keep one caption for each picture")
+    return {str(row["file_name"]): {k: v for k, v in row.items() if k != "file_name"} for row in rows}
+
+
+def _read_text(path: Path) -> str:
+    content = path.read_bytes()
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise CorpusError(f"line {line} of {path} is not UTF-8 text; save the file as UTF-8") from error
 
 
 def _read_jsonl(path: Path) -> list[dict[str, Any]]:
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="replace").split("\n"), 1):
+    for number, line in enumerate(_read_text(path).split("\n"), 1):
         if line.strip():
             try:
                 row = json.loads(line)
@@ -149,8 +182,11 @@ def _read_jsonl(path: Path) -> list[dict[str, Any]]:
 
 
 def _read_csv(path: Path) -> list[dict[str, Any]]:
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        rows = [dict(row) for row in csv.DictReader(file)]
+    reader = csv.DictReader(io.StringIO(_read_text(path), newline=""))
+    try:
+        rows = [dict(row) for row in reader]
+    except csv.Error as error:
+        raise CorpusError(f"line {reader.line_num} of {path} cannot be read ({error}); correct its quotes") from error
     for number, row in enumerate(rows, 2):
         if None in row:
             raise CorpusError(f"line {number} of {path} has more fields than the first line; quote texts with commas")

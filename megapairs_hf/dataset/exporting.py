@@ -16,8 +16,9 @@ from urllib.parse import quote
 
 from megapairs_hf import launch, storage
 from megapairs_hf.artifact import Artifact, iter_batches
+from megapairs_hf.dataset.exported import IMAGES, ExportFolder
 from megapairs_hf.dataset.released import NAMES, format_line
-from megapairs_hf.dataset.sources import known_names, on_this_machine
+from megapairs_hf.dataset.sources import on_this_machine
 from megapairs_hf.errors import ArtifactError
 from megapairs_hf.pictures import ROOT, picture_bytes
 from megapairs_hf.schema import TRIPLETS
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
     from megapairs_hf.storage import PathLike
 
-IMAGES = "images"
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 PLAIN = re.compile(r"[\w\-. ]{1,150}")
 LONGEST = 150
@@ -43,7 +43,8 @@ def export_megapairs(triplets: Artifact, out: PathLike, *, flag_embedding: bool 
 
     Args:
         triplets: the artifact.
-        out: a folder of this machine: `train.jsonl`, `validation.jsonl`, `images/`, `image_ids.jsonl`.
+        out: a folder of this machine, new, empty, or of an earlier export: `train.jsonl`, `validation.jsonl`,
+            `images/`, `image_ids.jsonl`.
         flag_embedding: write FlagEmbedding's lines (`query`, `q_img`, `pos`, `neg`) instead.
 
     Returns:
@@ -51,15 +52,20 @@ def export_megapairs(triplets: Artifact, out: PathLike, *, flag_embedding: bool 
         this data set no longer has are deleted.
 
     Raises:
-        ArtifactError: a triplet names a picture that the data set lacks, or `out` is elsewhere or cannot be written.
+        ArtifactError: a triplet names a picture that the data set lacks, or `out` is elsewhere, is an artifact, holds
+            files that no export wrote, or cannot be written.
     """
     folder = on_this_machine(out)
-    names = _write_pictures(triplets, folder)
+    place = ExportFolder(folder, triplets.path)
+    finished = (folder / NAMES).is_file()
+    names = _write_pictures(triplets, place)
     sides: dict[str, list[int]] = {}
     for index, shard in part_shards(triplets, "triplets"):
         if shard["rows"]:
             sides.setdefault(str(shard["file"]).rsplit("/", 1)[-1].split("-", 1)[0], []).append(index)
-    _delete_earlier(folder, {file for file, _ in names.values()}, {f"{side}.jsonl" for side in sides})
+    # without the list of files nothing says that the lines are ours
+    lines = [folder / name for name in LINES if finished and name.removesuffix(".jsonl") not in sides]
+    _delete([*place.stale(file for file, _ in names.values()), *(path for path in lines if path.is_file())])
     listed = "".join(
         json.dumps({"file": file, "image_id": name, "caption": caption}, ensure_ascii=False) + "\n"
         for name, (file, caption) in names.items()
@@ -71,16 +77,12 @@ def export_megapairs(triplets: Artifact, out: PathLike, *, flag_embedding: bool 
     for side, shards in sides.items():
         written[side] = folder / f"{side}.jsonl"
         _write_lines(written[side], (_rows(triplets, shards)), files, write)
+    place.finish()
     return written
 
 
-def _delete_earlier(folder: Path, pictures: set[str], lines: set[str]) -> None:
+def _delete(stale: list[Path]) -> None:
     """Delete what an earlier export to this folder wrote and this one does not: a picture that was taken out goes."""
-    earlier = {name for name in known_names(folder / NAMES) if storage.is_inside(name)}
-    stale = [folder / IMAGES / name for name in sorted(earlier - pictures)]
-    # without the list of files nothing says that the lines are ours
-    stale += [folder / name for name in LINES if name not in lines and (folder / NAMES).is_file()]
-    stale = [path for path in stale if path.is_file()]
     for path in stale:
         with storage.explained(path):
             path.unlink()
@@ -125,7 +127,7 @@ def flag_line(row: Mapping[str, Any], files: Mapping[str, str]) -> str:
     return json.dumps(line, ensure_ascii=False) + "\n"
 
 
-def _write_pictures(triplets: Artifact, folder: Path) -> dict[str, tuple[str, str]]:
+def _write_pictures(triplets: Artifact, place: ExportFolder) -> dict[str, tuple[str, str]]:
     """Write every picture that is not there yet; file and caption by id."""
     root = triplets.manifest.stats.get(ROOT)
     told: dict[str, tuple[str, str]] = {}
@@ -135,21 +137,22 @@ def _write_pictures(triplets: Artifact, folder: Path) -> dict[str, tuple[str, st
     with launch.Progress("export", total, "pictures") as bar:
         for index, _ in part_shards(triplets, IMAGES):
             for batch in iter_batches(triplets, ["image_id", "image", "caption"], index, 100):
+                contents: dict[str, bytes] = {}
                 for row in batch.to_pylist():
                     content = picture_bytes(row["image"], root)
                     name = _free_name(row["image_id"], content, taken, folders)
                     told[row["image_id"]] = (name, row["caption"] or "")
-                    path = folder / IMAGES / name
-                    if not path.is_file() or path.read_bytes() != content:
-                        storage.write_bytes(path, content)
+                    contents[name] = content
+                place.announce(contents)
+                for name, content in contents.items():
+                    place.write(name, content)
                 bar.advance(len(batch))
-    there = [p for p in (folder / IMAGES).rglob("*") if p.is_file()]
-    stale = known_names(folder / NAMES).keys()
-    named = [(p, p.relative_to(folder / IMAGES).as_posix()) for p in there]
-    foreign = [p for p, name in named if name.lower() not in taken and name not in stale]
+    there = [p for p in (place.path / IMAGES).rglob("*") if p.is_file()]
+    named = [(p, p.relative_to(place.path / IMAGES).as_posix()) for p in there]
+    foreign = [p for p, name in named if name.lower() not in taken and name not in place.earlier]
     if foreign:
         launch.note(
-            f"export: {len(foreign):,} files in {folder / IMAGES} are not of this data set ({foreign[0].name}, …)"
+            f"export: {len(foreign):,} files in {place.path / IMAGES} are not of this data set ({foreign[0].name}, …)"
         )
     return told
 

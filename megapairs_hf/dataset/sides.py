@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 REGION = 64
+# a smaller one holds a picture and none of its neighbours, so every pair of it would be cut
+SMALLEST_REGION = 8
 
 
 def validation_side(query_ids: Sequence[str], target_ids: Sequence[str], share: float, seed: int) -> set[str]:
@@ -40,7 +42,7 @@ def validation_side(query_ids: Sequence[str], target_ids: Sequence[str], share: 
     graph = coo_matrix((np.ones(pairs.shape[1], np.int8), (pairs[0], pairs[1])), (len(names), len(names))).tocsr()
     taken = np.zeros(len(names), bool)
     # many small regions instead of one large one, so that the validation side is not all of one kind
-    region = max(1, min(REGION, wanted // 4))
+    region = min(REGION, max(SMALLEST_REGION, wanted // 4))
     for start in np.random.default_rng(seed).permutation(len(names)):
         if taken.sum() >= wanted:
             break

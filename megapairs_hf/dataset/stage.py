@@ -97,7 +97,8 @@ def build_triplets(
     with writer:
         _write_shards(plan, corpus, writer)
         if launch.is_main():
-            told = json.dumps([config_hash(config), inputs], sort_keys=True)
+            # the counts too: another version of this package may divide the same pairs otherwise
+            told = json.dumps([config_hash(config), inputs, stats], sort_keys=True)
             mark = hashlib.sha256(told.encode()).hexdigest()[:16]
             sides = [side for side in SIDES if triplets[side]]
             storage.write_bytes(join(out, "README.md"), readme(sides, mark, bool(config.preview)).encode())
@@ -117,6 +118,23 @@ def join_rows(
     validation = validation_side(
         [row["query_id"] for row in mined], [row["target_id"] for row in mined], config.validation, config.seed
     )
+    sides, rejected, stats = _divide(mined, texts, validation, config)
+    if validation and not sides["validation"]:
+        launch.note(
+            f"build: no triplet lies among the {len(validation):,} pictures that `validation` {config.validation:g}"
+            " asks for, so all are for training; raise it, or make more pairs"
+        )
+        sides, rejected, stats = _divide(mined, texts, set(), config)
+    return sides, rejected, stats
+
+
+def _divide(
+    mined: list[dict[str, Any]],
+    texts: dict[tuple[str, str], list[str]],
+    validation: set[str],
+    config: BuildConfig,
+) -> tuple[dict[str, list[dict[str, Any]]], list[Rejection], dict[str, Any]]:
+    """The triplets of each side, where these pictures are those of the validation side."""
     sides: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
     rejected: list[Rejection] = []
     relations: dict[str, int] = {}

@@ -14,6 +14,7 @@ import yaml
 import megapairs_hf
 from megapairs_hf import storage
 from megapairs_hf.comparison import results_tables
+from megapairs_hf.corpus.config import UNUSED
 from megapairs_hf.errors import ArtifactError, CardError
 from megapairs_hf.hub.config import HUB_ID
 from megapairs_hf.hub.records import as_shares, in_percent, model_name, shown_metric, spelled
@@ -93,10 +94,14 @@ def told_source(corpus: Artifact) -> str:
 
 
 def used(config: dict[str, Any]) -> dict[str, Any]:
-    """The settings that had an effect: the captions' engine asks no model, so no model and no sampling is told."""
-    if config.get("engine") != CAPTION_ENGINE:
-        return config
-    return {key: value for key, value in config.items() if key not in ASKING}
+    """The settings that had an effect.
+
+    The captions' engine asks no model, so no model and no sampling is told; of a corpus, what its source does not use.
+    """
+    idle = set(UNUSED.get(str(config.get("source")), ())) | (
+        ASKING if config.get("engine") == CAPTION_ENGINE else frozenset()
+    )
+    return {key: value for key, value in config.items() if key not in idle}
 
 
 def common_slots(work: Work, config: PushConfig) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import yaml
 from megapairs_hf import storage
 from megapairs_hf.artifact import Artifact, open_artifact
 from megapairs_hf.config import require
-from megapairs_hf.work import plain
+from megapairs_hf.work import part_rows, plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 WIDTH = 80
 NUMBERS_SHOWN = 6
+# made of files of weights, which have no rows
+WEIGHTS = frozenset({"model", "similarity"})
 
 
 def inspect_artifact(path: PathLike, rows: int = 5) -> str:
@@ -57,7 +59,7 @@ def _head(artifact: Artifact) -> list[str]:
     told = {
         "kind": manifest.kind,
         "path": artifact.path,
-        "rows": f"{artifact.rows:,} in {len(manifest.shards):,} shards",
+        **_held(artifact),
         "rejected": f"{sum(manifest.rejected.values()):,}",
         "settings": manifest.config_hash,
         "fingerprint": artifact.fingerprint,
@@ -65,6 +67,17 @@ def _head(artifact: Artifact) -> list[str]:
     }
     inputs = [f"{'from':<12} {name} {mark}" for name, mark in manifest.inputs.items()]
     return [f"{name:<12} {value}" for name, value in told.items()] + inputs
+
+
+def _held(artifact: Artifact) -> dict[str, str]:
+    shards = f"{len(artifact.manifest.shards):,}"
+    if artifact.manifest.kind in WEIGHTS:
+        return {"files": shards}
+    rows = f"{artifact.rows:,}"
+    if artifact.manifest.kind == "triplets":
+        parts = {"triplets": "triplets", "images": "pictures", "preview": "previews"}
+        rows = ", ".join(f"{part_rows(artifact, part):,} {name}" for part, name in parts.items())
+    return {"rows": f"{rows} in {shards} shards"}
 
 
 def _table(title: str, counts: dict[str, int]) -> list[str]:
@@ -90,6 +103,8 @@ def _yaml(values: dict[str, Any]) -> Iterator[str]:
 def _shards(artifact: Artifact, most: int = 4) -> list[str]:
     shards = artifact.manifest.shards
     shown = shards if len(shards) <= most else [*shards[: most - 1], shards[-1]]
+    if artifact.manifest.kind in WEIGHTS:
+        return ["files", *(f"  {shard['file']}" for shard in shards)]
     lines = [f"  {shard['rows']:>12,}  {shard['file']}" for shard in shown]
     if len(shown) < len(shards):
         lines.insert(most - 1, f"  {'…':>12}  {len(shards) - len(shown):,} more")

@@ -1,14 +1,16 @@
 import dataclasses
 import json
+import shutil
 
 import pytest
 
 from megapairs_hf.annotate import DescribeConfig, InstructConfig, VerifyConfig, describe_pairs, instruct_pairs
 from megapairs_hf.annotate.verify import share, verify_pairs
+from megapairs_hf.artifact import open_artifact
 from megapairs_hf.dataset import BuildConfig, build_triplets
-from megapairs_hf.errors import ArtifactError, ConfigError
+from megapairs_hf.errors import ArtifactError, ConfigError, ModelError, StaleArtifactError
 from megapairs_hf.schema import PAIRS, VERIFIED
-from tests.small import make_small_models, small_corpus
+from tests.small import make_small_models, megapairs, small_corpus
 
 from .conftest import make_artifact, pair_rows
 from .test_stage import CAPTIONS, at, digests
@@ -97,7 +99,12 @@ def test_instructions_of_other_pairs_are_refused(serve, instructed, corpus, tmp_
     pairs = make_artifact(tmp_path / "other", "pairs", PAIRS, [others[:5], others[5:]])
     with pytest.raises(ArtifactError, match="name the `pairs` that the instructions were made of"):
         verify_pairs(
-            instructed, pairs, corpus, config=VerifyConfig(engine=engine), out=tmp_path / "v", endpoint=at(serve())
+            instructed,
+            pairs,
+            corpus,
+            config=VerifyConfig(engine=engine, model="some"),
+            out=tmp_path / "v",
+            endpoint=at(serve()),
         )
 
 
@@ -157,6 +164,40 @@ def test_clip_scores_equal_a_second_computation(instructed, mined, corpus, tmp_p
             target = asked @ picture(row["target_id"])
             beaten = [bool(target > asked @ picture(name)) for name in pair["negative_ids"]]
             assert fit == pytest.approx(sum(beaten) / 3)
+
+
+@pytest.fixture
+def work(instructed, mined, corpus, tmp_path):
+    """A work folder with a small CLIP under similarity/."""
+    make_small_models(tmp_path / "similarity", small_corpus(tmp_path / "scenes"))
+    for name, artifact in (("instructions", instructed), ("pairs", mined)):
+        shutil.copytree(artifact.path, tmp_path / name)
+    return tmp_path
+
+
+def test_the_clip_of_the_work_folder_is_named_by_its_place_in_it(work):
+    """`corpus` is made in the folder by its fixture already."""
+    done = megapairs("verify", "--work", work, "--engine", "clip", "--model", "./similarity/clip")
+    assert done.returncode == 0, done.stderr
+    made = open_artifact(work / "verified")
+    assert made.manifest.config["model"] == "./similarity/clip"
+    assert all(0 <= fit <= 1 for row in made.table().to_pylist()[:7] for fit in row["fits"])
+    config = VerifyConfig(engine="clip", model="./similarity/clip")
+    parts = [open_artifact(work / name) for name in ("instructions", "pairs", "corpus")]
+    absent = dataclasses.replace(config, model="./similarity/other")
+    with pytest.raises(ModelError, match=r"there is no folder .*similarity/other to take the model from"):
+        verify_pairs(*parts, config=absent, out=work / "w", work=work)
+    with pytest.raises(ModelError, match=r"\./similarity/clip is in memory://far, which is elsewhere; copy the model"):
+        verify_pairs(*parts, config=config, out=work / "w", work="memory://far")
+    (work / "similarity" / "clip" / "model.safetensors").write_bytes(b"other weights")
+    with pytest.raises(StaleArtifactError, match=r"inputs\.model"):
+        verify_pairs(*parts, config=config, out=work / "verified", work=work)
+
+
+def test_a_clip_engine_without_its_model_is_refused_before_anything_is_read(tmp_path):
+    done = megapairs("verify", "--work", tmp_path, "--engine", "clip")
+    assert done.returncode == 1 and done.stderr.strip().count("\n") == 0
+    assert "must be a CLIP-like model for engine 'clip', such as ./similarity/clip" in done.stderr
 
 
 def test_other_pairs_and_bad_settings(instructed, corpus, tmp_path):

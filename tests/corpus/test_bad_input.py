@@ -165,16 +165,70 @@ def test_a_line_separator_inside_a_caption_ends_no_row(tmp_path):
     assert "".join(made.table()["caption"].to_pylist()).split() == ["nearly", "black"]
 
 
-def test_captions_in_another_column_are_asked_for_and_nothing_stands_in_the_way(tmp_path):
+METADATA = {
+    "metadata.csv": "file_name,text,label\na.png,nearly black,x\n",
+    "metadata.jsonl": '{"file_name": "a.png", "text": "nearly black", "label": "x"}\n',
+}
+
+
+@pytest.mark.parametrize("name", METADATA)
+def test_captions_in_another_column_are_asked_for_at_once(tmp_path, name):
     root = tmp_path / "pictures"
     root.mkdir()
     (root / "a.png").write_bytes(png((9, 9, 9)))
-    (root / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "nearly black"}\n')
+    (root / name).write_text(METADATA[name])
+    config = CorpusConfig(source="image_folder", path=str(root))
+    told = f"there is no column 'caption' in {root / name}; it has label, text; name it with --caption_column"
+    with pytest.raises(CorpusError) as caught:
+        make_corpus(config, out=tmp_path / "c")
+    assert str(caught.value) == told and not (tmp_path / "c").exists()
+    with pytest.raises(
+        CorpusError, match=r"; it has label, text \(did you mean 'text'\?\); name it with --caption_column"
+    ):
+        make_corpus(dataclasses.replace(config, caption_column="texts"), out=tmp_path / "c")
+    made = make_corpus(dataclasses.replace(config, caption_column="text"), out=tmp_path / "c")
+    assert made.table()["caption"].to_pylist() == ["nearly black"]
+    # captions beside the pictures are captions too
+    (root / "a.txt").write_text("beside")
+    made = make_corpus(config, out=tmp_path / "d")
+    assert made.table()["caption"].to_pylist() == ["beside"]
+
+
+def test_pictures_without_captions_are_asked_about_and_nothing_stands_in_the_way(tmp_path):
+    root = tmp_path / "pictures"
+    root.mkdir()
+    (root / "a.png").write_bytes(png((9, 9, 9)))
     config = CorpusConfig(source="image_folder", path=str(root))
     with pytest.raises(CorpusError, match=r"1 no_caption.*--caption_column"):
         make_corpus(config, out=tmp_path / "c")
-    made = make_corpus(dataclasses.replace(config, caption_column="text"), out=tmp_path / "c")
-    assert made.table()["caption"].to_pylist() == ["nearly black"]
+    made = make_corpus(dataclasses.replace(config, caption_template="a {stem}"), out=tmp_path / "c")
+    assert made.table()["caption"].to_pylist() == ["a a"]
+    (root / "metadata.csv").write_text("file_name\na.png\n")
+    with pytest.raises(CorpusError, match=r"'caption' in .*metadata.csv; make captions with --caption_template"):
+        make_corpus(config, out=tmp_path / "d")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("metadata.csv", "file_name,caption\na.png,café\n".encode("latin-1")),
+        ("metadata.csv", "file_name,caption\na.png,café\n".encode("utf-16")),
+        ("metadata.jsonl", b'\n{"file_name": "a.png", "caption": "caf\xe9"}\n'),
+    ],
+)
+def test_metadata_in_another_encoding_is_refused_in_one_sentence(tmp_path, name, content):
+    (tmp_path / "a.png").write_bytes(png((9, 9, 9)))
+    (tmp_path / name).write_bytes(content)
+    line = 1 if b"\x00" in content else 2
+    with pytest.raises(CorpusError, match=rf"^line {line} of \S+ is not UTF-8 text; save the file as UTF-8$"):
+        make_corpus(CorpusConfig(source="image_folder", path=str(tmp_path)), out=tmp_path / "c")
+
+
+def test_a_quote_that_is_never_closed_is_one_sentence(tmp_path):
+    (tmp_path / "a.png").write_bytes(png((9, 9, 9)))
+    (tmp_path / "metadata.csv").write_text('file_name,caption\na.png,"open\n' + "b.png,text\n" * 20_000)
+    with pytest.raises(CorpusError, match=r"^line \d+ of \S+ cannot be read \(field larger .*\); correct its quotes$"):
+        make_corpus(CorpusConfig(source="image_folder", path=str(tmp_path)), out=tmp_path / "c")
 
 
 def test_metadata_cannot_reach_outside_the_folder(tmp_path):

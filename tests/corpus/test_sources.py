@@ -3,10 +3,14 @@ import json
 import tarfile
 
 import numpy as np
+import pytest
 from datasets import load_dataset
 
+from megapairs_hf.config import build_config, read_yaml
 from megapairs_hf.corpus import CorpusConfig, ScenesConfig, make_corpus
 from megapairs_hf.corpus.stage import is_held_out, open_source
+from megapairs_hf.errors import ConfigError
+from tests.small import ROOT, megapairs
 
 
 def test_a_corpus_is_a_data_set(corpus):
@@ -94,3 +98,43 @@ def make_png():
     sink = io.BytesIO()
     Image.new("RGB", (20, 20), "red").save(sink, "PNG")
     return sink.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("source", "setting"),
+    [
+        ("scenes", {"path": "photos/"}),
+        ("scenes", {"caption_template": "a {folder}"}),
+        ("scenes", {"meta": ("edit",)}),
+        ("image_folder", {"split": "test"}),
+        ("image_folder", {"image_column": "picture"}),
+        ("image_folder", {"name": "large"}),
+        ("image_folder", {"revision": "v2"}),
+        ("image_folder", {"id_column": "label"}),
+        ("image_folder", {"scenes": ScenesConfig(count=7)}),
+        ("parquet", {"split": "test"}),
+        ("webdataset", {"revision": "v2"}),
+        ("dataset", {"scenes": ScenesConfig(seed=1)}),
+    ],
+)
+def test_a_setting_that_would_do_nothing_is_refused(source, setting):
+    settings = {"source": source} | ({} if source == "scenes" else {"path": "photos"}) | setting
+    with pytest.raises(
+        ConfigError, match=f"source '{source}' does not use `{next(iter(setting))}`; name the `source`"
+    ):
+        CorpusConfig(**settings)
+
+
+def test_a_path_without_a_source_is_not_drawn(tmp_path):
+    result = megapairs("corpus", "--path", tmp_path, "--work", tmp_path / "w")
+    assert result.returncode == 1 and not (tmp_path / "w").exists()
+    told = "source 'scenes' does not use `path`; name the `source` that does, such as image_folder or dataset"
+    assert result.stderr.strip().endswith(told) and result.stderr.strip().count("\n") == 0
+
+
+def test_every_corpus_of_a_recipe_uses_its_settings():
+    files = [*ROOT.glob("recipes/*/*.yaml"), *ROOT.glob("megapairs_hf/cli/demo_recipe/*.yaml")]
+    corpora = [path for path in files if path.stem in {"corpus", "heldout"}]
+    assert len(corpora) == 7
+    for path in corpora:
+        build_config(CorpusConfig, read_yaml(path), str(path))

@@ -8,6 +8,8 @@ from megapairs_hf.dataset import BuildConfig, build_triplets
 from megapairs_hf.dataset.sides import validation_side
 from megapairs_hf.errors import ArtifactError
 from megapairs_hf.images import pixel_sha256
+from megapairs_hf.schema import PAIRS
+from tests.annotate.conftest import make_artifact
 from tests.small import files_of, small_pairs
 
 
@@ -89,6 +91,46 @@ def test_the_validation_side_cuts_fewer_pairs_than_chance():
     assert 0.08 <= len(side) / 2000 <= 0.11
     assert crossing < 0.5 * 2 * 0.1 * 0.9
     assert validation_side(["a"], ["b"], 0.0, 0) == set()
+
+
+def test_a_small_validation_side_holds_pairs_and_a_large_one_is_of_regions_as_before():
+    # seventy pictures in a ring, each related to its neighbours: a region of one picture would cut every pair
+    names = [f"{i:02d}" for i in range(70)]
+    queries, targets = [i for i in range(70) for _ in range(2)], [(i + k) % 70 for i in range(70) for k in (1, 2)]
+    for seed in range(5):
+        side = validation_side([names[i] for i in queries], [names[i] for i in targets], 0.1, seed)
+        inside = sum(names[q] in side and names[t] in side for q, t in zip(queries, targets, strict=True))
+        # seven neighbours hold six pairs of distance one and five of distance two
+        assert len(side) == 7 and inside == 11
+
+
+def star(folder, corpus):
+    """One picture related to thirty others: no two of those thirty make a pair."""
+    ids = corpus.table(["image_id"])["image_id"].to_pylist()[:31]
+    rows = [
+        {
+            "query_id": ids[0],
+            "target_id": name,
+            "relation": ["x"],
+            "scores": [{"relation": "x", "score": 0.5}],
+            "negative_ids": [other for other in ids[1:] if other != name][:5],
+        }
+        for name in ids[1:]
+    ]
+    pairs = make_artifact(folder / "pairs", "pairs", PAIRS, [rows], {"corpus": corpus.fingerprint})
+    described = describe_pairs(pairs, corpus, config=DescribeConfig(engine="captions"), out=folder / "descriptions")
+    return instruct_pairs(described, corpus, config=InstructConfig(engine="captions"), out=folder / "told"), pairs
+
+
+def test_where_validation_would_get_no_triplet_nothing_is_left_out_for_it(corpus, tmp_path, capsys):
+    told, pairs = star(tmp_path, corpus)
+    config = BuildConfig(validation=0.04, min_negatives=2)
+    built = build_triplets(told, pairs, corpus, config=config, out=tmp_path / "t")
+    assert built.manifest.stats["triplets"] == {"train": told.rows, "validation": 0}
+    assert built.manifest.rejected == {} and built.manifest.stats["negatives_of_other_side"] == 0
+    said = capsys.readouterr().err
+    assert said.count("no triplet lies among the 1 pictures that `validation` 0.04 asks for") == 1
+    assert set(load_dataset(built.path)) == {"train"}
 
 
 def test_what_is_missing_is_said(triplets, tmp_path):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from megapairs_hf import storage
 from megapairs_hf.artifact import open_artifact
 from megapairs_hf.dataset import ImportConfig, export_megapairs, import_megapairs, load_triplets, remove_images
 from megapairs_hf.errors import ArtifactError, StaleArtifactError
@@ -307,3 +308,85 @@ def test_what_was_taken_out_goes_from_an_earlier_export_too(released, capsys):
     assert "images/v.jpg" not in left and "validation.jsonl" not in left
     assert {"images/w.jpg", "images/mine.txt", "train.jsonl"} <= left
     assert "deleted 2 files of an earlier export" in capsys.readouterr().err
+
+
+def foreign_file(folder):
+    (folder / "train.jsonl").write_text("keep")
+
+
+def foreign_picture(folder):
+    (folder / "images").mkdir()
+    (folder / "images" / "0.jpg").write_text("keep")
+
+
+def foreign_list(folder):
+    (folder / "image_ids.jsonl").write_text('{"id": 3}\n')
+
+
+def begun_artifact(folder):
+    (folder / ".plan.json").write_text("{}")
+
+
+@pytest.mark.parametrize("fill", [foreign_file, foreign_picture, foreign_list, begun_artifact])
+def test_an_export_takes_no_folder_that_holds_anything_else(released, fill):
+    folder, _ = released
+    made = import_megapairs(folder / "lines.jsonl", folder / "pictures", out=folder / "t")
+    (folder / "other").mkdir()
+    fill(folder / "other")
+    before = files_of(folder / "other")
+    with pytest.raises(ArtifactError, match="export to a new or an empty folder"):
+        export_megapairs(made, folder / "other")
+    assert files_of(folder / "other") == before
+
+
+def test_an_export_never_writes_into_an_artifact(released):
+    folder, _ = released
+    made = import_megapairs(folder / "lines.jsonl", folder / "pictures", out=folder / "t")
+    before = files_of(folder / "t")
+    for place in (folder / "t", folder / "t" / "images", folder / "t" / "new", folder / "x" / ".." / "t"):
+        with pytest.raises(ArtifactError, match="belongs to an artifact; export to a new or an empty folder"):
+            export_megapairs(made, place)
+    assert files_of(folder / "t") == before
+
+
+def test_a_picture_of_the_user_in_an_earlier_export_is_not_overwritten(released):
+    folder, rows = released
+    made = import_megapairs(folder / "lines.jsonl", folder / "pictures", out=folder / "t")
+    export_megapairs(made, folder / "back")
+    picture(folder / "pictures" / "mine.jpg", 222)
+    write(folder / "lines.jsonl", [*rows, {**rows[0], "t_img": "mine.jpg"}])
+    made = import_megapairs(folder / "lines.jsonl", folder / "pictures", out=folder / "t", overwrite=True)
+    (folder / "back" / "images" / "mine.jpg").write_text("keep")
+    with pytest.raises(ArtifactError, match=r"mine\.jpg was written by no export; move it away"):
+        export_megapairs(made, folder / "back")
+    assert (folder / "back" / "images" / "mine.jpg").read_text() == "keep"
+    (folder / "back" / "images" / "mine.jpg").unlink()
+    export_megapairs(made, folder / "back")
+    assert files_of(folder / "back" / "images") == files_of(folder / "pictures")
+
+
+@pytest.mark.parametrize("writes", [0, 2, 6])
+def test_an_interrupted_export_goes_on_and_keeps_nothing_that_was_taken_out(released, monkeypatch, writes):
+    folder, _ = released
+    made = import_megapairs(folder / "lines.jsonl", folder / "pictures", out=folder / "t")
+    write_bytes, left = storage.write_bytes, [None] * writes
+
+    def cut(path, content):
+        if not left:
+            raise KeyboardInterrupt
+        left.pop()
+        return write_bytes(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "write_bytes", cut)
+        with pytest.raises(KeyboardInterrupt):
+            export_megapairs(made, folder / "back")
+    made = remove_images(folder / "t", ["p0/0.jpg"])
+    written = export_megapairs(made, folder / "back")
+    export_megapairs(made, folder / "whole")
+    assert files_of(folder / "back") == files_of(folder / "whole")
+    assert "images/p0/0.jpg" not in files_of(folder / "back") and len(lines(written["train"])) == 3
+    # a name that a kill cut in half
+    (folder / "back" / ".exporting.jsonl").write_bytes(b'"p1/1.jpg"\n"p0/2')
+    export_megapairs(made, folder / "back")
+    assert files_of(folder / "back") == files_of(folder / "whole")

@@ -2,6 +2,7 @@
 
 import pytest
 
+from megapairs_hf.artifact import open_artifact
 from megapairs_hf.errors import ArtifactError
 from megapairs_hf.report.inspect import inspect_artifact
 from tests.making import make_work
@@ -39,6 +40,23 @@ def test_rejections_inputs_and_rows_are_told(work):
     assert "row 2" in text and "row 3" not in text
     assert "  no_neighbour_in_band: c040 (best 0.7712)" in text
     assert "  relation       [clip_image, dino_image]" in text
+
+
+def test_triplets_pictures_and_previews_are_counted_apart(work):
+    artifact = open_artifact(work / "triplets")
+    triplets, pictures, previews = (
+        sum(len(artifact.shard(i)) for i, s in enumerate(artifact.manifest.shards) if s["file"].startswith(part))
+        for part in ("triplets/", "images/", "preview/")
+    )
+    told = f"rows         {triplets} triplets, {pictures} pictures, {previews} previews in "
+    assert told in inspect_artifact(work / "triplets") and triplets > 0 and pictures > 0
+
+
+@pytest.mark.parametrize("name", ["model", "similarity"])
+def test_weights_are_files_and_no_rows(work, name):
+    text, manifest = inspect_artifact(work / name), open_artifact(work / name).manifest
+    assert f"files        {len(manifest.shards)}\n" in text and "rows " not in text.partition("settings")[0]
+    assert "\n".join(["files", *(f"  {shard['file']}" for shard in manifest.shards)]) in text
 
 
 def test_pictures_are_told_by_their_size(work):
