@@ -62,7 +62,8 @@ def named_apart(records: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]
     )
     if max(measured.values(), default=1) < len(("one", "other")):
         return [record for some in records.values() for record in some]
-    return [{**r, "model": f"{Path(folder).name}: {r['model']}"} for folder, some in records.items() for r in some]
+    labels = tables.folder_labels(list(records))
+    return [{**r, "model": f"{labels[folder]}: {r['model']}"} for folder, some in records.items() for r in some]
 
 
 def paired(options: argparse.Namespace, tables_of: list[list[dict[str, Any]]]) -> None:

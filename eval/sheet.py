@@ -17,6 +17,7 @@ from megapairs_hf.evaluation.doctor import data_folder
 from megapairs_hf.evaluation.reading import read_benchmark
 from megapairs_hf.evaluation.run import limited
 from megapairs_hf.evaluation.sheets import draw_views, html_sheet, png_sheet, stored_rankings
+from megapairs_hf.evaluation.tables import folder_labels
 
 
 def main() -> int:
@@ -48,6 +49,7 @@ def draw(options: argparse.Namespace) -> None:
     if not specs:
         raise ConfigError("sheets show one gallery for all queries; name circo, cirr, fashioniq or genecis")
     tables = {folder: open_artifact(folder, "results").table().to_pylist() for folder in options.results}
+    labels = folder_labels(options.results)
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
     for whole in read_benchmark(specs[0], data_folder(options.data, specs[0])):
@@ -55,7 +57,7 @@ def draw(options: argparse.Namespace) -> None:
         ranked = {}
         for folder, rows in tables.items():
             # two folders may hold models of one name
-            ranked |= stored_rankings(benchmark, rows, f"{Path(folder).name}: " if len(tables) > 1 else "")
+            ranked |= stored_rankings(benchmark, rows, f"{labels[folder]}: " if len(tables) > 1 else "")
         views = draw_views(benchmark, ranked, options.count, options.seed, options.top)
         place = out / "-".join(filter(None, (benchmark.name, benchmark.split, benchmark.part)))
         place.with_suffix(".html").write_text(html_sheet(benchmark, views), encoding="utf-8")

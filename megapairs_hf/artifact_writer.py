@@ -34,7 +34,7 @@ from megapairs_hf.artifact import (
 )
 from megapairs_hf.config import config_dict, config_hash
 from megapairs_hf.errors import ArtifactError, StaleArtifactError
-from megapairs_hf.overwriting import BEFORE, LOCK, PARTS, begun, put_back, refuse_foreign, set_aside
+from megapairs_hf.overwriting import LOCK, PARTS, begun, drop_before, put_back, refuse_foreign, set_aside, was_clearing
 from megapairs_hf.schema import REJECTED, SCHEMA_VERSION
 from megapairs_hf.storage import PathLike, join
 
@@ -114,8 +114,8 @@ class ArtifactWriter:
         record = {"file": self.names[index], "rows": rows, "sha256": digest, "stats": dict(stats or {})}
         storage.write_bytes(self._part(index, "json"), json_bytes(record))
         # what an overwriting run set aside is kept until there is something in its place
-        if storage.is_local(self.path):
-            storage.remove(join(self.path, BEFORE))
+        if rows and storage.is_local(self.path):
+            drop_before(self.path)
 
     def finish(self, stats: Mapping[str, Any] | None = None, rejected: Sequence[Rejection] = ()) -> Artifact:
         """Wait for every process, write the manifest, and open the artifact.
@@ -252,7 +252,7 @@ def release(lock: FileLock | None, path: str) -> None:
 
 def _prepare(path: PathLike, plan: dict[str, Any], overwrite: bool) -> None:
     put_back(path)
-    if overwrite:
+    if overwrite or was_clearing(path):
         set_aside(path)
     if storage.exists(join(path, MANIFEST)):
         there = read_json(join(path, MANIFEST))
@@ -301,5 +301,7 @@ def first_difference(name: str, old: Any, new: Any) -> tuple[str, Any, Any] | No
 
 
 def _tidy(path: str) -> None:
-    for name in (PLAN, PARTS, BEFORE):
+    for name in (PLAN, PARTS):
         storage.remove(join(path, name))
+    if storage.is_local(path):
+        drop_before(path)

@@ -27,11 +27,14 @@ def launched() -> bool:
 
 
 def _state() -> PartialState:
+    import torch
     from accelerate import PartialState
 
     if PartialState._shared_state:
         return PartialState()
-    cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in {"1", "true", "yes"}
+    asked = os.environ.get("ACCELERATE_USE_CPU", "").lower() in {"1", "true", "yes"}
+    # without being told, Accelerate takes every process that finds no accelerator for the only one
+    cpu = asked or not torch.accelerator.is_available()
     # ranks finish at very different times when shards differ; the default of minutes would kill the quick ones
     return PartialState(cpu=cpu, timeout=timedelta(days=7))
 

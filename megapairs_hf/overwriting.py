@@ -1,20 +1,33 @@
 """Making room for a run that overwrites, without losing what is there before there is something in its place.
 
-What was there is set aside in the folder, put back if the run fails before it makes anything, and deleted once the
-first shard is finished. What surprises: every step may be cut by `kill -9`, and the next start finds out from what
-lies where: a manifest in its place means that all is done, no plan means that moving was cut, and is undone.
+What was there is set aside in the folder, put back if the run fails before it writes anything, and deleted once the
+first shard with a row is finished. What surprises: every step may be cut by `kill -9`, so folders are complete or not
+by their name. `.moving` is always moved back, `.before` is whole, `.gone…` is never looked at again. Elsewhere than on
+a local disk nothing can be moved, and what is there is deleted.
 """
 
 from __future__ import annotations
+
+import os
+import shutil
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 from megapairs_hf import storage
 from megapairs_hf.artifact import MANIFEST, PLAN, read_json
 from megapairs_hf.errors import ArtifactError
 from megapairs_hf.storage import PathLike, join
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 PARTS = ".parts"
 LOCK = ".lock"
 BEFORE = ".before"
+MOVING = ".moving"
+GONE = ".gone"
+CLEARING = ".clearing"
+REMOVAL = ".removal/order.json"
 
 
 def begun(path: PathLike) -> bool:
@@ -23,7 +36,11 @@ def begun(path: PathLike) -> bool:
         return True
     folder = storage.local(path)
     files = (file for file in folder.rglob("*") if file.is_file() and file.name not in {PLAN, LOCK})
-    return any(file.relative_to(folder).parts[0] != BEFORE for file in files)
+    return any(not _aside(file.relative_to(folder).parts[0]) for file in files)
+
+
+def _aside(name: str) -> bool:
+    return name in {BEFORE, MOVING} or name.startswith(GONE)
 
 
 def refuse_foreign(path: PathLike) -> None:
@@ -41,53 +58,112 @@ def refuse_foreign(path: PathLike) -> None:
 
 
 def set_aside(path: PathLike) -> None:
-    """Make room for an overwriting run; elsewhere than on a local disk what is there is deleted.
+    """Make room for an overwriting run; `put_back` comes first.
 
     Raises:
         ArtifactError: what is there was not made by this package, or pictures were taken out of it on request.
     """
-    names = [name for name in storage.list_names(path) if name not in {LOCK, BEFORE}]
-    if not {MANIFEST, PLAN} & set(names):
+    names = [name for name in storage.list_names(path) if name != LOCK and not _aside(name)]
+    if not {MANIFEST, PLAN, CLEARING} & set(names):
         refuse_foreign(path)
-    if MANIFEST in names and read_json(join(path, MANIFEST)).get("stats", {}).get("removals"):
+    _refuse_removals(path)
+    if not storage.is_local(path):
+        _clear(path, names)
+        return
+    folder = storage.local(path)
+    with storage.explained(path):
+        if (folder / BEFORE).exists():
+            # what a second overwriting run finds was begun by the first, and what that one found is set aside already;
+            # the plan goes last, so that it is known for begun until then
+            _throw_away(folder, [name for name in names if name != PLAN])
+            _throw_away(folder, [PLAN])
+        elif names:
+            (folder / MOVING).mkdir(exist_ok=True)
+            # the manifest and the plan go first: what is left must look neither finished nor begun
+            for name in sorted(names, key=lambda name: (name != MANIFEST, name != PLAN)):
+                (folder / name).rename(folder / MOVING / name)
+            (folder / MOVING).rename(folder / BEFORE)
+
+
+def _refuse_removals(path: PathLike) -> None:
+    if storage.exists(join(path, REMOVAL)):
+        raise ArtifactError(
+            f"pictures are being taken out of {path}; run the same `megapairs dataset remove` again to complete it"
+        )
+    there: dict[str, Any] = {}
+    # what cannot be read is overwritten for that very reason
+    with suppress(ArtifactError):
+        there = read_json(join(path, MANIFEST)) if storage.exists(join(path, MANIFEST)) else {}
+    if there.get("stats", {}).get("removals"):
         raise ArtifactError(
             f"pictures were taken out of {path} on request, and --overwrite would bring them back; name another --out,"
             " or delete the folder yourself"
         )
-    # the manifest and the plan go first: killed half-way, what is left must look neither finished nor begun
-    names.sort(key=lambda name: (name != MANIFEST, name != PLAN))
-    if not storage.is_local(path) or storage.exists(join(path, BEFORE)):
-        # what a second overwriting run finds was begun by the first, and what that one found is set aside already
-        for name in names:
+
+
+def _clear(path: PathLike, names: list[str]) -> None:
+    """Delete what is there; a mark tells the next run, should this one be killed, that it may go on."""
+    storage.write_bytes(join(path, CLEARING), b"")
+    # the manifest goes first: killed half-way, what is left must not look finished
+    for name in sorted(names, key=lambda name: name != MANIFEST):
+        if name != CLEARING:
             storage.remove(join(path, name))
-        return
-    folder = storage.local(path)
-    if names:
-        storage.make_folder(join(path, BEFORE))
-    with storage.explained(path):
-        for name in names:
-            (folder / name).rename(folder / BEFORE / name)
+    storage.remove(join(path, CLEARING))
+
+
+def was_clearing(path: PathLike) -> bool:
+    """Whether an overwriting run was killed while it made room in a remote folder."""
+    return not storage.is_local(path) and storage.exists(join(path, CLEARING))
 
 
 def put_back(path: PathLike) -> None:
-    """Undo an overwriting run that made nothing, or that was killed while it made room."""
-    if not storage.is_local(path) or not storage.exists(join(path, BEFORE)):
+    """Undo an overwriting run that wrote nothing, or that was killed while it made room."""
+    if not storage.is_local(path):
         return
     folder = storage.local(path)
-    if (folder / MANIFEST).exists():
-        storage.remove(join(path, BEFORE))
-        return
-    if (folder / PLAN).exists():
-        if begun(path):
-            return
-        storage.remove(join(path, PARTS))
-        storage.remove(join(path, PLAN))
-    # these two come last: killed half-way, this is done again
-    names = sorted(storage.list_names(join(path, BEFORE)), key=lambda name: (name == MANIFEST, name == PLAN))
     with storage.explained(path):
-        for name in names:
-            (folder / BEFORE / name).rename(folder / name)
-    storage.remove(join(path, BEFORE))
+        if (folder / MOVING).exists():
+            _move_back(folder)
+        if not (folder / BEFORE).exists():
+            pass
+        elif (folder / MANIFEST).exists():
+            drop_before(path)
+        elif not (folder / PLAN).exists() or not begun(path):
+            shutil.rmtree(folder / PARTS, ignore_errors=True)
+            (folder / PLAN).unlink(missing_ok=True)
+            (folder / BEFORE).rename(folder / MOVING)
+            _move_back(folder)
+        for rest in folder.glob(f"{GONE}*"):
+            shutil.rmtree(rest, ignore_errors=True)
+
+
+def _move_back(folder: Path) -> None:
+    moving = folder / MOVING
+    # these two come last: killed half-way, this is done again
+    for name in sorted((file.name for file in moving.iterdir()), key=lambda name: (name == MANIFEST, name == PLAN)):
+        if (folder / name).exists():
+            _throw_away(folder, [name])
+        (moving / name).rename(folder / name)
+    moving.rmdir()
+
+
+def _throw_away(folder: Path, names: list[str]) -> None:
+    """Move out of the way at once, then delete at leisure."""
+    place = folder / f"{GONE}-{os.getpid()}"
+    place.mkdir(exist_ok=True)
+    for name in names:
+        if (folder / name).exists():
+            (folder / name).rename(place / f"{sum(1 for _ in place.iterdir())}-{name}")
+    shutil.rmtree(place, ignore_errors=True)
+
+
+def drop_before(path: PathLike) -> None:
+    """Let go of what was set aside: something is in its place. Any process may be the first."""
+    folder = storage.local(path)
+    place = folder / f"{GONE}-{os.getpid()}-before"
+    with suppress(FileNotFoundError):
+        (folder / BEFORE).rename(place)
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def came_to_nothing(path: PathLike, kind: str) -> bool:

@@ -66,7 +66,7 @@ def torchrun(processes: int, *words: str | Path, timeout: float = 300) -> subpro
     """The command on several processes."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
     port = ["--master_addr", "127.0.0.1", "--rdzv_backend", "c10d", "--rdzv_endpoint", "127.0.0.1:0"]
-    return run([*launcher, *port, "-m", "megapairs_hf", *map(str, words)], timeout, {"ACCELERATE_USE_CPU": "true"})
+    return run([*launcher, *port, "-m", "megapairs_hf", *map(str, words)], timeout, {"CUDA_VISIBLE_DEVICES": ""})
 
 
 def run(command: list[str], timeout: float, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:

@@ -1,12 +1,15 @@
 """An overwriting run loses nothing before it has made something, wherever it is cut."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from megapairs_hf import storage
 from megapairs_hf.artifact import open_artifact
 from megapairs_hf.errors import ArtifactError, StaleArtifactError
+from megapairs_hf.overwriting import drop_before
 from tests.small import files_of
 from tests.test_artifact import Settings, make
 
@@ -60,12 +63,109 @@ def test_a_kill_while_it_makes_room_or_puts_back_is_undone(tmp_path, monkeypatch
     with pytest.raises((KilledError, RuntimeError)):
         make(tmp_path / "a", Settings(3), overwrite=True, stop_after=0)
     monkeypatch.undo()
+    # an overwriting run that fails loses nothing after the kill either
+    with pytest.raises(RuntimeError):
+        make(tmp_path / "a", Settings(3), overwrite=True, stop_after=0)
     # the next start finds what was there before, finished or to be continued
     with pytest.raises(StaleArtifactError, match=r"config\.factor \(2 there"):
         make(tmp_path / "a", Settings(3))
     assert files_of(tmp_path / "a") == before
     assert make(tmp_path / "a", Settings(3), overwrite=True).table()["x"].to_pylist()[2] == 3
-    assert not (tmp_path / "a" / ".before").exists()
+    assert not list((tmp_path / "a").glob(".*"))
+
+
+def cut_second(path, monkeypatch, step):
+    """An overwriting run that has written something, and a second one that is killed at its n-th renaming."""
+    with monkeypatch.context() as patch:
+        patch.setattr("megapairs_hf.artifact_writer.put_back", lambda _: None)
+        with pytest.raises(RuntimeError):
+            make(path, Settings(3), overwrite=True, stop_after=0)
+    (path / ".parts/more").mkdir(parents=True)
+    (path / ".parts/more/log").write_text("x")
+    (path / "triplets").mkdir()
+    (path / "triplets/a").write_text("x")
+    plain, calls = Path.rename, []
+
+    def rename(self, target):
+        if len(calls) == step:
+            raise KilledError
+        calls.append(self)
+        return plain(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", rename)
+        with pytest.raises((KilledError, RuntimeError)):
+            make(path, Settings(4), overwrite=True, stop_after=0)
+
+
+@pytest.mark.parametrize("step", range(14))
+def test_a_second_overwriting_run_that_is_killed_leaves_what_the_first_one_found(tmp_path, monkeypatch, step):
+    before = begin(tmp_path / "a", unfinished=False)
+    cut_second(tmp_path / "a", monkeypatch, step)
+    with pytest.raises(RuntimeError):
+        make(tmp_path / "a", Settings(5), overwrite=True, stop_after=0)
+    assert files_of(tmp_path / "a") == before
+    assert make(tmp_path / "a").rows == 8
+
+
+def test_several_processes_let_go_of_what_was_there_at_once(tmp_path):
+    for turn in range(20):
+        (tmp_path / str(turn) / ".before").mkdir(parents=True)
+        for n in range(40):
+            (tmp_path / str(turn) / ".before" / f"s{n}").write_text("x")
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(drop_before, [str(tmp_path / str(turn)) for turn in range(20) for _ in range(4)]))
+    assert not list(tmp_path.glob("*/.*"))
+
+
+def test_a_half_deleted_result_is_not_put_back(tmp_path, monkeypatch):
+    make(tmp_path / "a")
+
+    def cut(folder, **_):
+        next(Path(folder).rglob("shard-1.parquet"), Path(folder) / "none").unlink(missing_ok=True)
+        raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("megapairs_hf.overwriting.shutil.rmtree", cut)
+        with pytest.raises(KilledError):
+            make(tmp_path / "a", Settings(3), overwrite=True)
+    with pytest.raises(RuntimeError):
+        make(tmp_path / "a", Settings(4), overwrite=True, stop_after=0)
+    with pytest.raises(ArtifactError):
+        open_artifact(tmp_path / "a")
+    # but what the first of the two runs had made is, and goes on
+    assert make(tmp_path / "a", Settings(3)).table()["x"].to_pylist()[2] == 3
+
+
+def test_a_remote_folder_whose_clearing_was_cut_is_cleared_by_the_next_run(monkeypatch):
+    make("memory://cut/a")
+    plain, calls = storage.remove, []
+
+    def remove(path):
+        if len(calls) == 3:
+            raise KilledError
+        calls.append(path)
+        plain(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "remove", remove)
+        with pytest.raises(KilledError):
+            make("memory://cut/a", Settings(3), overwrite=True)
+    assert make("memory://cut/a", Settings(3)).table()["x"].to_pylist()[2] == 3
+
+
+def test_a_manifest_that_cannot_be_read_can_be_overwritten(tmp_path):
+    make(tmp_path / "a")
+    (tmp_path / "a/manifest.json").write_text("{")
+    assert make(tmp_path / "a", overwrite=True).rows == 8
+
+
+def test_a_removal_that_was_begun_is_not_undone(tmp_path):
+    make(tmp_path / "a")
+    (tmp_path / "a/.removal").mkdir()
+    (tmp_path / "a/.removal/order.json").write_text("{}")
+    with pytest.raises(ArtifactError, match="dataset remove` again"):
+        make(tmp_path / "a", overwrite=True)
 
 
 def test_a_second_overwriting_run_keeps_what_the_first_one_found(tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ from megapairs_hf.dataset.sources import known_names
 from megapairs_hf.errors import ArtifactError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
 IMAGES = "images"
@@ -72,6 +72,18 @@ class ExportFolder:
         except ValueError as error:
             raise ArtifactError(f"{self.journal} is not what an export writes; export to a new folder") from error
 
+    def check(self, contents: Mapping[str, bytes]) -> None:
+        """Refuse to write over pictures that no export wrote; before any of these is announced.
+
+        Raises:
+            ArtifactError: another picture of one of these names is there.
+        """
+        for name, content in contents.items():
+            path = self.path / IMAGES / name
+            # case-blind, as some file systems are
+            if name.lower() not in self._lower and path.is_file() and path.read_bytes() != content:
+                raise ArtifactError(f"{path} was written by no export; move it away, or export to another folder")
+
     def announce(self, names: Iterable[str]) -> None:
         """Write down that these pictures are about to be written, unless earlier exports have said so."""
         told = "".join(json.dumps(name) + "\n" for name in names if name not in self.earlier)
@@ -82,19 +94,10 @@ class ExportFolder:
             os.fsync(file.fileno())
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a picture, unless it is there.
-
-        Raises:
-            ArtifactError: another picture of this name is there, and no export wrote it.
-        """
+        """Write a picture that was checked and announced, unless it is there."""
         path = self.path / IMAGES / name
-        if path.is_file():
-            if path.read_bytes() == content:
-                return
-            # case-blind, as some file systems are
-            if name.lower() not in self._lower:
-                raise ArtifactError(f"{path} was written by no export; move it away, or export to another folder")
-        storage.write_bytes(path, content)
+        if not path.is_file() or path.read_bytes() != content:
+            storage.write_bytes(path, content)
 
     def stale(self, pictures: Iterable[str]) -> list[Path]:
         """Files of earlier exports that are there and are not among these pictures."""

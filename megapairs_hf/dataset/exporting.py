@@ -143,6 +143,7 @@ def _write_pictures(triplets: Artifact, place: ExportFolder) -> dict[str, tuple[
                     name = _free_name(row["image_id"], content, taken, folders)
                     told[row["image_id"]] = (name, row["caption"] or "")
                     contents[name] = content
+                place.check(contents)
                 place.announce(contents)
                 for name, content in contents.items():
                     place.write(name, content)

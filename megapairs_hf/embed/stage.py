@@ -50,28 +50,29 @@ def embed_corpus(
     writers: dict[str, ArtifactWriter] = {}
     finished: dict[str, Artifact] = {}
     names = shard_names(len(corpus.manifest.shards), "npy")
-    for model in config.models:
-        writer = create_artifact(
-            join(out, model.name),
-            kind="embeddings",
-            config=ModelSettings(model, config.dtype, config.batch_size, config.draft, config.compile),
-            inputs={
-                "corpus": corpus.fingerprint,
-                "model": weights_fingerprint(model_place(model.model, work), model.revision, model.pretrained),
-            },
-            names=names,
-            overwrite=overwrite,
-        )
-        if isinstance(writer, Artifact):
-            finished[model.name] = writer
-        else:
-            writers[model.name] = writer
-    if writers:
-        _embed_missing(corpus, config, writers, work)
-    for model in config.models:
-        if model.name in writers:
-            with writers[model.name] as open_writer:
-                finished[model.name] = open_writer.finish({"input": model.input})
+    # a failure puts back what an overwriting run set aside, and lets go of every folder
+    with contextlib.ExitStack() as open_writers:
+        for model in config.models:
+            writer = create_artifact(
+                join(out, model.name),
+                kind="embeddings",
+                config=ModelSettings(model, config.dtype, config.batch_size, config.draft, config.compile),
+                inputs={
+                    "corpus": corpus.fingerprint,
+                    "model": weights_fingerprint(model_place(model.model, work), model.revision, model.pretrained),
+                },
+                names=names,
+                overwrite=overwrite,
+            )
+            if isinstance(writer, Artifact):
+                finished[model.name] = writer
+            else:
+                writers[model.name] = open_writers.enter_context(writer)
+        if writers:
+            _embed_missing(corpus, config, writers, work)
+        for model in config.models:
+            if model.name in writers:
+                finished[model.name] = writers[model.name].finish({"input": model.input})
     return {model.name: finished[model.name] for model in config.models}
 
 

@@ -67,7 +67,8 @@ class RunConfig:
         require(self.top > 0, "top", self.top, "a positive number")
         require(self.batch_size > 0, "batch_size", self.batch_size, "a positive number")
         fit = all(name in RERANKERS for name in self.rerank)
-        require(fit, "rerank", list(self.rerank), f"some of {list(RERANKERS)}")
+        fit = fit and len(set(self.rerank)) == len(self.rerank)
+        require(fit, "rerank", list(self.rerank), f"some of {list(RERANKERS)}, each once")
         fit = not self.rerank or 2 <= self.rerank_top <= self.top
         require(fit, "rerank_top", self.rerank_top, f"from 2 to `top` ({self.top})")
         asks = bool(self.rerank) or CIREVL in self.strategies

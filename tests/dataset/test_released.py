@@ -357,9 +357,10 @@ def test_a_picture_of_the_user_in_an_earlier_export_is_not_overwritten(released)
     write(folder / "lines.jsonl", [*rows, {**rows[0], "t_img": "mine.jpg"}])
     made = import_megapairs(folder / "lines.jsonl", folder / "pictures", out=folder / "t", overwrite=True)
     (folder / "back" / "images" / "mine.jpg").write_text("keep")
-    with pytest.raises(ArtifactError, match=r"mine\.jpg was written by no export; move it away"):
-        export_megapairs(made, folder / "back")
-    assert (folder / "back" / "images" / "mine.jpg").read_text() == "keep"
+    for _ in range(2):
+        with pytest.raises(ArtifactError, match=r"mine\.jpg was written by no export; move it away"):
+            export_megapairs(made, folder / "back")
+        assert (folder / "back" / "images" / "mine.jpg").read_text() == "keep"
     (folder / "back" / "images" / "mine.jpg").unlink()
     export_megapairs(made, folder / "back")
     assert files_of(folder / "back" / "images") == files_of(folder / "pictures")

@@ -84,7 +84,7 @@ def test_two_machines_on_loopback(made, tmp_path):
             text=True,
             timeout=280,
             cwd=ROOT,
-            env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
         )
 
     with ThreadPoolExecutor(2) as pool:

@@ -370,7 +370,7 @@ assert made.manifest.stats["evaluation"]["x/m"] == 3.0
     (tmp_path / "program.py").write_text(program)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv_backend", "c10d"]
     place = ["--master_addr", "127.0.0.1", "--rdzv_endpoint", "127.0.0.1:0", str(tmp_path / "program.py")]
-    environment = {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT)}
+    environment = {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
     done = run_command([*launcher, *place], 100, environment)
     assert done.returncode == 0, done.stderr
 
