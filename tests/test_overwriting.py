@@ -138,7 +138,7 @@ def test_a_half_deleted_result_is_not_put_back(tmp_path, monkeypatch):
 
 
 def test_a_remote_folder_whose_clearing_was_cut_is_cleared_by_the_next_run(monkeypatch):
-    make("memory://cut/a")
+    make("memory://clearing/a")
     plain, calls = storage.remove, []
 
     def remove(path):
@@ -150,8 +150,8 @@ def test_a_remote_folder_whose_clearing_was_cut_is_cleared_by_the_next_run(monke
     with monkeypatch.context() as patch:
         patch.setattr(storage, "remove", remove)
         with pytest.raises(KilledError):
-            make("memory://cut/a", Settings(3), overwrite=True)
-    assert make("memory://cut/a", Settings(3)).table()["x"].to_pylist()[2] == 3
+            make("memory://clearing/a", Settings(3), overwrite=True)
+    assert make("memory://clearing/a", Settings(3)).table()["x"].to_pylist()[2] == 3
 
 
 def test_a_manifest_that_cannot_be_read_can_be_overwritten(tmp_path):
