@@ -18,6 +18,7 @@ from typing import Any
 from megapairs_hf.artifact import open_artifact
 from megapairs_hf.errors import EvaluationError, MegaPairsError
 from megapairs_hf.evaluation import tables
+from megapairs_hf.evaluation.identity import folder_labels
 from megapairs_hf.evaluation.mmeb_means import SET, mean_records
 from megapairs_hf.evaluation.rules import rule_of
 from megapairs_hf.evaluation.stage import read_results
@@ -62,7 +63,7 @@ def named_apart(records: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]
     )
     if max(measured.values(), default=1) < len(("one", "other")):
         return [record for some in records.values() for record in some]
-    labels = tables.folder_labels(list(records))
+    labels = folder_labels(list(records))
     return [{**r, "model": f"{labels[folder]}: {r['model']}"} for folder, some in records.items() for r in some]
 
 

@@ -14,10 +14,10 @@ from megapairs_hf.artifact import open_artifact
 from megapairs_hf.cli.evaluating import specs_of
 from megapairs_hf.errors import ConfigError, MegaPairsError
 from megapairs_hf.evaluation.doctor import data_folder
+from megapairs_hf.evaluation.identity import folder_labels
 from megapairs_hf.evaluation.reading import read_benchmark
 from megapairs_hf.evaluation.run import limited
 from megapairs_hf.evaluation.sheets import draw_views, html_sheet, png_sheet, stored_rankings
-from megapairs_hf.evaluation.tables import folder_labels
 
 
 def main() -> int:

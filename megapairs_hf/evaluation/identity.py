@@ -1,4 +1,4 @@
-"""What a measurement was made of, as hashes for the manifest: changed queries or galleries are another measurement.
+"""What tells measurements apart: hashes of what they were made of, for the manifest, and names of their folders.
 
 What surprises: pictures are known by their ids here, not by their bytes, since hashing 123,403 files would cost more
 than most evaluations; `--cache` looks at the bytes.
@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING
 
 from megapairs_hf import launch, storage
 from megapairs_hf.artifact import sha256_of
+from megapairs_hf.errors import EvaluationError
 from megapairs_hf.storage import join
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from megapairs_hf.evaluation.mmeb import MMEBConfig
     from megapairs_hf.evaluation.protocol import Benchmark
 
@@ -69,3 +72,19 @@ def commit_of(name: str, revision: str | None, kind: str = "model") -> str | Non
         launch.note(f"{name}: the commit of {revision or MAIN} is not known without the Hub; pin it with --revision")
         return revision
     return str(found) if found else revision
+
+
+def folder_labels(folders: Sequence[str]) -> dict[str, str]:
+    """The shortest ends of paths that tell folders apart: `a/results` and `b/results`.
+
+    Raises:
+        EvaluationError: a folder is named twice.
+    """
+    parts = {folder: Path(folder).resolve().parts for folder in folders}
+    if len(set(parts.values())) < len(folders):
+        raise EvaluationError("a folder is named twice; name each once")
+    for length in range(1, max(map(len, parts.values()), default=0) + 1):
+        labels = {folder: "/".join(some[-length:]) for folder, some in parts.items()}
+        if len(set(labels.values())) == len(labels):
+            return labels
+    return {folder: folder for folder in folders}

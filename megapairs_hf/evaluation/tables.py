@@ -7,7 +7,6 @@ dagger and is never set against a published number, because it is another one.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from megapairs_hf.evaluation.stage import pretty
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
 
 PARTIAL = "†"
 LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "†": r"$^\dagger$"} | {
@@ -310,19 +310,3 @@ def values_of(rows: Iterable[Mapping[str, Any]], metric: str, model: str, strate
             # the rank of the one target, which for MMEB has already lost its ties
             values[row["query"]] = float(0 < row["rank"] <= k)
     return values
-
-
-def folder_labels(folders: Sequence[str]) -> dict[str, str]:
-    """The shortest ends of paths that tell folders apart: `a/results` and `b/results`.
-
-    Raises:
-        EvaluationError: a folder is named twice.
-    """
-    parts = {folder: Path(folder).resolve().parts for folder in folders}
-    if len(set(parts.values())) < len(folders):
-        raise EvaluationError("a folder is named twice; name each once")
-    for length in range(1, max(map(len, parts.values()), default=0) + 1):
-        labels = {folder: "/".join(some[-length:]) for folder, some in parts.items()}
-        if len(set(labels.values())) == len(labels):
-            return labels
-    return {folder: folder for folder in folders}

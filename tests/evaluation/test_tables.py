@@ -8,6 +8,7 @@ from scipy import stats
 
 from megapairs_hf.errors import ConfigError, EvaluationError
 from megapairs_hf.evaluation import rules, tables
+from megapairs_hf.evaluation.identity import folder_labels
 from megapairs_hf.evaluation.protocol import Benchmark, CIRQuery, Part
 from megapairs_hf.evaluation.run import RunConfig, run_model, write_runs
 
@@ -247,3 +248,13 @@ def test_the_paired_test_keeps_folders_apart(results, monkeypatch, request, caps
     words[1] = results / "bad"
     assert run_compare(words, monkeypatch, request) == 0
     assert "circo test, recall@1: good (fused) - bad (fused)" in capsys.readouterr().out
+
+
+def test_folders_are_told_apart_by_the_shortest_ends_of_their_paths():
+    assert folder_labels(["runs/a/results", "runs/b/results"]) == {
+        "runs/a/results": "a/results",
+        "runs/b/results": "b/results",
+    }
+    assert folder_labels(["x/base", "y/large"]) == {"x/base": "base", "y/large": "large"}
+    with pytest.raises(EvaluationError, match="named twice"):
+        folder_labels(["x/base", "x/./base"])
