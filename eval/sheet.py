@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from megapairs_hf.artifact import open_artifact
-from megapairs_hf.cli.evaluating import specs_of
+from megapairs_hf.cli.evaluating import protocol_flags, specs_of
 from megapairs_hf.errors import ConfigError, MegaPairsError
 from megapairs_hf.evaluation.doctor import data_folder
 from megapairs_hf.evaluation.identity import folder_labels
@@ -25,9 +25,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", nargs="+", metavar="DIR")
     parser.add_argument("--benchmark", required=True, help="circo, cirr, fashioniq, genecis, or a file")
-    parser.add_argument("--data", required=True, metavar="DIR", help="annotations and pictures")
-    parser.add_argument("--split", metavar="S", help="as the results were made")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="changes")
+    protocol_flags(parser)
     parser.add_argument("--limit", type=int, metavar="N", help="as the results were made")
     parser.add_argument("--count", type=int, default=10, metavar="N", help="queries (default: 10)")
     parser.add_argument("--top", type=int, default=5, metavar="K", help="candidates of each ranking (default: 5)")

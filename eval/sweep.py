@@ -8,7 +8,7 @@ Choose α on another split than the one that is reported (WeiMoCIR, arXiv:2409.0
 import argparse
 import sys
 
-from megapairs_hf.cli.evaluating import load_model, specs_of
+from megapairs_hf.cli.evaluating import load_model, protocol_flags, specs_of
 from megapairs_hf.errors import ConfigError, MegaPairsError
 from megapairs_hf.evaluation.composing import draw_sweep, encode_sides, sweep
 from megapairs_hf.evaluation.doctor import data_folder
@@ -22,9 +22,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", metavar="MODEL")
     parser.add_argument("--benchmark", required=True, help="circo, cirr, fashioniq, genecis, or a file")
-    parser.add_argument("--data", required=True, metavar="DIR", help="annotations and pictures")
-    parser.add_argument("--split", metavar="S", help="instead of the file's")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="changes")
+    protocol_flags(parser)
     parser.add_argument("--limit", type=int, metavar="N", help="the first N queries only")
     parser.add_argument("--k", type=int, default=1, metavar="K", help="of recall@k (default: 1)")
     parser.add_argument("--alphas", type=float, nargs="+", metavar="A", default=[n / 10 for n in range(11)])

@@ -57,7 +57,7 @@ def _benchmarks(words: list[str]) -> Callable[[], int]:
     )
     parser.add_argument("model", metavar="MODEL", help="folder or Hub id")
     parser.add_argument("benchmarks", metavar="BENCHMARK", nargs="+", help="name, or a file such as eval/circo.yaml")
-    _protocol_flags(parser)
+    protocol_flags(parser)
     parser.add_argument("--out", required=True, metavar="DIR", help="where results and rankings go")
     parser.add_argument("--strategies", nargs="+", metavar="S", default=["fused"],
                         help="fused by the model (default), 'image only', 'text only', sum, product, 'weighted 0.7',"
@@ -82,7 +82,8 @@ def _benchmarks(words: list[str]) -> Callable[[], int]:
     return functools.partial(run_benchmarks, parser.parse_args(words))
 
 
-def _protocol_flags(parser: argparse.ArgumentParser) -> None:
+def protocol_flags(parser: argparse.ArgumentParser) -> None:
+    """Where a benchmark is, and what is changed of its protocol."""
     parser.add_argument("--data", required=True, metavar="DIR", help="annotations and pictures")
     parser.add_argument("--split", metavar="S", help="instead of the file's")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="changes",
@@ -94,7 +95,7 @@ def _doctor(words: list[str]) -> Callable[[], int]:
         "megapairs eval doctor", description="What of a benchmark is there, and where to get the rest."
     )
     parser.add_argument("benchmarks", metavar="BENCHMARK", nargs="+", help="name, or a file such as eval/circo.yaml")
-    _protocol_flags(parser)
+    protocol_flags(parser)
     parser.add_argument("--quick", action="store_true", help="only look whether pictures are there; read none")
     options = parser.parse_args(words)
 
