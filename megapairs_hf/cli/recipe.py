@@ -18,6 +18,7 @@ from megapairs_hf.cli.parser import read_stage, set_dotted
 from megapairs_hf.cli.verbs import STAGES
 from megapairs_hf.config import parse_value, read_yaml
 from megapairs_hf.errors import ConfigError, StaleArtifactError
+from megapairs_hf.shipped import named, recipes
 from megapairs_hf.storage import is_local, join
 
 if TYPE_CHECKING:
@@ -44,9 +45,11 @@ Interrupt it whenever you like; the same command goes on."""
 
 
 def run(words: list[str]) -> Callable[[], int]:
-    """`megapairs run RECIPE_DIR`."""
+    """`megapairs run RECIPE`."""
     parser = argparse.ArgumentParser("megapairs run", description="Every stage of a recipe, resuming.")
-    parser.add_argument("recipe", metavar="RECIPE_DIR", help="folder with one YAML file a stage")
+    parser.add_argument(
+        "recipe", metavar="RECIPE", help="a shipped recipe by its name, or the path (with a separator) of a folder"
+    )
     parser.add_argument("--work", metavar="DIR", help="folder of the pipeline (default: runs/NAME of the recipe)")
     parser.add_argument("--seed", type=int, help="seed of every stage but the corpora and the evaluation")
     parser.add_argument(
@@ -57,8 +60,9 @@ def run(words: list[str]) -> Callable[[], int]:
     parser.add_argument("--overwrite", action="store_true", help="make everything again")
     parser.add_argument("--dry-run", action="store_true", help="check and print the settings; run nothing")
     options = parser.parse_args(words)
-    work = options.work or str(Path("runs") / Path(options.recipe).resolve().name)
-    return functools.partial(run_recipe, Path(options.recipe), work, options)
+    folder = named(options.recipe, recipes(), "recipe")
+    work = options.work or str(Path("runs") / folder.resolve().name)
+    return functools.partial(run_recipe, folder, work, options)
 
 
 def demo(words: list[str]) -> Callable[[], int]:

@@ -6,11 +6,13 @@ import argparse
 import functools
 import platform
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import megapairs_hf
 from megapairs_hf import storage
+from megapairs_hf.shipped import shipped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,6 +32,8 @@ PACKAGES = (
     "pyarrow",
     "numpy",
 )
+# what a wheel carries: for --config, for `evaluate.load`, for --card
+FOLDERS = ("recipes", "eval", "metrics", "model_cards")
 
 
 def report(words: list[str]) -> Callable[[], int]:
@@ -92,7 +96,9 @@ def push(words: list[str]) -> Callable[[], int]:
     parser.add_argument("--commit-message", help="of the commit")
     parser.add_argument("--overwrite", action="store_true", help="also into a repository that holds something else")
     parser.add_argument("--with-raw", action="store_true", help="dataset: the models' raw replies as further configs")
-    parser.add_argument("--card", metavar="F.jinja", help="card template (default: the packaged one)")
+    parser.add_argument(
+        "--card", metavar="F.jinja", help="card template: a path or a shipped one's name (default: the usual card)"
+    )
     parser.add_argument("--card-images", metavar="N", type=int, default=0, help="dataset: triplets shown in the card")
     parser.add_argument("--dataset", metavar="ID", action="append", default=[], help="model: what it was trained on")
     parser.add_argument("--model", metavar="NAME", help="results: whose records (default: trained, or the only one)")
@@ -152,9 +158,16 @@ def _env() -> int:
             lines.append(f"{name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:
             lines.append(f"{name} not installed")
+    lines += _devices()
+    lines += [f"{name} {shipped('eval') / 'metrics' if name == 'metrics' else shipped(name)}" for name in FOLDERS]
+    print("\n".join(lines))  # noqa: T201
+    return 0
+
+
+def _devices() -> list[str]:
+    if find_spec("torch") is None:
+        return []
     import torch
 
     cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    lines += [f"GPUs {torch.cuda.device_count()} ({cuda})", f"CPU threads {torch.get_num_threads()}"]
-    print("\n".join(lines))  # noqa: T201
-    return 0
+    return [f"GPUs {torch.cuda.device_count()} ({cuda})", f"CPU threads {torch.get_num_threads()}"]

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import difflib
 import string
-import sysconfig
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from megapairs_hf.config import HOW, build_config, read_yaml, require
 from megapairs_hf.errors import ConfigError, EvaluationError
+from megapairs_hf.shipped import is_bare, shipped
 
 BENCHMARKS = ("circo", "cirr", "fashioniq", "genecis", "mmeb")
 SPLITS = {"circo": ("val", "test"), "cirr": ("val", "test1"), "fashioniq": ("val",), "genecis": ("val",)}
@@ -185,7 +185,7 @@ def known_benchmark(name: str) -> str:
 
 
 def spec_file(name: str) -> Path:
-    """The YAML of a benchmark, from its name or its path.
+    """The YAML of a benchmark: the shipped one by its name, or a file.
 
     Raises:
         EvaluationError: neither a file nor a known name; the nearest name is told.
@@ -194,11 +194,9 @@ def spec_file(name: str) -> Path:
     if path.is_file():
         return path
     known_benchmark(path.name.removesuffix(".yaml") if path.suffix in {"", ".yaml"} else name)
-    installed = Path(sysconfig.get_path("data")) / "share" / "megapairs-hf" / "eval"
-    for folder in (Path("eval"), Path(__file__).parents[2] / "eval", installed):
-        if (folder / f"{path.stem}.yaml").is_file():
-            return folder / f"{path.stem}.yaml"
-    raise EvaluationError(f"{name} is not there; run in the repository's root, or give the path of a copy")
+    if not is_bare(name):
+        raise EvaluationError(f"there is no file {name}; give the name alone ({path.stem}) for the shipped one")
+    return shipped("eval") / f"{path.stem}.yaml"
 
 
 def read_spec(name: str, changes: dict[str, Any] | None = None) -> Spec:

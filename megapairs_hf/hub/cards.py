@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from megapairs_hf.errors import CardError
 from megapairs_hf.hub.facts import common_slots, dataset_slots, model_slots, needed, size_category
 from megapairs_hf.hub.records import eval_results, in_percent, model_name
+from megapairs_hf.shipped import card_templates
 from megapairs_hf.work import table_cell
 
 if TYPE_CHECKING:
@@ -162,7 +163,8 @@ def _filled(own: str, slots: Mapping[str, Any], other: str | None) -> str:
         if other is None:
             template = environment.get_template(f"{PREFIX}/{own}")
         else:
-            template = environment.from_string(Path(other).read_text(encoding="utf-8"))
+            path = card_templates().get(other, Path(other))
+            template = environment.from_string(path.read_text(encoding="utf-8"))
         return template.render({**slots, **empty})
     except TemplateError as error:
         raise CardError(

@@ -26,7 +26,7 @@ class PushConfig:
         commit_message: None for one that says what was pushed.
         licence: the Hub's identifier of the licence (`apache-2.0`, `cc-by-4.0`, `other`); never guessed.
         dry_run: write the folder that would be uploaded, and stop.
-        card: path of another card template; None for the package's own.
+        card: another card template: a path, or the name of a shipped one (`mmret-base`); None for the package's own.
         card_images: triplets to show in the card, as small JPEGs of the preview; 0 for a card without pictures.
         with_raw: publish the descriptions and instructions with the models' raw replies, as further configs.
         overwrite: write into a repository that holds something else.

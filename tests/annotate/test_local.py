@@ -139,7 +139,7 @@ def test_wrong_models_and_settings(tmp_path, pairs, corpus):
             Local(**bad)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(
     importlib.util.find_spec("fastapi") is None or importlib.util.find_spec("uvicorn") is None,
     reason="transformers' server needs the extra transformers[serving]",

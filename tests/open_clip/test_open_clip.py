@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_model
+
+from megapairs_hf.embed import EmbedConfig, SimilarityModelConfig, embed_corpus
+from megapairs_hf.errors import ModelError
+from tests.small import small_corpus
+
+pytestmark = pytest.mark.open_clip
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    return small_corpus(tmp_path_factory.mktemp("few") / "corpus", count=6)
+
+
+@pytest.fixture(scope="module", params=["EVA02-B-16", "ViT-B-32"])
+def architecture(request, tmp_path_factory):
+    """An architecture from its configuration with random weights, which lie in a file."""
+    import open_clip
+
+    torch.manual_seed(0)
+    model, _, transform = open_clip.create_model_and_transforms(request.param)
+    file = tmp_path_factory.mktemp("weights") / f"{request.param}.safetensors"
+    save_model(model, str(file))
+    return request.param, str(file), model.eval(), transform
+
+
+def embedded(corpus, architecture, out, kind, **settings):
+    name, file, _, _ = architecture
+    model = SimilarityModelConfig("open", name, kind, "open_clip", file)
+    made = embed_corpus(corpus, config=EmbedConfig(models=(model,), batch_size=4, **settings), out=out, work=out)
+    return np.concatenate([np.load(f"{made['open'].path}/{shard['file']}") for shard in made["open"].manifest.shards])
+
+
+def unit(features):
+    return torch.nn.functional.normalize(features.float(), dim=1).numpy()
+
+
+def test_images_are_those_of_open_clip(few, architecture, tmp_path):
+    _, _, model, transform = architecture
+    pixels = torch.stack([transform(row["image"]) for row in few_rows(few)])
+    with torch.inference_mode():
+        expected = unit(model.encode_image(pixels))
+    found = embedded(few, architecture, tmp_path / "out", "image", draft=False)
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() < 2e-3
+    assert np.allclose(np.linalg.norm(found.astype(np.float32), axis=1), 1, atol=2e-3)
+
+
+def test_captions_are_those_of_open_clip(few, architecture, tmp_path):
+    import open_clip
+
+    name, _, model, _ = architecture
+    tokens = open_clip.get_tokenizer(name)([row["caption"] for row in few_rows(few)])
+    with torch.inference_mode():
+        expected = unit(model.encode_text(tokens))
+    assert np.abs(embedded(few, architecture, tmp_path / "out", "caption") - expected).max() < 2e-3
+
+
+def test_bfloat16_points_the_same_way(few, architecture, tmp_path):
+    full = embedded(few, architecture, tmp_path / "full", "image").astype(np.float32)
+    half = embedded(few, architecture, tmp_path / "half", "image", dtype="bfloat16").astype(np.float32)
+    assert (full * half).sum(1).min() > 0.99
+
+
+def test_an_architecture_that_does_not_exist_is_refused(few, tmp_path):
+    model = SimilarityModelConfig("open", "ViT-B-33", "image", "open_clip", "random")
+    with pytest.raises(ModelError, match="ViT-B-33"):
+        embed_corpus(few, config=EmbedConfig(models=(model,)), out=tmp_path, work=tmp_path)
+
+
+def few_rows(corpus):
+    import io
+
+    from PIL import Image
+
+    for row in corpus.table(["image", "caption"]).to_pylist():
+        yield {"image": Image.open(io.BytesIO(row["image"]["bytes"])).convert("RGB"), "caption": row["caption"]}
