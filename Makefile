@@ -64,7 +64,8 @@ test-latest: ## the suite without the lock, and what has moved since it was made
 	.venv-latest/bin/python -m pytest -q
 
 test-lowest: $(VENV)/.setup ## the suite with the oldest packages that setup.cfg allows (torch aside)
-	$(BIN)/uv pip compile --quiet --resolution lowest-direct --python-version 3.11 --no-header --no-annotate setup.cfg lock.in $(EXTRAS) -o build/lowest.txt
+	mkdir -p build
+	$(BIN)/uv pip compile --quiet --resolution lowest-direct --python-version 3.11 --no-header --no-annotate -c lock.in setup.cfg $(EXTRAS) -o build/lowest.txt
 	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/python -m pip install -qq -c lock.txt pip setuptools
 	.venv-lowest/bin/python -m pip install -qq -c build/lowest.txt torch
