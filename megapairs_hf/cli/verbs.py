@@ -145,7 +145,7 @@ STAGES = {
     ),
     "verify": Stage(
         "Hold each instruction against the hard negatives of its pair (optional).",
-        "megapairs_hf.annotate.verify:VerifyConfig",
+        "megapairs_hf.annotate.config:VerifyConfig",
         ("instructions", "pairs", "corpus"),
         "verified",
         f"{HERE}:run_verify",
