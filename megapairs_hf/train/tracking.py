@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import time
 from collections import Counter
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from megapairs_hf import launch, storage
 from megapairs_hf.config import config_dict
-from megapairs_hf.errors import MissingDependencyError
+from megapairs_hf.dependencies import installed, require
 from megapairs_hf.train.loss import summed
 
 if TYPE_CHECKING:
@@ -33,11 +32,10 @@ def chosen_tracker(tracker: str) -> str | None:
         MissingDependencyError: the tracker that was asked for is not installed.
     """
     if tracker == "auto":
-        return "tensorboard" if importlib.util.find_spec("tensorboard") else None
+        return "tensorboard" if installed("tensorboard") else None
     if tracker == "none":
         return None
-    if importlib.util.find_spec(tracker) is None:
-        raise MissingDependencyError(tracker, EXTRA[tracker], f"`tracker: {tracker}`")
+    require(EXTRA[tracker], f"`tracker: {tracker}`", tracker)
     return tracker
 
 
