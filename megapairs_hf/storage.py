@@ -11,6 +11,7 @@ import errno
 import hashlib
 import os
 import re
+import shutil
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PathLike = str | os.PathLike[str]
+NO_SYNC = {errno.EACCES, errno.EPERM, errno.EISDIR, errno.EBADF, errno.EINVAL, errno.ENOTSUP}
 
 
 def join(root: PathLike, *parts: str) -> str:
@@ -134,18 +136,40 @@ def _write_local(path: Path, content: bytes) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Make a rename in this folder durable."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Make a rename in this folder durable, where the system has a way to."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        # Windows opens no folder, and some network file systems sync none; a failing disk is neither
+        if error.errno not in NO_SYNC:
+            raise
 
 
 def sync_file(path: Path) -> None:
     """Make a written file durable."""
-    with path.open("rb") as file:
+    # Windows syncs no file that is open for reading only
+    with path.open("r+b") as file:
         os.fsync(file.fileno())
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file a second name in place of what is there; a copy where the file system has no links.
+
+    Args:
+        source: the file.
+        target: the new name.
+    """
+    target.unlink(missing_ok=True)
+    try:
+        # a link to a link would lead nowhere from another folder
+        os.link(source.resolve(), target)
+    except OSError:
+        # another file system, or one without links
+        shutil.copyfile(source, target)
 
 
 def make_folder(path: PathLike) -> None:

@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from functools import cache
 from importlib import metadata
 from typing import TYPE_CHECKING
 
 from packaging.requirements import Requirement
 
-from tests.small import ROOT, megapairs
+from tests.small import ROOT, run
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
 # what setup.cfg names; the first is its install_requires
 BASE = (
-    "dacite datasets filelock fsspec huggingface_hub jinja2 numpy packaging pandas pillow pyarrow pyyaml scipy tqdm"
+    "dacite datasets filelock fsspec httpx2 huggingface_hub jinja2 numpy packaging pandas pillow pyarrow pyyaml scipy"
+    " tqdm"
 ).split()
 EXTRAS = {
     "models": "torch transformers sentence-transformers accelerate peft tokenizers safetensors".split(),
@@ -34,7 +36,7 @@ EXTRAS = {
     "mteb": ["mteb"],
     "evaluate": ["evaluate"],
 }
-HIDE = '''
+HIDE = """
 import re
 import sys
 from importlib.machinery import PathFinder
@@ -56,7 +58,7 @@ class Finder(PathFinder):
 
 
 sys.meta_path[sys.meta_path.index(PathFinder)] = Finder
-'''
+"""
 
 
 def normal(name: str) -> str:
@@ -97,6 +99,13 @@ def hide(folder: Path, *extras: str) -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
 
 
-def command(environment: dict[str, str], *words: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run `megapairs` under such variables."""
-    return megapairs(*words, CUDA_VISIBLE_DEVICES="", **environment)
+def commands(environment: dict[str, str], *calls: Sequence[str | Path]) -> subprocess.CompletedProcess[str]:
+    """Run `megapairs` several times in one process, until one does not end with status 0."""
+    given = [[str(word) for word in call] for call in calls]
+    return python(environment, f"sys.exit(next(filter(None, map(main, {given!r})), 0))")
+
+
+def python(environment: dict[str, str], code: str) -> subprocess.CompletedProcess[str]:
+    """Run a script in which `main` is the command line."""
+    start = "import sys\nfrom megapairs_hf.cli import main\n"
+    return run([sys.executable, "-c", start + code], 300, {"CUDA_VISIBLE_DEVICES": "", **environment})

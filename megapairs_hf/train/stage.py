@@ -21,7 +21,7 @@ from megapairs_hf.train.loop import run_loop
 from megapairs_hf.train.rows import TripletPool
 from megapairs_hf.train.tables import open_source, source_fingerprint
 from megapairs_hf.train.task import ContrastTask
-from megapairs_hf.train.tracking import LOG
+from megapairs_hf.train.tracking import LOG, chosen_tracker
 from megapairs_hf.versions import require_adapters
 
 if TYPE_CHECKING:
@@ -83,6 +83,8 @@ def train_mmret(
     inputs |= {f"sources[{i}]": source_fingerprint(source, work) for i, source in enumerate(config.sources)}
 
     def make(folder: Path) -> dict[str, Any]:
+        # asked for again when the loop begins; here before anything is loaded
+        chosen_tracker(config.tracker)
         model = started_model(config, work)
         pools, weights, small = open_pools(load_triplets(place, config.split), config, work)
         task = ContrastTask(model, pools, weights, config)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from megapairs_hf import launch, storage
 from megapairs_hf.config import config_dict
 from megapairs_hf.dependencies import installed, require
+from megapairs_hf.platforms import peak_memory_bytes
 from megapairs_hf.train.loss import summed
 
 if TYPE_CHECKING:
@@ -156,9 +157,7 @@ def memory_gb(device: Any) -> float:
 
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return peak_memory_bytes() / 2**30
 
 
 def live_line(line: dict[str, Any], device: Any) -> str:
