@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
+
+from megapairs_hf import lazy
+
+if TYPE_CHECKING:
+    from megapairs_hf.dataset import load_triplets
+    from megapairs_hf.evaluation import evaluate
+    from megapairs_hf.models import load_mmret
+else:
+    __getattr__, __dir__ = lazy.exports(
+        __name__, {"dataset": ["load_triplets"], "evaluation": ["evaluate"], "models": ["load_mmret"]}
+    )
 
 __version__ = "0.1.0"
 __all__ = ["evaluate", "load_mmret", "load_triplets"]
-
-_PLACES = {
-    "evaluate": "megapairs_hf.evaluation",
-    "load_mmret": "megapairs_hf.models",
-    "load_triplets": "megapairs_hf.dataset",
-}
-
-
-def __getattr__(name: str) -> Any:
-    # importing is free: what is heavy is loaded when it is named
-    if name in _PLACES:
-        from importlib import import_module
-
-        return getattr(import_module(_PLACES[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,6 +9,7 @@ processes. What surprises: a shard is finished when its record under `.parts/` i
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Self
 
@@ -246,7 +247,9 @@ def acquire(path: PathLike) -> FileLock | None:
 def release(lock: FileLock | None, path: str) -> None:
     """Let go of a folder and leave no trace in it."""
     if lock is not None:
-        storage.local(join(path, LOCK)).unlink(missing_ok=True)
+        # Windows deletes no open file; there the lock itself goes with its release
+        with suppress(PermissionError):
+            storage.local(join(path, LOCK)).unlink(missing_ok=True)
         lock.release()
 
 

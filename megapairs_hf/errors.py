@@ -23,6 +23,13 @@
 Every message is one sentence that says what to do next; the command line prints it and exits with status 1.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 
 class MegaPairsError(Exception):
     """Base of every error that the package raises on purpose."""
@@ -116,7 +123,14 @@ class HubError(MegaPairsError):
 
 
 class MissingDependencyError(MegaPairsError, ImportError):
-    """An optional dependency is not installed."""
+    """An optional dependency is not installed.
 
-    def __init__(self, package: str, extra: str, purpose: str) -> None:
-        super().__init__(f"{purpose} needs {package}: pip install 'megapairs-hf[{extra}]'")
+    Attributes:
+        extra: the extra that brings it.
+    """
+
+    def __init__(self, purpose: str, packages: Sequence[str], extra: str) -> None:
+        *first, last = packages
+        named = f"{', '.join(first)} and {last}, which are" if first else f"{last}, which is"
+        super().__init__(f"{purpose} needs {named} not installed; pip install 'megapairs-hf[{extra}]'")
+        self.extra = extra

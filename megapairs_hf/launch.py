@@ -12,6 +12,8 @@ import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
+from megapairs_hf.dependencies import require
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -27,6 +29,7 @@ def launched() -> bool:
 
 
 def _state() -> PartialState:
+    require("models", f"a run of {os.environ['WORLD_SIZE']} processes (WORLD_SIZE)", "torch", "accelerate")
     import torch
     from accelerate import PartialState
 

@@ -161,7 +161,13 @@ def _link(link: Path, folder: Path) -> None:
         shutil.rmtree(link)
     link.unlink(missing_ok=True)
     link.parent.mkdir(parents=True, exist_ok=True)
-    link.symlink_to(folder, target_is_directory=True)
+    try:
+        link.symlink_to(folder, target_is_directory=True)
+    except OSError as error:
+        raise ArtifactError(
+            f"cannot link {link} to {folder}: {error.strerror or error}; on Windows switch on its developer mode, or"
+            " work in a local folder"
+        ) from error
 
 
 def _unlink(path: Path) -> None:

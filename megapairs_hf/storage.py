@@ -11,11 +11,10 @@ import errno
 import hashlib
 import os
 import re
+import shutil
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import fsspec
 
 from megapairs_hf.errors import ArtifactError
 
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PathLike = str | os.PathLike[str]
+NO_SYNC = {errno.EACCES, errno.EPERM, errno.EISDIR, errno.EBADF, errno.EINVAL, errno.ENOTSUP}
 
 
 def join(root: PathLike, *parts: str) -> str:
@@ -51,11 +51,19 @@ def is_inside(name: str) -> bool:
     return not odd and all(part not in {"", ".", ".."} for part in name.split("/"))
 
 
+def file_system(path: PathLike) -> tuple[Any, str]:
+    """The fsspec file system of a path, and the path's name in it."""
+    import fsspec
+
+    found: tuple[Any, str] = fsspec.core.url_to_fs(str(path))
+    return found
+
+
 def exists(path: PathLike) -> bool:
     """Whether a file or folder is there."""
     if is_local(path):
         return local(path).exists()
-    fs, name = fsspec.core.url_to_fs(str(path))
+    fs, name = file_system(path)
     return bool(fs.exists(name))
 
 
@@ -63,7 +71,7 @@ def list_names(path: PathLike) -> list[str]:
     """Names of the files directly in a folder, sorted; empty where there is no folder."""
     if is_local(path):
         return sorted(p.name for p in local(path).iterdir()) if local(path).is_dir() else []
-    fs, name = fsspec.core.url_to_fs(str(path))
+    fs, name = file_system(path)
     return sorted(str(p).rsplit("/", 1)[-1] for p in fs.ls(name, detail=False)) if fs.exists(name) else []
 
 
@@ -77,6 +85,8 @@ def read_bytes(path: PathLike) -> bytes:
 @contextmanager
 def open_read(path: PathLike) -> Iterator[Any]:
     """Open a file for reading bytes."""
+    import fsspec
+
     try:
         with fsspec.open(str(path), "rb") as file:
             yield file
@@ -101,7 +111,7 @@ def write_bytes(path: PathLike, content: bytes) -> str:
         if is_local(path):
             _write_local(local(path), content)
         else:
-            fs, name = fsspec.core.url_to_fs(str(path))
+            fs, name = file_system(path)
             # object stores have no folders; servers that have some want them made
             fs.makedirs(fs._parent(name), exist_ok=True)
             with fs.open(name, "wb") as file:
@@ -126,18 +136,40 @@ def _write_local(path: Path, content: bytes) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Make a rename in this folder durable."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Make a rename in this folder durable, where the system has a way to."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        # Windows opens no folder, and some network file systems sync none; a failing disk is neither
+        if error.errno not in NO_SYNC:
+            raise
 
 
 def sync_file(path: Path) -> None:
     """Make a written file durable."""
-    with path.open("rb") as file:
+    # Windows syncs no file that is open for reading only
+    with path.open("r+b") as file:
         os.fsync(file.fileno())
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file a second name in place of what is there; a copy where the file system has no links.
+
+    Args:
+        source: the file.
+        target: the new name.
+    """
+    target.unlink(missing_ok=True)
+    try:
+        # a link to a link would lead nowhere from another folder
+        os.link(source.resolve(), target)
+    except OSError:
+        # another file system, or one without links
+        shutil.copyfile(source, target)
 
 
 def make_folder(path: PathLike) -> None:
@@ -149,20 +181,20 @@ def make_folder(path: PathLike) -> None:
 
 def list_files(path: PathLike) -> list[str]:
     """Names of all files below a folder, relative to it, sorted; empty where there is no folder."""
-    fs, name = fsspec.core.url_to_fs(str(path))
+    fs, name = file_system(path)
     root = str(fs._strip_protocol(name)).rstrip("/")
     return sorted(str(found).removeprefix(root).lstrip("/") for found in fs.find(root)) if fs.exists(name) else []
 
 
 def size(path: PathLike) -> int | None:
     """Bytes of a file; None where there is none."""
-    fs, name = fsspec.core.url_to_fs(str(path))
+    fs, name = file_system(path)
     return int(fs.size(name)) if fs.isfile(name) else None
 
 
 def download(path: PathLike, target: Path) -> None:
     """Copy a file from anywhere to this machine, whole or not at all."""
-    fs, name = fsspec.core.url_to_fs(str(path))
+    fs, name = file_system(path)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         with explained(target):
@@ -177,7 +209,7 @@ def download(path: PathLike, target: Path) -> None:
 
 def upload(source: Path, path: PathLike) -> None:
     """Copy a file of this machine to anywhere."""
-    fs, name = fsspec.core.url_to_fs(str(path))
+    fs, name = file_system(path)
     with explained(path):
         fs.makedirs(fs._parent(name), exist_ok=True)
         fs.put_file(str(source), name)
@@ -185,7 +217,7 @@ def upload(source: Path, path: PathLike) -> None:
 
 def remove(path: PathLike) -> None:
     """Remove a file or a whole folder, if it is there."""
-    fs, name = fsspec.core.url_to_fs(str(path))
+    fs, name = file_system(path)
     with explained(path):
         if fs.exists(name):
             fs.rm(name, recursive=True)

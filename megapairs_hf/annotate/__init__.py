@@ -6,10 +6,25 @@ the server is (`Endpoint`) and what it may cost (`Budget`) is no part of the set
 never makes an artifact stale.
 """
 
-from megapairs_hf.annotate.config import DescribeConfig, InstructConfig
-from megapairs_hf.annotate.endpoint import Budget, Endpoint
-from megapairs_hf.annotate.stage import describe_pairs, instruct_pairs
-from megapairs_hf.annotate.verify import VerifyConfig, verify_pairs
+from typing import TYPE_CHECKING
+
+from megapairs_hf import lazy
+
+if TYPE_CHECKING:
+    from megapairs_hf.annotate.config import DescribeConfig, InstructConfig, VerifyConfig
+    from megapairs_hf.annotate.endpoint import Budget, Endpoint
+    from megapairs_hf.annotate.stage import describe_pairs, instruct_pairs
+    from megapairs_hf.annotate.verify import verify_pairs
+else:
+    __getattr__, __dir__ = lazy.exports(
+        __name__,
+        {
+            "config": ["DescribeConfig", "InstructConfig", "VerifyConfig"],
+            "endpoint": ["Budget", "Endpoint"],
+            "stage": ["describe_pairs", "instruct_pairs"],
+            "verify": ["verify_pairs"],
+        },
+    )
 
 __all__ = [
     "Budget",

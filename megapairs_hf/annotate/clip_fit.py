@@ -15,6 +15,7 @@ from megapairs_hf import launch
 from megapairs_hf.annotate.jobs import Row, Verdict
 from megapairs_hf.errors import ImageRejectedError, ModelError
 from megapairs_hf.schema import QUERY_ID, TARGET_ID
+from megapairs_hf.versions import check_adapter_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -38,6 +39,7 @@ class Clip:
         from transformers import AutoModel, AutoProcessor
 
         local = config.local
+        check_adapter_of(place, local.revision)
         try:
             self.model = AutoModel.from_pretrained(place, revision=local.revision, dtype=local.dtype).eval()
             self.processor = AutoProcessor.from_pretrained(place, revision=local.revision)

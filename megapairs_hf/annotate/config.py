@@ -1,4 +1,4 @@
-"""Settings of the two annotation steps (MegaPairs §3.1 and appendix A).
+"""Settings of the two annotation steps (MegaPairs §3.1 and appendix A), and of the check that may follow.
 
 What surprises: the batch size of a model that runs in process is a setting of what, not of how: a sampled reply
 depends on which others were sampled with it.
@@ -13,6 +13,8 @@ from megapairs_hf.annotate.language import LANGUAGES
 from megapairs_hf.config import require
 
 ENGINES = ("openai", "transformers", "captions")
+VERIFY_ENGINES = ("openai", "transformers", "clip")
+VERIFY_MODEL = "OpenGVLab/InternVL2-26B"
 REPLY_FORMATS = ("auto", "list", "json")
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 STAND_IN = "captions (stand-in, no model)"
@@ -136,6 +138,40 @@ class InstructConfig:
         require(self.language in LANGUAGES, "language", self.language, "one of " + ", ".join(LANGUAGES))
         require(self.reply_format in REPLY_FORMATS, "reply_format", self.reply_format, " or ".join(REPLY_FORMATS))
         _check_common(self)
+
+
+@dataclass(frozen=True)
+class VerifyConfig:
+    """Settings of `verify_pairs`. All defaults are ours.
+
+    Attributes:
+        engine: `openai` for an endpoint; `transformers` for the same in process; `clip` for a CLIP model's scores.
+        model: of the endpoint, or a folder or Hub id; for `clip` it must be named, and `./…` is in the work folder.
+        seed: of the order of the candidates.
+        negatives: how many hard negatives of a pair are held against its target.
+        max_image_side: longer side in pixels of the pictures that are sent.
+        jpeg_quality: of the pictures that are sent.
+        prompt: a jinja file to use instead of the package's `verify.jinja`.
+        local: how the model runs in process.
+    """
+
+    engine: str = "openai"
+    model: str = VERIFY_MODEL
+    seed: int = 0
+    negatives: int = 5
+    max_image_side: int = 512
+    jpeg_quality: int = 90
+    prompt: str | None = None
+    local: Local = Local()
+
+    def __post_init__(self) -> None:
+        require(self.engine in VERIFY_ENGINES, "engine", self.engine, " or ".join(VERIFY_ENGINES))
+        require(bool(self.model.strip()), "model", self.model, "the name by which the endpoint knows the model")
+        named = self.engine != "clip" or self.model != VERIFY_MODEL
+        require(named, "model", self.model, "a CLIP-like model for engine 'clip', such as ./similarity/clip")
+        require(self.negatives >= 1, "negatives", self.negatives, "at least 1")
+        require(self.max_image_side >= 28, "max_image_side", self.max_image_side, "at least 28 pixels")
+        require(1 <= self.jpeg_quality <= 100, "jpeg_quality", self.jpeg_quality, "from 1 to 100")
 
 
 def _check_common(config: DescribeConfig | InstructConfig) -> None:

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 from megapairs_hf import launch
 from megapairs_hf.annotate.jobs import Verdict
 from megapairs_hf.annotate.journal import Reply
-from megapairs_hf.errors import BudgetSpentError, ImageRejectedError, MissingDependencyError, ModelError
+from megapairs_hf.errors import BudgetSpentError, ImageRejectedError, ModelError
 from megapairs_hf.schema import QUERY_ID, TARGET_ID
+from megapairs_hf.versions import check_adapter_of, require_adapters
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -43,10 +44,13 @@ class LocalModel:
     """
 
     def __init__(self, config: Any, *, vision: bool) -> None:
+        local, self.vision = config.local, vision
+        if local.adapter is not None:
+            require_adapters("`local.adapter`")
+        check_adapter_of(config.model, local.revision)
         import torch
         import transformers
 
-        local, self.vision = config.local, vision
         kind = transformers.AutoModelForImageTextToText if vision else transformers.AutoModelForCausalLM
         try:
             model = kind.from_pretrained(config.model, revision=local.revision, dtype=local.dtype)
@@ -57,8 +61,6 @@ class LocalModel:
         except (OSError, ValueError) as error:
             told = " ".join(str(error).split())[:300]
             raise ModelError(f"cannot load {config.model}: {told}; check `model` and `local`") from error
-        except ImportError as error:
-            raise MissingDependencyError("peft", "peft", "`local.adapter`") from error
         self.device = _device(torch)
         self.model = model.to(self.device).eval()
         self.tokenizer = self.processor.tokenizer if vision else self.processor

@@ -22,6 +22,7 @@ from megapairs_hf.annotate.wording import wording
 from megapairs_hf.artifact import Artifact, read_table, shard_names
 from megapairs_hf.artifact_writer import ArtifactWriter, create_artifact
 from megapairs_hf.config import config_hash
+from megapairs_hf.dependencies import require
 from megapairs_hf.errors import ArtifactError, SchemaMismatchError
 from megapairs_hf.overwriting import came_to_nothing
 from megapairs_hf.schema import QUERY_ID, TARGET_ID
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from megapairs_hf.storage import PathLike
 
 PIECE = 1000
+LOCAL_ENGINES = ("transformers", "clip")
 TEXTS = {"descriptions": "description", "instructions": "instructions"}
 
 
@@ -117,6 +119,7 @@ def make_asked(step: Step, asked: Asked) -> Artifact:
     if isinstance(writer, Artifact):
         return writer
     with writer, Journal(step.out, step.identity) as journal:
+        _require_engine(step)
         tally = Tally(asked.budget, journal.sums())
         local = step.config.engine == "transformers"
         reply_format = _decide(asked, journal, tally, step.config.model, local=local)
@@ -143,6 +146,7 @@ def make_plain(step: Step, judge: Callable[[list[Row], Progress, int], list[Verd
     if isinstance(writer, Artifact):
         return writer
     with writer:
+        _require_engine(step)
         with _progress(step, writer) as bar:
             for index in writer.mine():
                 rows = step.source.shard(index, step.read).to_pylist()
@@ -152,6 +156,7 @@ def make_plain(step: Step, judge: Callable[[list[Row], Progress, int], list[Verd
 
 
 def _begin(step: Step) -> ArtifactWriter | Artifact:
+    """A writer, or the artifact that is finished already."""
     names = shard_names(len(step.source.manifest.shards), "parquet")
     # what came to nothing is asked again: there is nothing to lose
     overwrite = step.overwrite or came_to_nothing(step.out, step.kind)
@@ -161,6 +166,12 @@ def _begin(step: Step) -> ArtifactWriter | Artifact:
     if overwrite and isinstance(writer, ArtifactWriter):
         remove_journal(step.out, step.identity)
     return writer
+
+
+def _require_engine(step: Step) -> None:
+    """Refuse a model in this process where nothing runs it; the other engines need the base alone."""
+    if step.config.engine in LOCAL_ENGINES:
+        require("models", f"`engine: {step.config.engine}`")
 
 
 def _progress(step: Step, writer: ArtifactWriter) -> launch.Progress:

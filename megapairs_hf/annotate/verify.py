@@ -11,21 +11,19 @@ from __future__ import annotations
 
 import random
 import re
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from megapairs_hf import storage
 from megapairs_hf.annotate import prompts
 from megapairs_hf.annotate.clip_fit import fits_by_clip
-from megapairs_hf.annotate.config import Local, pair_seed
+from megapairs_hf.annotate.config import pair_seed
 from megapairs_hf.annotate.endpoint import Budget, Endpoint
 from megapairs_hf.annotate.jobs import Row, Verdict
 from megapairs_hf.annotate.making import Asked, Step, check_kind, make_asked, make_plain
 from megapairs_hf.annotate.pictures import Pictures, known_ids
 from megapairs_hf.annotate.transport import Question
 from megapairs_hf.artifact import model_place, weights_fingerprint
-from megapairs_hf.config import require
 from megapairs_hf.errors import ArtifactError, ModelError
 from megapairs_hf.schema import INSTRUCTIONS, NEGATIVE_IDS, QUERY_ID, TARGET_ID, VERIFIED
 
@@ -34,49 +32,14 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from megapairs_hf.annotate.config import VerifyConfig
     from megapairs_hf.annotate.jobs import Job
     from megapairs_hf.annotate.journal import Reply
     from megapairs_hf.artifact import Artifact
     from megapairs_hf.storage import PathLike
 
-ENGINES = ("openai", "transformers", "clip")
-DEFAULT_MODEL = "OpenGVLab/InternVL2-26B"
 SLOTS = ("query_image", "first_image", "second_image")
 YES_NO = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class VerifyConfig:
-    """Settings of `verify_pairs`. All defaults are ours.
-
-    Attributes:
-        engine: `openai` for an endpoint; `transformers` for the same in process; `clip` for a CLIP model's scores.
-        model: of the endpoint, or a folder or Hub id; for `clip` it must be named, and `./…` is in the work folder.
-        seed: of the order of the candidates.
-        negatives: how many hard negatives of a pair are held against its target.
-        max_image_side: longer side in pixels of the pictures that are sent.
-        jpeg_quality: of the pictures that are sent.
-        prompt: a jinja file to use instead of the package's `verify.jinja`.
-        local: how the model runs in process.
-    """
-
-    engine: str = "openai"
-    model: str = DEFAULT_MODEL
-    seed: int = 0
-    negatives: int = 5
-    max_image_side: int = 512
-    jpeg_quality: int = 90
-    prompt: str | None = None
-    local: Local = field(default_factory=Local)
-
-    def __post_init__(self) -> None:
-        require(self.engine in ENGINES, "engine", self.engine, " or ".join(ENGINES))
-        require(bool(self.model.strip()), "model", self.model, "the name by which the endpoint knows the model")
-        named = self.engine != "clip" or self.model != DEFAULT_MODEL
-        require(named, "model", self.model, "a CLIP-like model for engine 'clip', such as ./similarity/clip")
-        require(self.negatives >= 1, "negatives", self.negatives, "at least 1")
-        require(self.max_image_side >= 28, "max_image_side", self.max_image_side, "at least 28 pixels")
-        require(1 <= self.jpeg_quality <= 100, "jpeg_quality", self.jpeg_quality, "from 1 to 100")
 
 
 class VerifyJob:

@@ -7,11 +7,13 @@ progress and notes to stderr. What surprises: a verb's own flags are made only w
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import traceback
 from typing import TYPE_CHECKING
 
+from megapairs_hf.dependencies import explained
 from megapairs_hf.errors import MegaPairsError
 
 if TYPE_CHECKING:
@@ -35,15 +37,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status.
     """
-    from megapairs_hf.cli.parser import parse
-
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # a terminal or pipe of another encoding gets a question mark, not an exception
+        sys.stdout.reconfigure(errors="replace")
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     try:
-        call = parse([word for word in given if word != "--debug"])
-        return call()
+        return _run([word for word in given if word != "--debug"])
     except MegaPairsError as error:
         if debug:
             traceback.print_exc()
@@ -55,3 +57,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _run(words: list[str]) -> int:
+    from megapairs_hf.cli.parser import parse
+
+    try:
+        return parse(words)()
+    except ModuleNotFoundError as error:
+        # most commands have said before they began which extra they need
+        missing = explained(error, f"megapairs {words[0]}")
+        if missing is None:
+            raise
+        raise missing from error

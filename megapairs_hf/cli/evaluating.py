@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from megapairs_hf import launch
 from megapairs_hf.config import parse_value
+from megapairs_hf.dependencies import require
 from megapairs_hf.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -135,6 +136,7 @@ class EvalRun:
 
 def run_benchmarks(options: argparse.Namespace) -> int:
     """Measure, write, and print."""
+    require("models", "eval")
     from megapairs_hf.artifact import weights_fingerprint
     from megapairs_hf.config import build_config
     from megapairs_hf.evaluation.cache import Cache
@@ -269,8 +271,10 @@ def load_model(path: str, loader: str, revision: str | None, device: str | None)
     from sentence_transformers import SentenceTransformer
 
     from megapairs_hf.errors import ModelError
+    from megapairs_hf.versions import check_adapter_of
 
     try:
+        check_adapter_of(path, revision)
         return SentenceTransformer(path, revision=revision, device=device, trust_remote_code=False)
     except (OSError, ValueError) as error:
         said = str(error).strip().split("\n", 1)[0]

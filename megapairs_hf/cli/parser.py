@@ -15,7 +15,7 @@ from megapairs_hf.config import build_config, parse_value, read_yaml
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from megapairs_hf.cli.verbs import Stage
+    from megapairs_hf.cli.stage import Stage
 
 USAGE = """megapairs VERB [options]
 

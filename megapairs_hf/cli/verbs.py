@@ -6,92 +6,14 @@ To add a stage: write its folder, then one entry here. Nothing else knows the li
 from __future__ import annotations
 
 import functools
-import importlib
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from megapairs_hf import launch
+from megapairs_hf.cli.stage import Stage
 from megapairs_hf.errors import ArtifactError, IncompleteArtifactError
-from megapairs_hf.storage import is_local, join
-
-Run = Callable[..., None]
-# these map vectors into memory or load models; elsewhere than on a local disk they work through the cache
-NEEDS_FILES = {"pretrain", "embed", "mine", "train", "eval"}
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A stage as a verb.
-
-    Attributes:
-        help: what it does.
-        config: `module:Class` of its settings.
-        inputs: folders that it reads, in the work folder unless named.
-        out: folder that it writes, in the work folder unless named.
-        call: `module:function` that runs it.
-        extra: sections of the YAML file that are no settings, as `name` → `module:Class`.
-    """
-
-    help: str
-    config: str
-    inputs: tuple[str, ...]
-    out: str
-    call: str
-    extra: dict[str, str] = field(default_factory=dict)
-
-    def config_class(self) -> type[Any]:
-        """The dataclass of the settings."""
-        return load(self.config)
-
-    def sections(self) -> dict[str, type[Any]]:
-        """The dataclasses of the other sections."""
-        return {name: load(place) for name, place in self.extra.items()}
-
-    def run(
-        self,
-        config: Any,
-        *,
-        work: str,
-        out: str | None = None,
-        inputs: dict[str, str] | None = None,
-        overwrite: bool = False,
-        sections: dict[str, Any] | None = None,
-    ) -> int:
-        """Run the stage.
-
-        Args:
-            config: the settings.
-            work: the work folder.
-            out: instead of the usual folder in it.
-            inputs: instead of the usual folders in it.
-            overwrite: throw away what is there.
-            sections: the other sections.
-
-        Returns:
-            0.
-        """
-        places = {name: (inputs or {}).get(name) or join(work, name) for name in self.inputs}
-        target = out or join(work, self.out)
-        far = not all(is_local(place) for place in (work, target, *places.values()))
-        if far and self.call.rsplit("_", 1)[1] in NEEDS_FILES:
-            from megapairs_hf.remote import stage_in
-
-            staged = stage_in(work, places, target, overwrite=overwrite)
-            load(self.call)(config, staged.places, staged.target, staged.work, overwrite, **(sections or {}))
-            staged.send()
-            return 0
-        load(self.call)(config, places, target, work, overwrite, **(sections or {}))
-        return 0
-
-
-def load(place: str) -> Any:
-    """The object at `module:name`."""
-    module, name = place.split(":")
-    return getattr(importlib.import_module(module), name)
-
+from megapairs_hf.storage import join
 
 ENDPOINT = {
     "endpoint": "megapairs_hf.annotate.endpoint:Endpoint",
@@ -112,6 +34,7 @@ STAGES = {
         ("corpus",),
         "similarity",
         f"{HERE}:run_pretrain",
+        needs="models",
     ),
     "embed": Stage(
         "Pictures and captions to vectors, one set a similarity model.",
@@ -119,6 +42,7 @@ STAGES = {
         ("corpus",),
         "embeddings",
         f"{HERE}:run_embed",
+        needs="models",
     ),
     "mine": Stage(
         "Related pairs and hard negatives.",
@@ -126,6 +50,7 @@ STAGES = {
         ("embeddings", "corpus"),
         "pairs",
         f"{HERE}:run_mine",
+        needs="mine",
     ),
     "describe": Stage(
         "What the two pictures of a pair share and how they differ.",
@@ -145,7 +70,7 @@ STAGES = {
     ),
     "verify": Stage(
         "Hold each instruction against the hard negatives of its pair (optional).",
-        "megapairs_hf.annotate.verify:VerifyConfig",
+        "megapairs_hf.annotate.config:VerifyConfig",
         ("instructions", "pairs", "corpus"),
         "verified",
         f"{HERE}:run_verify",
@@ -164,6 +89,7 @@ STAGES = {
         ("triplets",),
         "model",
         f"{HERE}:run_train",
+        needs="models",
     ),
     "eval": Stage(
         "Composed retrieval on held-out pictures: the untrained and the trained model. On the field's benchmarks:"
@@ -172,6 +98,7 @@ STAGES = {
         ("heldout", "untrained", "model"),
         "results",
         f"{HERE}:run_eval",
+        needs="models",
     ),
 }
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def below(path: str, config: CorpusConfig) -> str:
     """A file's path relative to the source's root."""
     root = Path(str(config.path)).resolve()
-    return str(Path(path).resolve().relative_to(root if root.is_dir() else root.parent))
+    return Path(path).resolve().relative_to(root if root.is_dir() else root.parent).as_posix()
 
 
 def parquet_files(config: CorpusConfig) -> list[tuple[str, int, int]]:

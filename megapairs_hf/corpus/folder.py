@@ -130,7 +130,7 @@ def list_pictures(root: Path, columns: dict[str, dict[str, Any]]) -> list[str]:
     found = set(columns)
     for folder, _, names in os.walk(root):
         inside = Path(folder).relative_to(root)
-        found.update(str(inside / name) for name in names if Path(name).suffix.lower() in SUFFIXES)
+        found.update((inside / name).as_posix() for name in names if Path(name).suffix.lower() in SUFFIXES)
     return sorted(found, key=os.fsencode)
 
 

@@ -8,7 +8,6 @@ is that of the decoded pixels, so the same picture saved twice with other metada
 from __future__ import annotations
 
 import hashlib
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -255,6 +254,4 @@ def find_doubles(decoded: Artifact) -> dict[int, dict[int, tuple[str, str]]]:
 def link(source: str, target: str) -> None:
     """Give a local file a second name, so that an unchanged shard costs no disk and no time."""
     with storage.explained(target):
-        path = storage.local(target)
-        path.unlink(missing_ok=True)
-        os.link(storage.local(source), path)
+        storage.link_or_copy(storage.local(source), storage.local(target))

@@ -1,13 +1,32 @@
 """The data set: built from instructions and pairs, or brought in the released format, and read back row by row."""
 
-from megapairs_hf.dataset.config import BuildConfig, ImportConfig
-from megapairs_hf.dataset.exporting import export_megapairs
-from megapairs_hf.dataset.importing import import_megapairs
-from megapairs_hf.dataset.load import Triplets, load_triplets
-from megapairs_hf.dataset.removal import remove_images
-from megapairs_hf.dataset.sheet import datasheet
-from megapairs_hf.dataset.stage import build_triplets
-from megapairs_hf.dataset.views import training_view
+from typing import TYPE_CHECKING
+
+from megapairs_hf import lazy
+
+if TYPE_CHECKING:
+    from megapairs_hf.dataset.config import BuildConfig, ImportConfig
+    from megapairs_hf.dataset.exporting import export_megapairs
+    from megapairs_hf.dataset.importing import import_megapairs
+    from megapairs_hf.dataset.load import Triplets, load_triplets
+    from megapairs_hf.dataset.removal import remove_images
+    from megapairs_hf.dataset.sheet import datasheet
+    from megapairs_hf.dataset.stage import build_triplets
+    from megapairs_hf.dataset.views import training_view
+else:
+    __getattr__, __dir__ = lazy.exports(
+        __name__,
+        {
+            "config": ["BuildConfig", "ImportConfig"],
+            "exporting": ["export_megapairs"],
+            "importing": ["import_megapairs"],
+            "load": ["Triplets", "load_triplets"],
+            "removal": ["remove_images"],
+            "sheet": ["datasheet"],
+            "stage": ["build_triplets"],
+            "views": ["training_view"],
+        },
+    )
 
 __all__ = [
     "BuildConfig",

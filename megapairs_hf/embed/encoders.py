@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from megapairs_hf.dependencies import require
 from megapairs_hf.embed.transforms import FunctionTransform, WholePicture, read_transform
-from megapairs_hf.errors import MissingDependencyError, ModelError
+from megapairs_hf.errors import ModelError
+from megapairs_hf.versions import check_adapter_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -97,6 +99,7 @@ class TransformersEncoder:
         import torch
         from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
+        check_adapter_of(path, config.revision)
         self.config, self.running, self.dtype = config, running, getattr(torch, running.dtype)
         model = AutoModel.from_pretrained(path, revision=config.revision, dtype=self.dtype)
         self.model = model.to(running.device).eval()
@@ -149,12 +152,10 @@ class OpenClipEncoder:
     """One tower of an open_clip model; EVA-CLIP is among them."""
 
     def __init__(self, config: SimilarityModelConfig, path: str, running: Running) -> None:
+        require("eva", f"the similarity model {config.name}")
+        import open_clip
         import torch
 
-        try:
-            import open_clip
-        except ImportError as error:
-            raise MissingDependencyError("open_clip_torch", "eva", f"the similarity model {config.name}") from error
         self.running, self.dtype = running, getattr(torch, running.dtype)
         assert config.pretrained is not None
         weights = None if config.pretrained == "random" else config.pretrained
@@ -187,6 +188,7 @@ class SentenceTransformersEncoder:
         import torch
         from sentence_transformers import SentenceTransformer
 
+        check_adapter_of(path, config.revision)
         kwargs = {"dtype": getattr(torch, running.dtype)}
         self.running = running
         self.transform = WholePicture() if config.input == "image" else None

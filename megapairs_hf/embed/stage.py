@@ -15,6 +15,7 @@ import numpy as np
 from megapairs_hf import launch
 from megapairs_hf.artifact import Artifact, iter_batches, model_place, shard_names, weights_fingerprint
 from megapairs_hf.artifact_writer import ArtifactWriter, create_artifact
+from megapairs_hf.dependencies import require
 from megapairs_hf.embed.config import EmbedConfig, ModelSettings, SimilarityModelConfig
 from megapairs_hf.embed.decoding import Files, Preparer, prepared, stacked
 from megapairs_hf.embed.encoders import Encoder, Running, load_encoder
@@ -91,6 +92,7 @@ def _embed_missing(corpus: Artifact, config: EmbedConfig, writers: dict[str, Art
     todo = sorted({i for writer in writers.values() for i in writer.mine()})
     if not todo:
         return
+    require("models", "embed")
     running = Running(config.dtype, config.batch_size, config.compile, choose_device(config.device))
     models = [model for model in config.models if model.name in writers]
     encoders = {m.name: load_encoder(m, model_place(m.model, work), running) for m in models}

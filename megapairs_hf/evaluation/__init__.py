@@ -1,6 +1,13 @@
 """Composed retrieval, measured: queries with known answers, strategies over anything with `encode`, metrics."""
 
-from megapairs_hf.evaluation.config import EvalConfig, RuleConfig
-from megapairs_hf.evaluation.stage import evaluate
+from typing import TYPE_CHECKING
+
+from megapairs_hf import lazy
+
+if TYPE_CHECKING:
+    from megapairs_hf.evaluation.config import EvalConfig, RuleConfig
+    from megapairs_hf.evaluation.stage import evaluate
+else:
+    __getattr__, __dir__ = lazy.exports(__name__, {"config": ["EvalConfig", "RuleConfig"], "stage": ["evaluate"]})
 
 __all__ = ["EvalConfig", "RuleConfig", "evaluate"]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from megapairs_hf.dependencies import require
 from megapairs_hf.errors import EvaluationError
 from megapairs_hf.evaluation.encoding import encode_parts, query_vectors
 from megapairs_hf.evaluation.metrics import recall_at_k
@@ -248,6 +249,7 @@ def draw_sweep(curves: Mapping[str, Sequence[tuple[float, float]]], path: str, l
     """
     if not any(curves.values()) or not path.endswith((".png", ".svg")):
         raise EvaluationError(f"cannot draw {path}: give at least one curve, and a file that ends in .png or .svg")
+    require("report", "a drawing of the sweep")
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 

@@ -17,6 +17,7 @@ from megapairs_hf import launch, storage
 from megapairs_hf.artifact import Artifact
 from megapairs_hf.artifact_writer import create_artifact
 from megapairs_hf.config import config_dict
+from megapairs_hf.dependencies import require
 from megapairs_hf.errors import EvaluationError
 from megapairs_hf.evaluation.metrics import average_precision_at_k, rank_gallery, recall_at_k
 from megapairs_hf.evaluation.queries import Query, make_queries
@@ -65,6 +66,7 @@ def evaluate(
     if isinstance(writer, Artifact):
         return writer
     with writer:
+        require("models", "eval")
         if launch.is_main() and not writer.done(0):
             queries = make_queries(corpus, config)
             records, rankings = measure(corpus, queries, models, config)

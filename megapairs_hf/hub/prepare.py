@@ -9,8 +9,6 @@ the checksum in the manifest on the way. `megapairs.json` tells the next push th
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
 from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -186,10 +184,4 @@ def _earlier(marker: Path) -> list[str]:
 def _place(source: Path, target: Path) -> None:
     with storage.explained(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.unlink(missing_ok=True)
-        try:
-            # a link to a link would lead nowhere from another folder
-            os.link(source.resolve(), target)
-        except OSError:
-            # another file system, or one without links
-            shutil.copyfile(source, target)
+        storage.link_or_copy(source, target)

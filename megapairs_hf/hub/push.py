@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from megapairs_hf import launch, storage
 from megapairs_hf.artifact import read_json
+from megapairs_hf.dependencies import require
 from megapairs_hf.errors import HubError
 from megapairs_hf.hub.arrival import check_arrived, check_folder, check_loads
 from megapairs_hf.hub.prepare import CARD, MARKER, Kind, PreparedFile, prepare
@@ -42,10 +43,14 @@ def push(kind: Kind, path: PathLike, config: PushConfig, out: PathLike, work: Pa
         CardError: the card cannot be filled.
         HubError: there is nothing fit to push, the repository holds something else, or the Hub refuses it.
         IncompleteArtifactError: the artifact is not finished.
+        MissingDependencyError: a model could not be checked when it has arrived.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.utils import validate_repo_id
 
+    if kind == "model" and not config.dry_run:
+        # what arrived is read as its users will read it
+        require("models", "the push of a model", "transformers")
     api = HfApi(token=config.token)
     with explained_hub(api, kind, config):
         # also before a dry run, which asks the Hub nothing

@@ -19,6 +19,7 @@ import pyarrow as pa
 from megapairs_hf import launch, storage
 from megapairs_hf.artifact import Artifact, shard_names
 from megapairs_hf.artifact_writer import ArtifactWriter, Rejection, create_artifact
+from megapairs_hf.dependencies import require
 from megapairs_hf.errors import ArtifactError, ConfigError
 from megapairs_hf.mine.clusters import cluster_stats, representatives
 from megapairs_hf.mine.config import MineConfig, RelationConfig
@@ -73,6 +74,7 @@ def mine_pairs(
     if isinstance(writer, Artifact):
         return _usable(writer)
     with writer:
+        require("mine", "mine")
         wanted = config.relations or tuple(RelationConfig(name) for name in embeddings)
         relations = open_relations(embeddings, wanted)
         starts = np.cumsum([0, *(int(shard["rows"]) for shard in corpus.manifest.shards)])

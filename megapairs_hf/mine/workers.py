@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from megapairs_hf.platforms import cpu_cores
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -69,7 +71,7 @@ def workers(threads: int | None = None) -> Iterator[Workers]:
 def default_threads() -> int:
     """This process's share of the processors it may run on."""
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(1, len(os.sched_getaffinity(0)) // local)
+    return max(1, cpu_cores() // local)
 
 
 def give_back() -> None:

@@ -11,7 +11,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.config import require
+from megapairs_hf.dependencies import require as require_extra
 from megapairs_hf.errors import MegaPairsError, ModelError
+from megapairs_hf.versions import check_adapter_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,13 +57,16 @@ def build_mmret(
     Raises:
         ModelError: there is no such model, it is of another kind, or its weights are incomplete or not numbers.
         ConfigError: there is no such prompt style.
+        MissingDependencyError: the extra `models` is not installed.
     """
+    require_extra("models", "an MMRet")
     from megapairs_hf.models.building import build_modules
     from megapairs_hf.models.mllm import STYLES
     from megapairs_hf.models.model import MMRet
 
     require(prompt_style is None or prompt_style in STYLES, "prompt_style", prompt_style, " or ".join(STYLES))
     backbone = str(backbone)
+    _explained(lambda: check_adapter_of(backbone, revision), f"the backbone {backbone}")
     loading = _loading(revision, dtype, attn_implementation)
 
     def make() -> MMRet:
@@ -99,11 +104,14 @@ def load_mmret(
 
     Raises:
         ModelError: there is no such model, it is of another kind, or its weights are incomplete or not numbers.
+        MissingDependencyError: the extra `models` is not installed.
     """
+    require_extra("models", "an MMRet")
     from megapairs_hf.models.model import MMRet
     from megapairs_hf.models.released import has_stock_modules
 
     path = str(path)
+    _explained(lambda: check_adapter_of(path, revision), f"the model {path}")
     common: dict[str, Any] = {"revision": revision, "device": device, "dtype": dtype}
     common |= {"attn_implementation": attn_implementation, "allow_urls": allow_urls, "compile": compile}
     if not _explained(lambda: has_stock_modules(path, revision), f"the model {path}"):

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from megapairs_hf.errors import MissingDependencyError, ModelError
+from megapairs_hf.errors import ModelError
+from megapairs_hf.versions import require_adapters
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,12 +43,12 @@ def add_lora(
 
     Raises:
         MissingDependencyError: peft is not installed.
-        ModelError: the model has no towers of a known name, or has such an adapter.
+        ModelError: the model has no towers of a known name, or has such an adapter, or the installed peft does not
+            work with transformers.
     """
-    try:
-        from peft import LoraConfig
-    except ImportError as error:
-        raise MissingDependencyError("peft", "peft", "LoRA") from error
+    require_adapters("LoRA")
+    from peft import LoraConfig
+
     inner = model[0].model
     if any(True for _ in _layers(inner)):
         raise ModelError("the model has adapters already; merge or unload them first")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from megapairs_hf.errors import MissingDependencyError
+from megapairs_hf.dependencies import require
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,12 +38,11 @@ def mteb_model(
     Raises:
         MissingDependencyError: mteb is not installed.
     """
-    try:
-        from mteb.models.abs_encoder import AbsEncoder, get_prompt_name
-        from mteb.models.model_meta import ModelMeta
-        from mteb.types import PromptType
-    except ImportError as error:
-        raise MissingDependencyError("mteb", "mteb", "measuring with mteb") from error
+    require("mteb", "measuring with mteb")
+    from mteb.models.abs_encoder import AbsEncoder, get_prompt_name
+    from mteb.models.model_meta import ModelMeta
+    from mteb.types import PromptType
+
     given = {key: prompt for key, prompt in (model.prompts if prompts is None else prompts).items() if prompt}
 
     class MtebMMRet(AbsEncoder):

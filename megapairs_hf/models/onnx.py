@@ -9,7 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from megapairs_hf.errors import MissingDependencyError, ModelError
+from megapairs_hf.dependencies import require
+from megapairs_hf.errors import ModelError
 from megapairs_hf.models.dual import FUSED
 
 if TYPE_CHECKING:
@@ -41,11 +42,10 @@ def export_onnx(model: MMRet, folder: str | Path, *, opset: int | None = None) -
         ModelError: the model is a multimodal language model or takes patches of any number (SigLIP 2 NaFlex), or a
             graph differs from torch by more than 1e-4.
     """
-    try:
-        import onnxruntime
-        import onnxscript  # noqa: F401 — torch's exporter needs it and says so less clearly
-    except ImportError as error:
-        raise MissingDependencyError("onnx, onnxscript and onnxruntime", "onnx", "ONNX export") from error
+    # torch's exporter needs onnxscript and says so less clearly
+    require("onnx", "ONNX export")
+    import onnxruntime
+
     if FUSED not in model[0].modality_config or "message" in model[0].modality_config:
         raise ModelError("only dual encoders are exported to ONNX; serve a multimodal language model by its folder")
     if "spatial_shapes" in _example(model, "image", 1):

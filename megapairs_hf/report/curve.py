@@ -12,6 +12,8 @@ import math
 import re
 from typing import Any
 
+from megapairs_hf.dependencies import require
+
 # matplotlib knows no `currentColor`; these two stand for it until the drawing is text
 INK, ACCENT = "#010203", "#040506"
 LEAST_POINTS = 2
@@ -84,6 +86,7 @@ def evaluation_curves(log: list[dict[str, Any]]) -> str:
 
 def _drawing(lines: list[tuple[list[int], list[float], float, float]], what: str, label: str) -> str:
     """Lines (steps, values, width, opacity) as one SVG."""
+    require("report", "a curve of the training log")
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 

@@ -14,6 +14,7 @@ import numpy as np
 from megapairs_hf.errors import ArtifactError, ImageRejectedError
 from megapairs_hf.images import to_rgb
 from megapairs_hf.models.pixels import Pixels
+from megapairs_hf.platforms import start_method
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -86,8 +87,7 @@ class Pictures:
         if workers:
             import multiprocessing
 
-            # forked workers would inherit locks of threads that are no more
-            context = multiprocessing.get_context("forkserver")
+            context = multiprocessing.get_context(start_method())
             self.pool = ProcessPoolExecutor(workers, context, _begin, (reader,))
         else:
             self.pool = ThreadPoolExecutor(THREADS)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from megapairs_hf.dependencies import require
 from megapairs_hf.errors import TrainingError
 from megapairs_hf.models.small import small_clip, small_dino, train_tokenizer
 from megapairs_hf.models.words import word_model
@@ -50,6 +51,7 @@ def pretrain_similarity(
     settings = {**inputs, "model": repr(config.model)}
 
     def make(folder: Path) -> dict[str, Any]:
+        require("models", "pretrain")
         import torch
 
         for key, loop in (("clip", config.clip), ("dino", config.dino)):

@@ -11,6 +11,7 @@ from megapairs_hf import launch
 from megapairs_hf.artifact import Artifact, model_place, weights_fingerprint
 from megapairs_hf.artifact_writer import ArtifactWriter, Rejection, create_artifact
 from megapairs_hf.dataset.load import load_triplets
+from megapairs_hf.dependencies import require
 from megapairs_hf.errors import ArtifactError, TrainingError
 from megapairs_hf.models.fusion import build_mmret, save_mmret
 from megapairs_hf.models.lora import add_lora, unload_lora
@@ -20,7 +21,8 @@ from megapairs_hf.train.loop import run_loop
 from megapairs_hf.train.rows import TripletPool
 from megapairs_hf.train.tables import open_source, source_fingerprint
 from megapairs_hf.train.task import ContrastTask
-from megapairs_hf.train.tracking import LOG
+from megapairs_hf.train.tracking import LOG, chosen_tracker
+from megapairs_hf.versions import require_adapters
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -81,6 +83,8 @@ def train_mmret(
     inputs |= {f"sources[{i}]": source_fingerprint(source, work) for i, source in enumerate(config.sources)}
 
     def make(folder: Path) -> dict[str, Any]:
+        # asked for again when the loop begins; here before anything is loaded
+        chosen_tracker(config.tracker)
         model = started_model(config, work)
         pools, weights, small = open_pools(load_triplets(place, config.split), config, work)
         task = ContrastTask(model, pools, weights, config)
@@ -125,6 +129,9 @@ def published_fingerprint(repo_id: str) -> str:
 
 def started_model(config: TrainConfig, work: str | Path) -> Any:
     """The model before its first step, with adapters and checkpointing as the settings say."""
+    require("models", "train")
+    if config.lora_rank:
+        require_adapters("`lora_rank`")
     import torch
 
     dtype = getattr(torch, config.dtype)
@@ -211,6 +218,9 @@ def init_mmret(config: TrainConfig, *, out: str | Path, work: str | Path = ".", 
     settings = InitConfig(config.model, config.revision)
 
     def make(folder: Path) -> dict[str, Any]:
+        if config.lora_rank:
+            # it is the first thing that a run of adapters loads
+            require_adapters("`lora_rank`")
         model = build_mmret(model_place(config.model, work), revision=config.revision, device="cpu")
         return {"save": lambda path: save_mmret(model, path), "stats": {"steps": 0}}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import time
 from collections import Counter
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from megapairs_hf import launch, storage
 from megapairs_hf.config import config_dict
-from megapairs_hf.errors import MissingDependencyError
+from megapairs_hf.dependencies import installed, require
+from megapairs_hf.platforms import peak_memory_bytes
 from megapairs_hf.train.loss import summed
 
 if TYPE_CHECKING:
@@ -33,11 +33,10 @@ def chosen_tracker(tracker: str) -> str | None:
         MissingDependencyError: the tracker that was asked for is not installed.
     """
     if tracker == "auto":
-        return "tensorboard" if importlib.util.find_spec("tensorboard") else None
+        return "tensorboard" if installed("tensorboard") else None
     if tracker == "none":
         return None
-    if importlib.util.find_spec(tracker) is None:
-        raise MissingDependencyError(tracker, EXTRA[tracker], f"`tracker: {tracker}`")
+    require(EXTRA[tracker], f"`tracker: {tracker}`", tracker)
     return tracker
 
 
@@ -158,9 +157,7 @@ def memory_gb(device: Any) -> float:
 
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return peak_memory_bytes() / 2**30
 
 
 def live_line(line: dict[str, Any], device: Any) -> str:

@@ -1,0 +1,45 @@
+"""What differs between Linux, macOS and Windows, asked in one place.
+
+What surprises: what is asked for is looked up each time, not at import, so that one machine's tests see what another
+would.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+
+# bytes on macOS, where every other system that has it counts kibibytes
+PEAK_UNIT = {"darwin": 1}
+
+
+def cpu_cores() -> int:
+    """CPU cores that this process may run on; all of the machine where the system does not say."""
+    allowed = getattr(os, "sched_getaffinity", None)
+    return len(allowed(0)) if allowed is not None else os.cpu_count() or 1
+
+
+def peak_memory_bytes() -> int:
+    """The most memory that this process used so far; 0 where the system does not say."""
+    try:
+        import resource
+    except ImportError:
+        return _peak_of_windows()
+    peak: int = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * PEAK_UNIT.get(sys.platform, 1024)
+
+
+def _peak_of_windows() -> int:
+    try:
+        # Accelerate brings it
+        import psutil  # type: ignore[import-untyped]
+    except ImportError:
+        return 0
+    memory = psutil.Process().memory_info()
+    return int(getattr(memory, "peak_wset", memory.rss))
+
+
+def start_method() -> str:
+    """How worker processes start: never by a fork, which would inherit locks of threads that are no more."""
+    return "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
