@@ -86,7 +86,8 @@ def test_a_second_run_on_the_same_folder_is_refused(tmp_path):
 
     child = context.Process(target=hold, daemon=True)
     child.start()
-    ready.wait(20)
+    while not ready.wait(0.1):
+        assert child.is_alive()
     with pytest.raises(ArtifactError, match="another run is writing"):
         make(tmp_path / "a")
     os.kill(child.pid, signal.SIGKILL)

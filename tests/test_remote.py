@@ -100,7 +100,7 @@ def test_other_processes_read_what_was_sent(tmp_path):
     done = megapairs("pretrain", "--work", work, "--model", MODEL, *fast("clip."), *fast("dino."), **common)
     assert done.returncode == 0 and f"sent similarity to {work}/similarity" in done.stderr, done.stderr
     # two processes of one run share one cache, and neither waits for the other's lock
-    done = torchrun(2, "embed", "--work", work, "--models", MODELS, timeout=60)
+    done = torchrun(2, "embed", "--work", work, "--models", MODELS)
     assert done.returncode == 0, done.stderr
     assert open_artifact(tmp_path / "far" / "embeddings" / "clip_image").rows == 48
 

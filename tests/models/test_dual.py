@@ -101,7 +101,7 @@ fused = AutoModel.from_pretrained(folder, trust_remote_code=True)
 assert type(fused).__name__.startswith("MMRet") and fused.get_multimodal_features
 model.save_pretrained(f"{{work}}/again", create_model_card=False)
 """
-    done = run([sys.executable, "-c", script], 120, {"HF_MODULES_CACHE": str(tmp_path / "modules")})
+    done = run([sys.executable, "-c", script], {"HF_MODULES_CACHE": str(tmp_path / "modules")})
     assert done.returncode == 0, done.stderr
     mine = load_mmret(saved, device="cpu")
     expected = [mine.encode(TEXTS), mine.encode(pictures()), mine.encode(joint(pictures(), TEXTS))]

@@ -89,7 +89,7 @@ texts = {texts!r}
 made = model.encode([dict(image=Image.open({str(tmp_path)!r} + f"/{{i}}.png"), text=t) for i, t in enumerate(texts)])
 np.save({str(tmp_path / "made.npy")!r}, made)
 """
-    done = run([__import__("sys").executable, "-c", script], 120, {"HF_MODULES_CACHE": str(tmp_path / "modules")})
+    done = run([__import__("sys").executable, "-c", script], {"HF_MODULES_CACHE": str(tmp_path / "modules")})
     assert done.returncode == 0, done.stderr
     assert np.abs(np.load(tmp_path / "made.npy") - reference(models, images, texts)).max() < 1e-5
 
