@@ -1,7 +1,7 @@
 """A chat-completions server on a real loopback socket that misbehaves to order.
 
-What surprises: a port stays its double's own while nobody listens there, so that a client is refused for certain, and a
-second double can take the port over.
+What surprises: a port stays its double's own while nobody listens there, so that a client is refused for certain, and
+a second double can take the port over.
 """
 
 from __future__ import annotations
@@ -47,9 +47,7 @@ class ChatDouble(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(
-        self, answer=describe, script=None, token=None, port=0, schema_reply="red, blue", forms=FORMS
-    ):
+    def __init__(self, answer=describe, script=None, token=None, port=0, schema_reply="red, blue", forms=FORMS):
         self.port, self.gone = reserve(port), threading.Event()
         super().__init__(self.port.getsockname(), Handler)
         self.answer, self.script, self.token = answer, script, token

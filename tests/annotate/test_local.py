@@ -19,7 +19,6 @@ from megapairs_hf.annotate.local import LocalModel
 from megapairs_hf.annotate.transport import Question
 from megapairs_hf.artifact import open_artifact
 from megapairs_hf.errors import ArtifactError, ConfigError, ModelError
-
 from tests.small import reserve
 
 from .small_models import save_llm, save_vlm

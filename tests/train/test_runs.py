@@ -371,7 +371,7 @@ assert made.manifest.stats["evaluation"]["x/m"] == 3.0
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv_backend", "c10d"]
     place = ["--master_addr", "127.0.0.1", "--rdzv_endpoint", "127.0.0.1:0", str(tmp_path / "program.py")]
     environment = {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
-    done = run_command([*launcher, *place], 100, environment)
+    done = run_command([*launcher, *place], environment)
     assert done.returncode == 0, done.stderr
 
 
