@@ -126,7 +126,7 @@ def test_a_recipe_makes_again_from_a_stage_on_and_stops_after_one(work, tmp_path
     assert all(name.startswith("triplets/") for name in changed)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_killed_ten_times_the_triplets_are_the_same_bytes(work, tmp_path):
     rng = random.Random(0)
     command = [

@@ -65,7 +65,7 @@ def test_a_fourth_model_is_a_few_lines(corpus, models, tmp_path):
     assert np.corrcoef(shared, scores)[0, 1] > 0.5
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_make_the_same_bytes_as_one(corpus, models, tmp_path):
     (tmp_path / "embed.yaml").write_text(YAML)
     (tmp_path / "mine.yaml").write_text("neighbours: 8\nband: [0.1, 0.99]\nband_kind: quantile\n")
