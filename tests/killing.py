@@ -24,7 +24,7 @@ sys.exit(main(sys.argv[3:]))
 def die_before(number: int, pattern: str = "*") -> None:
     """Kill this process before its n-th renaming (from 1) of a file or folder to a path that fits the pattern.
 
-    Everything that outlives a process gets its name by a renaming, so what is written there is whole, and not in place.
+    What outlives a process gets its name by a renaming: what is written then is whole, and not in its place.
     """
     left = number
 
