@@ -8,8 +8,8 @@ import resource
 import shutil
 import signal
 import sys
-import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ from megapairs_hf.errors import ArtifactError, MissingDependencyError, StaleArti
 from megapairs_hf.models import load_mmret
 from megapairs_hf.models.fusion import save_mmret
 from megapairs_hf.models.lora import unload_lora
-from megapairs_hf.train import TrainConfig, train_mmret
+from megapairs_hf.train import TrainConfig, loop, tracking, train_mmret
 from megapairs_hf.train.checkpoint import (
     checkpoint_folders,
     explained_save,
@@ -251,21 +251,24 @@ def test_counts_of_the_log_go_on_after_a_kill(model, rows, tmp_path, monkeypatch
 
 def test_the_rate_is_of_the_training_alone(model, rows, tmp_path, monkeypatch):
     task = made_task(model, rows, steps=3, log_every=3)
-    learn = task.learn
+    learn, clock = task.learn, [100.0]
+    for module in (loop, tracking):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
 
     def slow(*given):
-        time.sleep(0.2)
+        clock[0] += 2.0
         return learn(*given)
 
     def measure():
-        time.sleep(0.3)
+        clock[0] += 30.0
         return {"recall": 1.0}
 
     monkeypatch.setattr(task, "learn", slow)
     log = run_loop(task, task.config, tmp_path, "train", {}, Watch({"set": measure}, 2)).log
     (line,) = (line for line in log if "loss" in line)
-    # three slow steps, without the evaluation after the second
-    assert 0.6 <= line["images"] / line["images_per_s"] <= line["seconds"] - 0.29
+    # three steps of two seconds, without the evaluation after the second
+    assert line["images_per_s"] == round(line["images"] / 6.0, 1)
+    assert line["seconds"] == 36.0
 
 
 @pytest.mark.parametrize("inside", ["before", "after"])

@@ -16,7 +16,7 @@ from megapairs_hf.train.order import sibling_order
 from megapairs_hf.train.schedule import learning_rate
 from megapairs_hf.train.simple_tasks import hue_turns
 from tests.killing import killed_megapairs
-from tests.small import ROOT, files_of, torchrun
+from tests.small import files_of, torchrun
 
 SETTINGS = {
     "model": "./clip",
