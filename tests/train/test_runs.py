@@ -34,6 +34,7 @@ from megapairs_hf.train.evaluators import Watch, retrieval
 from megapairs_hf.train.loop import Run, run_loop
 from megapairs_hf.train.schedule import MovingAverage, make_optimizer
 from megapairs_hf.train.tracking import Log, chosen_tracker
+from tests.models.tiny import assert_same
 from tests.small import ROOT
 from tests.small import run as run_command
 from tests.train.test_gradients import SETTINGS, made_task
@@ -57,7 +58,7 @@ def test_the_newest_checkpoints_and_the_best_are_kept(model, rows, tmp_path):
     assert [line["set/recall"] for line in log if "set/recall" in line] == [1.0, 3.0, 2.0, 2.5, 0.5, 0.1]
     # afterwards the model is the best one, and every checkpoint loads as a model without anything pickled
     again = load_mmret(str(best), device="cpu")
-    assert np.array_equal(again.encode(["a red circle"]), model.eval().encode(["a red circle"]))
+    assert_same(again, model.eval(), ["a red circle"])
     assert {path.suffix for path in best.rglob("*") if path.is_file()} <= {".safetensors", ".json", ".py", ".jinja"}
 
 
