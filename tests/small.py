@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import os
 import socket
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from PIL import Image
 
 from megapairs_hf.corpus import CorpusConfig, ScenesConfig, make_corpus
 from megapairs_hf.embed import EmbedConfig, SimilarityModelConfig, embed_corpus
@@ -80,6 +84,16 @@ def run(command: list[str], environment: dict[str, str]) -> subprocess.Completed
         cwd=ROOT,
         env={**os.environ, **environment},
     )
+
+
+def claimed_png(width: int, height: int) -> bytes:
+    """A PNG of one pixel whose header claims more."""
+    sink = io.BytesIO()
+    Image.new("1", (1, 1)).save(sink, "PNG")
+    content = bytearray(sink.getvalue())
+    content[16:24] = struct.pack(">II", width, height)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    return bytes(content)
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

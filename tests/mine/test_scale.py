@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from megapairs_hf.cli import main
 from tests.small import ROOT, files_of, megapairs, reserve, torchrun
 from tests.vectors import made_corpus, made_embeddings
 
@@ -47,18 +48,18 @@ def words(work, config, out):
     return ["mine", "--config", config, "--work", work, *inputs, "--out", out]
 
 
-@pytest.mark.parametrize("search", ["exact", "ivf"])
-def test_one_two_and_three_processes_mine_the_same_pairs(search, made, tmp_path):
+def mine_alone(*told):
+    assert main([str(word) for word in words(*told)]) == 0
+
+
+@pytest.mark.parametrize(("search", "processes"), [("exact", 3), ("ivf", 2)])
+def test_several_processes_mine_the_same_pairs_as_one(search, processes, made, tmp_path):
     (tmp_path / "mine.yaml").write_text(YAML.format(search=search))
-    for name, launch in (
-        ("1", megapairs),
-        ("2", lambda *told: torchrun(2, *told)),
-        ("3", lambda *told: torchrun(3, *told)),
-    ):
-        mined = launch(*words(made, tmp_path / "mine.yaml", tmp_path / name))
-        assert mined.returncode == 0, mined.stderr
-    assert len(files_of(tmp_path / "1")) == 12
-    assert files_of(tmp_path / "1") == files_of(tmp_path / "2") == files_of(tmp_path / "3")
+    mine_alone(made, tmp_path / "mine.yaml", tmp_path / "one")
+    mined = torchrun(processes, *words(made, tmp_path / "mine.yaml", tmp_path / "several"))
+    assert mined.returncode == 0, mined.stderr
+    assert len(files_of(tmp_path / "one")) == 12
+    assert files_of(tmp_path / "one") == files_of(tmp_path / "several")
 
 
 def test_two_machines_on_loopback(made, tmp_path):
@@ -85,8 +86,7 @@ def test_two_machines_on_loopback(made, tmp_path):
     with kept, ThreadPoolExecutor(2) as pool:
         for done in pool.map(machine, (0, 1)):
             assert done.returncode == 0, done.stderr
-    alone = megapairs(*words(made, tmp_path / "mine.yaml", tmp_path / "one"))
-    assert alone.returncode == 0, alone.stderr
+    mine_alone(made, tmp_path / "mine.yaml", tmp_path / "one")
     assert files_of(tmp_path / "one") == files_of(tmp_path / "two")
 
 
@@ -108,6 +108,7 @@ print("told", mine("small"), mine("large"))
 """
 
 
+@pytest.mark.long
 def test_memory_stays_within_the_bound(tmp_path):
     """Vectors that take 250 MB with copies and results are mined in 60 MB beside threads and allocator."""
     rng = np.random.default_rng(1)

@@ -15,6 +15,7 @@ from megapairs_hf import load_mmret
 from megapairs_hf.errors import ImageRejectedError, ModelError
 from megapairs_hf.images import open_picture, to_rgb
 from megapairs_hf.models import build_mmret, save_mmret
+from tests.small import claimed_png
 
 
 @pytest.fixture(scope="module")
@@ -231,7 +232,7 @@ def test_what_is_no_input_is_refused(model, given, said):
 
 def test_a_picture_of_too_many_pixels_is_refused(model):
     with pytest.raises(ModelError, match="too_many_pixels"):
-        model.encode([content(Image.new("1", (30_000, 30_000)))])
+        model.encode([claimed_png(30_000, 30_000)])
     with pytest.raises(ImageRejectedError, match="too_many_pixels"):
         open_picture(picture(), max_pixels=100)
 

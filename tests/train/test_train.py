@@ -90,7 +90,6 @@ def test_a_killed_run_goes_on_to_the_same_weights(triplets, models, tmp_path):
     assert not (out / ".parts").exists()
 
 
-@pytest.mark.long
 def test_two_processes_train_as_one(triplets, models, tmp_path):
     settings = {**SETTINGS, "steps": 20, "lr": 1e-4}
     train_mmret(triplets, config=TrainConfig(**settings), out=tmp_path / "one", work=models)
