@@ -307,4 +307,5 @@ def _tidy(path: str) -> None:
     for name in (PLAN, PARTS):
         storage.remove(join(path, name))
     if storage.is_local(path):
+        storage.remove_temporary(path)
         drop_before(path)

@@ -135,6 +135,12 @@ def _write_local(path: Path, content: bytes) -> None:
     sync_folder(path.parent)
 
 
+def remove_temporary(path: PathLike) -> None:
+    """Remove, below a local folder, what writers that were killed had not renamed yet."""
+    for temporary in local(path).rglob(".*.[0-9]*.tmp"):
+        temporary.unlink(missing_ok=True)
+
+
 def sync_folder(path: Path) -> None:
     """Make a rename in this folder durable, where the system has a way to."""
     try:

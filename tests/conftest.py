@@ -1,5 +1,7 @@
 import os
 
+# threads that wait by spinning keep the other processes of a test waiting (before torch is imported, here and in them)
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # before any library is imported: no test reaches for the Hub, and libraries keep quiet
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import os
+import socket
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from PIL import Image
 
 from megapairs_hf.corpus import CorpusConfig, ScenesConfig, make_corpus
 from megapairs_hf.embed import EmbedConfig, SimilarityModelConfig, embed_corpus
@@ -57,30 +62,51 @@ def small_pairs(corpus: Artifact, models: str, folder: Path) -> Artifact:
     return mine_pairs(embeddings, corpus, config=config, out=folder / "pairs")
 
 
-def megapairs(*words: str | Path, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
+def megapairs(*words: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """The command as a user runs it."""
-    return run([sys.executable, "-m", "megapairs_hf", *map(str, words)], timeout, environment)
+    return run([sys.executable, "-m", "megapairs_hf", *map(str, words)], environment)
 
 
-def torchrun(processes: int, *words: str | Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+def torchrun(processes: int, *words: str | Path) -> subprocess.CompletedProcess[str]:
     """The command on several processes."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
     port = ["--master_addr", "127.0.0.1", "--rdzv_backend", "c10d", "--rdzv_endpoint", "127.0.0.1:0"]
-    return run([*launcher, *port, "-m", "megapairs_hf", *map(str, words)], timeout, {"CUDA_VISIBLE_DEVICES": ""})
+    return run([*launcher, *port, "-m", "megapairs_hf", *map(str, words)], {"CUDA_VISIBLE_DEVICES": ""})
 
 
-def run(command: list[str], timeout: float, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+def run(command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """One child process to its end; one that hangs is ended with its test, by pytest's time-out."""
     return subprocess.run(
         command,
         check=False,
         capture_output=True,
         text=True,
-        timeout=timeout,
         cwd=ROOT,
         env={**os.environ, **environment},
     )
 
 
+def claimed_png(width: int, height: int) -> bytes:
+    """A PNG of one pixel whose header claims more."""
+    sink = io.BytesIO()
+    Image.new("1", (1, 1)).save(sink, "PNG")
+    content = bytearray(sink.getvalue())
+    content[16:24] = struct.pack(">II", width, height)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    return bytes(content)
+
+
 def files_of(folder: Path) -> dict[str, bytes]:
     """Every file of a folder with its bytes."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def reserve(port: int = 0) -> socket.socket:
+    """A socket that keeps a port of the loopback from everybody who takes any free one; nobody listens there.
+
+    A server that sets SO_REUSEADDR, as Python's, uvicorn and torch's do, may listen on it all the same.
+    """
+    kept = socket.socket()
+    kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    kept.bind(("127.0.0.1", port))
+    return kept

@@ -11,6 +11,7 @@ import pytest
 from megapairs_hf.artifact import Artifact, open_artifact
 from megapairs_hf.artifact_writer import create_artifact
 from megapairs_hf.errors import ArtifactError, IncompleteArtifactError, SchemaMismatchError, StaleArtifactError
+from tests.killing import die_before
 from tests.small import files_of
 
 
@@ -53,6 +54,27 @@ def test_an_interrupted_run_continues_and_ends_with_the_same_bytes(tmp_path, sto
     assert files_of(tmp_path / "cut") == files_of(tmp_path / "whole")
 
 
+def test_killed_at_any_renaming_it_ends_with_the_same_bytes(tmp_path):
+    make(tmp_path / "whole")
+    context = multiprocessing.get_context("fork")
+
+    def dying(number):
+        die_before(number)
+        make(tmp_path / str(number))
+
+    for number in range(1, 100):
+        child = context.Process(target=dying, args=(number,))
+        child.start()
+        child.join()
+        make(tmp_path / str(number))
+        assert files_of(tmp_path / str(number)) == files_of(tmp_path / "whole")
+        if child.exitcode == 0:
+            break
+        assert child.exitcode == -signal.SIGKILL
+    # the plan, a file and two records of each shard, the rejections, the manifest
+    assert number > 14
+
+
 def test_a_finished_artifact_is_not_made_again(tmp_path):
     make(tmp_path / "a")
     before = (tmp_path / "a" / "shard-0.parquet").stat().st_mtime_ns
@@ -86,7 +108,8 @@ def test_a_second_run_on_the_same_folder_is_refused(tmp_path):
 
     child = context.Process(target=hold, daemon=True)
     child.start()
-    ready.wait(20)
+    while not ready.wait(0.1):
+        assert child.is_alive()
     with pytest.raises(ArtifactError, match="another run is writing"):
         make(tmp_path / "a")
     os.kill(child.pid, signal.SIGKILL)

@@ -10,6 +10,7 @@ from PIL import Image
 
 from megapairs_hf.errors import ImageRejectedError
 from megapairs_hf.images import decode_image, encode_image, open_picture, pixel_sha256, shrink, to_rgb
+from tests.small import claimed_png
 
 
 def saved(image, kind, **options):
@@ -132,7 +133,7 @@ def test_data_uris_with_lines_or_percent_signs(written):
 
 
 def test_too_many_pixels_are_refused_from_the_header():
-    content = saved(Image.new("1", (30_000, 30_000)), "PNG")
+    content = claimed_png(30_000, 30_000)
     with pytest.raises(ImageRejectedError) as error:
         decode_image(content)
     assert error.value.reason == "too_many_pixels"

@@ -11,7 +11,7 @@ from megapairs_hf import load_mmret, remote, storage
 from megapairs_hf.artifact import open_artifact
 from megapairs_hf.cli import main
 from megapairs_hf.errors import ArtifactError, IncompleteArtifactError
-from tests.small import megapairs, small_corpus, torchrun
+from tests.small import small_corpus, torchrun
 
 SCENES = ["--scenes.size", "32", "--shard_rows", "32"]
 MODEL = (
@@ -92,15 +92,15 @@ def test_every_verb_runs_on_a_work_folder_that_is_elsewhere(cache, capsys):
     assert open_artifact(f"{work}/pairs").fingerprint != old
 
 
-def test_other_processes_read_what_was_sent(tmp_path):
+def test_other_processes_read_what_was_sent(tmp_path, monkeypatch, capsys):
     work = f"local://{tmp_path}/far"
-    common = {"MEGAPAIRS_CACHE": str(tmp_path / "one")}
-    done = megapairs("corpus", "--work", work, "--source", "scenes", "--scenes.count", "48", *SCENES, **common)
-    assert done.returncode == 0, done.stderr
-    done = megapairs("pretrain", "--work", work, "--model", MODEL, *fast("clip."), *fast("dino."), **common)
-    assert done.returncode == 0 and f"sent similarity to {work}/similarity" in done.stderr, done.stderr
+    with monkeypatch.context() as patch:
+        patch.setenv("MEGAPAIRS_CACHE", str(tmp_path / "one"))
+        assert main(["corpus", "--work", work, "--source", "scenes", "--scenes.count", "48", *SCENES]) == 0
+        assert main(["pretrain", "--work", work, "--model", MODEL, *fast("clip."), *fast("dino.")]) == 0
+        assert f"sent similarity to {work}/similarity" in capsys.readouterr().err
     # two processes of one run share one cache, and neither waits for the other's lock
-    done = torchrun(2, "embed", "--work", work, "--models", MODELS, timeout=60)
+    done = torchrun(2, "embed", "--work", work, "--models", MODELS)
     assert done.returncode == 0, done.stderr
     assert open_artifact(tmp_path / "far" / "embeddings" / "clip_image").rows == 48
 

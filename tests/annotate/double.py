@@ -1,4 +1,8 @@
-"""A chat-completions server on a real loopback socket that misbehaves to order."""
+"""A chat-completions server on a real loopback socket that misbehaves to order.
+
+What surprises: a port stays its double's own while nobody listens there, so that a client is refused for certain, and
+a second double can take the port over.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,8 @@ from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from PIL import Image
+
+from tests.small import reserve
 
 FORMS = ("json_schema", "json_object")
 
@@ -41,11 +47,10 @@ class ChatDouble(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(
-        self, answer=describe, script=None, token=None, delay_s=0.0, port=0, schema_reply="red, blue", forms=FORMS
-    ):
-        super().__init__(("127.0.0.1", port), Handler)
-        self.answer, self.script, self.token, self.delay_s = answer, script, token, delay_s
+    def __init__(self, answer=describe, script=None, token=None, port=0, schema_reply="red, blue", forms=FORMS):
+        self.port, self.gone = reserve(port), threading.Event()
+        super().__init__(self.port.getsockname(), Handler)
+        self.answer, self.script, self.token = answer, script, token
         self.own, self.schema_reply, self.forms = Counter(), schema_reply, forms
         self.asked, self.answered, self.bodies, self.headers = Counter(), Counter(), [], []
         self.times, self.guard = [], threading.Lock()
@@ -54,6 +59,16 @@ class ChatDouble(ThreadingHTTPServer):
     @property
     def url(self):
         return f"http://127.0.0.1:{self.server_port}/v1"
+
+    def stop(self):
+        """Stop listening; the port stays reserved until `close`."""
+        self.shutdown()
+        self.server_close()
+
+    def close(self):
+        self.stop()
+        self.gone.set()
+        self.port.close()
 
     def handle_error(self, request, client_address):
         pass
@@ -94,7 +109,6 @@ class Handler(BaseHTTPRequestHandler):
             return self.send(401, {"error": f"bad token {self.headers.get('Authorization')}"})
         if self.path != "/v1/chat/completions":
             return self.send(404, {"error": "no such page"})
-        time.sleep(server.delay_s)
         fault = server.script(body, count) if server.script else None
         if fault:
             return self.fail(fault, server.answer(body))
@@ -114,10 +128,13 @@ class Handler(BaseHTTPRequestHandler):
         if kind == "refuse":
             return self.send(400, {"error": details[0]})
         if kind == "hang":
-            return time.sleep(details[0])
-        if kind == "truncated":
             self.close_connection = True
-            return self.send(200, whole[: len(whole) // 2])
+            self.server.gone.wait()
+            return None
+        if kind == "truncated":
+            # told, or the client might send the next question into a connection that is about to be closed
+            self.close_connection = True
+            return self.send(200, whole[: len(whole) // 2], Connection="close")
         if kind == "reset":
             self.close_connection = True
             return self.send(200, whole[: len(whole) // 2], length=len(whole))

@@ -1,16 +1,19 @@
 import asyncio
-import socket
+import datetime
 import threading
-import time
-from email.utils import formatdate
 
 import pytest
 
+from megapairs_hf.annotate import pool
 from megapairs_hf.annotate.client import Client
 from megapairs_hf.annotate.endpoint import Endpoint
 from megapairs_hf.annotate.tally import Tally
 from megapairs_hf.annotate.transport import Question, retry_after
 from megapairs_hf.errors import ConfigError, ServerUnavailableError
+from tests.small import reserve
+
+# longer than any machine takes to answer: what these tests count must not depend on how fast it is
+NEVER_S = 600.0
 
 
 def question(seed=1):
@@ -18,7 +21,7 @@ def question(seed=1):
 
 
 def ask(server, count=1, tally=None, **settings):
-    settings = {"urls": (server.url,), "backoff_s": 0.01, "timeout_s": 5.0, "restart_s": 0.3, **settings}
+    settings = {"urls": (server.url,), "backoff_s": 0.01, "timeout_s": NEVER_S, "restart_s": NEVER_S, **settings}
 
     async def all_of_them():
         async with Client(Endpoint(**settings), tally or Tally(), "double") as client:
@@ -38,7 +41,6 @@ def plain(body):
         ("status", 500),
         ("status", 502),
         ("status", 503),
-        ("hang", 0.6),
         ("truncated",),
         ("reset",),
         ("html",),
@@ -49,11 +51,22 @@ def plain(body):
 def test_a_failure_that_passes_is_asked_again(serve, fault):
     server = serve(answer=plain, script=lambda _, n: fault if n <= 2 else None)
     tally = Tally()
-    replies = ask(server, 3, tally, timeout_s=0.4)
+    replies = ask(server, 3, tally)
     assert [reply.text for reply in replies] == ["reply 0", "reply 1", "reply 2"]
     assert [replies[0].finish_reason, replies[0].prompt_tokens, replies[0].completion_tokens] == ["stop", 11, 7]
     assert set(server.asked.values()) == {3}
     assert tally.retried == 6
+
+
+def test_a_server_that_does_not_answer_in_time_is_asked_again(serve):
+    server = serve(answer=plain, script=lambda _, n: ("hang",) if n <= 2 else None)
+    tally = Tally()
+    # a busy machine may miss the time-out with good answers too: they are asked for again like the others
+    replies = ask(server, 3, tally, timeout_s=0.5, retries=1000, max_backoff_s=0.1)
+    assert [reply.text for reply in replies] == ["reply 0", "reply 1", "reply 2"]
+    assert all(count >= 3 for count in server.asked.values())
+    assert tally.retried == len(server.bodies) - 3 >= 6
+    assert tally.answered == 3
 
 
 def test_retry_after_is_honoured(serve):
@@ -62,9 +75,16 @@ def test_retry_after_is_honoured(serve):
     assert server.times[1] - server.times[0] >= 0.7
 
 
-def test_retry_after_forms():
+def test_retry_after_forms(monkeypatch):
+    class Stopped(datetime.datetime):
+        @classmethod
+        def now(cls, zone=None):
+            return cls(2025, 11, 28, 12, 0, 0, tzinfo=zone)
+
+    monkeypatch.setattr(datetime, "datetime", Stopped)
     assert retry_after("3") == 3.0
-    assert 8 < retry_after(formatdate(time.time() + 10, usegmt=True)) <= 10
+    assert retry_after("Fri, 28 Nov 2025 12:00:10 GMT") == 10.0
+    assert retry_after("Fri, 28 Nov 2025 11:00:00 GMT") == 0.0
     assert retry_after("soon") is None
     assert retry_after("") is None
 
@@ -121,23 +141,24 @@ def test_a_server_that_refuses_everything_stops_the_run(serve):
 def test_a_server_that_fails_everything_stops_the_run(serve):
     server = serve(answer=plain, script=lambda *_: ("status", 500))
     with pytest.raises(ServerUnavailableError, match=r"failed every request for .* s \(HTTP 500\); look at"):
-        ask(server, retries=2)
+        ask(server, retries=2, restart_s=0.3)
 
 
 def test_a_question_that_alone_fails_is_its_own_fault(serve):
     server = serve(answer=plain, script=lambda body, _: ("status", 500) if body["seed"] == 1 else None)
-    replies = ask(server, 3, retries=3, backoff_s=0.1)
+    replies = ask(server, 3, retries=3)
     assert [reply.refused for reply in replies] == ["", "server_failed", ""]
 
 
-def test_nobody_listens():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
-    start = time.monotonic()
-    with pytest.raises(ServerUnavailableError, match=f"nothing answers at {url}; start the server"):
-        asyncio.run(Client(Endpoint(urls=(url,)), Tally(), "double").__aenter__())
-    assert time.monotonic() - start < 3
+def test_nobody_listens(monkeypatch):
+    connect, tries = asyncio.open_connection, []
+    monkeypatch.setattr(asyncio, "open_connection", lambda *where: (tries.append(where), connect(*where))[1])
+    with reserve() as free:
+        host, port = free.getsockname()
+        url = f"http://{host}:{port}/v1"
+        with pytest.raises(ServerUnavailableError, match=f"nothing answers at {url}; start the server"):
+            asyncio.run(Client(Endpoint(urls=(url,)), Tally(), "double").__aenter__())
+    assert tries == [(host, port)]  # once, and not as often as a question
 
 
 def test_offline_mode_is_named(serve, monkeypatch):
@@ -151,32 +172,36 @@ def test_offline_mode_is_named(serve, monkeypatch):
 def test_a_server_that_restarts_is_waited_for(serve):
     server, tally = serve(answer=plain), Tally()
 
+    def stops(*_):
+        server.stop()
+        return ("status", 503, {"Connection": "close"})
+
     async def before_and_after():
-        endpoint = Endpoint(urls=(server.url,), backoff_s=0.2)
+        endpoint = Endpoint(urls=(server.url,), backoff_s=0.1, max_backoff_s=0.1, retries=1000)
         async with Client(endpoint, tally, "double") as client:
-            server.script = lambda *_: ("status", 503, {"Connection": "close"})
+            server.script = stops
             first = asyncio.create_task(client.ask(question))
-            while tally.retried == 0:
+            # the failure, and one attempt while nobody listens
+            while tally.retried < 2:
                 await asyncio.sleep(0.01)
-            server.shutdown()
-            server.server_close()
-            threading.Timer(0.8, lambda: serve(answer=plain, port=server.server_port)).start()
+            assert len(server.bodies) == 1
+            serve(answer=plain, port=server.server_port)
             return await first
 
     assert asyncio.run(before_and_after()).text == "reply 1"
-    assert tally.retried >= 2  # the failure, and at least one attempt while nobody listened
 
 
-def test_many_connections(serve):
-    server = serve(answer=plain, delay_s=0.3)
-    start = time.monotonic()
-    assert len(ask(server, 120, concurrency=120)) == 120
-    assert time.monotonic() - start < 8
-    assert max(server.times) - min(server.times) < 4
+def test_many_connections(serve, monkeypatch):
+    monkeypatch.setattr(pool, "FIRST", 120)
+    everyone = threading.Barrier(120)
+    # nobody is answered before all are there
+    server = serve(answer=plain, script=lambda *_: everyone.wait() and None)
+    assert [reply.text for reply in ask(server, 120, concurrency=120)] == [f"reply {n}" for n in range(120)]
+    assert set(server.asked.values()) == {1}
 
 
 def test_two_servers_share_the_work(serve):
-    servers = [serve(answer=plain, delay_s=0.05) for _ in range(2)]
+    servers = [serve(answer=plain) for _ in range(2)]
     ask(servers[0], 20, urls=tuple(server.url for server in servers))
     assert [len(server.bodies) for server in servers] == [10, 10]
 

@@ -4,10 +4,6 @@ import json
 import random
 import re
 import shutil
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
 from datasets import load_dataset
@@ -16,6 +12,7 @@ from PIL import Image
 from megapairs_hf import load_mmret, load_triplets
 from megapairs_hf.artifact import open_artifact
 from megapairs_hf.evaluation.stage import read_results
+from tests.killing import killed_megapairs
 from tests.small import ROOT, files_of, megapairs
 
 SMALL = {
@@ -40,11 +37,27 @@ SMALL = {
     "train.checkpoint_every": 2,
 }
 CHANGES = [word for name, value in SMALL.items() for word in ("--set", f"{name}={value}")]
+# a number and a pattern: the renaming at which a run is killed, in the order in which a run comes to them
+KILLS = [
+    (3, "decoded/shard-*.parquet"),
+    (1, "corpus/manifest.json"),
+    (4, "clip/checkpoints/step-*"),
+    (2, "dino/checkpoints/step-*"),
+    (6, "shard-*.npy"),
+    (7, "*.npz"),
+    (2, "pairs/shard-*.parquet"),
+    (1, "descriptions/manifest.json"),
+    (3, "instructions/.parts/*.json"),
+    (1, "triplets/images/*.parquet"),
+]
 
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
+    """What the demo makes, killed once on the way."""
     folder = tmp_path_factory.mktemp("demo") / "work"
+    killed_megapairs(7, "*.npz", "demo", "--work", folder, *CHANGES)
+    assert not (folder / "pairs" / "manifest.json").exists()
     done = megapairs("demo", "--work", folder, *CHANGES)
     assert done.returncode == 0, done.stderr
     assert "stands in for what" in done.stderr
@@ -127,30 +140,17 @@ def test_a_recipe_makes_again_from_a_stage_on_and_stops_after_one(work, tmp_path
 
 
 @pytest.mark.long
-def test_killed_ten_times_the_triplets_are_the_same_bytes(work, tmp_path):
-    rng = random.Random(0)
-    command = [
-        sys.executable,
-        "-m",
-        "megapairs_hf",
-        "demo",
-        "--until",
-        "build",
-        "--work",
-        str(tmp_path / "w"),
-        *CHANGES,
-    ]
-    killed = 0
-    for _ in range(10):
-        child = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        time.sleep(rng.uniform(0.5, 4.0))
-        child.send_signal(signal.SIGKILL)
-        killed += child.wait() == -signal.SIGKILL
-    done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert killed >= 5
+def test_killed_ten_times_the_triplets_are_the_same_bytes(tmp_path):
+    def words(name):
+        return ["demo", "--until", "build", "--work", tmp_path / name, *CHANGES]
+
+    for number, pattern in KILLS:
+        killed_megapairs(number, pattern, *words("killed"))
+    for name in ("killed", "whole"):
+        done = megapairs(*words(name))
+        assert done.returncode == 0, done.stderr
     for name in ("corpus", "similarity", "embeddings", "pairs", "descriptions", "instructions", "triplets"):
-        left, right = files_of(tmp_path / "w" / name), files_of(work / name)
+        left, right = files_of(tmp_path / "killed" / name), files_of(tmp_path / "whole" / name)
         if name == "similarity":
             # the log tells seconds
             left, right = ({k: v for k, v in files.items() if not k.endswith("log.jsonl")} for files in (left, right))

@@ -65,26 +65,12 @@ def test_a_fourth_model_is_a_few_lines(corpus, models, tmp_path):
     assert np.corrcoef(shared, scores)[0, 1] > 0.5
 
 
-@pytest.mark.long
 def test_two_processes_make_the_same_bytes_as_one(corpus, models, tmp_path):
     (tmp_path / "embed.yaml").write_text(YAML)
-    (tmp_path / "mine.yaml").write_text("neighbours: 8\nband: [0.1, 0.99]\nband_kind: quantile\n")
-    work = ["--work", models, "--corpus", corpus.path]
+    words = ["embed", "--config", tmp_path / "embed.yaml", "--work", models, "--corpus", corpus.path, "--out"]
     for name, launch in (("one", megapairs), ("two", lambda *words: torchrun(2, *words))):
-        out = tmp_path / name
-        made = launch("embed", "--config", tmp_path / "embed.yaml", *work, "--out", out / "embeddings")
+        made = launch(*words, tmp_path / name)
         assert made.returncode == 0, made.stderr
-        mined = launch(
-            "mine",
-            "--config",
-            tmp_path / "mine.yaml",
-            *work,
-            "--embeddings",
-            out / "embeddings",
-            "--out",
-            out / "pairs",
-        )
-        assert mined.returncode == 0, mined.stderr
     assert files_of(tmp_path / "one") == files_of(tmp_path / "two")
 
 

@@ -145,7 +145,7 @@ def test_two_processes_share_the_encoding(benchmark, tmp_path):
     command += ["--master_addr", "127.0.0.1", "--rdzv_backend", "c10d", "--rdzv_endpoint", "127.0.0.1:0"]
     environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     words = [*command, str(tmp_path / "ranks.py"), str(tmp_path)]
-    done = subprocess.run(words, check=False, env=environment, timeout=100, capture_output=True, text=True, cwd=root)
+    done = subprocess.run(words, check=False, env=environment, capture_output=True, text=True, cwd=root)
     assert done.returncode == 0, done.stderr
     for rank in (0, 1):
         np.testing.assert_array_equal(np.load(tmp_path / f"rank-{rank}.npy"), alone)

@@ -148,7 +148,7 @@ def test_two_processes_give_the_numbers_of_one(models, data, tmp_path, capsys):
     assert main(["eval", *words[1:], str(tmp_path / "one")]) == 0
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_addr", "127.0.0.1"]
     launcher += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "127.0.0.1:0"]
-    both = run([*launcher, *words, str(tmp_path / "two")], 100, {"CUDA_VISIBLE_DEVICES": ""})
+    both = run([*launcher, *words, str(tmp_path / "two")], {"CUDA_VISIBLE_DEVICES": ""})
     assert both.returncode == 0, both.stderr
     assert both.stdout == capsys.readouterr().out
     assert [r["value"] for r in results(tmp_path / "two")] == [r["value"] for r in results(tmp_path / "one")]
@@ -282,8 +282,7 @@ def served():
 
     yield start
     for server in servers:
-        server.shutdown()
-        server.server_close()
+        server.close()
 
 
 def test_captions_and_reranking_stand_beside_the_other_strategies(models, data, tmp_path, capsys, served):
@@ -334,7 +333,7 @@ def test_captions_and_reranking_stand_beside_the_other_strategies(models, data, 
 
 
 def script(name, *words):
-    return run([sys.executable, f"eval/{name}.py", *words], 120, {})
+    return run([sys.executable, f"eval/{name}.py", *words], {})
 
 
 def test_sheets_and_sweeps_by_scripts(models, data, tmp_path, capsys):

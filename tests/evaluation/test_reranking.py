@@ -68,8 +68,7 @@ def serve():
 
     yield start
     for server in servers:
-        server.shutdown()
-        server.server_close()
+        server.close()
 
 
 def test_candidates_that_get_a_yes_stand_first(serve):

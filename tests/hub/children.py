@@ -31,7 +31,12 @@ def start_child(hub: Any, home: Path, *words: Any, **options: Any) -> subprocess
 
 def run_child(hub: Any, home: Path, *words: Any, **options: Any) -> subprocess.CompletedProcess[str]:
     with start_child(hub, home, *words, **options) as process:
-        out, err = process.communicate(timeout=120)
+        try:
+            out, err = process.communicate()
+        except BaseException:
+            # pytest's time-out: leaving the block waits for the process
+            process.kill()
+            raise
     return subprocess.CompletedProcess(words, process.returncode, out, err)
 
 

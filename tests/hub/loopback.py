@@ -47,6 +47,12 @@ class Hub:
         self.faults: list[Fault] = []
         self.spoil = ""
         self.hung, self.go_on = threading.Event(), threading.Event()
+        self.lines, self.hang_up = 0, threading.Condition()
+
+    def wait_until_alone(self) -> None:
+        """Wait until nobody is connected: what a client that was killed had sent whole has been dealt with then."""
+        with self.hang_up:
+            self.hang_up.wait_for(lambda: self.lines == 0)
 
     def commit(self, repo: tuple[str, str], branch: str, files: dict[str, bytes]) -> str:
         told = "".join(f"{k}{hashlib.sha1(v).hexdigest()}" for k, v in sorted(files.items())) + repr(repo) + branch
@@ -64,6 +70,19 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     hub = Hub()
     lost = False
+
+    def setup(self) -> None:
+        super().setup()
+        with self.hub.hang_up:
+            self.hub.lines += 1
+
+    def finish(self) -> None:
+        try:
+            super().finish()
+        finally:
+            with self.hub.hang_up:
+                self.hub.lines -= 1
+                self.hub.hang_up.notify_all()
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -96,7 +115,7 @@ class Handler(BaseHTTPRequestHandler):
                     self.close_connection = True
                     if fault.how == "hang":
                         self.hub.hung.set()
-                        self.hub.go_on.wait(60)
+                        self.hub.go_on.wait()
                     self.connection.shutdown(socket.SHUT_RDWR)
                     return True
                 self.body()

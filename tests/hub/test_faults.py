@@ -41,10 +41,12 @@ def test_a_cut_line_and_a_busy_hub_are_waited_out(hub, work, tmp_path):
 def test_killed_in_an_upload_and_refused_at_the_commit_the_same_command_finishes(hub, work, tmp_path):
     hub.faults = [Fault("PUT", "/objects/", "hang")]
     child = start_child(hub, tmp_path / "home", "-m", "megapairs_hf", *push_words(work))
-    assert hub.hung.wait(60)
+    while not hub.hung.wait(0.1):
+        assert child.poll() is None
     child.kill()
     child.communicate()
     hub.go_on.set()
+    hub.wait_until_alone()
     before = set(hub.puts)
     assert before < shards(work) and hub.messages == []
     hub.faults = [Fault("POST", "/commit/", "500")]

@@ -3,7 +3,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from megapairs_hf.errors import ArtifactError, ConfigError
 from megapairs_hf.mine import MineConfig, RelationConfig, mine_pairs
 from megapairs_hf.mine.clusters import cluster_stats, representatives
 from megapairs_hf.mine.pick import draw_pairs, spread
-from tests.small import files_of, small_corpus, small_embeddings
+from tests.small import ROOT, files_of, small_corpus, small_embeddings
 from tests.vectors import made_corpus, made_embeddings
 
 
@@ -283,13 +282,14 @@ def test_auto_chooses_by_rows_and_memory():
 def test_the_seconds_of_a_killed_search_are_not_lost(made, tmp_path):
     """Killed inside the search again and again, mining goes on and ends with the same bytes."""
     rng = np.random.default_rng(6)
-    vectors = {name: unit(rng.standard_normal((6000, 64)) + 0.5) for name in ("a", "b")}
-    corpus, embeddings = made(vectors, shard_rows=300)
+    vectors = {name: unit(rng.standard_normal((4000, 64)) + 0.5) for name in ("a", "b")}
+    corpus, embeddings = made(vectors, shard_rows=200)
     settings = {"neighbours": 30, "band": (0.3, 0.9), "memory_gb": 1.5}
     program = (
-        "import sys, json\nfrom megapairs_hf.artifact import open_artifact\n"
+        "import sys, json\nfrom tests.killing import die_before\nfrom megapairs_hf.artifact import open_artifact\n"
+        "if len(sys.argv) > 5: die_before(int(sys.argv[5]), '*.npz')\n"
         "from megapairs_hf.mine import MineConfig, mine_pairs, plan\n"
-        "plan.LIBRARIES, plan.LEAST_ROWS, plan.LEAST_BYTES = 1_500_000_000, 300, -(10**12)\n"
+        "plan.LIBRARIES, plan.LEAST_ROWS, plan.LEAST_BYTES = 1_500_000_000, 200, -(10**12)\n"
         "corpus = open_artifact(sys.argv[1])\nnames = json.loads(sys.argv[3])\n"
         "found = {n: open_artifact(sys.argv[1][: -len('corpus')] + n) for n in names}\n"
         "mine_pairs(found, corpus, config=MineConfig(**json.loads(sys.argv[4])), out=sys.argv[2])\n"
@@ -297,18 +297,13 @@ def test_the_seconds_of_a_killed_search_are_not_lost(made, tmp_path):
     out = tmp_path / "killed"
     command = [sys.executable, "-c", program, corpus.path, str(out), json.dumps(list(vectors)), json.dumps(settings)]
     kept = []
-    files = out / ".parts" / "neighbours"
-    for _ in range(3):
-        before = len(list(files.glob("*.npz"))) if files.exists() else 0
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        while process.poll() is None and (len(list(files.glob("*.npz"))) if files.exists() else 0) < before + 3:
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        kept.append(len(list(files.glob("*.npz"))))
-    # two relations of twenty shards: killed inside the search, with more kept every time
-    assert 0 < kept[0] < kept[1] < kept[2] < 40
-    subprocess.run(command, check=True, capture_output=True)
+    for _ in range(2):
+        done = subprocess.run([*command, "15"], check=False, capture_output=True, cwd=ROOT)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        kept.append(len(list((out / ".parts" / "neighbours").glob("*.npz"))))
+    # two relations of twenty shards: killed inside the search of either, with more kept every time
+    assert kept == [14, 28]
+    subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
     whole = mine_pairs(embeddings, corpus, config=MineConfig(**settings), out=tmp_path / "whole")
     assert files_of(Path(whole.path)) == files_of(out)
 

@@ -35,8 +35,11 @@ def test_truncation(folder):
     assert short.encode([]).shape == (0, 8)
 
 
-@pytest.mark.parametrize("family", ["clip", "siglip"])
-def test_the_graphs_equal_torch(family, folder, tmp_path):
+@pytest.mark.parametrize(("family", "beside"), [("clip", False), ("siglip", True)])
+def test_the_graphs_equal_torch(family, beside, folder, tmp_path, monkeypatch):
+    """Also where a graph cannot hold its weights, so that they lie beside it."""
+    if beside:
+        monkeypatch.setattr(onnx, "INSIDE_BYTES", 0)
     model = (
         load_mmret(folder, device="cpu")
         if family == "clip"
@@ -45,6 +48,8 @@ def test_the_graphs_equal_torch(family, folder, tmp_path):
     differences = export_onnx(model, tmp_path / "onnx")
     assert set(differences) == {"text", "image", "joint"}
     assert max(differences.values()) < 1e-5
+    weights = {file.name for file in (tmp_path / "onnx").glob("*.data")}
+    assert weights == ({f"{name}.onnx.data" for name in onnx.GRAPHS} if beside else set())
     for name, given in {"text": ["a", "longer words"], "image": [picture(1)], "joint": [MIXED[2]] * 5}.items():
         session = onnxruntime.InferenceSession(str(tmp_path / f"onnx/{name}.onnx"), providers=["CPUExecutionProvider"])
         features = model.preprocess(given)
@@ -55,12 +60,6 @@ def test_the_graphs_equal_torch(family, folder, tmp_path):
 def test_no_graph_of_patches_of_any_number(tmp_path):
     with pytest.raises(ModelError, match="SigLIP 2 NaFlex"):
         export_onnx(build_mmret(tiny.siglip2(tmp_path / "siglip2"), device="cpu"), tmp_path / "onnx")
-
-
-def test_weights_that_a_graph_cannot_hold_lie_beside_it(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(onnx, "INSIDE_BYTES", 0)
-    assert max(export_onnx(load_mmret(folder, device="cpu"), tmp_path).values()) < 1e-5
-    assert {file.name for file in tmp_path.glob("*.data")} == {f"{name}.onnx.data" for name in onnx.GRAPHS}
 
 
 def test_no_graph_of_a_language_model(tmp_path):

@@ -11,6 +11,7 @@ from megapairs_hf import load_mmret
 from megapairs_hf.errors import ModelError
 from megapairs_hf.images import to_rgb
 from megapairs_hf.models import build_mmret, save_mmret
+from tests.models.tiny import assert_same
 from tests.small import run
 
 
@@ -58,15 +59,15 @@ def test_saving_and_loading_keeps_every_bit(saved, models, inputs):
     images, texts = inputs
     before, after = build_mmret(f"{models}/clip", device="cpu"), load_mmret(saved, device="cpu")
     for given in (joint(images, texts), images, texts):
-        assert np.array_equal(before.encode(given), after.encode(given))
+        assert_same(before, after, given)
 
 
 def test_sentence_transformers_loads_it(saved, inputs):
     images, texts = inputs
     ours = load_mmret(saved, device="cpu")
     plain = SentenceTransformer(saved, device="cpu")
-    assert np.array_equal(plain.encode(texts), ours.encode(texts))
-    assert np.array_equal(plain.encode(images), ours.encode(images))
+    assert_same(plain, ours, texts)
+    assert_same(plain, ours, images)
     with pytest.raises(ValueError, match="get_multimodal_features"):
         plain.encode(joint(images, texts))
     q, d = ours.encode_query(joint(images, texts)), ours.encode_document(images)
@@ -89,7 +90,7 @@ texts = {texts!r}
 made = model.encode([dict(image=Image.open({str(tmp_path)!r} + f"/{{i}}.png"), text=t) for i, t in enumerate(texts)])
 np.save({str(tmp_path / "made.npy")!r}, made)
 """
-    done = run([__import__("sys").executable, "-c", script], 120, {"HF_MODULES_CACHE": str(tmp_path / "modules")})
+    done = run([__import__("sys").executable, "-c", script], {"HF_MODULES_CACHE": str(tmp_path / "modules")})
     assert done.returncode == 0, done.stderr
     assert np.abs(np.load(tmp_path / "made.npy") - reference(models, images, texts)).max() < 1e-5
 

@@ -15,6 +15,7 @@ from megapairs_hf import load_mmret
 from megapairs_hf.errors import ImageRejectedError, ModelError
 from megapairs_hf.images import open_picture, to_rgb
 from megapairs_hf.models import build_mmret, save_mmret
+from tests.small import claimed_png
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +197,7 @@ def test_urls_are_fetched_only_when_asked(folder, model, tmp_path):
         with pytest.raises(ModelError, match="allow_urls=True"):
             model.encode(url)
         free = load_mmret(folder, device="cpu", allow_urls=True)
-        assert np.array_equal(free.encode(url), model.encode(picture(6)))
+        assert np.array_equal(free.encode(url), free.encode(picture(6)))
         with pytest.raises(ModelError, match="unreadable"):
             free.encode(url.replace("served", "absent"))
         server.shutdown()
@@ -231,7 +232,7 @@ def test_what_is_no_input_is_refused(model, given, said):
 
 def test_a_picture_of_too_many_pixels_is_refused(model):
     with pytest.raises(ModelError, match="too_many_pixels"):
-        model.encode([content(Image.new("1", (30_000, 30_000)))])
+        model.encode([claimed_png(30_000, 30_000)])
     with pytest.raises(ImageRejectedError, match="too_many_pixels"):
         open_picture(picture(), max_pixels=100)
 

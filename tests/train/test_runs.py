@@ -8,8 +8,8 @@ import resource
 import shutil
 import signal
 import sys
-import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ from megapairs_hf.errors import ArtifactError, MissingDependencyError, StaleArti
 from megapairs_hf.models import load_mmret
 from megapairs_hf.models.fusion import save_mmret
 from megapairs_hf.models.lora import unload_lora
-from megapairs_hf.train import TrainConfig, train_mmret
+from megapairs_hf.train import TrainConfig, loop, tracking, train_mmret
 from megapairs_hf.train.checkpoint import (
     checkpoint_folders,
     explained_save,
@@ -34,6 +34,7 @@ from megapairs_hf.train.evaluators import Watch, retrieval
 from megapairs_hf.train.loop import Run, run_loop
 from megapairs_hf.train.schedule import MovingAverage, make_optimizer
 from megapairs_hf.train.tracking import Log, chosen_tracker
+from tests.models.tiny import assert_same
 from tests.small import ROOT
 from tests.small import run as run_command
 from tests.train.test_gradients import SETTINGS, made_task
@@ -57,7 +58,7 @@ def test_the_newest_checkpoints_and_the_best_are_kept(model, rows, tmp_path):
     assert [line["set/recall"] for line in log if "set/recall" in line] == [1.0, 3.0, 2.0, 2.5, 0.5, 0.1]
     # afterwards the model is the best one, and every checkpoint loads as a model without anything pickled
     again = load_mmret(str(best), device="cpu")
-    assert np.array_equal(again.encode(["a red circle"]), model.eval().encode(["a red circle"]))
+    assert_same(again, model.eval(), ["a red circle"])
     assert {path.suffix for path in best.rglob("*") if path.is_file()} <= {".safetensors", ".json", ".py", ".jinja"}
 
 
@@ -251,21 +252,24 @@ def test_counts_of_the_log_go_on_after_a_kill(model, rows, tmp_path, monkeypatch
 
 def test_the_rate_is_of_the_training_alone(model, rows, tmp_path, monkeypatch):
     task = made_task(model, rows, steps=3, log_every=3)
-    learn = task.learn
+    learn, clock = task.learn, [100.0]
+    for module in (loop, tracking):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
 
     def slow(*given):
-        time.sleep(0.2)
+        clock[0] += 2.0
         return learn(*given)
 
     def measure():
-        time.sleep(0.3)
+        clock[0] += 30.0
         return {"recall": 1.0}
 
     monkeypatch.setattr(task, "learn", slow)
     log = run_loop(task, task.config, tmp_path, "train", {}, Watch({"set": measure}, 2)).log
     (line,) = (line for line in log if "loss" in line)
-    # three slow steps, without the evaluation after the second
-    assert 0.6 <= line["images"] / line["images_per_s"] <= line["seconds"] - 0.29
+    # three steps of two seconds, without the evaluation after the second
+    assert line["images_per_s"] == round(line["images"] / 6.0, 1)
+    assert line["seconds"] == 36.0
 
 
 @pytest.mark.parametrize("inside", ["before", "after"])
@@ -371,7 +375,7 @@ assert made.manifest.stats["evaluation"]["x/m"] == 3.0
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv_backend", "c10d"]
     place = ["--master_addr", "127.0.0.1", "--rdzv_endpoint", "127.0.0.1:0", str(tmp_path / "program.py")]
     environment = {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
-    done = run_command([*launcher, *place], 100, environment)
+    done = run_command([*launcher, *place], environment)
     assert done.returncode == 0, done.stderr
 
 

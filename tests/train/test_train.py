@@ -1,9 +1,5 @@
 import json
 import math
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +15,8 @@ from megapairs_hf.train.config import LoopConfig
 from megapairs_hf.train.order import sibling_order
 from megapairs_hf.train.schedule import learning_rate
 from megapairs_hf.train.simple_tasks import hue_turns
-from tests.small import ROOT, files_of, torchrun
+from tests.killing import killed_megapairs
+from tests.small import files_of, torchrun
 
 SETTINGS = {
     "model": "./clip",
@@ -72,21 +69,19 @@ def test_training_learns_and_the_model_loads(triplets, models, tmp_path):
 
 
 def test_a_killed_run_goes_on_to_the_same_weights(triplets, models, tmp_path):
-    settings = {**SETTINGS, "steps": 30, "checkpoint_every": 3, "ema": 0.9, "micro_batch": 16}
+    settings = {**SETTINGS, "steps": 12, "checkpoint_every": 3, "ema": 0.9, "micro_batch": 16}
     config = TrainConfig(**settings)
     train_mmret(triplets, config=config, out=tmp_path / "whole", work=models)
     words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
-    command = [sys.executable, "-m", "megapairs_hf", "train", *words, "--triplets", triplets.path, "--work", models]
     out = tmp_path / "cut"
-    child = subprocess.Popen([*command, "--out", out], cwd=ROOT, stderr=subprocess.DEVNULL)
-    while not list(out.glob(".parts/.run/checkpoints/step-*/state.json")):
-        time.sleep(0.02)
-        assert child.poll() is None
-    child.send_signal(signal.SIGKILL)
-    child.wait()
+    words += ["--triplets", triplets.path, "--work", models, "--out", out]
+    # the log is written at every step: killed in the eighth, two steps after a checkpoint
+    killed_megapairs(8, "training_log.jsonl", "train", *words)
+    assert len(losses(out / ".parts" / ".run")) == 7
     assert not (out / "manifest.json").exists()
     # a checkpoint is a model of its own
     newest = sorted(out.glob(".parts/.run/checkpoints/step-*"))[-1]
+    assert newest.name == "step-00000006"
     assert load_mmret(str(newest), device="cpu").encode(["blue"]).shape == (1, 24)
     train_mmret(triplets, config=config, out=out, work=models)
     whole, cut = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
@@ -95,7 +90,6 @@ def test_a_killed_run_goes_on_to_the_same_weights(triplets, models, tmp_path):
     assert not (out / ".parts").exists()
 
 
-@pytest.mark.slow
 def test_two_processes_train_as_one(triplets, models, tmp_path):
     settings = {**SETTINGS, "steps": 20, "lr": 1e-4}
     train_mmret(triplets, config=TrainConfig(**settings), out=tmp_path / "one", work=models)
