@@ -81,8 +81,8 @@ def set_aside(path: PathLike) -> None:
             (folder / MOVING).mkdir(exist_ok=True)
             # the manifest and the plan go first: what is left must look neither finished nor begun
             for name in sorted(names, key=lambda name: (name != MANIFEST, name != PLAN)):
-                (folder / name).replace(folder / MOVING / name)
-            (folder / MOVING).replace(folder / BEFORE)
+                (folder / name).rename(folder / MOVING / name)
+            (folder / MOVING).rename(folder / BEFORE)
 
 
 def _refuse_removals(path: PathLike) -> None:
@@ -131,7 +131,7 @@ def put_back(path: PathLike) -> None:
         elif not (folder / PLAN).exists() or not begun(path):
             shutil.rmtree(folder / PARTS, ignore_errors=True)
             (folder / PLAN).unlink(missing_ok=True)
-            (folder / BEFORE).replace(folder / MOVING)
+            (folder / BEFORE).rename(folder / MOVING)
             _move_back(folder)
         for rest in folder.glob(f"{GONE}*"):
             shutil.rmtree(rest, ignore_errors=True)
@@ -143,7 +143,7 @@ def _move_back(folder: Path) -> None:
     for name in sorted((file.name for file in moving.iterdir()), key=lambda name: (name == MANIFEST, name == PLAN)):
         if (folder / name).exists():
             _throw_away(folder, [name])
-        (moving / name).replace(folder / name)
+        (moving / name).rename(folder / name)
     moving.rmdir()
 
 
@@ -153,7 +153,7 @@ def _throw_away(folder: Path, names: list[str]) -> None:
     place.mkdir(exist_ok=True)
     for name in names:
         if (folder / name).exists():
-            (folder / name).replace(place / f"{sum(1 for _ in place.iterdir())}-{name}")
+            (folder / name).rename(place / f"{sum(1 for _ in place.iterdir())}-{name}")
     shutil.rmtree(place, ignore_errors=True)
 
 
@@ -162,7 +162,7 @@ def drop_before(path: PathLike) -> None:
     folder = storage.local(path)
     place = folder / f"{GONE}-{os.getpid()}-before"
     with suppress(FileNotFoundError):
-        (folder / BEFORE).replace(place)
+        (folder / BEFORE).rename(place)
         shutil.rmtree(place, ignore_errors=True)
 
 

@@ -14,12 +14,11 @@ import torch
 from filelock import FileLock
 
 from megapairs_hf import artifact_writer, platforms, remote, storage
-from megapairs_hf.corpus import CorpusConfig, ScenesConfig, make_corpus, stage
+from megapairs_hf.corpus import stage
 from megapairs_hf.corpus.folder import list_pictures
 from megapairs_hf.errors import ArtifactError
 from megapairs_hf.images import encode_image
 from megapairs_hf.mine.workers import default_threads, give_back
-from megapairs_hf.overwriting import put_back, set_aside
 from megapairs_hf.train.pixels import Pictures, Reader
 from megapairs_hf.train.tracking import memory_gb
 from tests.making import draw
@@ -185,19 +184,6 @@ def test_an_open_lock_file_that_cannot_be_deleted(tmp_path, monkeypatch):
     artifact_writer.release(second, str(tmp_path))
 
 
-def test_overwriting_without_a_rename_over_what_is_there(tmp_path, monkeypatch):
-    """`Path.rename` onto a file fails on Windows, `Path.replace` does not."""
-    monkeypatch.setattr(Path, "rename", lambda *_: pytest.fail("rename differs between systems"))
-    monkeypatch.setattr(os, "rename", lambda *_: pytest.fail("rename differs between systems"))
-    made = small_corpus(tmp_path / "corpus", 6)
-    set_aside(made.path)
-    put_back(made.path)
-    assert small_corpus(tmp_path / "corpus", 6).fingerprint == made.fingerprint
-    scenes = ScenesConfig(count=6, size=32, seed=1)
-    again = make_corpus(CorpusConfig(scenes=scenes, shard_rows=32), out=tmp_path / "corpus", overwrite=True)
-    assert again.fingerprint != made.fingerprint
-
-
 def test_ids_have_slashes_on_every_system(tmp_path, monkeypatch):
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "b" / "c.png").write_bytes(encode_image(draw("red", "circle", "white")))
@@ -219,7 +205,7 @@ def test_a_terminal_that_lacks_a_character():
 
 
 def test_every_text_file_is_opened_by_a_named_encoding():
-    """The locale's is not UTF-8 on Windows; nor is anything renamed in the way that differs there."""
+    """The locale's is not UTF-8 on Windows."""
     for path in sorted((ROOT / "megapairs_hf").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not isinstance(node, ast.Call):
@@ -228,4 +214,3 @@ def test_every_text_file_is_opened_by_a_named_encoding():
             text = any(isinstance(w, ast.Constant) and w.value in {"r", "w", "a"} for w in node.args)
             if name in {"read_text", "write_text"} or (name == "open" and text):
                 assert "encoding" in {keyword.arg for keyword in node.keywords}, f"{path}:{node.lineno}"
-            assert name != "rename", f"{path}:{node.lineno}: use replace"

@@ -125,8 +125,8 @@ def _put(temporary: Path, final: Path) -> None:
     before = final.with_name(f".{final.name}{ASIDE}")
     shutil.rmtree(before, ignore_errors=True)
     if final.exists():
-        final.replace(before)
-    temporary.replace(final)
+        final.rename(before)
+    temporary.rename(final)
     storage.sync_folder(final.parent)
     shutil.rmtree(before, ignore_errors=True)
 
@@ -139,7 +139,7 @@ def _put_back(root: Path) -> None:
             if final.exists() or not (before / META).is_file():
                 shutil.rmtree(before)
             else:
-                before.replace(final)
+                before.rename(final)
     launch.barrier()
 
 
