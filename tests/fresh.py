@@ -108,4 +108,4 @@ def commands(environment: dict[str, str], *calls: Sequence[str | Path]) -> subpr
 def python(environment: dict[str, str], code: str) -> subprocess.CompletedProcess[str]:
     """Run a script in which `main` is the command line."""
     start = "import sys\nfrom megapairs_hf.cli import main\n"
-    return run([sys.executable, "-c", start + code], 300, {"CUDA_VISIBLE_DEVICES": "", **environment})
+    return run([sys.executable, "-c", start + code], {"CUDA_VISIBLE_DEVICES": "", **environment})

@@ -116,7 +116,7 @@ def test_the_base_asks_servers(ready, tmp_path):
         server.server_close()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_models_pretrain_embed_train_evaluate_and_judge(work, tmp_path):
     at = ("--work", work)
     calls = [
@@ -131,7 +131,7 @@ def test_the_models_pretrain_embed_train_evaluate_and_judge(work, tmp_path):
     assert "R@1" in shown
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_mining_mines(ready, tmp_path):
     call = ["mine", "--work", ready, "--out", tmp_path / "pairs", *RELATED]
     succeeded(fresh.commands(fresh.hide(tmp_path / "hide", "mine"), call))
@@ -152,14 +152,14 @@ def test_a_report_with_a_curve_needs_matplotlib(work, tmp_path):
     refused(fresh.commands(fresh.hide(tmp_path / "hide"), ["report", work]), sentence)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_trackers(work, tmp_path):
     call = ["train", "--work", work, "--model", "./similarity/clip", *STEPS, "--tracker", "tensorboard"]
     succeeded(fresh.commands(fresh.hide(tmp_path / "hide", "models", "track"), call))
     assert list(tmp_path.rglob("events.out.tfevents.*"))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_onnx_and_mteb(ready, tmp_path):
     clip = str(ready / "similarity" / "clip")
     load = f"from megapairs_hf import load_mmret\nmodel = load_mmret({clip!r}, device='cpu')\n"
@@ -269,7 +269,6 @@ def requirements():
     }
 
 
-@pytest.mark.skipif("models" not in requirements(), reason="setup.cfg is not divided into extras yet")
 def test_setup_cfg_names_what_was_tried_here():
     named = requirements()
     assert named[""] == set(map(fresh.normal, fresh.BASE))

@@ -143,6 +143,9 @@ def run_recipe(folder: Path, work: str, options: argparse.Namespace) -> int:
             print(f"{name}: reads {inputs}; writes {join(work, name if name in VERB_OF else stage.out)}")  # noqa: T201
             print(f"  {config}")  # noqa: T201
         return 0
+    for name, stage, _, _ in plan:
+        # an extra that is not installed is named before the hours of the stages in front of it
+        stage.check(join(work, name if name in VERB_OF else stage.out))
     first = 0 if options.overwrite else ORDER.index(options.again) if options.again else len(ORDER)
     for name, stage, config, sections in plan:
         if options.until and ORDER.index(name) > ORDER.index(options.until):
