@@ -10,6 +10,7 @@ import argparse
 import functools
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,8 @@ from megapairs_hf.storage import is_local, join
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from megapairs_hf.cli.stage import Stage
 
 DEMO = Path(__file__).with_name("demo_recipe")
 ORDER = ("corpus", "heldout", "pretrain", "embed", "mine", "describe", "instruct", "verify", "build", "train", "eval")
@@ -42,6 +45,36 @@ and for the CLIP that MMRet starts from; a small DINOv2-shaped model trained her
 for DINOv2; instructions written from the captions for InternVL2-26B and
 Llama-3-8B. Everything else is what runs on 20 million images.
 Interrupt it whenever you like; the same command goes on."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A stage of a recipe that is to run.
+
+    Attributes:
+        name: of its file.
+        stage: the stage.
+        config: its settings.
+        sections: its sections that are no settings.
+        out: the folder that it writes.
+    """
+
+    name: str
+    stage: Stage
+    config: Any
+    sections: dict[str, Any]
+    out: str
+
+    def run(self, work: str, inputs: dict[str, str], overwrite: bool) -> None:
+        """Run it in a work folder, with other inputs than the usual ones where they are named."""
+        try:
+            self.stage.run(
+                self.config, work=work, out=self.out, inputs=inputs, overwrite=overwrite, sections=self.sections
+            )
+        except StaleArtifactError as error:
+            # --overwrite would make the stages before it again too, answers of servers among them
+            advice = f"pass --from {self.name}: what comes before stays"
+            raise StaleArtifactError(str(error).replace("pass --overwrite to make it again", advice)) from error
 
 
 def run(words: list[str]) -> Callable[[], int]:
@@ -132,36 +165,26 @@ def read_recipe(folder: Path, options: argparse.Namespace) -> dict[str, dict[str
 def run_recipe(folder: Path, work: str, options: argparse.Namespace) -> int:
     """Check all settings first, then run stage after stage, then write the report."""
     recipe = read_recipe(folder, options)
-    plan = []
+    last = ORDER.index(options.until) if options.until else len(ORDER)
+    planned = []
     for name, values in recipe.items():
         stage = STAGES[VERB_OF.get(name, name)]
         config, sections = read_stage(stage, values, f"{folder / name}.yaml")
-        plan.append((name, stage, config, sections))
+        if ORDER.index(name) <= last:
+            planned.append(Planned(name, stage, config, sections, join(work, name if name in VERB_OF else stage.out)))
     if options.dry_run:
-        for name, stage, config, _ in plan:
-            inputs = ", ".join(stage.inputs) or "nothing"
-            print(f"{name}: reads {inputs}; writes {join(work, name if name in VERB_OF else stage.out)}")  # noqa: T201
-            print(f"  {config}")  # noqa: T201
+        for each in planned:
+            print(f"{each.name}: reads {', '.join(each.stage.inputs) or 'nothing'}; writes {each.out}")  # noqa: T201
+            print(f"  {each.config}")  # noqa: T201
         return 0
-    for name, stage, _, _ in plan:
+    for each in planned:
         # an extra that is not installed is named before the hours of the stages in front of it
-        stage.check(join(work, name if name in VERB_OF else stage.out))
+        each.stage.check(each.out)
     first = 0 if options.overwrite else ORDER.index(options.again) if options.again else len(ORDER)
-    for name, stage, config, sections in plan:
-        if options.until and ORDER.index(name) > ORDER.index(options.until):
-            break
-        out = join(work, name) if name in VERB_OF else None
-        # a recipe that verifies builds from what was verified
-        other = {"instructions": join(work, "verified")} if name == "build" and "verify" in recipe else {}
-        try:
-            overwrite = ORDER.index(name) >= first
-            stage.run(config, work=work, out=out, inputs=other, overwrite=overwrite, sections=sections)
-        except StaleArtifactError as error:
-            # --overwrite would make the stages before it again too, answers of servers among them
-            said = str(error).replace(
-                "pass --overwrite to make it again", f"pass --from {name}: what comes before stays"
-            )
-            raise StaleArtifactError(said) from error
+    # a recipe that verifies builds from what was verified
+    verified = {"instructions": join(work, "verified")} if "verify" in recipe else {}
+    for each in planned:
+        each.run(work, verified if each.name == "build" else {}, ORDER.index(each.name) >= first)
     if options.until:
         return 0
     if not is_local(work):

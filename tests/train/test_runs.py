@@ -389,7 +389,7 @@ def test_checkpoints_of_another_run_are_refused_by_name(model, rows, tmp_path):
 
 def test_a_tracker_that_is_not_installed_is_named():
     with pytest.raises(
-        MissingDependencyError, match=r"`tracker: wandb` needs wandb, which is not installed; pip install 'megapairs-hf\[wandb\]'"
+        MissingDependencyError, match=r"needs wandb, which is not installed; pip install 'megapairs-hf\[wandb\]'"
     ):
         chosen_tracker("wandb")
     assert chosen_tracker("none") is None
