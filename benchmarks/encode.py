@@ -33,7 +33,7 @@ def make_clip(folder: Path, size: str) -> str:
     from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor
 
     from megapairs_hf.models import build_mmret, save_mmret
-    from megapairs_hf.models.small import SmallModelConfig, train_tokenizer
+    from megapairs_hf.models.small_encoders import SmallModelConfig, train_tokenizer
 
     (width, layers, heads, patch, side, dimension), (text_width, text_layers, text_heads) = SIZES[size]
     tokenizer = train_tokenizer([" ".join(WORDS)], SmallModelConfig(max_tokens=77))
@@ -58,7 +58,7 @@ def make_llava(folder: Path) -> str:
     import torch
     import transformers as t
 
-    from megapairs_hf.models.small import SmallModelConfig, train_tokenizer
+    from megapairs_hf.models.small_encoders import SmallModelConfig, train_tokenizer
 
     tokenizer = train_tokenizer([" ".join(WORDS)], SmallModelConfig(max_tokens=77))
     tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})

@@ -21,9 +21,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from megapairs_hf.evaluation.benchmarks.base import Benchmark, CIRQuery, Part
+from megapairs_hf.evaluation.benchmarks.mmeb import MMEBConfig, read_mmeb
 from megapairs_hf.evaluation.metrics import average_precision_at_k, recall_at_k
-from megapairs_hf.evaluation.mmeb import MMEBConfig, read_mmeb
-from megapairs_hf.evaluation.protocol import Benchmark, CIRQuery, Part
 from megapairs_hf.evaluation.rank import VectorScorer, rank
 
 QUERIES, GALLERY, DIMENSION, TOP = 800, 123_403, 512, 50

@@ -20,10 +20,10 @@ import torch
 from PIL import Image
 
 from megapairs_hf.corpus import CorpusConfig, make_corpus
-from megapairs_hf.embed import EmbedConfig, SimilarityModelConfig, embed_corpus
-from megapairs_hf.embed.encoders import Running, load_encoder
-from megapairs_hf.mine.rescored import DeviceSearch
-from megapairs_hf.mine.vectors import Vectors
+from megapairs_hf.embedding import EmbedConfig, SimilarityModelConfig, embed_corpus
+from megapairs_hf.embedding.encoders import Running, load_encoder
+from megapairs_hf.mining.knn.embeddings import Embeddings
+from megapairs_hf.mining.knn.gpu_search import DeviceSearch
 
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16}
 BATCH = 256
@@ -84,7 +84,7 @@ def stage_ratio(name: str, folder: Path, count: int = 8192, device: str = "cuda"
             forward(pixel_values=resident)
         wait(device)
         bare = count / (time.perf_counter() - start)
-    with mock.patch("megapairs_hf.embed.stage.load_encoder", lambda *_: encoder):
+    with mock.patch("megapairs_hf.embedding.stage.load_encoder", lambda *_: encoder):
         start = time.perf_counter()
         embed_corpus(corpus, config=config, out=folder / "out", work=folder)
         staged = corpus.rows / (time.perf_counter() - start)
@@ -102,7 +102,7 @@ def search_ratio(count: int = 1_000_000, queries: int = 65_536, dimension: int =
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((count, dimension), dtype=np.float32)
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
-    search = DeviceSearch(Vectors([vectors]), 100, device)
+    search = DeviceSearch(Embeddings([vectors]), 100, device)
     search.search(vectors[:1024])
     start = time.perf_counter()
     search.search(vectors[:queries])

@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from megapairs_hf.artifact import shard_names
-from megapairs_hf.artifact_writer import ArtifactWriter, create_artifact
+from megapairs_hf.artifacts.shards import shard_names
+from megapairs_hf.artifacts.writer import ArtifactWriter, create_artifact
+from megapairs_hf.core.schema import IMAGE_TYPE, TRIPLETS, with_features
 from megapairs_hf.dataset.config import BuildConfig
-from megapairs_hf.dataset.shape import readme
-from megapairs_hf.schema import IMAGE_TYPE, TRIPLETS, with_features
+from megapairs_hf.dataset.layout import readme
 
 NEGATIVES = 5
 

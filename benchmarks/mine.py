@@ -21,10 +21,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from megapairs_hf.mine.cells import CellSearch, overlap
-from megapairs_hf.mine.exact import ExactSearch
-from megapairs_hf.mine.vectors import Vectors
-from megapairs_hf.mine.workers import default_threads, workers
+from megapairs_hf.mining.knn.embeddings import Embeddings
+from megapairs_hf.mining.knn.exact import ExactSearch
+from megapairs_hf.mining.knn.ivf import IVFSearch, overlap
+from megapairs_hf.mining.knn.thread_pool import default_threads, workers
 
 RATIOS: dict[str, float] = {}
 
@@ -66,9 +66,9 @@ def warm(crew) -> None:
     """Compile the kernels, which happens once on a machine."""
     vectors = random_vectors(3000, 64)
     for integers in (True, False):
-        ExactSearch(Vectors([vectors]), 10, crew, integers=integers).search(vectors, np.arange(3000))
-        ExactSearch(Vectors([vectors]), 10, crew, integers=integers).search(vectors[:100])
-    CellSearch(Vectors([vectors]), 10, crew, recall=0.9).search(vectors, np.arange(3000))
+        ExactSearch(Embeddings([vectors]), 10, crew, integers=integers).search(vectors, np.arange(3000))
+        ExactSearch(Embeddings([vectors]), 10, crew, integers=integers).search(vectors[:100])
+    IVFSearch(Embeddings([vectors]), 10, crew, recall=0.9).search(vectors, np.arange(3000))
 
 
 def faiss_search(vectors: np.ndarray, k: int):
@@ -117,7 +117,7 @@ def exact(count: int, dimension: int, k: int, st_queries: int) -> None:
 
 
 def search_all(vectors: np.ndarray, k: int, crew, integers: bool | None):
-    search = ExactSearch(Vectors([vectors]), k, crew, integers=integers)
+    search = ExactSearch(Embeddings([vectors]), k, crew, integers=integers)
     return search.search(vectors, np.arange(len(vectors)))
 
 
@@ -136,7 +136,7 @@ def approximate(count: int, dimension: int, k: int, exact_queries: int) -> None:
     vectors = random_vectors(count, dimension, count // 200)
     with workers() as crew:
         start = time.perf_counter()
-        search = CellSearch(Vectors([vectors]), k, crew, recall=0.95)
+        search = IVFSearch(Embeddings([vectors]), k, crew, recall=0.95)
         built = time.perf_counter() - start
         places, _ = search.search(vectors, np.arange(count))
         spent = time.perf_counter() - start
@@ -144,7 +144,7 @@ def approximate(count: int, dimension: int, k: int, exact_queries: int) -> None:
             exact_spent, (wanted, _) = seconds(search_all, vectors, k, crew, None)
             told = "measured"
         else:
-            wide = ExactSearch(Vectors([vectors]), k, crew)
+            wide = ExactSearch(Embeddings([vectors]), k, crew)
             exact_spent, (wanted, _) = seconds(wide.search, vectors[:exact_queries])
             # a corpus against itself multiplies half
             exact_spent *= count / exact_queries / 2
@@ -160,8 +160,8 @@ def approximate(count: int, dimension: int, k: int, exact_queries: int) -> None:
 
 CHILD = r"""
 import re, sys
-from megapairs_hf.artifact import open_artifact
-from megapairs_hf.mine import MineConfig, mine_pairs
+from megapairs_hf.artifacts.artifact import open_artifact
+from megapairs_hf.mining import MineConfig, mine_pairs
 work, search, memory = sys.argv[1], sys.argv[2], float(sys.argv[3])
 config = MineConfig(neighbours=50, band=(0.3, 0.97), search=search, memory_gb=memory)
 found, corpus = {"v": open_artifact(work + "/v")}, open_artifact(work + "/corpus")
@@ -204,7 +204,7 @@ def curve(sizes: list[int], exact_limit: int, path: str | None) -> None:
         with workers() as crew:
             spent = [seconds(search_all, vectors, k, crew, None)[0] if count <= exact_limit else np.nan]
             start = time.perf_counter()
-            CellSearch(Vectors([vectors]), k, crew, recall=0.95).search(vectors, np.arange(count))
+            IVFSearch(Embeddings([vectors]), k, crew, recall=0.95).search(vectors, np.arange(count))
             spent.append(time.perf_counter() - start)
         ideal = 2.0 * count * count * dimension / rate
         rows.append((count, ideal, *spent))

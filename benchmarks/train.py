@@ -44,13 +44,13 @@ from torch.nn.functional import cross_entropy, normalize
 
 from megapairs_hf.dataset import Triplets, training_view
 from megapairs_hf.models import build_mmret
-from megapairs_hf.models.small import SmallModelConfig, small_clip, train_tokenizer
-from megapairs_hf.train import TrainConfig
-from megapairs_hf.train.encoder import prepared
-from megapairs_hf.train.evaluators import Watch
-from megapairs_hf.train.loop import Run
-from megapairs_hf.train.rows import TripletPool
-from megapairs_hf.train.task import ContrastTask
+from megapairs_hf.models.small_encoders import SmallModelConfig, small_clip, train_tokenizer
+from megapairs_hf.training import TrainConfig
+from megapairs_hf.training.data.triplets import TripletPool
+from megapairs_hf.training.encoder import prepared
+from megapairs_hf.training.evaluate import EvalCallback
+from megapairs_hf.training.retrieval_task import ContrastTask
+from megapairs_hf.training.trainer import Run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -101,7 +101,7 @@ def made_run(model: Any, triplets: Triplets, folder: Path, **settings: Any) -> R
     config = TrainConfig(**wanted)
     pool = TripletPool(triplets, config)
     task = ContrastTask(model, [pool], [1], config)
-    return Run(task, config, folder / "run", "bench", {}, Watch(), folder)
+    return Run(task, config, folder / "run", "bench", {}, EvalCallback(), folder)
 
 
 def took(act: Callable[[], Any]) -> float:

@@ -15,13 +15,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from megapairs_hf.artifact import open_artifact
-from megapairs_hf.errors import EvaluationError, MegaPairsError
-from megapairs_hf.evaluation import tables
-from megapairs_hf.evaluation.identity import folder_labels
-from megapairs_hf.evaluation.mmeb_means import SET, mean_records
-from megapairs_hf.evaluation.rules import rule_of
-from megapairs_hf.evaluation.stage import read_results
+from megapairs_hf.artifacts.artifact import open_artifact
+from megapairs_hf.artifacts.workspace import read_results
+from megapairs_hf.core.errors import EvaluationError, MegaPairsError
+from megapairs_hf.evaluation import paired_test, published_results, results_table
+from megapairs_hf.evaluation.benchmarks.mmeb_means import SET, mean_records
+from megapairs_hf.evaluation.comparability import rule_of
+from megapairs_hf.evaluation.fingerprints import folder_labels
 
 REFERENCE = Path(__file__).with_name("reference")
 
@@ -48,10 +48,12 @@ def compare(options: argparse.Namespace) -> None:
     records = named_apart({folder: read_results(folder) for folder in options.results})
     # a table of 36 columns reads badly; MMEB is told by its means
     shown = [record for record in records if not record["benchmark"].startswith(SET)] + mean_records(records)
-    print(tables.latex_table(shown) if options.latex else tables.markdown_table(shown))
+    print(results_table.latex_table(shown) if options.latex else results_table.markdown_table(shown))
     if options.published:
-        numbers = [number for path in sorted(REFERENCE.glob("*.yaml")) for number in tables.read_reference(path)]
-        print("\n" + tables.published_table(shown, numbers))
+        numbers = [
+            number for path in sorted(REFERENCE.glob("*.yaml")) for number in published_results.read_reference(path)
+        ]
+        print("\n" + published_results.published_table(shown, numbers))
     if options.paired:
         paired(options, [artifact.table().to_pylist() for artifact in opened])
 
@@ -86,8 +88,8 @@ def paired(options: argparse.Namespace, tables_of: list[list[dict[str, Any]]]) -
     for name, runs in measured.items():
         first, *others = runs
         for other in others:
-            values = [tables.values_of(runs[key], options.paired, *key[1:]) for key in (first, other)]
-            found = tables.paired_test(*values)
+            values = [paired_test.values_of(runs[key], options.paired, *key[1:]) for key in (first, other)]
+            found = paired_test.paired_test(*values)
             same = first[1:] == other[1:]
             names = " - ".join(f"{key[1]} ({key[2]})" + (f" of {key[0]}" if same else "") for key in (first, other))
             counts = f"{found.better} queries better, {found.worse} worse, of {found.queries:,}"

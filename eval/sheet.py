@@ -10,14 +10,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from megapairs_hf.artifact import open_artifact
-from megapairs_hf.cli.evaluating import protocol_flags, specs_of
-from megapairs_hf.errors import ConfigError, MegaPairsError
-from megapairs_hf.evaluation.doctor import data_folder
-from megapairs_hf.evaluation.identity import folder_labels
-from megapairs_hf.evaluation.reading import read_benchmark
+from megapairs_hf.artifacts.artifact import open_artifact
+from megapairs_hf.cli.eval import protocol_flags, specs_of
+from megapairs_hf.core.errors import ConfigError, MegaPairsError
+from megapairs_hf.evaluation.benchmarks.check_data import data_folder
+from megapairs_hf.evaluation.benchmarks.load import read_benchmark
+from megapairs_hf.evaluation.fingerprints import folder_labels
+from megapairs_hf.evaluation.qualitative import draw_views, html_sheet, png_sheet, stored_rankings
 from megapairs_hf.evaluation.run import limited
-from megapairs_hf.evaluation.sheets import draw_views, html_sheet, png_sheet, stored_rankings
 
 
 def main() -> int:

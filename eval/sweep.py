@@ -8,13 +8,15 @@ Choose α on another split than the one that is reported (WeiMoCIR, arXiv:2409.0
 import argparse
 import sys
 
-from megapairs_hf.cli.evaluating import load_model, protocol_flags, specs_of
-from megapairs_hf.errors import ConfigError, MegaPairsError
-from megapairs_hf.evaluation.composing import draw_sweep, encode_sides, sweep
-from megapairs_hf.evaluation.doctor import data_folder
-from megapairs_hf.evaluation.encoding import encode_gallery
-from megapairs_hf.evaluation.reading import read_benchmark
+from megapairs_hf.cli.eval import protocol_flags, specs_of
+from megapairs_hf.core.errors import ConfigError, MegaPairsError
+from megapairs_hf.evaluation.benchmarks.check_data import data_folder
+from megapairs_hf.evaluation.benchmarks.load import read_benchmark
+from megapairs_hf.evaluation.encode import encode_gallery
+from megapairs_hf.evaluation.methods.zero_shot import encode_sides
 from megapairs_hf.evaluation.run import limited
+from megapairs_hf.evaluation.sweep import draw_sweep, sweep
+from megapairs_hf.models.loading import load_model
 
 
 def main() -> int:

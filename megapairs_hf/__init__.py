@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from megapairs_hf import lazy
+from megapairs_hf.core import lazy
+from megapairs_hf.core.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from megapairs_hf.dataset import load_triplets
@@ -15,5 +16,4 @@ else:
         __name__, {"dataset": ["load_triplets"], "evaluation": ["evaluate"], "models": ["load_mmret"]}
     )
 
-__version__ = "0.1.0"
 __all__ = ["evaluate", "load_mmret", "load_triplets"]

@@ -10,7 +10,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import pytest
 
-from megapairs_hf.artifact import Artifact
+from megapairs_hf.artifacts.artifact import Artifact
 from tests.small import make_small_models, small_corpus
 
 

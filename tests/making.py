@@ -15,9 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
-from megapairs_hf.artifact_writer import ArtifactWriter, create_artifact
-from megapairs_hf.images import encode_image, pixel_sha256
-from megapairs_hf.schema import (
+from megapairs_hf.artifacts.writer import ArtifactWriter, create_artifact
+from megapairs_hf.core.schema import (
     DESCRIPTIONS,
     INSTRUCTIONS,
     PAIRS,
@@ -26,11 +25,12 @@ from megapairs_hf.schema import (
     corpus_schema,
     with_features,
 )
+from megapairs_hf.images.decode import encode_image, pixel_sha256
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from megapairs_hf.artifact import Artifact
+    from megapairs_hf.artifacts.artifact import Artifact
 
 COLOURS = ["crimson", "seagreen", "royalblue", "orange", "purple", "teal"]
 SHAPES = ["circle", "square", "triangle", "star"]

@@ -16,13 +16,13 @@ import torch
 from PIL import Image
 
 from megapairs_hf.corpus import CorpusConfig, ScenesConfig, make_corpus
-from megapairs_hf.embed import EmbedConfig, SimilarityModelConfig, embed_corpus
-from megapairs_hf.mine import MineConfig, mine_pairs
-from megapairs_hf.models.small import SmallModelConfig, small_clip, small_dino, train_tokenizer
-from megapairs_hf.models.words import word_model
+from megapairs_hf.embedding import EmbedConfig, SimilarityModelConfig, embed_corpus
+from megapairs_hf.mining import MineConfig, mine_pairs
+from megapairs_hf.models.idf_embedding import word_model
+from megapairs_hf.models.small_encoders import SmallModelConfig, small_clip, small_dino, train_tokenizer
 
 if TYPE_CHECKING:
-    from megapairs_hf.artifact import Artifact
+    from megapairs_hf.artifacts.artifact import Artifact
 
 ROOT = Path(__file__).parent.parent
 SIZES = SmallModelConfig(

@@ -7,9 +7,9 @@ import pytest
 import yaml
 
 from megapairs_hf.cli.parser import parse
-from megapairs_hf.config import build_config
-from megapairs_hf.embed import EmbedConfig
-from megapairs_hf.mine import MineConfig
+from megapairs_hf.core.config import build_config
+from megapairs_hf.embedding import EmbedConfig
+from megapairs_hf.mining import MineConfig
 from tests.small import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "recipes" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -8,13 +8,13 @@ import shutil
 import pytest
 from packaging.requirements import Requirement
 
-from megapairs_hf import dependencies
-from megapairs_hf.dependencies import explained, installed, require
-from megapairs_hf.embed import EmbedConfig, embed_corpus
-from megapairs_hf.errors import MegaPairsError, MissingDependencyError
-from megapairs_hf.mine import MineConfig, mine_pairs
+from megapairs_hf.core import dependencies
+from megapairs_hf.core.dependencies import explained, installed, require
+from megapairs_hf.core.errors import MegaPairsError, MissingDependencyError
+from megapairs_hf.embedding import EmbedConfig, embed_corpus
+from megapairs_hf.mining import MineConfig, mine_pairs
 from tests import fresh
-from tests.annotate.double import ChatDouble, describe, instruct
+from tests.annotation.double import ChatDouble, describe, instruct
 from tests.small import ROOT, SIMILARITY, make_small_models, small_corpus
 
 CAPTIONS = ("--engine", "captions")
@@ -164,7 +164,7 @@ def test_onnx_and_mteb(ready, tmp_path):
     clip = str(ready / "similarity" / "clip")
     load = f"from megapairs_hf import load_mmret\nmodel = load_mmret({clip!r}, device='cpu')\n"
     export = f"from megapairs_hf.models.onnx import export_onnx\nexport_onnx(model, {str(tmp_path / 'onnx')!r})"
-    wrap = "from megapairs_hf.models.mieb import mteb_model\nmteb_model(model)"
+    wrap = "from megapairs_hf.models.mteb_wrapper import mteb_model\nmteb_model(model)"
     succeeded(fresh.python(fresh.hide(tmp_path / "hide", "models", "onnx"), load + export))
     assert (tmp_path / "onnx" / "joint.onnx").is_file()
     succeeded(fresh.python(fresh.hide(tmp_path / "hide", "models", "mteb"), load + wrap))
@@ -208,14 +208,14 @@ def test_what_is_missing_is_one_sentence(work, tmp_path):
     [
         ("m.load_mmret('x')", "an MMRet needs torch, "),
         ("m.models.build_mmret('x')", "an MMRet needs torch, "),
-        ("m.evaluation.composing.draw_sweep({'a': [(0.0, 1.0)]}, 'x.svg')", "a drawing of the sweep needs matplotlib"),
+        ("m.evaluation.sweep.draw_sweep({'a': [(0.0, 1.0)]}, 'x.svg')", "a drawing of the sweep needs matplotlib"),
         ("m.models.onnx.export_onnx(None, 'x')", "ONNX export needs onnx, onnxruntime and onnxscript, which are "),
-        ("m.models.mieb.mteb_model(None)", "measuring with mteb needs mteb, which is not installed"),
-        ("m.train.tracking.chosen_tracker('wandb')", "`tracker: wandb` needs wandb, which is not installed"),
+        ("m.models.mteb_wrapper.mteb_model(None)", "measuring with mteb needs mteb, which is not installed"),
+        ("m.training.tracking.chosen_tracker('wandb')", "`tracker: wandb` needs wandb, which is not installed"),
     ],
 )
 def test_python_says_the_same(code, sentence, tmp_path):
-    parts = "models.onnx models.mieb evaluation.composing train.tracking".split()
+    parts = "models.onnx models.mteb_wrapper evaluation.sweep training.tracking".split()
     imports = "\n".join(["import megapairs_hf as m", *(f"import megapairs_hf.{part}" for part in parts)])
     script = f"{imports}\ntry: {code}\nexcept ImportError as error: print(type(error).__name__, error)"
     done = fresh.python(fresh.hide(tmp_path), script)

@@ -9,13 +9,13 @@ import sys
 
 import pytest
 
-from megapairs_hf import lazy
-from megapairs_hf.cli.verbs import COMMANDS, STAGES
+from megapairs_hf.cli.commands import COMMANDS, STAGES
+from megapairs_hf.core import lazy
 from tests.small import ROOT
 
 # settings are read by these two; a YAML parser and a dataclass builder cost a few milliseconds
 LIGHT = {"yaml", "_yaml", "dacite", "megapairs_hf"}
-PACKAGES = ("annotate", "corpus", "dataset", "embed", "evaluation", "mine", "models", "train")
+PACKAGES = ("annotation", "corpus", "dataset", "embedding", "evaluation", "mining", "models", "training")
 HELPS = [
     ["--help"],
     ["help"],

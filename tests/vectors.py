@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from megapairs_hf.artifact import Artifact, shard_names
-from megapairs_hf.artifact_writer import create_artifact
-from megapairs_hf.schema import corpus_schema
+from megapairs_hf.artifacts.shards import shard_names
+from megapairs_hf.artifacts.writer import create_artifact
+from megapairs_hf.core.schema import corpus_schema
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy as np
+
+    from megapairs_hf.artifacts.artifact import Artifact
 
 Nothing = make_dataclass("Nothing", [], frozen=True)
 

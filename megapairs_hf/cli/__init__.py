@@ -13,8 +13,8 @@ import sys
 import traceback
 from typing import TYPE_CHECKING
 
-from megapairs_hf.dependencies import explained
-from megapairs_hf.errors import MegaPairsError
+from megapairs_hf.core.dependencies import explained
+from megapairs_hf.core.errors import MegaPairsError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

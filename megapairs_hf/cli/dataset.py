@@ -62,9 +62,9 @@ def _import_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _import(options: argparse.Namespace) -> int:
-    from megapairs_hf.cli.verbs import tell
+    from megapairs_hf.cli.commands import tell
     from megapairs_hf.dataset.config import ImportConfig
-    from megapairs_hf.dataset.importing import import_megapairs
+    from megapairs_hf.dataset.megapairs_format.importer import import_megapairs
 
     config = ImportConfig(**{f.name: getattr(options, f.name) for f in dataclasses.fields(ImportConfig)})
     where: dict[str, Any] = {"out": options.out, "validation": options.validation, "overwrite": options.overwrite}
@@ -73,8 +73,8 @@ def _import(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from megapairs_hf.artifact import open_artifact
-    from megapairs_hf.dataset.exporting import export_megapairs
+    from megapairs_hf.artifacts.artifact import open_artifact
+    from megapairs_hf.dataset.megapairs_format.exporter import export_megapairs
 
     artifact = open_artifact(options.folder, "triplets")
     for path in export_megapairs(artifact, options.out, flag_embedding=options.flag_embedding).values():
@@ -83,7 +83,7 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _view(options: argparse.Namespace) -> int:
-    from megapairs_hf.config import require
+    from megapairs_hf.core.config import require
     from megapairs_hf.dataset.load import load_triplets
     from megapairs_hf.dataset.views import draw
 
@@ -99,7 +99,7 @@ def _view(options: argparse.Namespace) -> int:
 
 
 def _remove(options: argparse.Namespace) -> int:
-    from megapairs_hf.cli.verbs import tell
+    from megapairs_hf.cli.commands import tell
     from megapairs_hf.dataset.removal import read_ids, remove_images
 
     ids = read_ids(options.image_ids)

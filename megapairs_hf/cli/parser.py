@@ -9,8 +9,8 @@ import functools
 import importlib
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
-import megapairs_hf
-from megapairs_hf.config import build_config, parse_value, read_yaml
+from megapairs_hf.core.config import build_config, parse_value, read_yaml
+from megapairs_hf.core.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,19 +64,19 @@ def parse(words: list[str]) -> Callable[[], int]:
         SystemExit: with status 2 for wrong usage, 0 after `--help` and `--version`.
         ConfigError: a setting is unknown, missing or out of range.
     """
-    from megapairs_hf.cli.verbs import COMMANDS, STAGES
+    from megapairs_hf.cli.commands import COMMANDS, STAGES
 
     if not words or words[0] in {"-h", "--help", "help"}:
         print(USAGE, end="")  # noqa: T201
         raise SystemExit(0 if words else 2)
     if words[0] == "--version":
-        print(megapairs_hf.__version__)  # noqa: T201
+        print(__version__)  # noqa: T201
         raise SystemExit(0)
     verb, rest = words[0], words[1:]
     if verb == "eval" and rest and (not rest[0].startswith("-") or rest[0].startswith("--check-submission")):
-        from megapairs_hf.cli.evaluating import evaluating
+        from megapairs_hf.cli.eval import eval_command
 
-        return evaluating(rest)
+        return eval_command(rest)
     if verb in STAGES:
         return _stage_call(verb, STAGES[verb], rest)
     if verb in COMMANDS:

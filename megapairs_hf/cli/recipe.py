@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from megapairs_hf import launch
+from megapairs_hf.artifacts.storage import is_local, join
+from megapairs_hf.cli.commands import STAGES
 from megapairs_hf.cli.parser import read_stage, set_dotted
-from megapairs_hf.cli.verbs import STAGES
-from megapairs_hf.config import parse_value, read_yaml
-from megapairs_hf.errors import ConfigError, StaleArtifactError
-from megapairs_hf.shipped import named, recipes
-from megapairs_hf.storage import is_local, join
+from megapairs_hf.core import distributed
+from megapairs_hf.core.config import parse_value, read_yaml
+from megapairs_hf.core.errors import ConfigError, StaleArtifactError
+from megapairs_hf.core.progress import note
+from megapairs_hf.core.shipped import named, recipes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -116,23 +117,23 @@ def demo(words: list[str]) -> Callable[[], int]:
 
 def _run_demo(options: argparse.Namespace) -> int:
     began = time.monotonic()
-    launch.note(DEMO_TEXT.format(count=read_recipe(DEMO, options)["corpus"]["scenes"]["count"]))
+    note(DEMO_TEXT.format(count=read_recipe(DEMO, options)["corpus"]["scenes"]["count"]))
     run_recipe(DEMO, options.work, options)
-    if options.until is None and launch.is_main():
+    if options.until is None and distributed.is_main():
         publish(options.work)
-        launch.note(f"done in {time.monotonic() - began:.0f} s; open {Path(options.work) / 'report.html'}")
+        note(f"done in {time.monotonic() - began:.0f} s; open {Path(options.work) / 'report.html'}")
     return 0
 
 
 def publish(work: str) -> None:
     """Write the folders that would be uploaded."""
     from megapairs_hf.hub.config import PushConfig
-    from megapairs_hf.hub.push import push
+    from megapairs_hf.hub.upload import push
 
     for kind, name in (("dataset", "triplets"), ("model", "model")):
         config = PushConfig(repo_id=f"your-name/megapairs-demo-{kind}", licence="apache-2.0", dry_run=True)
         place = push(kind, Path(work) / name, config, Path(work) / "publish" / kind, work=work)  # type: ignore[arg-type]
-        launch.note(f"push {kind} --dry-run: {place}")
+        note(f"push {kind} --dry-run: {place}")
 
 
 def read_recipe(folder: Path, options: argparse.Namespace) -> dict[str, dict[str, Any]]:
@@ -188,10 +189,10 @@ def run_recipe(folder: Path, work: str, options: argparse.Namespace) -> int:
     if options.until:
         return 0
     if not is_local(work):
-        launch.note(f"for the report: megapairs report {work} --out report.html")
-    elif launch.is_main():
+        note(f"for the report: megapairs report {work} --out report.html")
+    elif distributed.is_main():
         from megapairs_hf.report.config import ReportConfig
-        from megapairs_hf.report.stage import write_report
+        from megapairs_hf.report.page import write_report
 
         page = write_report(work, Path(work) / "report.html", config=ReportConfig())
         print(page, file=sys.stderr)  # noqa: T201

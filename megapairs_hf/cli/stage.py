@@ -6,8 +6,8 @@ import importlib
 from dataclasses import dataclass, field
 from typing import Any
 
-from megapairs_hf.dependencies import require
-from megapairs_hf.storage import exists, is_local, join
+from megapairs_hf.artifacts.storage import exists, is_local, join
+from megapairs_hf.core.dependencies import require
 
 # these map vectors into memory or load models; elsewhere than on a local disk they work through the cache
 NEEDS_FILES = {"pretrain", "embed", "mine", "train", "eval"}
@@ -82,7 +82,7 @@ class Stage:
         self.check(target)
         far = not all(is_local(place) for place in (work, target, *places.values()))
         if far and self.call.rsplit("_", 1)[1] in NEEDS_FILES:
-            from megapairs_hf.remote import stage_in
+            from megapairs_hf.artifacts.remote import stage_in
 
             staged = stage_in(work, places, target, overwrite=overwrite)
             load(self.call)(config, staged.places, staged.target, staged.work, overwrite, **(sections or {}))

@@ -2,15 +2,15 @@
 
 from typing import TYPE_CHECKING
 
-from megapairs_hf import lazy
+from megapairs_hf.core import lazy
 
 if TYPE_CHECKING:
     from megapairs_hf.corpus.config import CorpusConfig
-    from megapairs_hf.corpus.scenes import ScenesConfig
     from megapairs_hf.corpus.stage import make_corpus
+    from megapairs_hf.corpus.synthetic.scenes import ScenesConfig
 else:
     __getattr__, __dir__ = lazy.exports(
-        __name__, {"config": ["CorpusConfig"], "scenes": ["ScenesConfig"], "stage": ["make_corpus"]}
+        __name__, {"config": ["CorpusConfig"], "stage": ["make_corpus"], "synthetic.scenes": ["ScenesConfig"]}
     )
 
 __all__ = ["CorpusConfig", "ScenesConfig", "make_corpus"]

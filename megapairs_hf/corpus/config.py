@@ -6,9 +6,9 @@ import string
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Literal
 
-from megapairs_hf.config import HOW, require
-from megapairs_hf.corpus.scenes import ScenesConfig
-from megapairs_hf.errors import ConfigError
+from megapairs_hf.core.config import RUNTIME_ONLY, require
+from megapairs_hf.core.errors import ConfigError
+from megapairs_hf.corpus.synthetic.scenes import ScenesConfig
 
 PILLOW_LIMIT = 178_956_970
 _OF_A_DATA_SET = ("name", "split", "revision")
@@ -78,7 +78,7 @@ class CorpusConfig:
     images: Literal["embedded", "by_reference"] = "embedded"
     max_caption_words: int = 256
     shard_rows: int = 1000
-    threads: int = field(default=2, metadata=HOW)
+    threads: int = field(default=2, metadata=RUNTIME_ONLY)
     scenes: ScenesConfig = field(default_factory=ScenesConfig)
 
     def __post_init__(self) -> None:

@@ -7,42 +7,35 @@ is that of the decoded pixels, so the same picture saved twice with other metada
 
 from __future__ import annotations
 
-import hashlib
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from megapairs_hf import launch, storage
-from megapairs_hf.artifact import Artifact, shard_names
-from megapairs_hf.artifact_writer import ArtifactWriter, Rejection, create_artifact
-from megapairs_hf.corpus.folder import FolderSource
-from megapairs_hf.corpus.sources import RawRow, SceneSource, Source, load_dataset_source
-from megapairs_hf.errors import CorpusError, ImageRejectedError
-from megapairs_hf.images import decode_image, encode_image, pixel_sha256, shrink
-from megapairs_hf.overwriting import PARTS, came_to_nothing
-from megapairs_hf.pictures import ROOT
-from megapairs_hf.schema import corpus_schema
-from megapairs_hf.storage import PathLike, join
+from megapairs_hf.artifacts import storage
+from megapairs_hf.artifacts.artifact import Artifact
+from megapairs_hf.artifacts.replace import PARTS, came_to_nothing
+from megapairs_hf.artifacts.shards import shard_names
+from megapairs_hf.artifacts.storage import PathLike, join
+from megapairs_hf.artifacts.writer import ArtifactWriter, Rejection, create_artifact
+from megapairs_hf.core import distributed
+from megapairs_hf.core.errors import CorpusError
+from megapairs_hf.core.progress import Progress
+from megapairs_hf.core.schema import corpus_schema
+from megapairs_hf.corpus.check import NO_CAPTION, Row, check_row, is_held_out
+from megapairs_hf.corpus.sources.dataset import load_dataset_source
+from megapairs_hf.corpus.sources.folder import FolderSource
+from megapairs_hf.corpus.sources.synthetic import SceneSource
+from megapairs_hf.images.locate import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from megapairs_hf.corpus.config import CorpusConfig
+    from megapairs_hf.corpus.sources.base import RawRow, Source
 
 BATCH = 64
-NO_CAPTION = "no_caption"
-PER_MILLE = 10_000
-
-
-@dataclass(frozen=True)
-class Row:
-    """A good row of the corpus, and what was noticed about it."""
-
-    columns: dict[str, Any]
-    notes: tuple[str, ...]
 
 
 def make_corpus(config: CorpusConfig, *, out: PathLike, overwrite: bool = False) -> Artifact:
@@ -119,22 +112,16 @@ def open_source(config: CorpusConfig) -> Source:
     return source
 
 
-def is_held_out(group: str, share: float) -> bool:
-    """Whether a group is held out: decided by its name alone, so adding rows moves none to the other side."""
-    number = int.from_bytes(hashlib.sha256(group.encode("utf-8", "backslashreplace")).digest()[:8], "big")
-    return number % PER_MILLE < share * PER_MILLE
-
-
 def _decode_all(source: Source, config: CorpusConfig, writer: ArtifactWriter | Artifact) -> Artifact:
     if isinstance(writer, Artifact):
         return writer
     schema = corpus_schema(source.meta)
     with writer, ThreadPoolExecutor(config.threads) as pool:
-        mine = list(launch.my_shards(len(writer.names)))
+        mine = list(distributed.my_shards(len(writer.names)))
         total = sum(len(_shard_range(i, source.rows, config)) for i in mine)
         todo = writer.mine()
         left = sum(len(_shard_range(i, source.rows, config)) for i in todo)
-        with launch.Progress("corpus", total, "pictures", total - left) as bar:
+        with Progress("corpus", total, "pictures", total - left) as bar:
             for i in todo:
                 span = _shard_range(i, source.rows, config)
                 _decode_shard(i, _checked(source.read(span.start, span.stop), config, pool, bar), writer, schema)
@@ -163,52 +150,11 @@ def _decode_shard(index: int, rows: Iterable[Row | Rejection], writer: ArtifactW
 
 
 def _checked(
-    rows: Iterator[RawRow], config: CorpusConfig, pool: ThreadPoolExecutor, bar: launch.Progress
+    rows: Iterator[RawRow], config: CorpusConfig, pool: ThreadPoolExecutor, bar: Progress
 ) -> Iterator[Row | Rejection]:
     while batch := list(islice(rows, BATCH)):
         yield from pool.map(lambda row: check_row(row, config), batch)
         bar.advance(len(batch))
-
-
-def check_row(raw: RawRow, config: CorpusConfig) -> Row | Rejection:
-    """Decode one row wholly.
-
-    Returns:
-        The row, or (key, reason, detail) why it cannot be used.
-    """
-    if raw.problem is not None:
-        return (raw.key, *raw.problem)
-    caption = " ".join((raw.caption or "").split())
-    if not caption:
-        return (raw.key, NO_CAPTION, "the caption is missing or empty")
-    notes = []
-    words = caption.split(" ")
-    if len(words) > config.max_caption_words:
-        caption = " ".join(words[: config.max_caption_words])
-        notes.append("caption_cut")
-    assert raw.image is not None
-    try:
-        decoded = decode_image(raw.image, max_pixels=config.max_pixels, min_side=config.min_side)
-    except ImageRejectedError as error:
-        return (raw.key, error.reason, error.detail)
-    image = shrink(decoded.image, config.max_side)
-    content = raw.image
-    if config.images == "embedded" and (not decoded.as_stored or image is not decoded.image):
-        content = encode_image(image, lossy=decoded.lossy)
-        notes.append("re_encoded")
-    by_reference = config.images == "by_reference"
-    if by_reference and raw.place is None:
-        return (raw.key, "no_reference", "its place in the source cannot be written down; take `images: embedded`")
-    columns = {
-        "image_id": raw.key,
-        "image": {"bytes": None, "path": raw.place} if by_reference else {"bytes": content, "path": None},
-        "caption": caption,
-        "width": image.width,
-        "height": image.height,
-        "sha256": pixel_sha256(image),
-        "meta": raw.meta,
-    }
-    return Row(columns, tuple(notes))
 
 
 def _leave_out_doubles(decoded: Artifact, writer: ArtifactWriter) -> None:

@@ -2,13 +2,13 @@
 
 from typing import TYPE_CHECKING
 
-from megapairs_hf import lazy
+from megapairs_hf.core import lazy
 
 if TYPE_CHECKING:
     from megapairs_hf.dataset.config import BuildConfig, ImportConfig
-    from megapairs_hf.dataset.exporting import export_megapairs
-    from megapairs_hf.dataset.importing import import_megapairs
     from megapairs_hf.dataset.load import Triplets, load_triplets
+    from megapairs_hf.dataset.megapairs_format.exporter import export_megapairs
+    from megapairs_hf.dataset.megapairs_format.importer import import_megapairs
     from megapairs_hf.dataset.removal import remove_images
     from megapairs_hf.dataset.sheet import datasheet
     from megapairs_hf.dataset.stage import build_triplets
@@ -18,9 +18,9 @@ else:
         __name__,
         {
             "config": ["BuildConfig", "ImportConfig"],
-            "exporting": ["export_megapairs"],
-            "importing": ["import_megapairs"],
             "load": ["Triplets", "load_triplets"],
+            "megapairs_format.exporter": ["export_megapairs"],
+            "megapairs_format.importer": ["import_megapairs"],
             "removal": ["remove_images"],
             "sheet": ["datasheet"],
             "stage": ["build_triplets"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from megapairs_hf.config import require
+from megapairs_hf.core.config import require
 
 
 @dataclass(frozen=True)

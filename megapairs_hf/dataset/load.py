@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from megapairs_hf.artifact import MANIFEST, open_artifact
-from megapairs_hf.dataset.index import IdIndex
-from megapairs_hf.errors import ArtifactError
-from megapairs_hf.images import to_rgb
-from megapairs_hf.pictures import ROOT, picture_bytes
+from megapairs_hf.artifacts.artifact import MANIFEST, open_artifact
+from megapairs_hf.artifacts.lookup import IdIndex
+from megapairs_hf.core.errors import ArtifactError
+from megapairs_hf.images.decode import to_rgb
+from megapairs_hf.images.locate import ROOT, picture_bytes
 
 if TYPE_CHECKING:
     from datasets import Dataset

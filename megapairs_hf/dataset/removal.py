@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from megapairs_hf import storage
-from megapairs_hf.artifact import (
+from megapairs_hf.artifacts import storage
+from megapairs_hf.artifacts.artifact import (
     MANIFEST,
     REJECTED_FILE,
     Artifact,
@@ -28,10 +28,10 @@ from megapairs_hf.artifact import (
     read_json,
     table_bytes,
 )
-from megapairs_hf.artifact_writer import acquire, rejection_table, release
-from megapairs_hf.errors import ArtifactError
-from megapairs_hf.storage import PathLike, join
-from megapairs_hf.work import part_shards
+from megapairs_hf.artifacts.shards import part_shards
+from megapairs_hf.artifacts.storage import PathLike, join
+from megapairs_hf.artifacts.writer import acquire, rejection_table, release
+from megapairs_hf.core.errors import ArtifactError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

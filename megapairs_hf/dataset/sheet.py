@@ -14,15 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from megapairs_hf.artifact import iter_batches
-from megapairs_hf.errors import ArtifactError
-from megapairs_hf.work import CAPTION_ENGINE, Work, open_work, part_shards, source_name, table_cell
+from megapairs_hf.artifacts.artifact import iter_batches
+from megapairs_hf.artifacts.shards import part_shards
+from megapairs_hf.artifacts.workspace import CAPTION_ENGINE, Work, open_work, source_name
+from megapairs_hf.core.errors import ArtifactError
+from megapairs_hf.core.formatting import table_cell
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from megapairs_hf.artifact import Artifact
-    from megapairs_hf.storage import PathLike
+    from megapairs_hf.artifacts.artifact import Artifact
+    from megapairs_hf.artifacts.storage import PathLike
 
 DATASHEET = "DATASHEET.md"
 UNKNOWN = "not recorded"

@@ -14,11 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from megapairs_hf import launch, storage
-from megapairs_hf.artifact import Artifact, iter_batches, shard_names
-from megapairs_hf.artifact_writer import ArtifactWriter, Rejection, create_artifact
-from megapairs_hf.config import config_hash
-from megapairs_hf.dataset.shape import (
+from megapairs_hf.artifacts import storage
+from megapairs_hf.artifacts.artifact import Artifact, iter_batches
+from megapairs_hf.artifacts.shards import shard_names
+from megapairs_hf.artifacts.storage import PathLike, join
+from megapairs_hf.artifacts.writer import ArtifactWriter, create_artifact
+from megapairs_hf.core import distributed
+from megapairs_hf.core.config import config_hash
+from megapairs_hf.core.errors import ArtifactError
+from megapairs_hf.core.progress import Progress
+from megapairs_hf.core.schema import TRIPLETS, with_features
+from megapairs_hf.dataset.join import join_rows, text_bytes
+from megapairs_hf.dataset.layout import (
     MEGABYTE,
     PREVIEW_FILE,
     SIDES,
@@ -29,11 +36,7 @@ from megapairs_hf.dataset.shape import (
     readme,
     thinned,
 )
-from megapairs_hf.dataset.sides import validation_side
-from megapairs_hf.errors import ArtifactError, ConfigError
-from megapairs_hf.pictures import ROOT, picture_bytes
-from megapairs_hf.schema import TRIPLETS, with_features
-from megapairs_hf.storage import PathLike, join
+from megapairs_hf.images.locate import ROOT, picture_bytes
 
 if TYPE_CHECKING:
     from megapairs_hf.dataset.config import BuildConfig
@@ -96,101 +99,13 @@ def build_triplets(
         return writer
     with writer:
         _write_shards(plan, corpus, writer)
-        if launch.is_main():
+        if distributed.is_main():
             # the counts too: another version of this package may divide the same pairs otherwise
             told = json.dumps([config_hash(config), inputs, stats], sort_keys=True)
             mark = hashlib.sha256(told.encode()).hexdigest()[:16]
             sides = [side for side in SIDES if triplets[side]]
             storage.write_bytes(join(out, "README.md"), readme(sides, mark, bool(config.preview)).encode())
         return writer.finish(stats, rejected)
-
-
-def join_rows(
-    instructions: Artifact, pairs: Artifact, config: BuildConfig
-) -> tuple[dict[str, list[dict[str, Any]]], list[Rejection], dict[str, Any]]:
-    """Triplets of both sides, rejections, and counts."""
-    texts = fitting_texts(instructions, config.min_fit)
-    known = set(zip(*(pairs.table(["query_id", "target_id"])[name].to_pylist() for name in ("query_id", "target_id")),
-                    strict=True))  # fmt: skip
-    if texts.keys() - known:
-        raise ArtifactError("the instructions were made of other pairs; run `megapairs describe` and `instruct` again")
-    mined = [row for row in pairs.table().to_pylist() if (row["query_id"], row["target_id"]) in texts]
-    validation = validation_side(
-        [row["query_id"] for row in mined], [row["target_id"] for row in mined], config.validation, config.seed
-    )
-    sides, rejected, stats = _divide(mined, texts, validation, config)
-    if validation and not sides["validation"]:
-        launch.note(
-            f"build: no triplet lies among the {len(validation):,} pictures that `validation` {config.validation:g}"
-            " asks for, so all are for training; raise it, or make more pairs"
-        )
-        sides, rejected, stats = _divide(mined, texts, set(), config)
-    return sides, rejected, stats
-
-
-def _divide(
-    mined: list[dict[str, Any]],
-    texts: dict[tuple[str, str], list[str]],
-    validation: set[str],
-    config: BuildConfig,
-) -> tuple[dict[str, list[dict[str, Any]]], list[Rejection], dict[str, Any]]:
-    """The triplets of each side, where these pictures are those of the validation side."""
-    sides: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
-    rejected: list[Rejection] = []
-    relations: dict[str, int] = {}
-    dropped_negatives = 0
-    for row in mined:
-        query, target = row["query_id"], row["target_id"]
-        if not texts[query, target]:
-            rejected.append((f"{query} -> {target}", "no_fitting_instruction", f"none fits at {config.min_fit:g}"))
-            continue
-        inside = query in validation
-        if inside != (target in validation):
-            rejected.append((f"{query} -> {target}", "crosses_sides", "its images are on both sides of the split"))
-            continue
-        negatives = [name for name in row["negative_ids"] if (name in validation) == inside]
-        dropped_negatives += len(row["negative_ids"]) - len(negatives)
-        if len(negatives) + 1 < config.min_negatives:
-            rejected.append((f"{query} -> {target}", "too_few_negatives", f"{len(negatives) + 1} on its side"))
-            continue
-        for name in row["relation"]:
-            relations[name] = relations.get(name, 0) + 1
-        sides[SIDES[inside]].append(
-            {
-                "q_img": query,
-                "q_text": texts[query, target],
-                "t_img": target,
-                "hns": [query, *negatives],
-                "relation": row["relation"],
-                "scores": row["scores"],
-            }
-        )
-    stats = {
-        "rows_in": len(mined),
-        "triplets": {side: len(rows) for side, rows in sides.items()},
-        "relations": relations,
-        "negatives_of_other_side": dropped_negatives,
-    }
-    return sides, rejected, stats
-
-
-def fitting_texts(instructions: Artifact, min_fit: float) -> dict[tuple[str, str], list[str]]:
-    """The instructions of each pair whose verdict is good enough; those without a verdict stay.
-
-    Raises:
-        ConfigError: there is a threshold but no verdict.
-    """
-    columns = ["query_id", "target_id", "instructions"]
-    if min_fit == 0:
-        rows = instructions.table(columns).to_pylist()
-        return {(row["query_id"], row["target_id"]): row["instructions"] for row in rows}
-    if instructions.manifest.shards and "fits" not in instructions.shard(0).column_names:
-        raise ConfigError(f"`min_fit` is {min_fit:g}, but the instructions have no verdicts; run `megapairs verify`")
-    kept = {}
-    for row in instructions.table([*columns, "fits"]).to_pylist():
-        both = zip(row["instructions"], row["fits"], strict=True)
-        kept[row["query_id"], row["target_id"]] = [text for text, fit in both if fit is None or fit >= min_fit]
-    return kept
 
 
 def plan_shards(triplets: dict[str, list[dict[str, Any]]], corpus: Artifact, config: BuildConfig) -> list[Shard]:
@@ -209,12 +124,6 @@ def plan_shards(triplets: dict[str, list[dict[str, Any]]], corpus: Artifact, con
     if config.preview:
         plan.append(Shard(PREVIEW_FILE, thinned(triplets["train"], config.preview), "preview"))
     return plan
-
-
-def text_bytes(row: dict[str, Any]) -> int:
-    """About how large a triplet is, uncompressed and in bytes."""
-    words = [row["q_img"], row["t_img"], *row["q_text"], *row["hns"], *row["relation"]]
-    return sum(len(word.encode()) + 4 for word in words) + 24 * len(row["scores"])
 
 
 def picture_sizes(corpus: Artifact, used: set[str], limit: int) -> dict[str, int]:
@@ -246,7 +155,7 @@ def _write_shards(plan: list[Shard], corpus: Artifact, writer: ArtifactWriter) -
         for shard in range(len(corpus.manifest.shards))
         for row, name in enumerate(corpus.shard(shard, ["image_id"])["image_id"].to_pylist())
     }
-    with launch.Progress("build", len(plan), "files", len(plan) - len(todo)) as bar:
+    with Progress("build", len(plan), "files", len(plan) - len(todo)) as bar:
         for i in todo:
             shard = plan[i]
             if shard.kind == "triplets":

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from megapairs_hf.config import require
+from megapairs_hf.core.config import require
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

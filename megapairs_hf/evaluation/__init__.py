@@ -2,12 +2,12 @@
 
 from typing import TYPE_CHECKING
 
-from megapairs_hf import lazy
+from megapairs_hf.core import lazy
 
 if TYPE_CHECKING:
     from megapairs_hf.evaluation.config import EvalConfig, RuleConfig
-    from megapairs_hf.evaluation.stage import evaluate
+    from megapairs_hf.evaluation.entry import evaluate
 else:
-    __getattr__, __dir__ = lazy.exports(__name__, {"config": ["EvalConfig", "RuleConfig"], "stage": ["evaluate"]})
+    __getattr__, __dir__ = lazy.exports(__name__, {"config": ["EvalConfig", "RuleConfig"], "entry": ["evaluate"]})
 
 __all__ = ["EvalConfig", "RuleConfig", "evaluate"]

@@ -1,4 +1,4 @@
-"""Settings of the evaluation on a held-out corpus."""
+"""Settings of the evaluation: of a held-out corpus, of benchmarks, and of requests; names of strategies."""
 
 from __future__ import annotations
 
@@ -6,9 +6,14 @@ import string
 from dataclasses import dataclass, field
 from typing import Literal
 
-from megapairs_hf.config import HOW, require
+from megapairs_hf.annotation.client.endpoint import Endpoint
+from megapairs_hf.core.config import RUNTIME_ONLY, require
 
 Strategy = Literal["image only", "text only", "fused"]
+RERANKER_NAMES = ("yes-no", "listwise")
+FUSED, WEIGHTED, DIRECTIONAL, CIREVL = "fused", "weighted", "directional", "CIReVL"
+COMPOSED_NAMES = ("image only", "text only", "sum", "product")
+NAMES = (FUSED, *COMPOSED_NAMES, f"{WEIGHTED} A", DIRECTIONAL, CIREVL)
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ class EvalConfig:
     map_at: tuple[int, ...] = (5,)
     strategies: tuple[Strategy, ...] = ("image only", "text only", "fused")
     top: int = 10
-    batch_size: int = field(default=128, metadata=HOW)
+    batch_size: int = field(default=128, metadata=RUNTIME_ONLY)
 
     def __post_init__(self) -> None:
         require(self.queries == "edits" or bool(self.rules), "rules", [], "given for queries 'attributes'")
@@ -75,3 +80,87 @@ class EvalConfig:
         require(all(k > 0 for k in self.map_at), "map_at", list(self.map_at), "positive numbers")
         require(bool(self.strategies), "strategies", list(self.strategies), "at least one")
         require(self.top > 0, "top", self.top, "a positive number")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Settings of a run over benchmarks. Defaults are ours.
+
+    Attributes:
+        strategies: how picture and text become a score: `fused` by the model, or a name of `NAMES`.
+        top: ids of each ranking that are kept; CIRCO's and CIRR's servers want 50.
+        batch_size: pictures at a time.
+        rerank: ways to re-rank the first candidates of every strategy, `yes-no` or `listwise`; each gives further
+            records beside those of the first ranking.
+        rerank_top: how many candidates are re-ranked.
+        vlm: the vision language model that re-ranks, and captions for `CIReVL`.
+        llm: the language model that edits captions for `CIReVL`; None for `vlm`.
+    """
+
+    strategies: tuple[str, ...] = ("fused",)
+    top: int = 50
+    batch_size: int = field(default=128, metadata=RUNTIME_ONLY)
+    rerank: tuple[str, ...] = ()
+    rerank_top: int = 10
+    vlm: AskConfig | None = None
+    llm: AskConfig | None = None
+
+    def __post_init__(self) -> None:
+        known = all(known_strategy(name) for name in self.strategies)
+        require(bool(self.strategies) and known, "strategies", list(self.strategies), f"some of {list(NAMES)}")
+        require(self.top > 0, "top", self.top, "a positive number")
+        require(self.batch_size > 0, "batch_size", self.batch_size, "a positive number")
+        fit = all(name in RERANKER_NAMES for name in self.rerank)
+        fit = fit and len(set(self.rerank)) == len(self.rerank)
+        require(fit, "rerank", list(self.rerank), f"some of {list(RERANKER_NAMES)}, each once")
+        fit = not self.rerank or 2 <= self.rerank_top <= self.top
+        require(fit, "rerank_top", self.rerank_top, f"from 2 to `top` ({self.top})")
+        asks = bool(self.rerank) or CIREVL in self.strategies
+        require(self.vlm is not None or not asks, "vlm", None, "the model that re-ranks and captions for CIReVL")
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What the records call each ranking: the strategies, each also as it is re-ranked."""
+        return tuple(label for name in self.strategies for label in (name, *(f"{name}, {how}" for how in self.rerank)))
+
+
+@dataclass(frozen=True)
+class AskConfig:
+    """Whom to ask, and how. All defaults are ours.
+
+    Attributes:
+        model: what the endpoint calls the model.
+        max_tokens: longest reply.
+        temperature: of the sampling; 0 for the likeliest words.
+        seed: of the sampling.
+        max_image_side: pictures are shrunk to it.
+        endpoint: where the servers are.
+    """
+
+    model: str
+    max_tokens: int = 256
+    temperature: float = 0.0
+    seed: int = 0
+    max_image_side: int = 448
+    endpoint: Endpoint = field(default=Endpoint(), metadata=RUNTIME_ONLY)
+
+    def __post_init__(self) -> None:
+        require(bool(self.model.strip()), "model", self.model, "the name by which the endpoint knows the model")
+        require(self.max_tokens >= 1, "max_tokens", self.max_tokens, "at least 1")
+        require(self.temperature >= 0, "temperature", self.temperature, "0 or more")
+        require(self.max_image_side >= 28, "max_image_side", self.max_image_side, "at least 28 pixels")
+
+
+def known_strategy(name: str) -> bool:
+    """Whether it is one of `NAMES`, where A is a number from 0 to 1."""
+    return name in {FUSED, DIRECTIONAL, CIREVL} or name in COMPOSED_NAMES or alpha_of(name) is not None
+
+
+def alpha_of(name: str) -> float | None:
+    """The weight of the text in `weighted 0.7`; None for any other name."""
+    word, _, number = name.partition(" ")
+    try:
+        alpha = float(number)
+    except ValueError:
+        return None
+    return alpha if word == WEIGHTED and 0 <= alpha <= 1 else None

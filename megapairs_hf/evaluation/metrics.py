@@ -88,3 +88,10 @@ def bootstrap_means(values: np.ndarray, *, draws: int = 1000, seed: int = 0) -> 
 def interval95(means: np.ndarray) -> np.ndarray:
     """The middle 95 % of bootstrap means [draws, M], as [M, 2]."""
     return np.quantile(means, [0.025, 0.975], axis=0).T
+
+
+def pretty(metric: str) -> str:
+    """`recall@1` as `R@1`, `map@5` as `mAP@5`."""
+    for name, short in (("subset_recall@", "Rs@"), ("recall@", "R@"), ("map@", "mAP@"), ("precision@", "P@")):
+        metric = metric.replace(name, short)
+    return metric

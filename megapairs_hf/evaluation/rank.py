@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from megapairs_hf.errors import EvaluationError
-from megapairs_hf.evaluation.protocol import Ranked
-from megapairs_hf.evaluation.refusing import check_finite, check_scores, equal_scores
+from megapairs_hf.core.errors import EvaluationError
+from megapairs_hf.evaluation.benchmarks.base import Ranked
+from megapairs_hf.evaluation.score_checks import check_finite, check_scores, equal_scores
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from megapairs_hf.evaluation.protocol import Benchmark, CIRQuery
+    from megapairs_hf.evaluation.benchmarks.base import Benchmark, CIRQuery
 
 # scores of a block: 64 queries over CIRCO's gallery are 32 MB, which is what keeps a matrix product at its full rate
 BLOCK_BYTES = 32 * 2**20

@@ -8,76 +8,34 @@ command asked for. What surprises: a split without public answers gives no recor
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from megapairs_hf import launch, storage
-from megapairs_hf.artifact import Artifact
-from megapairs_hf.artifact_writer import create_artifact
-from megapairs_hf.config import HOW, require
-from megapairs_hf.errors import EvaluationError
-from megapairs_hf.evaluation import reranking
-from megapairs_hf.evaluation.encoding import encode_gallery
-from megapairs_hf.evaluation.questions import AskConfig  # noqa: TC001 - dacite reads the type
+from megapairs_hf.artifacts import storage
+from megapairs_hf.artifacts.artifact import Artifact
+from megapairs_hf.artifacts.storage import PathLike, join
+from megapairs_hf.artifacts.workspace import RESULTS
+from megapairs_hf.artifacts.writer import create_artifact
+from megapairs_hf.core import distributed
+from megapairs_hf.core.errors import EvaluationError
+from megapairs_hf.core.schema import RANKINGS
+from megapairs_hf.evaluation.config import RunConfig
+from megapairs_hf.evaluation.encode import encode_gallery
+from megapairs_hf.evaluation.methods import rerank
+from megapairs_hf.evaluation.methods.strategies import Scoring, text_of
 from megapairs_hf.evaluation.rank import Scorer, VectorScorer, rank
-from megapairs_hf.evaluation.records import About, Measured, measure, ranking_rows, records_of
-from megapairs_hf.evaluation.scoring import CIREVL, NAMES, Scoring, known_strategy, text_of
-from megapairs_hf.schema import RANKINGS
-from megapairs_hf.storage import PathLike, join
+from megapairs_hf.evaluation.results import About, Measured, measure, ranking_rows, records_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     import numpy as np
 
-    from megapairs_hf.evaluation.protocol import Benchmark, Ranked
+    from megapairs_hf.evaluation.benchmarks.base import Benchmark, Ranked
 
-RESULTS = "results.jsonl"
-RERANKERS = {"yes-no": reranking.yes_no, "listwise": reranking.listwise}
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """Settings of a run over benchmarks. Defaults are ours.
-
-    Attributes:
-        strategies: how picture and text become a score: `fused` by the model, or a name of `scoring.NAMES`.
-        top: ids of each ranking that are kept; CIRCO's and CIRR's servers want 50.
-        batch_size: pictures at a time.
-        rerank: ways to re-rank the first candidates of every strategy, `yes-no` or `listwise`; each gives further
-            records beside those of the first ranking.
-        rerank_top: how many candidates are re-ranked.
-        vlm: the vision language model that re-ranks, and captions for `CIReVL`.
-        llm: the language model that edits captions for `CIReVL`; None for `vlm`.
-    """
-
-    strategies: tuple[str, ...] = ("fused",)
-    top: int = 50
-    batch_size: int = field(default=128, metadata=HOW)
-    rerank: tuple[str, ...] = ()
-    rerank_top: int = 10
-    vlm: AskConfig | None = None
-    llm: AskConfig | None = None
-
-    def __post_init__(self) -> None:
-        known = all(known_strategy(name) for name in self.strategies)
-        require(bool(self.strategies) and known, "strategies", list(self.strategies), f"some of {list(NAMES)}")
-        require(self.top > 0, "top", self.top, "a positive number")
-        require(self.batch_size > 0, "batch_size", self.batch_size, "a positive number")
-        fit = all(name in RERANKERS for name in self.rerank)
-        fit = fit and len(set(self.rerank)) == len(self.rerank)
-        require(fit, "rerank", list(self.rerank), f"some of {list(RERANKERS)}, each once")
-        fit = not self.rerank or 2 <= self.rerank_top <= self.top
-        require(fit, "rerank_top", self.rerank_top, f"from 2 to `top` ({self.top})")
-        asks = bool(self.rerank) or CIREVL in self.strategies
-        require(self.vlm is not None or not asks, "vlm", None, "the model that re-ranks and captions for CIReVL")
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """What the records call each ranking: the strategies, each also as it is re-ranked."""
-        return tuple(label for name in self.strategies for label in (name, *(f"{name}, {how}" for how in self.rerank)))
+RERANKERS = {"yes-no": rerank.yes_no, "listwise": rerank.listwise}
 
 
 @dataclass(frozen=True)
@@ -155,7 +113,7 @@ def run_model(
     runs = []
     for benchmark in benchmarks:
         gallery = vectors(benchmark) if vectors else encode_gallery(model, benchmark, config.batch_size, share)
-        if not launch.is_main():
+        if not distributed.is_main():
             continue
         scoring = Scoring(model, benchmark, gallery, config.batch_size, config.vlm, config.llm)
         for strategy in config.strategies:
@@ -165,11 +123,11 @@ def run_model(
                 told["gallery_vectors"] = "float16"
             first = Run(replace(benchmark, options=told), ranked, About(name, strategy, revision))
             runs += [first, *(_reranked(first, how, config) for how in config.rerank)]
-    launch.barrier()
-    if share and launch.launched() and launch.is_main():
+    distributed.barrier()
+    if share and distributed.launched() and distributed.is_main():
         storage.remove(share)
     # no process may write its next share into a folder that is being removed
-    launch.barrier()
+    distributed.barrier()
     return runs
 
 
@@ -227,9 +185,9 @@ def write_runs(
     with writer:
         # decided before any process writes: every process takes part in the encoding, or none
         done = writer.done(0)
-        launch.barrier()
+        distributed.barrier()
         runs = [] if done else make()
-        if launch.is_main() and not done:
+        if distributed.is_main() and not done:
             records = records_of_runs(runs)
             lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
             storage.write_bytes(join(out, RESULTS), lines.encode())

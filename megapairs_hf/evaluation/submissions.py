@@ -8,53 +8,20 @@ nothing is written here that `problems` finds a fault with.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from megapairs_hf import storage
-from megapairs_hf.errors import ArtifactError, EvaluationError
-from megapairs_hf.storage import PathLike, join
+from megapairs_hf.artifacts import storage
+from megapairs_hf.artifacts.storage import PathLike, join
+from megapairs_hf.core.errors import ConfigError, EvaluationError
+from megapairs_hf.core.progress import note
+from megapairs_hf.evaluation.submission_check import CIRR_METRICS, CIRR_VERSION, TOP, Known, problems
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
-    from megapairs_hf.evaluation.protocol import Benchmark, Ranked
-
-TOP = 50
-SUBSET_TOP = 3
-MAX_BYTES = 5_000_000
-CIRCO_QUERIES = {"test": 800, "val": 220}
-CIRR_QUERIES = 4_148
-CIRR_VERSION = "rc2"
-CIRR_METRICS = {"recall": TOP, "recall_subset": SUBSET_TOP}
-SHOWN = 3
-
-
-@dataclass(frozen=True)
-class Known:
-    """What the annotation files say, for a thorough check.
-
-    Attributes:
-        keys: of the queries.
-        references: the query's own picture, by key.
-        gallery: all ids or names.
-        subsets: the names of a query's subset, by key.
-    """
-
-    keys: Sequence[str]
-    references: Mapping[str, str]
-    gallery: frozenset[str]
-    subsets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, benchmark: Benchmark) -> Known:
-        """From a benchmark that was read."""
-        return cls(
-            [query.key for query in benchmark.queries],
-            {query.key: query.part.image or "" for query in benchmark.queries},
-            frozenset(benchmark.gallery),
-            {query.key: query.subset for query in benchmark.queries},
-        )
+    from megapairs_hf.evaluation.benchmarks.base import Benchmark, Ranked
+    from megapairs_hf.evaluation.run import Run
 
 
 def has_server(benchmark: Benchmark) -> bool:
@@ -116,152 +83,49 @@ def write_submissions(benchmark: Benchmark, ranked: Ranked, out: PathLike) -> li
     return [join(out, name) for name in contents]
 
 
-def check_submission(path: PathLike, known: Known | None = None) -> tuple[str, list[str]]:
-    """Say what kind of file it is and what is wrong with it.
+def label_of(benchmark: Benchmark) -> str:
+    """Benchmark, split and part, as `fashioniq/val/dress`."""
+    return "/".join(filter(None, (benchmark.name, benchmark.split, benchmark.part)))
 
-    Args:
-        path: the file.
-        known: what the annotations say; None checks all that the file alone can tell.
 
-    Returns:
-        A description, and one sentence for each fault; none where the server will take it.
+def check_top(benchmarks: Sequence[Benchmark], top: int) -> None:
+    """Refuse rankings that are too short for a metric or a server, before hours of encoding.
 
     Raises:
-        EvaluationError: there is no such file.
+        ConfigError: `top` is below what one of them needs.
     """
-    try:
-        content = storage.read_bytes(path)
-    except (ArtifactError, OSError) as error:
-        raise EvaluationError(f"cannot read {path}; check the path") from error
-    return describe(content), problems(content, known)
+    for benchmark in benchmarks:
+        cuts = [int(name.rpartition("@")[2]) for name in benchmark.metrics if name.startswith("map@")]
+        need = TOP if has_server(benchmark) else max(cuts, default=1)
+        # a ranking cannot be longer than its gallery without the reference
+        if top < min(need, len(benchmark.gallery) - 1):
+            raise ConfigError(f"--top is {top}, but {label_of(benchmark)} needs rankings of {need}; pass --top {need}")
 
 
-def describe(content: bytes) -> str:
-    """What kind of submission the bytes look like."""
-    try:
-        loaded = json.loads(content)
-    except (ValueError, RecursionError):
-        return "not JSON"
-    return _kind(loaded)
+def submit(runs: Sequence[Run], out: str) -> None:
+    """Write the files for the servers, of the whole splits that have one."""
+    for run in runs:
+        if not has_server(run.benchmark):
+            continue
+        partial = run.benchmark.options.get("partial")
+        if partial:
+            note(f"no file for the server of {run.benchmark.name}: this is a part only ({partial})")
+            continue
+        for path in write_submissions(run.benchmark, run.ranked, submission_folder(out, run.about.strategy)):
+            note(f"for the server: {path}")
 
 
-def _kind(loaded: Any) -> str:
-    if isinstance(loaded, dict) and {"version", "metric"} & loaded.keys():
-        return f"CIRR {loaded.get('metric', '?')}"
-    return "CIRCO" if isinstance(loaded, dict) else "no submission"
+def check_written(benchmarks: Sequence[Benchmark], strategies: Sequence[str], out: str) -> None:
+    """Refuse to call a repeated run done where its files for the servers are gone.
 
-
-def problems(content: bytes, known: Known | None = None) -> list[str]:
-    """Every fault of a submission, one sentence each.
-
-    Args:
-        content: of the file.
-        known: what the annotations say.
+    Raises:
+        EvaluationError: a file is absent.
     """
-    twice: list[str] = []
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        names = [name for name, _ in pairs]
-        twice.extend(sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else [])
-        return dict(pairs)
-
-    try:
-        loaded = json.loads(content, object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:
-        return [f"it is cut off or no JSON ({error}); write it again"]
-    if not isinstance(loaded, dict):
-        return [f"it must be one JSON object of query to list, and is a {type(loaded).__name__}"]
-    found = [f"{len(twice):,} keys stand twice ({_some(twice)}); each query once"] if twice else []
-    if len(content) > MAX_BYTES:
-        found.append(f"it has {len(content):,} bytes, and the server takes {MAX_BYTES:,}; write it without spaces")
-    return found + (_circo(loaded, known) if _kind(loaded) == "CIRCO" else _cirr(loaded, known))
-
-
-def _circo(loaded: dict[str, Any], known: Known | None) -> list[str]:
-    # always all 800: annotations that were cut short make no shorter file right
-    expected = [str(i) for i in range(CIRCO_QUERIES["test"])]
-    found = []
-    if len(loaded) == CIRCO_QUERIES["val"]:
-        found.append("it has the 220 queries of val, whose answers are public; the server takes the 800 of test")
-        expected = [str(i) for i in range(CIRCO_QUERIES["val"])]
-    found += _keys(loaded, expected)
-    found += _lists(loaded, TOP, "ids")
-    wrong = [k for k, v in _listed(loaded) if any(not isinstance(i, int) or isinstance(i, bool) for i in v)]
-    if wrong:
-        found.append(f'{len(wrong):,} queries have ids that are no integers ({_some(wrong)}); write 123, not "123"')
-    return found + _gallery({k: v for k, v in loaded.items() if k not in wrong}, known)
-
-
-def _cirr(loaded: dict[str, Any], known: Known | None) -> list[str]:
-    found = []
-    if loaded.get("version") != CIRR_VERSION:
-        found.append(f'"version" is {loaded.get("version")!r} and must be "{CIRR_VERSION}"')
-    metric = loaded.get("metric")
-    if not isinstance(metric, str) or metric not in CIRR_METRICS:
-        return [*found, f'"metric" is {metric!r} and must be "recall" or "recall_subset"']
-    queries = {key: value for key, value in loaded.items() if key not in {"version", "metric"}}
-    if len(queries) != CIRR_QUERIES:
-        found.append(f"it has {len(queries):,} queries, and test1 has {CIRR_QUERIES:,}")
-    if known:
-        found += _keys(queries, known.keys)
-    else:
-        odd = [key for key in queries if not key.isdigit()]
-        if odd:
-            found.append(f"{len(odd):,} keys are no pair ids ({_some(odd)})")
-    found += _lists(queries, CIRR_METRICS[metric], "names")
-    texts = [key for key, value in _listed(queries) if not all(isinstance(name, str) for name in value)]
-    if texts:
-        found.append(f"{len(texts):,} queries have names that are no strings ({_some(texts)})")
-    own = [k for k, v in _listed(queries) if known and known.references.get(k) in v]
-    if own:
-        found.append(f"{len(own):,} queries have their own reference in the list ({_some(own)}); delete it")
-    if known and metric == "recall_subset":
-        strange = [k for k, v in _listed(queries) if k in known.subsets and not _within(v, known.subsets[k])]
-        if strange:
-            found.append(f"{len(strange):,} queries name pictures outside their subset ({_some(strange)})")
-    return found + _gallery(queries, known)
-
-
-def _keys(loaded: Mapping[str, Any], expected: Sequence[str]) -> list[str]:
-    wanted = set(expected)
-    absent = [key for key in expected if key not in loaded]
-    foreign = [key for key in loaded if key not in wanted]
-    found = []
-    if absent:
-        found.append(f"{len(absent):,} of {len(expected):,} queries are absent ({_some(absent)})")
-    if foreign:
-        found.append(f"{len(foreign):,} keys are no queries ({_some(foreign)}); remove them")
-    return found
-
-
-def _lists(loaded: Mapping[str, Any], count: int, what: str) -> list[str]:
-    found = []
-    no_list = [key for key, value in loaded.items() if not isinstance(value, list)]
-    if no_list:
-        found.append(f"{len(no_list):,} queries have no list ({_some(no_list)})")
-    length = [f"{key}: {len(value)}" for key, value in _listed(loaded) if len(value) != count]
-    if length:
-        found.append(f"{len(length):,} queries have not {count} {what} ({_some(length)})")
-    again = [key for key, value in _listed(loaded) if len(set(map(str, value))) != len(value)]
-    if again:
-        found.append(f"{len(again):,} queries have {what} twice ({_some(again)}); rank each picture once")
-    return found
-
-
-def _gallery(loaded: Mapping[str, Any], known: Known | None) -> list[str]:
-    if known is None:
-        return []
-    strange = [key for key, value in _listed(loaded) if not _within(map(str, value), known.gallery)]
-    return [f"{len(strange):,} queries name pictures outside the gallery ({_some(strange)})"] if strange else []
-
-
-def _listed(loaded: Mapping[str, Any]) -> list[tuple[str, list[Any]]]:
-    return [(key, value) for key, value in loaded.items() if isinstance(value, list)]
-
-
-def _within(names: Any, allowed: Any) -> bool:
-    return all(isinstance(name, str) and name in allowed for name in names)
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
+    for benchmark in benchmarks:
+        if not has_server(benchmark) or benchmark.options.get("partial"):
+            continue
+        for strategy in strategies:
+            for name in file_names(benchmark):
+                path = Path(submission_folder(out, strategy)) / name
+                if not path.is_file():
+                    raise EvaluationError(f"{path} is gone; run again with --overwrite to make it")

@@ -10,18 +10,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from megapairs_hf.errors import CardError
-from megapairs_hf.hub.facts import common_slots, dataset_slots, model_slots, needed, size_category
-from megapairs_hf.hub.records import eval_results, in_percent, model_name
-from megapairs_hf.shipped import card_templates
-from megapairs_hf.work import table_cell
+from megapairs_hf.core.errors import CardError
+from megapairs_hf.core.formatting import table_cell
+from megapairs_hf.core.shipped import card_templates
+from megapairs_hf.hub.card_context import common_slots, dataset_slots, model_slots, needed, size_category
+from megapairs_hf.hub.eval_results import eval_results, in_percent, model_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from megapairs_hf.artifact import Artifact
+    from megapairs_hf.artifacts.artifact import Artifact
+    from megapairs_hf.artifacts.storage import PathLike
     from megapairs_hf.hub.config import PushConfig
-    from megapairs_hf.storage import PathLike
 
 PREFIX = "megapairs_hf"
 TAGS = ["megapairs", "composed-image-retrieval", "multimodal"]
@@ -36,7 +36,7 @@ def dataset_card(
     Args:
         work: the work folder.
         config: repository, licence, template.
-        rows_shown: rows whose pictures stand in the card, as `showing.shown` gives them.
+        rows_shown: rows whose pictures stand in the card, as `preview_images.shown` gives them.
         triplets: the artifact; None for the one of the work folder. Only what its manifest leads to is told.
 
     Returns:

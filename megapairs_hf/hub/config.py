@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from megapairs_hf.config import require
+from megapairs_hf.artifacts.storage import HUB_ID
+from megapairs_hf.core.config import require
 
 LICENCE_ID = re.compile(r"[a-z0-9][a-z0-9.\-]*")
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*/[\w.\-]+", re.ASCII)
 # small copies of the pictures in a card are changed copies, which these licences do not allow
 NO_DERIVATIVES = re.compile(r"(^|-)nd(-|$)")
 MOST_IMAGES = 24

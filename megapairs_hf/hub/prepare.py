@@ -12,24 +12,24 @@ import hashlib
 from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-import megapairs_hf
-from megapairs_hf import storage
-from megapairs_hf.artifact import Artifact, json_bytes, open_artifact
+from megapairs_hf.artifacts import storage
+from megapairs_hf.artifacts.artifact import Artifact, json_bytes, open_artifact
+from megapairs_hf.artifacts.remote import fetch
+from megapairs_hf.core.errors import CardError, HubError
+from megapairs_hf.core.version import __version__
 from megapairs_hf.dataset.sheet import datasheet
-from megapairs_hf.errors import CardError, HubError
+from megapairs_hf.hub.card_context import RAW_PARTS, needed
 from megapairs_hf.hub.cards import dataset_card, model_card
-from megapairs_hf.hub.contents import dataset_files, model_files, raw_files, without_folders
-from megapairs_hf.hub.facts import RAW_PARTS, needed
-from megapairs_hf.hub.secrets import check_public, check_shards
-from megapairs_hf.hub.showing import shown
-from megapairs_hf.remote import fetch
+from megapairs_hf.hub.preview_images import shown
+from megapairs_hf.hub.secret_scan import check_public, check_shards
+from megapairs_hf.hub.upload_files import dataset_files, model_files, raw_files, without_folders
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Mapping
     from pathlib import Path
 
+    from megapairs_hf.artifacts.storage import PathLike
     from megapairs_hf.hub.config import PushConfig
-    from megapairs_hf.storage import PathLike
 
 Kind = Literal["dataset", "model", "results"]
 CARD = "README.md"
@@ -72,7 +72,7 @@ def prepare(kind: Kind, path: PathLike, work: PathLike, config: PushConfig, out:
     if not storage.is_local(path):
         artifact = open_artifact(fetch(artifact.path))
     made, sources = (_dataset if kind == "dataset" else _model)(artifact, work, config)
-    told = {"kind": kind, "fingerprint": artifact.fingerprint, "version": megapairs_hf.__version__}
+    told = {"kind": kind, "fingerprint": artifact.fingerprint, "version": __version__}
     told |= {"lineage": lineage_of(artifact)} if kind == "dataset" else {}
     names = sorted({MARKER, *made, *sources})
     made[MARKER] = json_bytes(told | {"files": names})
@@ -176,7 +176,7 @@ def make_room(target: Path, names: Iterable[str], patterns: Iterable[str] = ()) 
 
 
 def _earlier(marker: Path) -> list[str]:
-    from megapairs_hf.artifact import read_json
+    from megapairs_hf.artifacts.artifact import read_json
 
     return [str(name) for name in read_json(str(marker)).get("files", [])] if marker.is_file() else []
 

@@ -6,36 +6,18 @@ that exists and has one, as Sentence Transformers sees it; every other string is
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-from megapairs_hf.errors import ImageRejectedError, ModelError
-from megapairs_hf.images import open_picture
+from megapairs_hf.core.errors import ImageRejectedError, ModelError
+from megapairs_hf.core.inputs import Input
+from megapairs_hf.images.decode import open_picture
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".avif")
 KEYS = {"text", "image"}
 CELL = {"bytes", "path"}
 KINDS = ("text", "image", "joint")
-
-
-@dataclass(frozen=True)
-class Input:
-    """One input.
-
-    Attributes:
-        text: the text, None for a picture alone.
-        picture: where the picture is, or the picture itself; None for a text alone.
-    """
-
-    text: str | None
-    picture: Any
-
-    @property
-    def kind(self) -> str:
-        """`text`, `image` or `joint`."""
-        return "text" if self.picture is None else "image" if self.text is None else "joint"
 
 
 def read_input(given: Any, place: int) -> Input:

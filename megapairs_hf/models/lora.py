@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from megapairs_hf.errors import ModelError
-from megapairs_hf.versions import require_adapters
+from megapairs_hf.core.compatibility import require_adapters
+from megapairs_hf.core.errors import ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,12 +14,14 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from megapairs_hf.errors import ModelError
-from megapairs_hf.models.inputs import Input, load_picture
-from megapairs_hf.models.preparing import Ready
+from megapairs_hf.core.errors import ModelError
+from megapairs_hf.models.inputs import load_picture
+from megapairs_hf.models.processor import Prepared
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from megapairs_hf.core.inputs import Input
 
 TEMPLATES = Path(__file__).with_name("templates")
 IMAGE_SIDE = 512  # section 4.1: "512 × 512"
@@ -98,7 +100,7 @@ PROCESSING = {
 }
 
 
-class MllmPreparer:
+class MllmProcessor:
     """For multimodal language models.
 
     Args:
@@ -119,9 +121,9 @@ class MllmPreparer:
         self.warned = False
         self.frames: dict[tuple[Any, ...], int] = {}
 
-    def one(self, given: Input, place: int) -> Ready:
+    def one(self, given: Input, place: int) -> Prepared:
         """Text, and the picture made square."""
-        ready = Ready()
+        ready = Prepared()
         if given.text is not None:
             ready["text"] = given.text
         if given.picture is not None:
@@ -131,7 +133,7 @@ class MllmPreparer:
         return ready
 
     def features(
-        self, ready: Sequence[Ready], prompt: str | None, stock: Callable[..., Any], settings: dict[str, Any]
+        self, ready: Sequence[Prepared], prompt: str | None, stock: Callable[..., Any], settings: dict[str, Any]
     ) -> dict[str, Any]:
         """Tokens and pixels of any mix; the prompt is the instruction, and texts that are too long are cut."""
         cut = [dict(one) for one in ready]

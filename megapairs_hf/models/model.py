@@ -17,12 +17,14 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.util import quantize_embeddings
 
-from megapairs_hf.models.checked import CheckedTransformer
-from megapairs_hf.models.inputs import KINDS, Input, read_input
-from megapairs_hf.models.preparing import Preparer, Ready
+from megapairs_hf.models.inputs import KINDS, read_input
+from megapairs_hf.models.processor import Prepared, Processor
+from megapairs_hf.models.strict_loading import CheckedTransformer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from megapairs_hf.core.inputs import Input
 
 WINDOW = 4
 
@@ -34,7 +36,7 @@ class MMRet(SentenceTransformer):
         preparer: turns inputs into the model's features.
     """
 
-    preparer: Preparer
+    preparer: Processor
 
     def _load_module_class_from_ref(self, class_ref: str, *arguments: Any, **settings: Any) -> Any:
         found = super()._load_module_class_from_ref(class_ref, *arguments, **settings)
@@ -158,7 +160,8 @@ class MMRet(SentenceTransformer):
         if not inputs:
             return {}
         ready = [
-            one if isinstance(one, Ready) else self.preparer.one(read_input(one, i), i) for i, one in enumerate(inputs)
+            one if isinstance(one, Prepared) else self.preparer.one(read_input(one, i), i)
+            for i, one in enumerate(inputs)
         ]
         return self.preparer.features(ready, prompt, super().preprocess, settings)
 
@@ -166,7 +169,9 @@ class MMRet(SentenceTransformer):
     def _input_length(sample: Any) -> int:
         # by the length of the text; the size of a picture says nothing about its tokens
         return (
-            len(sample.get("text") or "") if isinstance(sample, Ready) else SentenceTransformer._input_length(sample)
+            len(sample.get("text") or "")
+            if isinstance(sample, Prepared)
+            else SentenceTransformer._input_length(sample)
         )
 
     def save(self, path: str, model_name: str | None = None, create_model_card: bool = False, **settings: Any) -> None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from megapairs_hf.dependencies import require
-from megapairs_hf.errors import ModelError
-from megapairs_hf.models.dual import FUSED
+from megapairs_hf.core.dependencies import require
+from megapairs_hf.core.errors import ModelError
+from megapairs_hf.models.dual_encoder import FUSED
 
 if TYPE_CHECKING:
     import numpy as np

@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
-from megapairs_hf import storage
-from megapairs_hf.artifact import Artifact, open_artifact
-from megapairs_hf.config import require
-from megapairs_hf.work import part_rows, plain
+from megapairs_hf.artifacts import storage
+from megapairs_hf.artifacts.artifact import Artifact, open_artifact
+from megapairs_hf.artifacts.shards import part_rows
+from megapairs_hf.core.config import require
+from megapairs_hf.core.formatting import format_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from megapairs_hf.storage import PathLike
+    from megapairs_hf.artifacts.storage import PathLike
 
 WIDTH = 80
 NUMBERS_SHOWN = 6
@@ -146,7 +147,7 @@ def _show(value: object) -> str:
         numbers = [float(number) for number in value.tolist()]
         more = f", … {len(numbers):,} numbers" if len(numbers) > NUMBERS_SHOWN else ""
         return "[" + ", ".join(f"{number:.3f}" for number in numbers[:NUMBERS_SHOWN]) + more + "]"
-    return plain(value)
+    return format_value(value)
 
 
 def _rejections(artifact: Artifact, count: int) -> list[str]:

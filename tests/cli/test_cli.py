@@ -4,10 +4,10 @@ import sys
 import pytest
 import yaml
 
+from megapairs_hf.cli.commands import COMMANDS, STAGES
 from megapairs_hf.cli.parser import attribute_help, parse, read_stage, stage_parser
 from megapairs_hf.cli.recipe import DEMO, ORDER, read_recipe
-from megapairs_hf.cli.verbs import COMMANDS, STAGES
-from megapairs_hf.config import build_config
+from megapairs_hf.core.config import build_config
 from tests.small import ROOT, megapairs
 
 

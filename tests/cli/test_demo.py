@@ -10,8 +10,8 @@ from datasets import load_dataset
 from PIL import Image
 
 from megapairs_hf import load_mmret, load_triplets
-from megapairs_hf.artifact import open_artifact
-from megapairs_hf.evaluation.stage import read_results
+from megapairs_hf.artifacts.artifact import open_artifact
+from megapairs_hf.artifacts.workspace import read_results
 from tests.killing import killed_megapairs
 from tests.small import ROOT, files_of, megapairs
 

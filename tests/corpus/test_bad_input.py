@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from megapairs_hf.core.errors import CorpusError, StaleArtifactError
 from megapairs_hf.corpus import CorpusConfig, make_corpus
-from megapairs_hf.errors import CorpusError, StaleArtifactError
-from megapairs_hf.images import to_rgb
+from megapairs_hf.images.decode import to_rgb
 from tests.small import megapairs
 
 

@@ -4,7 +4,8 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from megapairs_hf.corpus.scenes import COLOURS, ScenesConfig, draw_scene, make_scene
+from megapairs_hf.corpus.synthetic.rendering import draw_scene
+from megapairs_hf.corpus.synthetic.scenes import COLOURS, ScenesConfig, make_scene
 
 CONFIG = ScenesConfig(count=200, size=48, family=8)
 SCENES = [make_scene(CONFIG, i) for i in range(200)]

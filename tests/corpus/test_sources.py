@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from datasets import load_dataset
 
-from megapairs_hf.config import build_config, read_yaml
+from megapairs_hf.core.config import build_config, read_yaml
+from megapairs_hf.core.errors import ConfigError
 from megapairs_hf.corpus import CorpusConfig, ScenesConfig, make_corpus
-from megapairs_hf.corpus.stage import is_held_out, open_source
-from megapairs_hf.errors import ConfigError
+from megapairs_hf.corpus.check import is_held_out
+from megapairs_hf.corpus.stage import open_source
 from tests.small import ROOT, megapairs
 
 
@@ -80,7 +81,7 @@ def test_a_remote_picture_is_not_fetched(tmp_path):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from megapairs_hf.schema import IMAGE_TYPE, with_features
+    from megapairs_hf.core.schema import IMAGE_TYPE, with_features
 
     schema = with_features(pa.schema([("image", IMAGE_TYPE), ("caption", pa.string())]), ("image",))
     good = {"bytes": make_png(), "path": None}

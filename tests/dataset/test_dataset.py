@@ -3,13 +3,13 @@ import pytest
 from datasets import load_dataset
 
 from megapairs_hf import load_triplets
-from megapairs_hf.annotate import DescribeConfig, InstructConfig, describe_pairs, instruct_pairs
+from megapairs_hf.annotation import DescribeConfig, InstructConfig, describe_pairs, instruct_pairs
+from megapairs_hf.core.errors import ArtifactError
+from megapairs_hf.core.schema import PAIRS
 from megapairs_hf.dataset import BuildConfig, build_triplets
-from megapairs_hf.dataset.sides import validation_side
-from megapairs_hf.errors import ArtifactError
-from megapairs_hf.images import pixel_sha256
-from megapairs_hf.schema import PAIRS
-from tests.annotate.conftest import make_artifact
+from megapairs_hf.dataset.split import validation_side
+from megapairs_hf.images.decode import pixel_sha256
+from tests.annotation.conftest import make_artifact
 from tests.small import files_of, small_pairs
 
 

@@ -4,9 +4,10 @@ import pytest
 from datasets import Dataset
 
 from megapairs_hf import load_triplets
-from megapairs_hf.dataset import Triplets, index
-from megapairs_hf.dataset.index import IdIndex, hashed
-from megapairs_hf.errors import ArtifactError
+from megapairs_hf.artifacts import lookup
+from megapairs_hf.artifacts.lookup import IdIndex, hashed
+from megapairs_hf.core.errors import ArtifactError
+from megapairs_hf.dataset import Triplets
 from tests.making import make_work
 
 
@@ -29,7 +30,7 @@ def test_every_id_is_found_and_no_other():
 
 
 def test_ids_of_equal_hash_are_told_apart(monkeypatch):
-    monkeypatch.setattr(index, "hashed", lambda names: np.zeros(len(names), np.uint64))
+    monkeypatch.setattr(lookup, "hashed", lambda names: np.zeros(len(names), np.uint64))
     found = IdIndex(Dataset.from_dict({"image_id": ["a", "b", "c"]})).places(["c", "a", "d", "b"])
     assert found.tolist() == [2, 0, -1, 1]
 
@@ -54,7 +55,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(folder, monkeypatch):
     def refuse(path, content):
         raise ArtifactError("read-only")
 
-    monkeypatch.setattr(index.storage, "write_bytes", refuse)
+    monkeypatch.setattr(lookup.storage, "write_bytes", refuse)
     triplets = load_triplets(str(folder))
     assert triplets.by_id.path is None
     assert triplets[0]["q_img"].mode == "RGB"

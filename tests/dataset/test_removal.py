@@ -4,10 +4,11 @@ import json
 import pytest
 from datasets import load_dataset
 
-from megapairs_hf.artifact import open_artifact, sha256_of
+from megapairs_hf.artifacts.artifact import open_artifact
+from megapairs_hf.artifacts.fingerprints import sha256_of
+from megapairs_hf.core.errors import ArtifactError
 from megapairs_hf.dataset import ImportConfig, import_megapairs, load_triplets, removal
 from megapairs_hf.dataset.removal import read_ids, remove_images
-from megapairs_hf.errors import ArtifactError
 from tests.making import make_work
 
 

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
+from megapairs_hf.core.errors import ArtifactError
 from megapairs_hf.dataset.sheet import datasheet, rendered, statistics
-from megapairs_hf.errors import ArtifactError
 from tests.making import make_work
 
 

@@ -4,13 +4,13 @@ import pytest
 from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from sentence_transformers.losses import MultipleNegativesRankingLoss
 
-from megapairs_hf.artifact import open_artifact
+from megapairs_hf.artifacts.artifact import open_artifact
 from megapairs_hf.cli import main
+from megapairs_hf.core.errors import ConfigError
 from megapairs_hf.dataset import export_megapairs, import_megapairs, load_triplets, training_view
 from megapairs_hf.dataset.views import draw
-from megapairs_hf.errors import ConfigError
-from megapairs_hf.images import pixel_sha256
-from megapairs_hf.models.fusion import build_mmret
+from megapairs_hf.images.decode import pixel_sha256
+from megapairs_hf.models.loading import build_mmret
 from tests.making import make_work
 
 

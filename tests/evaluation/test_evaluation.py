@@ -4,13 +4,14 @@ import json
 import numpy as np
 import pytest
 
-from megapairs_hf.artifact import open_artifact
-from megapairs_hf.errors import EvaluationError
+from megapairs_hf.artifacts.artifact import open_artifact
+from megapairs_hf.artifacts.workspace import read_results
+from megapairs_hf.core.errors import EvaluationError
 from megapairs_hf.evaluation import EvalConfig, RuleConfig, evaluate
+from megapairs_hf.evaluation.benchmarks.corpus import attribute_queries, make_queries
+from megapairs_hf.evaluation.encode import encode_queries
 from megapairs_hf.evaluation.metrics import average_precision_at_k, rank_gallery, recall_at_k
-from megapairs_hf.evaluation.queries import attribute_queries, make_queries
-from megapairs_hf.evaluation.stage import read_results, results_table
-from megapairs_hf.evaluation.strategies import encode_queries
+from megapairs_hf.evaluation.results_table import results_table
 from tests.small import small_corpus
 
 
@@ -69,7 +70,7 @@ def test_queries_of_scenes_are_their_edits(heldout):
 def test_an_oracle_is_perfect_and_chance_is_chance(heldout, tmp_path):
     queries = make_queries(heldout, EvalConfig())
     table = heldout.table(["image_id", "image"])
-    from megapairs_hf.images import to_rgb
+    from megapairs_hf.images.decode import to_rgb
 
     ids = table["image_id"].to_pylist()
     numbers = {to_rgb(cell["bytes"]).tobytes(): i for i, cell in enumerate(table["image"].to_pylist())}
@@ -92,7 +93,7 @@ def test_an_oracle_is_perfect_and_chance_is_chance(heldout, tmp_path):
 
 
 def test_the_reference_rule(heldout, tmp_path):
-    from megapairs_hf.images import to_rgb
+    from megapairs_hf.images.decode import to_rgb
 
     rows = heldout.table(["image"])["image"].to_pylist()
     numbers = {to_rgb(cell["bytes"]).tobytes(): i for i, cell in enumerate(rows)}

@@ -4,7 +4,7 @@ import ir_measures
 import numpy as np
 import pytest
 
-from megapairs_hf.errors import EvaluationError
+from megapairs_hf.core.errors import EvaluationError
 
 METRICS = Path(__file__).parents[2] / "eval" / "metrics"
 

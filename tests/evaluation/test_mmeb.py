@@ -8,11 +8,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from megapairs_hf.config import build_config, read_yaml
-from megapairs_hf.errors import EvaluationError
-from megapairs_hf.evaluation.mmeb import IND, META_TASKS, OOD, TASKS, MMEBConfig, read_mmeb
-from megapairs_hf.evaluation.mmeb_means import mean_records, mmeb_means, mmeb_table, run_mmeb
-from megapairs_hf.evaluation.run import RunConfig, records_of_runs
+from megapairs_hf.core.config import build_config, read_yaml
+from megapairs_hf.core.errors import EvaluationError
+from megapairs_hf.evaluation.benchmarks.mmeb import IND, META_TASKS, OOD, TASKS, MMEBConfig, read_mmeb
+from megapairs_hf.evaluation.benchmarks.mmeb_means import mean_records, mmeb_means, mmeb_table
+from megapairs_hf.evaluation.config import RunConfig
+from megapairs_hf.evaluation.entry import run_mmeb
+from megapairs_hf.evaluation.run import records_of_runs
 
 
 def row(target="cat", others=("dog", "cow"), image="a.png"):
@@ -211,9 +213,9 @@ def test_a_model_that_gives_constants_has_no_score(copy):
 
 
 def test_the_script_writes_results_and_prints_the_means(copy, tmp_path, monkeypatch, capsys, request):
-    from megapairs_hf.cli import evaluating
+    from megapairs_hf.models import loading
 
-    monkeypatch.setattr(evaluating, "load_model", lambda *_: Words())
+    monkeypatch.setattr(loading, "load_model", lambda *_: Words())
     script = request.config.rootpath / "eval" / "run_mmeb.py"
     words = ["m", "--data", copy.source, "--set", "datasets=[VOC2007, GQA]", "--cache", str(tmp_path / "cache")]
     monkeypatch.setattr(sys, "argv", [str(script), *words, "--out", str(tmp_path / "out")])

@@ -4,10 +4,11 @@ import sys
 
 import pytest
 
-from megapairs_hf.artifact import open_artifact
+from megapairs_hf.artifacts.artifact import open_artifact
 from megapairs_hf.cli import main
-from megapairs_hf.evaluation import specs, submissions
-from tests.annotate.double import ChatDouble
+from megapairs_hf.evaluation import submission_check
+from megapairs_hf.evaluation.benchmarks import spec
+from tests.annotation.double import ChatDouble
 from tests.evaluation.benchmarks import make_circo, make_cirr, make_fashioniq, make_genecis, make_mmeb
 from tests.small import ROOT, run
 
@@ -54,10 +55,10 @@ def test_all_four_end_to_end_by_one_command(models, data, tmp_path, capsys):
 @pytest.fixture
 def small_servers(monkeypatch):
     """Benchmarks and servers of the sizes that the drawn copies have."""
-    monkeypatch.setitem(specs.SIZES, "circo/test", (6, 60))
-    monkeypatch.setitem(specs.SIZES, "cirr/test1", (4, 60))
-    monkeypatch.setitem(submissions.CIRCO_QUERIES, "test", 6)
-    monkeypatch.setattr(submissions, "CIRR_QUERIES", 4)
+    monkeypatch.setitem(spec.SIZES, "circo/test", (6, 60))
+    monkeypatch.setitem(spec.SIZES, "cirr/test1", (4, 60))
+    monkeypatch.setitem(submission_check.CIRCO_QUERIES, "test", 6)
+    monkeypatch.setattr(submission_check, "CIRR_QUERIES", 4)
 
 
 def test_a_part_of_a_test_split_gives_a_note_and_no_file(models, data, tmp_path, capsys):

@@ -3,10 +3,10 @@ import itertools
 import numpy as np
 import pytest
 
-from megapairs_hf.errors import EvaluationError
-from megapairs_hf.evaluation.protocol import Benchmark, CIRQuery, Part
+from megapairs_hf.core.errors import EvaluationError
+from megapairs_hf.evaluation.benchmarks.base import Benchmark, CIRQuery, Part
 from megapairs_hf.evaluation.rank import BLOCK_BYTES, NOT_FOUND, VectorScorer, rank
-from megapairs_hf.evaluation.records import query_values
+from megapairs_hf.evaluation.results import query_values
 
 
 def made(queries, ids):

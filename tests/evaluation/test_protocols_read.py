@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from megapairs_hf.errors import ConfigError, EvaluationError
-from megapairs_hf.evaluation.fashioniq import join_captions
-from megapairs_hf.evaluation.genecis import dilated, square
+from megapairs_hf.core.errors import ConfigError, EvaluationError
+from megapairs_hf.evaluation.benchmarks.fashioniq import join_captions
+from megapairs_hf.evaluation.benchmarks.genecis import dilated, square
+from megapairs_hf.evaluation.benchmarks.load import read_benchmark
+from megapairs_hf.evaluation.benchmarks.spec import read_spec
 from megapairs_hf.evaluation.rank import VectorScorer, rank
-from megapairs_hf.evaluation.reading import read_benchmark
-from megapairs_hf.evaluation.records import About
+from megapairs_hf.evaluation.results import About
 from megapairs_hf.evaluation.run import Run, records_of_runs, run_benchmark
-from megapairs_hf.evaluation.specs import read_spec
 from tests.evaluation.benchmarks import make_circo, make_cirr, make_fashioniq, make_genecis, shared_annotations
 
 REAL = shared_annotations()

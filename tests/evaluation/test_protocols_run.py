@@ -5,16 +5,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from megapairs_hf.cli.evaluating import specs_of
-from megapairs_hf.config import build_config
-from megapairs_hf.errors import ConfigError, EvaluationError, StaleArtifactError
-from megapairs_hf.evaluation.encoding import encode_parts, query_vectors
-from megapairs_hf.evaluation.identity import commit_of
+from megapairs_hf.cli.eval import specs_of
+from megapairs_hf.core.config import build_config
+from megapairs_hf.core.errors import ConfigError, EvaluationError, StaleArtifactError
+from megapairs_hf.evaluation.benchmarks.base import Benchmark, CIRQuery, Part
+from megapairs_hf.evaluation.benchmarks.mmeb_means import mean_records
+from megapairs_hf.evaluation.benchmarks.spec import read_spec
+from megapairs_hf.evaluation.config import RunConfig
+from megapairs_hf.evaluation.encode import encode_parts, query_vectors
+from megapairs_hf.evaluation.fingerprints import commit_of
 from megapairs_hf.evaluation.metrics import average_precision_at_k, average_precisions, bootstrap_means, interval95
-from megapairs_hf.evaluation.mmeb_means import mean_records
-from megapairs_hf.evaluation.protocol import Benchmark, CIRQuery, Part
-from megapairs_hf.evaluation.run import RunConfig, limited, records_of_runs, run_benchmark, run_model, write_runs
-from megapairs_hf.evaluation.specs import read_spec
+from megapairs_hf.evaluation.run import limited, records_of_runs, run_benchmark, run_model, write_runs
 
 KEYS = {"benchmark", "split", "metric", "value", "strategy", "model", "revision", "options", "queries", "gallery"}
 KEYS |= {"ties", "ci95", "group", "version", "date", "unit"}

@@ -4,12 +4,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from megapairs_hf.errors import EvaluationError
-from megapairs_hf.evaluation import submissions
+from megapairs_hf.core.errors import EvaluationError
+from megapairs_hf.evaluation import submission_check
+from megapairs_hf.evaluation.benchmarks.load import read_benchmark
+from megapairs_hf.evaluation.benchmarks.spec import read_spec
 from megapairs_hf.evaluation.rank import VectorScorer, rank
-from megapairs_hf.evaluation.reading import read_benchmark
-from megapairs_hf.evaluation.specs import read_spec
-from megapairs_hf.evaluation.submissions import Known, check_submission, problems, write_submissions
+from megapairs_hf.evaluation.submission_check import Known, check_submission, problems
+from megapairs_hf.evaluation.submissions import write_submissions
 from tests.evaluation.benchmarks import make_circo, make_cirr, shared_annotations
 
 REAL = shared_annotations()
@@ -18,8 +19,8 @@ REAL = shared_annotations()
 @pytest.fixture
 def small_servers(monkeypatch):
     """Servers that take as many queries as the drawn copies have."""
-    monkeypatch.setitem(submissions.CIRCO_QUERIES, "test", 6)
-    monkeypatch.setattr(submissions, "CIRR_QUERIES", 4)
+    monkeypatch.setitem(submission_check.CIRCO_QUERIES, "test", 6)
+    monkeypatch.setattr(submission_check, "CIRR_QUERIES", 4)
 
 
 def ranked_at_random(benchmark):

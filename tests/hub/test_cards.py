@@ -7,15 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from megapairs_hf.artifact import open_artifact
-from megapairs_hf.config import config_dict
+from megapairs_hf.artifacts.artifact import open_artifact
+from megapairs_hf.core.config import config_dict
+from megapairs_hf.core.errors import CardError, ConfigError
 from megapairs_hf.corpus import CorpusConfig, ScenesConfig
 from megapairs_hf.dataset import import_megapairs
 from megapairs_hf.dataset.sheet import statistics
-from megapairs_hf.errors import CardError, ConfigError
+from megapairs_hf.hub.card_context import size_category
 from megapairs_hf.hub.cards import dataset_card, model_card
 from megapairs_hf.hub.config import PushConfig
-from megapairs_hf.hub.facts import public, size_category
+from megapairs_hf.hub.secret_scan import public
 from tests.making import draw, make_corpus, make_work, result_records
 
 CARDS = Path(__file__).parents[2] / "model_cards"

@@ -18,7 +18,7 @@ DATASET, MODEL = ("dataset", "org/megapairs"), ("model", "org/mmret-base")
 TRAIN = """
 import sys
 from datasets import load_dataset
-from megapairs_hf.train import TrainConfig, train_mmret
+from megapairs_hf.training import TrainConfig, train_mmret
 
 out, backbone = sys.argv[1:]
 print({k: len(v) for k, v in load_dataset("org/megapairs").items()})
@@ -60,7 +60,7 @@ def home(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def work(home):
-    from megapairs_hf.artifact import open_artifact
+    from megapairs_hf.artifacts.artifact import open_artifact
 
     work = make_work(home / "work")
     shutil.rmtree(work / "model")

@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from megapairs_hf.core.errors import CardError, HubError, IncompleteArtifactError
 from megapairs_hf.dataset import import_megapairs, load_triplets, remove_images
-from megapairs_hf.errors import CardError, HubError, IncompleteArtifactError
 from megapairs_hf.hub.config import PushConfig
 from megapairs_hf.hub.prepare import prepare
-from megapairs_hf.hub.push import push
-from megapairs_hf.hub.results import prepare_results
+from megapairs_hf.hub.push_results import prepare_results
+from megapairs_hf.hub.upload import push
 from tests.hub.children import child
 from tests.making import begin, make_work, result_records
 
@@ -198,7 +198,7 @@ def test_pictures_stand_in_a_card_only_when_asked_for(tmp_path):
 
 
 def add_preview(work):
-    from megapairs_hf.artifact import open_artifact
+    from megapairs_hf.artifacts.artifact import open_artifact
 
     corpus, old = open_artifact(work / "corpus"), open_artifact(work / "triplets")
     pictures = corpus.table(["image"])["image"].to_pylist()
@@ -355,7 +355,7 @@ def lineage(folder):
 
 
 def test_another_data_set_of_ours_is_replaced_only_when_told(work, tmp_path):
-    from megapairs_hf.hub.there import change
+    from megapairs_hf.hub.remote_state import change
 
     first, other = tmp_path / "first", tmp_path / "other"
     prepare("dataset", work / "triplets", work, PushConfig(**LICENSED), first)
@@ -422,10 +422,10 @@ def test_what_does_not_load_is_told_before_anything_is_uploaded(tmp_path):
 
 PUSH = """
 import sys, json
-from megapairs_hf.errors import MegaPairsError
+from megapairs_hf.core.errors import MegaPairsError
 from megapairs_hf.hub.config import PushConfig
-from megapairs_hf.hub.push import push
-from megapairs_hf.hub.results import prepare_results
+from megapairs_hf.hub.upload import push
+from megapairs_hf.hub.push_results import prepare_results
 kind, path, out, settings = sys.argv[1:]
 try:
     print(push(kind, path, PushConfig(**json.loads(settings)), out))

@@ -7,8 +7,8 @@ REPO = ("dataset", "org/work")
 
 READ = """
 import sys
-from megapairs_hf import remote
-from megapairs_hf.artifact import open_artifact
+from megapairs_hf.artifacts import remote
+from megapairs_hf.artifacts.artifact import open_artifact
 corpus = open_artifact("hf://datasets/org/work/corpus")
 print(corpus.rows, corpus.table(["caption"]).num_rows, corpus.rejected().num_rows)
 for name in ("pairs", "instructions", "triplets"):

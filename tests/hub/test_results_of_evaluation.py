@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import yaml
 
-from megapairs_hf.evaluation.protocol import Benchmark, CIRQuery, Part
+from megapairs_hf.evaluation.benchmarks.base import Benchmark, CIRQuery, Part
 from megapairs_hf.evaluation.rank import VectorScorer, rank
-from megapairs_hf.evaluation.records import About, measure, records_of
-from megapairs_hf.hub.records import as_shares, eval_results, in_percent, read_records
-from megapairs_hf.hub.results import eval_files
+from megapairs_hf.evaluation.results import About, measure, records_of
+from megapairs_hf.hub.eval_results import as_shares, eval_results, in_percent, read_records
+from megapairs_hf.hub.push_results import eval_files
 
 
 def records():

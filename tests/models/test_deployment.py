@@ -7,10 +7,10 @@ import torch
 from PIL import Image
 
 from megapairs_hf import load_mmret
-from megapairs_hf.errors import ConfigError, ModelError
+from megapairs_hf.core.errors import ConfigError, ModelError
 from megapairs_hf.models import build_mmret, onnx, save_mmret
 from megapairs_hf.models.onnx import export_onnx
-from megapairs_hf.models.precision import quantised_recall
+from megapairs_hf.models.quantization import quantised_recall
 from tests.models import tiny
 
 

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from megapairs_hf import load_mmret
-from megapairs_hf.errors import ImageRejectedError, ModelError
-from megapairs_hf.images import open_picture, to_rgb
+from megapairs_hf.core.errors import ImageRejectedError, ModelError
+from megapairs_hf.images.decode import open_picture, to_rgb
 from megapairs_hf.models import build_mmret, save_mmret
 from tests.small import claimed_png
 

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from megapairs_hf import load_mmret
-from megapairs_hf.errors import ModelError
+from megapairs_hf.core.errors import ModelError
 from megapairs_hf.models import build_mmret
 from megapairs_hf.models.lora import add_lora, export_merged, lora_targets, merge_lora, unmerge_lora
 from tests.models import tiny

@@ -12,7 +12,7 @@ from sentence_transformers import SentenceTransformer
 from transformers import AutoModel
 
 from megapairs_hf import load_mmret
-from megapairs_hf.errors import ConfigError, ModelError
+from megapairs_hf.core.errors import ConfigError, ModelError
 from megapairs_hf.models import build_mmret, save_mmret
 from megapairs_hf.models.mllm import CIR_INSTRUCTION
 from tests.models import tiny

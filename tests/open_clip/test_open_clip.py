@@ -3,8 +3,8 @@ import pytest
 import torch
 from safetensors.torch import save_model
 
-from megapairs_hf.embed import EmbedConfig, SimilarityModelConfig, embed_corpus
-from megapairs_hf.errors import ModelError
+from megapairs_hf.core.errors import ModelError
+from megapairs_hf.embedding import EmbedConfig, SimilarityModelConfig, embed_corpus
 from tests.small import small_corpus
 
 pytestmark = pytest.mark.open_clip

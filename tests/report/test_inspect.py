@@ -2,8 +2,8 @@
 
 import pytest
 
-from megapairs_hf.artifact import open_artifact
-from megapairs_hf.errors import ArtifactError
+from megapairs_hf.artifacts.artifact import open_artifact
+from megapairs_hf.core.errors import ArtifactError
 from megapairs_hf.report.inspect import inspect_artifact
 from tests.making import make_work
 

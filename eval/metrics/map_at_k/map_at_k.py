@@ -4,7 +4,7 @@ import datasets
 import evaluate
 import numpy as np
 
-from megapairs_hf.errors import EvaluationError
+from megapairs_hf.core.errors import EvaluationError
 from megapairs_hf.evaluation.metrics import average_precision_at_k
 
 DESCRIPTION = "Mean over queries of AP@k, with min(number of targets, k) in the denominator (CIRCO)."

@@ -4,7 +4,7 @@ import datasets
 import evaluate
 import numpy as np
 
-from megapairs_hf.errors import EvaluationError
+from megapairs_hf.core.errors import EvaluationError
 
 DESCRIPTION = "Share of the queries whose target scores higher than every other candidate of the query (MMEB)."
 ARGUMENTS = """

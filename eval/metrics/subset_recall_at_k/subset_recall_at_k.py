@@ -4,7 +4,7 @@ import datasets
 import evaluate
 import numpy as np
 
-from megapairs_hf.errors import EvaluationError
+from megapairs_hf.core.errors import EvaluationError
 from megapairs_hf.evaluation.metrics import recall_at_k
 
 DESCRIPTION = (

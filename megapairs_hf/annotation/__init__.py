@@ -1,0 +1,38 @@
+"""Step two of the method: describe what two images share and how they differ, then turn that into instructions (§3.1).
+
+`engine: openai` asks a vision-language model and a language model over HTTP; `engine: transformers` runs them in
+process; `engine: captions` is a stand-in that needs no model and writes from the two captions. What surprises: where
+the server is (`Endpoint`) and what it may cost (`Budget`) is no part of the settings, so moving to another machine
+never makes an artifact stale.
+"""
+
+from typing import TYPE_CHECKING
+
+from megapairs_hf.core import lazy
+
+if TYPE_CHECKING:
+    from megapairs_hf.annotation.client.budget import Budget
+    from megapairs_hf.annotation.client.endpoint import Endpoint
+    from megapairs_hf.annotation.config import DescribeConfig, InstructConfig, VerifyConfig
+    from megapairs_hf.annotation.stage import describe_pairs, instruct_pairs, verify_pairs
+else:
+    __getattr__, __dir__ = lazy.exports(
+        __name__,
+        {
+            "client.budget": ["Budget"],
+            "client.endpoint": ["Endpoint"],
+            "config": ["DescribeConfig", "InstructConfig", "VerifyConfig"],
+            "stage": ["describe_pairs", "instruct_pairs", "verify_pairs"],
+        },
+    )
+
+__all__ = [
+    "Budget",
+    "DescribeConfig",
+    "Endpoint",
+    "InstructConfig",
+    "VerifyConfig",
+    "describe_pairs",
+    "instruct_pairs",
+    "verify_pairs",
+]

@@ -1,0 +1,43 @@
+"""What goes to a server and what comes back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request: chat messages and how the model is to sample."""
+
+    messages: list[dict[str, Any]]
+    model: str
+    parameters: dict[str, Any]
+
+    @property
+    def letters(self) -> int:
+        """How long its text is; pictures are not counted."""
+        parts = [message["content"] for message in self.messages]
+        texts = [[part] if isinstance(part, str) else [p.get("text", "") for p in part] for part in parts]
+        return sum(len(text) for group in texts for text in group)
+
+
+@dataclass(frozen=True)
+class Response:
+    """What an endpoint said.
+
+    Attributes:
+        text: word for word.
+        finish_reason: `stop`, `length`, …
+        prompt_tokens: as the server counted them; None where it does not say.
+        completion_tokens: likewise.
+        refused: why there is no reply: a short word for counting; `text` then holds the server's words. Such a one is
+            in no journal, so a run that is continued asks again.
+    """
+
+    text: str
+    finish_reason: str = "stop"
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    refused: str = ""
+    latency_s: float = 0.0

@@ -1,0 +1,62 @@
+"""Describe what two images share and how they differ: the requests and what their responses are worth."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from megapairs_hf.annotation.client.messages import Request
+from megapairs_hf.annotation.prompts.few_shot import draw_word_num
+from megapairs_hf.annotation.prompts.parsing import parse_describe
+from megapairs_hf.annotation.prompts.templates import format_describe
+from megapairs_hf.annotation.tasks import Outcome, TwoTries, captions_of, common_row, ids_of, sampling, seed_for
+from megapairs_hf.core.errors import ReplyRejectedError
+from megapairs_hf.core.schema import QUERY_ID, TARGET_ID
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from megapairs_hf.annotation.client.messages import Response
+    from megapairs_hf.annotation.config import DescribeConfig
+    from megapairs_hf.annotation.corpus_reader import CorpusImages
+    from megapairs_hf.annotation.prompts.templates import Prompt
+    from megapairs_hf.annotation.tasks import Row
+
+
+class Describe(TwoTries):
+    """Step one: a vision-language model sees both images."""
+
+    def __init__(
+        self, config: DescribeConfig, prompt: Prompt, pictures: CorpusImages, texts: Mapping[str, Row]
+    ) -> None:
+        self.config, self.prompt, self.pictures, self.texts = config, prompt, pictures, texts
+
+    def prepare(self, rows: Iterable[Row]) -> None:
+        """Read and shrink the pictures."""
+        self.pictures.gather(ids_of(rows))
+
+    def close(self) -> None:
+        """Remove the shrunken pictures."""
+        self.pictures.close()
+
+    def question(self, row: Row, attempt: int) -> Request:
+        """The two pictures and the prompt."""
+        seed = seed_for(self.config.seed, row, attempt)
+        messages = format_describe(
+            self.prompt,
+            self.pictures.data_url(row[QUERY_ID]),
+            self.pictures.data_url(row[TARGET_ID]),
+            draw_word_num(self.config.word_num, seed),
+            captions_of(row, self.texts),
+        )
+        return Request(messages, self.config.model, sampling(self.config, seed))
+
+    def judge(self, row: Row, attempt: int, reply: Response) -> Outcome:
+        """A description, unless the reply is empty or was cut off before its first full stop."""
+        if reply.refused:
+            return Outcome(None, reply.refused, reply.text)
+        try:
+            description = parse_describe(reply.text, reply.finish_reason)
+        except ReplyRejectedError as error:
+            return Outcome(None, error.reason, reply.text)
+        word_num = draw_word_num(self.config.word_num, seed_for(self.config.seed, row, attempt))
+        return Outcome(common_row(row, self.config, reply) | {"description": description, "word_num": word_num})

@@ -1,0 +1,1 @@
+"""Prompts as files, the few-shot examples, and how responses are parsed."""

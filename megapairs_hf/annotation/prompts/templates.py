@@ -1,0 +1,182 @@
+"""The two prompts (figures 3 and 4 of the paper) as pairs of pure functions: format what is asked, parse what comes.
+
+The wording is in `prompts/*.jinja` and the demonstrations in `prompts/few_shot_examples.json`; the paper prints its
+own only as pictures, so the wording is ours. What surprises: the parser reads numbered lists and JSON whichever was
+asked for, because servers and models differ in whether they obey.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from megapairs_hf.annotation.prompts.few_shot import read_prompt_file
+from megapairs_hf.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from megapairs_hf.annotation.prompts.few_shot import Demonstration
+
+
+IMAGE_SLOTS = ("query_image", "target_image")
+DESCRIBE_SLOTS = frozenset({*IMAGE_SLOTS, "word_num", "query_caption", "target_caption"})
+INSTRUCT_SLOTS = frozenset(
+    {
+        *("description", "demonstrations", "count", "reply_format"),
+        *("min_words", "max_words", "query_caption", "target_caption", "language"),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """The text of a prompt file, its slots checked."""
+
+    text: str
+
+    @property
+    def digest(self) -> str:
+        """A hash of the text: another prompt makes another artifact."""
+        return hashlib.sha256(self.text.encode()).hexdigest()[:16]
+
+    @property
+    def fixed(self) -> str:
+        """The words of the prompt without slots and control lines."""
+        return re.sub(r"\{[{%].*?[%}]\}", " ", self.text, flags=re.DOTALL)
+
+    def render(self, **slots: Any) -> str:
+        """Fill the slots."""
+        from jinja2 import TemplateError
+
+        try:
+            return str(_compiled(self.text).render(**slots)).strip()
+        except (TemplateError, TypeError) as error:
+            raise ConfigError(f"the prompt file cannot be filled in: {error}; correct it") from error
+
+
+@lru_cache(maxsize=8)
+def _compiled(text: str) -> Any:
+    from jinja2 import StrictUndefined
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    # a recipe may come from somebody else: its prompt must not be able to run code
+    environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, trim_blocks=False, autoescape=False)
+    return environment.from_string(text)
+
+
+def load_prompt(path: str | None, default: str, slots: frozenset[str], needed: tuple[str, ...]) -> Prompt:
+    """Read a prompt file and check its slots.
+
+    Args:
+        path: the file; None for the package's own.
+        default: the package's own.
+        slots: the slots that it may use.
+        needed: the slots that it must use.
+
+    Raises:
+        ConfigError: it cannot be read, is no jinja, or has an unknown slot or lacks a needed one.
+    """
+    from jinja2 import TemplateSyntaxError, meta
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    text, name = read_prompt_file(path, default)
+    try:
+        used = meta.find_undeclared_variables(ImmutableSandboxedEnvironment().parse(text))
+    except TemplateSyntaxError as error:
+        raise ConfigError(f"the prompt {name} is not valid jinja: {error.message} (line {error.lineno})") from error
+    for slot in sorted(used - slots):
+        raise ConfigError(f"the prompt {name} has an unknown slot {slot!r}; known slots: {', '.join(sorted(slots))}")
+    for slot in needed:
+        if slot not in used:
+            raise ConfigError(f"the prompt {name} lacks the slot {slot!r}; put {{{{ {slot} }}}} where it belongs")
+    return Prompt(text)
+
+
+def describe_prompt(path: str | None = None) -> Prompt:
+    """The prompt of the first step."""
+    return load_prompt(path, "describe.jinja", DESCRIBE_SLOTS, IMAGE_SLOTS)
+
+
+def instruct_prompt(path: str | None = None) -> Prompt:
+    """The prompt of the second step."""
+    return load_prompt(path, "instruct.jinja", INSTRUCT_SLOTS, ("description",))
+
+
+def format_describe(
+    prompt: Prompt, query_url: str, target_url: str, word_num: int, captions: tuple[str, str] = ("", "")
+) -> list[dict[str, Any]]:
+    """The chat messages of the first step.
+
+    Args:
+        prompt: what `describe_prompt` gave.
+        query_url: the query image as a data URL.
+        target_url: the target image as a data URL.
+        word_num: how many words to ask for.
+        captions: of both, as context; empty for none.
+
+    Returns:
+        One user message, its text and its two images in the order of the prompt file.
+    """
+    urls = dict(zip(IMAGE_SLOTS, (query_url, target_url), strict=True))
+    slots = dict(zip(("query_caption", "target_caption"), captions, strict=True))
+    return format_pictures(prompt, urls, word_num=word_num, **slots)
+
+
+def format_pictures(prompt: Prompt, urls: dict[str, str], **slots: Any) -> list[dict[str, Any]]:
+    """One user message with pictures where the prompt file has their slots.
+
+    Args:
+        prompt: the prompt.
+        urls: data URL of each picture by its slot.
+        slots: what goes into the other slots.
+    """
+    # captions come from the open web: a character that no text holds keeps them from being taken for an image
+    marks = {slot: f"\x00{slot}\x00" for slot in urls}
+    told = {name: value.replace("\x00", "") if isinstance(value, str) else value for name, value in slots.items()}
+    shown = {marks[slot]: url for slot, url in urls.items()}
+    parts: list[dict[str, Any]] = []
+    for piece in re.split("(\x00\\w+\x00)", prompt.render(**marks, **told)):
+        if piece in shown:
+            parts.append({"type": "image_url", "image_url": {"url": shown[piece]}})
+        elif piece.strip():
+            parts.append({"type": "text", "text": piece.strip()})
+    return [{"role": "user", "content": parts}]
+
+
+def format_reply(instructions: tuple[str, ...] | list[str], reply_format: str) -> str:
+    """Instructions in the form in which they are asked for."""
+    if reply_format == "json":
+        return json.dumps({"instructions": list(instructions)}, ensure_ascii=False)
+    return "\n".join(f"{i}. {text}" for i, text in enumerate(instructions, 1))
+
+
+def format_instruct(
+    prompt: Prompt,
+    description: str,
+    demonstrations: list[Demonstration],
+    *,
+    count: int,
+    reply_format: str,
+    words: tuple[int, int] = (2, 60),
+    captions: tuple[str, str] = ("", ""),
+    language: str = "English",
+) -> list[dict[str, Any]]:
+    """The chat messages of the second step."""
+    shown = [
+        {"description": d.description, "reply": format_reply(d.instructions, reply_format)} for d in demonstrations
+    ]
+    text = prompt.render(
+        description=description,
+        demonstrations=shown,
+        count=count,
+        reply_format=reply_format,
+        min_words=words[0],
+        max_words=words[1],
+        language=language,
+        query_caption=captions[0],
+        target_caption=captions[1],
+    )
+    return [{"role": "user", "content": text}]

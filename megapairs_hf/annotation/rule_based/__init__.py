@@ -1,0 +1,1 @@
+"""Descriptions and instructions from the two captions alone, without any model."""

@@ -1,0 +1,219 @@
+"""The stages: `pairs` → `descriptions` → `instructions` (MegaPairs §3.1, appendix A), and their verification.
+
+What surprises: the stand-in engine reads the captions in both steps and the description in neither; it keeps the two
+artifacts only so that everything after them is the same with and without a model.
+"""
+
+from __future__ import annotations
+
+import random
+from functools import partial
+from typing import TYPE_CHECKING
+
+from megapairs_hf.annotation.client.budget import Budget
+from megapairs_hf.annotation.client.endpoint import Endpoint
+from megapairs_hf.annotation.corpus_reader import CorpusImages, check_attributes, read_texts
+from megapairs_hf.annotation.describe import Describe
+from megapairs_hf.annotation.engines.clip_score import fits_by_clip
+from megapairs_hf.annotation.engines.shard_io import Step
+from megapairs_hf.annotation.instruct import Instruct
+from megapairs_hf.annotation.prompts.few_shot import load_pool, pool_digest
+from megapairs_hf.annotation.prompts.templates import describe_prompt, instruct_prompt, load_prompt
+from megapairs_hf.annotation.rule_based.engine import describe_by_captions, instruct_by_captions
+from megapairs_hf.annotation.runner import Asked, check_kind, make_asked, make_plain
+from megapairs_hf.annotation.tasks import ids_of
+from megapairs_hf.annotation.verify import SLOTS, Verify, negatives_of
+from megapairs_hf.artifacts import storage
+from megapairs_hf.artifacts.fingerprints import model_place, weights_fingerprint
+from megapairs_hf.artifacts.lookup import known_ids
+from megapairs_hf.core.errors import ArtifactError, ModelError
+from megapairs_hf.core.schema import DESCRIPTIONS, INSTRUCTIONS, NEGATIVE_IDS, QUERY_ID, TARGET_ID, VERIFIED
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from megapairs_hf.annotation.config import DescribeConfig, InstructConfig, VerifyConfig
+    from megapairs_hf.annotation.tasks import Row, Task
+    from megapairs_hf.artifacts.artifact import Artifact
+    from megapairs_hf.artifacts.storage import PathLike
+
+KEYS = (QUERY_ID, TARGET_ID)
+
+
+def describe_pairs(
+    pairs: Artifact,
+    corpus: Artifact,
+    *,
+    config: DescribeConfig,
+    out: PathLike,
+    overwrite: bool = False,
+    endpoint: Endpoint | None = None,
+    budget: Budget | None = None,
+) -> Artifact:
+    """Describe what the two images of every pair share and how they differ.
+
+    Args:
+        pairs: what the mining found.
+        corpus: the images and captions.
+        config: settings.
+        out: folder of the result.
+        overwrite: throw away what is there.
+        endpoint: where the servers are; None for a server on this machine.
+        budget: what may be spent; None for no limit.
+
+    Returns:
+        An artifact of kind `descriptions`; pairs without a usable description are in its `rejected.parquet`.
+
+    Raises:
+        ServerUnavailableError: the endpoint refuses or fails every question; answers so far are kept.
+        BudgetSpentError: the budget does not reach; answers so far are kept.
+        ConfigError: the prompt file or an attribute cannot be used.
+    """
+    check_kind(pairs, "pairs")
+    check_kind(corpus, "corpus")
+    inputs = {"pairs": pairs.fingerprint, "corpus": corpus.fingerprint}
+    if config.engine == "captions":
+        check_attributes(corpus, config.attributes)
+        step = Step("descriptions", DESCRIPTIONS, pairs, KEYS, config, inputs, out, overwrite)
+        return make_plain(step, partial(describe_by_captions, corpus=corpus, config=config))
+    prompt = describe_prompt(config.prompt)
+
+    def job(table: pa.Table, _: str, __: int) -> Describe:
+        pictures = CorpusImages(corpus, config.max_image_side, config.jpeg_quality)
+        return Describe(config, prompt, pictures, _texts(corpus, table) if config.with_captions else {})
+
+    inputs["prompt"] = prompt.digest
+    step = Step("descriptions", DESCRIPTIONS, pairs, KEYS, config, inputs, out, overwrite)
+    return make_asked(step, Asked(job, endpoint or Endpoint(), budget or Budget(), vision=True))
+
+
+def instruct_pairs(
+    descriptions: Artifact,
+    corpus: Artifact,
+    *,
+    config: InstructConfig,
+    out: PathLike,
+    overwrite: bool = False,
+    endpoint: Endpoint | None = None,
+    budget: Budget | None = None,
+) -> Artifact:
+    """Turn every description into several search instructions.
+
+    Args:
+        descriptions: what `describe_pairs` made.
+        corpus: the captions.
+        config: settings.
+        out: folder of the result.
+        overwrite: throw away what is there.
+        endpoint: where the servers are; None for a server on this machine.
+        budget: what may be spent; None for no limit.
+
+    Returns:
+        An artifact of kind `instructions`; pairs with too few good ones are in its `rejected.parquet`, with the raw
+        reply.
+
+    Raises:
+        ServerUnavailableError: the endpoint refuses or fails every question; answers so far are kept.
+        BudgetSpentError: the budget does not reach; answers so far are kept.
+        ConfigError: the prompt file, the pool or an attribute cannot be used.
+    """
+    check_kind(descriptions, "descriptions")
+    check_kind(corpus, "corpus")
+    inputs = {"descriptions": descriptions.fingerprint, "corpus": corpus.fingerprint}
+    read = (*KEYS, "description")
+    if config.engine == "captions":
+        check_attributes(corpus, config.attributes)
+        step = Step("instructions", INSTRUCTIONS, descriptions, read, config, inputs, out, overwrite)
+        return make_plain(step, partial(instruct_by_captions, corpus=corpus, config=config))
+    prompt = instruct_prompt(config.prompt)
+    pool = load_pool(config.pool, config.demonstrations)
+
+    def job(table: pa.Table, reply_format: str, _: int) -> Instruct:
+        return Instruct(config, prompt, pool, _texts(corpus, table) if config.with_captions else {}, reply_format)
+
+    inputs |= {"prompt": prompt.digest, "demonstrations": pool_digest(pool)}
+    step = Step("instructions", INSTRUCTIONS, descriptions, read, config, inputs, out, overwrite)
+    return make_asked(step, Asked(job, endpoint or Endpoint(), budget or Budget(), config.reply_format))
+
+
+def _texts(corpus: Artifact, table: pa.Table) -> dict[str, Row]:
+    return read_texts(corpus, ids_of(table.select(list(KEYS)).to_pylist()))
+
+
+def verify_pairs(
+    instructions: Artifact,
+    pairs: Artifact,
+    corpus: Artifact,
+    *,
+    config: VerifyConfig,
+    out: PathLike,
+    work: PathLike = ".",
+    overwrite: bool = False,
+    endpoint: Endpoint | None = None,
+    budget: Budget | None = None,
+) -> Artifact:
+    """Hold every instruction against the hard negatives of its pair.
+
+    Args:
+        instructions: what `instruct_pairs` made.
+        pairs: with their hard negatives.
+        corpus: the images.
+        config: settings.
+        out: folder of the result.
+        work: what `./…` in the path of a CLIP model is relative to.
+        overwrite: throw away what is there.
+        endpoint: where the servers are; None for a server on this machine.
+        budget: what may be spent; None for no limit.
+
+    Returns:
+        The instructions again, with the column `fits`: for each the share of hard negatives that the target beats.
+
+    Raises:
+        ArtifactError: the instructions were made of other pairs.
+        ModelError: the CLIP model is not there, or is none.
+        ServerUnavailableError: the endpoint refuses or fails every question; answers so far are kept.
+        BudgetSpentError: the budget does not reach; answers so far are kept.
+    """
+    for artifact, kind in ((instructions, "instructions"), (pairs, "pairs"), (corpus, "corpus")):
+        check_kind(artifact, kind)
+    if len(pairs.manifest.shards) != len(instructions.manifest.shards):
+        raise ArtifactError("the instructions were made of other pairs; run `megapairs describe` and `instruct` again")
+    inputs = {"instructions": instructions.fingerprint, "pairs": pairs.fingerprint, "corpus": corpus.fingerprint}
+    read = tuple(INSTRUCTIONS.names)
+
+    def pictures() -> CorpusImages:
+        return CorpusImages(corpus, config.max_image_side, config.jpeg_quality)
+
+    if config.engine == "clip":
+        place = _clip_place(config.model, work)
+        inputs["model"] = weights_fingerprint(place, config.local.revision)
+        step = Step("instructions", VERIFIED, instructions, read, config, inputs, out, overwrite)
+        negatives = partial(_negatives_of_shard, pairs, corpus)
+        judge = partial(
+            fits_by_clip, place=place, config=config, pictures=pictures, negatives=negatives, of=negatives_of
+        )
+        return make_plain(step, judge)
+    prompt = load_prompt(config.prompt, "verify.jinja", frozenset({*SLOTS, "instruction"}), SLOTS)
+
+    def job(_: pa.Table, __: str, index: int) -> Task:
+        return Verify(config, prompt, pictures(), _negatives_of_shard(pairs, corpus, index))
+
+    inputs["prompt"] = prompt.digest
+    step = Step("instructions", VERIFIED, instructions, read, config, inputs, out, overwrite)
+    return make_asked(step, Asked(job, endpoint or Endpoint(), budget or Budget(), vision=True))
+
+
+def _clip_place(model: str, work: PathLike) -> str:
+    if model.startswith("./") and not storage.is_local(work):
+        raise ModelError(f"{model} is in {work}, which is elsewhere; copy the model here and name its folder")
+    return model_place(model, work)
+
+
+def _negatives_of_shard(pairs: Artifact, corpus: Artifact, index: int) -> dict[tuple[str, str], list[str]]:
+    """The hard negatives of the pairs of one shard that the corpus has, each pair's in an order of its own."""
+    rows = pairs.shard(index, [QUERY_ID, TARGET_ID, NEGATIVE_IDS]).to_pylist()
+    there = known_ids(corpus, {name for row in rows for name in row[NEGATIVE_IDS]})
+    found = {(row[QUERY_ID], row[TARGET_ID]): [name for name in row[NEGATIVE_IDS] if name in there] for row in rows}
+    for key, names in found.items():
+        random.Random("\0".join(key)).shuffle(names)
+    return found

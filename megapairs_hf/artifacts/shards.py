@@ -1,0 +1,23 @@
+"""File names of shards: made and parsed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from megapairs_hf.artifacts.artifact import Artifact
+
+
+def shard_names(count: int, suffix: str, prefix: str = "shard") -> list[str]:
+    """`shard-00000-of-00016.parquet` and so on."""
+    return [f"{prefix}-{i:05d}-of-{count:05d}.{suffix}" for i in range(count)]
+
+
+def part_shards(artifact: Artifact, part: str) -> list[tuple[int, dict[str, Any]]]:
+    """The shards of one config of a `triplets` artifact (`triplets`, `images`, `preview`), with their numbers."""
+    return [(i, s) for i, s in enumerate(artifact.manifest.shards) if str(s["file"]).startswith(f"{part}/")]
+
+
+def part_rows(artifact: Artifact, part: str) -> int:
+    """Rows of one config of a `triplets` artifact."""
+    return sum(int(shard["rows"]) for _, shard in part_shards(artifact, part))

@@ -1,0 +1,200 @@
+"""The work folder of one pipeline: which artifacts it holds, and what stood in for what.
+
+Cards and reports (DESIGN section 3, layers 6 and 7) read every stage's artifact and nothing else. What surprises: an
+absent folder is no error here. A report of a half-done pipeline is a report, and a card asks for what it needs.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from megapairs_hf.artifacts import storage
+from megapairs_hf.artifacts.artifact import MANIFEST, PLAN, Artifact, open_artifact
+from megapairs_hf.artifacts.storage import PathLike, join
+from megapairs_hf.core.errors import ArtifactError
+from megapairs_hf.core.formatting import format_value
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+STAGES = (
+    "corpus",
+    "heldout",
+    "embeddings",
+    "similarity",
+    "pairs",
+    "descriptions",
+    "instructions",
+    "verified",
+    "triplets",
+)
+AFTER = ("untrained", "model", "results")
+TRAINING_LOG = "training_log.jsonl"
+RESULTS = "results.jsonl"
+RECORD_KEYS = ("benchmark", "metric", "value", "model", "strategy")
+RANKINGS = "rankings.parquet"
+ABSENT, UNFINISHED, FINISHED = "not made yet", "not finished", "finished"
+CAPTION_ENGINE = "captions"
+WRITTEN = ("descriptions", "instructions")
+
+
+@dataclass(frozen=True)
+class Work:
+    """A work folder.
+
+    Attributes:
+        path: the folder.
+        about: name and artifact that a card or a data sheet is about; then `artifacts` are that one and what it was
+            made of, by the fingerprints in the manifests, and not what else lies in the folder.
+    """
+
+    path: str
+    about: tuple[str, Artifact] | None = None
+
+    def find(self, name: str) -> Artifact | None:
+        """The finished artifact in the folder `name`, or None."""
+        place = join(self.path, name)
+        return open_artifact(place) if storage.exists(join(place, MANIFEST)) else None
+
+    def status(self, name: str) -> str:
+        """Whether the artifact `name` is finished, begun, or absent."""
+        place = join(self.path, name)
+        if storage.exists(join(place, MANIFEST)):
+            return FINISHED
+        begun = (PLAN, TRAINING_LOG)
+        return UNFINISHED if any(storage.exists(join(place, mark)) for mark in begun) else ABSENT
+
+    @cached_property
+    def artifacts(self) -> dict[str, Artifact]:
+        """The artifacts by the names of their folders, in the order of the flow."""
+        return self.everything if self.about is None else _traced(self.everything, *self.about)
+
+    @cached_property
+    def everything(self) -> dict[str, Artifact]:
+        """Every finished artifact of the folder."""
+        found = {}
+        for name in (*STAGES, *AFTER):
+            inner = [f"{name}/{child}" for child in storage.list_names(join(self.path, name))]
+            for place in [name, *(inner if name == "embeddings" else [])]:
+                artifact = self.find(place)
+                if artifact is not None:
+                    found[place] = artifact
+        return found
+
+    @property
+    def embeddings(self) -> dict[str, Artifact]:
+        """The embeddings of each similarity model, by its name."""
+        prefix = "embeddings/"
+        return {k.removeprefix(prefix): v for k, v in self.artifacts.items() if k.startswith(prefix)}
+
+    def training_log(self) -> list[dict[str, Any]]:
+        """The lines of the training log; the half line that a killed run may leave at the end is not one."""
+        return list(_json_lines(join(self.path, "model", TRAINING_LOG)))
+
+    def results(self) -> list[dict[str, Any]]:
+        """The result records; none where the work is about another model than the folder's own.
+
+        Raises:
+            ArtifactError: one of them does not say what was measured.
+        """
+        if self.about is not None and not _same(self.everything.get(self.about[0]), self.about[1]):
+            return []
+        path = join(self.path, "results", RESULTS)
+        records = list(_json_lines(path))
+        for number, record in enumerate(records, start=1):
+            lacking = [key for key in RECORD_KEYS if key not in record]
+            if lacking:
+                raise ArtifactError(f"{path} line {number} has no `{lacking[0]}`; run the evaluation again")
+        return records
+
+    def stand_ins(self) -> list[str]:
+        """One sentence for each part of the paper's method that something simpler took the place of."""
+        told = []
+        engines = {n: self.artifacts[n].manifest.config.get("engine") for n in WRITTEN if n in self.artifacts}
+        written = [name for name, engine in engines.items() if engine == CAPTION_ENGINE]
+        if written:
+            told.append(
+                f"The {' and the '.join(written)} were written by the offline stand-in, from the captions and without"
+                " any model: no multimodal or language model saw a picture or wrote a sentence."
+            )
+        similarity = self.artifacts.get("similarity")
+        if similarity is not None:
+            for part, value in similarity.manifest.stats.get("stands_in_for", {}).items():
+                told.append(f"Similarity {part} stands in for {format_value(value)}.")
+        return told
+
+
+def _same(one: Artifact | None, other: Artifact) -> bool:
+    return one is not None and one.fingerprint == other.fingerprint
+
+
+def _traced(everything: dict[str, Artifact], name: str, artifact: Artifact) -> dict[str, Artifact]:
+    """An artifact, and those of a work folder that it was made of, however indirectly."""
+    found, made_of = {name: artifact}, set(artifact.manifest.inputs.values())
+    while more := {n: a for n, a in everything.items() if n not in found and a.fingerprint in made_of}:
+        found |= more
+        made_of |= {mark for one in more.values() for mark in one.manifest.inputs.values()}
+    if any(_model_of(one).startswith("./similarity/") for one in found.values()):
+        # models of this folder: the manifest of what they embedded tells their weights, not the stage that made them
+        found |= {n: a for n, a in everything.items() if n == "similarity"}
+    if _same(everything.get(name), artifact) and name == "model":
+        found |= {n: a for n, a in everything.items() if n in AFTER}
+    return {n: found[n] for n in (*(n for n in everything if n in found), name)}
+
+
+def _model_of(artifact: Artifact) -> str:
+    """The model that made embeddings; empty for anything else."""
+    told = artifact.manifest.config.get("model") if artifact.manifest.kind == "embeddings" else None
+    return str(told.get("model") if isinstance(told, dict) else told or "")
+
+
+def open_work(path: PathLike) -> Work:
+    """Open a work folder.
+
+    Raises:
+        ArtifactError: nothing in it is an artifact, finished or begun.
+    """
+    work = Work(str(path))
+    names = [name for name in (*STAGES, *AFTER) if work.status(name) != ABSENT]
+    if not names and not work.embeddings:
+        raise ArtifactError(f"{path} holds no artifact of a pipeline; name the folder that holds corpus/, pairs/, …")
+    return work
+
+
+def source_name(artifact: Artifact) -> str:
+    """What a corpus calls the place it came from, without any folder of this machine; empty where it says nothing."""
+    for key in ("source", "dataset", "repo_id", "name", "path"):
+        value = artifact.manifest.config.get(key)
+        if isinstance(value, dict):
+            value = value.get("path") or value.get("name")
+        if isinstance(value, str) and value:
+            hub_like = value.count("/") <= 1 and not value.startswith((".", "/", "~")) and "\\" not in value
+            return value if hub_like else value.rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1]
+    return ""
+
+
+def _json_lines(path: str) -> Iterator[dict[str, Any]]:
+    if not storage.exists(path):
+        return
+    lines = storage.read_bytes(path).decode("utf-8", errors="replace").split("\n")
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            # a line without its line break is one that was being written
+            if number == len(lines):
+                return
+            raise ArtifactError(f"{path} line {number} is not JSON; run the stage that writes it again") from error
+        if not isinstance(record, dict):
+            raise ArtifactError(f"{path} line {number} is no JSON object; run the stage that writes it again")
+        yield record
+
+
+def read_results(path: PathLike) -> list[dict[str, Any]]:
+    """The records of a `results` artifact."""
+    return [json.loads(line) for line in storage.read_bytes(join(path, RESULTS)).decode().split("\n") if line]

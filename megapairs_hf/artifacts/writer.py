@@ -1,0 +1,321 @@
+"""Making an artifact: atomic shards, resume, staleness, one run at a time.
+
+A stage calls `create_artifact`, writes the shards that are missing, and calls `finish`. Whatever happens in between
+(`kill -9`, a full disk, a lost machine), the next run continues with the missing shards, and the finished folder is
+byte for byte the one that an uninterrupted run makes: no times, no host names, nothing that depends on the number of
+processes. What surprises: a shard is finished when its record under `.parts/` is there, not when its data file is.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import suppress
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import pyarrow as pa
+from filelock import FileLock, Timeout
+
+from megapairs_hf.artifacts import storage
+from megapairs_hf.artifacts.artifact import (
+    MANIFEST,
+    PLAN,
+    REJECTED_FILE,
+    Artifact,
+    Manifest,
+    array_bytes,
+    json_bytes,
+    open_artifact,
+    read_json,
+    read_table,
+    table_bytes,
+)
+from megapairs_hf.artifacts.fingerprints import sha256_of
+from megapairs_hf.artifacts.replace import (
+    LOCK,
+    PARTS,
+    begun,
+    drop_before,
+    put_back,
+    refuse_foreign,
+    set_aside,
+    was_clearing,
+)
+from megapairs_hf.artifacts.storage import PathLike, join
+from megapairs_hf.core import distributed
+from megapairs_hf.core.config import config_dict, config_hash
+from megapairs_hf.core.errors import ArtifactError, StaleArtifactError
+from megapairs_hf.core.schema import REJECTED, SCHEMA_VERSION
+from megapairs_hf.core.version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from types import TracebackType
+
+Rejection = tuple[str, str, str]
+
+
+def rejection_table(rejected: Sequence[Rejection]) -> pa.Table:
+    """(key, reason, detail) of every row that was left out, as a table."""
+    columns = [[row[i] for row in rejected] for i in range(len(REJECTED))]
+    return pa.table([pa.array(column, pa.string()) for column in columns], schema=REJECTED)
+
+
+class ArtifactWriter:
+    """Writes the shards of one artifact. Made by `create_artifact`; use it as a context."""
+
+    def __init__(self, path: str, plan: dict[str, Any], names: Sequence[str], lock: FileLock | None) -> None:
+        self.path, self.plan, self.names, self.lock = path, plan, list(names), lock
+
+    def done(self, index: int) -> bool:
+        """Whether this shard was finished by this or an earlier run."""
+        return storage.exists(self._part(index, "json"))
+
+    def stats(self, index: int) -> dict[str, Any]:
+        """The counters of a finished shard."""
+        told: dict[str, Any] = read_json(self._part(index, "json"))["stats"]
+        return told
+
+    def mine(self) -> list[int]:
+        """The unfinished shards of this process."""
+        return [i for i in distributed.my_shards(len(self.names)) if not self.done(i)]
+
+    def rows(self, index: int) -> int:
+        """Rows of a finished shard."""
+        return int(read_json(self._part(index, "json"))["rows"])
+
+    def sha256(self, index: int) -> str:
+        """sha256 of a finished shard's file."""
+        return str(read_json(self._part(index, "json"))["sha256"])
+
+    def write(
+        self,
+        index: int,
+        data: pa.Table | np.ndarray,
+        rejected: Sequence[Rejection] = (),
+        stats: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Finish one shard.
+
+        Args:
+            index: its number.
+            data: its rows, a table for `.parquet` or an array for `.npy`.
+            rejected: (key, reason, detail) of every row that was left out.
+            stats: nested counters; those of all shards are added up in the manifest.
+        """
+        content = array_bytes(data) if isinstance(data, np.ndarray) else table_bytes(data)
+        digest = storage.write_bytes(join(self.path, self.names[index]), content)
+        self._record(index, len(data), digest, rejected, stats)
+
+    def adopt(self, index: int, rows: int, rejected: Sequence[Rejection], stats: Mapping[str, Any]) -> None:
+        """Finish one shard whose data file is in its place already."""
+        digest = sha256_of(join(self.path, self.names[index]))
+        self._record(index, rows, digest, rejected, stats)
+
+    def _record(
+        self,
+        index: int,
+        rows: int,
+        digest: str,
+        rejected: Sequence[Rejection],
+        stats: Mapping[str, Any] | None,
+    ) -> None:
+        storage.write_bytes(self._part(index, "rejected.parquet"), table_bytes(rejection_table(rejected)))
+        record = {"file": self.names[index], "rows": rows, "sha256": digest, "stats": dict(stats or {})}
+        storage.write_bytes(self._part(index, "json"), json_bytes(record))
+        # what an overwriting run set aside is kept until there is something in its place
+        if rows and storage.is_local(self.path):
+            drop_before(self.path)
+
+    def finish(self, stats: Mapping[str, Any] | None = None, rejected: Sequence[Rejection] = ()) -> Artifact:
+        """Wait for every process, write the manifest, and open the artifact.
+
+        Args:
+            stats: facts about the whole, added to the counters of the shards.
+            rejected: rows that were left out before there were shards.
+        """
+        distributed.barrier()
+        if distributed.is_main():
+            self._finish(dict(stats or {}), rejected)
+        distributed.barrier()
+        return open_artifact(self.path)
+
+    def _finish(self, stats: dict[str, Any], rejected: Sequence[Rejection]) -> None:
+        records = [read_json(self._part(i, "json")) for i in range(len(self.names))]
+        tables = [rejection_table(rejected)]
+        tables += [read_table(self._part(i, "rejected.parquet")) for i in range(len(self.names))]
+        left_out = pa.concat_tables(tables)
+        storage.write_bytes(join(self.path, REJECTED_FILE), table_bytes(left_out))
+        counted: dict[str, Any] = {}
+        for record in records:
+            add_counts(counted, record.pop("stats"))
+        manifest = Manifest(
+            kind=self.plan["kind"],
+            config=self.plan["config"],
+            config_hash=self.plan["config_hash"],
+            inputs=self.plan["inputs"],
+            version=__version__,
+            shards=records,
+            rows=sum(record["rows"] for record in records),
+            rejected=dict(sorted(Counter(left_out["reason"].to_pylist()).items())),
+            stats={**counted, **stats},
+        )
+        told = asdict(manifest) | {"fingerprint": manifest.fingerprint}
+        storage.write_bytes(join(self.path, MANIFEST), json_bytes(told))
+        _tidy(self.path)
+
+    def _part(self, index: int, suffix: str) -> str:
+        return join(self.path, PARTS, f"{index:05d}.{suffix}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # other processes may still be writing; then the next run looks
+        if error is not None and distributed.world_size() == 1:
+            put_back(self.path)
+        release(self.lock, self.path)
+
+
+def add_counts(total: dict[str, Any], more: Mapping[str, Any]) -> None:
+    """Add nested counters in place."""
+    for key, value in more.items():
+        if isinstance(value, dict):
+            add_counts(total.setdefault(key, {}), value)
+        else:
+            total[key] = total.get(key, 0) + value
+
+
+def create_artifact(
+    path: PathLike,
+    *,
+    kind: str,
+    config: Any,
+    inputs: Mapping[str, str],
+    names: Sequence[str],
+    overwrite: bool = False,
+) -> ArtifactWriter | Artifact:
+    """Begin an artifact, continue one that was interrupted, or find that it is finished.
+
+    Args:
+        path: the folder.
+        kind: what it will hold.
+        config: the stage's settings, a dataclass.
+        inputs: fingerprint of each input by name.
+        names: the shards' file names.
+        overwrite: throw away what is there.
+
+    Returns:
+        A writer, or the artifact itself where it was finished before.
+
+    Raises:
+        ArtifactError: another run is writing there, or the place cannot be written.
+        StaleArtifactError: what is there was made with other settings or inputs; the message names the first that
+            differs.
+    """
+    plan = {
+        "kind": kind,
+        "config": config_dict(config),
+        "config_hash": config_hash(config),
+        "inputs": dict(inputs),
+        "shards": list(names),
+        "schema_version": SCHEMA_VERSION,
+    }
+    lock = acquire(path) if distributed.is_main() else None
+    try:
+        if distributed.is_main():
+            _prepare(path, plan, overwrite)
+        distributed.barrier()
+        if storage.exists(join(path, MANIFEST)):
+            release(lock, str(path))
+            return open_artifact(path, kind)
+    except BaseException:
+        release(lock, str(path))
+        raise
+    return ArtifactWriter(str(path), plan, names, lock)
+
+
+def acquire(path: PathLike) -> FileLock | None:
+    """Lock a local folder for this run; the operating system lets go of it when the process ends, however it ends."""
+    if not storage.is_local(path):
+        return None
+    storage.make_folder(path)
+    lock = FileLock(storage.local(join(path, LOCK)))
+    try:
+        with storage.explained(path):
+            lock.acquire(timeout=0)
+    except (Timeout, ArtifactError) as error:
+        if isinstance(error.__cause__ or error, Timeout):
+            raise ArtifactError(f"another run is writing to {path}; wait for it, or name another folder") from error
+        raise
+    return lock
+
+
+def release(lock: FileLock | None, path: str) -> None:
+    """Let go of a folder and leave no trace in it."""
+    if lock is not None:
+        # Windows deletes no open file; there the lock itself goes with its release
+        with suppress(PermissionError):
+            storage.local(join(path, LOCK)).unlink(missing_ok=True)
+        lock.release()
+
+
+def _prepare(path: PathLike, plan: dict[str, Any], overwrite: bool) -> None:
+    put_back(path)
+    if overwrite or was_clearing(path):
+        set_aside(path)
+    if storage.exists(join(path, MANIFEST)):
+        there = read_json(join(path, MANIFEST))
+        there["shards"] = [shard["file"] for shard in there["shards"]]
+        _same_plan(str(path), there, plan)
+        _tidy(str(path))
+    elif storage.exists(join(path, PLAN)) and begun(path):
+        _same_plan(str(path), read_json(join(path, PLAN)), plan)
+    else:
+        # also over the plan of a run that failed before it made anything: there is nothing to lose
+        refuse_foreign(path)
+        storage.write_bytes(join(path, PLAN), json_bytes(plan))
+
+
+def _same_plan(path: str, there: dict[str, Any], plan: dict[str, Any]) -> None:
+    for part in ("kind", "schema_version", "config", "inputs", "shards"):
+        difference = first_difference(part, there.get(part), plan[part])
+        if difference:
+            name, old, new = difference
+            raise StaleArtifactError(
+                f"{path} was made with another {name} ({_short(old)} there, {_short(new)} now);"
+                " use other folders (--work, --out), or pass --overwrite to make it again"
+            )
+
+
+def _short(value: object, limit: int = 60) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def first_difference(name: str, old: Any, new: Any) -> tuple[str, Any, Any] | None:
+    """The first place where two plain values differ: dotted name, old value, new value."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(old.keys() | new.keys()):
+            found = first_difference(f"{name}.{key}", old.get(key), new.get(key))
+            if found:
+                return found
+        return None
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for i, (left, right) in enumerate(zip(old, new, strict=True)):
+            found = first_difference(f"{name}[{i}]", left, right)
+            if found:
+                return found
+        return None
+    return None if old == new else (name, old, new)
+
+
+def _tidy(path: str) -> None:
+    for name in (PLAN, PARTS):
+        storage.remove(join(path, name))
+    if storage.is_local(path):
+        storage.remove_temporary(path)
+        drop_before(path)

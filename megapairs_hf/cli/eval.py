@@ -1,0 +1,240 @@
+"""`megapairs eval MODEL BENCHMARK …`, `megapairs eval doctor BENCHMARK`, `megapairs eval --check-submission FILE`.
+
+The form without a model, `megapairs eval --config F --work W`, is the stage of a recipe and is read by `parser.py`.
+What surprises: --data may be the folder of one benchmark or of several, where each stands in a folder of its name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+from megapairs_hf.core import distributed
+from megapairs_hf.core.config import parse_value
+from megapairs_hf.core.dependencies import require
+from megapairs_hf.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from megapairs_hf.evaluation.benchmarks.mmeb import MMEBConfig
+    from megapairs_hf.evaluation.benchmarks.spec import BenchmarkSpec
+
+MMEB = "mmeb"
+EPILOG = """examples:
+  megapairs eval runs/demo/model circo cirr --data DIR --out results
+  megapairs eval MODEL eval/fashioniq.yaml --set gallery=union --data DIR --out results
+  megapairs eval MODEL circo --split test --data DIR --out results   writes the file for the server
+  megapairs eval MODEL cirr --rerank yes-no --vlm NAME --vlm-urls URL --data DIR --out results
+  megapairs eval MODEL mmeb --set datasets='[GQA, VOC2007]' --data DIR --out results
+  megapairs eval doctor circo --data DIR                             what is there, and where to get the rest
+  megapairs eval --check-submission FILE                             what is wrong with a file for a server
+"""
+
+
+def eval_command(words: list[str]) -> Callable[[], int]:
+    """Read the words after `eval`.
+
+    Args:
+        words: the first is a model, `doctor`, or `--check-submission`.
+    """
+    if words[0].startswith("--check-submission"):
+        return submission(words)
+    return _doctor(words[1:]) if words[0] == "doctor" else _benchmarks(words)
+
+
+def _benchmarks(words: list[str]) -> Callable[[], int]:
+    parser = argparse.ArgumentParser(
+        "megapairs eval",
+        description="A model on the benchmarks of the field.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", metavar="MODEL", help="folder or Hub id")
+    parser.add_argument("benchmarks", metavar="BENCHMARK", nargs="+", help="name, or a file such as eval/circo.yaml")
+    protocol_flags(parser)
+    parser.add_argument("--out", required=True, metavar="DIR", help="where results and rankings go")
+    parser.add_argument("--strategies", nargs="+", metavar="S", default=["fused"],
+                        help="fused by the model (default), 'image only', 'text only', sum, product, 'weighted 0.7',"
+                        " directional, CIReVL")  # fmt: skip
+    parser.add_argument("--rerank", nargs="+", metavar="R", default=[],
+                        help="also re-rank the first candidates by a model: yes-no, listwise")  # fmt: skip
+    parser.add_argument("--rerank-top", type=int, default=10, metavar="K", help="how many of them (default: 10)")
+    for name, does in (("vlm", "re-ranks, and captions for CIReVL"), ("llm", "edits captions (default: the VLM)")):
+        parser.add_argument(f"--{name}", metavar="NAME", help=f"the model that {does}")
+        parser.add_argument(f"--{name}-urls", nargs="+", metavar="URL", default=[],
+                            help="where it is served, such as http://gpu-1:8080/v1")  # fmt: skip
+    parser.add_argument("--limit", type=int, metavar="N", help="the first N queries only; the records say partial")
+    parser.add_argument("--top", type=int, default=50, metavar="K", help="of each ranking to keep (default: 50)")
+    parser.add_argument("--batch-size", type=int, default=128, metavar="B", help="pictures at a time (default: 128)")
+    parser.add_argument("--cache", metavar="DIR", help="where vectors of galleries are kept for the next prompt")
+    parser.add_argument("--name", metavar="NAME", help="of the model in the results (default: MODEL)")
+    parser.add_argument("--revision", metavar="R", help="of the model on the Hub")
+    parser.add_argument("--loader", choices=("mmret", "sentence-transformers"), default="mmret",
+                        help="mmret fuses picture and text of any CLIP (default)")  # fmt: skip
+    parser.add_argument("--device", metavar="D", help="where the model runs (default: its library's choice)")
+    parser.add_argument("--overwrite", action="store_true", help="throw away what is there")
+    return functools.partial(measure_benchmarks, parser.parse_args(words))
+
+
+def protocol_flags(parser: argparse.ArgumentParser) -> None:
+    """Where a benchmark is, and what is changed of its protocol."""
+    parser.add_argument("--data", required=True, metavar="DIR", help="annotations and pictures")
+    parser.add_argument("--split", metavar="S", help="instead of the file's")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="changes",
+                        help="a setting instead of the file's, such as prompt=searle; may be repeated")  # fmt: skip
+
+
+def _doctor(words: list[str]) -> Callable[[], int]:
+    parser = argparse.ArgumentParser(
+        "megapairs eval doctor", description="What of a benchmark is there, and where to get the rest."
+    )
+    parser.add_argument("benchmarks", metavar="BENCHMARK", nargs="+", help="name, or a file such as eval/circo.yaml")
+    protocol_flags(parser)
+    parser.add_argument("--quick", action="store_true", help="only look whether pictures are there; read none")
+    options = parser.parse_args(words)
+
+    def call() -> int:
+        from megapairs_hf.evaluation.benchmarks.check_data import data_folder, examine, report
+        from megapairs_hf.evaluation.benchmarks.mmeb_check import examine_mmeb, mmeb_report
+
+        mmeb = mmeb_of(options)
+        if mmeb is not None:
+            print(mmeb_report(mmeb[0], examine_mmeb(*mmeb, quick=options.quick), options.data))  # noqa: T201
+        for spec in specs_of(options):
+            data = data_folder(options.data, spec)
+            print(report(spec, data, examine(spec, data, quick=options.quick)))  # noqa: T201
+        return 0
+
+    return call
+
+
+def measure_benchmarks(options: argparse.Namespace) -> int:
+    """Measure, write, and print."""
+    require("models", "eval")
+    from megapairs_hf.core.config import build_config
+    from megapairs_hf.evaluation.config import RunConfig
+    from megapairs_hf.evaluation.entry import run_benchmarks
+    from megapairs_hf.evaluation.results_table import tables
+    from megapairs_hf.models.loading import load_model
+
+    config = build_config(RunConfig, run_values(options), "megapairs eval")
+    mmeb = mmeb_of(options)
+    records = run_benchmarks(
+        options.model,
+        lambda commit: load_model(options.model, options.loader, commit, options.device),
+        specs_of(options),
+        mmeb[0] if mmeb is not None else None,
+        config,
+        data=options.data,
+        out=options.out,
+        loader=options.loader,
+        name=options.name,
+        revision=options.revision,
+        limit=options.limit,
+        cache=options.cache,
+        overwrite=options.overwrite,
+    )
+    if distributed.is_main():
+        print(tables(records))  # noqa: T201
+    return 0
+
+
+def run_values(options: argparse.Namespace) -> dict[str, Any]:
+    """The settings of the run that the flags give.
+
+    Raises:
+        ConfigError: a model that is asked has no address, or an address no model.
+    """
+    values = {name: getattr(options, name) for name in ("strategies", "top", "batch_size", "rerank", "rerank_top")}
+    for name in ("vlm", "llm"):
+        model, urls = getattr(options, name), getattr(options, f"{name}_urls")
+        if bool(model) != bool(urls):
+            raise ConfigError(f"--{name} NAME and --{name}-urls URL belong together; give both")
+        if model:
+            values[name] = {"model": model, "endpoint": {"urls": urls}}
+    return values
+
+
+def specs_of(options: argparse.Namespace) -> list[BenchmarkSpec]:
+    """The protocols that the words name, with what --split and --set change.
+
+    Raises:
+        ConfigError: a change is not `key=value`, or no setting; or one split is named twice.
+    """
+    from megapairs_hf.evaluation.benchmarks.spec import BenchmarkSpec, read_spec
+
+    hints = get_type_hints(BenchmarkSpec)
+    changes: dict[str, Any] = {"split": options.split} if options.split else {}
+    for word in options.changes:
+        key, equals, value = word.partition("=")
+        if not equals:
+            known = ", ".join(field.name for field in fields(BenchmarkSpec))
+            raise ConfigError(f"--set {word} must be key=value; keys: {known}")
+        # a prompt such as {caption} would be a mapping in YAML
+        changes[key] = value if hints.get(key) is str else parse_value(value)
+    specs = [read_spec(name, changes) for name in options.benchmarks if not _is_mmeb(name)]
+    named = [f"{spec.benchmark} {spec.split}" for spec in specs]
+    twice = [name for name in named if named.count(name) > 1]
+    if twice:
+        raise ConfigError(f"{twice[0]} is named twice; measure each protocol in a command and --out of its own")
+    return specs
+
+
+def mmeb_of(options: argparse.Namespace) -> tuple[MMEBConfig, Path] | None:
+    """MMEB's settings and their file, where it is asked for.
+
+    Raises:
+        ConfigError: an option that MMEB does not have, or a change in a command that names other benchmarks too.
+    """
+    from megapairs_hf.evaluation.benchmarks.mmeb_check import mmeb_settings
+    from megapairs_hf.evaluation.benchmarks.spec import spec_file
+
+    named = [name for name in options.benchmarks if _is_mmeb(name)]
+    if not named:
+        return None
+    if options.split or (options.changes and len(options.benchmarks) > 1):
+        raise ConfigError("mmeb has no --split, and takes --set in a command of its own only")
+    path = spec_file(named[0])
+    limit = vars(options).get("limit")
+    changes = options.changes if limit is None else [*options.changes, f"limit={limit}"]
+    return mmeb_settings(path, options.data, changes), path
+
+
+def _is_mmeb(name: str) -> bool:
+    return Path(name).name.removesuffix(".yaml") == MMEB
+
+
+def submission(words: list[str]) -> Callable[[], int]:
+    """`megapairs eval --check-submission FILE`."""
+    parser = argparse.ArgumentParser("megapairs eval", description="What is wrong with a file for a test server.")
+    parser.add_argument("--check-submission", required=True, metavar="FILE", dest="file", help="the file")
+    parser.add_argument("--data", metavar="DIR", help="the benchmark's annotations, to check keys and references too")
+    return functools.partial(check, parser.parse_args(words))
+
+
+def check(options: argparse.Namespace) -> int:
+    """Explain a submission: status 0 where its server will take it, 1 where not."""
+    from megapairs_hf.evaluation.benchmarks.check_data import data_folder
+    from megapairs_hf.evaluation.benchmarks.load import read_benchmark
+    from megapairs_hf.evaluation.benchmarks.spec import read_spec
+    from megapairs_hf.evaluation.submission_check import Known, check_submission
+
+    kind, _ = check_submission(options.file)
+    known = None
+    if options.data and kind.startswith("CIR"):
+        name = "circo" if kind == "CIRCO" else "cirr"
+        spec = read_spec(name, {"split": "test" if name == "circo" else "test1"})
+        known = Known.of(read_benchmark(spec, data_folder(options.data, spec), check=False)[0])
+    kind, wrong = check_submission(options.file, known)
+    lines = [f"{options.file}: {kind}, " + ("nothing wrong" if not wrong else f"{len(wrong)} things wrong")]
+    lines += [f"  - {sentence}" for sentence in wrong]
+    if known is None:
+        lines.append(
+            "  Not checked without --data DIR: which pictures there are, and that no reference is in its list."
+        )
+    print("\n".join(lines))  # noqa: T201
+    return 1 if wrong else 0

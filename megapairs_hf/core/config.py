@@ -1,0 +1,167 @@
+"""YAML and flags become one frozen dataclass.
+
+A key of the YAML file, a field of the dataclass and a flag of the command line are the same word. An unknown key is an
+error that names the nearest known one: a setting that is silently ignored is the most expensive kind of typing error.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
+
+import dacite
+import yaml
+
+from megapairs_hf.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+T = TypeVar("T")
+# `field(default=2, metadata=HOW)` marks a setting of how, not of what: it changes no byte and so no hash
+RUNTIME_ONLY: dict[str, bool] = {"how": True}
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Read a YAML file of settings.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Its top-level mapping, empty for an empty file.
+
+    Raises:
+        ConfigError: the file is absent, is not YAML, or is not a mapping.
+    """
+    try:
+        loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the settings {path}: {error.strerror}; check the path") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if loaded is None:
+        return {}
+    if not isinstance(loaded, dict):
+        raise ConfigError(f"{path} must hold `key: value` lines, not a {type(loaded).__name__}")
+    return loaded
+
+
+def parse_value(text: str) -> Any:
+    """Read the value of a flag as YAML, so that `--band '[0.8, 0.96]'` and a file mean the same."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"cannot read the value {text!r}: {' '.join(str(error).split())}") from error
+
+
+def build_config(cls: type[T], values: Mapping[str, Any], where: str = "settings") -> T:
+    """Make the dataclass `cls` from plain values.
+
+    Args:
+        cls: a frozen dataclass whose fields may be dataclasses, tuples or mappings of them.
+        values: plain YAML values.
+        where: what to call the place of the values in an error.
+
+    Returns:
+        The dataclass, checked by its own `__post_init__` too.
+
+    Raises:
+        ConfigError: an unknown key (the nearest known one is named), a missing key, or a value of another type.
+    """
+    check_keys(cls, values, where)
+    values = _completed(cls, values, where)
+    hooks: dict[type[Any], Callable[[Any], Any]] = {float: _to_float, int: _to_int}
+    settings = dacite.Config(cast=[tuple], type_hooks=hooks, strict=True)
+    try:
+        return dacite.from_dict(cls, dict(values), settings)
+    except dacite.UnexpectedDataError as error:
+        raise ConfigError(f"{where}: unknown key {', '.join(sorted(map(repr, error.keys)))}") from error
+    except dacite.MissingValueError as error:
+        raise ConfigError(f"{where}: `{error.field_path}` is required; add it") from error
+    except dacite.DaciteFieldError as error:
+        value = getattr(error, "value", None)
+        choices = get_args(get_type_hints(cls).get(error.field_path or ""))
+        named = [repr(choice) for choice in choices if isinstance(choice, str)]
+        known = f"; take one of {', '.join(named)}" if named else ""
+        raise ConfigError(f"{where}: `{error.field_path}` cannot be {value!r}{known}") from error
+
+
+def _completed(cls: type[Any], values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Settings inside settings: keys that are not given keep what the field's own default says."""
+    made = dict(values)
+    for field in dataclasses.fields(cls):
+        given = made.get(field.name)
+        if not isinstance(given, dict):
+            continue
+        default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
+        if dataclasses.is_dataclass(default) and not isinstance(default, type):
+            check_keys(type(default), given, f"{where}, {field.name}")
+            own = {f.name: getattr(default, f.name) for f in dataclasses.fields(default)}
+            made[field.name] = {name: _whole(value) for name, value in own.items()} | given
+    return made
+
+
+def _whole(value: Any) -> Any:
+    """A default as plain values, the settings included that change no result."""
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
+
+
+def check_keys(cls: type[Any], values: Mapping[str, Any], where: str) -> None:
+    """Refuse keys that are no field of `cls`, naming the nearest one."""
+    known = [field.name for field in dataclasses.fields(cls)]
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where}: {values!r} must be `key: value` settings; known keys: {', '.join(known)}")
+    hints = get_type_hints(cls)
+    for key, value in values.items():
+        if get_origin(hints.get(key)) is tuple and not isinstance(value, (list, tuple)):
+            raise ConfigError(f"{where}: `{key}` must be a list, such as [{value}], not {value!r}")
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+            raise ConfigError(f"{where}: unknown key {key!r}; {hint}")
+
+
+def config_dict(config: Any) -> dict[str, Any]:
+    """The settings that decide what is made, as plain JSON values, keys in field order."""
+    plain: dict[str, Any] = json.loads(json.dumps(_plain(config)))
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        what = [f.name for f in dataclasses.fields(value) if not f.metadata.get("how")]
+        return {name: _plain(getattr(value, name)) for name in what}
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    return {key: _plain(part) for key, part in value.items()} if isinstance(value, dict) else value
+
+
+def config_hash(config: Any) -> str:
+    """A hash of the settings that is the same in every process and on every machine."""
+    text = json.dumps(config_dict(config), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def require(condition: bool, field: str, value: object, allowed: str) -> None:
+    """Raise the `ConfigError` that every `__post_init__` raises: field, value, what is allowed."""
+    if not condition:
+        raise ConfigError(f"`{field}` is {value!r}, but must be {allowed}")
+
+
+def _to_float(value: object) -> object:
+    # YAML 1.1 reads 5e-6 (no dot) as a string
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _to_int(value: object) -> object:
+    return int(value) if isinstance(value, float) and value.is_integer() else value

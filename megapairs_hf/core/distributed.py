@@ -1,0 +1,72 @@
+"""Rank, world size, barrier, and the shards and the device of this process.
+
+Rank and world size come from Accelerate, so `accelerate launch` (GPUs) and `torchrun` (CPU) both work. Accelerate and
+torch are imported only when a launcher has set WORLD_SIZE: a stage on one process that needs no torch loads none.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from megapairs_hf.core.dependencies import require
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
+
+
+def launched() -> bool:
+    """Whether this process is one of several that a launcher started."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def _state() -> PartialState:
+    require("models", f"a run of {os.environ['WORLD_SIZE']} processes (WORLD_SIZE)", "torch", "accelerate")
+    import torch
+    from accelerate import PartialState
+
+    if PartialState._shared_state:
+        return PartialState()
+    asked = os.environ.get("ACCELERATE_USE_CPU", "").lower() in {"1", "true", "yes"}
+    # without being told, Accelerate takes every process that finds no accelerator for the only one
+    cpu = asked or not torch.accelerator.is_available()
+    # ranks finish at very different times when shards differ; the default of minutes would kill the quick ones
+    return PartialState(cpu=cpu, timeout=timedelta(days=7))
+
+
+def rank() -> int:
+    """This process's number among all machines."""
+    return int(_state().process_index) if launched() else 0
+
+
+def world_size() -> int:
+    """How many processes share the work."""
+    return int(_state().num_processes) if launched() else 1
+
+
+def is_main() -> bool:
+    """Whether this process writes manifests and talks to the user."""
+    return rank() == 0
+
+
+def barrier() -> None:
+    """Wait for every process."""
+    if launched():
+        _state().wait_for_everyone()
+
+
+def my_shards(count: int) -> range:
+    """The shards r, r+W, … that belong to this process."""
+    return range(rank(), count, world_size())
+
+
+def choose_device(asked: str | None) -> str:
+    """The device of this process."""
+    import torch
+
+    if asked is not None:
+        return asked
+    if launched():
+        return str(_state().device)
+    return "cuda" if torch.cuda.is_available() else "cpu"

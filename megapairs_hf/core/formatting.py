@@ -1,0 +1,24 @@
+"""A value as one line of text, and as one cell of a Markdown table."""
+
+from __future__ import annotations
+
+import json
+
+
+def table_cell(text: object) -> str:
+    """A text as one cell of a Markdown table: on one line, its marks harmless."""
+    told = " ".join(str(text).split())
+    for mark in "\\|`*_<>[]":
+        told = told.replace(mark, f"\\{mark}")
+    return told
+
+
+def format_value(value: object) -> str:
+    """A value of a manifest as one line of text."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool) or value is None:
+        return json.dumps(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)

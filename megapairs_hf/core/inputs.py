@@ -1,0 +1,24 @@
+"""One input of an encoder: a text, an image, or both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Input:
+    """One input.
+
+    Attributes:
+        text: the text, None for a picture alone.
+        picture: where the picture is, or the picture itself; None for a text alone.
+    """
+
+    text: str | None
+    picture: Any
+
+    @property
+    def kind(self) -> str:
+        """`text`, `image` or `joint`."""
+        return "text" if self.picture is None else "image" if self.text is None else "joint"

@@ -1,0 +1,73 @@
+"""One row of a corpus: checked, decoded, and given its id, or rejected with a reason."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from megapairs_hf.core.errors import ImageRejectedError
+from megapairs_hf.images.decode import decode_image, encode_image, pixel_sha256, shrink
+
+if TYPE_CHECKING:
+    from megapairs_hf.artifacts.writer import Rejection
+    from megapairs_hf.corpus.config import CorpusConfig
+    from megapairs_hf.corpus.sources.base import RawRow
+
+NO_CAPTION = "no_caption"
+PER_MILLE = 10_000
+
+
+@dataclass(frozen=True)
+class Row:
+    """A good row of the corpus, and what was noticed about it."""
+
+    columns: dict[str, Any]
+    notes: tuple[str, ...]
+
+
+def is_held_out(group: str, share: float) -> bool:
+    """Whether a group is held out: decided by its name alone, so adding rows moves none to the other side."""
+    number = int.from_bytes(hashlib.sha256(group.encode("utf-8", "backslashreplace")).digest()[:8], "big")
+    return number % PER_MILLE < share * PER_MILLE
+
+
+def check_row(raw: RawRow, config: CorpusConfig) -> Row | Rejection:
+    """Decode one row wholly.
+
+    Returns:
+        The row, or (key, reason, detail) why it cannot be used.
+    """
+    if raw.problem is not None:
+        return (raw.key, *raw.problem)
+    caption = " ".join((raw.caption or "").split())
+    if not caption:
+        return (raw.key, NO_CAPTION, "the caption is missing or empty")
+    notes = []
+    words = caption.split(" ")
+    if len(words) > config.max_caption_words:
+        caption = " ".join(words[: config.max_caption_words])
+        notes.append("caption_cut")
+    assert raw.image is not None
+    try:
+        decoded = decode_image(raw.image, max_pixels=config.max_pixels, min_side=config.min_side)
+    except ImageRejectedError as error:
+        return (raw.key, error.reason, error.detail)
+    image = shrink(decoded.image, config.max_side)
+    content = raw.image
+    if config.images == "embedded" and (not decoded.as_stored or image is not decoded.image):
+        content = encode_image(image, lossy=decoded.lossy)
+        notes.append("re_encoded")
+    by_reference = config.images == "by_reference"
+    if by_reference and raw.place is None:
+        return (raw.key, "no_reference", "its place in the source cannot be written down; take `images: embedded`")
+    columns = {
+        "image_id": raw.key,
+        "image": {"bytes": None, "path": raw.place} if by_reference else {"bytes": content, "path": None},
+        "caption": caption,
+        "width": image.width,
+        "height": image.height,
+        "sha256": pixel_sha256(image),
+        "meta": raw.meta,
+    }
+    return Row(columns, tuple(notes))

@@ -1,0 +1,1 @@
+"""Where a corpus comes from: image folders, data sets, parquet, WebDataset, synthetic scenes."""

@@ -1,0 +1,209 @@
+"""Anything that `datasets.load_dataset` reads as a source: Hub data sets, parquet, WebDataset."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from megapairs_hf.core.errors import CorpusError
+from megapairs_hf.corpus.sources.base import RawRow, missing_column, read_file, short_hash
+from megapairs_hf.corpus.sources.files import below, data_files, parquet_files
+from megapairs_hf.images.locate import parquet_place, tar_place
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from datasets import Dataset
+
+    from megapairs_hf.corpus.config import CorpusConfig
+
+WEBDATASET_IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "tif", "tiff", "bmp", "ppm")
+
+
+class DatasetSource:
+    """Anything that `datasets.load_dataset` reads."""
+
+    def __init__(self, dataset: Dataset, config: CorpusConfig, origin: Sequence[int] | None = None) -> None:
+        import datasets
+        from huggingface_hub.constants import HF_HUB_CACHE
+
+        self.config = config
+        known = dataset.column_names
+        self.image_column = find_image_column(dataset, config)
+        self.dataset = undecoded(dataset)
+        self.rows = len(dataset)
+        self.origin: Sequence[int] = range(self.rows) if origin is None else origin
+        self.files = parquet_files(config) if config.images == "by_reference" and config.source == "parquet" else []
+        check_columns(dataset, config)
+        self.meta = meta_type(dataset, config)
+        self.roots = (Path(str(config.path)), Path(datasets.config.HF_DATASETS_CACHE), Path(HF_HUB_CACHE))
+        self.labels = {n: f for n, f in dataset.features.items() if isinstance(f, datasets.ClassLabel)}
+        told = [name for name in (config.caption_column, *config.meta, *config.template_columns()) if name in known]
+        texts = [short_hash(*dataset[name]) for name in told]
+        self.fingerprint = short_hash(self.rows, dataset.features, dataset.info.dataset_size, config.path, texts)
+
+    def read(self, start: int, stop: int) -> Iterator[RawRow]:
+        """Rows of the data set; files that it names by path are read from this machine's disk."""
+        for offset, coded in enumerate(self.dataset.select(range(start, stop))):
+            row = {name: self._named(name, value) for name, value in coded.items()}
+            key = str(row[self.config.id_column]) if self.config.id_column else f"{start + offset:08d}"
+            content, problem = self._bytes(row)
+            meta = {name: meta_value(row[name]) for name in self.config.meta} if self.config.meta else None
+            yield RawRow(key, content, self._caption(row), meta, problem, self._place(start + offset, row))
+
+    def _place(self, index: int, row: dict[str, Any]) -> str | None:
+        """Where the picture is below `path`, for sources that can be read again."""
+        if self.config.images != "by_reference":
+            return None
+        if self.config.source == "parquet":
+            original = self.origin[index]
+            for file, first, stop in self.files:
+                if first <= original < stop:
+                    return parquet_place(file, self.image_column[0], original - first)
+            return None
+        cells = [row[name] for name in self.image_column if row[name] is not None]
+        if not cells or not isinstance(cells[0], dict) or not cells[0].get("path"):
+            return None
+        return tar_place(below(str(row["__url__"]), self.config), str(cells[0]["path"]))
+
+    def _named(self, name: str, value: Any) -> Any:
+        """The name of a class label instead of its number."""
+        return self.labels[name].int2str(value) if name in self.labels and value is not None else value
+
+    def _bytes(self, row: dict[str, Any]) -> tuple[bytes | None, tuple[str, str] | None]:
+        cells = [row[name] for name in self.image_column if row[name] is not None]
+        if not cells:
+            return None, ("no_image", f"column {' or '.join(self.image_column)} is empty")
+        cell = cells[0]
+        if isinstance(cell, bytes):
+            return cell, None
+        if isinstance(cell, str):
+            return read_file(cell, self.roots)
+        if not isinstance(cell, dict):
+            return None, ("no_image", f"column {self.image_column[0]} holds {type(cell).__name__}, not pictures")
+        if cell.get("bytes") is not None:
+            return cell["bytes"], None
+        return read_file(str(cell.get("path")), self.roots)
+
+    def _caption(self, row: dict[str, Any]) -> str | None:
+        if self.config.caption_template is not None:
+            empty = any(row[name] is None for name in self.config.template_columns())
+            return None if empty else self.config.caption_template.format(**row)
+        value = row.get(self.config.caption_column)
+        if value is None and isinstance(row.get("json"), dict):
+            value = row["json"].get(self.config.caption_column)
+        if value is None and self.config.source == "webdataset":
+            value = row.get("txt")
+        if isinstance(value, list):
+            value = value[0] if value else None
+        if isinstance(value, bytes):
+            return value.decode("utf-8", "replace")
+        return None if value is None else str(value)
+
+    def groups(self, column: str) -> list[str]:
+        """The value of a column for every row; `row` stands for the row's own number."""
+        if column == "row":
+            return [str(i) for i in range(self.rows)]
+        if column not in self.dataset.column_names:
+            raise missing_column(column, "group_column", self.dataset.column_names)
+        return [str(self._named(column, value)) for value in self.dataset[column]]
+
+    def select(self, indices: Sequence[int]) -> DatasetSource:
+        """Only these rows."""
+        return DatasetSource(self.dataset.select(indices), self.config, [self.origin[i] for i in indices])
+
+
+def meta_value(value: Any) -> Any:
+    """A value that Arrow can hold in `meta`."""
+    return value if value is None or isinstance(value, (str, int, float, bool)) else json.dumps(value, default=str)
+
+
+def meta_type(dataset: Dataset, config: CorpusConfig) -> pa.StructType | None:
+    """The type of the `meta` column: scalars as they are, anything else as JSON text."""
+    if not config.meta:
+        return None
+    import datasets
+
+    schema = dataset.features.arrow_schema
+    fields = []
+    for name in config.meta:
+        kind = schema.field(name).type
+        if isinstance(dataset.features[name], datasets.ClassLabel):
+            kind = pa.string()
+        scalar = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+        fields.append((name, kind if scalar else pa.string()))
+    return pa.struct(fields)
+
+
+def find_image_column(dataset: Dataset, config: CorpusConfig) -> list[str]:
+    """The column with the pictures (for WebDataset: all that can hold one)."""
+    from datasets import Image
+
+    if config.image_column is not None:
+        if config.image_column not in dataset.column_names:
+            raise missing_column(config.image_column, "image_column", dataset.column_names)
+        return [config.image_column]
+    if config.source == "webdataset":
+        found = [name for name in WEBDATASET_IMAGES if name in dataset.column_names]
+    else:
+        found = [name for name, feature in dataset.features.items() if isinstance(feature, Image)]
+        if len(found) > 1:
+            raise CorpusError(f"several columns hold pictures ({', '.join(found)}); choose one with `image_column`")
+    if not found:
+        raise CorpusError(
+            f"no column of {config.path} holds pictures; name one with `image_column` (columns:"
+            f" {', '.join(dataset.column_names)})"
+        )
+    return found
+
+
+def undecoded(dataset: Dataset) -> Dataset:
+    """The data set with its pictures as files, not as pixels."""
+    from datasets import Image
+
+    for name, feature in dataset.features.items():
+        if isinstance(feature, Image) and feature.decode:
+            dataset = dataset.cast_column(name, Image(decode=False))
+    return dataset
+
+
+def check_columns(dataset: Dataset, config: CorpusConfig) -> None:
+    """Every column that the settings name must be there."""
+    known = dataset.column_names
+    for name in config.template_columns():
+        if name not in known:
+            raise missing_column(name, "caption_template", known)
+    for name in config.meta:
+        if name not in known:
+            raise missing_column(name, "meta", known)
+    if config.id_column and config.id_column not in known:
+        raise missing_column(config.id_column, "id_column", known)
+    inside = config.source == "webdataset" and ({"json", "txt"} & set(known))
+    if config.caption_template is None and config.caption_column not in known and not inside:
+        raise missing_column(config.caption_column, "caption_column", known)
+
+
+def load_dataset_source(config: CorpusConfig) -> DatasetSource:
+    """Open a data set through `datasets.load_dataset`.
+
+    Raises:
+        CorpusError: it cannot be opened, or lacks a column.
+    """
+    import datasets
+
+    builder: str
+    arguments: dict[str, Any] = {"split": config.split, "revision": config.revision}
+    if config.source in {"parquet", "webdataset"}:
+        builder, arguments["data_files"], arguments["split"] = config.source, data_files(config), "train"
+    else:
+        builder, arguments["name"] = str(config.path), config.name
+    try:
+        return DatasetSource(datasets.load_dataset(builder, **arguments), config)
+    except CorpusError:
+        raise
+    except Exception as error:  # datasets raises whatever its reader, parser or connection raises
+        said = " ".join(f"{error} {error.__cause__ or ''}".split())[:300]
+        raise CorpusError(f"cannot open the data set {config.path}: {said or type(error).__name__}") from error

@@ -1,0 +1,193 @@
+"""An image folder as a source: captions from a metadata file, side-car texts, or a template.
+
+File names are bytes on Linux; one that is not UTF-8 gets an image id with its odd bytes escaped, and is still read.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import io
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from megapairs_hf.core.errors import CorpusError
+from megapairs_hf.corpus.sources.base import RawRow, missing_column, read_file, short_hash
+from megapairs_hf.images.locate import MARK
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from megapairs_hf.corpus.config import CorpusConfig
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".ppm"})
+METADATA = ("metadata.jsonl", "metadata.csv")
+
+
+class FolderSource:
+    """A folder of pictures, searched with its subfolders, in the order of the names' bytes.
+
+    Args:
+        config: the settings; `path` is the folder.
+        files: relative paths to use; None for all that are there.
+    """
+
+    def __init__(self, config: CorpusConfig, files: Sequence[str] | None = None) -> None:
+        self.config, self.root = config, Path(str(config.path))
+        if not self.root.is_dir():
+            raise CorpusError(f"there is no folder {self.root}; check `path`")
+        self.columns = read_metadata(self.root)
+        self.files = list_pictures(self.root, self.columns) if files is None else list(files)
+        self.rows = len(self.files)
+        self._check()
+        if files is None:
+            self._check_captions()
+        self.meta = pa.struct([(name, pa.string()) for name in config.meta]) if config.meta else None
+        sizes = [file_state(path) for name in self.files for path in (self.root / name, self._sidecar(name))]
+        self.fingerprint = short_hash("folder", [safe_name(name) for name in self.files], sizes, self.columns)
+
+    def _check(self) -> None:
+        known = {"folder", "stem"}.union(*self.columns.values()) if self.columns else {"folder", "stem"}
+        wanted = [(name, "caption_template") for name in self.config.template_columns()]
+        wanted += [(name, "meta") for name in self.config.meta]
+        for name, setting in wanted:
+            if name not in known:
+                raise missing_column(name, setting, sorted(known))
+
+    def _check_captions(self) -> None:
+        """Refuse a metadata file that cannot hold the captions, unless some stand beside their pictures."""
+        name = self.config.caption_column
+        known = sorted(set().union(*self.columns.values()))
+        if self.config.caption_template is not None or not self.columns or name in known:
+            return
+        if not any(self._sidecar(file).is_file() for file in self.files):
+            near = difflib.get_close_matches(name, known, n=1)
+            told = f"it has {', '.join(known)}{f' (did you mean {near[0]!r}?)' if near else ''}"
+            advice = f"{told}; name it with --caption_column" if known else "make captions with --caption_template"
+            raise CorpusError(f"there is no column {name!r} in {metadata_file(self.root)}; {advice}")
+
+    def read(self, start: int, stop: int) -> Iterator[RawRow]:
+        """Read files."""
+        for name in self.files[start:stop]:
+            content, problem = read_file(str(self.root / name), (self.root,))
+            row = self._row(name)
+            meta = {key: str(row.get(key, "")) for key in self.config.meta} if self.config.meta else None
+            # a name that is no UTF-8, or looks like a place inside a file, cannot be written down as a place
+            place = name if safe_name(name) == name and MARK not in name else None
+            yield RawRow(safe_name(name), content, self._caption(name, row), meta, problem, place)
+
+    def _row(self, name: str) -> dict[str, Any]:
+        path = Path(name)
+        own = {"folder": safe_name(path.parent.name or self.root.name), "stem": safe_name(path.stem)}
+        return {**own, **self.columns.get(name, {})}
+
+    def _caption(self, name: str, row: dict[str, Any]) -> str | None:
+        if self.config.caption_template is not None:
+            slots = self.config.template_columns()
+            return None if any(slot not in row for slot in slots) else self.config.caption_template.format(**row)
+        if self.config.caption_column in row:
+            return str(row[self.config.caption_column] or "")
+        sidecar = self._sidecar(name)
+        if sidecar.is_file():
+            return sidecar.read_text(encoding="utf-8", errors="replace")
+        return None
+
+    def _sidecar(self, name: str) -> Path:
+        return (self.root / name).with_suffix(".txt")
+
+    def groups(self, column: str) -> list[str]:
+        """A column of the metadata, or `folder`, for every picture."""
+        rows = [self._row(name) for name in self.files]
+        if not all(column in row for row in rows):
+            raise missing_column(column, "group_column", sorted(set().union(*rows)))
+        return [str(row[column]) for row in rows]
+
+    def select(self, indices: Sequence[int]) -> FolderSource:
+        """Only these pictures."""
+        return FolderSource(self.config, [self.files[i] for i in indices])
+
+
+def safe_name(name: str) -> str:
+    """A file name as valid UTF-8; bytes that are none are written as backslash escapes."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def file_state(path: Path) -> tuple[int, int]:
+    """Size and modification time, by which a changed folder is noticed; (-1, 0) for a missing file."""
+    try:
+        state = path.stat()
+    except OSError:
+        return (-1, 0)
+    return (state.st_size, state.st_mtime_ns)
+
+
+def list_pictures(root: Path, columns: dict[str, dict[str, Any]]) -> list[str]:
+    """Relative paths of all pictures, and of what the metadata names even if it is not there."""
+    found = set(columns)
+    for folder, _, names in os.walk(root):
+        inside = Path(folder).relative_to(root)
+        found.update((inside / name).as_posix() for name in names if Path(name).suffix.lower() in SUFFIXES)
+    return sorted(found, key=os.fsencode)
+
+
+def metadata_file(root: Path) -> Path | None:
+    """The file of captions and columns, `metadata.jsonl` before `metadata.csv`."""
+    return next((root / name for name in METADATA if (root / name).is_file()), None)
+
+
+def read_metadata(root: Path) -> dict[str, dict[str, Any]]:
+    """The rows of `metadata.jsonl` or `metadata.csv` by file name; empty where there is neither.
+
+    Raises:
+        CorpusError: the file is not UTF-8, is broken, or lists a picture twice.
+    """
+    path = metadata_file(root)
+    if path is None:
+        return {}
+    rows = _read_jsonl(path) if path.suffix == ".jsonl" else _read_csv(path)
+    if any("file_name" not in row for row in rows):
+        raise CorpusError(f"every row of {path} must have a `file_name`; add it")
+    names = [str(row["file_name"]) for row in rows]
+    twice = sorted({file for file in names if names.count(file) > 1}) if len(set(names)) < len(names) else []
+    if twice:
+        raise CorpusError(f"{path} lists {twice[0]} more than once; keep one caption for each picture")
+    return {str(row["file_name"]): {k: v for k, v in row.items() if k != "file_name"} for row in rows}
+
+
+def _read_text(path: Path) -> str:
+    content = path.read_bytes()
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise CorpusError(f"line {line} of {path} is not UTF-8 text; save the file as UTF-8") from error
+
+
+def _read_jsonl(path: Path) -> list[dict[str, Any]]:
+    rows = []
+    for number, line in enumerate(_read_text(path).split("\n"), 1):
+        if line.strip():
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise CorpusError(f"line {number} of {path} is not valid JSON; correct it") from error
+            if not isinstance(row, dict):
+                raise CorpusError(f"line {number} of {path} must be an object {{…}}; correct it")
+            rows.append(row)
+    return rows
+
+
+def _read_csv(path: Path) -> list[dict[str, Any]]:
+    reader = csv.DictReader(io.StringIO(_read_text(path), newline=""))
+    try:
+        rows = [dict(row) for row in reader]
+    except csv.Error as error:
+        raise CorpusError(f"line {reader.line_num} of {path} cannot be read ({error}); correct its quotes") from error
+    for number, row in enumerate(rows, 2):
+        if None in row:
+            raise CorpusError(f"line {number} of {path} has more fields than the first line; quote texts with commas")
+    return rows

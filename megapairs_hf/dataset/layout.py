@@ -1,0 +1,129 @@
+"""The shape of the published folder: its files, its pictures, and the YAML by which `load_dataset` finds them.
+
+What surprises: `datasets` keys its cache of a local folder by the README's YAML and not by the files, so that text
+must change whenever the rows do; each configuration's description carries a mark that does.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pyarrow as pa
+
+from megapairs_hf.core.schema import IMAGE_TYPE, with_features
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+T = TypeVar("T")
+SIDES = ("train", "validation")
+MEGABYTE = 1_000_000
+PREVIEW_FILE = "preview/train-00000-of-00001.parquet"
+FRONT_MATTER = """---
+configs:
+- config_name: triplets
+  default: true
+  description: {mark}
+  data_files:
+{triplets}
+- config_name: images
+  description: {mark}
+  data_files:
+  - split: train
+    path: images/train-*.parquet
+{preview}---
+
+# Triplets
+
+Made by megapairs-hf. `megapairs push dataset` writes the full card.
+"""
+
+
+def readme(sides: Sequence[str], mark: str, preview: bool) -> str:
+    """The README of a data set.
+
+    Args:
+        sides: the splits that hold triplets.
+        mark: a hash that changes with the rows.
+        preview: whether there is a `preview` configuration.
+    """
+    listed = [f"  - split: {side}\n    path: triplets/{side}-*.parquet" for side in sides]
+    shown = (
+        f"- config_name: preview\n  description: {mark}\n"
+        "  data_files:\n  - split: train\n    path: preview/train-*.parquet\n"
+    )
+    return FRONT_MATTER.format(mark=mark, triplets="\n".join(listed), preview=shown if preview else "")
+
+
+def chunks(
+    rows: Sequence[T], size: int, weigh: Callable[[T], int] | None = None, limit: int = 0
+) -> list[tuple[T, ...]]:
+    """The rows in parts of at most `size`, none heavier than `limit` unless one row alone is.
+
+    Args:
+        rows: to be divided.
+        size: rows a part.
+        weigh: bytes of a row; None for parts by number only.
+        limit: bytes a part.
+    """
+    if weigh is None:
+        return [tuple(rows[i : i + size]) for i in range(0, len(rows), size)]
+    parts: list[tuple[T, ...]] = []
+    start, total = 0, 0
+    for i, row in enumerate(rows):
+        weight = weigh(row)
+        if i > start and (i - start >= size or total + weight > limit):
+            parts.append(tuple(rows[start:i]))
+            start, total = i, 0
+        total += weight
+    return [*parts, tuple(rows[start:])] if rows else []
+
+
+def image_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Pictures with their captions, by id."""
+    schema = pa.schema([("image_id", pa.string()), ("image", IMAGE_TYPE), ("caption", pa.string())])
+    return pa.Table.from_pylist(list(rows), schema=with_features(schema, ("image",)))
+
+
+def preview_ids(triplets: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """The pictures that a preview of these triplets shows."""
+    return tuple(sorted({name for row in triplets for name in (row["q_img"], row["t_img"], row["hns"][-1])}))
+
+
+def preview_table(triplets: Sequence[Mapping[str, Any]], rows: Mapping[str, Mapping[str, Any]]) -> pa.Table:
+    """A few triplets with their pictures in the rows, for the data set viewer.
+
+    Args:
+        triplets: the rows.
+        rows: image and caption of each of `preview_ids`.
+    """
+    images = ("query_image", "target_image", "negative_image")
+    schema = pa.schema(
+        [
+            ("query_image", IMAGE_TYPE),
+            ("q_text", pa.list_(pa.string())),
+            ("target_image", IMAGE_TYPE),
+            ("negative_image", IMAGE_TYPE),
+            ("query_caption", pa.string()),
+            ("target_caption", pa.string()),
+            ("relation", pa.list_(pa.string())),
+        ]
+    )
+    shown = [
+        {
+            "query_image": rows[row["q_img"]]["image"],
+            "q_text": row["q_text"],
+            "target_image": rows[row["t_img"]]["image"],
+            "negative_image": rows[row["hns"][-1]]["image"],
+            "query_caption": rows[row["q_img"]]["caption"],
+            "target_caption": rows[row["t_img"]]["caption"],
+            "relation": row["relation"],
+        }
+        for row in triplets
+    ]
+    return pa.Table.from_pylist(shown, schema=with_features(schema, images))
+
+
+def thinned(rows: Sequence[T], count: int) -> tuple[T, ...]:
+    """`count` of the rows, evenly spaced."""
+    return tuple(rows[:: max(1, len(rows) // max(1, count))][:count])

@@ -1,0 +1,1 @@
+"""The released format of MegaPairs: read, imported and exported."""

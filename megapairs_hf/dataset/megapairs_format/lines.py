@@ -1,0 +1,143 @@
+"""The released set's lines (`q_img`, `q_text`, `t_img`, `hns`) read and checked, and rows written as such lines.
+
+One JSON object a line, pictures as paths below a folder (VectorSpaceLab/MegaPairs). What surprises: a path in such a
+file may come from a stranger, so one that is absolute or climbs out of the folder is rejected and never opened.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from megapairs_hf.artifacts import storage
+from megapairs_hf.core.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from megapairs_hf.artifacts.writer import Rejection
+
+# written beside the lines by our export: image ids and captions, which the released format has no place for
+NAMES = "image_ids.jsonl"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line: its number from 1, and the row or why there is none."""
+
+    number: int
+    row: dict[str, Any] | None
+    reason: str = ""
+    detail: str = ""
+
+    def rejection(self, file: str) -> Rejection:
+        """As a row of `rejected.parquet`."""
+        return f"{file} line {self.number}", self.reason, self.detail
+
+
+class LineError(ValueError):
+    """A line that cannot be used: a short reason and what was found."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason, self.detail = reason, detail
+
+
+def read_lines(path: Path, offset: int = 0, first: int = 1, count: int | None = None) -> Iterator[Line]:
+    """The lines of a file; a blank one has no row and no reason.
+
+    Args:
+        path: the file.
+        offset: the byte where line `first` begins.
+        first: number of the first line that is read.
+        count: how many lines to read; None for all.
+
+    Raises:
+        ArtifactError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            for number, line in enumerate(file, start=first):
+                if count is not None and number >= first + count:
+                    return
+                try:
+                    yield Line(number, parse_line(line) if line.strip() else None)
+                except LineError as error:
+                    yield Line(number, None, error.reason, error.detail)
+    except OSError as error:
+        raise ArtifactError(f"cannot read {path}: {error.strerror}; check the path") from error
+
+
+def parse_line(line: bytes) -> dict[str, Any]:
+    """A line as a row of `triplets`; `q_text` may be one text or several, or be called `q_texts`.
+
+    Raises:
+        LineError: it is no such line.
+    """
+    try:
+        told = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise LineError("malformed_line", f"no JSON: {str(error)[:200]}") from error
+    if not isinstance(told, dict):
+        raise LineError("malformed_line", f"a {type(told).__name__}, not an object")
+    texts: Any = told.get("q_text", told.get("q_texts"))
+    texts = [texts] if isinstance(texts, str) else texts
+    query: Any = told.get("q_img")
+    target: Any = told.get("t_img")
+    negatives: Any = told.get("hns")
+    for name, value in (("q_img", query), ("t_img", target)):
+        if not isinstance(value, str) or not value:
+            raise LineError("malformed_line", f"`{name}` is no path")
+    for name, value in (("q_text", texts), ("hns", negatives)):
+        if not isinstance(value, list) or not value or not all(isinstance(part, str) and part for part in value):
+            raise LineError("malformed_line", f"`{name}` is no list of texts")
+    if negatives[0] != query:
+        raise LineError("first_negative_not_query", "`hns` must begin with the query image")
+    relation, scores = told.get("relation") or [], told.get("scores") or []
+    _check_extras(relation, scores)
+    _check_texts([query, target, *negatives], [*texts, *relation])
+    row = {"q_img": query, "q_text": texts, "t_img": target, "hns": negatives}
+    return {**row, "relation": relation, "scores": [{**part, "score": float(part["score"])} for part in scores]}
+
+
+def _check_texts(paths: list[str], texts: list[str]) -> None:
+    for name in paths:
+        if not storage.is_inside(name):
+            raise LineError("unsafe_path", repr(name)[:200])
+    try:
+        "".join([*paths, *texts]).encode()
+    except UnicodeEncodeError as error:
+        raise LineError("malformed_line", "half a surrogate pair, which is no text") from error
+
+
+def _check_extras(relation: Any, scores: Any) -> None:
+    if not isinstance(relation, list) or not all(isinstance(part, str) for part in relation):
+        raise LineError("malformed_line", "`relation` is no list of texts")
+    parts: list[Any] = scores if isinstance(scores, list) else [None]
+    for part in parts:
+        known = isinstance(part, dict) and part.keys() == {"relation", "score"}
+        if not known or not isinstance(part["relation"], str) or not _is_float(part["score"]):
+            raise LineError("malformed_line", "`scores` is no list of relations with scores")
+
+
+def _is_float(value: Any) -> bool:
+    try:
+        return isinstance(value, int | float) and isinstance(float(value), float)
+    except OverflowError:
+        # JSON knows numbers of any length
+        return False
+
+
+def format_line(row: Mapping[str, Any], names: Mapping[str, str]) -> str:
+    """A row as a line, with the file of each image; relation and scores are added where the row has them."""
+    line = {
+        "q_img": names[row["q_img"]],
+        "q_text": row["q_text"],
+        "t_img": names[row["t_img"]],
+        "hns": [names[name] for name in row["hns"]],
+    }
+    line |= {name: row[name] for name in ("relation", "scores") if row[name]}
+    return json.dumps(line, ensure_ascii=False) + "\n"

@@ -1,0 +1,210 @@
+"""One way to call every similarity model: pictures or captions in, vectors out.
+
+What surprises: transformers' processors are asked for their Pillow form, because Pillow's and torchvision's pixels
+differ by up to 0.015 after normalisation and a corpus must be embedded with one of them. Captions are sorted by their
+length before they are batched, so that short ones are not padded to the longest of a hundred.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from megapairs_hf.core.compatibility import check_adapter_of
+from megapairs_hf.core.dependencies import require
+from megapairs_hf.core.errors import ModelError
+from megapairs_hf.images.transforms import FunctionTransform, WholePicture, read_transform
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+
+    from megapairs_hf.embedding.config import SimilarityModelConfig
+    from megapairs_hf.images.transforms import PlainTransform, ProcessorTransform, Transform
+
+
+@dataclass(frozen=True)
+class Running:
+    """How the models run.
+
+    Attributes:
+        dtype: `float32`, `bfloat16` or `float16`.
+        batch_size: inputs a forward pass.
+        compile: whether the image towers are compiled.
+        device: where.
+    """
+
+    dtype: str
+    batch_size: int
+    compile: bool
+    device: str
+
+
+class Encoder(Protocol):
+    """A loaded similarity model."""
+
+    @property
+    def transform(self) -> Transform | None:
+        """What to do with a picture where it is decoded; None for a model of captions."""
+
+    def __init__(self, config: SimilarityModelConfig, path: str, running: Running) -> None: ...
+
+    def encode_pictures(self, batch: Any) -> torch.Tensor:
+        """Vectors (Tensor[B, D]) of what the transform gave, not normalised."""
+
+    def encode_captions(self, captions: Sequence[str]) -> torch.Tensor:
+        """Vectors (Tensor[N, D]) of any number of captions, not normalised."""
+
+
+def load_encoder(config: SimilarityModelConfig, path: str, running: Running) -> Encoder:
+    """Load a similarity model.
+
+    Args:
+        config: which one.
+        path: its folder or Hub id.
+        running: how it is to run.
+
+    Raises:
+        ModelError: it cannot be loaded, or has no tower for this input.
+        MissingDependencyError: its library is not installed.
+    """
+    makers: dict[str, type[Encoder]] = {
+        "transformers": TransformersEncoder,
+        "open_clip": OpenClipEncoder,
+        "sentence_transformers": SentenceTransformersEncoder,
+    }
+    try:
+        return makers[config.library](config, path, running)
+    except (OSError, ValueError, RuntimeError) as error:
+        said = str(error).strip().split("\n", 1)[0]
+        raise ModelError(f"cannot load the similarity model {config.name} ({path}): {said}") from error
+
+
+def full_batch(pixels: torch.Tensor, size: int) -> torch.Tensor:
+    """The batch filled up with zeros, since a compiled model is compiled again for every other shape."""
+    import torch
+
+    if len(pixels) == size:
+        return pixels
+    return torch.cat([pixels, pixels.new_zeros(size - len(pixels), *pixels.shape[1:])])
+
+
+class TransformersEncoder:
+    """A CLIP-like tower, or a plain vision model such as DINOv2."""
+
+    def __init__(self, config: SimilarityModelConfig, path: str, running: Running) -> None:
+        import torch
+        from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+
+        check_adapter_of(path, config.revision)
+        self.config, self.running, self.dtype = config, running, getattr(torch, running.dtype)
+        model = AutoModel.from_pretrained(path, revision=config.revision, dtype=self.dtype)
+        self.model = model.to(running.device).eval()
+        self.transform: PlainTransform | ProcessorTransform | None = None
+        if config.input == "image":
+            processor = AutoImageProcessor.from_pretrained(path, revision=config.revision, backend="pil")
+            self.transform = read_transform(processor)
+            self.tower = torch.compile(self._tower) if running.compile else self._tower
+        else:
+            if not hasattr(model, "get_text_features"):
+                raise ModelError(f"{path} has no text tower, so it cannot embed captions; choose a dual encoder")
+            self.processor = AutoTokenizer.from_pretrained(path, revision=config.revision)
+            # SigLIP takes the last position's vector and was trained with every text padded to the end
+            self.padding = "max_length" if str(model.config.model_type).startswith("siglip") else "longest"
+
+    def encode_pictures(self, batch: Any) -> torch.Tensor:
+        """Vectors (Tensor[B, D])."""
+        assert self.transform is not None
+        pixels = self.transform.pixels(batch, self.running.device, self.dtype)
+        if self.running.compile:
+            return self.tower(full_batch(pixels, self.running.batch_size))[: len(batch)]
+        return self.tower(pixels)
+
+    def _tower(self, pixels: torch.Tensor) -> torch.Tensor:
+        if hasattr(self.model, "get_image_features"):
+            return self.model.get_image_features(pixel_values=pixels).pooler_output
+        output = self.model(pixel_values=pixels)
+        if self.config.pooling == "pooler":
+            return output.pooler_output
+        hidden = output.last_hidden_state
+        return hidden[:, 0] if self.config.pooling == "cls" else hidden[:, 1:].mean(1)
+
+    def encode_captions(self, captions: Sequence[str]) -> torch.Tensor:
+        """Vectors (Tensor[N, D])."""
+        import torch
+
+        tokens = self.processor(list(captions), truncation=True)
+        order = np.argsort([-len(ids) for ids in tokens["input_ids"]], kind="stable")
+        parts = []
+        for start in range(0, len(order), self.running.batch_size):
+            rows = order[start : start + self.running.batch_size]
+            names = sorted({"input_ids", "attention_mask"} & set(tokens))
+            some = {name: [tokens[name][row] for row in rows] for name in names}
+            padded = self.processor.pad(some, padding=self.padding, return_tensors="pt").to(self.running.device)
+            parts.append(self.model.get_text_features(**{name: padded[name] for name in names}).pooler_output)
+        return torch.cat(parts)[torch.from_numpy(np.argsort(order))]
+
+
+class OpenClipEncoder:
+    """One tower of an open_clip model; EVA-CLIP is among them."""
+
+    def __init__(self, config: SimilarityModelConfig, path: str, running: Running) -> None:
+        require("eva", f"the similarity model {config.name}")
+        import open_clip
+        import torch
+
+        self.running, self.dtype = running, getattr(torch, running.dtype)
+        assert config.pretrained is not None
+        weights = None if config.pretrained == "random" else config.pretrained
+        made = open_clip.create_model_and_transforms(path, pretrained=weights, device=running.device)
+        self.model = made[0].to(self.dtype).eval()
+        self.transform = FunctionTransform(made[2]) if config.input == "image" else None
+        self.tower = torch.compile(self.model.encode_image) if running.compile else self.model.encode_image
+        self.tokenizer = open_clip.get_tokenizer(path)
+
+    def encode_pictures(self, batch: Any) -> torch.Tensor:
+        """Vectors (Tensor[B, D])."""
+        pixels = batch.to(self.running.device, self.dtype)
+        if self.running.compile:
+            return self.tower(full_batch(pixels, self.running.batch_size))[: len(batch)]
+        return self.tower(pixels)
+
+    def encode_captions(self, captions: Sequence[str]) -> torch.Tensor:
+        """Vectors (Tensor[N, D]); open_clip pads every text to its full length, so their order does not matter."""
+        import torch
+
+        size = self.running.batch_size
+        parts = [list(captions[start : start + size]) for start in range(0, len(captions), size)]
+        return torch.cat([self.model.encode_text(self.tokenizer(part).to(self.running.device)) for part in parts])
+
+
+class SentenceTransformersEncoder:
+    """Any Sentence Transformers model: BGE for captions, CLIP for either."""
+
+    def __init__(self, config: SimilarityModelConfig, path: str, running: Running) -> None:
+        import torch
+        from sentence_transformers import SentenceTransformer
+
+        check_adapter_of(path, config.revision)
+        kwargs = {"dtype": getattr(torch, running.dtype)}
+        self.running = running
+        self.transform = WholePicture() if config.input == "image" else None
+        self.model = SentenceTransformer(path, device=running.device, revision=config.revision, model_kwargs=kwargs)
+
+    def encode_pictures(self, batch: Any) -> torch.Tensor:
+        """Vectors (Tensor[B, D])."""
+        from PIL import Image
+
+        return self._encode([Image.fromarray(pixels.numpy()) for pixels in batch])
+
+    def encode_captions(self, captions: Sequence[str]) -> torch.Tensor:
+        """Vectors (Tensor[N, D]); Sentence Transformers sorts by length itself."""
+        return self._encode(list(captions))
+
+    def _encode(self, inputs: list[Any]) -> torch.Tensor:
+        return self.model.encode(
+            inputs, batch_size=self.running.batch_size, convert_to_tensor=True, show_progress_bar=False
+        )

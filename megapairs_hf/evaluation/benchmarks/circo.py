@@ -1,0 +1,104 @@
+"""CIRCO (Baldrati et al., ICCV 2023; github.com/miccunifi/CIRCO): several right answers among COCO's unlabeled images.
+
+`annotations/{val,test}.json` of the benchmark and `image_info_unlabeled2017.json` of COCO say everything. What
+surprises: the reference picture stays in the ranking, and Recall@k counts `target_img_id` only, while mAP@k counts all
+of `gt_img_ids`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from megapairs_hf.core.errors import EvaluationError
+from megapairs_hf.evaluation.benchmarks.base import Benchmark, CIRQuery, Part
+from megapairs_hf.evaluation.benchmarks.files import (
+    ImageFolder,
+    complete,
+    find_folder,
+    no_duplicates,
+    read_json,
+    rows_of,
+)
+from megapairs_hf.evaluation.benchmarks.spec import SIZES
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from megapairs_hf.evaluation.benchmarks.spec import BenchmarkSpec
+
+KEYS = ("id", "reference_img_id", "relative_caption", "shared_concept")
+ANSWERS = ("target_img_id", "gt_img_ids")
+ANNOTATIONS = ("annotations", "CIRCO/annotations", "")
+IMAGES = ("COCO2017_unlabeled/unlabeled2017", "unlabeled2017", "CIRCO/COCO2017_unlabeled/unlabeled2017")
+INFO = "image_info_unlabeled2017.json"
+INFO_FOLDERS = ("COCO2017_unlabeled/annotations", "annotations", "CIRCO/COCO2017_unlabeled/annotations")
+
+
+def folders(data: str | Path, spec: BenchmarkSpec) -> tuple[Path, Path, Path]:
+    """The annotation file, COCO's list of pictures, and the folder of the pictures."""
+    annotations = find_folder(data, spec.annotations, ANNOTATIONS, f"{spec.split}.json") / f"{spec.split}.json"
+    info = find_folder(data, "", INFO_FOLDERS, INFO) / INFO
+    images = find_folder(data, spec.images, IMAGES, ".")
+    return annotations, info, images
+
+
+def read_circo(spec: BenchmarkSpec, data: str | Path, *, check: bool = True) -> list[Benchmark]:
+    """CIRCO as one benchmark.
+
+    Args:
+        spec: its protocol.
+        data: folder with annotations and pictures.
+        check: whether the pictures must be there.
+
+    Raises:
+        EvaluationError: a file is absent or broken, or pictures are missing.
+    """
+    annotations, info, images = folders(data, spec)
+    rows = rows_of(annotations, (*KEYS, *(ANSWERS if spec.split == "val" else ())))
+    ids = [str(row["id"]) for row in rows]
+    if sorted(map(int, ids)) != list(range(len(ids))):
+        raise EvaluationError(f"{annotations}: the queries must be numbered 0 to {len(ids) - 1:,}; get it again")
+    names = gallery_files(info)
+    pictures = ImageFolder(images, names)
+    queries = [_query(row, spec) for row in rows]
+    for query in queries:
+        unknown = [name for name in (query.part.image, *query.targets) if name not in names]
+        if unknown:
+            raise EvaluationError(
+                f"{annotations}, query {query.key}: picture {unknown[0]} is not in {info.name}; get both files again"
+            )
+    groups = ("map@10",) if spec.split == "val" else ()
+    gallery = {name: Part(name) for name in names}
+    made = Benchmark("circo", spec.split, queries, gallery, pictures, metrics=spec.metrics, group_metrics=groups)
+    if not check:
+        return [made]
+    there = {name: pictures.find(name) is not None for name in names}
+    return [complete(made, there, spec, images, SIZES[f"circo/{spec.split}"])]
+
+
+def gallery_files(info: Path) -> dict[str, str]:
+    """File names by id, of COCO's list.
+
+    Raises:
+        EvaluationError: the list is absent, cut off, or has a picture twice.
+    """
+    listed = read_json(info, dict).get("images")
+    if not isinstance(listed, list) or not all(isinstance(row, dict) and "id" in row for row in listed):
+        raise EvaluationError(f"{info} has no list `images` with ids; get COCO's image_info_unlabeled2017.zip again")
+    names = no_duplicates((str(int(row["id"])) for row in listed), info)
+    return {name: f"{int(name):012d}.jpg" for name in names}
+
+
+def _query(row: dict[str, Any], spec: BenchmarkSpec) -> CIRQuery:
+    reference = str(row["reference_img_id"])
+    text = spec.template.format(shared_concept=row["shared_concept"], relative_caption=row["relative_caption"])
+    answered = spec.split == "val"
+    return CIRQuery(
+        key=str(row["id"]),
+        part=Part(reference, text),
+        targets=tuple(dict.fromkeys(str(name) for name in row["gt_img_ids"])) if answered else (),
+        target=str(row["target_img_id"]) if answered else "",
+        exclude=(reference,) if spec.remove_reference else (),
+        group=tuple(row.get("semantic_aspects") or ()) if answered else (),
+        caption=row["relative_caption"],
+    )

@@ -1,0 +1,205 @@
+"""Annotation files and picture folders, as the benchmarks' readers need them.
+
+What surprises: pictures that are missing are looked for before anything is encoded, by listing each folder once; a
+gallery without them is used only where it is asked for, and then every record says so, because a smaller gallery gives
+better numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from megapairs_hf.core.errors import EvaluationError
+from megapairs_hf.core.progress import note
+from megapairs_hf.images.decode import to_rgb
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from PIL import Image
+
+    from megapairs_hf.evaluation.benchmarks.base import Benchmark
+    from megapairs_hf.evaluation.benchmarks.spec import BenchmarkSpec
+
+NAMED = 5
+SUFFIXES = (".jpg", ".png", ".jpeg")
+
+
+def find_folder(data: str | Path, given: str, usual: Sequence[str], holds: str) -> Path:
+    """The folder below `data` that has `holds`, or the first usual one where none has.
+
+    Args:
+        data: the benchmark's folder.
+        given: from the settings; empty to look in the usual places.
+        usual: places, the best known layouts first.
+        holds: a file or folder that it must have.
+    """
+    places = [Path(data) / name for name in ([given] if given else usual)]
+    return next((place for place in places if (place / holds).exists()), places[0])
+
+
+def read_json(path: Path, kind: type[Any]) -> Any:
+    """Read an annotation file.
+
+    Args:
+        path: the file.
+        kind: `list` or `dict`.
+
+    Raises:
+        EvaluationError: it is not there, is cut off, holds something else or nothing, or names a key twice.
+    """
+    try:
+        loaded = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=lambda pairs: _unique(pairs, path))
+    except OSError as error:
+        raise EvaluationError(
+            f"cannot read {path} ({error.strerror}); `megapairs eval doctor BENCHMARK --data DIR` says where to get it"
+        ) from error
+    except ValueError as error:
+        raise EvaluationError(f"{path} is cut off or is no JSON ({error}); get it again") from error
+    if not isinstance(loaded, kind) or not loaded:
+        raise EvaluationError(f"{path} must hold a JSON {kind.__name__} with entries; get it again")
+    return loaded
+
+
+def _unique(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise EvaluationError(f"{path} names {twice!r} twice; get it again")
+    return found
+
+
+def rows_of(path: Path, keys: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows of an annotation file.
+
+    Raises:
+        EvaluationError: a row lacks a key.
+    """
+    rows: list[dict[str, Any]] = read_json(path, list)
+    for number, row in enumerate(rows):
+        absent = [key for key in keys if not isinstance(row, dict) or key not in row]
+        if absent:
+            raise EvaluationError(f"{path}, row {number}: `{absent[0]}` is absent; get the file again")
+    return rows
+
+
+def no_duplicates(names: Iterable[str], path: Path) -> list[str]:
+    """The names as a list.
+
+    Raises:
+        EvaluationError: one stands twice; a gallery with duplicates ranks one picture twice.
+    """
+    listed = list(names)
+    seen: set[str] = set()
+    twice = sorted({name for name in listed if name in seen or seen.add(name)})  # type: ignore[func-returns-value]
+    if twice:
+        shown = ", ".join(twice[:NAMED])
+        raise EvaluationError(f"{path}: the gallery has {len(twice):,} pictures twice ({shown}); get it again")
+    return listed
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """Pictures in a folder, by id.
+
+    Attributes:
+        root: the folder.
+        paths: path of each below it; without a suffix, any of the usual ones.
+    """
+
+    root: Path
+    paths: Mapping[str, str]
+
+    @cached_property
+    def _there(self) -> dict[str, set[str]]:
+        folders = {os.path.dirname(path) for path in self.paths.values()}  # noqa: PTH120
+        return {name: _listed(self.root / name) for name in folders}
+
+    def find(self, image: str) -> Path | None:
+        """The file of an id, or None where it is not there."""
+        path = self.paths.get(image)
+        if path is None:
+            return None
+        folder, _, name = path.rpartition("/")
+        names = self._there[folder]
+        for suffix in ("", *SUFFIXES):
+            if name + suffix in names:
+                return self.root / folder / (name + suffix)
+        return None
+
+    def __call__(self, image: str) -> Image.Image:
+        """The RGB picture of an id.
+
+        Raises:
+            EvaluationError: it is not there.
+            ImageRejectedError: it cannot be decoded.
+        """
+        path = self.find(image)
+        if path is None:
+            raise EvaluationError(f"the picture {image} is not in {self.root}; get it, then run again")
+        return to_rgb(path.read_bytes())
+
+
+def _listed(folder: Path) -> set[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries}
+    except OSError:
+        return set()
+
+
+def complete(
+    benchmark: Benchmark, there: Mapping[str, bool], spec: BenchmarkSpec, root: Path, size: tuple[int, int]
+) -> Benchmark:
+    """The benchmark with what is missing refused, or left out and recorded.
+
+    Args:
+        benchmark: as the annotation files describe it.
+        there: of each image id that is needed, whether its file is there.
+        spec: the protocol.
+        root: of the pictures.
+        size: (queries, gallery) that the benchmark has; 0 where it is not known. Other numbers make it `partial`.
+
+    Raises:
+        EvaluationError: pictures are missing and that is not allowed, or nothing is left.
+    """
+    absent = [name for name in dict.fromkeys(there) if not there[name]]
+    options = {**spec.options, **benchmark.options}
+    label = f"{benchmark.name} {benchmark.part or benchmark.split}"
+    if absent and not spec.allow_missing:
+        shown = ", ".join(absent[:NAMED]) + (", …" if len(absent) > NAMED else "")
+        raise EvaluationError(
+            f"{label}: {len(absent):,} of {len(there):,} pictures are missing in {root} ({shown}); get them"
+            f" (`megapairs eval doctor {benchmark.name} --data DIR`), or pass --set allow_missing=true, which the"
+            " results will say"
+        )
+    short = _shortfall(benchmark, size)
+    gone = set(absent)
+    queries = [query for query in benchmark.queries if query.part.image not in gone]
+    gallery = {name: part for name, part in benchmark.gallery.items() if part.image not in gone}
+    if not queries or not gallery:
+        raise EvaluationError(f"{label}: no picture of it is in {root}; check --data")
+    if absent:
+        options["missing_images"] = len(absent)
+        options["queries_left_out"] = len(benchmark.queries) - len(queries)
+        short.append(f"{len(absent):,} pictures missing")
+        note(f"{label}: {len(absent):,} pictures are missing; the results say so")
+    if short:
+        options["partial"] = "; ".join(short)
+        note(f"{label} is partial: {options['partial']}")
+    return replace(benchmark, queries=queries, gallery=gallery, options=options, missing=absent)
+
+
+def _shortfall(benchmark: Benchmark, size: tuple[int, int]) -> list[str]:
+    counts = (len(benchmark.queries), len(benchmark.gallery))
+    return [
+        f"{count:,} of {whole:,} {what}"
+        for count, whole, what in zip(counts, size, ("queries", "gallery pictures"), strict=True)
+        if whole and count != whole
+    ]

@@ -1,0 +1,109 @@
+"""MMEB's means: four meta-tasks, in and out of distribution, and all 36; and MMEB measured with one model.
+
+What surprises: VLM2Vec and MegaPairs average data sets, not meta-tasks, so retrieval counts three times as much as
+grounding. A mean over fewer data sets or fewer queries says `partial` wherever it is written.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from megapairs_hf.core.errors import EvaluationError
+from megapairs_hf.evaluation.benchmarks.mmeb import IND, META_TASKS, OOD, ROWS, TASKS, known_name
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+SET = "mmeb/"
+
+
+def mmeb_means(values: Mapping[str, float], counts: Mapping[str, int] | None = None) -> dict[str, tuple[float, str]]:
+    """Means over data sets: the four meta-tasks, in and out of distribution, and all.
+
+    Args:
+        values: precision@1 of each data set.
+        counts: queries of each; where one has not 1,000, its means are partial too.
+
+    Returns:
+        By `classification`, `vqa`, `retrieval`, `grounding`, `ind`, `ood`, `all`: the plain mean over data sets, and
+        a label that is empty only for the whole; a group without any data set is not in it.
+    """
+    for name in values:
+        known_name(name)
+    groups: dict[str, Sequence[str]] = {meta: [*sides[0], *sides[1]] for meta, sides in META_TASKS.items()}
+    groups |= {side: [name for name, (_, where) in TASKS.items() if where == side] for side in (IND, OOD)}
+    means = {}
+    for group, names in (groups | {"all": list(TASKS)}).items():
+        there = [name for name in names if name in values]
+        short = [name for name in there if counts is not None and counts[name] != ROWS]
+        label = "" if len(there) == len(names) else f"partial ({len(there)} of {len(names)})"
+        if short and counts is not None:
+            asked = sum(counts[name] for name in there)
+            label = f"partial ({len(there)} of {len(names)}, {asked:,} of {ROWS * len(there):,} queries)"
+        if there:
+            means[group] = (sum(values[name] for name in there) / len(there), label)
+    return means
+
+
+def mean_records(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Records of the means, from records of data sets; one list for each model, strategy, revision and setting.
+
+    Args:
+        records: as `records_of_runs` gives them; those of other benchmarks are passed over.
+
+    Returns:
+        Records of the benchmark `mmeb` whose `group` is the meta-task, `ind`, `ood` or `all`.
+
+    Raises:
+        EvaluationError: a data set stands twice with another value.
+    """
+    found: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    for record in records:
+        if record["benchmark"].startswith(SET) and record["metric"] == "precision@1" and record["group"] is None:
+            found.setdefault(_run_of(record), []).append(record)
+    made = []
+    for some in found.values():
+        _check_once(some)
+        values = {record["benchmark"].removeprefix(SET): float(record["value"]) for record in some}
+        counts = {record["benchmark"].removeprefix(SET): int(record["queries"]) for record in some}
+        for group, (value, label) in mmeb_means(values, counts).items():
+            names = [name for name in values if group in {*TASKS[name], "all"}]
+            options = {
+                "placeholder": some[0]["options"].get("placeholder", ""),
+                "mean": f"over {len(names)} data sets",
+            }
+            options |= {"partial": label.removeprefix("partial ").strip("()")} if label else {}
+            told = {"benchmark": "mmeb", "group": group, "value": round(value, 6), "options": options, "ci95": None}
+            told["queries"] = sum(counts[name] for name in names)
+            told["ties"] = sum(r["ties"] for r in some if r["benchmark"].removeprefix(SET) in names)
+            told["gallery"] = sum(r["gallery"] for r in some if r["benchmark"].removeprefix(SET) in names)
+            made.append({**some[0], **told})
+    return made
+
+
+def _run_of(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """What must be equal in records that are averaged: one model, measured one way on one copy of the rows."""
+    options = [record["options"].get(name) for name in ("placeholder", "source", "revision")]
+    return tuple(map(str, (record["model"], record["strategy"], record.get("revision"), *options)))
+
+
+def _check_once(records: Sequence[Mapping[str, Any]]) -> None:
+    values: dict[str, float] = {}
+    for record in records:
+        if values.setdefault(record["benchmark"], record["value"]) != record["value"]:
+            raise EvaluationError(
+                f"{record['model']} has two numbers for {record['benchmark']} ({values[record['benchmark']]} and"
+                f" {record['value']}); give the results of one run"
+            )
+
+
+def mmeb_table(records: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown: a row for each mean, percentages, partial ones labelled."""
+    lines = ["| model | strategy | mean | P@1 | queries |", "| --- | --- | --- | ---: | ---: |"]
+    for record in records:
+        label = record["options"].get("partial")
+        name = f"{record['group']} — partial ({label})" if label else record["group"]
+        made = f"{record['model']} | {record['strategy']}"
+        lines.append(f"| {made} | {name} | {100 * record['value']:.1f} | {record['queries']:,} |")
+    return "\n".join(lines)

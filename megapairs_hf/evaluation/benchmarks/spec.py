@@ -1,0 +1,217 @@
+"""What `eval/*.yaml` says of a benchmark: split, gallery, prompt, reference rule, and where its parts come from.
+
+One frozen dataclass for the four composed-retrieval benchmarks; MMEB has its own file. Everything by which two numbers
+could differ is a field here and goes into the options of every result record. What surprises: a field that a benchmark
+has no use for is an error, because a setting that does nothing is believed to have done something.
+"""
+
+from __future__ import annotations
+
+import difflib
+import string
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from megapairs_hf.core.config import RUNTIME_ONLY, build_config, read_yaml, require
+from megapairs_hf.core.errors import ConfigError, EvaluationError
+from megapairs_hf.core.shipped import is_bare, shipped
+
+BENCHMARKS = ("circo", "cirr", "fashioniq", "genecis", "mmeb")
+SPLITS = {"circo": ("val", "test"), "cirr": ("val", "test1"), "fashioniq": ("val",), "genecis": ("val",)}
+GALLERIES = {"circo": ("all",), "cirr": ("split",), "fashioniq": ("all", "union"), "genecis": ("own",)}
+PARTS = {
+    "fashioniq": ("dress", "shirt", "toptee"),
+    "genecis": ("focus_attribute", "change_attribute", "focus_object", "change_object"),
+}
+JOINS = ("mmret", "magiclens", "searle")
+SLOTS = {
+    "circo": {"shared_concept", "relative_caption"},
+    "cirr": {"caption"},
+    "fashioniq": {"caption"},
+    "genecis": {"condition"},
+}
+PROMPTS = {
+    "circo": {
+        "mmret": "Find a picture that also {shared_concept}, but {relative_caption}.",
+        "magiclens": "find {shared_concept} but {relative_caption}",
+        "searle": "{relative_caption}",
+    },
+    "cirr": {"plain": "{caption}"},
+    "fashioniq": {"plain": "{caption}"},
+    "genecis": {"plain": "{condition}"},
+}
+# what the benchmarks hold, from PROTOCOLS and their own repositories: (queries, gallery); a part is keyed by its name
+SIZES: dict[str, tuple[int, int]] = {
+    "circo/val": (220, 123_403),
+    "circo/test": (800, 123_403),
+    "cirr/val": (4_181, 2_297),
+    "cirr/test1": (4_148, 2_315),
+    "fashioniq/dress/all": (2_017, 3_817),
+    "fashioniq/shirt/all": (2_038, 6_346),
+    "fashioniq/toptee/all": (1_961, 5_373),
+    "fashioniq/dress/union": (2_017, 2_628),
+    "fashioniq/shirt/union": (2_038, 3_089),
+    "fashioniq/toptee/union": (1_961, 2_902),
+    "genecis/focus_object": (1_960, 0),
+    "genecis/change_object": (1_960, 0),
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a part of a benchmark comes from.
+
+    Attributes:
+        what: the part.
+        where: page to get it from.
+        licence: of the part, and what must be clicked or signed for it.
+        folder: where it is expected, below `--data`.
+    """
+
+    what: str
+    where: str
+    licence: str
+    folder: str = ""
+
+
+@dataclass(frozen=True)
+class BenchmarkSpec:
+    """A benchmark's protocol.
+
+    Attributes:
+        benchmark: `circo`, `cirr`, `fashioniq` or `genecis`.
+        split: of the benchmark.
+        gallery: what is ranked: `all` (CIRCO: COCO 2017 unlabeled; FashionIQ: the whole split file), `union`
+            (FashionIQ: references and targets only, the easier "VAL" protocol), `split` (CIRR), `own` (GeneCIS).
+        prompt: a template, or the name of a published one (`mmret`, `magiclens`, `searle`).
+        remove_reference: whether the query's own picture is deleted from its ranking.
+        metrics: the first is the headline.
+        licence: of the annotations.
+        sources: where each part is had.
+        join: FashionIQ, the two captions: `mmret` (", and "), `magiclens` (" and "), `searle` (both ways round).
+        parts: categories or tasks; empty for all.
+        allow_missing: measure with the pictures that are there, and record how many are not.
+        annotations: folder with the annotation files, below `--data`.
+        images: folder with the pictures, below `--data`.
+        images_attribute: GeneCIS, folder with Visual Genome's pictures.
+    """
+
+    benchmark: str
+    split: str
+    gallery: str
+    prompt: str
+    remove_reference: bool
+    metrics: tuple[str, ...]
+    licence: str
+    sources: tuple[Source, ...]
+    join: str = ""
+    parts: tuple[str, ...] = ()
+    allow_missing: bool = False
+    annotations: str = field(default="", metadata=RUNTIME_ONLY)
+    images: str = field(default="", metadata=RUNTIME_ONLY)
+    images_attribute: str = field(default="", metadata=RUNTIME_ONLY)
+
+    def __post_init__(self) -> None:
+        known_benchmark(self.benchmark)
+        require(self.benchmark in SPLITS, "benchmark", self.benchmark, f"one of {list(SPLITS)} in this kind of file")
+        splits, galleries = SPLITS[self.benchmark], GALLERIES[self.benchmark]
+        require(self.split in splits, "split", self.split, f"one of {list(splits)} for {self.benchmark}")
+        require(self.gallery in galleries, "gallery", self.gallery, f"one of {list(galleries)} for {self.benchmark}")
+        known = PARTS.get(self.benchmark, ())
+        require(all(p in known for p in self.parts), "parts", list(self.parts), f"some of {list(known)}")
+        allowed = ("recall@K", "map@K", *(("subset_recall@K",) if self.benchmark == "cirr" else ()))
+        right = bool(self.metrics) and all(_known_metric(name, allowed) for name in self.metrics)
+        require(right, "metrics", list(self.metrics), f"some of {list(allowed)} for {self.benchmark}")
+        joins = JOINS if self.benchmark == "fashioniq" else ("",)
+        require(self.join in joins, "join", self.join, f"one of {list(joins)} for {self.benchmark}")
+        own = self.benchmark == "genecis" or not self.images_attribute
+        require(own, "images_attribute", self.images_attribute, f"absent for {self.benchmark}")
+        _check_template(self)
+
+    @property
+    def template(self) -> str:
+        """The prompt with its slots, a published name replaced by its text."""
+        return PROMPTS[self.benchmark].get(self.prompt, self.prompt)
+
+    @property
+    def all_parts(self) -> tuple[str, ...]:
+        """Every part of the benchmark; empty where it has none."""
+        return PARTS.get(self.benchmark, ())
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What a record says of the protocol."""
+        told: dict[str, Any] = {
+            "prompt": self.template,
+            "gallery": self.gallery,
+            "remove_reference": self.remove_reference,
+        }
+        if self.join:
+            told["join"] = self.join
+        if self.gallery == "union":
+            told["protocol"] = "VAL (gallery of references and targets only, easier)"
+        if self.allow_missing:
+            told["allow_missing"] = True
+        return told
+
+
+def _known_metric(metric: str, allowed: tuple[str, ...]) -> bool:
+    name, _, cut = metric.partition("@")
+    return f"{name}@K" in allowed and cut.isdigit() and int(cut) > 0
+
+
+def _check_template(spec: BenchmarkSpec) -> None:
+    names = PROMPTS[spec.benchmark]
+    allowed = f"one of {list(names)}, or a text with {{{'} or {'.join(sorted(SLOTS[spec.benchmark]))}}}"
+    try:
+        slots = {name for _, name, _, _ in string.Formatter().parse(spec.template) if name is not None}
+    except ValueError:
+        slots = {""}
+    require(bool(slots) and slots <= SLOTS[spec.benchmark], "prompt", spec.prompt, allowed)
+
+
+def known_benchmark(name: str) -> str:
+    """The name itself.
+
+    Raises:
+        EvaluationError: there is no such benchmark; the nearest is named.
+    """
+    if name not in BENCHMARKS:
+        near = difflib.get_close_matches(name.lower(), BENCHMARKS, n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(BENCHMARKS)}"
+        raise EvaluationError(f"there is no benchmark {name!r}; {hint}")
+    return name
+
+
+def spec_file(name: str) -> Path:
+    """The YAML of a benchmark: the shipped one by its name, or a file.
+
+    Raises:
+        EvaluationError: neither a file nor a known name; the nearest name is told.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    known_benchmark(path.name.removesuffix(".yaml") if path.suffix in {"", ".yaml"} else name)
+    if not is_bare(name):
+        raise EvaluationError(f"there is no file {name}; give the name alone ({path.stem}) for the shipped one")
+    return shipped("eval") / f"{path.stem}.yaml"
+
+
+def read_spec(name: str, changes: dict[str, Any] | None = None) -> BenchmarkSpec:
+    """Read a benchmark's YAML.
+
+    Args:
+        name: of the benchmark, or path of the file.
+        changes: fields to set otherwise, as in `--set gallery=union`.
+
+    Raises:
+        EvaluationError: there is no such benchmark.
+        ConfigError: a key is unknown or a value out of range.
+    """
+    path = spec_file(name)
+    values = read_yaml(path) | (changes or {})
+    if "benchmark" not in values:
+        raise ConfigError(f"{path}: `benchmark` is required; add one of {', '.join(BENCHMARKS)}")
+    return build_config(BenchmarkSpec, values, str(path))

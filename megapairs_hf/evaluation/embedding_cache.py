@@ -1,0 +1,163 @@
+"""Vectors kept by what they were made of: model, picture bytes, text, transform. Another prompt encodes queries only.
+
+Each list of parts is an `embeddings` artifact: float16 shards that several processes share, written whole or not at
+all, continued after an interruption. What surprises: a hit still encodes four parts, because a name on the Hub can
+hold another model tomorrow, and vectors of two models in one ranking look like a result.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from megapairs_hf.artifacts import storage
+from megapairs_hf.artifacts.artifact import Artifact, json_bytes, read_json
+from megapairs_hf.artifacts.shards import shard_names
+from megapairs_hf.artifacts.storage import join
+from megapairs_hf.artifacts.writer import create_artifact
+from megapairs_hf.core.config import require
+from megapairs_hf.core.errors import EvaluationError
+from megapairs_hf.evaluation.benchmarks.files import ImageFolder
+from megapairs_hf.evaluation.encode import encode_parts
+from megapairs_hf.images.decode import pixel_sha256
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from megapairs_hf.artifacts.writer import ArtifactWriter
+    from megapairs_hf.evaluation.benchmarks.base import Benchmark, Part
+
+IDS = "ids.json"
+# float16 and another batch size move a unit vector by less; another model by more
+SAME = 0.999
+# parts that are encoded again, from all over the list
+CHECKED = 4
+
+
+@dataclass(frozen=True)
+class CacheConfig:
+    """What a vector depends on besides its model and its input.
+
+    Attributes:
+        transform: whatever is done to inputs before the model's own processing (a crop, a system prompt).
+        rows: vectors a shard; an interruption loses at most so many.
+    """
+
+    transform: str = ""
+    rows: int = 4096
+
+    def __post_init__(self) -> None:
+        require(self.rows > 0, "rows", self.rows, "a positive number")
+
+
+@dataclass(frozen=True)
+class Cache:
+    """A folder of vectors of one model.
+
+    Attributes:
+        folder: where; several models may share it.
+        model: anything with `encode`.
+        fingerprint: of the model: `fingerprints.weights_fingerprint`, or a Hub id with its revision.
+        config: the settings.
+        batch_size: parts at a time.
+    """
+
+    folder: str
+    model: Any
+    fingerprint: str
+    config: CacheConfig = CacheConfig()
+    batch_size: int = 128
+
+    def gallery(self, benchmark: Benchmark) -> np.ndarray:
+        """Vectors [G, D] float32 of a benchmark's gallery, in its order, on every process."""
+        return self.vectors(list(benchmark.gallery.values()), benchmark.image, benchmark.name)
+
+    def vectors(self, parts: Sequence[Part], image: Callable[[str], Any], label: str = "") -> np.ndarray:
+        """Vectors of parts; those that are equal in picture bytes and text are encoded once.
+
+        Args:
+            parts: what to encode.
+            image: gives the RGB picture of an image id.
+            label: of the progress bar.
+
+        Returns:
+            [N, D] float32, rounded to float16 as they are kept, so that the first run and the second give one number.
+
+        Raises:
+            EvaluationError: there is nothing to encode, or the model is not the one that filled the cache.
+        """
+        if not parts:
+            raise EvaluationError("there is nothing to encode; check the queries and the image folder")
+        digests = picture_digests([part.image for part in parts if part.image is not None], image)
+        keys = [key_of(part, digests) for part in parts]
+        distinct = dict(zip(reversed(keys), reversed(parts), strict=True))
+        ordered = sorted(distinct)
+        places = {key: place for place, key in enumerate(ordered)}
+        artifact = self._artifact([distinct[key] for key in ordered], ordered, image, label)
+        kept = artifact.arrays().astype(np.float32)
+        checked = sorted({place * (len(ordered) - 1) // (CHECKED - 1) for place in range(CHECKED)})
+        self._same_model(kept[checked], [distinct[ordered[place]] for place in checked], image, artifact.path)
+        return np.asarray(kept[[places[key] for key in keys]])
+
+    def _artifact(self, parts: list[Part], keys: list[str], image: Callable[[str], Any], label: str) -> Artifact:
+        content = sha256("\n".join([self.fingerprint, self.config.transform, *keys]).encode()).hexdigest()[:16]
+        path = join(self.folder, content)
+        count = -(-len(parts) // self.config.rows)
+        inputs = {"model": self.fingerprint, "parts": content}
+        names = shard_names(count, "npy")
+        writer = create_artifact(path, kind="embeddings", config=self.config, inputs=inputs, names=names)
+        if isinstance(writer, Artifact):
+            if read_json(join(path, IDS)) != {"ids": keys}:
+                raise EvaluationError(f"{path} does not hold the vectors that its name says; delete it and run again")
+            return writer
+        with writer:
+            return self._encode(writer, parts, keys, image, label)
+
+    def _encode(
+        self, writer: ArtifactWriter, parts: list[Part], keys: list[str], image: Callable[[str], Any], label: str
+    ) -> Artifact:
+        for index in writer.mine():
+            some = parts[index * self.config.rows : (index + 1) * self.config.rows]
+            writer.write(index, encode_parts(self.model, some, image, self.batch_size, label).astype(np.float16))
+        storage.write_bytes(join(writer.path, IDS), json_bytes({"ids": keys}))
+        return writer.finish()
+
+    def _same_model(self, kept: np.ndarray, parts: list[Part], image: Callable[[str], Any], path: str) -> None:
+        fresh = encode_parts(self.model, parts, image, self.batch_size)
+        if fresh.shape[1] != kept.shape[1]:
+            raise EvaluationError(
+                f"the model gives vectors of {fresh.shape[1]} numbers, but the cache has {kept.shape[1]} ({path});"
+                f" it changed under the name {self.fingerprint}, so pin its revision, or delete that folder"
+            )
+        if float((fresh * kept).sum(1).min()) < SAME:
+            raise EvaluationError(
+                f"the model no longer gives the vectors of the cache ({path}); it changed under the name"
+                f" {self.fingerprint}, so pin its revision, or delete that folder"
+            )
+
+
+def key_of(part: Part, digests: dict[str, str]) -> str:
+    """What a vector is made of, as 32 hex digits."""
+    picture = "" if part.image is None else digests[part.image]
+    return sha256(f"{picture}\0{part.text}".encode()).hexdigest()[:32]
+
+
+def picture_digests(names: Sequence[str], image: Callable[[str], Any]) -> dict[str, str]:
+    """A hash of each picture: of its file's bytes where it is a file, else of its decoded pixels.
+
+    Args:
+        names: image ids.
+        image: gives the RGB picture of an id.
+
+    Raises:
+        EvaluationError: a picture is not there.
+    """
+    return {name: _digest(name, image) for name in dict.fromkeys(names)}
+
+
+def _digest(name: str, image: Callable[[str], Any]) -> str:
+    path = image.find(name) if isinstance(image, ImageFolder) else None
+    return sha256(path.read_bytes()).hexdigest() if path is not None else pixel_sha256(image(name))

@@ -1,0 +1,210 @@
+"""Queries and galleries to vectors, with anything that has `encode`; pictures are decoded as they are needed.
+
+What surprises: pictures, texts and both together are encoded apart, because Sentence Transformers refuses a batch that
+mixes them; the vectors come back in the order of the parts. Never more than one batch of pictures is decoded, since
+CIRCO's 123,403 would need some hundred gigabytes.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from megapairs_hf.core import distributed
+from megapairs_hf.core.errors import EvaluationError, ImageRejectedError
+from megapairs_hf.core.progress import Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from megapairs_hf.evaluation.benchmarks.base import Benchmark, Part
+    from megapairs_hf.evaluation.config import Strategy
+
+STRATEGIES = ("image only", "text only", "fused")
+
+
+def encode_parts(
+    model: Any,
+    parts: Sequence[Part],
+    image: Callable[[str], Any],
+    batch_size: int = 128,
+    label: str = "",
+    *,
+    query: bool = False,
+) -> np.ndarray:
+    """Unit vectors of parts.
+
+    Args:
+        model: anything with `encode`, for pictures, texts, and `{"image", "text"}` together.
+        parts: what to encode.
+        image: gives the RGB picture of an image id.
+        batch_size: parts at a time.
+        label: of the progress bar; none where empty.
+        query: whether parts of picture and text are composed queries.
+
+    Returns:
+        [N, D] float32.
+
+    Raises:
+        EvaluationError: a picture cannot be read (it is named), or a vector is not finite.
+    """
+    kinds = [(part.image is not None, bool(part.text)) for part in parts]
+    result: np.ndarray | None = None
+    with Progress(label or "encode", len(parts), "parts") as bar:
+        for kind in dict.fromkeys(kinds):
+            rows = [i for i, other in enumerate(kinds) if other == kind]
+            for start in range(0, len(rows), batch_size):
+                some = rows[start : start + batch_size]
+                vectors = encode(
+                    model, _inputs([parts[i] for i in some], image), batch_size, query=query and all(kind)
+                )
+                if result is None:
+                    result = np.empty((len(parts), vectors.shape[1]), np.float32)
+                result[some] = vectors
+                bar.advance(len(some))
+    if result is None:
+        raise EvaluationError("there is nothing to encode; check the queries and the image folder")
+    return result
+
+
+def _inputs(parts: Sequence[Part], image: Callable[[str], Any]) -> list[Any]:
+    pictures: dict[str, Any] = {}
+    unreadable = []
+    for name in dict.fromkeys(part.image for part in parts if part.image is not None):
+        try:
+            pictures[name] = image(name)
+        except (ImageRejectedError, OSError) as error:
+            unreadable.append(f"{name} ({error})")
+    if unreadable:
+        shown = ", ".join(unreadable[:3]) + (", …" if len(unreadable) > 3 else "")
+        raise EvaluationError(
+            f"{len(unreadable):,} of the next {len(parts):,} pictures cannot be read: {shown}; get them again,"
+            " `megapairs eval doctor` lists all such files"
+        )
+    return [
+        part.text
+        if part.image is None
+        else pictures[part.image]
+        if not part.text
+        else {"image": pictures[part.image], "text": part.text}
+        for part in parts
+    ]
+
+
+def encode_gallery(model: Any, benchmark: Benchmark, batch_size: int = 128, share: str = "") -> np.ndarray:
+    """Vectors of the whole gallery, each process of a launcher encoding its share.
+
+    Args:
+        model: anything with `encode`.
+        benchmark: whose gallery.
+        batch_size: pictures at a time.
+        share: folder that all processes see; needed with several.
+
+    Returns:
+        [G, D] float32, on every process.
+    """
+    parts = list(benchmark.gallery.values())
+    label = f"{benchmark.name} {benchmark.part or benchmark.split} gallery"
+    world = distributed.world_size()
+    if world == 1:
+        return encode_parts(model, parts, benchmark.image, batch_size, label)
+    folder = Path(share or tempfile.gettempdir())
+    names = [folder / f".gallery-{benchmark.name}-{benchmark.part}-{r}-of-{world}.npy" for r in range(world)]
+    mine = names[distributed.rank()]
+    mine.parent.mkdir(parents=True, exist_ok=True)
+    shares = [parts[r::world] for r in range(world)]
+    own = shares[distributed.rank()]
+    np.save(mine, encode_parts(model, own, benchmark.image, batch_size, label) if own else np.empty((0, 0), "f4"))
+    distributed.barrier()
+    loaded = [np.load(name, allow_pickle=False) for name in names]
+    vectors = np.empty((len(parts), loaded[0].shape[1]), np.float32)
+    for r, some in enumerate(loaded):
+        if len(some):
+            vectors[r::world] = some
+    distributed.barrier()
+    mine.unlink()
+    return vectors
+
+
+def query_vectors(model: Any, benchmark: Benchmark, strategy: str = "fused", batch_size: int = 128) -> np.ndarray:
+    """Vectors of the queries.
+
+    Args:
+        model: anything with `encode`.
+        benchmark: whose queries.
+        strategy: `image only`, `text only`, or `fused` for both by the model.
+        batch_size: queries at a time.
+
+    Returns:
+        [Q, D] float32. The vectors of a query's further phrasings are averaged with its own, as SEARLE does.
+
+    Raises:
+        EvaluationError: the strategy is unknown.
+    """
+    if strategy not in STRATEGIES:
+        raise EvaluationError(f"unknown strategy {strategy!r}; known: {', '.join(STRATEGIES)}")
+    parts = []
+    owners = []
+    for row, query in enumerate(benchmark.queries):
+        texts = ("",) if strategy == "image only" else (query.part.text, *query.other_texts)
+        for text in texts:
+            parts.append(replace(query.part, text=text, image=None if strategy == "text only" else query.part.image))
+            owners.append(row)
+    # MMEB's queries bring their own instruction
+    composed = not benchmark.name.startswith("mmeb")
+    label = f"{benchmark.name} queries, {strategy}"
+    vectors = encode_parts(model, parts, benchmark.image, batch_size, label, query=composed)
+    if len(parts) == len(benchmark.queries):
+        return vectors
+    total = np.zeros((len(benchmark.queries), vectors.shape[1]), np.float32)
+    np.add.at(total, owners, vectors)
+    result: np.ndarray = total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)
+    return result
+
+
+def encode(model: Any, inputs: Sequence[Any], batch_size: int, *, query: bool = False) -> np.ndarray:
+    """Unit vectors [B, D] float32 of anything with `encode`.
+
+    Args:
+        model: anything with `encode`; where it has `encode_query`, composed queries go through that, since a
+            multimodal language model is told by its query prompt what is asked for. A dual encoder has none.
+        inputs: pictures, texts, or `{"image", "text"}`.
+        batch_size: inputs a forward pass.
+        query: whether they are composed queries.
+
+    Raises:
+        EvaluationError: a vector is not finite.
+    """
+    call = getattr(model, "encode_query", model.encode) if query else model.encode
+    vectors = np.asarray(call(list(inputs), batch_size=batch_size, show_progress_bar=False), np.float32)
+    if not np.isfinite(vectors).all():
+        raise EvaluationError("the model gives vectors that are not finite; a ranking by them would mean nothing")
+    result: np.ndarray = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    return result
+
+
+def encode_queries(
+    model: Any, strategy: Strategy, images: Sequence[Any], texts: Sequence[str], size: int
+) -> np.ndarray:
+    """Vectors of composed queries.
+
+    Args:
+        model: anything with `encode`.
+        strategy: what is encoded.
+        images: the reference pictures.
+        texts: what should be different.
+        size: batch size.
+
+    Returns:
+        [Q, D] float32.
+    """
+    if strategy == "image only":
+        return encode(model, images, size)
+    if strategy == "text only":
+        return encode(model, texts, size)
+    joint = [{"image": image, "text": text} for image, text in zip(images, texts, strict=True)]
+    return encode(model, joint, size, query=True)

@@ -1,0 +1,91 @@
+"""What tells measurements apart: hashes of what they were made of, for the manifest, and names of their folders.
+
+What surprises: pictures are known by their ids here, not by their bytes, since hashing 123,403 files would cost more
+than most evaluations; `--cache` looks at the bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from megapairs_hf.artifacts import storage
+from megapairs_hf.artifacts.fingerprints import sha256_of
+from megapairs_hf.artifacts.storage import join
+from megapairs_hf.core.errors import EvaluationError
+from megapairs_hf.core.progress import note
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from megapairs_hf.evaluation.benchmarks.base import Benchmark
+    from megapairs_hf.evaluation.benchmarks.mmeb import MMEBConfig
+
+DIGITS = 16
+MAIN = "main"
+
+
+def benchmark_digest(benchmark: Benchmark) -> str:
+    """A hash of all that decides the numbers but pictures: queries with texts, targets and candidates; gallery ids."""
+    told = sha256()
+    for query in benchmark.queries:
+        told.update(json.dumps(vars(query), default=vars, sort_keys=True).encode() + b"\n")
+    for name, part in benchmark.gallery.items():
+        told.update(json.dumps([name, part.image, part.text]).encode() + b"\n")
+    return told.hexdigest()[:DIGITS]
+
+
+def mmeb_digests(config: MMEBConfig) -> dict[str, str]:
+    """A hash of the rows of each data set, by `mmeb/NAME`: of the files of a copy, or the Hub's commit."""
+    if not storage.exists(config.source):
+        return {f"mmeb/{name}": f"{config.source}@{config.revision}" for name in config.names}
+    return {f"mmeb/{name}": _rows_digest(config.source, name) for name in config.names}
+
+
+def _rows_digest(source: str, name: str) -> str:
+    folder = join(source, name)
+    files = [join(folder, file) for file in storage.list_names(folder) if file.endswith(".parquet")]
+    files += [folder + suffix for suffix in (".jsonl", ".json") if storage.exists(folder + suffix)]
+    return sha256("\n".join(sha256_of(file) for file in sorted(files)).encode()).hexdigest()[:DIGITS]
+
+
+def commit_of(name: str, revision: str | None, kind: str = "model") -> str | None:
+    """The commit behind a branch of the Hub, so that a name means tomorrow what it means today.
+
+    Args:
+        name: a Hub id; a folder that exists has no commit, and its revision is given back.
+        revision: a branch, a tag or a commit; None for `main`.
+        kind: `model` or `dataset`.
+
+    Returns:
+        The commit; the revision as it was given where the Hub cannot be asked, which is noted.
+    """
+    if Path(name).exists():
+        return revision
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
+
+    try:
+        found = HfApi().repo_info(name, repo_type=kind, revision=revision).sha
+    except (HfHubHTTPError, HTTPError, OfflineModeIsEnabled, OSError, ValueError):
+        note(f"{name}: the commit of {revision or MAIN} is not known without the Hub; pin it with --revision")
+        return revision
+    return str(found) if found else revision
+
+
+def folder_labels(folders: Sequence[str]) -> dict[str, str]:
+    """The shortest ends of paths that tell folders apart: `a/results` and `b/results`.
+
+    Raises:
+        EvaluationError: a folder is named twice.
+    """
+    parts = {folder: Path(folder).resolve().parts for folder in folders}
+    if len(set(parts.values())) < len(folders):
+        raise EvaluationError("a folder is named twice; name each once")
+    for length in range(1, max(map(len, parts.values()), default=0) + 1):
+        labels = {folder: "/".join(some[-length:]) for folder, some in parts.items()}
+        if len(set(labels.values())) == len(labels):
+            return labels
+    return {folder: folder for folder in folders}

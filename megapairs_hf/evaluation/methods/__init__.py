@@ -1,0 +1,1 @@
+"""How a query becomes scores: one embedding, zero-shot composition, CIReVL, re-ranking."""

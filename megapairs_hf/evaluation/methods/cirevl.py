@@ -1,0 +1,99 @@
+"""CIReVL (arXiv:2310.09291): caption the reference picture, let a language model edit the caption, search by text.
+
+What surprises: the language model never sees a picture, and the retriever never sees the reference. A query whose
+replies are no use is searched by its own text, as `text only` does, and counted.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from megapairs_hf.core.errors import EvaluationError
+from megapairs_hf.evaluation.methods.vlm_client import ask_all, picture_part, text_part, usable
+
+if TYPE_CHECKING:
+    from megapairs_hf.annotation.client.messages import Response
+    from megapairs_hf.evaluation.benchmarks.base import Benchmark, CIRQuery
+    from megapairs_hf.evaluation.config import AskConfig
+
+DESCRIBE = "Describe this picture in one sentence. Reply with the sentence only."
+# after the prompt in CIReVL's appendix, in our words
+COMPOSE = (
+    "A picture shows: {caption}\nIt is to be changed like this: {text}\n"
+    "Describe the changed picture in one short sentence. Name only what is in it, not what was changed or removed."
+    " Reply with one line that begins with `Edited description:`."
+)
+EDITED = re.compile(r"^edited description:\s*(\S.*)$", re.IGNORECASE | re.MULTILINE)
+LONGEST = 400
+
+
+@dataclass(frozen=True)
+class Composed:
+    """Captions of composed queries.
+
+    Attributes:
+        captions: of the reference picture, one a query; empty where the reply was no use.
+        texts: of the changed picture; the query's own text where a reply was no use.
+        unusable: queries with such a reply.
+    """
+
+    captions: list[str]
+    texts: list[str]
+    unusable: int
+
+
+def caption_then_compose(benchmark: Benchmark, captioner: AskConfig, composer: AskConfig) -> Composed:
+    """Caption each distinct reference once, and edit the captions.
+
+    Args:
+        benchmark: queries with pictures.
+        captioner: a vision language model.
+        composer: a language model; may be the same.
+
+    Returns:
+        Texts to search by (`zero_shot.with_texts`), and captions, from which `zero_shot.directional` takes its base.
+
+    Raises:
+        EvaluationError: a query has no picture.
+        ServerUnavailableError: an endpoint fails everything.
+    """
+    names = list(dict.fromkeys(query.part.image for query in benchmark.queries))
+    if None in names:
+        raise EvaluationError(f"{benchmark.name} has queries without a picture, so there is nothing to caption")
+    replies = ask_all([_describe(benchmark, str(name), captioner) for name in names], captioner)
+    captions = {name: parse_caption(reply) for name, reply in zip(names, replies, strict=True)}
+    told = [query for query in benchmark.queries if captions[query.part.image]]
+    edits = ask_all([_compose(query, captions[query.part.image]) for query in told], composer)
+    edited = {query.key: parse_edited(reply) for query, reply in zip(told, edits, strict=True)}
+    return Composed(
+        [captions[query.part.image] for query in benchmark.queries],
+        [edited.get(query.key) or words_of(query) for query in benchmark.queries],
+        sum(not edited.get(query.key) for query in benchmark.queries),
+    )
+
+
+def words_of(query: CIRQuery) -> str:
+    """The benchmark's own words, before any prompt."""
+    return query.caption or query.part.text
+
+
+def _describe(benchmark: Benchmark, name: str, config: AskConfig) -> Any:
+    return lambda: [picture_part(benchmark.image(name), config.max_image_side), text_part(DESCRIBE)]
+
+
+def _compose(query: CIRQuery, caption: str) -> Any:
+    return lambda: [text_part(COMPOSE.format(caption=caption, text=words_of(query)))]
+
+
+def parse_caption(reply: Response) -> str:
+    """A caption of one line; empty where the reply is something else."""
+    said = reply.text.strip()
+    return said if usable(reply) and "\n" not in said and len(said) <= LONGEST else ""
+
+
+def parse_edited(reply: Response) -> str:
+    """The one line that begins as asked; empty where there is none, or several."""
+    found = EDITED.findall(reply.text) if usable(reply) else []
+    return found[0].strip() if len(found) == 1 and len(found[0]) <= LONGEST else ""

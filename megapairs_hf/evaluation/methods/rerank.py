@@ -1,0 +1,176 @@
+"""Re-ranking the first pictures of each ranking by a vision language model.
+
+`yes_no` asks about each candidate by itself, as SETR's second stage does (arXiv:2509.26012, there with LoRA);
+`listwise` shows all at once and asks for an order, with reasoning before it as in CoTRR (arXiv:2509.14746), in one
+request a query as SQUARE (arXiv:2509.26330). Prompts are ours. What surprises: a reply that is not exactly of the
+form asked for changes nothing, and is counted: a re-ranker whose replies are guessed at is measured by its parser.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from megapairs_hf.core.errors import EvaluationError
+from megapairs_hf.evaluation.benchmarks.base import Ranked
+from megapairs_hf.evaluation.methods.cirevl import words_of
+from megapairs_hf.evaluation.methods.vlm_client import ask_all, picture_part, text_part, usable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from megapairs_hf.annotation.client.messages import Response
+    from megapairs_hf.evaluation.benchmarks.base import Benchmark, CIRQuery
+    from megapairs_hf.evaluation.config import AskConfig
+
+YES_NO = (
+    "The first picture is a reference. Wanted is a picture like it, but changed like this: {text}\n"
+    "Is the second picture what is wanted? Reply with one word, yes or no."
+)
+LISTWISE = (
+    "The first picture is a reference. Wanted is a picture like it, but changed like this: {text}\n"
+    "The other {count} pictures are numbered 1 to {count} in their order. Say in a few words what must be kept and"
+    " what must change. Then end with one line such as `Ranking: {example}`, all numbers, the best first."
+)
+RANKING = re.compile(r"^ranking:\s*([\d,\s>]+?)\.?$", re.IGNORECASE)
+LEAST = 2
+
+
+@dataclass(frozen=True)
+class Reranked:
+    """What re-ranking gave.
+
+    Attributes:
+        ranked: the new rankings; scores are the first stage's, beside their ids, and so no longer fall.
+        asked: requests.
+        unusable: replies that were no use.
+        changed: queries whose order changed.
+    """
+
+    ranked: Ranked
+    asked: int
+    unusable: int
+    changed: int
+
+
+def yes_no(benchmark: Benchmark, ranked: Ranked, config: AskConfig, top: int = 10) -> Reranked:
+    """Put candidates that the model says yes to before those that it says no to; otherwise the order stays.
+
+    A candidate whose reply is no use keeps its place.
+
+    Args:
+        benchmark: the queries.
+        ranked: their first rankings.
+        config: whom to ask.
+        top: how many candidates are asked about.
+
+    Raises:
+        EvaluationError: there are no pictures to show.
+        ServerUnavailableError: the endpoint fails everything.
+    """
+    heads = _heads(benchmark, ranked, top)
+    questions = [
+        _question(benchmark, query, [name], YES_NO, config)
+        for query, head in zip(benchmark.queries, heads, strict=True)
+        for name in head
+    ]
+    replies = iter(ask_all(questions, config))
+    verdicts = [[parse_yes_no(next(replies)) for _ in head] for head in heads]
+    orders = [order_by_verdicts(verdict) for verdict in verdicts]
+    unusable = sum(one is None for verdict in verdicts for one in verdict)
+    return _reranked(benchmark, ranked, orders, len(questions), unusable)
+
+
+def listwise(benchmark: Benchmark, ranked: Ranked, config: AskConfig, top: int = 10) -> Reranked:
+    """Order the first candidates by one reply a query; a query whose reply is no use keeps its order.
+
+    Args:
+        benchmark: the queries.
+        ranked: their first rankings.
+        config: whom to ask.
+        top: how many candidates are shown.
+
+    Raises:
+        EvaluationError: there are no pictures to show.
+        ServerUnavailableError: the endpoint fails everything.
+    """
+    heads = _heads(benchmark, ranked, top)
+    rows = [row for row, head in enumerate(heads) if len(head) >= LEAST]
+    questions = [_question(benchmark, benchmark.queries[row], heads[row], LISTWISE, config) for row in rows]
+    orders: list[Sequence[int]] = [range(len(head)) for head in heads]
+    unusable = 0
+    for row, reply in zip(rows, ask_all(questions, config), strict=True):
+        order = parse_ranking(reply, len(heads[row]))
+        unusable += order is None
+        orders[row] = orders[row] if order is None else order
+    return _reranked(benchmark, ranked, orders, len(questions), unusable)
+
+
+def _heads(benchmark: Benchmark, ranked: Ranked, top: int) -> list[list[str]]:
+    if top < LEAST:
+        raise EvaluationError(f"`top` is {top}, but at least {LEAST} candidates are needed for another order")
+    heads = [names[:top] for names in ranked.tops]
+    for query, head in zip(benchmark.queries, heads, strict=True):
+        if query.part.image is None or any(benchmark.gallery[name].image is None for name in head):
+            raise EvaluationError(
+                f"query {query.key!r} of {benchmark.name} or one of its candidates has no picture to show;"
+                " re-rank benchmarks of pictures"
+            )
+    return heads
+
+
+def _question(benchmark: Benchmark, query: CIRQuery, names: Sequence[str], prompt: str, config: AskConfig) -> Any:
+    def make() -> list[dict[str, Any]]:
+        images = [query.part.image, *(benchmark.gallery[name].image for name in names)]
+        pictures = [picture_part(benchmark.image(str(image)), config.max_image_side) for image in images]
+        # an example in falling order, so that copying it is no safe way to change nothing
+        example = ", ".join(str(n) for n in range(len(names), 0, -1))
+        return [*pictures, text_part(prompt.format(text=words_of(query), count=len(names), example=example))]
+
+    return make
+
+
+def parse_yes_no(reply: Response) -> bool | None:
+    """Whether the reply is yes or no, with or without a full stop; None for anything else."""
+    said = reply.text.strip().rstrip(".!").casefold()
+    return {"yes": True, "no": False}.get(said) if usable(reply) else None
+
+
+def parse_ranking(reply: Response, count: int) -> list[int] | None:
+    """Positions from 0 in the order of the reply's last line; None unless each of `count` stands there once."""
+    if not usable(reply):
+        return None
+    found = RANKING.match(reply.text.strip().splitlines()[-1].strip().strip("`*"))
+    numbers = [int(n) - 1 for n in re.findall(r"\d+", found[1])] if found else []
+    return numbers if sorted(numbers) == list(range(count)) else None
+
+
+def order_by_verdicts(verdicts: Sequence[bool | None]) -> list[int]:
+    """Yes before no in the places of both; None stays where it is."""
+    judged = [i for i, verdict in enumerate(verdicts) if verdict is not None]
+    sorted_ = iter(sorted(judged, key=lambda i: not verdicts[i]))
+    return [i if verdict is None else next(sorted_) for i, verdict in enumerate(verdicts)]
+
+
+def _reranked(
+    benchmark: Benchmark, ranked: Ranked, orders: Sequence[Sequence[int]], asked: int, unusable: int
+) -> Reranked:
+    tops, scores, hits, ranks, subset_ranks, subset_tops = [], [], [], [], [], []
+    for row, (query, order) in enumerate(zip(benchmark.queries, orders, strict=True)):
+        whole = [*order, *range(len(order), len(ranked.tops[row]))]
+        names = [ranked.tops[row][i] for i in whole]
+        head = names[: len(order)]
+        tops.append(names)
+        scores.append([ranked.scores[row][i] for i in whole])
+        hits.append([ranked.hits[row][i] for i in whole])
+        ranks.append(head.index(query.target) + 1 if query.target in head else ranked.ranks[row])
+        # what was re-ranked still stands before all else, in the subset too
+        before = ranked.subset_tops[row] if ranked.subset_tops else []
+        members = [name for name in head if name in before] + [name for name in before if name not in head]
+        subset_tops.append(members)
+        known = query.target in members
+        subset_ranks.append(members.index(query.target) + 1 if known else ranked.subset_ranks[row])
+    changed = sum(list(order) != list(range(len(order))) for order in orders)
+    new = Ranked(tops, scores, ranks, hits, subset_ranks, ranked.ties, subset_tops)
+    return Reranked(new, asked, unusable, changed)

@@ -1,0 +1,115 @@
+"""Strategies by name: from a model and the vectors of a gallery to a scorer for `rank`.
+
+`fused` asks the model for picture and text together; all others compose the vectors of the two, by `zero_shot.py`,
+`CIReVL` after a vision language model has captioned the pictures and a language model has edited the captions.
+What surprises: the vectors of pictures and of texts are made once a benchmark, however many strategies use them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from megapairs_hf.core.errors import EvaluationError
+from megapairs_hf.evaluation.config import CIREVL, DIRECTIONAL, FUSED, NAMES, alpha_of
+from megapairs_hf.evaluation.encode import query_vectors
+from megapairs_hf.evaluation.methods.cirevl import caption_then_compose
+from megapairs_hf.evaluation.methods.zero_shot import (
+    COMPOSED,
+    Sides,
+    directional,
+    encode_sides,
+    encode_texts,
+    text_only,
+    weighted,
+)
+from megapairs_hf.evaluation.rank import Scorer, VectorScorer
+
+if TYPE_CHECKING:
+    from megapairs_hf.evaluation.benchmarks.base import Benchmark
+    from megapairs_hf.evaluation.config import AskConfig
+
+# the caption of a reference that has none, for PDV
+NO_CAPTION = "a photo"
+
+
+def text_of(strategy: str) -> str:
+    """What a strategy encodes as the query's text, for the options of the record."""
+    if strategy == "image only":
+        return "none"
+    if strategy == CIREVL:
+        return "edited caption"
+    return f"{NO_CAPTION!r} + caption" if strategy == DIRECTIONAL else "prompt"
+
+
+@dataclass
+class Scoring:
+    """Scorers of one benchmark with one model.
+
+    Attributes:
+        model: anything with `encode`.
+        benchmark: the queries.
+        gallery: [G, D] its vectors.
+        batch_size: inputs at a time.
+        vlm: captions the pictures for `CIReVL`.
+        llm: edits the captions; None for `vlm`.
+        told: by strategy, what its records say of its making.
+    """
+
+    model: Any
+    benchmark: Benchmark
+    gallery: np.ndarray
+    batch_size: int = 128
+    vlm: AskConfig | None = None
+    llm: AskConfig | None = None
+    told: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _sides: list[Sides] = field(default_factory=list)
+
+    @property
+    def sides(self) -> Sides:
+        """Vectors of the queries' pictures and texts, made once."""
+        if not self._sides:
+            self._sides.append(encode_sides(self.model, self.benchmark, self.gallery, self.batch_size))
+        return self._sides[0]
+
+    def scorer(self, name: str) -> Scorer:
+        """The scorer of a strategy.
+
+        Raises:
+            EvaluationError: there is no such strategy, or the queries have no picture or text to compose.
+            ServerUnavailableError: an endpoint fails everything.
+        """
+        alpha = alpha_of(name)
+        if name == FUSED:
+            return VectorScorer(query_vectors(self.model, self.benchmark, name, self.batch_size), self.gallery)
+        if name in COMPOSED:
+            return COMPOSED[name](self.sides)
+        if alpha is not None:
+            return weighted(self.sides, alpha)
+        if name == CIREVL and self.vlm is not None:
+            llm = self.llm or self.vlm
+            composed = caption_then_compose(self.benchmark, self.vlm, llm)
+            self.told[name] = {"captioner": self.vlm.model, "composer": llm.model, "unusable": composed.unusable}
+            return text_only(replace(self.sides, texts=encode_texts(self.model, composed.texts, self.batch_size)))
+        if name == DIRECTIONAL:
+            # the two sides must differ by the change alone, so a prompt's other words may stand in neither
+            base = encode_texts(self.model, [NO_CAPTION], self.batch_size)
+            texts = query_vectors(self.model, _changed(self.benchmark), "text only", self.batch_size)
+            sides = replace(self.sides, texts=texts)
+            return directional(sides, np.repeat(base, len(texts), axis=0))
+        raise EvaluationError(f"unknown strategy {name!r}; known: {', '.join(NAMES)}")
+
+
+def _changed(benchmark: Benchmark) -> Benchmark:
+    """The benchmark with "a photo" and its own words as the texts, all phrasings of a query among them."""
+    queries = [
+        replace(
+            query,
+            part=replace(query.part, text=f"{NO_CAPTION} {query.caption or query.part.text}"),
+            other_texts=tuple(f"{NO_CAPTION} {words}" for words in query.other_captions),
+        )
+        for query in benchmark.queries
+    ]
+    return replace(benchmark, queries=queries)

@@ -1,0 +1,86 @@
+"""Asking a vision language model about pictures of a benchmark, through the annotation's client.
+
+What surprises: a picture is decoded and shrunk only when there is a place for its request, so that thousands of
+questions wait as numbers and not as pictures.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from typing import TYPE_CHECKING, Any
+
+from megapairs_hf.annotation.client.budget import Tally
+from megapairs_hf.annotation.client.client import Client
+from megapairs_hf.annotation.client.event_loop import run
+from megapairs_hf.annotation.client.messages import Request
+from megapairs_hf.annotation.client.transport import reach
+from megapairs_hf.images.decode import encode_image, shrink
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from megapairs_hf.annotation.client.messages import Response
+    from megapairs_hf.evaluation.config import AskConfig
+
+
+def ask_all(contents: Sequence[Callable[[], list[dict[str, Any]]]], config: AskConfig) -> list[Response]:
+    """Ask questions, many at a time.
+
+    Args:
+        contents: functions that make the parts of a message, called when there is a place.
+        config: whom to ask.
+
+    Returns:
+        One reply each, in their order; `refused` is set where the server will not answer one.
+
+    Raises:
+        ServerUnavailableError: every server refuses or fails everything.
+    """
+    parameters = {"max_tokens": config.max_tokens, "temperature": config.temperature, "seed": config.seed}
+
+    async def work() -> list[Response]:
+        places = asyncio.Semaphore(2 * config.endpoint.concurrency)
+        async with Client(config.endpoint, Tally(), config.model) as client:
+
+            async def one(make: Callable[[], list[dict[str, Any]]]) -> Response:
+                async with places:
+                    return await client.ask(
+                        lambda: Request([{"role": "user", "content": make()}], config.model, parameters)
+                    )
+
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(one(make)) for make in contents]
+            return [task.result() for task in tasks]
+
+    return run(work()) if contents else []
+
+
+def check_reachable(configs: Sequence[AskConfig]) -> None:
+    """Fail where nobody listens, before hours of encoding.
+
+    Raises:
+        ServerUnavailableError: an address does not answer.
+    """
+
+    async def all_of_them() -> None:
+        for config in configs:
+            await asyncio.gather(*(reach(url, config.endpoint.connect_timeout_s) for url in config.endpoint.urls))
+
+    run(all_of_them())
+
+
+def text_part(text: str) -> dict[str, Any]:
+    """A text as a part of a message."""
+    return {"type": "text", "text": text}
+
+
+def picture_part(image: Any, max_side: int) -> dict[str, Any]:
+    """A picture as a part of a message."""
+    content = encode_image(shrink(image, max_side), lossy=True)
+    return {"type": "image_url", "image_url": {"url": "data:image/jpeg;base64," + base64.b64encode(content).decode()}}
+
+
+def usable(reply: Response) -> bool:
+    """Whether a reply was given and is whole."""
+    return not reply.refused and reply.finish_reason != "length" and bool(reply.text.strip())

@@ -1,0 +1,254 @@
+"""Qualitative sheets (MegaPairs, figure 6): what several models found first, side by side, right ones outlined.
+
+Queries are drawn by a seed, never chosen: a sheet of picked examples would say nothing. What surprises: the page holds
+its pictures itself and asks no server for anything, so it can be sent by mail; all text in it is escaped.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import random
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from megapairs_hf.core.errors import EvaluationError
+from megapairs_hf.evaluation.benchmarks.base import Ranked
+from megapairs_hf.evaluation.rank import NOT_FOUND
+from megapairs_hf.evaluation.results import query_prefix
+from megapairs_hf.images.decode import encode_image, shrink
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from megapairs_hf.evaluation.benchmarks.base import Benchmark, CIRQuery, Part
+
+TOP, SIDE, GAP, LINE = 5, 160, 8, 14
+GREEN, BLUE, INK, PAPER = "#1a7f37", "#dbe9ff", "#1f2328", "#ffffff"
+LETTERS = 26
+STYLE = f"""
+body {{ font: 15px/1.45 system-ui, sans-serif; color: {INK}; background: {PAPER}; margin: 2em auto; max-width: 72em }}
+section {{ margin: 0 0 2.5em }}
+.query {{ background: {BLUE}; padding: .6em; display: flex; gap: 1em; align-items: center }}
+.row {{ display: flex; gap: .6em; align-items: flex-start; margin: .6em 0 }}
+.row h3 {{ width: 10em; font-size: 1em; margin: 0; overflow-wrap: anywhere }}
+figure {{ margin: 0; width: {SIDE}px }}
+figure img {{ width: 100%; border: 4px solid transparent; box-sizing: border-box }}
+figure.right img {{ border-color: {GREEN} }}
+figcaption {{ font-size: .8em; overflow-wrap: anywhere }}
+"""
+
+
+@dataclass(frozen=True)
+class Found:
+    """One candidate of a ranking.
+
+    Attributes:
+        part: what it is.
+        right: whether it is a target.
+        score: of the model.
+    """
+
+    part: Part
+    right: bool
+    score: float
+
+
+@dataclass(frozen=True)
+class View:
+    """One query and what each model found.
+
+    Attributes:
+        query: the query.
+        rankings: by model, the rank of the target (0 where it is not public) and the first candidates.
+    """
+
+    query: CIRQuery
+    rankings: dict[str, tuple[int, list[Found]]]
+
+
+def draw_views(
+    benchmark: Benchmark, ranked: Mapping[str, Ranked], count: int = 10, seed: int = 0, top: int = TOP
+) -> list[View]:
+    """Draw queries and take the first candidates of each model.
+
+    Args:
+        benchmark: the queries and their gallery.
+        ranked: by model, rankings of these queries.
+        count: queries.
+        seed: of the draw.
+        top: candidates of each ranking.
+
+    Raises:
+        EvaluationError: there is no model, or a ranking is of other queries.
+    """
+    if not ranked or count < 1 or top < 1:
+        raise EvaluationError("a sheet needs at least one model, one query and one candidate; name them")
+    for name, one in ranked.items():
+        if len(one.tops) != len(benchmark.queries):
+            raise EvaluationError(
+                f"{name} ranked {len(one.tops):,} queries, but {benchmark.name} has {len(benchmark.queries):,};"
+                " rank the same split with every model"
+            )
+    total = len(benchmark.queries)
+    rows = sorted(random.Random(seed).sample(range(total), min(count, total)))
+    return [View(benchmark.queries[row], _rankings(benchmark, ranked, row, top)) for row in rows]
+
+
+def stored_rankings(benchmark: Benchmark, rows: Iterable[Mapping[str, Any]], label: str = "") -> dict[str, Ranked]:
+    """Rankings as a `results` artifact keeps them.
+
+    Args:
+        benchmark: the benchmark, or the part of it, that was ranked.
+        rows: of the table `RANKINGS`, of any benchmarks, models and strategies.
+        label: put before each name, to tell folders apart.
+
+    Returns:
+        By model and strategy. `subset_ranks` are 0: the table does not keep them.
+
+    Raises:
+        EvaluationError: nothing of this benchmark is there, or a run lacks one of its queries.
+    """
+    prefix = query_prefix(benchmark)
+    found: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
+    for row in rows:
+        if row["query"].startswith(prefix):
+            found.setdefault((row["model"], row["strategy"]), {})[row["query"].removeprefix(prefix)] = row
+    if not found:
+        raise EvaluationError(f"there are no rankings of {prefix.rstrip('/')}; name results that hold it")
+    made = {}
+    for (model, strategy), kept in found.items():
+        absent = [query.key for query in benchmark.queries if query.key not in kept]
+        if absent:
+            raise EvaluationError(
+                f"{label}{model} ({strategy}) ranked no query {absent[0]!r} of {prefix.rstrip('/')}; name the split,"
+                " --set and --limit that the results were made with"
+            )
+        chosen = [kept[query.key] for query in benchmark.queries]
+        made[f"{label}{model} ({strategy})"] = Ranked(
+            [row["top_ids"] for row in chosen],
+            [row["top_scores"] for row in chosen],
+            [row["rank"] for row in chosen],
+            [[name in row["target_ids"] for name in row["top_ids"]] for row in chosen],
+            [0] * len(chosen),
+        )
+    return made
+
+
+def _rankings(
+    benchmark: Benchmark, ranked: Mapping[str, Ranked], row: int, top: int
+) -> dict[str, tuple[int, list[Found]]]:
+    made = {}
+    for name, one in ranked.items():
+        first = zip(one.tops[row][:top], one.hits[row][:top], one.scores[row][:top], strict=True)
+        made[name] = (one.ranks[row], [Found(benchmark.gallery[i], hit, score) for i, hit, score in first])
+    return made
+
+
+def place_of(rank: int) -> str:
+    """Where the target stands, in words."""
+    if rank == NOT_FOUND:
+        return "target not in the gallery"
+    return f"target at {rank}" if rank else "answer not public"
+
+
+def html_sheet(benchmark: Benchmark, views: list[View], title: str = "") -> str:
+    """A page that holds everything it shows.
+
+    Args:
+        benchmark: gives the pictures.
+        views: of `draw_views`.
+        title: of the page; the benchmark's name where empty.
+    """
+    name = escape(title or f"{benchmark.name} {benchmark.split}")
+    body = "\n".join(_section(benchmark, view) for view in views)
+    note = f"Queries are drawn at random; right answers are outlined in green. {len(views)} queries."
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{name}</title><style>{STYLE}</style>'
+        f"</head><body><h1>{name}</h1><p>{note}</p>\n{body}\n</body></html>\n"
+    )
+
+
+def _section(benchmark: Benchmark, view: View) -> str:
+    rows = []
+    for model, (rank, found) in view.rankings.items():
+        told = place_of(rank)
+        figures = "".join(
+            f'<figure class="{"right" if one.right else "other"}">{_img(benchmark, one.part)}'
+            f"<figcaption>{place}. {one.score:.3f}{' · right' if one.right else ''}</figcaption></figure>"
+            for place, one in enumerate(found, 1)
+        )
+        rows.append(f'<div class="row"><h3>{escape(model)}<br><small>{told}</small></h3>{figures}</div>')
+    part = view.query.part
+    picture = f"<figure>{_img(benchmark, type(part)(part.image))}</figure>" if part.image is not None else ""
+    query = f'<div class="query">{picture}<p>{escape(part.text)}</p></div>'
+    return f"<section>{query}{''.join(rows)}</section>"
+
+
+def _img(benchmark: Benchmark, part: Part) -> str:
+    if part.image is None:
+        return f"<p>{escape(part.text)}</p>"
+    content = base64.b64encode(encode_image(shrink(benchmark.image(part.image), 2 * SIDE), lossy=True)).decode()
+    caption = escape(part.text or part.image, quote=True)
+    return f'<img alt="{caption}" src="data:image/jpeg;base64,{content}">'
+
+
+def png_sheet(benchmark: Benchmark, views: list[View]) -> bytes:
+    """The same as one picture: each query on blue, a row for each model below it.
+
+    Args:
+        benchmark: gives the pictures.
+        views: of `draw_views`.
+
+    Raises:
+        EvaluationError: there is nothing to draw.
+    """
+    from PIL import Image, ImageDraw
+
+    if not views:
+        raise EvaluationError("there is no query to draw; draw at least one")
+    most = max(len(found) for view in views for _, found in view.rankings.values())
+    width = GAP + (most + 1) * (SIDE + GAP)
+    heights = [(len(view.rankings) + 1) * (SIDE + LINE + 2 * GAP) for view in views]
+    sheet = Image.new("RGB", (width, sum(heights) + GAP), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    above = GAP
+    for view, height in zip(views, heights, strict=True):
+        draw.rectangle((0, above, width, above + SIDE + GAP), fill=BLUE)
+        part = view.query.part
+        if part.image is not None:
+            _paste(sheet, benchmark.image(part.image), GAP, above + GAP // 2)
+        _write(draw, part.text, SIDE + 2 * GAP, above + GAP, (width - SIDE) // 7)
+        for row, (model, (rank, found)) in enumerate(view.rankings.items(), 1):
+            top = above + row * (SIDE + LINE + 2 * GAP)
+            _write(draw, f"{model}\n{place_of(rank)}", GAP, top, LETTERS)
+            for place, one in enumerate(found, 1):
+                _draw_found(sheet, draw, benchmark, one, GAP + place * (SIDE + GAP), top)
+        above += height
+    sink = io.BytesIO()
+    sheet.save(sink, "PNG")
+    return sink.getvalue()
+
+
+def _draw_found(sheet: Any, draw: Any, benchmark: Benchmark, one: Found, left: int, top: int) -> None:
+    if one.part.image is None:
+        _write(draw, one.part.text, left, top, LETTERS)
+    else:
+        _paste(sheet, benchmark.image(one.part.image), left, top)
+    if one.right:
+        draw.rectangle((left, top, left + SIDE - 1, top + SIDE - 1), outline=GREEN, width=5)
+    draw.text((left, top + SIDE), f"{one.score:.3f}", fill=INK)
+
+
+def _paste(sheet: Any, image: Any, left: int, top: int) -> None:
+    small = shrink(image, SIDE)
+    sheet.paste(small, (left + (SIDE - small.width) // 2, top + (SIDE - small.height) // 2))
+
+
+def _write(draw: Any, text: str, left: int, top: int, letters: int) -> None:
+    import textwrap
+
+    lines = [line for part in text.splitlines() for line in textwrap.wrap(part, letters)][: SIDE // LINE]
+    # Pillow's built-in font knows Latin letters only where FreeType is absent
+    draw.multiline_text((left, top), "\n".join(lines).encode("latin-1", "replace").decode("latin-1"), fill=INK)

@@ -1,0 +1,236 @@
+"""What a card may say: the slots of the templates, filled from manifests and result records and from nothing else.
+
+A card is public. What surprises: so a setting that is a path is told by its last part only, and a server not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from megapairs_hf.artifacts import storage
+from megapairs_hf.artifacts.shards import part_shards
+from megapairs_hf.artifacts.storage import HUB_ID, join
+from megapairs_hf.artifacts.workspace import CAPTION_ENGINE, STAGES, Work, open_work, source_name
+from megapairs_hf.core.errors import ArtifactError, CardError
+from megapairs_hf.core.version import __version__
+from megapairs_hf.corpus.config import UNUSED
+from megapairs_hf.evaluation.results_table import results_tables
+from megapairs_hf.hub.eval_results import as_shares, in_percent, model_name, shown_metric, spelled
+from megapairs_hf.hub.secret_scan import public
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Sequence
+
+    from megapairs_hf.artifacts.artifact import Artifact
+    from megapairs_hf.artifacts.storage import PathLike
+    from megapairs_hf.hub.config import PushConfig
+
+# where a server stands, and what opens it, is nobody else's business
+ASKING = frozenset(
+    "model word_num max_image_side jpeg_quality with_captions temperature top_p max_tokens prompt attributes local"
+    " demonstrations pool reply_format".split()
+)
+TRAINING = frozenset({"triplets", "untrained", "model", "results"})
+HELD_OUT = "heldout"
+DRAWN = "drawn scenes"
+PARTS = ("triplets", "images", "preview")
+RAW_PARTS = ("descriptions", "instructions")
+BASE_KEYS = ("base_model", "model", "init", "initial")
+SPLIT_FILE = re.compile(r"(?P<split>.+)-\d{5}-of-\d{5}\.parquet")
+SIZES = (
+    (10**3, "n<1K"),
+    (10**4, "1K<n<10K"),
+    (10**5, "10K<n<100K"),
+    (10**6, "100K<n<1M"),
+    (10**7, "1M<n<10M"),
+    (10**8, "10M<n<100M"),
+    (10**9, "100M<n<1B"),
+)
+
+
+def needed(work: PathLike, name: str, verb: str, artifact: Artifact | None = None) -> tuple[Work, Artifact]:
+    """The artifact that a card is about, and what of the work folder it was made of.
+
+    Args:
+        work: the work folder.
+        name: triplets or model.
+        verb: the command that makes it.
+        artifact: the artifact; None for the one of the work folder.
+
+    Raises:
+        CardError: it is not there.
+    """
+    if artifact is not None:
+        return Work(str(work), (name, artifact)), artifact
+    try:
+        opened = open_work(work)
+    except ArtifactError as error:
+        raise CardError(
+            f"{work} holds no artifact, so a card has nothing to tell; name a pipeline's folder"
+        ) from error
+    artifact = opened.artifacts.get(name)
+    if artifact is None:
+        raise CardError(f"{name} is {opened.status(name)} in {work}; run `megapairs {verb}` first")
+    return Work(str(work), (name, artifact)), artifact
+
+
+def settings_of(work: Work, names: Container[str]) -> list[tuple[str, str]]:
+    """The settings of some stages as YAML, one of several embeddings under the name of all."""
+    return [
+        (name, yaml.safe_dump(public(used(one.manifest.config)), sort_keys=False, allow_unicode=True).strip())
+        for name, one in work.artifacts.items()
+        if one.manifest.config and name.split("/", 1)[0] in names and name != HELD_OUT
+    ]
+
+
+def told_source(corpus: Artifact) -> str:
+    """What a card calls the source of the pictures."""
+    name = source_name(corpus)
+    return DRAWN if corpus.manifest.config.get("source") == "scenes" else name
+
+
+def used(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings that had an effect.
+
+    The captions' engine asks no model, so no model and no sampling is told; of a corpus, what its source does not use.
+    """
+    idle = set(UNUSED.get(str(config.get("source")), ())) | (
+        ASKING if config.get("engine") == CAPTION_ENGINE else frozenset()
+    )
+    return {key: value for key, value in config.items() if key not in idle}
+
+
+def common_slots(work: Work, config: PushConfig) -> dict[str, Any]:
+    """Slots of both kinds of card.
+
+    Raises:
+        CardError: the licence is not given.
+    """
+    if config.licence is None:
+        raise CardError(
+            "a card must name the licence and none is guessed; pass --licence, for example --licence cc-by-4.0"
+        )
+    corpus = work.artifacts.get("corpus")
+    return {
+        "repo_id": config.repo_id,
+        "name": config.repo_id.rsplit("/", 1)[-1],
+        "licence": config.licence,
+        "version": __version__,
+        "source": told_source(corpus) if corpus is not None else "",
+        "pictures": corpus.rows if corpus is not None else None,
+        "stand_ins": work.stand_ins(),
+        "rejections": [
+            (name, reason, count)
+            for name, artifact in work.artifacts.items()
+            if name in STAGES and name != HELD_OUT
+            for reason, count in sorted(artifact.manifest.rejected.items(), key=lambda item: (-item[1], item[0]))
+        ],
+    }
+
+
+def dataset_slots(
+    work: Work, triplets: Artifact, config: PushConfig, rows_shown: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """Slots of a dataset card; `rows_shown` are the rows whose pictures stand in it."""
+    corpus, pairs = work.artifacts.get("corpus"), work.artifacts.get("pairs")
+    instructions = work.artifacts.get("instructions")
+    splits = splits_of(triplets)
+    raw = raw_splits(work) if config.with_raw else {}
+    return {
+        "settings": settings_of(work, frozenset(STAGES)),
+        "raw": raw,
+        "images_shown": rows_shown,
+        "drawn": corpus is not None and told_source(corpus) == DRAWN,
+        "splits": splits | raw,
+        "triplets": sum(splits.get("triplets", {}).values()),
+        "images": sum(splits.get("images", {}).values()),
+        "relations": _most_first(pairs.manifest.stats.get("relations", {})) if pairs is not None else {},
+        "language": instructions.manifest.config.get("language") if instructions is not None else "",
+        "pairs": pairs.rows if pairs is not None else None,
+        "instructions": instructions.rows if instructions is not None else None,
+    }
+
+
+def _most_first(counts: dict[str, int]) -> dict[str, int]:
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def splits_of(triplets: Artifact) -> dict[str, dict[str, int]]:
+    """Rows of every split of every config of the published data set, the default config first; none of no rows."""
+    found: dict[str, dict[str, int]] = {}
+    for part in PARTS:
+        for _, shard in part_shards(triplets, part):
+            match = SPLIT_FILE.fullmatch(str(shard["file"]).rsplit("/", 1)[-1])
+            if match is None:
+                raise CardError(f"{shard['file']} of {triplets.path} is named like no split; build the triplets again")
+            if shard["rows"]:
+                rows = found.setdefault(part, {})
+                rows[match["split"]] = rows.get(match["split"], 0) + int(shard["rows"])
+    return found
+
+
+def raw_splits(work: Work) -> dict[str, dict[str, int]]:
+    """Rows of the configs of raw replies."""
+    return {part: {"train": work.artifacts[part].rows} for part in RAW_PARTS if part in work.artifacts}
+
+
+def size_category(rows: int) -> str:
+    """The Hub's word for a number of rows."""
+    return next((name for limit, name in SIZES if rows < limit), "n>1B")
+
+
+def model_slots(work: Work, model: Artifact, config: PushConfig) -> dict[str, Any]:
+    """Slots of a model card."""
+    records = work.results()
+    triplets = work.artifacts.get("triplets")
+    base = next((model.manifest.config.get(key) for key in BASE_KEYS if model.manifest.config.get(key)), None)
+    return {
+        "settings": settings_of(work, TRAINING),
+        "tables": results_tables(as_shares(records)),
+        "training": model.manifest.stats,
+        "triplets": sum(splits_of(triplets).get("triplets", {}).values()) if triplets is not None else None,
+        "base_model": base if isinstance(base, str) and HUB_ID.fullmatch(base) else "",
+        "datasets": config.datasets,
+        "needs_code": _needs_code(model.path),
+        "value": _Values(records, model_name(records)),
+    }
+
+
+class _Values:
+    """`value(benchmark, metric)` of a template: one measured number in percent, or an error that names it."""
+
+    def __init__(self, records: list[dict[str, Any]], model: str) -> None:
+        self.records, self.model = in_percent(records), model
+
+    def __call__(self, benchmark: str, metric: str, strategy: str = "fused", split: str | None = None) -> str:
+        found = [
+            record
+            for record in self.records
+            if str(record["benchmark"]).lower() == benchmark.lower()
+            and record["metric"] == spelled(metric)
+            and record["strategy"] == strategy
+            and record["model"] == self.model
+            and split in {None, record.get("split")}
+            # a category's number is not the benchmark's
+            and record.get("group") is None
+        ]
+        if len(found) != 1:
+            told = "no result record has" if not found else f"{len(found)} result records have"
+            raise CardError(
+                f"{told} {shown_metric(spelled(metric))} of {self.model!r}, {strategy}, on {benchmark};"
+                " run `megapairs eval` on it, or use another card template"
+            )
+        return f"{found[0]['value']:.1f}"
+
+
+def _needs_code(path: str) -> bool:
+    """Whether the model brings a class of its own, which the Hub's users have to allow."""
+    place = join(path, "config.json")
+    try:
+        return storage.exists(place) and "auto_map" in json.loads(storage.read_bytes(place))
+    except ValueError as error:
+        raise CardError(f"{place} is not JSON; save the model again") from error

@@ -1,0 +1,149 @@
+"""`push results`: what was measured goes into a model's repository that exists already.
+
+Three places tell it: the `model-index` of the card's metadata, the table between two marks of a card that we rendered,
+and `.eval_results/*.yaml`, which the Hub shows on the page of the benchmark's data set. What surprises: a number that
+is there with another value is replaced only when told; the same number twice is one.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from megapairs_hf.artifacts.storage import HUB_ID
+from megapairs_hf.core.errors import HubError
+from megapairs_hf.core.progress import note
+from megapairs_hf.evaluation.comparability import caveats
+from megapairs_hf.evaluation.results_table import results_tables
+from megapairs_hf.hub.cards import render_part
+from megapairs_hf.hub.eval_results import (
+    as_shares,
+    eval_results,
+    of_wholes,
+    read_records,
+    records_of_model,
+    shown_metric,
+    slug,
+)
+from megapairs_hf.hub.prepare import CARD, PreparedFile, write_folder
+
+if TYPE_CHECKING:
+    from megapairs_hf.artifacts.storage import PathLike
+    from megapairs_hf.hub.config import PushConfig
+
+FOLDER = ".eval_results"
+BETWEEN = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", re.DOTALL)
+
+
+def prepare_results(api: Any, path: PathLike, config: PushConfig, out: PathLike) -> list[PreparedFile]:
+    """Write the files that change in a model's repository.
+
+    Args:
+        api: of the Hub, to read the card that is there.
+        path: folder or file of the records.
+        config: repository, which model, the benchmarks' data sets on the Hub.
+        out: the folder to prepare.
+
+    Returns:
+        Its files: the card and one file a benchmark, split and strategy.
+
+    Raises:
+        HubError: there are no records of the model, the repository has no card, or it tells another value.
+    """
+    everything = read_records(path)
+    records = [_placed(record, config) for record in of_wholes(records_of_model(everything, config))]
+    apart = sorted({f"{r['benchmark']} ({'; '.join(caveats(r))})" for r in records if caveats(r)})
+    if apart:
+        note(f"in the card only, since the Hub would rank them beside whole ones: {', '.join(apart)}")
+    homeless = sorted({str(record["benchmark"]) for record in records if "dataset" not in record})
+    if homeless:
+        note(
+            f"{', '.join(homeless)}: in the card only; for the Hub's own results, name the benchmark's data set with"
+            f" --benchmark {slug(homeless[0])}=ORGANISATION/NAME"
+        )
+    before, card = _card(api, config, records, everything)
+    return write_folder(None, {CARD: card.encode()} | eval_files(records), {}, out, {CARD: set(before.split("\n"))})
+
+
+def _placed(record: dict[str, Any], config: PushConfig) -> dict[str, Any]:
+    """The record with the Hub id of its benchmark's data set, where it is known."""
+    name = str(record["benchmark"])
+    told = config.benchmarks.get(name) or config.benchmarks.get(slug(name)) or record.get("dataset")
+    plain = {key: value for key, value in record.items() if key != "dataset"}
+    return {**plain, "dataset": told} if isinstance(told, str) and HUB_ID.fullmatch(told) else plain
+
+
+def eval_files(records: list[dict[str, Any]]) -> dict[str, bytes]:
+    """`.eval_results/*.yaml`: one file a benchmark, split and strategy, one entry a metric of the whole benchmark.
+
+    The Hub ranks these values beside those of others, so a partial one, or one by another rule, is not among them.
+    """
+    from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
+
+    groups: dict[str, list[EvalResultEntry]] = {}
+    for record in records:
+        if "dataset" not in record or record.get("group") or caveats(record):
+            continue
+        told = [str(record["benchmark"]), str(record.get("split") or ""), str(record["strategy"])]
+        name = "-".join(filter(None, map(slug, told)))
+        groups.setdefault(f"{FOLDER}/{name}.yaml", []).append(
+            EvalResultEntry(
+                dataset_id=record["dataset"],
+                task_id="_".join(filter(None, [slug(told[1]), slug(str(record["metric"]))])),
+                value=record["value"],
+                dataset_revision=record.get("dataset_revision") or None,
+                date=str(record["date"]) if record.get("date") else None,
+                notes=_notes(record),
+            )
+        )
+    return {
+        name: yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False, allow_unicode=True).encode()
+        for name, entries in groups.items()
+    }
+
+
+def _notes(record: dict[str, Any]) -> str:
+    told = [f"{shown_metric(str(record['metric']))}, query made of {record['strategy']}"]
+    if record.get("queries"):
+        told.append(f"{record['queries']} queries")
+    if record.get("ci95"):
+        low, high = record["ci95"]
+        told.append(f"95 % interval {low:.1f} to {high:.1f}")
+    told.append(f"megapairs-hf {record['version']}" if record.get("version") else "megapairs-hf")
+    return "; ".join(told)
+
+
+def _card(
+    api: Any, config: PushConfig, records: list[dict[str, Any]], everything: list[dict[str, Any]]
+) -> tuple[str, str]:
+    """The card as it is there, and with the results."""
+    from huggingface_hub import ModelCard
+    from huggingface_hub.errors import EntryNotFoundError
+
+    revision = None if config.create_pr else config.revision
+    try:
+        path = api.hf_hub_download(config.repo_id, CARD, revision=revision)
+    except EntryNotFoundError as error:
+        raise HubError(f"{config.repo_id} has no card to add results to; push the model first") from error
+    card = ModelCard.load(path, ignore_metadata_errors=False)
+    merged = {_key(one): one for one in card.data.eval_results or []}
+    for new in eval_results(records):
+        old = merged.get(_key(new))
+        if old is not None and old.metric_value != new.metric_value and not config.overwrite:
+            raise HubError(
+                f"the card of {config.repo_id} tells {new.metric_name} on {new.dataset_name} as {old.metric_value},"
+                f" not {new.metric_value}; pass --overwrite to replace it"
+            )
+        merged[_key(new)] = new
+    card.data.eval_results = list(merged.values())
+    card.data.model_name = card.data.model_name or config.repo_id.rsplit("/", 1)[-1]
+    tables = render_part("results.md.jinja", {"tables": results_tables(as_shares(everything))})
+    card.text = BETWEEN.sub(lambda found: f"{found[1]}{tables}{found[2]}", card.text)
+    return Path(path).read_text(encoding="utf-8"), str(card.content)
+
+
+def _key(one: Any) -> tuple[Any, ...]:
+    return one.dataset_name, one.dataset_config, one.dataset_split, one.metric_type, one.metric_name

@@ -1,0 +1,134 @@
+"""The last look before an upload: no token and no folder of this machine in any text that goes out.
+
+Texts are files of text and the columns of text of the shards. What surprises: a vocabulary, and the captions and
+instructions of a data set, are searched for tokens only. They are pieces of other people's texts, and paths are among
+them.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from megapairs_hf.core.errors import HubError
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Iterable, Iterator, Mapping
+
+TEXTS = frozenset({".md", ".json", ".jsonl", ".py", ".yaml", ".yml", ".txt", ".jinja", ".csv"})
+VOCABULARY = re.compile(r"(.*/)?(tokenizer\.json|vocab\.\w+|merges\.txt|added_tokens\.json)")
+# the Hub's user and organisation tokens, and the signed ones
+TOKEN = re.compile(r"\b(hf|api_org|hf_jwt)_[A-Za-z0-9]{20,}")
+FOLDER = re.compile(
+    r"(?<![\w.:/~\-])/(?:home|Users|root|tmp|mnt|media|srv|scratch|workspace|private|var/folders|nfs|gpfs|lustre)"
+    r"/[\w.\-]+|\b[A-Za-z]:\\+Users\\+\w+|\bfile://"
+)
+PRIVATE = frozenset({"base_url", "endpoint", "url", "api_key", "token"})
+NOT_TOLD = "(not told)"
+PLACE = re.compile(r"(/|~|\.{1,2}/|file://|[A-Za-z]:\\)")
+
+
+def public(value: Any) -> Any:
+    """A setting without what was left unset, and without the folders and the servers of whoever ran it."""
+    if isinstance(value, dict):
+        kept = {key: inner for key, inner in value.items() if inner is not None and inner not in ([], {}, "")}
+        return {key: NOT_TOLD if key in PRIVATE and inner else public(inner) for key, inner in kept.items()}
+    if isinstance(value, list):
+        return [public(inner) for inner in value]
+    if isinstance(value, str) and PLACE.match(value):
+        return value.rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1]
+    return value
+
+
+def check_public(folder: Path, names: Iterable[str], known: Mapping[str, Container[str]] | None = None) -> None:
+    """Refuse texts that tell a token or a folder of this machine.
+
+    Args:
+        folder: the prepared folder.
+        names: its files.
+        known: lines of a file that were public before, which are passed over.
+
+    Raises:
+        HubError: one does; the message names file and line, and never shows a token.
+    """
+    for name in names:
+        if Path(name).suffix not in TEXTS:
+            continue
+        for number, line in enumerate((folder / name).read_text(encoding="utf-8", errors="replace").split("\n"), 1):
+            if line not in (known or {}).get(name, ()):
+                _check_text(f"{name} line {number}", line, folders=VOCABULARY.fullmatch(name) is None)
+
+
+def _check_text(where: str, text: str, *, folders: bool) -> None:
+    if TOKEN.search(text):
+        raise HubError(
+            f"{where} holds what looks like a token of the Hub; remove it, revoke the token, and push again"
+        )
+    home = str(Path.home())
+    found = FOLDER.search(text) if folders else None
+    told = found.group() if found else home if folders and len(home) > len("/root") and home in text else ""
+    if told:
+        raise HubError(f"{where} tells a folder of this machine ({told}); remove it and push again")
+
+
+def check_shards(folder: Path, names: Iterable[str], raw: Container[str]) -> None:
+    """Refuse shards with a token in a column of text, and shards of raw replies with a folder of this machine.
+
+    Args:
+        folder: the prepared folder.
+        names: its files.
+        raw: configs that hold what models and machines replied.
+
+    Raises:
+        HubError: one does; the message names file, row (from 0) and column, and never shows a token.
+    """
+    for name in names:
+        if not name.endswith(".parquet"):
+            continue
+        folders, row = name.split("/", 1)[0] in raw, 0
+        file = pq.ParquetFile(folder / name)
+        columns = sorted({place for field in file.schema_arrow for place in _text_columns(field.name, field.type)})
+        for batch in file.iter_batches(batch_size=1000, columns=columns):
+            for column, values in zip(batch.schema.names, batch.columns, strict=True):
+                if _suspicious(values, folders=folders):
+                    for i in range(len(values)):
+                        where = f"{name} row {row + i}, column {column},"
+                        _check_text(where, _joined(values.slice(i, 1)), folders=folders)
+            row += len(batch)
+
+
+def _text_columns(name: str, kind: pa.DataType) -> Iterator[str]:
+    """The columns of a parquet file that hold text, without the bytes of the pictures beside them."""
+    if pa.types.is_struct(kind):
+        for field in kind:
+            yield from _text_columns(f"{name}.{field.name}", field.type)
+    elif not (pa.types.is_binary(kind) or pa.types.is_primitive(kind)):
+        yield name
+
+
+def _suspicious(values: pa.Array, *, folders: bool) -> bool:
+    """Whether a column is worth a look at every row."""
+    if folders:
+        joined = _joined(values)
+        return any(mark.search(joined) for mark in (TOKEN, FOLDER)) or str(Path.home()) in joined
+    return any(pc.any(pc.match_substring_regex(texts, TOKEN.pattern)).as_py() for texts in _texts(values))
+
+
+def _joined(values: pa.Array) -> str:
+    return "\n".join(text for texts in _texts(values) for text in texts.drop_null().to_pylist())
+
+
+def _texts(values: pa.Array) -> Iterator[pa.Array]:
+    """The texts in an array, however deep."""
+    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+        yield values
+    elif pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
+        yield from _texts(values.flatten())
+    elif pa.types.is_struct(values.type):
+        for part in values.flatten():
+            yield from _texts(part)

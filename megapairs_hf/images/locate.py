@@ -1,0 +1,111 @@
+"""A picture's file, wherever a row of the corpus keeps it: one function that every reader goes through.
+
+A corpus holds its pictures (`images: embedded`) or says where they are (`images: by_reference`): `cats/1.jpg` in a
+folder, `part-0.parquet::image::17` for a row of a parquet file, `part-0.tar::cats/1.jpg` for a member of a tar; all
+below the root that the corpus was made from. What surprises: nothing outside that root is ever read, because a corpus
+may come from a stranger.
+"""
+
+from __future__ import annotations
+
+import tarfile
+import threading
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from megapairs_hf.core.errors import ArtifactError
+
+MARK = "::"
+ROOT = "pictures_root"
+LOCK = threading.Lock()
+
+
+def parquet_place(file: str, column: str, row: int) -> str:
+    """Where a row's picture is in a parquet file, relative to the root."""
+    return f"{file}{MARK}{column}{MARK}{row}"
+
+
+def tar_place(file: str, member: str) -> str:
+    """Where a member is in a tar, relative to the root."""
+    return f"{file}{MARK}{member}"
+
+
+def picture_bytes(cell: dict[str, Any] | None, root: str | None) -> bytes:
+    """The bytes of a picture's file.
+
+    Args:
+        cell: what the corpus stores: `bytes`, or a `path` below the root.
+        root: where a corpus by reference finds its pictures (`stats` of its manifest); None for one that holds them.
+
+    Raises:
+        ArtifactError: it is not where the corpus says.
+    """
+    if cell is not None and cell["bytes"] is not None:
+        content: bytes = cell["bytes"]
+        return content
+    if cell is None or not cell["path"] or root is None:
+        raise ArtifactError("a row of the corpus has no picture and does not say where it is; make the corpus again")
+    file, *inside = str(cell["path"]).split(MARK)
+    base = Path(root).resolve()
+    path = (base if base.is_dir() else base.parent) / file
+    if not path.resolve().is_relative_to(base if base.is_dir() else base.parent):
+        raise ArtifactError(f"the picture {cell['path']} lies outside {root}, from which the corpus was made")
+    try:
+        return _read(path, inside)
+    except (OSError, KeyError, IndexError, ValueError, tarfile.TarError) as error:
+        raise ArtifactError(
+            f"the picture {cell['path']} is not in {root} any more ({type(error).__name__}); the corpus holds its"
+            " pictures by reference, so put it back, or make the corpus again"
+        ) from error
+
+
+def _read(path: Path, inside: list[str]) -> bytes:
+    if not inside:
+        return path.read_bytes()
+    state = path.stat()
+    key = (str(path), state.st_size, state.st_mtime_ns)
+    if len(inside) == 1:
+        with LOCK:
+            offset, size = _members(*key)[inside[0]]
+        with path.open("rb") as file:
+            file.seek(offset)
+            return file.read(size)
+    column, row = inside[0], int(inside[1])
+    with LOCK:
+        ends = _group_ends(*key)
+        group = next(i for i, end in enumerate(ends) if row < end) if row < ends[-1] else -1
+        if group < 0:
+            raise IndexError(row)
+        cell = _group(*key, column, group)[row - (ends[group - 1] if group else 0)].as_py()
+    content: bytes = cell["bytes"] if isinstance(cell, dict) else cell
+    return content
+
+
+@lru_cache(maxsize=64)
+def _members(path: str, size: int, changed: int) -> dict[str, tuple[int, int]]:
+    """Where the members of a tar lie: name to offset and size."""
+    with tarfile.open(path) as tar:
+        return {member.name: (member.offset_data, member.size) for member in tar if member.isfile()}
+
+
+@lru_cache(maxsize=256)
+def _group_ends(path: str, size: int, changed: int) -> list[int]:
+    """The row behind the last of each row group of a parquet file."""
+    import pyarrow.parquet as pq
+
+    metadata = pq.read_metadata(path)
+    ends, total = [], 0
+    for i in range(metadata.num_row_groups):
+        total += metadata.row_group(i).num_rows
+        ends.append(total)
+    return ends
+
+
+@lru_cache(maxsize=2)
+def _group(path: str, size: int, changed: int, column: str, group: int) -> Any:
+    """The picture column of one row group; two are kept, since rows are mostly read in order."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        return file.read_row_group(group, columns=[column])[column]

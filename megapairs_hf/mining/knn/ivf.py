@@ -1,0 +1,282 @@
+"""Approximate search by cells (IVF-Flat) for a corpus that is searched as a whole.
+
+Vectors are sorted into cells around centroids, and a query is compared with the vectors of the cells nearest to its
+own. All queries of a cell look into the same cells, so their comparison is one dense product instead of many scattered
+ones: that is what makes it several times faster than a general IVF index. How many cells are looked into is settled by
+the recall asked for, on queries whose exact neighbours are known. What is found is scored exactly; only what lies in
+cells that were not looked into can be missed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from megapairs_hf.mining.knn.embeddings import Embeddings, distinct_rows
+from megapairs_hf.mining.knn.exact import Copies, ExactSearch, TopK, in_order
+from megapairs_hf.mining.knn.quantize import MARGIN, QuantizedEmbeddings, choose_scale, encode, multiply, settle
+from megapairs_hf.mining.knn.thread_pool import STRIP, TILE, ThreadPool
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROUNDS = 8
+ROWS_PER_CELL = 64
+# asked for a little more on the sample than was wanted, so that the whole keeps the promise
+SAFETY = 0.01
+
+
+class IVFSearch:
+    """Approximate search of a corpus in memory.
+
+    Args:
+        targets: the vectors that are searched.
+        k: neighbours a query.
+        crew: the threads.
+        recall: share of the K exact neighbours that must be found, 0 to 1.
+        queries: the vectors that are searched with, if they are others.
+        sample: queries whose exact neighbours are found to settle how many cells are looked into.
+        block_rows: targets that this exact search holds in memory at a time.
+    """
+
+    def __init__(
+        self,
+        targets: Embeddings,
+        k: int,
+        crew: ThreadPool,
+        *,
+        recall: float,
+        queries: Embeddings | None = None,
+        sample: int = 512,
+        block_rows: int = 262_144,
+    ) -> None:
+        self.k, self.crew, self.targets = min(k, len(targets)), crew, targets
+        self.block_rows = block_rows
+        self.first, self.kind = distinct_rows(targets)
+        self.copies = Copies(self.k)
+        self.copies.add(self.first, self.kind, 0)
+        count = len(self.first)
+        self.cells = max(1, round(4 * math.sqrt(count)))
+        rng = np.random.default_rng(0)
+        some = self.first[np.sort(rng.permutation(count)[: self.cells * ROWS_PER_CELL])]
+        learning = targets.take(some)
+        self.scale = choose_scale(learning[:2048])
+        self.centroids = learn_centroids(learning, self.cells, crew)
+        self.cells = len(self.centroids)
+        self._fill()
+        own = queries is not None
+        self.query_centroids = self.centroids
+        if queries is not None:
+            other = queries.take(np.sort(rng.permutation(len(queries))[: self.cells * ROWS_PER_CELL]))
+            self.query_centroids = learn_centroids(other, self.cells, crew)
+        self.order = _nearest_cells(self.query_centroids, self.centroids)
+        self.probes, self.recall = self._settle_probes(
+            queries if own and queries else targets, not own, recall, sample
+        )
+
+    def _fill(self) -> None:
+        """Sort the distinct vectors by cell: two passes over the corpus, so that no third copy is needed."""
+        import torch
+
+        count, dimension = len(self.first), self.targets.dimension
+        cell = np.empty(count, np.int64)
+        spans = self._spans()
+        for low, high, vectors in spans_of(self.targets, self.first, spans):
+            cell[low:high] = nearest(vectors, self.centroids, self.crew)
+        rank = np.argsort(np.argsort(cell, kind="stable"), kind="stable")
+        self.ends = np.cumsum(np.bincount(cell, minlength=len(self.centroids)))
+        self.starts = self.ends - np.bincount(cell, minlength=len(self.centroids))
+        self.cell_of, self.rank = cell, rank
+        self.bits = np.empty((count, dimension), np.uint16)
+        self.places = np.empty(count, np.int64)
+        values, slack = None, np.empty(0)
+        for low, high, vectors in spans_of(self.targets, self.first, spans):
+            codes = encode(vectors, self.scale, self.crew)
+            if values is None:
+                values = torch.empty(count, codes.values.shape[1], dtype=codes.values.dtype)
+                slack = np.empty(count, codes.slack.dtype)
+            to = rank[low:high]
+            values[torch.from_numpy(to)] = codes.values
+            slack[to], self.bits[to], self.places[to] = codes.slack, vectors.view(np.uint16), self.first[low:high]
+        assert values is not None
+        self.raw = QuantizedEmbeddings(values, slack, self.scale)
+        self.codes, _ = settle(self.raw, self.raw)
+
+    def _spans(self) -> list[tuple[int, int]]:
+        """Runs of distinct vectors that lie in sixteen megabytes of the corpus."""
+        bounds = np.searchsorted(self.first, [low for low, _ in self.targets.spans()] + [len(self.targets)])
+        return [(int(low), int(high)) for low, high in itertools.pairwise(bounds) if low < high]
+
+    def _settle_probes(self, queries: Embeddings, same: bool, recall: float, sample: int) -> tuple[int, float]:
+        """How many cells to look into, from one half of the sample, and the recall of the other half."""
+        rng = np.random.default_rng(1)
+        rows = np.sort(rng.permutation(len(queries))[: 2 * sample])
+        vectors = queries.take(rows)
+        exact = ExactSearch(self.targets, self.k, self.crew, block_rows=self.block_rows)
+        wanted, _ = exact.search(vectors)
+        ranks = self._cell_ranks(vectors, wanted)
+        half = rng.permutation(len(rows))
+        left, right = half[: -(-len(rows) // 2)], half[-(-len(rows) // 2) :]
+        shares = np.cumsum(np.bincount(ranks[left].ravel(), minlength=self.cells)) / max(1, ranks[left].size)
+        enough = np.flatnonzero(shares >= min(1.0, recall + SAFETY))
+        self.probes = int(enough[0]) + 1 if len(enough) else self.cells
+        measured = right if len(right) else left
+        found, _ = self.search(vectors[measured], rows[measured] if same else None)
+        return self.probes, overlap(found, wanted[measured])
+
+    def _cell_ranks(self, vectors: np.ndarray, neighbours: np.ndarray) -> np.ndarray:
+        """For each neighbour, as how many-th cell its cell is looked into."""
+        position = np.empty((self.cells,), np.int64)
+        cells = self.cell_of[self.kind[neighbours]]
+        homes = nearest(vectors, self.query_centroids, self.crew)
+        ranks = np.empty_like(cells)
+        for row, home in enumerate(homes):
+            position[self.order[home]] = np.arange(self.cells)
+            ranks[row] = position[cells[row]]
+        return ranks
+
+    def search(self, queries: np.ndarray, places: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """The K nearest targets that are found, nearest first, equal scores by place.
+
+        Args:
+            queries: [B, D] float16.
+            places: [B] where the queries stand in the targets, if they are rows of them.
+
+        Returns:
+            Places [B, K] int64 (-1 where fewer were found) and scores [B, K] float64.
+        """
+        if not len(queries):
+            return np.empty((0, self.k), np.int64), np.empty((0, self.k))
+        if places is not None:
+            kinds, kind = np.unique(self.kind[places], return_inverse=True)
+            rows = self.rank[kinds]
+            homes = self.cell_of[kinds]
+            bits, codes = self.bits, self.codes
+            left = self.codes
+        else:
+            kinds = kind = rows = np.arange(len(queries))
+            homes = nearest(queries, self.query_centroids, self.crew)
+            bits = np.ascontiguousarray(queries).view(np.uint16)
+            left, codes = settle(self.raw, encode(queries, self.scale, self.crew))
+        best = TopK.empty(len(kinds), self.k, codes.slack.dtype)
+        by_home = np.argsort(homes, kind="stable")
+        bounds = np.searchsorted(homes[by_home], np.arange(self.cells + 1))
+
+        def work(home: int) -> None:
+            for low in range(bounds[home], bounds[home + 1], TILE):
+                chosen = by_home[low : min(bounds[home + 1], low + TILE)]
+                self._search_cells(home, chosen, bits[rows[chosen]], _taken(codes, rows[chosen]), left, best)
+
+        busy = np.flatnonzero(np.diff(bounds))
+        self.crew.each(lambda n: work(int(busy[n])), range(len(busy)))
+        found, scores = self.copies.expand(*in_order(best), self.k)
+        return found[kind], scores[kind]
+
+    def _search_cells(
+        self,
+        home: int,
+        chosen: np.ndarray,
+        bits: np.ndarray,
+        codes: QuantizedEmbeddings,
+        left: QuantizedEmbeddings,
+        best: TopK,
+    ) -> None:
+        from megapairs_hf.mining.knn.kernels import scan_tile
+
+        part = TopK.empty(len(chosen), self.k, codes.slack.dtype)
+        columns = (bits, chosen.astype(np.int64), codes.slack, part.bar)
+        none = np.zeros(1, codes.slack.dtype)
+        heaps = (part.scores, part.places, part.counts)
+        room = self.crew.room(codes.values)
+        for cell in self.order[home, : self.probes]:
+            for low in range(self.starts[cell], self.ends[cell], STRIP):
+                rows = slice(low, min(self.ends[cell], low + STRIP))
+                rough = multiply(left.values[rows], codes.values, room)
+                own = (self.bits[rows], self.places[rows], left.slack[rows], none)
+                scan_tile(rough, *own, *columns, *heaps, False, self.scale.unit, MARGIN)
+        best.scores[chosen], best.places[chosen], best.counts[chosen] = part.scores, part.places, part.counts
+
+
+def _taken(codes: QuantizedEmbeddings, rows: np.ndarray) -> QuantizedEmbeddings:
+    return QuantizedEmbeddings(codes.values[rows], codes.slack[rows], codes.scale)
+
+
+def spans_of(
+    vectors: Embeddings, chosen: np.ndarray, spans: list[tuple[int, int]]
+) -> Iterator[tuple[int, int, np.ndarray]]:
+    """The chosen rows, a span at a time."""
+    for low, high in spans:
+        start, stop = int(chosen[low]), int(chosen[high - 1]) + 1
+        yield low, high, vectors.read(start, stop)[chosen[low:high] - start]
+
+
+def overlap(found: np.ndarray, wanted: np.ndarray) -> float:
+    """Recall@K: the share of the wanted neighbours that were found, over all rows."""
+    hits = sum(len(np.intersect1d(a, b, assume_unique=False)) for a, b in zip(found, wanted, strict=True))
+    return hits / max(1, wanted.size)
+
+
+def learn_centroids(vectors: np.ndarray, cells: int, crew: ThreadPool) -> np.ndarray:
+    """Spherical k-means.
+
+    Ours instead of faiss's, because cells must not depend on how many threads summed what (and rough products make it
+    ten times as fast).
+
+    Args:
+        vectors: [S, D] float16.
+        cells: how many centroids, at most S.
+        crew: the threads.
+
+    Returns:
+        [cells, D] float16, unit vectors.
+    """
+    cells = min(cells, len(vectors))
+    rng = np.random.default_rng(2)
+    centroids = vectors[np.sort(rng.permutation(len(vectors))[:cells])]
+    floats = vectors.astype(np.float32)
+    for _ in range(ROUNDS):
+        owner = nearest(vectors, centroids, crew)
+        order = np.argsort(owner, kind="stable")
+        sizes = np.bincount(owner, minlength=cells)
+        filled = np.flatnonzero(sizes)
+        starts = (np.cumsum(sizes) - sizes)[filled]
+        sums = np.add.reduceat(floats[order], starts, axis=0)
+        fresh = centroids.copy()
+        fresh[filled] = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
+        # an empty cell starts anew in a row of its own
+        empty = np.flatnonzero(sizes == 0)
+        fresh[empty] = vectors[rng.integers(0, len(vectors), len(empty))]
+        centroids = fresh
+    return centroids
+
+
+def nearest(vectors: np.ndarray, centroids: np.ndarray, crew: ThreadPool) -> np.ndarray:
+    """The nearest centroid of each vector, by rough scores, which are good enough for that; [N] int64.
+
+    Always by integers, whose sums no machine rounds: which cell a vector is in decides what an approximate search
+    finds.
+    """
+    import torch
+
+    scale = choose_scale(centroids[:2048], integers=True)
+    left, right = encode(vectors, scale, crew), encode(centroids, scale, crew)
+    result = np.empty(len(vectors), np.int64)
+    rows = max(1, STRIP * TILE // len(centroids))
+
+    def work(start: int) -> None:
+        rough = torch.from_numpy(multiply(left.values[start : start + rows], right.values, crew.room(left.values)))
+        result[start : start + rows] = rough.argmax(1).numpy()
+
+    crew.each(work, range(0, len(vectors), rows))
+    return result
+
+
+def _nearest_cells(homes: np.ndarray, centroids: np.ndarray) -> np.ndarray:
+    """For every cell of queries, all cells of targets, nearest first; [cells, cells] int32."""
+    scores = homes.astype(np.float32) @ centroids.astype(np.float32).T
+    if homes is centroids:
+        np.fill_diagonal(scores, np.inf)
+    return np.argsort(-scores, axis=1, kind="stable").astype(np.int32)

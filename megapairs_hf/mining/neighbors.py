@@ -1,0 +1,279 @@
+"""The first half of mining: the K nearest neighbours of every row under every relation, in one file a shard.
+
+A process searches all targets for the rows of its own shards, a group of shards at a time, and writes what it found
+before it goes on; after a kill only the group in work is searched again. Exact results depend on nothing but the
+vectors; those of `ivf` on the vectors and the settings; both are the same for any number of processes.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from megapairs_hf.artifacts import storage
+from megapairs_hf.artifacts.artifact import json_bytes, read_json
+from megapairs_hf.artifacts.replace import PARTS
+from megapairs_hf.artifacts.storage import join
+from megapairs_hf.core import distributed
+from megapairs_hf.core.errors import ConfigError
+from megapairs_hf.core.progress import Progress
+from megapairs_hf.mining.knn.plan import Plan, choose_kind, make_plan
+from megapairs_hf.mining.knn.thread_pool import ThreadPool, give_back, workers
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from megapairs_hf.artifacts.artifact import Artifact
+    from megapairs_hf.mining.config import MineConfig, RelationConfig
+    from megapairs_hf.mining.knn.embeddings import Embeddings
+
+FOLDER = "neighbours"
+LEAST_COMPRESSED = 1000
+DEVICE_ROWS = 1_048_576
+
+
+@dataclass(frozen=True)
+class Relation:
+    """A relation with its vectors.
+
+    Attributes:
+        name: of the relation.
+        query: the vectors that are searched with.
+        target: the vectors that are searched; the same object where it is the same artifact.
+        visual: whether both sides are pictures, so that a very high score means the same picture.
+    """
+
+    name: str
+    query: Embeddings
+    target: Embeddings
+    visual: bool
+
+    @property
+    def same(self) -> bool:
+        """Whether vectors are compared with themselves."""
+        return self.query is self.target
+
+
+class Search(Protocol):
+    """Any of the searches."""
+
+    def search(self, queries: np.ndarray, places: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Places [B, K] and exact scores [B, K], nearest first."""
+
+
+def open_relations(embeddings: Mapping[str, Artifact], wanted: Sequence[RelationConfig]) -> list[Relation]:
+    """The vectors of every relation, memory-mapped.
+
+    Raises:
+        ConfigError: embeddings are missing, or the two sides of a relation do not fit.
+    """
+    from megapairs_hf.mining.knn.embeddings import Embeddings
+
+    opened: dict[str, Embeddings] = {}
+    relations = []
+    for relation in wanted:
+        query, target = relation.query or relation.name, relation.target or relation.query or relation.name
+        for name in (query, target):
+            if name not in embeddings:
+                known = ", ".join(embeddings)
+                raise ConfigError(f"relation {relation.name!r} needs embeddings {name!r}; there are {known}")
+            if name not in opened:
+                opened[name] = Embeddings.of(embeddings[name])
+        left, right = opened[query].dimension, opened[target].dimension
+        if left != right:
+            raise ConfigError(
+                f"relation {relation.name!r} compares {query} with {target}, but their vectors have"
+                f" {left} and {right} dimensions; take two towers of one model"
+            )
+        kinds = {embeddings[name].manifest.stats.get("input") for name in (query, target)}
+        relations.append(Relation(relation.name, opened[query], opened[target], kinds == {"image"}))
+    return relations
+
+
+class Neighbors:
+    """The files of neighbours under an unfinished artifact.
+
+    Args:
+        path: the artifact's folder.
+        starts: [shards + 1] where each shard's rows begin in the corpus.
+    """
+
+    def __init__(self, path: str, starts: np.ndarray) -> None:
+        self.path, self.starts = path, starts
+
+    def file(self, relation: str, shard: int) -> str:
+        """Where the neighbours of one shard's rows are."""
+        return join(self.path, PARTS, FOLDER, f"{relation}-{shard:05d}.npz")
+
+    def missing(self, relation: str, shards: range) -> list[int]:
+        """The shards that are still to be searched."""
+        return [i for i in shards if not storage.exists(self.file(relation, i))]
+
+    def write(self, relation: str, shard: int, places: np.ndarray, scores: np.ndarray) -> None:
+        """Keep the neighbours of one shard's rows: places [rows, K] and scores [rows, K]."""
+        sink = io.BytesIO()
+        kind = np.int32 if self.starts[-1] < 2**31 else np.int64
+        np.savez(sink, places=places.astype(kind), scores=scores.astype(np.float32))
+        storage.write_bytes(self.file(relation, shard), sink.getvalue())
+
+    def read(self, relation: str, shard: int) -> tuple[np.ndarray, np.ndarray]:
+        """Places [rows, K] (-1 for none) and scores [rows, K] float32."""
+        with np.load(io.BytesIO(storage.read_bytes(self.file(relation, shard))), allow_pickle=False) as found:
+            return found["places"], found["scores"]
+
+    def fact_file(self, name: str) -> str:
+        """Where something that is settled once for all processes is written down."""
+        return join(self.path, PARTS, f"{name}.json")
+
+    def settle(self, name: str, value: dict[str, Any]) -> dict[str, Any]:
+        """Write something down once; what was written first holds."""
+        if distributed.is_main() and not storage.exists(self.fact_file(name)):
+            storage.write_bytes(self.fact_file(name), json_bytes(value))
+        distributed.barrier()
+        settled: dict[str, Any] = read_json(self.fact_file(name))
+        return settled
+
+
+def find_neighbors(relations: Sequence[Relation], config: MineConfig, files: Neighbors) -> dict[str, Any]:
+    """Search every relation for the rows of this process's shards, and wait for the other processes.
+
+    Returns:
+        By relation: the kind of search and, where it is approximate, its measured recall.
+    """
+    from megapairs_hf.mining.knn.quantize import integers_are_faster
+
+    shards = distributed.my_shards(len(files.starts) - 1)
+    rows = sum(int(files.starts[i + 1] - files.starts[i]) for i in shards)
+    todo = {r.name: files.missing(r.name, shards) for r in relations}
+    left = sum(int(files.starts[i + 1] - files.starts[i]) for missing in todo.values() for i in missing)
+    with Progress("search", rows * len(relations), "queries", rows * len(relations) - left) as bar:
+        for relation in relations:
+            integers = integers_are_faster(relation.target.dimension)
+            plan = _settled_plan(relation, config, files, len(todo[relation.name]), integers=integers)
+            _share_index(relation, config, plan, files)
+            if todo[relation.name]:
+                with workers(config.threads) as crew:
+                    search = _open_search(relation, config, plan, crew, files)
+                    _note_facts(relation, plan, search, files)
+                    for group in _groups(todo[relation.name], files.starts, plan.group_rows):
+                        _search_group(relation, search, group, files)
+                        give_back()
+                        bar.advance(sum(int(files.starts[i + 1] - files.starts[i]) for i in group))
+    distributed.barrier()
+    return {r.name: read_json(files.fact_file(f"search-{r.name}")) for r in relations}
+
+
+def _settled_plan(relation: Relation, config: MineConfig, files: Neighbors, missing: int, *, integers: bool) -> Plan:
+    """Sizes are this run's own; the kind of search and what an index learns from were settled by the first run."""
+    rows, dimension = len(relation.target), relation.target.dimension
+    kind = files.settle(f"kind-{relation.name}", {"kind": choose_kind(config, rows, dimension)})["kind"]
+    if config.device is not None and kind != "exact":
+        raise ConfigError(f"device {config.device!r} serves exact search only, and this one is {kind!r}; set `search:"
+                          " exact`, or leave the device out")  # fmt: skip
+    if kind == "ivf_pq" and rows < LEAST_COMPRESSED:
+        raise ConfigError(f"search 'ivf_pq' needs at least {LEAST_COMPRESSED:,} vectors; take `search: exact`")
+    whole = relation.same and missing == len(files.starts) - 1
+    plan = make_plan(replace(config, search=kind), rows, dimension, same=whole, integers=integers)
+    learnt = files.settle(f"plan-{relation.name}", {"train_rows": plan.train_rows})
+    return replace(plan, train_rows=int(learnt["train_rows"]))
+
+
+def _index_file(relation: Relation, files: Neighbors) -> str:
+    return join(files.path, PARTS, f"index-{relation.name}.faiss")
+
+
+def _share_index(relation: Relation, config: MineConfig, plan: Plan, files: Neighbors) -> None:
+    """The main process builds a faiss index for all, because a graph depends on the timing of threads."""
+    if plan.kind not in {"ivf_pq", "hnsw"}:
+        return
+    everything = range(len(files.starts) - 1)
+    if distributed.is_main() and files.missing(relation.name, everything):
+        path = _index_file(relation, files)
+        if not storage.exists(path):
+            import faiss
+
+            from megapairs_hf.mining.knn.faiss_search import build_index
+
+            with workers(config.threads) as crew:
+                index = build_index(relation.target, plan.kind, crew, plan.train_rows)
+            storage.write_bytes(path, faiss.serialize_index(index).tobytes())
+    distributed.barrier()
+
+
+def _open_search(relation: Relation, config: MineConfig, plan: Plan, crew: ThreadPool, files: Neighbors) -> Search:
+    from megapairs_hf.mining.knn.exact import ExactSearch
+    from megapairs_hf.mining.knn.faiss_search import FaissSearch
+    from megapairs_hf.mining.knn.gpu_search import DeviceSearch
+    from megapairs_hf.mining.knn.ivf import IVFSearch
+
+    k, queries = config.neighbours + 1, None if relation.same else relation.query
+    rows = plan.block_rows
+    if plan.kind == "exact" and config.device is not None:
+        check_device(config.device)
+        return DeviceSearch(relation.target, k, config.device, block_rows=min(DEVICE_ROWS, rows))
+    if plan.kind == "exact":
+        return ExactSearch(relation.target, k, crew, block_rows=rows)
+    if plan.kind == "ivf":
+        return IVFSearch(relation.target, k, crew, recall=config.recall, queries=queries, block_rows=rows)
+    import faiss
+
+    index = faiss.deserialize_index(np.frombuffer(storage.read_bytes(_index_file(relation, files)), np.uint8))
+    settings: dict[str, Any] = {"kind": plan.kind, "recall": config.recall, "queries": queries, "block_rows": rows}
+    return FaissSearch(relation.target, k, crew, index=index, **settings)
+
+
+def check_device(device: str) -> None:
+    """A device must be there.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    import torch
+
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        said = str(error).strip().split("\n", 1)[0]
+        raise ConfigError(
+            f"device must be one that this machine has, but is {device!r} ({said}); leave it out"
+        ) from error
+
+
+def _note_facts(relation: Relation, plan: Plan, search: Search, files: Neighbors) -> None:
+    facts: dict[str, Any] = {"kind": plan.kind, "recall": round(float(getattr(search, "recall", 1.0)), 4)}
+    if plan.kind == "ivf":
+        facts |= {"cells": search.cells, "probes": search.probes}  # type: ignore[attr-defined]
+    if not storage.exists(files.fact_file(f"search-{relation.name}")):
+        storage.write_bytes(files.fact_file(f"search-{relation.name}"), json_bytes(facts))
+
+
+def _groups(shards: Sequence[int], starts: np.ndarray, rows: int) -> list[list[int]]:
+    """Runs of shards with at most so many rows; at least one shard each."""
+    groups: list[list[int]] = []
+    size = 0
+    for shard in shards:
+        own = int(starts[shard + 1] - starts[shard])
+        if not groups or size + own > rows:
+            groups.append([])
+            size = 0
+        groups[-1].append(shard)
+        size += own
+    return groups
+
+
+def _search_group(relation: Relation, search: Search, group: Sequence[int], files: Neighbors) -> None:
+    spans = [(int(files.starts[i]), int(files.starts[i + 1])) for i in group]
+    places = np.concatenate([np.arange(low, high) for low, high in spans])
+    whole = len(places) == spans[-1][1] - spans[0][0]
+    parts = [spans[0][:1] + spans[-1][1:]] if whole else spans
+    vectors = [relation.query.read(low, high) for low, high in parts]
+    queries = vectors[0] if whole else np.concatenate(vectors)
+    found, scores = search.search(queries, places if relation.same else None)
+    offset = 0
+    for shard, (low, high) in zip(group, spans, strict=True):
+        part = slice(offset, offset + high - low)
+        files.write(relation.name, shard, found[part], scores[part])
+        offset += high - low

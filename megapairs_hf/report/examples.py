@@ -1,0 +1,166 @@
+"""The pictured parts of the page: a sheet of triplets, and what each model found for some held-out queries.
+
+Both are drawn at random with the seed of the settings, never chosen: a report of picked examples would say nothing.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from megapairs_hf.artifacts import storage
+from megapairs_hf.artifacts.artifact import read_table
+from megapairs_hf.artifacts.shards import part_shards
+from megapairs_hf.artifacts.storage import join
+from megapairs_hf.artifacts.workspace import RANKINGS, Work
+from megapairs_hf.evaluation.results_table import TRAINED, UNTRAINED
+from megapairs_hf.report.thumbnails import Picture, find_pictures
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from megapairs_hf.artifacts.artifact import Artifact
+
+TOP = 5
+FUSED = "fused"
+
+
+@dataclass(frozen=True)
+class TripletView:
+    """One triplet with its pictures.
+
+    Attributes:
+        split: it belongs to.
+        query: the query picture.
+        texts: its instructions.
+        target: the target picture.
+        negatives: the hard negatives and whether each is the query picture itself.
+        relations: (relation, score or empty) by which the pair was mined.
+    """
+
+    split: str
+    query: Picture
+    texts: list[str]
+    target: Picture
+    negatives: list[tuple[Picture, bool]]
+    relations: list[tuple[str, str]]
+
+
+def triplet_sheet(work: Work, count: int, seed: int) -> list[TripletView]:
+    """Draw triplets of all splits and find their pictures."""
+    artifact = work.artifacts.get("triplets")
+    if artifact is None or count == 0:
+        return []
+    rows = _draw_rows(artifact, count, seed)
+    ids = {i for _, row in rows for i in (row["q_img"], row["t_img"], *row["hns"])}
+    images = [i for i, _ in part_shards(artifact, "images")]
+    pictures = find_pictures([(artifact, images), *_corpora(work, ("corpus",))], ids)
+    return [_triplet(split, row, pictures) for split, row in rows]
+
+
+def _draw_rows(artifact: Artifact, count: int, seed: int) -> list[tuple[str, dict[str, Any]]]:
+    """Draw rows by their number among all, so that only the shards drawn from are read."""
+    shards = part_shards(artifact, "triplets")
+    total = sum(int(shard["rows"]) for _, shard in shards)
+    drawn = sorted(random.Random(seed).sample(range(total), min(count, total)))
+    rows, first = [], 0
+    for index, shard in shards:
+        inside = [n - first for n in drawn if first <= n < first + int(shard["rows"])]
+        first += int(shard["rows"])
+        split = str(shard["file"]).rsplit("/", 1)[-1].split("-", 1)[0]
+        if inside:
+            rows += [(split, row) for row in artifact.shard(index).take(inside).to_pylist()]
+    return rows
+
+
+def _triplet(split: str, row: dict[str, Any], pictures: dict[str, Picture]) -> TripletView:
+    scores = {one["relation"]: f"{one['score']:.3f}" for one in row.get("scores") or []}
+    mined = row.get("relation") or []
+    others = [name for name in scores if name not in mined]
+    return TripletView(
+        split,
+        pictures[row["q_img"]],
+        list(row["q_text"]),
+        pictures[row["t_img"]],
+        [(pictures[i], i == row["q_img"]) for i in row["hns"]],
+        [(name, scores.get(name, "")) for name in mined] + [(f"({name})", scores[name]) for name in others],
+    )
+
+
+def _corpora(work: Work, names: Sequence[str]) -> list[tuple[Artifact, list[int]]]:
+    found = [work.artifacts[name] for name in names if name in work.artifacts]
+    return [(one, list(range(len(one.manifest.shards)))) for one in found]
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """What one model found for one query.
+
+    Attributes:
+        model: its name.
+        rank: of the best-placed target.
+        found: the top pictures, each with whether it is a target, and its score.
+    """
+
+    model: str
+    rank: int
+    found: list[tuple[Picture, bool, str]]
+
+
+@dataclass(frozen=True)
+class QueryView:
+    """One held-out query.
+
+    Attributes:
+        reference: the query picture.
+        text: the query text.
+        targets: what should be found.
+        rankings: by model.
+    """
+
+    reference: Picture
+    text: str
+    targets: list[Picture]
+    rankings: list[Ranking]
+
+
+def query_sheet(work: Work, count: int, seed: int) -> list[QueryView]:
+    """Draw held-out queries and show what each model found."""
+    path = join(work.path, "results", RANKINGS)
+    if count == 0 or not storage.exists(path):
+        return []
+    by_query = _by_query([row for row in read_table(path).to_pylist() if row["strategy"] == FUSED])
+    drawn = sorted(random.Random(seed).sample(range(len(by_query)), min(count, len(by_query))))
+    chosen = [list(by_query.values())[i] for i in drawn]
+    ids = {i for group in chosen for row in group.values() for i in _ids(row)}
+    triplets = work.artifacts.get("triplets")
+    more = [(triplets, [i for i, _ in part_shards(triplets, "images")])] if triplets is not None else []
+    pictures = find_pictures([*_corpora(work, ("heldout", "corpus")), *more], ids)
+    return [_query(group, pictures) for group in chosen]
+
+
+def _by_query(rows: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Rankings by query and model; only queries that every model answered, so that they stand side by side."""
+    groups: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(row["query"], {})[row["model"]] = row
+    models = {row["model"] for row in rows}
+    return {query: group for query, group in sorted(groups.items()) if group.keys() == models}
+
+
+def _ids(row: dict[str, Any]) -> list[str]:
+    return [i for i in (row["image_id"], *row["target_ids"], *row["top_ids"][:TOP]) if i]
+
+
+def _query(group: dict[str, dict[str, Any]], pictures: dict[str, Picture]) -> QueryView:
+    models = sorted(group, key=lambda name: ({UNTRAINED: 0, TRAINED: 1}.get(name, 2), name))
+    some = group[models[0]]
+    rankings = []
+    for model in models:
+        row = group[model]
+        top = zip(row["top_ids"][:TOP], row["top_scores"][:TOP], strict=True)
+        found = [(pictures[i], i in row["target_ids"], f"{score:.3f}") for i, score in top]
+        rankings.append(Ranking(model, row["rank"], found))
+    reference = pictures.get(some["image_id"]) or Picture("", problem="no picture in this query")
+    return QueryView(reference, some["text"] or "", [pictures[i] for i in some["target_ids"]], rankings)

@@ -1,0 +1,95 @@
+"""Pairs as the annotation left them: both pictures, the description, the instructions, or why there are none.
+
+Drawn at random with the seed of the settings, kept and rejected ones apart, so that a rare reason is seen too. What
+surprises: a rejected pair is known by its key alone, as `rejected.parquet` has it, so an image id with an arrow in it
+cannot be told apart and is shown without pictures.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from megapairs_hf.artifacts.lookup import sample_rows
+from megapairs_hf.report.pipeline import shorten
+from megapairs_hf.report.thumbnails import Picture, find_pictures
+
+if TYPE_CHECKING:
+    from megapairs_hf.artifacts.artifact import Artifact
+    from megapairs_hf.artifacts.workspace import Work
+
+ARROW = " -> "
+LONGEST_REPLY = 400
+MOST_REJECTED = 4
+
+
+@dataclass(frozen=True)
+class PairView:
+    """One annotated pair.
+
+    Attributes:
+        query: the query picture.
+        target: the target picture.
+        description: what they share and how they differ; empty where it was rejected.
+        texts: its instructions, each with its `fits` or an empty text.
+        reason: why the pair was left out, empty where it was kept.
+        detail: what was found there: the raw reply of the model.
+    """
+
+    query: Picture
+    target: Picture
+    description: str
+    texts: list[tuple[str, str]]
+    reason: str = ""
+    detail: str = ""
+
+
+def annotated_sheet(work: Work, count: int, seed: int) -> list[PairView]:
+    """Draw annotated pairs, then rejected ones, and find their pictures."""
+    instructions = work.artifacts.get("verified") or work.artifacts.get("instructions")
+    if instructions is None or count == 0:
+        return []
+    draw = random.Random(seed)
+    kept = [_kept(row) for row in sample_rows(instructions, count, draw)]
+    left_out = [row for name in ("instructions", "descriptions") for row in _rejected(work.artifacts.get(name))]
+    kept += [left_out[i] for i in sorted(draw.sample(range(len(left_out)), min(MOST_REJECTED, count, len(left_out))))]
+    descriptions = _descriptions(work.artifacts.get("descriptions"), {one[:2] for one in kept})
+    corpus = work.artifacts.get("corpus")
+    sources = [(corpus, range(len(corpus.manifest.shards)))] if corpus is not None else []
+    pictures = find_pictures(sources, {i for one in kept for i in one[:2]})
+    return [
+        PairView(pictures[query], pictures[target], descriptions.get((query, target), ""), texts, reason, detail)
+        for query, target, texts, reason, detail in kept
+    ]
+
+
+Drawn = tuple[str, str, list[tuple[str, str]], str, str]
+
+
+def _kept(row: dict[str, Any]) -> Drawn:
+    fits = row.get("fits") or [None] * len(row["instructions"])
+    said = [(t, "" if f is None else f"{f:.0%}") for t, f in zip(row["instructions"], fits, strict=True)]
+    return row["query_id"], row["target_id"], said, "", ""
+
+
+def _rejected(artifact: Artifact | None) -> list[Drawn]:
+    told: list[Drawn] = []
+    for row in artifact.rejected().to_pylist() if artifact is not None else ():
+        query, arrow, target = row["key"].partition(ARROW)
+        if arrow:
+            told.append((query, target, [], row["reason"], shorten(row["detail"] or "", LONGEST_REPLY)))
+    return told
+
+
+def _descriptions(artifact: Artifact | None, keys: set[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """The descriptions of some pairs, one shard in memory at a time."""
+    found: dict[tuple[str, str], str] = {}
+    for index in range(len(artifact.manifest.shards)) if artifact is not None else ():
+        assert artifact is not None
+        table = artifact.shard(index, ["query_id", "target_id", "description"])
+        both = zip(table["query_id"].to_pylist(), table["target_id"].to_pylist(), strict=True)
+        for number, key in enumerate(both):
+            if key in keys:
+                found[key] = table["description"][number].as_py() or ""
+    return found

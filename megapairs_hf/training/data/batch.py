@@ -1,0 +1,210 @@
+"""The plan of one batch: its distinct inputs, where each is used, and which candidates are no negatives.
+
+Every process makes the plan of the whole batch, because it is a function of the step; so nothing but vectors has to
+be sent between processes. What surprises: for score fusion the distinct inputs are pictures and texts by themselves,
+and a query is the sum of two outputs; for a language model they are whole inputs, text and picture together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from megapairs_hf.training.data.sampler import number
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from megapairs_hf.training.data.dataset import Example, Input
+
+COUNTS = ("masked_same", "masked_near", "masked_target")
+
+
+class Part(NamedTuple):
+    """One distinct input of the model: its side (empty where both sides are encoded alike), text, picture."""
+
+    side: str
+    text: str | None
+    image: str | None
+
+    @property
+    def kind(self) -> tuple[str, bool, bool]:
+        """Inputs of one kind can share a forward pass."""
+        return self.side, self.text is not None, self.image is not None
+
+
+@dataclass(frozen=True)
+class FalseNegativeKeys:
+    """What is compared to find false negatives, for all C = B (1 + N) candidates of the whole batch.
+
+    Attributes:
+        item: [C] of the candidate itself.
+        near: [C] of its near-duplicates.
+        absent: [C] rows with fewer negatives are filled up with nothing.
+        query: [B] of query and text.
+        same: [B, T] of all queries that a row's positive answers.
+    """
+
+    item: np.ndarray
+    near: np.ndarray
+    absent: np.ndarray
+    query: np.ndarray
+    same: np.ndarray
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One process's part of a batch, and what it has to know of the rest.
+
+    Attributes:
+        step: whose batch it is.
+        pool: from which pool.
+        names: of all rows.
+        parts: this process's distinct inputs, those of one kind together.
+        queries: [b, 2] parts whose sum is a query; `len(parts)` stands for nothing.
+        candidates: [b (1 + N), 2] the same of the candidates, positive first.
+        first: this process's first row.
+        width: 1 + N.
+        keys: of the whole batch.
+    """
+
+    step: int
+    pool: int
+    names: list[str]
+    parts: list[Part]
+    queries: np.ndarray
+    candidates: np.ndarray
+    first: int
+    width: int
+    keys: FalseNegativeKeys
+
+    def chunks(self, size: int) -> list[list[int]]:
+        """Numbers of parts that share a forward pass: of one kind, at most `size`."""
+        made: list[list[int]] = []
+        for i, part in enumerate(self.parts):
+            if not made or len(made[-1]) == size or self.parts[made[-1][0]].kind != part.kind:
+                made.append([])
+            made[-1].append(i)
+        return made
+
+    def mask(self, start: int, end: int, wanted: bool = True) -> tuple[np.ndarray, tuple[int, int, int]]:
+        """Which candidates do not count for a range of this process's queries.
+
+        Args:
+            start: first query.
+            end: after the last.
+            wanted: whether false negatives are masked; what is absent always is.
+
+        Returns:
+            [rows, C] booleans, and how many candidates were masked for each of `COUNTS`.
+        """
+        keys = self.keys
+        rows = np.arange(self.first + start, self.first + end)
+        own = rows * self.width
+        positive = np.zeros((len(rows), len(keys.item)), bool)
+        positive[np.arange(len(rows)), own] = True
+        masked = np.broadcast_to(keys.absent, positive.shape).copy()
+        counts = []
+        for found in self._false(rows, own) if wanted else ():
+            fresh = found & ~masked & ~positive
+            counts.append(int(fresh.sum()))
+            masked |= fresh
+        return masked, (counts[0], counts[1], counts[2]) if counts else (0, 0, 0)
+
+    def _false(self, rows: np.ndarray, own: np.ndarray) -> list[np.ndarray]:
+        keys = self.keys
+        same = keys.item[own][:, None] == keys.item[None]
+        near = keys.near[own][:, None] == keys.near[None]
+        target = np.zeros_like(same)
+        # the same query and text in another row, drawn there or not: its positive answers this query too
+        answered = (keys.same[None] == keys.query[rows][:, None, None]).any(-1)
+        answered[np.arange(len(rows)), rows] = False
+        for i, row in np.argwhere(answered):
+            target[i] |= keys.item == keys.item[row * self.width]
+        return [same, near, target]
+
+
+def make_batch(
+    step: int,
+    pool: int,
+    examples: Sequence[Example],
+    rank: int,
+    world: int,
+    *,
+    joint: bool,
+    cluster: Callable[[str], str],
+) -> Batch:
+    """Plan a batch.
+
+    Args:
+        step: whose batch it is.
+        pool: from which pool.
+        examples: the rows of the whole batch.
+        rank: whose part.
+        world: processes.
+        joint: whether text and picture go through the model together.
+        cluster: what near-duplicates of a picture have in common.
+    """
+    size = len(examples) // world
+    mine = examples[rank * size : (rank + 1) * size]
+    width = max(len(example.candidates) for example in examples)
+    sides = ("query", "document") if joint else ("", "")
+    wanted: dict[Part, None] = {}
+    for example in mine:
+        for part in _parts(example.query, sides[0], joint):
+            wanted[part] = None
+        for item in example.candidates:
+            for part in _parts(item, sides[1], joint):
+                wanted[part] = None
+    # those with pictures first, since they are dearest; in the order in which they were met
+    parts = sorted(wanted, key=lambda part: (part.image is None, part.text is None, part.side))
+    places = {part: i for i, part in enumerate(parts)}
+    nothing = len(parts)
+
+    def places_of(item: Input | None, side: str) -> list[int]:
+        found = [] if item is None else [places[part] for part in _parts(item, side, joint)]
+        return [*found, nothing, nothing][:2]
+
+    filled = [example.candidates[i] if i < len(example.candidates) else None for example in mine for i in range(width)]
+    return Batch(
+        step,
+        pool,
+        [example.name for example in examples],
+        parts,
+        np.array([places_of(example.query, sides[0]) for example in mine]),
+        np.array([places_of(item, sides[1]) for item in filled]),
+        rank * size,
+        width,
+        _keys(examples, width, cluster),
+    )
+
+
+def _parts(item: Input, side: str, joint: bool) -> list[Part]:
+    if joint:
+        return [Part(side, item.text, item.image)]
+    found = [Part(side, None, item.image)] if item.image is not None else []
+    return [*found, Part(side, item.text, None)] if item.text is not None else found
+
+
+def _keys(examples: Sequence[Example], width: int, cluster: Callable[[str], str]) -> FalseNegativeKeys:
+    known: dict[Input, int] = {}
+
+    def key(item: Input) -> int:
+        if item not in known:
+            known[item] = number(*item)
+        return known[item]
+
+    item = np.zeros((len(examples), width), np.int64)
+    near = np.zeros_like(item)
+    same = np.zeros((len(examples), max(len(example.same) for example in examples)), np.int64)
+    for i, example in enumerate(examples):
+        for k, candidate in enumerate(example.candidates):
+            item[i, k] = key(candidate)
+            shown = candidate.image is not None and candidate.text is None
+            near[i, k] = number("near", "", cluster(str(candidate.image))) if shown else item[i, k]
+        for k, query in enumerate(example.same):
+            same[i, k] = key(query)
+    queries = np.array([key(example.query) for example in examples])
+    return FalseNegativeKeys(item.ravel(), near.ravel(), item.ravel() == 0, queries, same)

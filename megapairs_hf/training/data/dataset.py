@@ -1,0 +1,61 @@
+"""One training example, and a source of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Collection, Sequence
+
+
+class Input(NamedTuple):
+    """What is encoded: a text, a picture by its id, or both together."""
+
+    text: str | None
+    image: str | None
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row, with its draws made.
+
+    Attributes:
+        name: of the row, for messages.
+        query: the query.
+        candidates: the positive, then the negatives.
+        same: hashes would be equal: every query that this row's positive answers, the drawn one among them.
+    """
+
+    name: str
+    query: Input
+    candidates: tuple[Input, ...]
+    same: tuple[Input, ...]
+
+
+class TrainDataset(Protocol):
+    """Rows of one kind; a batch comes from one pool.
+
+    Attributes:
+        rows: how many there are; None for a stream.
+        prompt: what a language model is told before each query; None for the model's own query prompt.
+    """
+
+    rows: int | None
+    prompt: str | None
+
+    def indices(self, place: int, size: int) -> list[int]:
+        """The rows of this pool's batch number `place`."""
+
+    def examples(self, indices: Sequence[int], step: int, bad: Collection[str]) -> list[Example | None]:
+        """These rows with the draws of this step; None for a row that a picture of `bad` spoils."""
+
+    def others(self, taken: Collection[int], count: int, rng: random.Random) -> list[int]:
+        """`count` more rows to fill a batch up with, drawn from those not taken; fewer where no more are left."""
+
+    def files(self, names: Sequence[str]) -> dict[str, bytes]:
+        """The files of pictures by their ids."""
+
+    def cluster(self, name: str) -> str:
+        """What near-duplicates of a picture have in common; its own where nothing is known."""

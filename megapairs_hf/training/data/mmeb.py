@@ -1,0 +1,275 @@
+"""Rows from tables in the form of MMEB's training sets: texts, pictures or both on either side.
+
+Columns: `qry`, `qry_image_path`, `pos_text`, `pos_image_path`, `neg_text`, `neg_image_path`. What surprises: rows of
+different kinds (picture to text, text to picture, …) become pools of their own, so that all rows of a batch are of one
+kind and a model cannot tell a negative by its kind alone.
+"""
+
+from __future__ import annotations
+
+import random
+from hashlib import sha256
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from megapairs_hf.artifacts.fingerprints import model_place, sha256_of
+from megapairs_hf.core.errors import ArtifactError, TrainingError
+from megapairs_hf.training.data.dataset import Example, Input
+from megapairs_hf.training.data.sampler import drawn_others, permutation
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Sequence
+
+    from megapairs_hf.training.config import SourceConfig, TrainConfig
+    from megapairs_hf.training.data.dataset import TrainDataset
+
+COLUMNS = ("qry", "qry_image_path", "pos_text", "pos_image_path", "neg_text", "neg_image_path")
+MARK = "<|image_1|>"
+BLOCK = 4096
+FILES = {".parquet": "parquet", ".jsonl": "json", ".json": "json"}
+
+
+def read_side(row: dict[str, Any], text: str, image: str) -> list[Input]:
+    """The inputs of one side of a row; a cell may be a value or a list of them."""
+    texts, images = (value if isinstance(value, list) else [value] for value in (row.get(text), row.get(image)))
+    made = []
+    for i in range(max(len(texts), len(images))):
+        words = (texts[i] if i < len(texts) else None) or ""
+        shown = (images[i] if i < len(images) else None) or None
+        said = words.replace(MARK, "").strip() or None
+        if said is not None or shown is not None:
+            made.append(Input(said, shown))
+    return made
+
+
+def example_of(
+    row: dict[str, Any], name: str, bad: Collection[str], config: TrainConfig, rng: random.Random
+) -> Example | None:
+    """A row with its negatives drawn; None where a picture of `bad` spoils it, or a side is empty."""
+    queries, positives = read_side(row, "qry", "qry_image_path"), read_side(row, "pos_text", "pos_image_path")
+    if not queries or not positives or {queries[0].image, positives[0].image} & set(bad):
+        return None
+    others = [item for item in read_side(row, "neg_text", "neg_image_path") if item.image not in bad]
+    drawn = rng.sample(others, min(config.negatives, len(others)))
+    return Example(name, queries[0], (positives[0], *drawn), (queries[0],))
+
+
+class TablePool:
+    """Rows of one kind of a table.
+
+    Args:
+        name: of the table, for messages.
+        table: a `datasets.Dataset`.
+        chosen: which of its rows.
+        images: folder of the pictures.
+        config: the settings.
+        prompt: of its queries.
+    """
+
+    def __init__(
+        self, name: str, table: Any, chosen: Sequence[int], images: Path, config: TrainConfig, prompt: str = ""
+    ) -> None:
+        self.prompt: str | None = prompt
+        self.name, self.table, self.images, self.config = name, table.select(chosen), images, config
+        self.rows: int | None = len(chosen)
+
+    def indices(self, place: int, size: int) -> list[int]:
+        """Whole batches of each epoch's own order."""
+        assert self.rows is not None
+        epoch, part = divmod(place, self.rows // size)
+        order = permutation(self.rows, self.config.seed, epoch)
+        return [int(row) for row in order[part * size : (part + 1) * size]]
+
+    def others(self, taken: Collection[int], count: int, rng: random.Random) -> list[int]:
+        """`count` more rows, drawn; fewer where no more are left."""
+        assert self.rows is not None
+        return drawn_others(self.rows, taken, count, rng)
+
+    def examples(self, indices: Sequence[int], step: int, bad: Collection[str]) -> list[Example | None]:
+        """These rows with the negatives of this step."""
+        columns = self.table[list(indices)]
+        rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        return [
+            example_of(
+                row, f"{self.name}[{index}]", bad, self.config, random.Random(f"{self.config.seed}/{step}/{index}")
+            )
+            for index, row in zip(indices, rows, strict=True)
+        ]
+
+    def files(self, names: Sequence[str]) -> dict[str, bytes]:
+        """The files of pictures by their paths."""
+        return {name: read_picture(self.images, name) for name in names}
+
+    def cluster(self, name: str) -> str:
+        """The path; nothing is known of near-duplicates."""
+        return name
+
+    def __getstate__(self) -> dict[str, Any]:
+        # workers only read pictures
+        return {"name": self.name, "images": self.images}
+
+
+class StreamPool:
+    """Rows of a table that is read from front to back, again and again, shuffled in blocks.
+
+    What surprises: a batch is still a function of its number alone. The block it lies in is found by skipping, and the
+    order inside a block by its number, so that resuming needs no state.
+
+    Args:
+        name: of the table, for messages.
+        stream: a `datasets.IterableDataset`.
+        images: folder of the pictures.
+        config: the settings.
+        prompt: of its queries.
+    """
+
+    rows: int | None = None
+
+    def __init__(self, name: str, stream: Any, images: Path, config: TrainConfig, prompt: str = "") -> None:
+        self.prompt: str | None = prompt
+        self.name, self.stream, self.images, self.config = name, stream, images, config
+        self.size = max(BLOCK, 4 * config.batch_size) // config.batch_size * config.batch_size
+        self.begun: Iterator[dict[str, Any]] = iter(())
+        self.next = -1
+        self.blocks: dict[int, list[dict[str, Any]]] = {}
+
+    def _block(self, number: int) -> list[dict[str, Any]]:
+        if number not in self.blocks:
+            if number != self.next:
+                self.begun = iter(self.stream.repeat(None).skip(number * self.size))
+            rows = list(islice(self.begun, self.size))
+            if len(rows) < self.size:
+                raise TrainingError(f"{self.name} holds no row; correct its path")
+            # the one before is still wanted while the next batch is prepared
+            self.blocks = {n: kept for n, kept in self.blocks.items() if n == number - 1} | {number: rows}
+            self.next = number + 1
+        return self.blocks[number]
+
+    def indices(self, place: int, size: int) -> list[int]:
+        """Positions in the endless stream."""
+        block, start = divmod(place * size, self.size)
+        order = permutation(self.size, self.config.seed, block)[start : start + size]
+        return [block * self.size + int(row) for row in order]
+
+    def others(self, taken: Collection[int], count: int, rng: random.Random) -> list[int]:
+        """`count` more rows of the same block, drawn; fewer where no more are left."""
+        first = min(taken) // self.size * self.size
+        return [first + row for row in drawn_others(self.size, [row - first for row in taken], count, rng)]
+
+    def examples(self, indices: Sequence[int], step: int, bad: Collection[str]) -> list[Example | None]:
+        """These rows with the negatives of this step."""
+        made = []
+        for index in indices:
+            row = self._block(index // self.size)[index % self.size]
+            rng = random.Random(f"{self.config.seed}/{step}/{index}")
+            made.append(example_of(row, f"{self.name}[{index}]", bad, self.config, rng))
+        return made
+
+    def files(self, names: Sequence[str]) -> dict[str, bytes]:
+        """The files of pictures by their paths."""
+        return {name: read_picture(self.images, name) for name in names}
+
+    def cluster(self, name: str) -> str:
+        """The path; nothing is known of near-duplicates."""
+        return name
+
+    def __getstate__(self) -> dict[str, Any]:
+        # workers only read pictures
+        return {"name": self.name, "images": self.images}
+
+
+def read_picture(root: Path, name: str) -> bytes:
+    """The file of a picture below the root.
+
+    Raises:
+        ArtifactError: it lies outside, or is not there.
+    """
+    path = root / name
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise ArtifactError(f"the picture {name} lies outside {root}")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ArtifactError(f"the picture {name} is not in {root}; correct `images`") from error
+
+
+def open_source(source: SourceConfig, config: TrainConfig, work: str | Path) -> tuple[list[TrainDataset], list[float]]:
+    """The pools of one further data set, and the weight of each.
+
+    Args:
+        source: where it is.
+        config: the settings of the run.
+        work: what `./…` is relative to.
+
+    Raises:
+        ArtifactError: it cannot be opened.
+        TrainingError: it has other columns, or a stream without a weight.
+    """
+    import datasets
+
+    place = str(Path(work) / source.path[2:]) if source.path.startswith("./") else source.path
+    images = Path(model_place(source.images, work))
+    reader, options = _reader(Path(place), source)
+    try:
+        table = datasets.load_dataset(reader, streaming=source.stream, **options)
+    except Exception as error:  # datasets raises whatever its reader or connection raises
+        said = " ".join(str(error).split())[:300]
+        raise ArtifactError(f"cannot open the source {place}: {said}") from error
+    known = [name for name in COLUMNS if name in (table.column_names or ())]
+    if "qry" not in known or not {"pos_text", "pos_image_path"} & set(known):
+        raise TrainingError(f"{place} has no columns qry and pos_text or pos_image_path; rename its columns")
+    table = table.select_columns(known)
+    name = Path(place).stem
+    if source.stream:
+        if source.weight is None:
+            raise TrainingError(f"the source {place} is a stream of unknown length; give its `weight`")
+        return [StreamPool(name, table, images, config, source.prompt)], [source.weight]
+    if source.rows is not None and source.rows < len(table):
+        table = table.select(np.sort(np.random.default_rng([config.seed, 37]).permutation(len(table))[: source.rows]))
+    kinds: dict[tuple[bool, ...], list[int]] = {}
+    for i, row in enumerate(table):
+        sides = [*read_side(row, "qry", "qry_image_path")[:1], *read_side(row, "pos_text", "pos_image_path")[:1]]
+        if len(sides) < 2:
+            raise TrainingError(f"row {i} of {place} has an empty query or positive; take it out")
+        kinds.setdefault(tuple(part is not None for side in sides for part in side), []).append(i)
+    pools: list[TrainDataset] = [
+        TablePool(name, table, chosen, images, config, source.prompt) for chosen in kinds.values()
+    ]
+    share = (source.weight or len(table)) / len(table)
+    return pools, [share * len(chosen) for chosen in kinds.values()]
+
+
+def source_fingerprint(source: SourceConfig, work: str | Path) -> str:
+    """What identifies the rows of a source: the bytes of local files, or the revision on the Hub.
+
+    The pictures are not looked at: there may be a terabyte of them.
+
+    Raises:
+        ArtifactError: it cannot be found.
+    """
+    import datasets
+
+    place = Path(work) / source.path[2:] if source.path.startswith("./") else Path(source.path)
+    reader, options = _reader(place, source)
+    if "data_files" in options:
+        told = [f"{Path(file).name} {sha256_of(file)}" for file in options["data_files"]]
+        return sha256("\n".join(told).encode()).hexdigest()[:16]
+    try:
+        # the commit that the revision stands for today
+        found = datasets.load_dataset_builder(reader, source.name, revision=source.revision).hash
+    except Exception as error:  # datasets raises whatever its connection raises
+        said = " ".join(str(error).split())[:300]
+        raise ArtifactError(f"cannot open the source {place}: {said}") from error
+    return f"{source.path}@{found}"
+
+
+def _reader(place: Path, source: SourceConfig) -> tuple[str, dict[str, Any]]:
+    """The loader's name for `load_dataset`, and its options."""
+    files = sorted(p for p in place.rglob("*") if p.suffix in FILES) if place.is_dir() else [place]
+    if place.exists() and files and files[0].suffix in FILES:
+        kind = files[0].suffix
+        return FILES[kind], {"data_files": [str(file) for file in files if file.suffix == kind], "split": "train"}
+    return source.path, {"name": source.name, "split": source.split, "revision": source.revision}

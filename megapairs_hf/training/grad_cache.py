@@ -1,0 +1,118 @@
+"""The gradient of one whole batch in the memory of a few inputs (GradCache, Gao et al. 2021).
+
+First every input goes through the model without a graph; then the loss is computed from the vectors alone, and with
+it the gradient for each vector; then every chunk goes through the model again, this time with a graph, and its own
+vectors' gradients go back. What surprises: dropout would draw other units in the second pass, so the random state of
+the first is set again before each chunk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from megapairs_hf.training.collectives import world
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+    from accelerate import Accelerator
+
+    Load = Callable[[int], dict[str, Any]]
+    Loss = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+    Good = Callable[[], bool]
+
+
+def plain_gradient(
+    module: Any, accelerator: Accelerator, count: int, load: Load, good: Good, loss: Loss
+) -> torch.Tensor | None:
+    """Leave the gradient on the parameters, with every chunk's graph in memory at once.
+
+    Args:
+        module: as `trainable` gives it, wrapped.
+        accelerator: of the run.
+        count: chunks of this process.
+        load: gives a chunk's tensors.
+        good: asked when everything was loaded: whether the batch can be used.
+        loss: gives the loss and the gradient of all vectors.
+
+    Returns:
+        The loss of this process's queries; None where the batch is not good.
+    """
+    chunks = [load(i) for i in range(count)]
+    # DDP must not be left with a forward pass that no backward pass follows, so the question comes first
+    if not good():
+        return None
+    vectors = module(chunks)
+    value, gradient = loss(vectors)
+    accelerator.backward((vectors.float() * gradient).sum())
+    return value
+
+
+def cached_gradient(
+    module: Any, accelerator: Accelerator, count: int, load: Load, good: Good, loss: Loss
+) -> torch.Tensor | None:
+    """The same gradient, with one chunk's graph in memory at a time.
+
+    Args:
+        module: as `trainable` gives it, wrapped.
+        accelerator: of the run.
+        count: chunks of this process.
+        load: gives a chunk's tensors; called twice for each.
+        good: asked when everything was loaded: whether the batch can be used.
+        loss: gives the loss and the gradient of all vectors.
+
+    Returns:
+        The loss of this process's queries; None where the batch is not good.
+    """
+    import torch
+
+    # sharded parameters are collected in every forward pass, so all processes must make equally many
+    passes = most(count, accelerator) if str(accelerator.distributed_type).endswith("FSDP") else count
+    states, parts = [], []
+    with torch.no_grad():
+        for i in range(passes):
+            states.append(random_state(accelerator.device))
+            vectors = module([load(min(i, count - 1))])
+            if i < count:
+                parts.append(vectors.float())
+    if not good():
+        return None
+    value, gradient = loss(torch.cat(parts))
+    gradients = gradient.split([len(part) for part in parts])
+    after = random_state(accelerator.device)
+    for i in range(passes):
+        last = i == passes - 1
+        with contextlib.nullcontext() if last else accelerator.no_sync(module):
+            set_random_state(states[i], accelerator.device)
+            vectors = module([load(min(i, count - 1))])
+            weight = gradients[i] if i < count else torch.zeros_like(vectors)
+            accelerator.backward((vectors.float() * weight).sum())
+    set_random_state(after, accelerator.device)
+    return value
+
+
+def most(count: int, accelerator: Accelerator) -> int:
+    """The largest count of all processes."""
+    import torch
+
+    if world() == 1:
+        return count
+    return int(accelerator.gather(torch.tensor([count], device=accelerator.device)).max())
+
+
+def random_state(device: torch.device) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """What decides the next draws, on the processor and on the device."""
+    import torch
+
+    return torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+
+def set_random_state(state: tuple[torch.Tensor, torch.Tensor | None], device: torch.device) -> None:
+    """Make the next draws those that followed `random_state`."""
+    import torch
+
+    torch.set_rng_state(state[0])
+    if state[1] is not None:
+        torch.cuda.set_rng_state(state[1], device)

@@ -1,0 +1,194 @@
+"""Composed retrieval: query image plus instruction against target and hard negatives, from one pool or several.
+
+In a batch each distinct input goes through the model once: the query image serves as part of the query and as its own
+hard negative, and pictures that several rows share are computed for one of them.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Any
+
+from megapairs_hf.core import distributed
+from megapairs_hf.core.errors import TrainingError
+from megapairs_hf.core.progress import note
+from megapairs_hf.training.collectives import world
+from megapairs_hf.training.data.batch import COUNTS, Batch, make_batch
+from megapairs_hf.training.data.loader import ImageLoader, Reader
+from megapairs_hf.training.data.sampler import drawn_pools
+from megapairs_hf.training.encoder import ImageTransform, is_joint, prepared, trainable
+from megapairs_hf.training.grad_cache import cached_gradient, plain_gradient
+from megapairs_hf.training.loss import BatchIndices, loss_and_gradient
+from megapairs_hf.training.task import StepOutput
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+    from accelerate import Accelerator
+
+    from megapairs_hf.training.config import TrainConfig
+    from megapairs_hf.training.data.dataset import Example, TrainDataset
+
+AHEAD = 4
+
+
+class Fetch:
+    """Gives the files of pictures of a pool; travels to worker processes."""
+
+    def __init__(self, pools: Sequence[TrainDataset]) -> None:
+        self.pools = pools
+
+    def __call__(self, pool: int, names: Sequence[str]) -> dict[str, bytes]:
+        """The files by id."""
+        return self.pools[pool].files(names)
+
+
+class ContrastTask:
+    """What `train_mmret` learns.
+
+    Args:
+        model: an MMRet.
+        pools: rows, each pool of one kind.
+        weights: how often a batch is drawn from each.
+        config: the settings.
+    """
+
+    def __init__(
+        self, model: Any, pools: Sequence[TrainDataset], weights: Sequence[float], config: TrainConfig
+    ) -> None:
+        self.model, self.pools, self.config = model, list(pools), config
+        self.joint = is_joint(model)
+        for told in {pool.prompt for pool in self.pools if pool.prompt} if not self.joint else ():
+            raise TrainingError(
+                f"a source has the prompt {told!r}, but only language models are told one; leave it out"
+            )
+        self.module = trainable(model)
+        self.partial = config.micro_batch is not None or len(pools) > 1 or self.joint
+        self.pictures = ImageLoader(Reader(Fetch(self.pools), ImageTransform(model)), config.cache_gb, config.workers)
+        self.drawn, self.before = drawn_pools(weights, config.steps, config.seed)
+        self.bad: dict[str, str] = {}
+        self.planned: tuple[tuple[int, int], Batch] | None = None
+        self.size = config.micro_batch or config.chunk
+
+    def batch(self, step: int, rank: int, world: int) -> Batch:
+        """This process's part of the batch of a step; a function of the step and of the pictures rejected so far."""
+        key = (step, len(self.bad))
+        if self.planned is not None and self.planned[0] == key:
+            return self.planned[1]
+        number = int(self.drawn[step])
+        pool = self.pools[number]
+        examples = self._examples(pool, number, step)
+        batch = make_batch(step, number, examples, rank, world, joint=self.joint, cluster=pool.cluster)
+        self.planned = key, batch
+        return batch
+
+    def _examples(self, pool: TrainDataset, number: int, step: int) -> list[Example]:
+        size = self.config.batch_size
+        bad = {name for key, _ in self.bad.items() for own, _, name in [key.partition("/")] if own == str(number)}
+        rows = pool.indices(int(self.before[step]), size)
+        made = [example for example in pool.examples(rows, step, bad) if example is not None]
+        taken, rng = set(rows), random.Random(f"{self.config.seed}/{step}/refill")
+        while len(made) < size:
+            more = pool.others(taken, size - len(made), rng)
+            if not more:
+                raise TrainingError(
+                    f"step {step} has only {len(made):,} rows with readable pictures for a batch of {size:,}; lower"
+                    " batch_size, or mend the pictures"
+                )
+            taken.update(more)
+            made += [example for example in pool.examples(more, step, bad) if example is not None]
+        return made
+
+    def learn(self, module: Any, step: int, accelerator: Accelerator) -> StepOutput:
+        """Leave the gradient of a step's batch on the parameters.
+
+        Raises:
+            TrainingError: too many pictures cannot be read.
+        """
+        import torch
+
+        # dropout draws by step and process, so that a resumed run draws the same
+        torch.manual_seed(self.config.seed * 1_000_003 + step * 1009 + distributed.rank())
+        while True:
+            batch = self.batch(step, distributed.rank(), distributed.world_size())
+            result = self._attempt(module, batch, accelerator)
+            if result is not None:
+                loss, counts = result
+                if step + 1 < self.config.last_step:
+                    self._ahead(self.batch(step + 1, distributed.rank(), distributed.world_size()), 0)
+                shown = sum(part.image is not None for part in batch.parts)
+                return StepOutput(loss, batch.names, {"images": shown, **counts})
+
+    def _attempt(
+        self, module: Any, batch: Batch, accelerator: Accelerator
+    ) -> tuple[torch.Tensor, dict[str, int]] | None:
+        chunks = batch.chunks(self.size)
+        wrong: dict[str, str] = {}
+        counts = [0, 0, 0]
+
+        def load(i: int) -> dict[str, Any]:
+            self._ahead(batch, i)
+            parts = [batch.parts[k] for k in chunks[i]]
+            pictures, bad = self.pictures.load(batch.pool, [part.image for part in parts if part.image is not None])
+            wrong.update({f"{batch.pool}/{name}": error for name, error in bad.items()})
+            return prepared(self.model, parts, pictures, accelerator.device, self.pools[batch.pool].prompt)
+
+        def loss(vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            pieces = self._pieces(batch, vectors.device, counts)
+            return loss_and_gradient(vectors, pieces, self.config.temperature, self.config.matryoshka)
+
+        way = plain_gradient if self.config.micro_batch is None else cached_gradient
+        found = way(module, accelerator, len(chunks), load, lambda: not self._reject(wrong), loss)
+        return None if found is None else (found, dict(zip(COUNTS, counts, strict=True)))
+
+    def _ahead(self, batch: Batch, start: int) -> None:
+        chunks = batch.chunks(self.size)
+        for chunk in chunks[start : start + AHEAD]:
+            names = [name for name in (batch.parts[k].image for k in chunk) if name is not None]
+            self.pictures.ahead(batch.pool, names)
+
+    def _pieces(self, batch: Batch, device: Any, counts: list[int]) -> BatchIndices:
+        import torch
+
+        def mask(start: int, end: int) -> torch.Tensor:
+            masked, found = batch.mask(start, end, self.config.mask_false_negatives)
+            counts[:] = [a + b for a, b in zip(counts, found, strict=True)]
+            return torch.from_numpy(masked).to(device)
+
+        queries, candidates = (torch.from_numpy(places).to(device) for places in (batch.queries, batch.candidates))
+        return BatchIndices(queries, candidates, batch.first * batch.width, batch.width, mask)
+
+    def _reject(self, wrong: dict[str, str]) -> bool:
+        """Note the pictures that any process could not read; whether there are any."""
+        found = dict(wrong)
+        if world() > 1:
+            from torch import distributed
+
+            told: list[Any] = [None] * world()
+            distributed.all_gather_object(told, wrong)
+            found = {name: error for part in told for name, error in part.items()}
+        for name, error in sorted(found.items()):
+            self.bad[name] = error
+            note(f"left out the picture {name.partition('/')[2]}: {error}")
+        if len(self.bad) > self.config.max_rejected:
+            name, error = next(iter(sorted(self.bad.items())))
+            raise TrainingError(
+                f"{len(self.bad)} pictures cannot be read, more than max_rejected {self.config.max_rejected}"
+                f" ({name.partition('/')[2]}: {error}, …); mend them, or raise max_rejected"
+            )
+        if found:
+            self.pictures.forget()
+        return bool(found)
+
+    def state(self) -> dict[str, Any]:
+        """What the plan depends on besides the step."""
+        return {"rejected": dict(self.bad)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from `state`."""
+        self.bad = dict(state.get("rejected", {}))
+
+    def close(self) -> None:
+        """Let the workers go."""
+        self.pictures.close()

@@ -1,0 +1,280 @@
+"""The train stage: triplets and a CLIP become an MMRet."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from megapairs_hf.artifacts.artifact import Artifact
+from megapairs_hf.artifacts.fingerprints import model_place, weights_fingerprint
+from megapairs_hf.artifacts.writer import ArtifactWriter, Rejection, create_artifact
+from megapairs_hf.core import distributed
+from megapairs_hf.core.compatibility import require_adapters
+from megapairs_hf.core.dependencies import require
+from megapairs_hf.core.errors import ArtifactError, TrainingError
+from megapairs_hf.core.progress import note
+from megapairs_hf.dataset.load import load_triplets
+from megapairs_hf.models.loading import build_mmret, save_mmret
+from megapairs_hf.models.lora import add_lora, unload_lora
+from megapairs_hf.training.checkpoint import explained_save
+from megapairs_hf.training.data.mmeb import open_source, source_fingerprint
+from megapairs_hf.training.data.triplets import TripletPool
+from megapairs_hf.training.evaluate import EvalCallback, of_triplets
+from megapairs_hf.training.retrieval_task import ContrastTask
+from megapairs_hf.training.tracking import LOG, chosen_tracker
+from megapairs_hf.training.trainer import run_loop
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from megapairs_hf.training.config import TrainConfig
+    from megapairs_hf.training.data.dataset import TrainDataset
+
+    Evaluators = Mapping[str, Callable[[Any], Callable[[], Mapping[str, float]]]]
+
+RUN = ".run"
+
+
+@dataclass(frozen=True)
+class InitConfig:
+    """Settings of an MMRet that was not trained.
+
+    Attributes:
+        model: the backbone.
+        revision: of the backbone on the Hub.
+    """
+
+    model: str
+    revision: str | None = None
+
+
+def train_mmret(
+    triplets: Artifact | str,
+    *,
+    config: TrainConfig,
+    out: str | Path,
+    work: str | Path = ".",
+    overwrite: bool = False,
+    evaluators: Evaluators | None = None,
+) -> Artifact:
+    """Train an MMRet on triplets.
+
+    Args:
+        triplets: as made by the build stage, or the id of such a data set on the Hub.
+        config: the settings.
+        out: the folder of the model; a Sentence Transformers model when done. A tracker's files go to a folder beside
+            it, with `.tracking` after the name.
+        work: what `./…` in the model's path is relative to.
+        overwrite: throw away what is there.
+        evaluators: by name: given the model, functions that measure it as it is when they are called; they run every
+            `eval_every` steps, besides retrieval on the validation split (`validation/recall@1`).
+
+    Returns:
+        A `model` artifact.
+
+    Raises:
+        ModelError: the backbone cannot be loaded.
+        TrainingError: the data do not fit the settings, or the loss is not a number.
+        StaleArtifactError: `out` holds a run with other settings or inputs.
+    """
+    place = triplets if isinstance(triplets, str) else triplets.path
+    mark = published_fingerprint(triplets) if isinstance(triplets, str) else triplets.fingerprint
+    inputs = {"triplets": mark, "model": backbone_fingerprint(config, work)}
+    inputs |= {f"sources[{i}]": source_fingerprint(source, work) for i, source in enumerate(config.sources)}
+
+    def make(folder: Path) -> dict[str, Any]:
+        # asked for again when the loop begins; here before anything is loaded
+        chosen_tracker(config.tracker)
+        model = started_model(config, work)
+        pools, weights, small = open_pools(load_triplets(place, config.split), config, work)
+        task = ContrastTask(model, pools, weights, config)
+        measures = _measures(model, place, config, evaluators or {})
+        watch = EvalCallback(
+            measures,
+            config.eval_every if measures else 0,
+            config.best_metric,
+            config.patience,
+            lambda path: save_mmret(model, path),
+        )
+        trained = run_loop(task, config, folder, "train", inputs, watch, Path(f"{out}.tracking"))
+        # only the first process saves
+        if config.lora_rank and distributed.is_main():
+            # merged in bfloat16, most of what the adapters learnt would be rounded away
+            for parameter in model.parameters():
+                parameter.data = parameter.data.float()
+            unload_lora(model)
+        left_out = [(name.partition("/")[2], "unreadable", error) for name, error in sorted(task.bad.items())] + small
+        stats = {"rows": sum(pool.rows or 0 for pool in pools), **trained.stats()}
+        return {"save": lambda path: save_mmret(model, path), "stats": stats, "rejected": left_out}
+
+    return make_model(out, config, inputs, make, overwrite=overwrite)
+
+
+def published_fingerprint(repo_id: str) -> str:
+    """What identifies the triplets and images of a data set on the Hub: its files, as `datasets` hashes them.
+
+    Raises:
+        ArtifactError: there is no such data set, or it has no triplets.
+    """
+    from datasets import load_dataset_builder
+
+    try:
+        return " ".join(str(load_dataset_builder(repo_id, name).hash) for name in ("triplets", "images"))
+    except Exception as error:  # datasets raises whatever its reader or connection raises
+        said = " ".join(str(error).split())[:300]
+        raise ArtifactError(
+            f"cannot open the triplets of {repo_id}: {said}; name a folder of `megapairs build` or a Hub data set"
+        ) from error
+
+
+def started_model(config: TrainConfig, work: str | Path) -> Any:
+    """The model before its first step, with adapters and checkpointing as the settings say."""
+    require("models", "train")
+    if config.lora_rank:
+        require_adapters("`lora_rank`")
+    import torch
+
+    dtype = getattr(torch, config.dtype)
+    model = build_mmret(model_place(config.model, work), revision=config.revision, device="cpu", dtype=dtype)
+    if config.lora_rank:
+        # the adapters' first values are drawn
+        torch.manual_seed(config.seed)
+        add_lora(model, rank=config.lora_rank)
+        # a step of 5e-6 is lost in bfloat16's eight bits
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+    if config.gradient_checkpointing:
+        model[0].model.gradient_checkpointing_enable({"use_reentrant": False})
+    width = model.get_embedding_dimension()
+    if any(size > width for size in config.matryoshka):
+        raise TrainingError(f"matryoshka is {list(config.matryoshka)}, but the model has only {width} dimensions")
+    return model
+
+
+def open_pools(
+    triplets: Any, config: TrainConfig, work: str | Path
+) -> tuple[list[TrainDataset], list[float], list[Rejection]]:
+    """The rows of a run, the weight of each pool, and the pools of `sources` that are smaller than a batch.
+
+    Raises:
+        ArtifactError: a source cannot be opened.
+        TrainingError: no triplet has one of the relations, or there are fewer than a batch.
+    """
+    pools: list[TrainDataset] = []
+    weights: list[float] = []
+    left_out: list[Rejection] = []
+    if config.weight != 0:
+        pool = TripletPool(triplets, config)
+        if not pool.rows:
+            raise TrainingError(f"no triplet has a relation of {list(config.relations)}; correct `relations`")
+        if pool.rows < config.batch_size:
+            raise TrainingError(
+                f"batch_size is {config.batch_size}, but there are only {pool.rows:,} triplets; lower it"
+            )
+        pools, weights = [pool], [config.weight or pool.rows]
+    for source in config.sources:
+        for more, weight in zip(*open_source(source, config, work), strict=True):
+            if more.rows is not None and more.rows < config.batch_size:
+                note(f"{source.path} {source.name or ''}: {more.rows:,} rows of one kind are no whole batch")
+                left_out.append((f"{source.path} {source.name or ''}", "fewer_than_a_batch", f"{more.rows} rows"))
+            else:
+                pools.append(more)
+                weights.append(weight)
+    if not pools:
+        raise TrainingError(f"batch_size is {config.batch_size}, but no source has so many rows of one kind; lower it")
+    return pools, weights, left_out
+
+
+def _measures(
+    model: Any, path: str, config: TrainConfig, evaluators: Evaluators
+) -> dict[str, Callable[[], Mapping[str, float]]]:
+    """What is measured during training."""
+    found: dict[str, Callable[[], Mapping[str, float]]] = {}
+    if config.eval_every:
+        try:
+            rows = load_triplets(path, "validation")
+        except ArtifactError as error:
+            if not evaluators:
+                if config.best_metric is not None:
+                    raise TrainingError(f"best_metric needs a validation split: {error}") from error
+                note(f"there is no validation split, so nothing is measured every {config.eval_every} steps")
+        else:
+            found["validation"] = of_triplets(model, rows, config.eval_queries, config.micro_batch or config.chunk)
+    for name, make in evaluators.items():
+        found[name] = make(model)
+    return found
+
+
+def init_mmret(config: TrainConfig, *, out: str | Path, work: str | Path = ".", overwrite: bool = False) -> Artifact:
+    """The same model before training, to compare with.
+
+    Args:
+        config: whose `model` to take.
+        out: the folder of the model.
+        work: what `./…` in the model's path is relative to.
+        overwrite: throw away what is there.
+    """
+    settings = InitConfig(config.model, config.revision)
+
+    def make(folder: Path) -> dict[str, Any]:
+        if config.lora_rank:
+            # it is the first thing that a run of adapters loads
+            require_adapters("`lora_rank`")
+        model = build_mmret(model_place(config.model, work), revision=config.revision, device="cpu")
+        return {"save": lambda path: save_mmret(model, path), "stats": {"steps": 0}}
+
+    return make_model(out, settings, {"model": backbone_fingerprint(config, work)}, make, overwrite=overwrite)
+
+
+def make_model(
+    out: str | Path,
+    config: Any,
+    inputs: dict[str, str],
+    make: Callable[[Path], dict[str, Any]],
+    *,
+    kind: str = "model",
+    files: tuple[str, ...] = ("model.safetensors", "config.json"),
+    overwrite: bool = False,
+) -> Artifact:
+    """A folder of weights as an artifact: locked, resumed, and never half written.
+
+    Args:
+        out: the folder.
+        config: the settings.
+        inputs: fingerprints.
+        make: trains, with checkpoints and log in the folder it is given; returns how to save, and the stats.
+        kind: of the artifact.
+        files: whose hashes go into the manifest.
+        overwrite: throw away what is there.
+    """
+    writer = create_artifact(out, kind=kind, config=config, inputs=inputs, names=files, overwrite=overwrite)
+    if isinstance(writer, Artifact):
+        return writer
+    with writer:
+        run = Path(out) / ".parts" / RUN
+        run.mkdir(parents=True, exist_ok=True)
+        made = make(run)
+        if distributed.is_main():
+            _place(writer, run, Path(out), made["save"], files)
+        return writer.finish(made["stats"], made.get("rejected", ()))
+
+
+def _place(writer: ArtifactWriter, run: Path, out: Path, save: Callable[[Path], None], files: tuple[str, ...]) -> None:
+    with explained_save(out):
+        save(out)
+        for log in run.rglob(LOG):
+            target = out / log.relative_to(run)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(log, target)
+    for i in range(len(files)):
+        if not (out / files[i]).is_file():
+            raise ArtifactError(f"{out} lacks {files[i]} after saving; run the command again")
+        writer.adopt(i, 0, (), {})
+
+
+def backbone_fingerprint(config: TrainConfig, work: str | Path) -> str:
+    """What identifies the backbone."""
+    return weights_fingerprint(model_place(config.model, work), config.revision)

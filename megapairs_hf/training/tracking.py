@@ -1,0 +1,169 @@
+"""What a run tells: the log beside the checkpoints, trackers through Accelerate, and the live line."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from megapairs_hf.artifacts import storage
+from megapairs_hf.core import distributed
+from megapairs_hf.core.config import config_dict
+from megapairs_hf.core.dependencies import installed, require
+from megapairs_hf.core.platforms import peak_memory_bytes
+from megapairs_hf.training.collectives import all_reduce_sum
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from accelerate import Accelerator
+
+    from megapairs_hf.training.config import LoopConfig
+
+LOG = "training_log.jsonl"
+EXTRA = {"tensorboard": "track", "trackio": "track", "wandb": "wandb"}
+
+
+def chosen_tracker(tracker: str) -> str | None:
+    """The tracker's name for Accelerate; None for none.
+
+    Raises:
+        MissingDependencyError: the tracker that was asked for is not installed.
+    """
+    if tracker == "auto":
+        return "tensorboard" if installed("tensorboard") else None
+    if tracker == "none":
+        return None
+    require(EXTRA[tracker], f"`tracker: {tracker}`", tracker)
+    return tracker
+
+
+def begin_tracking(accelerator: Accelerator, label: str, config: LoopConfig) -> None:
+    """Open the tracker and tell it the settings."""
+    plain = {
+        name: value if isinstance(value, int | float | str | bool) else json.dumps(value)
+        for name, value in config_dict(config).items()
+    }
+    accelerator.init_trackers(f"megapairs-{label.replace(' ', '-')}", config=plain)
+
+
+class Log:
+    """Lines of `training_log.jsonl`; a resumed run drops those after its checkpoint.
+
+    Args:
+        path: the file.
+        done: steps that are done.
+    """
+
+    def __init__(self, path: Path, done: int) -> None:
+        self.path = path
+        self.lines: list[dict[str, Any]] = []
+        if path.is_file():
+            read = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            self.lines = [line for line in read if line["step"] <= done]
+
+    def add(self, line: dict[str, Any]) -> None:
+        """Append a line; a kill leaves whole lines and at most one that resuming drops."""
+        self.lines.append(line)
+        if distributed.is_main():
+            text = "".join(json.dumps(line) + "\n" for line in self.lines)
+            storage.write_bytes(self.path, text.encode())
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that the run took so far."""
+        return float(self.lines[-1]["seconds"]) if self.lines else 0.0
+
+    def losses(self) -> list[dict[str, Any]]:
+        """The lines that tell a loss."""
+        return [line for line in self.lines if "loss" in line]
+
+
+class Interval:
+    """What was counted since the last line of the log, by all processes.
+
+    It goes into each checkpoint, so that the first line after a resume counts what the uninterrupted run counts.
+
+    Args:
+        kept: `state` of the interval to go on with.
+    """
+
+    def __init__(self, kept: Mapping[str, Any] | None = None) -> None:
+        counts, seconds = (kept["counts"], kept["seconds"]) if kept else ({}, 0.0)
+        # the sum of all processes goes on in the first; the others know the names, since they are summed together
+        self.counts: Counter[str] = Counter({name: distributed.is_main() * count for name, count in counts.items()})
+        self.began = time.monotonic() - seconds
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training in it."""
+        return time.monotonic() - self.began
+
+    def leave_out(self, seconds: float) -> None:
+        """Take time out that was no training."""
+        self.began += seconds
+
+    def totals(self, device: Any) -> dict[str, int]:
+        """The counts of all processes by name; every process must call this."""
+        import torch
+
+        names = sorted(self.counts)
+        values = torch.tensor([self.counts[name] for name in names], device=device).long()
+        return dict(zip(names, all_reduce_sum(values).tolist(), strict=True)) if names else {}
+
+    def state(self, device: Any) -> dict[str, Any]:
+        """What a checkpoint keeps, as plain values; every process must call this."""
+        return {"counts": self.totals(device), "seconds": round(self.seconds, 3)}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came of a run.
+
+    Attributes:
+        log: the lines of its log.
+        steps: steps that were made.
+        best: the step whose weights `best_metric` chose; None where the last were kept.
+    """
+
+    log: list[dict[str, Any]]
+    steps: int
+    best: int | None = None
+
+    def stats(self) -> dict[str, Any]:
+        """What the manifest tells; the evaluation is that of the weights that were kept.
+
+        There are no times in it, so that a resumed run gives the same bytes.
+        """
+        told: dict[str, Any] = {"steps": self.steps}
+        if self.best is not None:
+            told["saved_step"] = self.best
+        losses = [line["loss"] for line in self.log if "loss" in line]
+        if losses:
+            told["final_loss"] = round(losses[-1], 6)
+        kept = self.steps if self.best is None else self.best
+        for line in self.log:
+            measured = {name: round(value, 4) for name, value in line.items() if "/" in name}
+            if measured and line["step"] == kept:
+                told["evaluation"] = measured
+        return told
+
+
+def memory_gb(device: Any) -> float:
+    """The most memory that this process used: of its GPU, or of the machine."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return peak_memory_bytes() / 2**30
+
+
+def live_line(line: dict[str, Any], device: Any) -> str:
+    """Loss, pictures a second, learning rate and memory; the progress bar adds the time that is left."""
+    return (
+        f"loss {line['loss']:.4f}, {line.get('images_per_s', 0):,.0f} images/s, lr {line['lr']:.2g},"
+        f" {memory_gb(device):.1f} GB"
+    )

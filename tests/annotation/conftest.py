@@ -1,0 +1,87 @@
+"""Small artifacts, and servers that are closed again."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from megapairs_hf.artifacts.shards import shard_names
+from megapairs_hf.artifacts.writer import create_artifact
+from megapairs_hf.core.schema import IMAGE_TYPE, PAIRS
+
+from .double import ChatDouble
+
+
+@dataclass(frozen=True)
+class Plain:
+    about: str = "test"
+
+
+META_TYPE = pa.struct([("color", pa.string()), ("count", pa.int64()), ("tags", pa.list_(pa.string()))])
+CORPUS = pa.schema([("image_id", pa.string()), ("image", IMAGE_TYPE), ("caption", pa.string()), ("meta", META_TYPE)])
+
+
+def picture(colour=(200, 30, 30), size=(64, 32)):
+    sink = io.BytesIO()
+    Image.new("RGB", size, colour).save(sink, "PNG")
+    return sink.getvalue()
+
+
+def make_artifact(path, kind, schema, shards, inputs=None):
+    names = shard_names(len(shards), "parquet")
+    with create_artifact(path, kind=kind, config=Plain(), inputs=inputs or {}, names=names) as writer:
+        for index in writer.mine():
+            writer.write(index, pa.Table.from_pylist(shards[index], schema=schema))
+        return writer.finish()
+
+
+def image_row(image_id, caption, content=None, **meta):
+    return {
+        "image_id": image_id,
+        "image": {"bytes": picture() if content is None else content, "path": None},
+        "caption": caption,
+        "meta": meta,
+    }
+
+
+def pair_rows(*keys):
+    return [{"query_id": q, "target_id": t, "relation": [], "scores": [], "negative_ids": []} for q, t in keys]
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """Twelve pictures in three shards, each of its own colour."""
+    rows = [
+        image_row(f"i{n}", f"a photo of {n + 2} red circles", picture((n * 20, 0, 0)), color="red", count=n)
+        for n in range(12)
+    ]
+    return make_artifact(tmp_path / "corpus", "corpus", CORPUS, [rows[:5], rows[5:6], rows[6:]])
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    """Eleven neighbours in two shards."""
+    keys = [(f"i{n}", f"i{n + 1}") for n in range(11)]
+    return make_artifact(tmp_path / "pairs", "pairs", PAIRS, [pair_rows(*keys[:7]), pair_rows(*keys[7:])])
+
+
+@pytest.fixture
+def serve():
+    """Start doubles."""
+    servers = []
+
+    def start(**settings):
+        servers.append(ChatDouble(**settings))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.close()
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "llm: asks a real language model on this machine; `make test-llm`")

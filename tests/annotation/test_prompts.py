@@ -1,0 +1,156 @@
+import json
+import re
+
+import pytest
+
+from megapairs_hf.annotation.filters import clean, normal
+from megapairs_hf.annotation.prompts.few_shot import draw_demonstrations, draw_word_num, load_pool
+from megapairs_hf.annotation.prompts.parsing import parse_describe, parse_instruct
+from megapairs_hf.annotation.prompts.templates import (
+    describe_prompt,
+    format_describe,
+    format_instruct,
+    format_reply,
+    instruct_prompt,
+)
+from megapairs_hf.core.errors import ConfigError, ReplyParseError
+
+POOL = load_pool(None, 5)
+
+
+def test_the_pool_is_valid_and_distinct():
+    assert [d.id for d in POOL] == list(range(1, 51))
+    assert len({normal(d.description) for d in POOL}) == 50
+    every = [normal(text) for d in POOL for text in d.instructions]
+    assert len(set(every)) == len(every) >= 150
+    for d in POOL:
+        assert len(d.instructions) >= 3
+        assert clean(d.instructions, min_words=2, max_words=60) == (list(d.instructions), {})
+        assert 25 <= len(d.description.split()) <= 100
+
+
+@pytest.mark.parametrize("reply_format", ["list", "json"])
+@pytest.mark.parametrize("demonstration", POOL, ids=lambda d: str(d.id))
+def test_a_reply_is_read_as_it_was_written(demonstration, reply_format):
+    said = format_reply(demonstration.instructions, reply_format)
+    assert parse_instruct(said) == list(demonstration.instructions)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Sure! Here you go:\n\n1) make it red\n2. no hat [plain]\n - on a table\n",
+        '```json\n["make it red", "no hat [plain]", "on a table"]\n```',
+        'Here: {"search": ["make it red", "no hat [plain]", "on a table"], "n": 3} Done.',
+        "<think>1. wrong</think>\n(1) make it red\n(2) no hat [plain]\n(3) on a table",
+        "hmm, 1. wrong\n</think>\n1. make it red\n2. no hat [plain]\n3. on a table",
+        "**1.** make it red\n**2.** no hat [plain]\n**3.** on a table",
+        "1. make it\n   red\n2. no hat [plain]\n3. on a table\n\nI hope this helps.",
+        "1. make it red 2. no hat [plain] 3. on a table",
+        "Here are the instructions:\nmake it red\nno hat [plain]\non a table",
+        "Instruction 1: make it red\nInstruction 2: no hat [plain]\nInstruction 3: on a table",
+        "- **Instruction 1:** make it red\n- 2. no hat [plain]\n- on a table",
+        "a. make it red\nb. no hat [plain]\nc) on a table",
+        "① make it red\n② no hat [plain]\n③ on a table",
+        '{"1": "make it red", "2": "no hat [plain]", "3": "on a table"}',
+        '{"instructions": [{"text": "make it red"}, {"text": "no hat [plain]"}, "on a table"]}',
+    ],
+)
+def test_replies_in_the_wild(said):
+    assert parse_instruct(said) == ["make it red", "no hat [plain]", "on a table"]
+
+
+def test_numbers_inside_instructions_stay():
+    said = "1. 1960s car\n2. 1.5 times as large\n3. 2 dogs, not 1."
+    assert parse_instruct(said) == ["1960s car", "1.5 times as large", "2 dogs, not 1."]
+
+
+def test_a_thought_that_was_cut_off_is_no_reply():
+    with pytest.raises(ReplyParseError, match="empty_reply"):
+        parse_instruct("<think>1. maybe red\n2. maybe blue", "length")
+    with pytest.raises(ReplyParseError, match="empty_reply"):
+        parse_describe("<think>Both are red. The sec", "length")
+
+
+def test_what_was_cut_off_is_left_out():
+    assert parse_instruct("1. make it red\n2. on a ta", "length") == ["make it red"]
+    assert parse_instruct('{"instructions": ["make it red", "say \\"hi\\"", "on a ta', "length") == [
+        "make it red",
+        'say "hi"',
+    ]
+    assert parse_describe("Both are red. The second is bi", "length") == "Both are red."
+    with pytest.raises(ReplyParseError, match="cut_off"):
+        parse_describe("Both are", "length")
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"), [("", "empty_reply"), ("<think>x</think>", "empty_reply"), ("no", "no_list")]
+)
+def test_useless_replies(said, reason):
+    with pytest.raises(ReplyParseError) as error:
+        parse_instruct(said)
+    assert error.value.reason == reason
+
+
+def test_describe_puts_the_pictures_where_the_prompt_says():
+    messages = format_describe(describe_prompt(), "data:q", "data:t", 77, ("a {{ x }} dog", ""))
+    parts = messages[0]["content"]
+    kinds = [part.get("image_url", {}).get("url") or part["text"] for part in parts]
+    assert kinds[1] == "data:q"
+    assert kinds[3] == "data:t"
+    assert "query image" in kinds[0]
+    assert "a {{ x }} dog" in kinds[2]
+    assert "target image" in kinds[2]
+    assert "77 words" in kinds[4]
+    assert "caption" not in kinds[4]
+
+
+def test_instruct_shows_the_demonstrations_in_order():
+    drawn = draw_demonstrations(POOL, 5, seed=3)
+    text = format_instruct(instruct_prompt(), "They differ.", drawn, count=5, reply_format="json")[0]["content"]
+    assert re.findall(r"^Description: (.*)$", text, re.M) == [*(d.description for d in drawn), "They differ."]
+    assert text.endswith("Description: They differ.\nInstructions:")
+    assert '{"instructions": [' in text
+    assert "Write 5 different" in text
+    assert "between 2 and 60 words" in text
+    assert "caption" not in text.lower()
+
+
+def test_draws_cover_the_range_and_repeat():
+    drawn = [draw_word_num((60, 100), seed) for seed in range(2000)]
+    assert set(drawn) == set(range(60, 101))
+    ids = {d.id for seed in range(200) for d in draw_demonstrations(POOL, 5, seed)}
+    assert ids == set(range(1, 51))
+    assert draw_demonstrations(POOL, 5, 9) == draw_demonstrations(POOL, 5, 9)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("{{ query_image }}{{ target_image }}{{ WORDNUM }}", "unknown slot 'WORDNUM'"),
+        ("{{ query_image }}", "lacks the slot 'target_image'"),
+        ("{{ query_image ", "not valid jinja"),
+    ],
+)
+def test_bad_prompt_files(tmp_path, text, sentence):
+    file = tmp_path / "p.jinja"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=sentence):
+        describe_prompt(str(file))
+
+
+def test_bad_pools(tmp_path):
+    file = tmp_path / "pool.json"
+    few = [{"id": i, "description": "d", "instructions": ["a b"]} for i in range(4)]
+    letters = [{"id": 1, "description": "d", "instructions": "a b"}]
+    for value, sentence in (
+        (letters, "no list of instructions"),
+        (few, "holds 4"),
+        ([few[0], few[0]], "id twice"),
+        ({"a": 1}, "must be a JSON list"),
+    ):
+        file.write_text(json.dumps(value))
+        with pytest.raises(ConfigError, match=sentence):
+            load_pool(str(file), 5)
+    with pytest.raises(ConfigError, match="cannot read"):
+        load_pool(str(tmp_path / "none.json"), 5)

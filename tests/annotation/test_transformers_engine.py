@@ -1,0 +1,183 @@
+"""Models in process, and behind transformers' own server, with pictures that really travel."""
+
+import contextlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from megapairs_hf.annotation import DescribeConfig, Endpoint, InstructConfig, describe_pairs, instruct_pairs
+from megapairs_hf.annotation.client.messages import Request
+from megapairs_hf.annotation.config import Local
+from megapairs_hf.annotation.engines.journal import Journal
+from megapairs_hf.annotation.engines.transformers_engine import LocalModel
+from megapairs_hf.artifacts.artifact import open_artifact
+from megapairs_hf.core.errors import ArtifactError, ConfigError, ModelError
+from tests.small import reserve
+
+from .small_models import save_llm, save_vlm
+from .test_stage import CAPTIONS, digests, rejected
+
+TEXTS = ["make it red and put the circle on the left", "This is the query image:", "a photo of two red circles"] * 5
+FOUR = Local(batch_size=4, dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def llm(tmp_path_factory):
+    return save_llm(tmp_path_factory.mktemp("llm"), TEXTS)
+
+
+@pytest.fixture(scope="module")
+def vlm(tmp_path_factory):
+    return save_vlm(tmp_path_factory.mktemp("vlm"), TEXTS)
+
+
+def short(model, **settings):
+    return DescribeConfig(engine="transformers", model=model, max_tokens=12, local=FOUR, **settings)
+
+
+def test_a_vlm_in_process_describes_and_is_the_same_after_an_interruption(vlm, pairs, corpus, tmp_path, monkeypatch):
+    config = short(vlm, max_image_side=64)
+    whole = describe_pairs(pairs, corpus, config=config, out=tmp_path / "a")
+    assert whole.rows + sum(whole.manifest.rejected.values()) == 11
+    for row in whole.table().to_pylist():
+        assert row["completion_tokens"] <= 12
+        assert row["prompt_tokens"] > 20
+    kept, add_all = [], Journal.add_all
+
+    def dies(self, shard, replies):
+        add_all(self, shard, replies)
+        kept.extend(key for key, _ in replies)
+        if len(kept) == 7:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Journal, "add_all", dies)
+    with pytest.raises(KeyboardInterrupt):
+        describe_pairs(pairs, corpus, config=config, out=tmp_path / "b")
+    again = describe_pairs(pairs, corpus, config=config, out=tmp_path / "b")
+    assert digests(again.path) == digests(whole.path)
+    assert len(kept) == len(set(kept))
+
+
+def test_pictures_reach_the_model(vlm, corpus, tmp_path):
+    model = LocalModel(short(vlm), vision=True)
+    from megapairs_hf.annotation.corpus_reader import CorpusImages
+
+    pictures = CorpusImages(corpus, 64, 90)
+    pictures.gather(["i0", "i11"])
+
+    def question(*names):
+        parts = [{"type": "image_url", "image_url": {"url": pictures.data_url(name)}} for name in names]
+        content = [*parts, {"type": "text", "text": "compare"}]
+        return Request([{"role": "user", "content": content}], "m", {"temperature": 0, "top_p": None, "max_tokens": 3})
+
+    one, two = model.answer([question("i0"), question("i0", "i11")], 0)
+    # each picture of 64 x 32 is 4 tokens of the whole, and two tiles of 4 with a line break a row
+    assert two.prompt_tokens - one.prompt_tokens > 10
+    pictures.close()
+
+
+def test_a_llm_in_process_answers_as_transformers_does(llm, pairs, corpus, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    config = InstructConfig(engine="transformers", model=llm, max_tokens=9, temperature=0.0, local=FOUR)
+    model = LocalModel(config, vision=False)
+    texts = ["make it red", "on the left of a circle and more", "x"]
+    how = {"temperature": 0.0, "top_p": None, "max_tokens": 9}
+    said = model.answer([Request([{"role": "user", "content": text}], llm, how) for text in texts], 0)
+    plain, tokenizer = AutoModelForCausalLM.from_pretrained(llm), AutoTokenizer.from_pretrained(llm)
+    for text, reply in zip(texts, said, strict=True):
+        ids = tokenizer(f"user: {text}\nassistant: ", return_tensors="pt").input_ids
+        made = plain.generate(ids, do_sample=False, max_new_tokens=9)[0, ids.shape[1] :]
+        assert reply.text == tokenizer.decode(made, skip_special_tokens=True)
+        assert reply.prompt_tokens == ids.shape[1]
+        assert reply.completion_tokens == len(made)
+
+
+def test_a_llm_of_random_weights_is_rejected_pair_by_pair(llm, pairs, corpus, tmp_path):
+    described = describe_pairs(pairs, corpus, config=DescribeConfig(**CAPTIONS), out=tmp_path / "d")
+    config = InstructConfig(engine="transformers", model=llm, max_tokens=9, local=FOUR)
+    with pytest.raises(ArtifactError, match="none of the 11 pairs got instructions that are any use"):
+        instruct_pairs(described, corpus, config=config, out=tmp_path / "i")
+    made = open_artifact(tmp_path / "i")
+    assert made.rows == 0
+    assert {reason for reason, _ in rejected(made).values()} == {"too_few_instructions"}
+    assert made.manifest.rejected == {"too_few_instructions": 11}
+
+
+def test_a_lora_adapter_changes_what_is_said(llm, tmp_path):
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(1)
+    base = AutoModelForCausalLM.from_pretrained(llm)
+    adapted = get_peft_model(base, LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False))
+    adapted.save_pretrained(tmp_path / "lora")
+    how = {"temperature": 0.0, "top_p": None, "max_tokens": 20}
+    question = [Request([{"role": "user", "content": "make it red"}], llm, how)]
+    config = InstructConfig(engine="transformers", model=llm, local=FOUR)
+    plain = LocalModel(config, vision=False).answer(question, 0)
+    local = Local(batch_size=4, dtype="float32", adapter=str(tmp_path / "lora"))
+    other = InstructConfig(engine="transformers", model=llm, local=local)
+    assert LocalModel(other, vision=False).answer(question, 0) != plain
+
+
+def test_wrong_models_and_settings(tmp_path, pairs, corpus):
+    with pytest.raises(ModelError, match="check `model` and `local`"):
+        describe_pairs(pairs, corpus, config=short(str(tmp_path)), out=tmp_path / "d")
+    for bad in ({"batch_size": 0}, {"dtype": "int3"}):
+        with pytest.raises(ConfigError, match=next(iter(bad))):
+            Local(**bad)
+
+
+@pytest.mark.long
+@pytest.mark.skipif(
+    importlib.util.find_spec("fastapi") is None or importlib.util.find_spec("uvicorn") is None,
+    reason="transformers' server needs the extra transformers[serving]",
+)
+def test_transformers_own_server(vlm, pairs, corpus, tmp_path):
+    kept = reserve()
+    port = kept.getsockname()[1]
+    command = [
+        str(Path(sys.executable).with_name("transformers")),
+        "serve",
+        vlm,
+        "--device",
+        "cpu",
+        "--port",
+        str(port),
+    ]
+    (tmp_path / "hub").mkdir()  # the list of models is that of the cache, which must exist
+    env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path / "hub")}
+    with (tmp_path / "log").open("wb") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, env=env)
+    try:
+        wait_for(f"http://127.0.0.1:{port}/v1/models", server, tmp_path / "log")
+        config = DescribeConfig(model=vlm, max_tokens=12, max_image_side=64)
+        endpoint = Endpoint(urls=(f"http://127.0.0.1:{port}/v1",), concurrency=2, retries=1, timeout_s=600.0)
+        # what a model of random weights says is hardly ever of use
+        with contextlib.suppress(ArtifactError):
+            describe_pairs(pairs, corpus, config=config, out=tmp_path / "d", endpoint=endpoint)
+        made = open_artifact(tmp_path / "d")
+        assert made.rows + sum(made.manifest.rejected.values()) == 11
+        assert set(made.manifest.rejected) <= {"empty_reply", "cut_off"}
+    finally:
+        server.kill()
+        server.wait()
+        kept.close()
+
+
+def wait_for(url, server, log):
+    while True:
+        try:
+            return json.load(urllib.request.urlopen(url))
+        except OSError:
+            assert server.poll() is None, log.read_text()[-2000:]
+            time.sleep(0.3)

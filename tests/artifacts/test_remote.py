@@ -1,0 +1,186 @@
+"""Artifacts that are elsewhere: every verb on URLs, the manifest last, a cut sending continued, nothing fetched
+twice."""
+
+import hashlib
+import json
+
+import fsspec
+import pytest
+
+from megapairs_hf import load_mmret
+from megapairs_hf.artifacts import remote, storage
+from megapairs_hf.artifacts.artifact import open_artifact
+from megapairs_hf.cli import main
+from megapairs_hf.core.errors import ArtifactError, IncompleteArtifactError
+from tests.small import small_corpus, torchrun
+
+SCENES = ["--scenes.size", "32", "--shard_rows", "32"]
+MODEL = (
+    "{image_size: 32, patch_size: 16, width: 32, layers: 2, heads: 2, dimension: 24, vocabulary: 400, max_tokens: 24}"
+)
+MODELS = (
+    "[{name: clip_image, model: ./similarity/clip, input: image},"
+    " {name: clip_text, model: ./similarity/clip, input: caption}]"
+)
+STEPS = {"steps": 2, "lr": 0.001, "batch_size": 16, "warmup_steps": 1, "checkpoint_every": 2}
+
+
+def fast(section):
+    return [word for name, value in STEPS.items() for word in (f"--{section}{name}", str(value))]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("MEGAPAIRS_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_every_verb_runs_on_a_work_folder_that_is_elsewhere(cache, capsys):
+    work = "memory://chain/work"
+    chain = [
+        ["corpus", "--source", "scenes", "--scenes.count", "96", *SCENES],
+        [
+            "corpus",
+            "--source",
+            "scenes",
+            "--scenes.count",
+            "32",
+            *SCENES,
+            "--scenes.seed",
+            "9",
+            "--out",
+            f"{work}/heldout",
+        ],
+        ["pretrain", "--model", MODEL, *fast("clip."), *fast("dino.")],
+        ["embed", "--models", MODELS],
+        ["mine", "--neighbours", "12", "--band", "[0.1, 0.99]", "--band_kind", "quantile"],
+        ["describe", "--engine", "captions"],
+        ["instruct", "--engine", "captions"],
+        ["build"],
+        ["train", "--model", "./similarity/clip", *fast(""), "--negatives", "1"],
+        ["eval", "--queries", "edits"],
+    ]
+    for verb, *words in chain:
+        assert main([verb, "--work", work, *words]) == 0, capsys.readouterr().err
+    assert "| trained | fused |" in capsys.readouterr().out
+    kinds = {
+        "similarity": "similarity",
+        "embeddings/clip_text": "embeddings",
+        "pairs": "pairs",
+        "triplets": "triplets",
+    }
+    kinds |= {"model": "model", "untrained": "model", "results": "results"}
+    for name, kind in kinds.items():
+        assert open_artifact(f"{work}/{name}").manifest.kind == kind
+    left = [name for name in storage.list_files(work) if "/." in f"/{name}"]
+    assert not left
+    # here again, and on another machine with nothing in its cache, everything is found finished
+    before = {name: fsspec.filesystem("memory").modified(f"/chain/work/{name}") for name in storage.list_files(work)}
+    for _ in range(2):
+        for verb, *words in chain:
+            assert main([verb, "--work", work, *words]) == 0, capsys.readouterr().err
+        storage.remove(str(cache))
+    after = {name: fsspec.filesystem("memory").modified(f"/chain/work/{name}") for name in storage.list_files(work)}
+    assert before == after
+    model = remote.fetch(f"{work}/model")
+    assert load_mmret(str(model), device="cpu").encode(["a red circle"]).shape == (1, 24)
+    # settings other than those of the folder elsewhere are refused as on a disk
+    assert main(["mine", "--work", work, "--negatives", "2"]) == 1
+    assert "was made with another" in capsys.readouterr().err
+    old = open_artifact(f"{work}/pairs").fingerprint
+    words = next(words for verb, *words in chain if verb == "mine")
+    assert main(["mine", "--work", work, *words, "--negatives", "2", "--overwrite"]) == 0
+    assert open_artifact(f"{work}/pairs").fingerprint != old
+
+
+def test_other_processes_read_what_was_sent(tmp_path, monkeypatch, capsys):
+    work = f"local://{tmp_path}/far"
+    with monkeypatch.context() as patch:
+        patch.setenv("MEGAPAIRS_CACHE", str(tmp_path / "one"))
+        assert main(["corpus", "--work", work, "--source", "scenes", "--scenes.count", "48", *SCENES]) == 0
+        assert main(["pretrain", "--work", work, "--model", MODEL, *fast("clip."), *fast("dino.")]) == 0
+        assert f"sent similarity to {work}/similarity" in capsys.readouterr().err
+    # two processes of one run share one cache, and neither waits for the other's lock
+    done = torchrun(2, "embed", "--work", work, "--models", MODELS)
+    assert done.returncode == 0, done.stderr
+    assert open_artifact(tmp_path / "far" / "embeddings" / "clip_image").rows == 48
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    return small_corpus(tmp_path / "corpus", count=64)
+
+
+class CutError(OSError):
+    pass
+
+
+def test_a_cut_sending_is_not_finished_and_is_continued(corpus, monkeypatch):
+    url, sent = "memory://cut/corpus", []
+    upload = storage.upload
+
+    def cut(source, path):
+        if len(sent) == 1:
+            raise CutError("the line is down")
+        sent.append(path)
+        upload(source, path)
+
+    monkeypatch.setattr(storage, "upload", cut)
+    with pytest.raises(CutError):
+        remote.send(corpus.path, url)
+    with pytest.raises(ArtifactError):
+        open_artifact(url)
+    with pytest.raises(IncompleteArtifactError, match="is not finished"):
+        remote.artifact_folders("memory://cut")
+    assert remote.artifact_folders("memory://cut", strict=False) == []
+    monkeypatch.setattr(storage, "upload", lambda source, path: (sent.append(path), upload(source, path)))
+    remote.send(corpus.path, url)
+    assert len(sent) == len(set(sent)) == len(corpus.manifest.shards) + 2
+    assert sent[-1] == f"{url}/manifest.json"
+    assert open_artifact(url).fingerprint == corpus.fingerprint
+    remote.send(corpus.path, url)
+    assert sent[-1] == f"{url}/manifest.json" and len(sent) == len(corpus.manifest.shards) + 2
+
+
+def test_fetching_takes_listed_files_once_and_checks_them(corpus, cache, monkeypatch):
+    url = "memory://listed/corpus"
+    remote.send(corpus.path, url)
+    storage.write_bytes(f"{url}/diary.txt", b"mine")
+    folder = remote.fetch(url)
+    assert folder.parent.parent == cache and not (folder / "diary.txt").exists()
+    assert open_artifact(folder).table().equals(corpus.table())
+    monkeypatch.setattr(storage, "download", lambda *_: pytest.fail("fetched twice"))
+    assert remote.fetch(url) == folder
+
+
+def test_a_shard_that_is_not_what_the_manifest_says_is_named(corpus):
+    url = "memory://changed/corpus"
+    remote.send(corpus.path, url)
+    storage.write_bytes(f"{url}/shard-00001-of-00002.parquet", b"other")
+    with pytest.raises(ArtifactError, match=r"shard-00001-of-00002\.parquet is not what its manifest says"):
+        remote.fetch(url)
+
+
+def test_an_input_that_is_not_there_is_named():
+    with pytest.raises(ArtifactError, match="memory://nowhere/corpus holds no artifact"):
+        remote.stage_in("memory://nowhere", {"corpus": "memory://nowhere/corpus"}, "memory://nowhere/embeddings")
+
+
+@pytest.mark.parametrize(
+    ("kind", "file", "said"),
+    [
+        ("corpus", "../../../escaped.txt", "lists a file outside its folder"),
+        ("corpus", "/etc/escaped.txt", "lists a file outside its folder"),
+        ("corpus", "C:\\escaped.txt", "lists a file outside its folder"),
+        ("../../x", "a.parquet", "names no kind of artifact"),
+    ],
+)
+def test_a_manifest_that_leads_out_of_its_folder_is_refused(tmp_path, cache, kind, file, said):
+    content = b"a stranger's"
+    told = {"kind": kind, "config": {}, "config_hash": "x", "inputs": {}, "version": "1", "rows": 1}
+    told["shards"] = [{"file": file, "rows": 1, "sha256": hashlib.sha256(content).hexdigest()}]
+    storage.write_bytes("memory://far/a/b/c/evil/manifest.json", json.dumps(told | {"schema_version": 1}).encode())
+    storage.write_bytes("memory://far/escaped.txt", content)
+    with pytest.raises(ArtifactError, match=said):
+        remote.fetch("memory://far/a/b/c/evil")
+    assert not list(tmp_path.rglob("escaped.txt"))

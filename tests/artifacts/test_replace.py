@@ -1,0 +1,193 @@
+"""An overwriting run loses nothing before it has made something, wherever it is cut."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from megapairs_hf.artifacts import storage
+from megapairs_hf.artifacts.artifact import open_artifact
+from megapairs_hf.artifacts.replace import drop_before
+from megapairs_hf.core.errors import ArtifactError, StaleArtifactError
+from tests.artifacts.test_artifact import Settings, make
+from tests.small import files_of
+
+
+class KilledError(BaseException):
+    """Stands for `kill -9`: nothing catches it."""
+
+
+def begin(path, unfinished):
+    if unfinished:
+        with pytest.raises(RuntimeError):
+            make(path, stop_after=2)
+    else:
+        make(path)
+    return files_of(path)
+
+
+@pytest.mark.parametrize("unfinished", [False, True])
+def test_what_was_there_is_back_when_an_overwriting_run_fails_at_once(tmp_path, unfinished):
+    before = begin(tmp_path / "a", unfinished)
+    with pytest.raises(RuntimeError):
+        make(tmp_path / "a", Settings(3), overwrite=True, stop_after=0)
+    assert files_of(tmp_path / "a") == before
+    assert make(tmp_path / "a").table()["x"].to_pylist()[2] == 2
+
+
+def test_what_was_there_goes_with_the_first_shard(tmp_path):
+    make(tmp_path / "a")
+    with pytest.raises(RuntimeError):
+        make(tmp_path / "a", Settings(3), overwrite=True, stop_after=1)
+    with pytest.raises(StaleArtifactError):
+        make(tmp_path / "a")
+    make(tmp_path / "whole", Settings(3))
+    make(tmp_path / "a", Settings(3))
+    assert files_of(tmp_path / "a") == files_of(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("unfinished", [False, True])
+@pytest.mark.parametrize("step", range(12))
+def test_a_kill_while_it_makes_room_or_puts_back_is_undone(tmp_path, monkeypatch, unfinished, step):
+    before = begin(tmp_path / "a", unfinished)
+    plain, calls = Path.rename, []
+
+    def rename(self, target):
+        if len(calls) == step:
+            raise KilledError
+        calls.append(self)
+        return plain(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises((KilledError, RuntimeError)):
+        make(tmp_path / "a", Settings(3), overwrite=True, stop_after=0)
+    monkeypatch.undo()
+    # an overwriting run that fails loses nothing after the kill either
+    with pytest.raises(RuntimeError):
+        make(tmp_path / "a", Settings(3), overwrite=True, stop_after=0)
+    # the next start finds what was there before, finished or to be continued
+    with pytest.raises(StaleArtifactError, match=r"config\.factor \(2 there"):
+        make(tmp_path / "a", Settings(3))
+    assert files_of(tmp_path / "a") == before
+    assert make(tmp_path / "a", Settings(3), overwrite=True).table()["x"].to_pylist()[2] == 3
+    assert not list((tmp_path / "a").glob(".*"))
+
+
+def cut_second(path, monkeypatch, step):
+    """An overwriting run that has written something, and a second one that is killed at its n-th renaming."""
+    with monkeypatch.context() as patch:
+        patch.setattr("megapairs_hf.artifacts.writer.put_back", lambda _: None)
+        with pytest.raises(RuntimeError):
+            make(path, Settings(3), overwrite=True, stop_after=0)
+    (path / ".parts/more").mkdir(parents=True)
+    (path / ".parts/more/log").write_text("x")
+    (path / "triplets").mkdir()
+    (path / "triplets/a").write_text("x")
+    plain, calls = Path.rename, []
+
+    def rename(self, target):
+        if len(calls) == step:
+            raise KilledError
+        calls.append(self)
+        return plain(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", rename)
+        with pytest.raises((KilledError, RuntimeError)):
+            make(path, Settings(4), overwrite=True, stop_after=0)
+
+
+@pytest.mark.parametrize("step", range(14))
+def test_a_second_overwriting_run_that_is_killed_leaves_what_the_first_one_found(tmp_path, monkeypatch, step):
+    before = begin(tmp_path / "a", unfinished=False)
+    cut_second(tmp_path / "a", monkeypatch, step)
+    with pytest.raises(RuntimeError):
+        make(tmp_path / "a", Settings(5), overwrite=True, stop_after=0)
+    assert files_of(tmp_path / "a") == before
+    assert make(tmp_path / "a").rows == 8
+
+
+def test_several_processes_let_go_of_what_was_there_at_once(tmp_path):
+    for turn in range(20):
+        (tmp_path / str(turn) / ".before").mkdir(parents=True)
+        for n in range(40):
+            (tmp_path / str(turn) / ".before" / f"s{n}").write_text("x")
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(drop_before, [str(tmp_path / str(turn)) for turn in range(20) for _ in range(4)]))
+    assert not list(tmp_path.glob("*/.*"))
+
+
+def test_a_half_deleted_result_is_not_put_back(tmp_path, monkeypatch):
+    make(tmp_path / "a")
+
+    def cut(folder, **_):
+        next(Path(folder).rglob("shard-1.parquet"), Path(folder) / "none").unlink(missing_ok=True)
+        raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("megapairs_hf.artifacts.replace.shutil.rmtree", cut)
+        with pytest.raises(KilledError):
+            make(tmp_path / "a", Settings(3), overwrite=True)
+    with pytest.raises(RuntimeError):
+        make(tmp_path / "a", Settings(4), overwrite=True, stop_after=0)
+    with pytest.raises(ArtifactError):
+        open_artifact(tmp_path / "a")
+    # but what the first of the two runs had made is, and goes on
+    assert make(tmp_path / "a", Settings(3)).table()["x"].to_pylist()[2] == 3
+
+
+def test_a_remote_folder_whose_clearing_was_cut_is_cleared_by_the_next_run(monkeypatch):
+    make("memory://clearing/a")
+    plain, calls = storage.remove, []
+
+    def remove(path):
+        if len(calls) == 3:
+            raise KilledError
+        calls.append(path)
+        plain(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "remove", remove)
+        with pytest.raises(KilledError):
+            make("memory://clearing/a", Settings(3), overwrite=True)
+    assert make("memory://clearing/a", Settings(3)).table()["x"].to_pylist()[2] == 3
+
+
+def test_a_manifest_that_cannot_be_read_can_be_overwritten(tmp_path):
+    make(tmp_path / "a")
+    (tmp_path / "a/manifest.json").write_text("{")
+    assert make(tmp_path / "a", overwrite=True).rows == 8
+
+
+def test_a_removal_that_was_begun_is_not_undone(tmp_path):
+    make(tmp_path / "a")
+    (tmp_path / "a/.removal").mkdir()
+    (tmp_path / "a/.removal/order.json").write_text("{}")
+    with pytest.raises(ArtifactError, match="dataset remove` again"):
+        make(tmp_path / "a", overwrite=True)
+
+
+def test_a_second_overwriting_run_keeps_what_the_first_one_found(tmp_path, monkeypatch):
+    before = begin(tmp_path / "a", unfinished=False)
+    monkeypatch.setattr("megapairs_hf.artifacts.writer.put_back", lambda _: None)
+    with pytest.raises(RuntimeError):
+        make(tmp_path / "a", Settings(3), overwrite=True, stop_after=0)
+    # something was made, but no shard yet
+    (tmp_path / "a/.parts").mkdir()
+    (tmp_path / "a/.parts/log").write_text("x")
+    monkeypatch.undo()
+    with pytest.raises(RuntimeError):
+        make(tmp_path / "a", Settings(4), overwrite=True, stop_after=0)
+    assert files_of(tmp_path / "a") == before
+
+
+def test_pictures_that_were_taken_out_do_not_come_back(tmp_path):
+    make(tmp_path / "a")
+    manifest = tmp_path / "a/manifest.json"
+    told = json.loads(manifest.read_text())
+    told["stats"]["removals"] = [{"date": "2026-01-01", "images": 1, "triplets": 2}]
+    manifest.write_text(json.dumps(told))
+    with pytest.raises(ArtifactError, match=r"taken out of .* on request"):
+        make(tmp_path / "a", overwrite=True)
+    assert open_artifact(tmp_path / "a").rows == 8

@@ -1,0 +1,393 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from megapairs_hf.artifacts import storage
+from megapairs_hf.artifacts.artifact import open_artifact
+from megapairs_hf.artifacts.shards import part_shards
+from megapairs_hf.core.errors import ArtifactError, StaleArtifactError
+from megapairs_hf.dataset import ImportConfig, export_megapairs, import_megapairs, load_triplets, remove_images
+from tests.making import make_work
+from tests.small import files_of
+
+
+def picture(path, shade, form="JPEG"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (24, 24), (shade, 90, 10)).save(path, form)
+
+
+@pytest.fixture
+def released(tmp_path):
+    """Six pictures in two folders and four lines, as the authors write them."""
+    for i in range(6):
+        picture(tmp_path / "pictures" / f"p{i % 2}" / f"{i}.jpg", 40 * i)
+    names = [f"p{i % 2}/{i}.jpg" for i in range(6)]
+    rows = [
+        {"q_img": names[i], "q_text": [f"éd {i}", "another way"], "t_img": names[i + 1], "hns": [names[i], names[5]]}
+        for i in range(4)
+    ]
+    write(tmp_path / "lines.jsonl", rows)
+    return tmp_path, rows
+
+
+def write(path, rows):
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def rows_of(artifact, part):
+    return [row for i, _ in part_shards(artifact, part) for row in artifact.shard(i).to_pylist()]
+
+
+def test_the_released_format_comes_back_line_for_line_and_byte_for_byte(released):
+    folder, rows = released
+    made = import_megapairs(
+        folder / "lines.jsonl", folder / "pictures", out=folder / "t", config=ImportConfig(rows_per_shard=3)
+    )
+    assert made.manifest.stats == {"rows_in": 4, "triplets": {"train": 4}}
+    written = export_megapairs(made, folder / "back")
+    assert lines(written["train"]) == rows
+    assert files_of(folder / "back" / "images") == files_of(folder / "pictures")
+    loaded = load_triplets(str(folder / "t"), check=True)
+    assert loaded[2]["q_text"] == ["éd 2", "another way"]
+    assert loaded[0]["t_img"].size == (24, 24)
+
+
+def test_our_rows_come_back_through_the_released_format(tmp_path):
+    work = make_work(tmp_path / "work")
+    ours = open_artifact(work / "triplets")
+    written = export_megapairs(ours, tmp_path / "out")
+    back = import_megapairs(
+        written["train"], tmp_path / "out" / "images", validation=written["validation"], out=tmp_path / "back"
+    )
+    assert rows_of(back, "triplets")[:30] == rows_of(ours, "triplets")[:30]
+    used = {name for row in rows_of(back, "triplets") for name in (row["t_img"], *row["hns"])}
+    pictures = {row["image_id"]: row for row in rows_of(ours, "images")}
+    assert {row["image_id"]: row["caption"] for row in rows_of(back, "images")} == {
+        name: pictures[name]["caption"] for name in used | {row["image_id"] for row in rows_of(back, "images")}
+    }
+    for row in rows_of(back, "images"):
+        assert row["image"]["bytes"] == pictures[row["image_id"]]["image"]["bytes"]
+
+
+def test_what_cannot_be_used_is_rejected_with_its_line(released):
+    folder, rows = released
+    (folder / "pictures" / "torn.jpg").write_bytes((folder / "pictures" / "p0" / "0.jpg").read_bytes()[:200])
+    (folder / "secret.jpg").write_bytes(b"x")
+    good = rows[0]
+    bad = {
+        2: "{not json",
+        3: "[1, 2]",
+        4: {**good, "hns": [good["q_img"], "../secret.jpg"]},
+        5: {**good, "t_img": str(folder / "secret.jpg")},
+        6: {**good, "t_img": "absent.jpg"},
+        7: {**good, "t_img": "torn.jpg"},
+        8: {**good, "q_text": []},
+        9: {**good, "hns": ["p1/1.jpg"]},
+        10: {**good, "t_img": "x" * 300 + ".jpg"},
+        11: {**good, "t_img": "link.jpg"},
+        12: {**good, "q_text": ["half \ud800"]},
+    }
+    (folder / "pictures" / "link.jpg").symlink_to(folder / "secret.jpg")
+    write(folder / "lines.jsonl", [good, *bad.values(), {**good, "q_text": "one text"}])
+    made = import_megapairs(folder / "lines.jsonl", folder / "pictures", out=folder / "t")
+    told = {row["key"]: row["reason"] for row in made.rejected().to_pylist()}
+    assert told == {
+        "absent.jpg": "missing_image",
+        "torn.jpg": "truncated",
+        "lines.jsonl line 2": "malformed_line",
+        "lines.jsonl line 3": "malformed_line",
+        "lines.jsonl line 4": "unsafe_path",
+        "lines.jsonl line 5": "unsafe_path",
+        "lines.jsonl line 6": "no_picture",
+        "lines.jsonl line 7": "no_picture",
+        "lines.jsonl line 8": "malformed_line",
+        "lines.jsonl line 9": "first_negative_not_query",
+        "x" * 300 + ".jpg": "missing_image",
+        "link.jpg": "unsafe_path",
+        "lines.jsonl line 10": "no_picture",
+        "lines.jsonl line 11": "no_picture",
+        "lines.jsonl line 12": "malformed_line",
+    }
+    assert [row["q_text"] for row in rows_of(made, "triplets")] == [good["q_text"], ["one text"]]
+    assert made.manifest.stats["rows_in"] == 13
+
+
+def test_q_texts_is_read_too_and_other_lines_are_another_data_set(released):
+    folder, rows = released
+    write(folder / "lines.jsonl", [{("q_texts" if k == "q_text" else k): v for k, v in row.items()} for row in rows])
+    made = import_megapairs(folder / "lines.jsonl", folder / "pictures", out=folder / "t")
+    assert [row["q_text"] for row in rows_of(made, "triplets")] == [row["q_text"] for row in rows]
+    write(folder / "lines.jsonl", rows)
+    with pytest.raises(StaleArtifactError, match=r"inputs\.train"):
+        import_megapairs(folder / "lines.jsonl", folder / "pictures", out=folder / "t")
+
+
+def test_an_interrupted_import_ends_in_the_same_bytes(released, monkeypatch):
+    folder, _ = released
+    config = ImportConfig(rows_per_shard=2, images_per_shard=2)
+    where = folder / "lines.jsonl", folder / "pictures"
+    import_megapairs(*where, out=folder / "whole", config=config)
+    from megapairs_hf.dataset.megapairs_format import importer
+
+    with monkeypatch.context() as patch:
+        patch.setattr(importer, "_usable", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            import_megapairs(*where, out=folder / "cut", config=config)
+    import_megapairs(*where, out=folder / "cut", config=config)
+    assert files_of(folder / "cut") == files_of(folder / "whole")
+
+
+def test_paths_that_do_not_exist_are_named(released):
+    folder, _ = released
+    with pytest.raises(ArtifactError, match=r"cannot read .*none\.jsonl"):
+        import_megapairs(folder / "none.jsonl", folder / "pictures", out=folder / "t")
+    with pytest.raises(ArtifactError, match="there is no folder of pictures"):
+        import_megapairs(folder / "lines.jsonl", folder / "nowhere", out=folder / "t")
+
+
+def test_flag_embedding_lines_name_query_positive_and_negatives(released):
+    folder, rows = released
+    made = import_megapairs(folder / "lines.jsonl", folder / "pictures", out=folder / "t")
+    told = lines(export_megapairs(made, folder / "flag", flag_embedding=True)["train"])
+    assert told[1] == {
+        "query": rows[1]["q_text"][0],
+        "q_img": rows[1]["q_img"],
+        "pos": [rows[1]["t_img"]],
+        "neg": rows[1]["hns"],
+    }
+    assert all((folder / "flag" / "images" / name).is_file() for row in told for name in (*row["pos"], *row["neg"]))
+
+
+def test_ids_that_are_no_file_names_become_safe_ones(tmp_path):
+    from megapairs_hf.dataset.megapairs_format.exporter import file_name
+
+    picture(tmp_path / "a.png", 3, "PNG")
+    content = (tmp_path / "a.png").read_bytes()
+    assert file_name("c001", content) == "c001.png"
+    assert file_name("../../etc/passwd", content) == "%2E%2E%2F%2E%2E%2Fetc%2Fpasswd.png"
+    assert file_name("a/b.JPG", content) == "a/b.JPG"
+    assert len(file_name("x" * 400, content)) <= 160
+    assert np.unique([file_name("x" * 400 + str(i), content) for i in range(5)]).size == 5
+
+
+def test_an_export_mends_what_is_torn_and_names_what_is_not_its_own(released, capsys):
+    folder, _ = released
+    made = import_megapairs(folder / "lines.jsonl", folder / "pictures", out=folder / "t")
+    export_megapairs(made, folder / "back")
+    torn = folder / "back" / "images" / "p0" / "0.jpg"
+    torn.write_bytes(torn.read_bytes()[::-1])
+    (folder / "back" / "images" / "other.txt").write_text("x")
+    export_megapairs(made, folder / "back")
+    assert torn.read_bytes() == (folder / "pictures" / "p0" / "0.jpg").read_bytes()
+    assert "1 files" in capsys.readouterr().err
+
+
+def test_shards_of_which_nothing_can_be_used_do_not_spoil_the_others(released):
+    folder, rows = released
+    lost = {**rows[0], "t_img": "absent.jpg"}
+    write(folder / "lines.jsonl", [rows[0], lost, rows[1]])
+    config = ImportConfig(rows_per_shard=1, images_per_shard=1)
+    import_megapairs(folder / "lines.jsonl", folder / "pictures", out=folder / "t", config=config)
+    assert len(load_triplets(str(folder / "t"), check=True)) == 2
+
+
+def pictures_and_ids(folder, ids):
+    """Pictures a.jpg, b.jpg, … with these ids, and one line about the first two."""
+    files = [f"{chr(97 + i)}.jpg" for i in range(len(ids))]
+    for i, file in enumerate(files):
+        picture(folder / "pictures" / file, 30 * i)
+    told = [
+        {"file": f, "image_id": name, "caption": "one\u2028two\x85three"} for f, name in zip(files, ids, strict=True)
+    ]
+    (folder / "image_ids.jsonl").write_text("".join(json.dumps(one, ensure_ascii=False) + "\n" for one in told))
+    write(folder / "lines.jsonl", [{"q_img": "a.jpg", "q_text": ["x"], "t_img": files[-1], "hns": ["a.jpg"]}])
+    return folder / "lines.jsonl", folder / "pictures"
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [("x\u2028y", "z\x85"), ("字" * 100, "b"), ("x.jpg", "x.jpg/1.jpg"), ("y.jpg/1.jpg", "Y.jpg"), ("é" * 140, "b ")],
+    ids=["line separators", "three bytes a letter", "file and folder", "folder and file", "two bytes a letter"],
+)
+def test_any_id_and_caption_come_back_through_an_export(tmp_path, ids):
+    made = import_megapairs(*pictures_and_ids(tmp_path, ids), out=tmp_path / "t")
+    written = export_megapairs(made, tmp_path / "back")
+    again = import_megapairs(written["train"], tmp_path / "back" / "images", out=tmp_path / "again")
+    for part in ("images", "triplets"):
+        assert sorted(rows_of(again, part), key=str) == sorted(rows_of(made, part), key=str)
+    assert {row["image_id"] for row in rows_of(again, "images")} == set(ids)
+
+
+def test_one_id_for_two_files_is_refused(tmp_path):
+    with pytest.raises(ArtifactError, match="gives 'same' to more than one file"):
+        import_megapairs(*pictures_and_ids(tmp_path, ("same", "same")), out=tmp_path / "t")
+    with pytest.raises(ArtifactError, match=r"gives 'c\.jpg' to more than one file"):
+        lines, root = pictures_and_ids(tmp_path, ("c.jpg", "b", "other"))
+        (tmp_path / "image_ids.jsonl").write_text('{"file": "a.jpg", "image_id": "c.jpg", "caption": null}\n')
+        import_megapairs(lines, root, out=tmp_path / "t")
+
+
+def test_a_picture_that_came_later_or_another_folder_is_another_data_set(released):
+    folder, rows = released
+    write(folder / "lines.jsonl", [*rows, {**rows[0], "t_img": "late.jpg"}])
+    where = {"out": folder / "t"}
+    first = import_megapairs(folder / "lines.jsonl", folder / "pictures", **where)
+    assert first.manifest.rejected == {"missing_image": 1, "no_picture": 1}
+    assert import_megapairs(folder / "lines.jsonl", folder / "pictures", **where).fingerprint == first.fingerprint
+    picture(folder / "pictures" / "late.jpg", 200)
+    with pytest.raises(StaleArtifactError, match=r"inputs\.pictures"):
+        import_megapairs(folder / "lines.jsonl", folder / "pictures", **where)
+    assert len(load_triplets(str(folder / "t"))) == 4
+    for i in range(6):
+        picture(folder / "others" / f"p{i % 2}" / f"{i}.jpg", 250 - i)
+    with pytest.raises(StaleArtifactError, match=r"inputs\.pictures"):
+        import_megapairs(folder / "lines.jsonl", folder / "others", **where)
+    import_megapairs(folder / "lines.jsonl", folder / "others", **where, overwrite=True)
+    loaded = load_triplets(str(folder / "t"))
+    assert len(loaded) == 4 and loaded.image("p0/0.jpg").getpixel((5, 5))[0] > 240
+
+
+def test_a_copy_under_another_name_is_on_one_side_only(released):
+    folder, _ = released
+    (folder / "pictures" / "copy.jpg").write_bytes((folder / "pictures" / "p0" / "0.jpg").read_bytes())
+    picture(folder / "pictures" / "own.jpg", 251)
+    picture(folder / "pictures" / "too.jpg", 253)
+    lines_of = [
+        {"q_img": q, "q_text": ["x"], "t_img": "own.jpg", "hns": [q]} for q in ("copy.jpg", "too.jpg", "p0/2.jpg")
+    ]
+    write(folder / "v.jsonl", lines_of)
+    made = import_megapairs(
+        folder / "lines.jsonl", folder / "pictures", validation=folder / "v.jsonl", out=folder / "t"
+    )
+    assert made.manifest.stats["triplets"] == {"train": 4, "validation": 1}
+    assert made.manifest.rejected == {"crosses_sides": 2}
+
+
+def test_a_number_that_no_column_holds_is_rejected_with_its_line(released):
+    folder, rows = released
+    scored = [{**rows[0], "relation": ["x"], "scores": [{"relation": "x", "score": n}]} for n in (10**400, 2**60 + 1)]
+    write(folder / "lines.jsonl", scored)
+    made = import_megapairs(folder / "lines.jsonl", folder / "pictures", out=folder / "t")
+    assert [row["key"] for row in made.rejected().to_pylist()] == ["lines.jsonl line 1"]
+    assert rows_of(made, "triplets")[0]["scores"][0]["score"] == pytest.approx(2**60)
+
+
+def test_places_elsewhere_are_refused_and_urls_of_this_machine_are_paths(released, monkeypatch):
+    folder, _ = released
+    monkeypatch.chdir(folder)
+    made = import_megapairs(f"file://{folder}/lines.jsonl", f"file://{folder}/pictures", out=folder / "t")
+    written = export_megapairs(made, f"file://{folder}/back")
+    assert written["train"] == folder / "back" / "train.jsonl" and written["train"].is_file()
+    for words in (("memory://far/lines.jsonl", folder / "pictures"), (folder / "lines.jsonl", "memory://far/x")):
+        with pytest.raises(ArtifactError, match=r"memory://far/\S+ must be on this machine"):
+            import_megapairs(*words, out=folder / "t2")
+    with pytest.raises(ArtifactError, match="memory://far/out must be on this machine"):
+        export_megapairs(made, "memory://far/out")
+    assert not list(folder.glob("memory*"))
+
+
+def test_what_was_taken_out_goes_from_an_earlier_export_too(released, capsys):
+    folder, _ = released
+    picture(folder / "pictures" / "v.jpg", 222)
+    picture(folder / "pictures" / "w.jpg", 232)
+    write(folder / "v.jsonl", [{"q_img": "v.jpg", "q_text": ["x"], "t_img": "w.jpg", "hns": ["v.jpg"]}])
+    made = import_megapairs(
+        folder / "lines.jsonl", folder / "pictures", validation=folder / "v.jsonl", out=folder / "t"
+    )
+    export_megapairs(made, folder / "back")
+    (folder / "back" / "images" / "mine.txt").write_text("kept")
+    made = remove_images(folder / "t", ["v.jpg"])
+    assert set(export_megapairs(made, folder / "back")) == {"train"}
+    left = set(files_of(folder / "back"))
+    assert "images/v.jpg" not in left and "validation.jsonl" not in left
+    assert {"images/w.jpg", "images/mine.txt", "train.jsonl"} <= left
+    assert "deleted 2 files of an earlier export" in capsys.readouterr().err
+
+
+def foreign_file(folder):
+    (folder / "train.jsonl").write_text("keep")
+
+
+def foreign_picture(folder):
+    (folder / "images").mkdir()
+    (folder / "images" / "0.jpg").write_text("keep")
+
+
+def foreign_list(folder):
+    (folder / "image_ids.jsonl").write_text('{"id": 3}\n')
+
+
+def begun_artifact(folder):
+    (folder / ".plan.json").write_text("{}")
+
+
+@pytest.mark.parametrize("fill", [foreign_file, foreign_picture, foreign_list, begun_artifact])
+def test_an_export_takes_no_folder_that_holds_anything_else(released, fill):
+    folder, _ = released
+    made = import_megapairs(folder / "lines.jsonl", folder / "pictures", out=folder / "t")
+    (folder / "other").mkdir()
+    fill(folder / "other")
+    before = files_of(folder / "other")
+    with pytest.raises(ArtifactError, match="export to a new or an empty folder"):
+        export_megapairs(made, folder / "other")
+    assert files_of(folder / "other") == before
+
+
+def test_an_export_never_writes_into_an_artifact(released):
+    folder, _ = released
+    made = import_megapairs(folder / "lines.jsonl", folder / "pictures", out=folder / "t")
+    before = files_of(folder / "t")
+    for place in (folder / "t", folder / "t" / "images", folder / "t" / "new", folder / "x" / ".." / "t"):
+        with pytest.raises(ArtifactError, match="belongs to an artifact; export to a new or an empty folder"):
+            export_megapairs(made, place)
+    assert files_of(folder / "t") == before
+
+
+def test_a_picture_of_the_user_in_an_earlier_export_is_not_overwritten(released):
+    folder, rows = released
+    made = import_megapairs(folder / "lines.jsonl", folder / "pictures", out=folder / "t")
+    export_megapairs(made, folder / "back")
+    picture(folder / "pictures" / "mine.jpg", 222)
+    write(folder / "lines.jsonl", [*rows, {**rows[0], "t_img": "mine.jpg"}])
+    made = import_megapairs(folder / "lines.jsonl", folder / "pictures", out=folder / "t", overwrite=True)
+    (folder / "back" / "images" / "mine.jpg").write_text("keep")
+    for _ in range(2):
+        with pytest.raises(ArtifactError, match=r"mine\.jpg was written by no export; move it away"):
+            export_megapairs(made, folder / "back")
+        assert (folder / "back" / "images" / "mine.jpg").read_text() == "keep"
+    (folder / "back" / "images" / "mine.jpg").unlink()
+    export_megapairs(made, folder / "back")
+    assert files_of(folder / "back" / "images") == files_of(folder / "pictures")
+
+
+@pytest.mark.parametrize("writes", [0, 2, 6])
+def test_an_interrupted_export_goes_on_and_keeps_nothing_that_was_taken_out(released, monkeypatch, writes):
+    folder, _ = released
+    made = import_megapairs(folder / "lines.jsonl", folder / "pictures", out=folder / "t")
+    write_bytes, left = storage.write_bytes, [None] * writes
+
+    def cut(path, content):
+        if not left:
+            raise KeyboardInterrupt
+        left.pop()
+        return write_bytes(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "write_bytes", cut)
+        with pytest.raises(KeyboardInterrupt):
+            export_megapairs(made, folder / "back")
+    made = remove_images(folder / "t", ["p0/0.jpg"])
+    written = export_megapairs(made, folder / "back")
+    export_megapairs(made, folder / "whole")
+    assert files_of(folder / "back") == files_of(folder / "whole")
+    assert "images/p0/0.jpg" not in files_of(folder / "back") and len(lines(written["train"])) == 3
+    # a name that a kill cut in half
+    (folder / "back" / ".exporting.jsonl").write_bytes(b'"p1/1.jpg"\n"p0/2')
+    export_megapairs(made, folder / "back")
+    assert files_of(folder / "back") == files_of(folder / "whole")

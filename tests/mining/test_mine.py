@@ -1,0 +1,333 @@
+import json
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from megapairs_hf.core.errors import ArtifactError, ConfigError
+from megapairs_hf.mining import MineConfig, RelationConfig, mine_pairs
+from megapairs_hf.mining.near_duplicates import cluster_stats, representatives
+from megapairs_hf.mining.sampling import draw_pairs, spread
+from tests.small import ROOT, files_of, small_corpus, small_embeddings
+from tests.vectors import made_corpus, made_embeddings
+
+
+@pytest.fixture(scope="module")
+def embeddings(corpus, models, tmp_path_factory):
+    return small_embeddings(corpus, models, tmp_path_factory.mktemp("embeddings"))
+
+
+def circle(degrees):
+    turned = np.deg2rad(degrees)
+    return np.stack([np.cos(turned), np.sin(turned)], 1).astype(np.float16)
+
+
+def from_the_first(vectors):
+    scores = vectors.astype(float) @ vectors[0].astype(float)
+    places = np.argsort(-scores, kind="stable")
+    return places, scores[places]
+
+
+def test_targets_come_from_the_band_and_stand_for_their_cluster():
+    """Pictures on a circle: the cosine of the angle is the similarity."""
+    found = from_the_first(circle(np.array([0.0, 5.0, 20.0, 24.0, 40.0, 41.0, 42.0, 80.0])))
+    # 0° and 5° are one picture, and 40°, 41° and 42° are one
+    representative = np.array([0, 0, 2, 3, 4, 4, 4, 7])
+    config = MineConfig(targets_per_relation=8, negatives=5)
+    drawn = draw_pairs(0, {"dino": found}, {"dino": (0.7, 0.98)}, representative, config, random.Random(0))
+    assert drawn.targets == [2, 3, 4]
+    # cos 80° = 0.17 is unrelated, but a fine negative
+    assert [set(negatives) for negatives in drawn.negatives] == [{3, 4, 7}, {2, 4, 7}, {2, 3, 7}]
+
+
+def test_a_query_without_a_neighbour_in_the_band_says_why():
+    found = from_the_first(circle(np.array([0.0, 80.0])))
+    drawn = draw_pairs(0, {"text": found}, {"text": (0.8, 0.96)}, np.arange(2), MineConfig(), random.Random(0))
+    assert not drawn.targets
+    assert drawn.reason == ("no_neighbour_in_band", "highest similarity: text 0.174")
+    alone = draw_pairs(0, {"text": found}, {"text": (0.8, 0.96)}, np.zeros(2, int), MineConfig(), random.Random(0))
+    assert alone.reason == ("no_neighbour", "no other picture was found beside near-duplicates")
+
+
+def test_targets_are_spread_over_the_band():
+    # nine neighbours near the upper end, one near the lower: a plain draw would nearly always miss it
+    pairs = [(0.95 - i / 1000, i) for i in range(9)] + [(0.81, 9)]
+    for seed in range(20):
+        drawn = spread(pairs, (0.8, 0.96), 2, random.Random(seed))
+        assert 9 in drawn
+        assert len(set(drawn)) == 2
+    assert sorted(spread(pairs, (0.8, 0.96), 5, random.Random(0)))[-1] == 9
+    assert sorted(spread(pairs, (0.8, 0.96), 50, random.Random(0))) == list(range(10))
+
+
+def test_targets_are_spread_over_relations():
+    """A target drawn under one relation leaves the other relation's place to another picture."""
+    found = (np.array([1, 2, 3, 4]), np.array([0.9, 0.9, 0.9, 0.9]))
+    bands = {"clip": (0.8, 0.96), "dino": (0.8, 0.96)}
+    drawn = draw_pairs(
+        0, {"clip": found, "dino": found}, bands, np.arange(5), MineConfig(targets_per_relation=2), random.Random(0)
+    )
+    assert drawn.targets == [1, 2, 3, 4]
+
+
+def test_near_duplicates_are_joined_transitively():
+    close = [(np.array([0, 4, 7]), np.array([4, 6, 2])), (np.array([], int), np.array([], int))]
+    assert representatives(8, close).tolist() == [0, 1, 2, 3, 0, 5, 0, 2]
+    assert cluster_stats(representatives(8, close)) == {"clusters": 2, "pictures": 5, "largest": 3}
+    assert representatives(3, []).tolist() == [0, 1, 2]
+
+
+def test_pairs_carry_relations_and_all_scores(embeddings, corpus, tmp_path):
+    config = MineConfig(neighbours=12, band=(0.1, 0.99), band_kind="quantile")
+    pairs = mine_pairs(embeddings, corpus, config=config, out=tmp_path / "pairs")
+    ids = corpus.table(["image_id"])["image_id"].to_pylist()
+    place = {name: i for i, name in enumerate(ids)}
+    vectors = {name: artifact.arrays().astype(np.float64) for name, artifact in embeddings.items()}
+    bands = pairs.manifest.stats["bands"]
+    queries = set()
+    for row in pairs.table().to_pylist():
+        scores = {score["relation"]: score["score"] for score in row["scores"]}
+        assert list(scores) == list(embeddings)
+        for name, score in scores.items():
+            expected = vectors[name][place[row["query_id"]]] @ vectors[name][place[row["target_id"]]]
+            assert score == pytest.approx(expected, abs=1e-6)
+            low, high = bands[name]
+            if name in row["relation"]:
+                assert low - 1e-4 < score < high + 1e-4
+        assert row["relation"]
+        assert 1 <= len(row["negative_ids"]) <= 5
+        assert len({row["query_id"], row["target_id"], *row["negative_ids"]}) == 2 + len(row["negative_ids"])
+        queries.add(row["query_id"])
+    assert len(queries) + sum(pairs.manifest.rejected.values()) == corpus.rows
+    again = mine_pairs(embeddings, corpus, config=config, out=tmp_path / "again")
+    assert again.fingerprint == pairs.fingerprint
+
+
+def test_image_to_text_similarity_is_a_relation(embeddings, corpus, tmp_path):
+    relation = RelationConfig("image_text", "clip_image", "clip_text", (0.2, 0.99), "quantile")
+    pairs = mine_pairs(embeddings, corpus, config=MineConfig(neighbours=5, relations=(relation,)), out=tmp_path / "p")
+    ids = corpus.table(["image_id"])["image_id"].to_pylist()
+    row = pairs.table().to_pylist()[0]
+    image = embeddings["clip_image"].arrays()[ids.index(row["query_id"])].astype(np.float64)
+    text = embeddings["clip_text"].arrays()[ids.index(row["target_id"])].astype(np.float64)
+    assert row["scores"] == [{"relation": "image_text", "score": pytest.approx(image @ text, abs=1e-6)}]
+
+
+def test_a_band_that_leaves_nothing_tells_where_the_scores_lie(embeddings, corpus, tmp_path):
+    with pytest.raises(ConfigError, match=r"no pair lies in the band \[-0.99, -0.98\].*band_kind: quantile"):
+        mine_pairs(embeddings, corpus, config=MineConfig(band=(-0.99, -0.98)), out=tmp_path / "p")
+
+
+def test_embeddings_of_another_corpus_are_refused(embeddings, tmp_path):
+    other = small_corpus(tmp_path / "other", seed=5)
+    with pytest.raises(ArtifactError, match="made of another corpus"):
+        mine_pairs(embeddings, other, config=MineConfig(), out=tmp_path / "p")
+    config = MineConfig(relations=(RelationConfig("sound"),))
+    with pytest.raises((ConfigError, ArtifactError)):
+        mine_pairs({}, other, config=config, out=tmp_path / "q")
+
+
+def test_a_shard_whose_rows_were_all_rejected(models, tmp_path):
+    from PIL import Image
+
+    from megapairs_hf.corpus import CorpusConfig, make_corpus
+
+    (tmp_path / "p").mkdir()
+    for i in range(12):
+        # the second shard of three repeats the first
+        Image.new("RGB", (32, 32), (20 * (i % 4 if i < 8 else i), 90, 200 - 9 * i * (i >= 8))).save(
+            tmp_path / f"p/{i:02d}.png"
+        )
+    config = CorpusConfig(
+        source="image_folder", path=str(tmp_path / "p"), caption_template="number {stem}", shard_rows=4
+    )
+    corpus = make_corpus(config, out=tmp_path / "c")
+    assert [shard["rows"] for shard in corpus.manifest.shards] == [4, 0, 4]
+    embeddings = small_embeddings(corpus, models, tmp_path / "e")
+    settings = MineConfig(neighbours=5, band=(0.0, 1.0), band_kind="quantile")
+    assert mine_pairs(embeddings, corpus, config=settings, out=tmp_path / "pairs").rows > 0
+
+
+def angles(degrees):
+    """Vectors in a plane, 16 numbers long."""
+    turned = np.deg2rad(np.asarray(degrees, float))
+    vectors = np.zeros((len(turned), 16))
+    vectors[:, 0], vectors[:, 1] = np.cos(turned), np.sin(turned)
+    return vectors.astype(np.float16)
+
+
+@pytest.fixture
+def made(tmp_path):
+    """A corpus of plain rows and embeddings with the vectors given, without pictures or models."""
+
+    def make(vectors, shard_rows=None, inputs=None):
+        count = len(next(iter(vectors.values())))
+        corpus = made_corpus(tmp_path / "corpus", count, shard_rows or count)
+        return corpus, {
+            name: made_embeddings(tmp_path / name, corpus, array, (inputs or {}).get(name, "image"))
+            for name, array in vectors.items()
+        }
+
+    return make
+
+
+def test_near_duplicates_take_no_part_and_are_counted(made, tmp_path):
+    corpus, embeddings = made({"dino": angles([0, 3, 6, 30, 31, 60, 90])}, shard_rows=3)
+    config = MineConfig(neighbours=6, band=(0.3, 0.99), targets_per_relation=6)
+    pairs = mine_pairs(embeddings, corpus, config=config, out=tmp_path / "pairs")
+    # 8° apart is cos 0.99: 0, 3 and 6 are one picture, and 30 and 31 are one
+    assert pairs.manifest.rejected == {"near_duplicate": 3}
+    details = {row["key"]: row["detail"] for row in pairs.rejected().to_pylist()}
+    ids = corpus.table(["image_id"])["image_id"].to_pylist()
+    assert details == {
+        ids[1]: f"the same picture as {ids[0]}",
+        ids[2]: f"the same picture as {ids[0]}",
+        ids[4]: f"the same picture as {ids[3]}",
+    }
+    assert pairs.manifest.stats["near_duplicates"] == {"clusters": 2, "pictures": 5, "largest": 3}
+    named = {
+        name for row in pairs.table().to_pylist() for name in (row["query_id"], row["target_id"], *row["negative_ids"])
+    }
+    assert named == {ids[0], ids[3], ids[5], ids[6]}
+
+
+def test_a_hard_negative_is_never_the_targets_near_duplicate(made, tmp_path):
+    """The text relation retrieves pictures whose likeness no list of visual neighbours shows, because K is small."""
+    rng = np.random.default_rng(0)
+    visual = unit(rng.standard_normal((60, 32)))
+    visual[40:] = unit(visual[40] + 0.01 * rng.standard_normal((20, 32)))
+    text = unit(np.ones(32) + 0.2 * rng.standard_normal((60, 32)))
+    corpus, embeddings = made({"dino": visual, "text": text}, inputs={"text": "caption"})
+    config = MineConfig(neighbours=40, band=(0.2, 0.98), targets_per_relation=5)
+    pairs = mine_pairs(embeddings, corpus, config=config, out=tmp_path / "pairs")
+    place = {name: i for i, name in enumerate(corpus.table(["image_id"])["image_id"].to_pylist())}
+    checked = 0
+    for row in pairs.table().to_pylist():
+        target = visual[place[row["target_id"]]].astype(float)
+        for name in row["negative_ids"]:
+            assert visual[place[name]].astype(float) @ target < 0.98
+            checked += 1
+    assert checked > 100
+
+
+def unit(vectors):
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
+
+
+def test_a_chain_of_near_duplicates_is_told(made, tmp_path, capsys):
+    corpus, embeddings = made({"dino": angles(np.arange(0, 90, 2))})
+    config = MineConfig(neighbours=10, band=(0.5, 0.99))
+    with pytest.raises(ConfigError, match="no pair lies in the band"):
+        mine_pairs(embeddings, corpus, config=config, out=tmp_path / "pairs")
+    assert "45 pictures are one cluster of near-duplicates" in capsys.readouterr().err
+    mended = MineConfig(neighbours=10, band=(0.5, 0.99), near_duplicate=0.9999)
+    pairs = mine_pairs(embeddings, corpus, config=mended, out=tmp_path / "mended")
+    assert pairs.rows > 45
+    assert pairs.manifest.stats["near_duplicates"]["clusters"] == 0
+
+
+@pytest.mark.parametrize("kind", ["exact", "ivf"])
+def test_pairs_do_not_depend_on_memory_threads_or_search_engine(kind, made, tmp_path, monkeypatch):
+    from megapairs_hf.mining.knn import plan, quantize
+
+    rng = np.random.default_rng(5)
+    centres = rng.standard_normal((30, 32))
+    vectors = {"a": unit(centres[rng.integers(0, 30, 3000)] + 0.5 * rng.standard_normal((3000, 32)))}
+    corpus, embeddings = made(vectors, shard_rows=500)
+    settings = {"neighbours": 20, "band": (0.2, 0.95), "search": kind, "recall": 0.9}
+    first = mine_pairs(embeddings, corpus, config=MineConfig(**settings, threads=2), out=tmp_path / "first")
+    # the smallest groups and blocks, one thread, float32 instead of integers
+    if kind == "exact":
+        monkeypatch.setattr(plan, "LIBRARIES", 1_500_000_000)
+        monkeypatch.setattr(plan, "LEAST_BYTES", -(10**12))
+    monkeypatch.setattr(plan, "LEAST_ROWS", 700)
+    monkeypatch.setattr(quantize, "integers_are_faster", lambda dimension: False)
+    second = mine_pairs(
+        embeddings, corpus, config=MineConfig(**settings, threads=1, memory_gb=1.5), out=tmp_path / "b"
+    )
+    found = first.manifest.stats["search"]["a"]
+    assert found["kind"] == kind
+    assert found["recall"] == 1.0 if kind == "exact" else found["recall"] >= 0.88
+    if kind == "exact":
+        assert files_of(Path(first.path)) == files_of(Path(second.path))
+    else:
+        # what cells find depends on neither threads nor engine
+        assert first.table().equals(second.table())
+
+
+def test_auto_chooses_by_rows_and_memory():
+    from megapairs_hf.mining.knn.plan import make_plan
+
+    def kind(rows, dimension, **settings):
+        return make_plan(MineConfig(**settings), rows, dimension, same=True, integers=True).kind
+
+    assert kind(250_000, 768) == "exact"
+    assert kind(1_000_000, 256) == "ivf"
+    assert kind(20_000_000, 768) == "ivf_pq"
+    assert kind(20_000_000, 768, memory_gb=64) == "ivf"
+    assert kind(20_000_000, 768, search="exact") == "exact"
+    for search in ("ivf", "hnsw"):
+        with pytest.raises(
+            ConfigError, match=r"holds an index of 20,000,000 vectors in memory, which takes \d+\.\d GB"
+        ):
+            kind(20_000_000, 768, search=search)
+    small = make_plan(MineConfig(memory_gb=2), 1_000_000, 512, same=True, integers=True)
+    assert small.group_rows < small.block_rows * 2 < 1_000_000
+
+
+def test_the_seconds_of_a_killed_search_are_not_lost(made, tmp_path):
+    """Killed inside the search again and again, mining goes on and ends with the same bytes."""
+    rng = np.random.default_rng(6)
+    vectors = {name: unit(rng.standard_normal((4000, 64)) + 0.5) for name in ("a", "b")}
+    corpus, embeddings = made(vectors, shard_rows=200)
+    settings = {"neighbours": 30, "band": (0.3, 0.9), "memory_gb": 1.5}
+    program = (
+        "import sys, json\nfrom tests.killing import die_before\n"
+        "from megapairs_hf.artifacts.artifact import open_artifact\n"
+        "if len(sys.argv) > 5: die_before(int(sys.argv[5]), '*.npz')\n"
+        "from megapairs_hf.mining import MineConfig, mine_pairs; from megapairs_hf.mining.knn import plan\n"
+        "plan.LIBRARIES, plan.LEAST_ROWS, plan.LEAST_BYTES = 1_500_000_000, 200, -(10**12)\n"
+        "corpus = open_artifact(sys.argv[1])\nnames = json.loads(sys.argv[3])\n"
+        "found = {n: open_artifact(sys.argv[1][: -len('corpus')] + n) for n in names}\n"
+        "mine_pairs(found, corpus, config=MineConfig(**json.loads(sys.argv[4])), out=sys.argv[2])\n"
+    )
+    out = tmp_path / "killed"
+    command = [sys.executable, "-c", program, corpus.path, str(out), json.dumps(list(vectors)), json.dumps(settings)]
+    kept = []
+    for _ in range(2):
+        done = subprocess.run([*command, "15"], check=False, capture_output=True, cwd=ROOT)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        kept.append(len(list((out / ".parts" / "neighbours").glob("*.npz"))))
+    # two relations of twenty shards: killed inside the search of either, with more kept every time
+    assert kept == [14, 28]
+    subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
+    whole = mine_pairs(embeddings, corpus, config=MineConfig(**settings), out=tmp_path / "whole")
+    assert files_of(Path(whole.path)) == files_of(out)
+
+
+def test_statistics_by_relation(made, tmp_path):
+    corpus, embeddings = made({"dino": angles([0, 20, 40, 60])})
+    config = MineConfig(neighbours=3, band=(0.6, 1.0), targets_per_relation=3, near_duplicate=1.0)
+    pairs = mine_pairs(embeddings, corpus, config=config, out=tmp_path / "pairs")
+    stats = pairs.manifest.stats
+    # neighbours at 20° (cos 0.94, three on either side) and at 40° (cos 0.77, two); 60° lies below the band
+    assert stats["relations"] == {"dino": 10}
+    assert stats["band_quarters"] == {"dino": {"1": 0, "2": 4, "3": 0, "4": 6}}
+    assert stats["pairs_per_relation_count"] == {"1": 10}
+    assert stats["negatives"] == {"2": 10}
+    assert stats["search"] == {"dino": {"kind": "exact", "recall": 1.0}}
+    assert stats["near_duplicates"] == {"clusters": 0, "pictures": 0, "largest": 1}
+
+
+def test_a_device_that_is_not_there(made, tmp_path):
+    corpus, embeddings = made({"dino": angles([0, 20, 40, 60])})
+    for device in ("cuda:77", "abacus"):
+        config = MineConfig(neighbours=3, band=(0.6, 1.0), device=device)
+        with pytest.raises(ConfigError, match=f"device must be one that this machine has, but is '{device}'"):
+            mine_pairs(embeddings, corpus, config=config, out=tmp_path / device.replace(":", ""))
+    config = MineConfig(neighbours=3, band=(0.6, 1.0), device="cpu", near_duplicate=1.0)
+    assert mine_pairs(embeddings, corpus, config=config, out=tmp_path / "cpu").rows > 0

@@ -1,0 +1,36 @@
+"""The curve, against numpy and its own second drawing."""
+
+import numpy as np
+
+from megapairs_hf.report.plots import evaluation_curves, moving_mean, points, training_curve
+
+
+def test_moving_mean_is_numpys():
+    values = np.random.default_rng(0).standard_normal(40).tolist()
+    whole = np.convolve(values, np.ones(7) / 7, mode="valid")
+    assert np.allclose(moving_mean(values, 7)[6:], whole)
+    assert np.allclose(moving_mean(values, 7)[:6], [np.mean(values[: i + 1]) for i in range(6)])
+
+
+def test_curve_takes_the_pages_colours_and_is_the_same_every_time():
+    log = [{"step": i, "loss": 1 / i} for i in range(1, 60)]
+    svg = training_curve(log)
+    assert svg == training_curve(log)
+    assert "var(--accent)" in svg and "currentColor" in svg
+    assert "<style" not in svg and "font-family" not in svg and "#0" not in svg.replace("url(#", "").replace('"#', "")
+
+
+def test_lines_without_a_loss_are_no_points():
+    log = [{"step": 1, "loss": 2.0}, {"step": 1, "recall": 0.5}, {"step": 2, "loss": float("inf")}]
+    assert points(log) == [(1, 2.0)]
+    assert training_curve(log) == ""
+
+
+def test_each_metric_of_the_evaluations_has_its_drawing():
+    log = [
+        {"step": i, "loss": 1.0, "set<b>/recall@1": float(i), "set/once": 1.0 if i == 1 else None} for i in (1, 2, 3)
+    ]
+    svg = evaluation_curves(log)
+    assert svg.count("<svg") == 1
+    assert "set&lt;b&gt;/recall@1 from step 1 (1) to step 3 (3)" in svg and "<b>" not in svg
+    assert evaluation_curves([{"step": 1, "loss": 2.0}]) == ""

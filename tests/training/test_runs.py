@@ -1,0 +1,539 @@
+"""What a run does besides learning: checkpoints, evaluation, stops, trackers, and what goes wrong."""
+
+import contextlib
+import errno
+import json
+import math
+import resource
+import shutil
+import signal
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from megapairs_hf.core.config import config_dict
+from megapairs_hf.core.errors import ArtifactError, MissingDependencyError, StaleArtifactError, TrainingError
+from megapairs_hf.models import load_mmret
+from megapairs_hf.models.loading import save_mmret
+from megapairs_hf.models.lora import unload_lora
+from megapairs_hf.training import TrainConfig, tracking, train_mmret, trainer
+from megapairs_hf.training.checkpoint import (
+    checkpoint_folders,
+    explained_save,
+    newest,
+    replaced,
+    save_checkpoint,
+    whole_weights,
+)
+from megapairs_hf.training.evaluate import EvalCallback, retrieval
+from megapairs_hf.training.schedule import MovingAverage
+from megapairs_hf.training.tracking import Log, chosen_tracker
+from megapairs_hf.training.trainer import Run, make_optimizer, run_loop
+from tests.models.tiny import assert_same
+from tests.small import ROOT
+from tests.small import run as run_command
+from tests.training.test_gradients import SETTINGS, made_task
+
+
+def run(model, rows, folder, watch=None, **settings):
+    task = made_task(model, rows, **settings)
+    return run_loop(task, task.config, folder, "train", {"triplets": "x"}, watch).log
+
+
+def steps(folder):
+    return sorted(path.name for path in (folder / "checkpoints").glob("step-*"))
+
+
+def test_the_newest_checkpoints_and_the_best_are_kept(model, rows, tmp_path):
+    values = iter([1.0, 3.0, 2.0, 2.5, 0.5, 0.1])
+    watch = EvalCallback(
+        {"set": lambda: {"recall": next(values)}}, 2, "set/recall", 0, lambda path: model.save(str(path))
+    )
+    log = run(model, rows, tmp_path, watch, steps=12, checkpoint_every=2)
+    assert steps(tmp_path) == ["step-00000004", "step-00000010", "step-00000012"]
+    best = tmp_path / "checkpoints" / "step-00000004"
+    assert [line["set/recall"] for line in log if "set/recall" in line] == [1.0, 3.0, 2.0, 2.5, 0.5, 0.1]
+    # afterwards the model is the best one, and every checkpoint loads as a model without anything pickled
+    again = load_mmret(str(best), device="cpu")
+    assert_same(again, model.eval(), ["a red circle"])
+    assert {path.suffix for path in best.rglob("*") if path.is_file()} <= {".safetensors", ".json", ".py", ".jinja"}
+
+
+def test_a_run_that_gets_no_better_stops(model, rows, tmp_path):
+    values = iter([3.0, 2.0, 1.0, 1.0, 1.0])
+    watch = EvalCallback({"set": lambda: {"recall": next(values)}}, 2, "set/recall", 2)
+    log = run(model, rows, tmp_path, watch, steps=12)
+    assert [line["step"] for line in log][-1] == 6
+    again = run(model, rows, tmp_path, EvalCallback({}, 2, "set/recall", 2), steps=12)
+    assert again == log, "a stopped run goes on when it is resumed"
+
+
+def test_the_manifest_tells_of_the_weights_that_were_saved(triplets, models, tmp_path):
+    values = iter([33.3, 30.0, 20.0])
+    settings = {**SETTINGS, "steps": 12, "log_every": 4, "eval_every": 2, "best_metric": "set/recall", "patience": 2}
+    measured = {"set": lambda model: lambda: {"recall": next(values)}}
+    out = tmp_path / "m"
+    made = train_mmret(triplets, config=TrainConfig(**settings), out=out, work=models, evaluators=measured)
+    stats = made.manifest.stats
+    assert (stats["steps"], stats["saved_step"]) == (6, 2)
+    lines = [json.loads(line) for line in (out / "training_log.jsonl").read_text().splitlines()]
+    of_best = next(line for line in lines if line.get("set/recall") == 33.3)
+    assert stats["evaluation"] == {name: round(value, 4) for name, value in of_best.items() if "/" in name}
+    # the step at which it stopped is logged too, though it is no fourth
+    losses = {line["step"]: line for line in lines if "loss" in line}
+    assert list(losses) == [4, 6] and stats["final_loss"] == round(losses[6]["loss"], 6)
+    plain = TrainConfig(**{**settings, "best_metric": None, "patience": 0, "steps": 5})
+    again = train_mmret(triplets, config=plain, out=tmp_path / "last", work=models).manifest.stats
+    assert again["steps"] == 5 and "saved_step" not in again and "validation/recall@10" in again["evaluation"]
+
+
+def test_a_metric_that_is_not_measured(model, rows, tmp_path):
+    watch = EvalCallback({"set": lambda: {"recall": 1.0}}, 2, "set/precision")
+    with pytest.raises(TrainingError, match="what was measured is set/recall"):
+        run(model, rows, tmp_path, watch)
+
+
+def test_moving_average_is_the_weighted_sum(model):
+    module = torch.nn.Linear(2, 1, bias=False)
+    average, seen = MovingAverage(module, 0.5), [module.weight.detach().clone()]
+    for value in (1.0, 2.0):
+        torch.nn.init.constant_(module.weight, value)
+        average.update()
+        seen.append(module.weight.detach().clone())
+    expected = 0.25 * seen[0] + 0.25 * seen[1] + 0.5 * seen[2]
+    with average.in_place():
+        assert torch.allclose(module.weight, expected)
+    assert torch.equal(module.weight, seen[2])
+
+
+def test_saved_weights_may_be_others_than_those_that_train(model, tmp_path):
+    kept = {name: value.clone() for name, value in whole_weights(model).items()}
+    others = {name: torch.zeros_like(value) for name, value in kept.items() if value.ndim > 1}
+    with replaced(model, others):
+        model.save(str(tmp_path / "m"))
+    assert all(torch.equal(value, kept[name]) for name, value in model.named_parameters())
+    saved = load_file(tmp_path / "m" / "model.safetensors")
+    assert all(not value.any() for value in saved.values() if value.ndim > 1 and value.is_floating_point())
+
+
+def test_only_matrices_decay(model):
+    groups = make_optimizer(model, TrainConfig(**SETTINGS, weight_decay=0.1)).param_groups
+    assert [group["weight_decay"] for group in groups] == [0.1, 0.0]
+    assert {p.ndim > 1 for p in groups[0]["params"]} == {True}
+    assert {p.ndim > 1 for p in groups[1]["params"]} == {False}
+
+
+def test_numbers_that_are_none_stop_the_run_and_the_last_checkpoint_stays(model, rows, tmp_path, monkeypatch):
+    task = made_task(model, rows, steps=12, checkpoint_every=2)
+    learn = task.learn
+
+    def broken(module, step, accelerator):
+        learnt = learn(module, step, accelerator)
+        if step == 5:
+            learnt.loss.fill_(math.nan)
+        return learnt
+
+    monkeypatch.setattr(task, "learn", broken)
+    with pytest.raises(TrainingError, match="the loss of step 5 is nan"):
+        run_loop(task, task.config, tmp_path, "train", {})
+    told = json.loads((tmp_path / "stopped.json").read_text())
+    assert told["step"] == 5 and len(told["rows"]) == 8 and all(" -> " in row for row in told["rows"])
+    assert steps(tmp_path)[-1] == "step-00000004"
+    weights = load_file(tmp_path / "checkpoints" / "step-00000004" / "state.safetensors")
+    assert all(torch.isfinite(value).all() for value in weights.values())
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(model, rows, tmp_path, monkeypatch):
+    import safetensors.torch
+
+    write, written = safetensors.torch.save_file, []
+
+    def full(tensors, path, **options):
+        written.append(path)
+        if len(written) == 2:
+            path.write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(tensors, path, **options)
+
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    with pytest.raises(ArtifactError, match="the disk is full"):
+        run(model, rows, tmp_path, steps=12, checkpoint_every=2)
+    assert steps(tmp_path) == ["step-00000002"]
+    assert not list((tmp_path / "checkpoints").glob(".*"))
+    monkeypatch.undo()
+    assert run(model, rows, tmp_path, steps=12, checkpoint_every=2)[-1]["step"] == 12
+
+
+@contextlib.contextmanager
+def files_of_at_most(count):
+    """What a full disk does, for files longer than so many bytes."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (count, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+
+
+FULL = (
+    r"cannot write \S+{}: the disk is full; free some space and run the same command again, finished checkpoints are"
+)
+
+
+@pytest.mark.parametrize("loadable", [False, True])
+def test_tensors_that_do_not_fit_leave_the_checkpoint_before(model, rows, tmp_path, loadable):
+    save = (lambda path: save_mmret(model, path)) if loadable else None
+    settings = {"steps": 6, "checkpoint_every": 2}
+    with contextlib.ExitStack() as stack:
+        # the disk is full after the third step
+        fill = {"set": lambda: {"recall": float(stack.enter_context(files_of_at_most(5000)) or 0)}}
+        with pytest.raises(ArtifactError, match=FULL.format("step-00000004")):
+            run(model, rows, tmp_path, EvalCallback(fill, 3, save=save), **settings)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000002"]
+    assert run(model, rows, tmp_path, **settings)[-1]["step"] == 6
+
+
+def test_a_final_model_that_does_not_fit_is_saved_by_the_same_command(triplets, models, tmp_path, monkeypatch):
+    def saved(model, path):
+        with files_of_at_most(5000) if path == tmp_path / "m" else contextlib.nullcontext():
+            save_mmret(model, path)
+
+    config = TrainConfig(**SETTINGS)
+    monkeypatch.setattr("megapairs_hf.training.stage.save_mmret", saved)
+    with pytest.raises(ArtifactError, match=FULL.format("/m")):
+        train_mmret(triplets, config=config, out=tmp_path / "m", work=models)
+    monkeypatch.undo()
+    train_mmret(triplets, config=config, out=tmp_path / "m", work=models)
+    train_mmret(triplets, config=config, out=tmp_path / "whole", work=models)
+    found = [sorted(path.name for path in (tmp_path / name).rglob("*")) for name in ("m", "whole")]
+    assert found[0] == found[1]
+
+
+def test_a_tokenizer_that_does_not_fit_is_explained_and_other_errors_are_not(model, tmp_path):
+    with files_of_at_most(500), pytest.raises(ArtifactError, match=FULL.format("")), explained_save(tmp_path):
+        model.tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ArtifactError, match="No such file or directory"), explained_save(tmp_path):
+        save_file({"a": torch.zeros(2)}, tmp_path / "none" / "a.safetensors")
+    with pytest.raises(ValueError, match="a mistake"), explained_save(tmp_path):
+        raise ValueError("a mistake")
+
+
+class Killed(BaseException):
+    """Ends a run as kill -9 would."""
+
+
+def test_counts_of_the_log_go_on_after_a_kill(model, rows, tmp_path, monkeypatch):
+    settings = {"steps": 9, "log_every": 7, "checkpoint_every": 3}
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    whole = run(model, rows, tmp_path / "whole", **settings)
+    model.load_state_dict(start)
+    task = made_task(model, rows, **settings)
+    learn = task.learn
+
+    def killed(module, step, accelerator):
+        if step == 4:
+            raise Killed
+        return learn(module, step, accelerator)
+
+    monkeypatch.setattr(task, "learn", killed)
+    with pytest.raises(Killed):
+        run_loop(task, task.config, tmp_path / "cut", "train", {"triplets": "x"})
+    cut = run(model, rows, tmp_path / "cut", **settings)
+    timed = {"seconds", "images_per_s"}
+    plain = [[{k: v for k, v in line.items() if k not in timed} for line in log] for log in (whole, cut)]
+    assert plain[0] == plain[1]
+    assert [line["step"] for line in cut] == [7, 9] and cut[0]["images"] > cut[1]["images"] > 0
+
+
+def test_the_rate_is_of_the_training_alone(model, rows, tmp_path, monkeypatch):
+    task = made_task(model, rows, steps=3, log_every=3)
+    learn, clock = task.learn, [100.0]
+    for module in (trainer, tracking):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    def slow(*given):
+        clock[0] += 2.0
+        return learn(*given)
+
+    def measure():
+        clock[0] += 30.0
+        return {"recall": 1.0}
+
+    monkeypatch.setattr(task, "learn", slow)
+    log = run_loop(task, task.config, tmp_path, "train", {}, EvalCallback({"set": measure}, 2)).log
+    (line,) = (line for line in log if "loss" in line)
+    # three steps of two seconds, without the evaluation after the second
+    assert line["images_per_s"] == round(line["images"] / 6.0, 1)
+    assert line["seconds"] == 36.0
+
+
+@pytest.mark.parametrize("inside", ["before", "after"])
+def test_a_kill_while_a_checkpoint_is_written_again_leaves_one(model, rows, tmp_path, monkeypatch, inside):
+    task = made_task(model, rows)
+    told = {"step": 4, "settings": {}, "best": None}
+    saving = tmp_path, task.module, make_optimizer(task.module, task.config), MovingAverage(task.module, 0), told
+    save_checkpoint(*saving, keep=1)
+    whole = (tmp_path / "step-00000004" / "state.safetensors").read_bytes()
+    rename = Path.rename
+
+    def killed(self, target):
+        if self.name.endswith(".tmp"):
+            if inside == "after":
+                rename(self, target)
+            raise Killed
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", killed)
+    # what cleans up after an error does not run when a process is killed
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
+    with pytest.raises(Killed):
+        save_checkpoint(*saving, keep=1)
+    monkeypatch.undo()
+    folder, _ = newest(tmp_path, {})
+    assert folder.name == "step-00000004" and (folder / "state.safetensors").read_bytes() == whole
+
+
+def test_a_kill_while_an_old_checkpoint_is_deleted_leaves_none_that_looks_whole(model, rows, tmp_path, monkeypatch):
+    task = made_task(model, rows)
+    saving = tmp_path, task.module, make_optimizer(task.module, task.config), MovingAverage(task.module, 0)
+    save_checkpoint(*saving, {"step": 2, "settings": {}}, keep=1)
+
+    def killed(path, **_):
+        if path.name == "step-00000002":
+            (path / "state.safetensors").unlink()
+            raise Killed
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(Killed):
+        save_checkpoint(*saving, {"step": 4, "settings": {}}, keep=1)
+    assert [folder.name for folder in checkpoint_folders(tmp_path)] == ["step-00000004"]
+
+
+def test_a_step_that_is_best_and_due_is_written_once(model, rows, tmp_path):
+    values, written = iter([1.0, 2.0, 3.0]), []
+    watch = EvalCallback(
+        {"set": lambda: {"recall": next(values)}}, 2, "set/recall", 0, lambda path: written.append(path.name)
+    )
+    run(model, rows, tmp_path, watch, checkpoint_every=2)
+    assert written == [f".step-0000000{step}.tmp" for step in (2, 4, 6)]
+
+
+def test_the_loss_scale_of_fp16_is_kept(model, rows, tmp_path, monkeypatch):
+    import accelerate
+
+    class Scaled(accelerate.Accelerator):
+        """What fp16 does on a GPU, in float32; the scale doubles every two steps."""
+
+        def __init__(self, **settings):
+            super().__init__(**settings)
+            self.scaler = torch.amp.GradScaler("cpu", init_scale=4.0, growth_interval=2)
+
+    monkeypatch.setattr(accelerate, "Accelerator", Scaled)
+    run(model, rows, tmp_path, max_steps=3, checkpoint_every=3)
+    told = json.loads((tmp_path / "checkpoints" / "step-00000003" / "state.json").read_text())
+    assert told["scaler"]["scale"] == 8.0 and told["scaler"]["_growth_tracker"] == 1
+    task = made_task(model, rows, max_steps=3, checkpoint_every=3)
+    again = Run(task, task.config, tmp_path, "train", {"triplets": "x"}, EvalCallback(), tmp_path)
+    assert again.accelerator.scaler.state_dict() == told["scaler"]
+    task.close()
+
+
+def test_a_step_left_out_by_the_loss_scale_does_not_count_for_the_average(model, rows, tmp_path, monkeypatch):
+    task = made_task(model, rows, ema=0.5, max_steps=1)
+    loop = Run(task, task.config, tmp_path, "train", {}, EvalCallback(), tmp_path)
+    updates = []
+    monkeypatch.setattr(loop.average, "update", lambda: updates.append(1))
+    monkeypatch.setattr(type(loop.accelerator), "optimizer_step_was_skipped", True)
+    loop.step(0)
+    monkeypatch.setattr(type(loop.accelerator), "optimizer_step_was_skipped", False)
+    loop.step(1)
+    task.close()
+    assert updates == [1]
+
+
+def test_processes_that_measure_differently_go_on_together(triplets, models, tmp_path):
+    words = {**SETTINGS, "eval_every": 2, "best_metric": "x/m", "patience": 2}
+    program = f"""
+import os
+from megapairs_hf.artifacts.artifact import open_artifact
+from megapairs_hf.training import TrainConfig, train_mmret
+values = iter([1.0, 2.0, 3.0] if os.environ["RANK"] == "0" else [-1.0, -2.0, -3.0])
+found = open_artifact({triplets.path!r}, "triplets")
+measure = lambda model: lambda: {{"m": next(values)}}
+made = train_mmret(
+    found, config=TrainConfig(**{words!r}), out={str(tmp_path / "m")!r}, work={models!r}, evaluators={{"x": measure}}
+)
+assert made.manifest.stats["steps"] == 6
+assert made.manifest.stats["evaluation"]["x/m"] == 3.0
+"""
+    (tmp_path / "program.py").write_text(program)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv_backend", "c10d"]
+    place = ["--master_addr", "127.0.0.1", "--rdzv_endpoint", "127.0.0.1:0", str(tmp_path / "program.py")]
+    environment = {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+    done = run_command([*launcher, *place], environment)
+    assert done.returncode == 0, done.stderr
+
+
+def test_checkpoints_of_another_run_are_refused_by_name(model, rows, tmp_path):
+    run(model, rows, tmp_path)
+    with pytest.raises(StaleArtifactError, match=r"another settings\.config\.temperature \(0\.02 there, 0\.1 now\)"):
+        run(model, rows, tmp_path, temperature=0.1)
+    # how often it is logged changes nothing that is learnt
+    assert run(model, rows, tmp_path, log_every=3)[-1]["step"] == 6
+
+
+def test_a_tracker_that_is_not_installed_is_named():
+    with pytest.raises(
+        MissingDependencyError, match=r"needs wandb, which is not installed; pip install 'megapairs-hf\[wandb\]'"
+    ):
+        chosen_tracker("wandb")
+    assert chosen_tracker("none") is None
+
+
+def test_curves_go_to_tensorboard(triplets, models, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = TrainConfig(**{**SETTINGS, "tracker": "auto"}, eval_every=3, matryoshka=(24, 8))
+    made = train_mmret(triplets, config=config, out=tmp_path / "m", work=models)
+    files = list((tmp_path / "m.tracking").rglob("events*"))
+    told = EventAccumulator(str(files[0].parent)).Reload()
+    lines = [json.loads(line) for line in (tmp_path / "m" / "training_log.jsonl").read_text().splitlines()]
+    losses = {line["step"]: line["loss"] for line in lines if "loss" in line}
+    assert {event.step: event.value for event in told.Scalars("loss")} == pytest.approx(losses)
+    assert [event.step for event in told.Scalars("validation/recall@10")] == [3, 6]
+    assert made.manifest.config["matryoshka"] == [24, 8]
+
+
+def test_a_log_of_a_killed_run_is_cut_to_its_checkpoint(tmp_path):
+    log = Log(tmp_path / "log.jsonl", 0)
+    for step in (1, 2, 3):
+        log.add({"step": step, "loss": 1.0, "seconds": step})
+    assert [line["step"] for line in Log(tmp_path / "log.jsonl", 2).lines] == [1, 2]
+
+
+def test_recall_in_memory_is_counted_by_hand():
+    vectors = {"q": [9.0, 0.0], "a": [0.8, 0.0], "p": [0.0, 9.0], "b": [0.0, 0.7], "c": [0.0, 0.8]}
+
+    class Model:
+        def encode_query(self, inputs, **_):
+            return np.array([{"x": [1.0, 0.0], "y": [0.0, 1.0], "z": [0.0, 1.0]}[one["text"]] for one in inputs])
+
+        def encode_document(self, inputs, **_):
+            return np.array([vectors[one] for one in inputs])
+
+    # each query's own picture would come first and does not count; b stands behind c
+    found = retrieval(Model(), [("q", "x"), ("p", "y"), ("p", "z")], ["a", "b", "c"], lambda name: name)()
+    assert found == {"recall@1": pytest.approx(200 / 3), "recall@10": 100.0}
+
+
+def answering(query, document):
+    """A model that answers with these vectors: functions of how many are asked for."""
+
+    class Model:
+        def encode_query(self, inputs, **_):
+            return query(len(inputs))
+
+        def encode_document(self, inputs, **_):
+            return document(len(inputs))
+
+    return retrieval(Model(), [(f"q{i}", "x") for i in range(50)], [f"t{i}" for i in range(50)], lambda name: name)
+
+
+def test_a_model_that_answers_everything_alike_finds_nothing():
+    # of odd numbers, whose products round differently from place to place
+    one = np.random.default_rng(0).normal(size=37).astype(np.float32)
+    one /= np.linalg.norm(one)
+
+    def same(count):
+        return np.tile(one, (count, 1))
+
+    def nearly(count):
+        return same(count) * (1 + 2e-7 * np.random.default_rng(1).choice([-1, 1], (count, 1))).astype(np.float32)
+
+    def nothing(count):
+        return np.zeros((count, 37), np.float32)
+
+    for answer in (same, nearly, nothing):
+        assert answering(answer, answer)() == {"recall@1": 0.0, "recall@10": 0.0}
+
+
+def test_vectors_that_are_no_numbers_stop_the_evaluation():
+    def whole(count):
+        return np.eye(count, 100, dtype=np.float32)
+
+    def broken(count):
+        found = whole(count)
+        found[3, 5], found[7] = np.inf, np.nan
+        return found
+
+    assert answering(whole, whole)()["recall@1"] == 100.0
+    with pytest.raises(TrainingError, match="not finite for 2 of the 50 queries of the evaluation; lower `lr`"):
+        answering(broken, whole)()
+    with pytest.raises(TrainingError, match="not finite for 2 of the 100 pictures"):
+        answering(whole, broken)()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"patience": 2, "eval_every": 1}, "patience"),
+        ({"best_metric": "a"}, "eval_every"),
+        ({"ema": 1.0}, "ema"),
+        ({"micro_batch": 0}, "micro_batch"),
+        ({"weight": 0.0}, "weight"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(wrong, sentence):
+    with pytest.raises(Exception, match=f"`{sentence}` is"):
+        TrainConfig(**SETTINGS, **wrong)
+    assert config_dict(TrainConfig(**SETTINGS))["batch_size"] == 8
+
+
+def test_too_many_dimensions(triplets, models, tmp_path):
+    with pytest.raises(TrainingError, match="the model has only 24 dimensions"):
+        train_mmret(triplets, config=TrainConfig(**SETTINGS, matryoshka=(64,)), out=tmp_path / "m", work=models)
+
+
+def test_without_a_validation_split_a_run_goes_on_unmeasured(rows, triplets, models, tmp_path, monkeypatch, capsys):
+    def only(path, split="train"):
+        if split == "validation":
+            raise ArtifactError("there is no split validation")
+        return rows
+
+    monkeypatch.setattr("megapairs_hf.training.stage.load_triplets", only)
+    made = train_mmret(triplets, config=TrainConfig(**SETTINGS, eval_every=2), out=tmp_path / "m", work=models)
+    assert made.manifest.stats["steps"] == 6 and "evaluation" not in made.manifest.stats
+    assert "nothing is measured" in capsys.readouterr().err
+    best = TrainConfig(**SETTINGS, eval_every=2, best_metric="validation/recall@1")
+    with pytest.raises(TrainingError, match="best_metric needs a validation split"):
+        train_mmret(triplets, config=best, out=tmp_path / "best", work=models)
+
+
+def test_adapters_are_merged_without_rounding(triplets, models, tmp_path, monkeypatch):
+    pytest.importorskip("peft")
+    kept = {}
+
+    def merging(model):
+        layers = {name: layer for name, layer in model[0].model.named_modules() if hasattr(layer, "lora_A")}
+        for name, layer in layers.items():
+            base, delta = layer.get_base_layer().weight, layer.get_delta_weight("default")
+            kept[name] = (base.detach().double() + delta.detach().double(), base.detach().bfloat16().float())
+        unload_lora(model)
+
+    monkeypatch.setattr("megapairs_hf.training.stage.unload_lora", merging)
+    config = TrainConfig(**{**SETTINGS, "lr": 1e-5}, lora_rank=2, dtype="bfloat16")
+    train_mmret(triplets, config=config, out=tmp_path / "m", work=models)
+    found = dict(load_mmret(str(tmp_path / "m"), device="cpu")[0].model.named_parameters())
+    assert kept and {value.dtype for value in found.values()} == {torch.float32}
+    for name, (expected, base) in kept.items():
+        weight = found[f"{name}.weight"]
+        assert torch.allclose(weight.double(), expected, atol=1e-7)
+        assert not torch.equal(weight, base), "what was learnt was rounded away"
