@@ -82,7 +82,7 @@ class Server:
 
 
 def make_inputs(folder: Path, pairs: int, shard: int) -> None:
-    """A corpus without pictures and the descriptions of so many pairs."""
+    """A corpus without images and the descriptions of so many pairs."""
     corpus = pa.schema([(IMAGE_ID, pa.string()), (CAPTION, pa.string())])
     with create_artifact(folder / "corpus", kind="corpus", config=Plain(), inputs={}, names=["c.parquet"]) as writer:
         writer.write(0, pa.Table.from_pylist([], schema=corpus))

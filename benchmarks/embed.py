@@ -1,10 +1,10 @@
-"""How near the embed stage comes to the bare model: pictures a second, as ratios measured in one run.
+"""How near the embed stage comes to the bare model: images a second, as ratios measured in one run.
 
-    python benchmarks/embed.py [--quick] [--pictures FOLDER]
+    python benchmarks/embed.py [--quick] [--images FOLDER]
 
 What is measured is `embed_corpus` on a corpus artifact, with random weights in the sizes of CLIP ViT-B/32's vision
 tower and of one an eighth as dear. Things that are compared take turns (A B A B …) and each ratio is the median over
-the turns, since a shared machine is never quiet. Without `--pictures` the pictures are noise with the spectrum of
+the turns, since a shared machine is never quiet. Without `--images` the images are noise with the spectrum of
 photographs, so the script runs anywhere.
 """
 
@@ -29,7 +29,7 @@ import torch
 from PIL import Image
 
 from megapairs_hf.corpus import CorpusConfig, make_corpus
-from megapairs_hf.embedding import EmbedConfig, SimilarityModelConfig, embed_corpus
+from megapairs_hf.embedding import EmbedConfig, EncoderConfig, embed_corpus
 from megapairs_hf.embedding.encoders import Running, load_encoder
 from megapairs_hf.embedding.loader import ImagePreprocessor
 from megapairs_hf.images.decode import decode_image, to_rgb
@@ -57,7 +57,7 @@ def photograph(side: int, rng: np.random.Generator) -> Image.Image:
     return Image.fromarray(np.clip(shown, 0, 255).astype(np.uint8))
 
 
-def write_pictures(folder: Path, side: int, count: int, given: Path | None) -> list[str]:
+def write_images(folder: Path, side: int, count: int, given: Path | None) -> list[str]:
     """Square JPEGs of quality 90, every one other pixels; the paths."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(side)
@@ -80,7 +80,7 @@ def write_model(folder: Path, sizes: dict[str, int]) -> None:
     from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor
 
     torch.manual_seed(0)
-    tokenizer = train_tokenizer(["a picture"], SmallModelConfig(vocabulary=300))
+    tokenizer = train_tokenizer(["an image"], SmallModelConfig(vocabulary=300))
     ends = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     text = {**EIGHTH, "num_hidden_layers": 1, "vocab_size": len(tokenizer), **ends}
     vision = {**sizes, "patch_size": 32, "image_size": 224}
@@ -98,9 +98,9 @@ class Bench:
             write_model(folder / name, sizes)
 
     def corpus(self, side: int, count: int) -> Artifact:
-        write_pictures(self.folder / f"pictures{side}", side, count, self.options.pictures)
+        write_images(self.folder / f"images{side}", side, count, self.options.images)
         config = CorpusConfig(
-            source="image_folder", path=str(self.folder / f"pictures{side}"), caption_template="{stem}"
+            source="image_folder", path=str(self.folder / f"images{side}"), caption_template="{stem}"
         )
         return make_corpus(config, out=self.folder / f"corpus{side}")
 
@@ -108,7 +108,7 @@ class Bench:
         """The stage; the model is loaded beforehand, since that does not grow with the corpus."""
         out = self.folder / "out"
         config = EmbedConfig(
-            models=(SimilarityModelConfig("m", f"./{model}", "image"),),
+            encoders=(EncoderConfig("m", f"./{model}", "image"),),
             dtype=dtype,  # type: ignore[arg-type]
             batch_size=BATCH,
             threads=self.options.threads,
@@ -127,7 +127,7 @@ class Bench:
         return run
 
     def load(self, model: str, dtype: str) -> Any:
-        config = SimilarityModelConfig("m", f"./{model}", "image")
+        config = EncoderConfig("m", f"./{model}", "image")
         return load_encoder(config, str(self.folder / model), Running(dtype, BATCH, False, "cpu"))
 
     def forward(self, encoder: Any, dtype: str, count: int) -> Callable[[], None]:
@@ -171,7 +171,7 @@ def pipeline(bench: Bench, name: str, corpus: Artifact, dtype: str) -> None:
 
 
 def rates(count: int, **seconds: list[float]) -> str:
-    """Pictures a second of each thing."""
+    """Images a second of each thing."""
     return ", ".join(f"{name} {count / statistics.median(s):.1f}/s" for name, s in seconds.items())
 
 
@@ -230,19 +230,21 @@ def decoding(bench: Bench, corpus: Artifact) -> None:
 
     slow, fast = bench.turns_of(theirs, ours)
     with torch.inference_mode():
-        vectors = [encoder.model.get_image_features(pixel_values=f()).pooler_output.double() for f in (theirs, ours)]
-    cosine = torch.nn.functional.cosine_similarity(*vectors).min().item()
-    mean = vectors[0].mean(0)
-    centred = torch.nn.functional.cosine_similarity(*(v - mean for v in vectors)).min().item()
+        embeddings = [
+            encoder.model.get_image_features(pixel_values=f()).pooler_output.double() for f in (theirs, ours)
+        ]
+    cosine = torch.nn.functional.cosine_similarity(*embeddings).min().item()
+    mean = embeddings[0].mean(0)
+    centerd = torch.nn.functional.cosine_similarity(*(v - mean for v in embeddings)).min().item()
     bench.tell("decode_1024_vs_hf", middle(slow, fast), rates(len(files), ours=fast, transformers=slow))
-    bench.tell("decode_1024_cosine", cosine, f"the least of {len(files)} pictures")
-    bench.tell("decode_1024_centred", centred, "the same after the mean vector is taken off: a harder measure")
+    bench.tell("decode_1024_cosine", cosine, f"the least of {len(files)} images")
+    bench.tell("decode_1024_centerd", centerd, "the same after the mean vector is taken off: a harder measure")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer pictures and turns: under two minutes")
-    parser.add_argument("--pictures", type=Path, help="a folder of photographs to make the corpora of")
+    parser.add_argument("--quick", action="store_true", help="fewer images and turns: under two minutes")
+    parser.add_argument("--images", type=Path, help="a folder of photographs to make the corpora of")
     parser.add_argument("--threads", type=int, default=EmbedConfig().threads, help="decoding threads")
     parser.add_argument("--workers", type=int, default=0, help="decoding processes")
     parser.add_argument("--only", nargs="*", help="names of ratios")

@@ -3,9 +3,10 @@
     python benchmarks/evaluate.py --quick      under a minute, three turns
     python benchmarks/evaluate.py              seven turns
 
-CIRCO's size is 800 queries, 123,403 pictures, 512 dimensions. What counts as ours: opening the cached float16 vectors,
-scores, best 50, ranks of the targets, mAP and recall. What it is held against: the same vectors already in memory in
-float32, one matrix product in blocks and torch.topk, which is no evaluation yet. Both run in turns in this process.
+CIRCO's size is 800 queries, 123,403 images, 512 dimensions. What counts as ours: opening the cached float16
+embeddings, scores, best 50, ranks of the targets, mAP and recall. What it is held against: the same embeddings already
+in memory in float32, one matrix product in blocks and torch.topk, which is no evaluation yet. Both run in turns in
+this process.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from megapairs_hf.evaluation.benchmarks.base import Benchmark, CIRQuery, Part
 from megapairs_hf.evaluation.benchmarks.mmeb import MMEBConfig, read_mmeb
 from megapairs_hf.evaluation.metrics import average_precision_at_k, recall_at_k
-from megapairs_hf.evaluation.rank import VectorScorer, rank
+from megapairs_hf.evaluation.rank import EmbeddingScorer, rank
 
 QUERIES, GALLERY, DIMENSION, TOP = 800, 123_403, 512, 50
 MMEB_ROWS, MMEB_CANDIDATES, MMEB_SETS = 1000, 1000, 36
 
 
 def unit(rng: np.random.Generator, *shape: int) -> np.ndarray:
-    """Random unit vectors, as float16 as they are cached."""
+    """Random unit embeddings, as float16 as they are cached."""
     made = rng.standard_normal(shape, dtype=np.float32)
     return (made / np.linalg.norm(made, axis=-1, keepdims=True)).astype(np.float16)
 
@@ -43,26 +44,26 @@ def seconds(work, *arguments):
 
 
 def circo(folder: Path) -> Benchmark:
-    """A benchmark of CIRCO's size, with four and a half targets a query, and its vectors on disk."""
+    """A benchmark of CIRCO's size, with four and a half targets a query, and its embeddings on disk."""
     rng = np.random.default_rng(0)
     gallery = unit(rng, GALLERY, DIMENSION)
     ids = [f"{n:012d}" for n in range(GALLERY)]
-    queries, vectors = [], np.empty((QUERIES, DIMENSION), np.float16)
+    queries, embeddings = [], np.empty((QUERIES, DIMENSION), np.float16)
     for n in range(QUERIES):
         targets = rng.choice(GALLERY, rng.integers(1, 9), replace=False)
         names = tuple(ids[t] for t in targets)
         queries.append(CIRQuery(str(n), Part(ids[n], "text"), targets=names, target=names[0]))
         noisy = gallery[targets[0]].astype(np.float32) + 0.09 * rng.standard_normal(DIMENSION, dtype=np.float32)
-        vectors[n] = noisy / np.linalg.norm(noisy)
+        embeddings[n] = noisy / np.linalg.norm(noisy)
     np.save(folder / "gallery.npy", gallery)
-    np.save(folder / "queries.npy", vectors)
+    np.save(folder / "queries.npy", embeddings)
     return Benchmark("circo", "test", queries, {name: Part(name) for name in ids}, lambda _: None)
 
 
 def ours(benchmark: Benchmark, folder: Path) -> dict[str, float]:
-    """The numbers of CIRCO, from the files of its vectors."""
+    """The numbers of CIRCO, from the files of its embeddings."""
     queries, gallery = (np.load(folder / f"{name}.npy") for name in ("queries", "gallery"))
-    ranked = rank(benchmark, VectorScorer(queries, gallery), TOP)
+    ranked = rank(benchmark, EmbeddingScorer(queries, gallery), TOP)
     values = {f"recall@{k}": recall_at_k(np.array(ranked.ranks), k) for k in (5, 10, 25, 50)}
     for k in (5, 10, 25, 50):
         hits = zip(ranked.hits, benchmark.queries, strict=True)
@@ -123,7 +124,7 @@ def time_mmeb(sets: int) -> None:
         benchmark = read_mmeb("VOC2007", MMEBConfig(), rows)
         gallery = unit(rng, len(benchmark.gallery), 64)
         encoded += len(gallery)
-        rank(benchmark, VectorScorer(unit(rng, MMEB_ROWS, 64), gallery), 10)
+        rank(benchmark, EmbeddingScorer(unit(rng, MMEB_ROWS, 64), gallery), 10)
         spent += time.perf_counter() - start
         distinct += len(np.unique(np.concatenate(drawn)))
         named += MMEB_ROWS * MMEB_CANDIDATES

@@ -1,7 +1,7 @@
 """Embedding and exact search on a GPU against the bare model and a bare matrix product.
 
     python benchmarks/gpu.py            ratios and rates to put into benchmarks/scale.py
-    python benchmarks/gpu.py --quick    fewer pictures and vectors
+    python benchmarks/gpu.py --quick    fewer images and embeddings
 
 The models have random weights in the sizes of CLIP ViT-L/14's vision tower and DINOv2-L.
 """
@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from megapairs_hf.corpus import CorpusConfig, make_corpus
-from megapairs_hf.embedding import EmbedConfig, SimilarityModelConfig, embed_corpus
+from megapairs_hf.embedding import EmbedConfig, EncoderConfig, embed_corpus
 from megapairs_hf.embedding.encoders import Running, load_encoder
 from megapairs_hf.mining.knn.embeddings import Embeddings
 from megapairs_hf.mining.knn.gpu_search import DeviceSearch
@@ -66,13 +66,13 @@ def write_corpus(folder: Path, count: int):
 
 
 def stage_ratio(name: str, folder: Path, count: int = 8192, device: str = "cuda", dtype: str = "bfloat16") -> float:
-    """The stage's pictures a second over those of the model on resident tensors."""
+    """The stage's images a second over those of the model on resident tensors."""
     write_model(name, folder / name)
     corpus = write_corpus(folder / "c", count)
-    model = SimilarityModelConfig("m", f"./{name}", "image")
+    model = EncoderConfig("m", f"./{name}", "image")
     encoder = load_encoder(model, str(folder / name), Running(dtype, BATCH, False, device))
     pixels = torch.randint(0, 256, (BATCH, 224, 224, 3), dtype=torch.uint8)
-    config = EmbedConfig(models=(model,), dtype=dtype, batch_size=BATCH, workers=8, device=device)  # type: ignore[arg-type]
+    config = EmbedConfig(encoders=(model,), dtype=dtype, batch_size=BATCH, workers=8, device=device)  # type: ignore[arg-type]
     with torch.inference_mode():
         resident = encoder.transform.pixels(pixels, device, getattr(torch, dtype))
         forward = getattr(encoder.model, "get_image_features", encoder.model)
@@ -100,12 +100,12 @@ def wait(device: str) -> None:
 def search_ratio(count: int = 1_000_000, queries: int = 65_536, dimension: int = 768, device: str = "cuda") -> float:
     """Rate of exact search over the rate of one large product."""
     rng = np.random.default_rng(0)
-    vectors = rng.standard_normal((count, dimension), dtype=np.float32)
-    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
-    search = DeviceSearch(Embeddings([vectors]), 100, device)
-    search.search(vectors[:1024])
+    embeddings = rng.standard_normal((count, dimension), dtype=np.float32)
+    embeddings = (embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)).astype(np.float16)
+    search = DeviceSearch(Embeddings([embeddings]), 100, device)
+    search.search(embeddings[:1024])
     start = time.perf_counter()
-    search.search(vectors[:queries])
+    search.search(embeddings[:queries])
     rate = 2 * count * queries * dimension / (time.perf_counter() - start)
     left = torch.randn(8192, 8192, device=device).to(torch.float16 if device.startswith("cuda") else torch.float32)
     left @ left

@@ -28,8 +28,8 @@ from megapairs_hf.dataset.layout import readme
 NEGATIVES = 5
 
 
-def picture(number: int) -> bytes:
-    """A small PNG of one colour."""
+def make_image(number: int) -> bytes:
+    """A small PNG of one color."""
     from PIL import Image
 
     sink = io.BytesIO()
@@ -43,7 +43,7 @@ def strings(values: np.ndarray) -> pa.Array:
 
 
 def make(folder: Path, rows: int, images: int) -> None:
-    """Write `rows` triplets of `images` pictures."""
+    """Write `rows` triplets of `images` images."""
     rng = np.random.default_rng(0)
     size = 250_000
     starts = list(range(0, rows, size))
@@ -74,7 +74,7 @@ def make(folder: Path, rows: int, images: int) -> None:
             writer.write(i, table.replace_schema_metadata(with_features(TRIPLETS).metadata))
         schema = pa.schema([("image_id", pa.string()), ("image", IMAGE_TYPE), ("caption", pa.string())])
         cells = [
-            {"image_id": f"image-{n}", "image": {"bytes": picture(n), "path": None}, "caption": ""}
+            {"image_id": f"image-{n}", "image": {"bytes": make_image(n), "path": None}, "caption": ""}
             for n in range(images)
         ]
         writer.write(len(starts), pa.Table.from_pylist(cells, schema=with_features(schema, ("image",))))
@@ -119,7 +119,7 @@ def child(folder: str, reads: int) -> dict[str, float]:
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="4,000 pictures and 10,000 reads")
+    parser.add_argument("--quick", action="store_true", help="4,000 images and 10,000 reads")
     parser.add_argument("--rows", type=int, default=1_000_000, help="triplets (default: 1,000,000)")
     parser.add_argument("--reads", type=int, default=100_000, help="rows to read (default: 100,000)")
     parser.add_argument("--measure", metavar="DIR", help=argparse.SUPPRESS)

@@ -29,16 +29,16 @@ from megapairs_hf.mining.knn.thread_pool import default_threads, workers
 RATIOS: dict[str, float] = {}
 
 
-def random_vectors(count: int, dimension: int, centres: int = 0, width: float = 0.7) -> np.ndarray:
-    """Unit vectors in every direction, or around so many centres."""
+def random_embeddings(count: int, dimension: int, centers: int = 0, width: float = 0.7) -> np.ndarray:
+    """Unit embeddings in every direction, or around so many centers."""
     rng = np.random.default_rng(0)
-    middle = rng.standard_normal((centres, dimension), dtype=np.float32) if centres else None
+    middle = rng.standard_normal((centers, dimension), dtype=np.float32) if centers else None
     result = np.empty((count, dimension), np.float16)
     for low in range(0, count, 50_000):
         high = min(count, low + 50_000)
         part = rng.standard_normal((high - low, dimension), dtype=np.float32)
         if middle is not None:
-            part = middle[rng.integers(0, centres, high - low)] + np.float32(width) * part
+            part = middle[rng.integers(0, centers, high - low)] + np.float32(width) * part
         result[low:high] = part / np.linalg.norm(part, axis=1, keepdims=True)
     return result
 
@@ -64,19 +64,19 @@ def matmul_rate() -> float:
 
 def warm(crew) -> None:
     """Compile the kernels, which happens once on a machine."""
-    vectors = random_vectors(3000, 64)
+    embeddings = random_embeddings(3000, 64)
     for integers in (True, False):
-        ExactSearch(Embeddings([vectors]), 10, crew, integers=integers).search(vectors, np.arange(3000))
-        ExactSearch(Embeddings([vectors]), 10, crew, integers=integers).search(vectors[:100])
-    IVFSearch(Embeddings([vectors]), 10, crew, recall=0.9).search(vectors, np.arange(3000))
+        ExactSearch(Embeddings([embeddings]), 10, crew, integers=integers).search(embeddings, np.arange(3000))
+        ExactSearch(Embeddings([embeddings]), 10, crew, integers=integers).search(embeddings[:100])
+    IVFSearch(Embeddings([embeddings]), 10, crew, recall=0.9).search(embeddings, np.arange(3000))
 
 
-def faiss_search(vectors: np.ndarray, k: int):
+def faiss_search(embeddings: np.ndarray, k: int):
     import faiss
 
     faiss.omp_set_num_threads(default_threads())
-    index = faiss.IndexFlatIP(vectors.shape[1])
-    floats = vectors.astype(np.float32)
+    index = faiss.IndexFlatIP(embeddings.shape[1])
+    floats = embeddings.astype(np.float32)
     index.add(floats)
     return seconds(index.search, floats, k)
 
@@ -87,17 +87,17 @@ def exact(count: int, dimension: int, k: int, st_queries: int) -> None:
     from sentence_transformers.util import semantic_search
 
     print(f"exact search: N = {count:,}, D = {dimension}, K = {k}, {default_threads()} threads")
-    vectors = random_vectors(count, dimension)
+    embeddings = random_embeddings(count, dimension)
     flop = 2.0 * count * count * dimension
     rates, ours, ours_float, theirs = [], [], [], []
     for _ in range(2):
         rates.append(matmul_rate())
         with workers() as crew:
-            spent, (places, scores) = seconds(search_all, vectors, k, crew, None)
+            spent, (places, scores) = seconds(search_all, embeddings, k, crew, None)
             ours.append(spent)
-            ours_float.append(seconds(search_all, vectors, k, crew, False)[0])
+            ours_float.append(seconds(search_all, embeddings, k, crew, False)[0])
         if not theirs or count <= 20_000:
-            spent, (faiss_scores, faiss_places) = faiss_search(vectors, k)
+            spent, (faiss_scores, faiss_places) = faiss_search(embeddings, k)
             theirs.append(spent)
     rates.append(matmul_rate())
     rate, spent = float(np.median(rates)), min(ours)
@@ -106,7 +106,7 @@ def exact(count: int, dimension: int, k: int, st_queries: int) -> None:
     print(f"  this search in float32   {min(ours_float):8.2f} s   {flop / min(ours_float) / 1e9:8.1f} GFLOP/s")
     print(f"  faiss IndexFlatIP        {min(theirs):8.2f} s   {flop / min(theirs) / 1e9:8.1f} GFLOP/s")
     check_equal(places, scores, faiss_places, faiss_scores)
-    floats = torch.from_numpy(vectors.astype(np.float32))
+    floats = torch.from_numpy(embeddings.astype(np.float32))
     st_spent, _ = seconds(lambda: semantic_search(floats[:st_queries], floats, top_k=k))
     st_spent *= count / st_queries
     print(f"  semantic_search          {st_spent:8.2f} s   (measured on {st_queries:,} queries)")
@@ -116,13 +116,13 @@ def exact(count: int, dimension: int, k: int, st_queries: int) -> None:
     RATIOS["mine_exact_vs_st"] = st_spent / spent
 
 
-def search_all(vectors: np.ndarray, k: int, crew, integers: bool | None):
-    search = ExactSearch(Embeddings([vectors]), k, crew, integers=integers)
-    return search.search(vectors, np.arange(len(vectors)))
+def search_all(embeddings: np.ndarray, k: int, crew, integers: bool | None):
+    search = ExactSearch(Embeddings([embeddings]), k, crew, integers=integers)
+    return search.search(embeddings, np.arange(len(embeddings)))
 
 
 def check_equal(places, scores, other_places, other_scores) -> None:
-    """The same neighbours, but for float32's rounding: a differing id must have a score that differs by rounding."""
+    """The same neighbors, but for float32's rounding: a differing id must have a score that differs by rounding."""
     assert np.abs(scores - other_scores).max() < 1e-5
     differing = np.sort(places, 1) != np.sort(other_places, 1)
     print(
@@ -133,19 +133,19 @@ def check_equal(places, scores, other_places, other_scores) -> None:
 def approximate(count: int, dimension: int, k: int, exact_queries: int) -> None:
     """Cells against exact search, everything included."""
     print(f"approximate search: N = {count:,}, D = {dimension}, K = {k}, clustered")
-    vectors = random_vectors(count, dimension, count // 200)
+    embeddings = random_embeddings(count, dimension, count // 200)
     with workers() as crew:
         start = time.perf_counter()
-        search = IVFSearch(Embeddings([vectors]), k, crew, recall=0.95)
+        search = IVFSearch(Embeddings([embeddings]), k, crew, recall=0.95)
         built = time.perf_counter() - start
-        places, _ = search.search(vectors, np.arange(count))
+        places, _ = search.search(embeddings, np.arange(count))
         spent = time.perf_counter() - start
         if exact_queries >= count:
-            exact_spent, (wanted, _) = seconds(search_all, vectors, k, crew, None)
+            exact_spent, (wanted, _) = seconds(search_all, embeddings, k, crew, None)
             told = "measured"
         else:
-            wide = ExactSearch(Embeddings([vectors]), k, crew)
-            exact_spent, (wanted, _) = seconds(wide.search, vectors[:exact_queries])
+            wide = ExactSearch(Embeddings([embeddings]), k, crew)
+            exact_spent, (wanted, _) = seconds(wide.search, embeddings[:exact_queries])
             # a corpus against itself multiplies half
             exact_spent *= count / exact_queries / 2
             told = f"from {exact_queries:,} queries"
@@ -163,7 +163,7 @@ import re, sys
 from megapairs_hf.artifacts.artifact import open_artifact
 from megapairs_hf.mining import MineConfig, mine_pairs
 work, search, memory = sys.argv[1], sys.argv[2], float(sys.argv[3])
-config = MineConfig(neighbours=50, band=(0.3, 0.97), search=search, memory_gb=memory)
+config = MineConfig(neighbors=50, similarity_range=(0.3, 0.97), search=search, memory_gb=memory)
 found, corpus = {"v": open_artifact(work + "/v")}, open_artifact(work + "/corpus")
 pairs = mine_pairs(found, corpus, config=config, out=work + "/out")
 peak = int(re.search(r"VmHWM:\s+(\d+)", open("/proc/self/status").read())[1]) * 1024
@@ -173,7 +173,7 @@ print(peak, pairs.manifest.stats["search"]["v"], pairs.rows)
 
 def memory(cases: list[tuple[int, int, str, float]]) -> None:
     """The whole stage in a child process, by its peak resident memory."""
-    from tests.vectors import made_corpus, made_embeddings
+    from tests.clustered import made_corpus, made_embeddings
 
     print("memory of the whole mine stage")
     worst = 0.0
@@ -181,7 +181,7 @@ def memory(cases: list[tuple[int, int, str, float]]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             work = Path(folder)
             corpus = made_corpus(work / "corpus", count, 10_000)
-            made_embeddings(work / "v", corpus, random_vectors(count, dimension, count // 200))
+            made_embeddings(work / "v", corpus, random_embeddings(count, dimension, count // 200))
             command = [sys.executable, "-c", CHILD, folder, search, str(gigabytes)]
             spent, done = seconds(
                 lambda told=command: subprocess.run(told, check=True, capture_output=True, text=True)
@@ -200,11 +200,11 @@ def curve(sizes: list[int], exact_limit: int, path: str | None) -> None:
     print(f"cost against N: D = {dimension}, K = {k}")
     rows = []
     for count in sizes:
-        vectors = random_vectors(count, dimension, max(1, count // 200))
+        embeddings = random_embeddings(count, dimension, max(1, count // 200))
         with workers() as crew:
-            spent = [seconds(search_all, vectors, k, crew, None)[0] if count <= exact_limit else np.nan]
+            spent = [seconds(search_all, embeddings, k, crew, None)[0] if count <= exact_limit else np.nan]
             start = time.perf_counter()
-            IVFSearch(Embeddings([vectors]), k, crew, recall=0.95).search(vectors, np.arange(count))
+            IVFSearch(Embeddings([embeddings]), k, crew, recall=0.95).search(embeddings, np.arange(count))
             spent.append(time.perf_counter() - start)
         ideal = 2.0 * count * count * dimension / rate
         rows.append((count, ideal, *spent))
@@ -224,7 +224,7 @@ def draw(rows: np.ndarray, path: str) -> None:
     axes.loglog(rows[:, 0], rows[:, 1], "--", color="grey", label="ideal: 2N²D at the float32 matmul rate")
     axes.loglog(rows[:, 0], rows[:, 2], "o-", color="#1f5fa8", label="exact")
     axes.loglog(rows[:, 0], rows[:, 3], "s-", color="#c25a1a", label="cells (ivf), recall ≥ 0.95")
-    axes.set(xlabel="N, vectors searched against themselves", ylabel="seconds on 2 cores", title="D = 256, K = 50")
+    axes.set(xlabel="N, embeddings searched against themselves", ylabel="seconds on 2 cores", title="D = 256, K = 50")
     axes.grid(alpha=0.3, which="both")
     axes.legend()
     figure.savefig(path, dpi=110)

@@ -15,7 +15,7 @@ SIZES = (1_000_000, 20_000_000, 1_000_000_000)
 GPUS = (1, 8, 64)
 RELATIONS = 3
 NAMES = {1_000_000: "1 M", 20_000_000: "20 M", 1_000_000_000: "1 B"}
-# an index by cells looks into so many vectors for a query, about; see `probes` in the manifest
+# an index by cells looks into so many embeddings for a query, about; see `probes` in the manifest
 LOOKED_INTO = 16_000
 
 
@@ -25,7 +25,7 @@ def exact_hours(count: int, told: argparse.Namespace) -> float:
 
 
 def cells_hours(count: int, told: argparse.Namespace) -> float:
-    """Hours of two processor cores: assigning to 4√N cells and comparing with the vectors looked into."""
+    """Hours of two processor cores: assigning to 4√N cells and comparing with the embeddings looked into."""
     cells = 4 * math.sqrt(count)
     operations = 2.0 * count * told.dimension * (cells + LOOKED_INTO)
     scored = count * told.hits * told.dimension / 512 * 100e-9 / 2
@@ -54,16 +54,16 @@ def main() -> None:
     parser.add_argument("--cpu-tops", type=float, default=1.2, help="eight-bit products of two cores, 10^12/s")
     parser.add_argument("--hits", type=float, default=400, help="pairs scored exactly for a query")
     parser.add_argument(
-        "--decode-per-core", type=float, default=400, help="pictures a core decodes and resizes a second"
+        "--decode-per-core", type=float, default=400, help="images a core decodes and resizes a second"
     )
     parser.add_argument("--dimension", type=int, default=768)
-    parser.add_argument("--neighbours", type=int, default=100)
-    parser.add_argument("--picture-kb", type=float, default=40)
+    parser.add_argument("--neighbors", type=int, default=100)
+    parser.add_argument("--image-kb", type=float, default=40)
     parser.add_argument(
         "--quick", action="store_true", help="accepted like every benchmark's; this one is always quick"
     )
     told = parser.parse_args()
-    print("| pictures | GPUs | embed, 3 models | mine, exact | mine, cells (2 cores each) |")
+    print("| images | GPUs | embed, 3 models | mine, exact | mine, cells (2 cores each) |")
     print("| ---: | ---: | ---: | ---: | ---: |")
     for count in SIZES:
         for gpus in GPUS:
@@ -71,14 +71,14 @@ def main() -> None:
             hours = [duration(h / gpus) for h in (embed, exact_hours(count, told), cells_hours(count, told))]
             print(f"| {NAMES[count]} | {gpus} | {hours[0]} | {hours[1]} | {hours[2]} |")
     print()
-    head = "| pictures | read over the network | vectors | neighbours, while mining | pairs | memory, cells |"
+    head = "| images | read over the network | embeddings | neighbors, while mining | pairs | memory, cells |"
     print(f"{head} cores to decode, a GPU |")
     print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for count in SIZES:
         disk = [
-            count * told.picture_kb * 1e3,
+            count * told.image_kb * 1e3,
             RELATIONS * 2 * count * told.dimension,
-            RELATIONS * 8 * count * (told.neighbours + 1),
+            RELATIONS * 8 * count * (told.neighbors + 1),
             count * 4 * 350,
             count * (3 * told.dimension + 96),
         ]

@@ -3,17 +3,17 @@
     python benchmarks/train.py [--quick] [--only plain dedupe siblings bf16 memory st]
 
 The model is a small two-tower CLIP with random weights, the data are triplets in the released set's form: a query, its
-retrieved pictures as targets in turn, the others as negatives, hns[0] the query image. Things that are compared take
+retrieved images as targets in turn, the others as negatives, hns[0] the query image. Things that are compared take
 turns (A B A B …) on one thread, and each ratio is that of the medians of processor seconds (decoding threads counted),
 since a shared machine is never quiet.
 
 - `train_step_vs_plain`: a step of the loop over a plain torch loop that does the same forward and backward passes on
-  tensors that lie ready. Pictures are in the cache, as they are from the second epoch on.
-- `train_dedupe_speedup`: every column by itself (six picture passes a triplet, ready tensors) over the loop.
+  tensors that lie ready. Images are in the cache, as they are from the second epoch on.
+- `train_dedupe_speedup`: every column by itself (six image passes a triplet, ready tensors) over the loop.
 - `train_siblings_speedup`: the same over the loop with `group_siblings: 4`.
 - `train_bf16_speedup`: the loop in float32 over the loop in bf16.
 - `train_memory_2048_vs_256`: peak memory of a process with batch 2,048 over that with batch 256 (tiny model, cached
-  gradients, no picture cache).
+  gradients, no image cache).
 - `train_vs_st`: a step of SentenceTransformerTrainer with CachedMultipleNegativesRankingLoss over a step of the loop
   with cached gradients, the same triplets, batch and micro-batch.
 """
@@ -63,7 +63,7 @@ WORDS = ("red", "blue", "large", "small", "at night", "with a dog", "from above"
 
 
 def made_triplets(queries: int, side: int) -> Triplets:
-    """Triplets in the form of the released set: each retrieved picture is a target, the others its negatives."""
+    """Triplets in the form of the released set: each retrieved image is a target, the others its negatives."""
     rng = np.random.default_rng(0)
     rows: dict[str, list[Any]] = {"q_img": [], "q_text": [], "t_img": [], "hns": [], "relation": []}
     names, files = [], []
@@ -120,9 +120,9 @@ def turns(acts: dict[str, Callable[[int], Any]], count: int) -> dict[str, float]
 
 
 def filled(run: Run) -> Run:
-    """The run with every picture in its cache, as from the second epoch on."""
+    """The run with every image in its cache, as from the second epoch on."""
     task: Any = run.task
-    task.pictures.load(0, task.pools[0].triplets.images["image_id"])
+    task.images.load(0, task.pools[0].triplets.images["image_id"])
     return run
 
 
@@ -132,14 +132,14 @@ def plain_step(task: Any, module: Any, optimizer: Any, step: int) -> float:
     chunks = []
     for numbers in batch.chunks(task.size):
         parts = [batch.parts[i] for i in numbers]
-        pictures, _ = task.pictures.load(0, [part.image for part in parts if part.image is not None])
-        chunks.append(prepared(task.model, parts, pictures, torch.device("cpu")))
+        images, _ = task.images.load(0, [part.image for part in parts if part.image is not None])
+        chunks.append(prepared(task.model, parts, images, torch.device("cpu")))
     queries, candidates = torch.from_numpy(batch.queries), torch.from_numpy(batch.candidates)
     wrong = torch.from_numpy(batch.mask(0, len(queries))[0])
 
     def act() -> None:
-        vectors = module(chunks)
-        padded = torch.cat([vectors, vectors.new_zeros(1, vectors.shape[1])])
+        embeddings = module(chunks)
+        padded = torch.cat([embeddings, embeddings.new_zeros(1, embeddings.shape[1])])
         left, right = normalize(padded[queries].sum(1), dim=-1), normalize(padded[candidates].sum(1), dim=-1)
         logits = (left @ right.T / 0.02).masked_fill(wrong, -torch.inf)
         cross_entropy(logits, batch.width * torch.arange(len(queries))).backward()
@@ -149,15 +149,15 @@ def plain_step(task: Any, module: Any, optimizer: Any, step: int) -> float:
 
 
 def naive_step(task: Any, module: Any, optimizer: Any, step: int) -> float:
-    """Every column by itself: query picture, query text, positive, four negatives; ready tensors."""
+    """Every column by itself: query image, query text, positive, four negatives; ready tensors."""
     batch = task.batch(step, 0, 1)
     table = batch.candidates[:, 0].reshape(-1, batch.width)
     columns = [batch.queries[:, 0], batch.queries[:, 1], *table.T]
     ready = []
     for column in columns:
         parts = [batch.parts[i] for i in column]
-        pictures, _ = task.pictures.load(0, [part.image for part in parts if part.image is not None])
-        ready.append(prepared(task.model, parts, pictures, torch.device("cpu")))
+        images, _ = task.images.load(0, [part.image for part in parts if part.image is not None])
+        ready.append(prepared(task.model, parts, images, torch.device("cpu")))
 
     def act() -> None:
         image, text, *others = [module([column]) for column in ready]

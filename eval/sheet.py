@@ -3,7 +3,7 @@
     python eval/sheet.py results/base results/large --benchmark circo --data DIR --out sheets
 
 Folders are those that `megapairs eval ... --out` wrote. Each part of the benchmark gives a page that holds its
-pictures, and the same as one picture. Queries are drawn by `--seed`; right answers are outlined.
+images, and the same as one image. Queries are drawn by `--seed`; right answers are outlined.
 """
 
 import argparse
@@ -30,7 +30,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=10, metavar="N", help="queries (default: 10)")
     parser.add_argument("--top", type=int, default=5, metavar="K", help="candidates of each ranking (default: 5)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the draw (default: 0)")
-    parser.add_argument("--out", required=True, metavar="DIR", help="where pages and pictures go")
+    parser.add_argument("--out", required=True, metavar="DIR", help="where pages and images go")
     options = parser.parse_args()
     try:
         draw(options)
@@ -41,7 +41,7 @@ def main() -> int:
 
 
 def draw(options: argparse.Namespace) -> None:
-    """Write a page and a picture for each part."""
+    """Write a page and an image for each part."""
     options.benchmarks = [options.benchmark]
     specs = specs_of(options)
     if not specs:

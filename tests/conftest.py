@@ -16,7 +16,7 @@ from tests.small import make_small_models, small_corpus
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    """96 drawn scenes of 32 pixels in three shards."""
+    """96 synthetic scenes of 32 pixels in three shards."""
     return small_corpus(tmp_path_factory.mktemp("corpus") / "corpus")
 
 

@@ -1,4 +1,4 @@
-"""A small work folder of a whole pipeline, made by hand: every stage's artifact, with drawn pictures.
+"""A small work folder of a whole pipeline, made by hand: every stage's artifact, with drawn images.
 
 No stage runs here. The folder has the shape that the stages write (DESIGN section 5), so that what reads it (reports,
 cards, pushes) can be tested on its own.
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from megapairs_hf.artifacts.artifact import Artifact
 
-COLOURS = ["crimson", "seagreen", "royalblue", "orange", "purple", "teal"]
+COLORS = ["crimson", "seagreen", "royalblue", "orange", "purple", "teal"]
 SHAPES = ["circle", "square", "triangle", "star"]
 GROUNDS = ["white", "lightgrey", "lightyellow"]
 README = """---
@@ -49,25 +49,25 @@ configs:
 """
 
 
-def draw(colour: str, shape: str, ground: str, size: tuple[int, int] = (120, 96)) -> Image.Image:
+def draw(color: str, shape: str, ground: str, size: tuple[int, int] = (120, 96)) -> Image.Image:
     image = Image.new("RGB", size, ground)
     pen = ImageDraw.Draw(image)
     x, y, r = size[0] // 2, size[1] // 2, 34
     if shape == "circle":
-        pen.ellipse((x - r, y - r, x + r, y + r), fill=colour)
+        pen.ellipse((x - r, y - r, x + r, y + r), fill=color)
     elif shape == "square":
-        pen.rectangle((x - r, y - r, x + r, y + r), fill=colour)
+        pen.rectangle((x - r, y - r, x + r, y + r), fill=color)
     else:
-        pen.regular_polygon((x, y, r), 3 if shape == "triangle" else 5, fill=colour)
+        pen.regular_polygon((x, y, r), 3 if shape == "triangle" else 5, fill=color)
     return image
 
 
-def picture_rows(prefix: str, captions: dict[int, str] | None = None) -> list[dict[str, Any]]:
+def image_rows(prefix: str, captions: dict[int, str] | None = None) -> list[dict[str, Any]]:
     rows = []
-    everything = [(c, s, g) for g in GROUNDS for c in COLOURS for s in SHAPES]
-    for i, (colour, shape, ground) in enumerate(everything):
-        image = draw(colour, shape, ground)
-        caption = (captions or {}).get(i, f"a {colour} {shape} on a {ground} ground")
+    everything = [(c, s, g) for g in GROUNDS for c in COLORS for s in SHAPES]
+    for i, (color, shape, ground) in enumerate(everything):
+        image = draw(color, shape, ground)
+        caption = (captions or {}).get(i, f"a {color} {shape} on a {ground} ground")
         rows.append(
             {
                 "image_id": f"{prefix}{i:03d}",
@@ -109,10 +109,10 @@ def make_corpus(work: Path, name: str, captions: dict[int, str] | None = None) -
     return one_table(
         work / name,
         "corpus",
-        picture_rows(name[0], captions),
+        image_rows(name[0], captions),
         corpus_schema(None),
         rejected=[("bad.png", "truncated", "image file is truncated"), ("same.png", "duplicate", f"{name[0]}000")],
-        source="drawn scenes",
+        source="synthetic scenes",
         max_side=512,
     )
 
@@ -121,9 +121,9 @@ def make_pairs(work: Path, corpus: Artifact) -> Artifact:
     inputs = {"corpus": corpus.fingerprint}
     for model, dimension in {"clip_image": 16, "dino_image": 8}.items():
         names, made_of = ["shard-00000-of-00001.npy"], {"corpus": corpus.fingerprint}
-        with begin(work / "embeddings" / model, "embeddings", names, made_of, model=f"./similarity/{model}") as writer:
-            vectors = np.random.default_rng(0).standard_normal((corpus.rows, dimension))
-            writer.write(0, (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16))
+        with begin(work / "embeddings" / model, "embeddings", names, made_of, model=f"./encoders/{model}") as writer:
+            embeddings = np.random.default_rng(0).standard_normal((corpus.rows, dimension))
+            writer.write(0, (embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)).astype(np.float16))
             inputs[model] = writer.finish({"dimension": dimension}).fingerprint
     rows = [
         {
@@ -140,8 +140,8 @@ def make_pairs(work: Path, corpus: Artifact) -> Artifact:
         "pairs_per_relation_count": {"1": 26, "2": 14},
         "negatives": {"pairs_with_all": 40, "mean": 5.0},
     }
-    left_out = [(f"c{i:03d}", "no_neighbour_in_band", "best 0.7712") for i in range(40, 72)]
-    return one_table(work / "pairs", "pairs", rows, PAIRS, stats, left_out, inputs, band=[0.8, 0.96])
+    left_out = [(f"c{i:03d}", "no_neighbor_in_range", "best 0.7712") for i in range(40, 72)]
+    return one_table(work / "pairs", "pairs", rows, PAIRS, stats, left_out, inputs, similarity_range=[0.8, 0.96])
 
 
 def make_texts(work: Path, pairs: Artifact, engine: str, texts: dict[int, str]) -> tuple[Artifact, list[list[str]]]:
@@ -199,9 +199,9 @@ def make_triplets(
     schema = with_features(
         pa.schema([corpus_schema(None).field(n) for n in ("image_id", "image", "caption")]), ("image",)
     )
-    pictures = corpus.table(["image_id", "image", "caption"])
+    images = corpus.table(["image_id", "image", "caption"])
     for i in range(2):
-        tables[f"images/train-0000{i}-of-00002.parquet"] = pictures.slice(i * 36, 36).cast(schema)
+        tables[f"images/train-0000{i}-of-00002.parquet"] = images.slice(i * 36, 36).cast(schema)
     made_of = {"instructions": instructions, "pairs": pairs, "corpus": corpus}
     inputs = {name: artifact.fingerprint for name, artifact in made_of.items()}
     with begin(work / "triplets", "triplets", list(tables), inputs, validation=8) as writer:
@@ -233,9 +233,9 @@ def make_model(work: Path, triplets: Artifact) -> None:
 
 
 VALUES = {
-    ("untrained", "image only"): (0.08, 0.21, 0.33, 0.12),
-    ("untrained", "text only"): (0.0, 0.04, 0.06, 0.01),
-    ("untrained", "fused"): (0.114, 0.26, 0.38, 0.16),
+    ("base", "image only"): (0.08, 0.21, 0.33, 0.12),
+    ("base", "text only"): (0.0, 0.04, 0.06, 0.01),
+    ("base", "fused"): (0.114, 0.26, 0.38, 0.16),
     ("trained", "image only"): (0.07, 0.22, 0.35, 0.12),
     ("trained", "text only"): (0.03, 0.1, 0.17, 0.05),
     ("trained", "fused"): (0.257, 0.45, 0.56, 0.33),
@@ -264,7 +264,7 @@ def result_records() -> list[dict[str, Any]]:
 
 def make_results(work: Path, text: str = "the same on a lightgrey ground") -> None:
     rows = []
-    for model in ("untrained", "trained"):
+    for model in ("base", "trained"):
         for q in range(12):
             target = f"h{q + 24:03d}"
             others = [f"h{(q * 5 + n * 7) % 24:03d}" for n in range(9)]
@@ -294,15 +294,15 @@ def make_results(work: Path, text: str = "the same on a lightgrey ground") -> No
 def make_work(
     work: Path,
     *,
-    engine: str = "captions",
+    engine: str = "rule_based",
     captions: dict[int, str] | None = None,
     texts: dict[int, str] | None = None,
 ) -> Path:
-    """A finished pipeline: 72 pictures, 40 pairs, 38 triplets, a model and its results."""
+    """A finished pipeline: 72 images, 40 pairs, 38 triplets, a model and its results."""
     corpus = make_corpus(work, "corpus", captions)
     make_corpus(work, "heldout", captions)
-    with begin(work / "similarity", "similarity", ["model.json"], seed=0) as writer:
-        (work / "similarity" / "model.json").write_text("{}")
+    with begin(work / "encoders", "encoders", ["model.json"], seed=0) as writer:
+        (work / "encoders" / "model.json").write_text("{}")
         writer.adopt(0, 1, [], {})
         writer.finish({"stands_in_for": {"clip_image": "the EVA-CLIP image encoder", "dino_image": "DINOv2"}})
     pairs = make_pairs(work, corpus)

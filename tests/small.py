@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from megapairs_hf.corpus import CorpusConfig, ScenesConfig, make_corpus
-from megapairs_hf.embedding import EmbedConfig, SimilarityModelConfig, embed_corpus
+from megapairs_hf.embedding import EmbedConfig, EncoderConfig, embed_corpus
 from megapairs_hf.mining import MineConfig, mine_pairs
 from megapairs_hf.models.idf_embedding import word_model
 from megapairs_hf.models.small_encoders import SmallModelConfig, small_clip, small_dino, train_tokenizer
@@ -29,9 +29,9 @@ SIZES = SmallModelConfig(
     image_size=32, patch_size=16, width=32, layers=2, heads=2, dimension=24, vocabulary=400, max_tokens=24
 )
 SIMILARITY = (
-    SimilarityModelConfig("clip_image", "./clip", "image"),
-    SimilarityModelConfig("dino_image", "./dino", "image"),
-    SimilarityModelConfig("clip_text", "./clip", "caption"),
+    EncoderConfig("clip_image", "./clip", "image"),
+    EncoderConfig("dino_image", "./dino", "image"),
+    EncoderConfig("clip_text", "./clip", "caption"),
 )
 
 
@@ -52,13 +52,13 @@ def make_small_models(path: Path, corpus: Artifact) -> str:
 
 
 def small_embeddings(corpus: Artifact, models: str, out: Path, **settings: Any) -> dict[str, Artifact]:
-    config = EmbedConfig(models=SIMILARITY, batch_size=16, **settings)
+    config = EmbedConfig(encoders=SIMILARITY, batch_size=16, **settings)
     return embed_corpus(corpus, config=config, out=out, work=models)
 
 
 def small_pairs(corpus: Artifact, models: str, folder: Path) -> Artifact:
     embeddings = small_embeddings(corpus, models, folder / "embeddings")
-    config = MineConfig(neighbours=12, band=(0.1, 0.99), band_kind="quantile")
+    config = MineConfig(neighbors=12, similarity_range=(0.1, 0.99), range_kind="quantile")
     return mine_pairs(embeddings, corpus, config=config, out=folder / "pairs")
 
 

@@ -44,4 +44,4 @@ def test_the_two_commands_are_in_the_readme():
 def test_yaml_of_the_documents_is_valid():
     found = [yaml.safe_load(block) for block in blocks(ROOT / "docs" / "artifacts.md", "yaml")]
     embed, mine = build_config(EmbedConfig, found[0]), build_config(MineConfig, found[1])
-    assert {relation.name for relation in mine.relations} - {model.name for model in embed.models} == {"image_text"}
+    assert {relation.name for relation in mine.relations} - {model.name for model in embed.encoders} == {"image_text"}

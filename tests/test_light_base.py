@@ -1,4 +1,4 @@
-"""Each part of the package works with what its extra installs, on six pictures; what is missing is one sentence."""
+"""Each part of the package works with what its extra installs, on six images; what is missing is one sentence."""
 
 import configparser
 import json
@@ -17,7 +17,7 @@ from tests import fresh
 from tests.annotation.double import ChatDouble, describe, instruct
 from tests.small import ROOT, SIMILARITY, make_small_models, small_corpus
 
-CAPTIONS = ("--engine", "captions")
+CAPTIONS = ("--engine", "rule_based")
 TINY = (
     "{image_size: 32, patch_size: 16, width: 32, layers: 2, heads: 2, dimension: 24, vocabulary: 400, max_tokens: 24}"
 )
@@ -25,8 +25,8 @@ STEPS = ("--steps", "2", "--batch_size", "2", "--warmup_steps", "0", "--negative
 LOOPS = [
     f"--{m}.{k}={v}" for m in ("clip", "dino") for k, v in {"steps": 2, "batch_size": 4, "warmup_steps": 0}.items()
 ]
-CLIP = "[{name: a, model: ./similarity/clip, input: image}]"
-RELATED = ("--neighbours", "5", "--band", "[0.01, 0.999]", "--band_kind", "quantile")
+CLIP = "[{name: a, model: ./encoders/clip, input: image}]"
+RELATED = ("--neighbors", "5", "--similarity_range", "[0.01, 0.999]", "--range_kind", "quantile")
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +34,10 @@ def ready(tmp_path_factory):
     """A work folder as it is before the annotation, made with everything there is."""
     work = tmp_path_factory.mktemp("six")
     corpus = small_corpus(work / "corpus", 6)
-    make_small_models(work / "similarity", corpus)
-    settings = EmbedConfig(models=SIMILARITY)
-    embeddings = embed_corpus(corpus, config=settings, out=work / "embeddings", work=work / "similarity")
-    config = MineConfig(neighbours=5, band=(0.01, 0.999), band_kind="quantile")
+    make_small_models(work / "encoders", corpus)
+    settings = EmbedConfig(encoders=SIMILARITY)
+    embeddings = embed_corpus(corpus, config=settings, out=work / "embeddings", work=work / "encoders")
+    config = MineConfig(neighbors=5, similarity_range=(0.01, 0.999), range_kind="quantile")
     mine_pairs(embeddings, corpus, config=config, out=work / "pairs")
     return work
 
@@ -85,9 +85,9 @@ def test_the_base_looks_shares_imports_and_exports(work, tmp_path):
         ["dataset", "sheet", work],
         ["dataset", "export", work / "triplets", out],
         ["dataset", "import", out / "train.jsonl", out / "images", "--out", tmp_path / "imported"],
-        ["push", "dataset", work / "triplets", "me/six", "--licence", "apache-2.0", "--dry-run"],
+        ["push", "dataset", work / "triplets", "me/six", "--license", "apache-2.0", "--dry-run"],
         ["dataset", "remove", work / "triplets", "--image-ids", first, "--min-negatives", "1"],
-        ["eval", "doctor", "circo", "--data", tmp_path],
+        ["eval", "check-data", "circo", "--data", tmp_path],
         ["run", ROOT / "recipes" / "emoji", "--dry-run"],
     ]
     succeeded(fresh.commands(fresh.hide(tmp_path / "hide"), *calls))
@@ -120,11 +120,11 @@ def test_the_base_asks_servers(ready, tmp_path):
 def test_the_models_pretrain_embed_train_evaluate_and_judge(work, tmp_path):
     at = ("--work", work)
     calls = [
-        ["pretrain", *at, "--out", tmp_path / "similarity", "--model", TINY, *LOOPS],
-        ["embed", *at, "--out", tmp_path / "embeddings", "--models", CLIP],
-        ["train", *at, "--model", "./similarity/clip", *STEPS, "--lora_rank", "2"],
+        ["pretrain", *at, "--out", tmp_path / "encoders", "--model", TINY, *LOOPS],
+        ["embed", *at, "--out", tmp_path / "embeddings", "--encoders", CLIP],
+        ["train", *at, "--model", "./encoders/clip", *STEPS, "--lora_rank", "2"],
         ["eval", *at, "--heldout", work / "corpus"],
-        ["verify", *at, *("--engine", "clip", "--model", "./similarity/clip")],
+        ["verify", *at, *("--engine", "clip", "--model", "./encoders/clip")],
         ["report", work],
     ]
     shown = succeeded(fresh.commands(fresh.hide(tmp_path / "hide", "models"), *calls))
@@ -154,14 +154,14 @@ def test_a_report_with_a_curve_needs_matplotlib(work, tmp_path):
 
 @pytest.mark.long
 def test_trackers(work, tmp_path):
-    call = ["train", "--work", work, "--model", "./similarity/clip", *STEPS, "--tracker", "tensorboard"]
+    call = ["train", "--work", work, "--model", "./encoders/clip", *STEPS, "--tracker", "tensorboard"]
     succeeded(fresh.commands(fresh.hide(tmp_path / "hide", "models", "track"), call))
     assert list(tmp_path.rglob("events.out.tfevents.*"))
 
 
 @pytest.mark.long
 def test_onnx_and_mteb(ready, tmp_path):
-    clip = str(ready / "similarity" / "clip")
+    clip = str(ready / "encoders" / "clip")
     load = f"from megapairs_hf import load_mmret\nmodel = load_mmret({clip!r}, device='cpu')\n"
     export = f"from megapairs_hf.models.onnx import export_onnx\nexport_onnx(model, {str(tmp_path / 'onnx')!r})"
     wrap = "from megapairs_hf.models.mteb_wrapper import mteb_model\nmteb_model(model)"
@@ -192,8 +192,8 @@ def test_what_is_missing_is_one_sentence(work, tmp_path):
         ("eval", *at, *new): "eval needs torch, ",
         ("eval", "MODEL", "circo", "--data", tmp_path, *new): "eval needs torch, ",
         ("describe", *at, *new, "--engine", "transformers"): "`engine: transformers` needs torch, ",
-        ("verify", *at, *new, "--engine", "clip", "--model", "./similarity/clip"): "`engine: clip` needs torch, ",
-        ("push", "model", work / "similarity", "me/six", *new): "the push of a model needs transformers, which is ",
+        ("verify", *at, *new, "--engine", "clip", "--model", "./encoders/clip"): "`engine: clip` needs torch, ",
+        ("push", "model", work / "encoders", "me/six", *new): "the push of a model needs transformers, which is ",
     }
     words = [[str(word) for word in call] for call in calls]
     done = fresh.python(hidden, f"sys.exit({{main(words) for words in {words!r}}} != {{1}} or 1)")

@@ -22,7 +22,7 @@ HELPS = [
     ["--version"],
     *([name, "--help"] for name in (*STAGES, *COMMANDS)),
     ["eval", "MODEL", "--help"],
-    ["eval", "doctor", "--help"],
+    ["eval", "check-data", "--help"],
     ["eval", "--check-submission", "FILE", "--help"],
     *(["dataset", name, "--help"] for name in ("import", "export", "view", "remove", "sheet")),
 ]

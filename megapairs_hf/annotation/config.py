@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from megapairs_hf.annotation.language import LANGUAGES
 from megapairs_hf.core.config import require
 
-ENGINES = ("openai", "transformers", "captions")
+ENGINES = ("openai", "transformers", "rule_based")
 VERIFY_ENGINES = ("openai", "transformers", "clip")
 VERIFY_MODEL = "OpenGVLab/InternVL2-26B"
 REPLY_FORMATS = ("auto", "list", "json")
@@ -51,8 +51,8 @@ class DescribeConfig:
         model: what the endpoint calls the vision-language model; a folder or Hub id in process.
         seed: of everything that is drawn; each pair's own seed is a hash of this and its key.
         word_num: WORD_NUM is drawn between these two, both included.
-        max_image_side: longer side in pixels of the pictures that are sent; ours.
-        jpeg_quality: of the pictures that are sent; ours.
+        max_image_side: longer side in pixels of the images that are sent; ours.
+        jpeg_quality: of the images that are sent; ours.
         with_captions: give the two captions to the model as context; ours.
         temperature: of the model's sampling; ours.
         top_p: of the model's sampling; ours.
@@ -149,8 +149,8 @@ class VerifyConfig:
         model: of the endpoint, or a folder or Hub id; for `clip` it must be named, and `./…` is in the work folder.
         seed: of the order of the candidates.
         negatives: how many hard negatives of a pair are held against its target.
-        max_image_side: longer side in pixels of the pictures that are sent.
-        jpeg_quality: of the pictures that are sent.
+        max_image_side: longer side in pixels of the images that are sent.
+        jpeg_quality: of the images that are sent.
         prompt: a jinja file to use instead of the package's `verify.jinja`.
         local: how the model runs in process.
     """
@@ -168,7 +168,7 @@ class VerifyConfig:
         require(self.engine in VERIFY_ENGINES, "engine", self.engine, " or ".join(VERIFY_ENGINES))
         require(bool(self.model.strip()), "model", self.model, "the name by which the endpoint knows the model")
         named = self.engine != "clip" or self.model != VERIFY_MODEL
-        require(named, "model", self.model, "a CLIP-like model for engine 'clip', such as ./similarity/clip")
+        require(named, "model", self.model, "a CLIP-like model for engine 'clip', such as ./encoders/clip")
         require(self.negatives >= 1, "negatives", self.negatives, "at least 1")
         require(self.max_image_side >= 28, "max_image_side", self.max_image_side, "at least 28 pixels")
         require(1 <= self.jpeg_quality <= 100, "jpeg_quality", self.jpeg_quality, "from 1 to 100")
@@ -180,8 +180,8 @@ def _check_common(config: DescribeConfig | InstructConfig) -> None:
     require(config.temperature >= 0, "temperature", config.temperature, "0 or more")
     require(0 < config.top_p <= 1, "top_p", config.top_p, "above 0 and at most 1")
     require(config.max_tokens >= 1, "max_tokens", config.max_tokens, "at least 1")
-    unused = bool(config.attributes) and config.engine != "captions"
-    require(not unused, "attributes", config.attributes, "left out unless `engine` is captions")
+    unused = bool(config.attributes) and config.engine != "rule_based"
+    require(not unused, "attributes", config.attributes, "left out unless `engine` is rule_based")
 
 
 def pair_seed(seed: int, query_id: str, target_id: str, attempt: int = 0) -> int:

@@ -1,7 +1,7 @@
 """Looking rows of the corpus up by their id, without holding the corpus in memory.
 
 The ids of one shard of pairs are located by reading the id columns only; then every needed row is read once, in the
-order of the corpus. What surprises: pictures are re-encoded at once and wait in a temporary file, because a parquet
+order of the corpus. What surprises: images are re-encoded at once and wait in a temporary file, because a parquet
 file gives a whole row group or nothing, and reading a group again for every pair would cost a thousand times as much.
 """
 
@@ -22,7 +22,7 @@ from megapairs_hf.artifacts.lookup import locate
 from megapairs_hf.core.errors import ArtifactError, ConfigError, ImageRejectedError
 from megapairs_hf.core.schema import CAPTION, IMAGE, IMAGE_ID, META
 from megapairs_hf.images.decode import shrink, to_rgb
-from megapairs_hf.images.locate import ROOT, picture_bytes
+from megapairs_hf.images.locate import ROOT, image_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -61,7 +61,7 @@ def check_attributes(corpus: Artifact, names: Sequence[str]) -> None:
 
 
 class CorpusImages:
-    """The pictures that one shard of pairs needs, as small JPEG files in one temporary file."""
+    """The images that one shard of pairs needs, as small JPEG files in one temporary file."""
 
     def __init__(self, corpus: Artifact, max_side: int, quality: int) -> None:
         self.corpus, self.max_side, self.quality = corpus, max_side, quality
@@ -70,7 +70,7 @@ class CorpusImages:
         self.problems: dict[str, str] = {}
 
     def gather(self, ids: Iterable[str]) -> None:
-        """Read, shrink and re-encode the pictures with these ids."""
+        """Read, shrink and re-encode the images with these ids."""
         for index, rows in locate(self.corpus, ids).items():
             for image_id, stored in _read_rows(self.corpus.shard_paths()[index], rows):
                 try:
@@ -82,13 +82,13 @@ class CorpusImages:
                 self.file.write(content)
 
     def _encode(self, stored: dict[str, Any]) -> bytes:
-        content = picture_bytes(stored, self.corpus.manifest.stats.get(ROOT))
+        content = image_bytes(stored, self.corpus.manifest.stats.get(ROOT))
         sink = io.BytesIO()
         shrink(to_rgb(content), self.max_side).save(sink, "JPEG", quality=self.quality)
         return sink.getvalue()
 
     def data_url(self, image_id: str) -> str:
-        """One picture as a data URL.
+        """One image as a data URL.
 
         Raises:
             ImageRejectedError: `missing_image` where the corpus has no such id, `unreadable_image` where it cannot be
@@ -111,7 +111,7 @@ class CorpusImages:
 
 
 def _read_rows(path: str, rows: np.ndarray) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(id, stored picture) of some rows of a shard; only the row groups that hold one are read."""
+    """(id, stored image) of some rows of a shard; only the row groups that hold one are read."""
     with storage.open_read(path) as file:
         parquet = pq.ParquetFile(file)
         sizes = [parquet.metadata.row_group(g).num_rows for g in range(parquet.num_row_groups)]

@@ -25,26 +25,24 @@ if TYPE_CHECKING:
 class Describe(TwoTries):
     """Step one: a vision-language model sees both images."""
 
-    def __init__(
-        self, config: DescribeConfig, prompt: Prompt, pictures: CorpusImages, texts: Mapping[str, Row]
-    ) -> None:
-        self.config, self.prompt, self.pictures, self.texts = config, prompt, pictures, texts
+    def __init__(self, config: DescribeConfig, prompt: Prompt, images: CorpusImages, texts: Mapping[str, Row]) -> None:
+        self.config, self.prompt, self.images, self.texts = config, prompt, images, texts
 
     def prepare(self, rows: Iterable[Row]) -> None:
-        """Read and shrink the pictures."""
-        self.pictures.gather(ids_of(rows))
+        """Read and shrink the images."""
+        self.images.gather(ids_of(rows))
 
     def close(self) -> None:
-        """Remove the shrunken pictures."""
-        self.pictures.close()
+        """Remove the shrunken images."""
+        self.images.close()
 
     def question(self, row: Row, attempt: int) -> Request:
-        """The two pictures and the prompt."""
+        """The two images and the prompt."""
         seed = seed_for(self.config.seed, row, attempt)
         messages = format_describe(
             self.prompt,
-            self.pictures.data_url(row[QUERY_ID]),
-            self.pictures.data_url(row[TARGET_ID]),
+            self.images.data_url(row[QUERY_ID]),
+            self.images.data_url(row[TARGET_ID]),
             draw_word_num(self.config.word_num, seed),
             captions_of(row, self.texts),
         )

@@ -1,7 +1,7 @@
 """Which instructions may stay, and why the others may not.
 
 Pure functions over strings, used on what a model wrote and on what the stand-in wrote. What surprises: "image 1" and
-"the target image" are refused because whoever searches later sees one picture and has never heard of a pair.
+"the target image" are refused because whoever searches later sees one image and has never heard of a pair.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from megapairs_hf.annotation.language import speaks
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-PICTURE = r"(?:images?|pictures?|photos?|photographs?)"
+IMAGE = r"(?:images?|pictures?|photos?|photographs?)"
 MENTIONS_IMAGES = re.compile(
-    rf"\b(?:{PICTURE}\s*(?:#?\s*[12]|one|two|[ab])\b(?!-)|(?:query|target|source|reference|original|given|left|right|other)\s+{PICTURE}\b"
-    rf"|(?:first|second|1st|2nd)\s+{PICTURE}\b(?!\s+(?:of\s+(?:the|a|an)|s?he|they|we|ever|taken|frame|album|book)\b)"
-    rf"|both\s+{PICTURE}\b|the\s+(?:query|target)\b)",
+    rf"\b(?:{IMAGE}\s*(?:#?\s*[12]|one|two|[ab])\b(?!-)|(?:query|target|source|reference|original|given|left|right|other)\s+{IMAGE}\b"
+    rf"|(?:first|second|1st|2nd)\s+{IMAGE}\b(?!\s+(?:of\s+(?:the|a|an)|s?he|they|we|ever|taken|frame|album|book)\b)"
+    rf"|both\s+{IMAGE}\b|the\s+(?:query|target)\b)",
     re.IGNORECASE,
 )
 MENTIONS_DESCRIPTION = re.compile(

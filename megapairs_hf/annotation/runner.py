@@ -50,7 +50,7 @@ class Asked:
         endpoint: where the servers are.
         budget: what may be spent.
         reply_format: `auto` where the servers are to be asked whether they keep to a JSON schema.
-        vision: whether the model in process takes pictures.
+        vision: whether the model in process takes images.
     """
 
     job: Callable[[pa.Table, str, int], Task]

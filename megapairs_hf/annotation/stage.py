@@ -1,6 +1,6 @@
 """The stages: `pairs` → `descriptions` → `instructions` (MegaPairs §3.1, appendix A), and their verification.
 
-What surprises: the stand-in engine reads the captions in both steps and the description in neither; it keeps the two
+What surprises: the rule-based engine reads the captions in both steps and the description in neither; it keeps the two
 artifacts only so that everything after them is the same with and without a model.
 """
 
@@ -72,15 +72,15 @@ def describe_pairs(
     check_kind(pairs, "pairs")
     check_kind(corpus, "corpus")
     inputs = {"pairs": pairs.fingerprint, "corpus": corpus.fingerprint}
-    if config.engine == "captions":
+    if config.engine == "rule_based":
         check_attributes(corpus, config.attributes)
         step = Step("descriptions", DESCRIPTIONS, pairs, KEYS, config, inputs, out, overwrite)
         return make_plain(step, partial(describe_by_captions, corpus=corpus, config=config))
     prompt = describe_prompt(config.prompt)
 
     def job(table: pa.Table, _: str, __: int) -> Describe:
-        pictures = CorpusImages(corpus, config.max_image_side, config.jpeg_quality)
-        return Describe(config, prompt, pictures, _texts(corpus, table) if config.with_captions else {})
+        images = CorpusImages(corpus, config.max_image_side, config.jpeg_quality)
+        return Describe(config, prompt, images, _texts(corpus, table) if config.with_captions else {})
 
     inputs["prompt"] = prompt.digest
     step = Step("descriptions", DESCRIPTIONS, pairs, KEYS, config, inputs, out, overwrite)
@@ -121,7 +121,7 @@ def instruct_pairs(
     check_kind(corpus, "corpus")
     inputs = {"descriptions": descriptions.fingerprint, "corpus": corpus.fingerprint}
     read = (*KEYS, "description")
-    if config.engine == "captions":
+    if config.engine == "rule_based":
         check_attributes(corpus, config.attributes)
         step = Step("instructions", INSTRUCTIONS, descriptions, read, config, inputs, out, overwrite)
         return make_plain(step, partial(instruct_by_captions, corpus=corpus, config=config))
@@ -181,7 +181,7 @@ def verify_pairs(
     inputs = {"instructions": instructions.fingerprint, "pairs": pairs.fingerprint, "corpus": corpus.fingerprint}
     read = tuple(INSTRUCTIONS.names)
 
-    def pictures() -> CorpusImages:
+    def images() -> CorpusImages:
         return CorpusImages(corpus, config.max_image_side, config.jpeg_quality)
 
     if config.engine == "clip":
@@ -189,14 +189,12 @@ def verify_pairs(
         inputs["model"] = weights_fingerprint(place, config.local.revision)
         step = Step("instructions", VERIFIED, instructions, read, config, inputs, out, overwrite)
         negatives = partial(_negatives_of_shard, pairs, corpus)
-        judge = partial(
-            fits_by_clip, place=place, config=config, pictures=pictures, negatives=negatives, of=negatives_of
-        )
+        judge = partial(fits_by_clip, place=place, config=config, images=images, negatives=negatives, of=negatives_of)
         return make_plain(step, judge)
     prompt = load_prompt(config.prompt, "verify.jinja", frozenset({*SLOTS, "instruction"}), SLOTS)
 
     def job(_: pa.Table, __: str, index: int) -> Task:
-        return Verify(config, prompt, pictures(), _negatives_of_shard(pairs, corpus, index))
+        return Verify(config, prompt, images(), _negatives_of_shard(pairs, corpus, index))
 
     inputs["prompt"] = prompt.digest
     step = Step("instructions", VERIFIED, instructions, read, config, inputs, out, overwrite)

@@ -1,4 +1,4 @@
-"""What is asked about a pair and what is made of the reply, for both steps; pure but for the pictures.
+"""What is asked about a pair and what is made of the reply, for both steps; pure but for the images.
 
 A job turns a pair and the number of the attempt into a question, and a reply into a verdict. What surprises: both
 depend on nothing but the pair, the settings and the reply, so a run that is continued comes to the same verdicts from
@@ -44,7 +44,7 @@ class Task(Protocol):
     """One step of the annotation."""
 
     def question(self, row: Row, attempt: int) -> Request:
-        """What to ask; raises `ImageRejectedError` where a picture is missing."""
+        """What to ask; raises `ImageRejectedError` where an image is missing."""
 
     def settle(self, row: Row, replies: Mapping[int, Response]) -> Outcome | int:
         """The verdict that these replies (by attempt) allow, or the number of the next question."""

@@ -3,7 +3,7 @@
 `engine: openai` or `transformers` asks a vision-language model yes or no whether (query, instruction) fits the target
 better than a hard negative; `engine: clip` compares the scores of a CLIP model. The share of hard negatives that the
 target beats is the column `fits`; the threshold on it is `min_fit` of the build. A pair is left out here only where
-its own pictures are missing or the server refuses it. What surprises: which of the two candidates comes first
+its own images are missing or the server refuses it. What surprises: which of the two candidates comes first
 alternates between the questions of an instruction: a model that always says yes scores a half.
 """
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from megapairs_hf.annotation.client.messages import Request
 from megapairs_hf.annotation.config import pair_seed
 from megapairs_hf.annotation.prompts.parsing import spoken
-from megapairs_hf.annotation.prompts.templates import Prompt, format_pictures
+from megapairs_hf.annotation.prompts.templates import Prompt, format_images
 from megapairs_hf.annotation.tasks import Outcome, Row
 from megapairs_hf.core.errors import ArtifactError
 from megapairs_hf.core.schema import QUERY_ID, TARGET_ID
@@ -35,21 +35,21 @@ class Verify:
     """One question for every instruction of a pair and every hard negative."""
 
     def __init__(
-        self, config: VerifyConfig, prompt: Prompt, pictures: CorpusImages, negatives: Mapping[Any, list[str]]
+        self, config: VerifyConfig, prompt: Prompt, images: CorpusImages, negatives: Mapping[Any, list[str]]
     ) -> None:
-        self.config, self.prompt, self.pictures, self.negatives = config, prompt, pictures, negatives
+        self.config, self.prompt, self.images, self.negatives = config, prompt, images, negatives
 
     def against(self, row: Row) -> list[str]:
         """The hard negatives that are held against the target."""
         return negatives_of(self.negatives, row)[: self.config.negatives]
 
     def prepare(self, rows: Iterable[Row]) -> None:
-        """Read and shrink the pictures."""
-        self.pictures.gather({i for row in rows for i in (row[QUERY_ID], row[TARGET_ID], *self.against(row))})
+        """Read and shrink the images."""
+        self.images.gather({i for row in rows for i in (row[QUERY_ID], row[TARGET_ID], *self.against(row))})
 
     def close(self) -> None:
-        """Remove the shrunken pictures."""
-        self.pictures.close()
+        """Remove the shrunken images."""
+        self.images.close()
 
     def _target_first(self, row: Row, attempt: int) -> bool:
         others = len(self.against(row))
@@ -57,12 +57,12 @@ class Verify:
         return bool((first + attempt % others) & 1)
 
     def question(self, row: Row, attempt: int) -> Request:
-        """Three pictures and one instruction."""
+        """Three images and one instruction."""
         others = self.against(row)
         text, other = row["instructions"][attempt // len(others)], others[attempt % len(others)]
         candidates = (row[TARGET_ID], other) if self._target_first(row, attempt) else (other, row[TARGET_ID])
-        urls = [self.pictures.data_url(image_id) for image_id in (row[QUERY_ID], *candidates)]
-        messages = format_pictures(self.prompt, dict(zip(SLOTS, urls, strict=True)), instruction=text)
+        urls = [self.images.data_url(image_id) for image_id in (row[QUERY_ID], *candidates)]
+        messages = format_images(self.prompt, dict(zip(SLOTS, urls, strict=True)), instruction=text)
         parameters = {"temperature": 0.0, "top_p": None, "max_tokens": 5}
         seed = pair_seed(self.config.seed, row[QUERY_ID], row[TARGET_ID], attempt)
         return Request(messages, self.config.model, parameters | {"seed": seed})

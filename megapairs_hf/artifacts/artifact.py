@@ -51,7 +51,7 @@ class Manifest:
         shards: file name, rows and sha256 of each shard, in order.
         rows: rows in all shards.
         rejected: how many rows were left out, by reason; `rejected.parquet` names each.
-        stats: counts of the stage's own (pairs by relation, dimension of the vectors, …).
+        stats: counts of the stage's own (pairs by relation, dimension of the embeddings, …).
         schema_version: of the columns.
         complete: always true; a folder without a manifest is not complete.
     """
@@ -145,7 +145,7 @@ def table_bytes(table: pa.Table) -> bytes:
         with pq.ParquetWriter(sink, table.schema, compression="zstd"):
             pass
         return sink.getvalue()
-    # small row groups: `datasets` reads one group at a time, and a row with a picture is large
+    # small row groups: `datasets` reads one group at a time, and a row with an image is large
     pq.write_table(table, sink, compression="zstd", row_group_size=1000)
     return sink.getvalue()
 
@@ -205,10 +205,10 @@ def _what_next(path: PathLike, kind: str | None) -> str:
     there = [name for name in storage.list_names(path) if storage.exists(join(path, name, MANIFEST))]
     if there:
         return f"name one of its folders: {', '.join(sorted(there))}"
-    verb = MADE_BY.get(kind or "")
+    command = MADE_BY.get(kind or "")
     return (
-        f"check the path, or run `megapairs {verb}` first"
-        if verb
+        f"check the path, or run `megapairs {command}` first"
+        if command
         else "check the path, or run the stage that makes it"
     )
 

@@ -130,7 +130,7 @@ def known_ids(corpus: Artifact, ids: Iterable[str]) -> set[str]:
 
 
 def rows_by_id(artifact: Artifact, index: int, ids: set[str]) -> list[dict[str, Any]]:
-    """Rows of one shard by id; only the row groups that hold one of them are read with their pictures."""
+    """Rows of one shard by id; only the row groups that hold one of them are read with their images."""
     rows: list[dict[str, Any]] = []
     with storage.open_read(artifact.shard_paths()[index]) as file:
         parquet = pq.ParquetFile(file)

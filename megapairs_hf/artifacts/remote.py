@@ -1,7 +1,7 @@
 """Stages that need real files, on folders that are elsewhere: fetch the inputs, run here, send the result back.
 
-`pretrain`, `embed`, `mine`, `train` and `eval` map vectors into memory or load models, which wants a disk. Inputs are
-kept under their fingerprint, so none is fetched twice. What surprises: the result is made in a folder of the cache
+`pretrain`, `embed`, `mine`, `train` and `eval` map embeddings into memory or load models, which wants a disk. Inputs
+are kept under their fingerprint, so none is fetched twice. What surprises: the result is made in a folder of the cache
 that belongs to the target, so a killed run continues there; at the target, the manifest arrives last.
 """
 
@@ -36,12 +36,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 # a model is more files than the manifest has hashes of; of every other kind, what the manifest lists is all
-WHOLE = frozenset({"model", "similarity", "results"})
+WHOLE = frozenset({"model", "encoders", "results"})
 COMPANIONS = (REJECTED_FILE, "README.md")
 SENDING = ".sending.json"
-# what a stage reads or writes beside its inputs and its folder: the models that `./similarity/…` names, and the
-# untrained model that training saves
-BESIDE = ("similarity", "untrained")
+# what a stage reads or writes beside its inputs and its folder: the models that `./encoders/…` names, and the
+# base model that training saves
+BESIDE = ("encoders", "base")
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def stage_in(work: str, places: Mapping[str, str], target: str, *, overwrite: bo
         sends = {}
         if not storage.is_local(target):
             sends[str(mirror / name)] = target
-            sends |= {str(mirror / "untrained"): join(above, "untrained")} if "untrained" not in near else {}
+            sends |= {str(mirror / "base"): join(above, "base")} if "base" not in near else {}
         for folder, url in {**{str(mirror / b): join(work, b) for b in BESIDE if b not in near}, **sends}.items():
             if storage.is_local(url):
                 continue

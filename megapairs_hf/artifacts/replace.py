@@ -61,7 +61,7 @@ def set_aside(path: PathLike) -> None:
     """Make room for an overwriting run; `put_back` comes first.
 
     Raises:
-        ArtifactError: what is there was not made by this package, or pictures were taken out of it on request.
+        ArtifactError: what is there was not made by this package, or images were taken out of it on request.
     """
     names = [name for name in storage.list_names(path) if name != LOCK and not _aside(name)]
     if not {MANIFEST, PLAN, CLEARING} & set(names):
@@ -88,7 +88,7 @@ def set_aside(path: PathLike) -> None:
 def _refuse_removals(path: PathLike) -> None:
     if storage.exists(join(path, REMOVAL)):
         raise ArtifactError(
-            f"pictures are being taken out of {path}; run the same `megapairs dataset remove` again to complete it"
+            f"images are being taken out of {path}; run the same `megapairs dataset remove` again to complete it"
         )
     there: dict[str, Any] = {}
     # what cannot be read is overwritten for that very reason
@@ -96,7 +96,7 @@ def _refuse_removals(path: PathLike) -> None:
         there = read_json(join(path, MANIFEST)) if storage.exists(join(path, MANIFEST)) else {}
     if there.get("stats", {}).get("removals"):
         raise ArtifactError(
-            f"pictures were taken out of {path} on request, and --overwrite would bring them back; name another --out,"
+            f"images were taken out of {path} on request, and --overwrite would bring them back; name another --out,"
             " or delete the folder yourself"
         )
 

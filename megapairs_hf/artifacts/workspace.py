@@ -24,20 +24,20 @@ STAGES = (
     "corpus",
     "heldout",
     "embeddings",
-    "similarity",
+    "encoders",
     "pairs",
     "descriptions",
     "instructions",
     "verified",
     "triplets",
 )
-AFTER = ("untrained", "model", "results")
+AFTER = ("base", "model", "results")
 TRAINING_LOG = "training_log.jsonl"
 RESULTS = "results.jsonl"
 RECORD_KEYS = ("benchmark", "metric", "value", "model", "strategy")
 RANKINGS = "rankings.parquet"
 ABSENT, UNFINISHED, FINISHED = "not made yet", "not finished", "finished"
-CAPTION_ENGINE = "captions"
+RULE_BASED = "rule_based"
 WRITTEN = ("descriptions", "instructions")
 
 
@@ -86,7 +86,7 @@ class Work:
 
     @property
     def embeddings(self) -> dict[str, Artifact]:
-        """The embeddings of each similarity model, by its name."""
+        """The embeddings of each encoder, by its name."""
         prefix = "embeddings/"
         return {k.removeprefix(prefix): v for k, v in self.artifacts.items() if k.startswith(prefix)}
 
@@ -114,13 +114,13 @@ class Work:
         """One sentence for each part of the paper's method that something simpler took the place of."""
         told = []
         engines = {n: self.artifacts[n].manifest.config.get("engine") for n in WRITTEN if n in self.artifacts}
-        written = [name for name, engine in engines.items() if engine == CAPTION_ENGINE]
+        written = [name for name, engine in engines.items() if engine == RULE_BASED]
         if written:
             told.append(
                 f"The {' and the '.join(written)} were written by the offline stand-in, from the captions and without"
-                " any model: no multimodal or language model saw a picture or wrote a sentence."
+                " any model: no multimodal or language model saw an image or wrote a sentence."
             )
-        similarity = self.artifacts.get("similarity")
+        similarity = self.artifacts.get("encoders")
         if similarity is not None:
             for part, value in similarity.manifest.stats.get("stands_in_for", {}).items():
                 told.append(f"Similarity {part} stands in for {format_value(value)}.")
@@ -137,9 +137,9 @@ def _traced(everything: dict[str, Artifact], name: str, artifact: Artifact) -> d
     while more := {n: a for n, a in everything.items() if n not in found and a.fingerprint in made_of}:
         found |= more
         made_of |= {mark for one in more.values() for mark in one.manifest.inputs.values()}
-    if any(_model_of(one).startswith("./similarity/") for one in found.values()):
+    if any(_model_of(one).startswith("./encoders/") for one in found.values()):
         # models of this folder: the manifest of what they embedded tells their weights, not the stage that made them
-        found |= {n: a for n, a in everything.items() if n == "similarity"}
+        found |= {n: a for n, a in everything.items() if n == "encoders"}
     if _same(everything.get(name), artifact) and name == "model":
         found |= {n: a for n, a in everything.items() if n in AFTER}
     return {n: found[n] for n in (*(n for n in everything if n in found), name)}

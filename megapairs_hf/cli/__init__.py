@@ -1,8 +1,8 @@
-"""The `megapairs` command: verbs, flags that are the YAML keys, exit codes.
+"""The `megapairs` command: commands, flags that are the YAML keys, exit codes.
 
 Status 0: done; 1: a `MegaPairsError`, one sentence on stderr; 2: wrong usage; 130: interrupted. Data go to stdout,
-progress and notes to stderr. What surprises: a verb's own flags are made only when that verb is called, so `megapairs
---help` loads nothing heavy.
+progress and notes to stderr. What surprises: a command's own flags are made only when that command is called, so
+`megapairs --help` loads nothing heavy.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The verbs: for each stage its settings, its inputs, and the call; for each other command its function.
+"""The commands: for each stage its settings, its inputs, and the call; for each other command its function.
 
 To add a stage: write its folder, then one entry here. Nothing else knows the list.
 """
@@ -23,22 +23,22 @@ ENDPOINT = {
 HERE = "megapairs_hf.cli.commands"
 STAGES = {
     "corpus": Stage(
-        "Pictures and captions from a data set, a folder, tars, or drawn.",
+        "Images and captions from a data set, a folder, tars, or drawn.",
         "megapairs_hf.corpus.config:CorpusConfig",
         (),
         "corpus",
         f"{HERE}:run_corpus",
     ),
     "pretrain": Stage(
-        "Small similarity models trained on the corpus, where no weights can be had.",
+        "Small encoders trained on the corpus, where no weights can be had.",
         "megapairs_hf.training.config:PretrainConfig",
         ("corpus",),
-        "similarity",
+        "encoders",
         f"{HERE}:run_pretrain",
         needs="models",
     ),
     "embed": Stage(
-        "Pictures and captions to vectors, one set a similarity model.",
+        "Images and captions to embeddings, one set per encoder.",
         "megapairs_hf.embedding.config:EmbedConfig",
         ("corpus",),
         "embeddings",
@@ -54,7 +54,7 @@ STAGES = {
         needs="mine",
     ),
     "describe": Stage(
-        "What the two pictures of a pair share and how they differ.",
+        "What the two images of a pair share and how they differ.",
         "megapairs_hf.annotation.config:DescribeConfig",
         ("pairs", "corpus"),
         "descriptions",
@@ -85,7 +85,7 @@ STAGES = {
         f"{HERE}:run_build",
     ),
     "train": Stage(
-        "An MMRet on the triplets; the untrained model is saved beside it.",
+        "An MMRet on the triplets; the base model is saved beside it.",
         "megapairs_hf.training.config:TrainConfig",
         ("triplets",),
         "model",
@@ -93,10 +93,10 @@ STAGES = {
         needs="models",
     ),
     "eval": Stage(
-        "Composed retrieval on held-out pictures: the untrained and the trained model. On the field's benchmarks:"
-        " megapairs eval MODEL BENCHMARK --data DIR --out DIR, and megapairs eval doctor BENCHMARK --data DIR.",
+        "Composed retrieval on held-out images: the base and the trained model. On the field's benchmarks:"
+        " megapairs eval MODEL BENCHMARK --data DIR --out DIR, and megapairs eval check-data BENCHMARK --data DIR.",
         "megapairs_hf.evaluation.config:EvalConfig",
-        ("heldout", "untrained", "model"),
+        ("heldout", "base", "model"),
         "results",
         f"{HERE}:run_eval",
         needs="models",
@@ -123,9 +123,9 @@ def run_corpus(config: Any, places: dict[str, str], out: str, work: str, overwri
 
 def run_pretrain(config: Any, places: dict[str, str], out: str, work: str, overwrite: bool) -> None:
     """Run the pretrain stage."""
-    from megapairs_hf.training import pretrain_similarity
+    from megapairs_hf.training import pretrain_encoders
 
-    tell(pretrain_similarity(opened(places["corpus"], "corpus"), config=config, out=out, overwrite=overwrite))
+    tell(pretrain_encoders(opened(places["corpus"], "corpus"), config=config, out=out, overwrite=overwrite))
 
 
 def run_embed(config: Any, places: dict[str, str], out: str, work: str, overwrite: bool) -> None:
@@ -187,7 +187,7 @@ def run_build(config: Any, places: dict[str, str], out: str, work: str, overwrit
 
 
 def run_train(config: Any, places: dict[str, str], out: str, work: str, overwrite: bool) -> None:
-    """Save the untrained model, then run the train stage."""
+    """Save the base model, then run the train stage."""
     from megapairs_hf.artifacts.storage import HUB_ID
     from megapairs_hf.training import init_mmret, train_mmret
 
@@ -196,8 +196,8 @@ def run_train(config: Any, places: dict[str, str], out: str, work: str, overwrit
     triplets = opened(given, "triplets") if there else given
     place = Path(out)
     # a second model of the same work folder starts from another
-    untrained = place.parent / ("untrained" if place.name == "model" else f"{place.name}.untrained")
-    init_mmret(config, out=untrained, work=work, overwrite=overwrite)
+    base = place.parent / ("base" if place.name == "model" else f"{place.name}.base")
+    init_mmret(config, out=base, work=work, overwrite=overwrite)
     tell(train_mmret(triplets, config=config, out=out, work=work, overwrite=overwrite))
 
 
@@ -208,7 +208,7 @@ def run_eval(config: Any, places: dict[str, str], out: str, work: str, overwrite
     from megapairs_hf.evaluation.results_table import results_table
     from megapairs_hf.models import load_mmret
 
-    models = {"untrained": opened(places["untrained"], "model"), "trained": opened(places["model"], "model")}
+    models = {"base": opened(places["base"], "model"), "trained": opened(places["model"], "model")}
     evaluate(
         opened(places["heldout"], "corpus"),
         {name: functools.partial(load_mmret, model.path) for name, model in models.items()},
@@ -234,11 +234,11 @@ def tell(artifact: Any) -> None:
     left_out = ", ".join(f"{count:,} {reason}" for reason, count in manifest.rejected.items())
     steps = manifest.stats.get("steps")
     rows = f"{manifest.rows:,} rows" if manifest.rows or steps is None else f"{steps:,} steps"
-    if manifest.kind == "similarity":
+    if manifest.kind == "encoders":
         rows = f"{len(manifest.shards):,} files"
     if manifest.kind == "triplets":
         from megapairs_hf.artifacts.shards import part_rows
 
-        rows = f"{part_rows(artifact, 'triplets'):,} rows, {part_rows(artifact, 'images'):,} pictures"
+        rows = f"{part_rows(artifact, 'triplets'):,} rows, {part_rows(artifact, 'images'):,} images"
     what = manifest.kind if manifest.kind != "embeddings" else f"embeddings {os.path.basename(artifact.path)}"  # noqa: PTH119
     note(f"{what}: {rows}{'; left out: ' + left_out if left_out else ''} ({artifact.path})")

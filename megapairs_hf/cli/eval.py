@@ -1,4 +1,4 @@
-"""`megapairs eval MODEL BENCHMARK …`, `megapairs eval doctor BENCHMARK`, `megapairs eval --check-submission FILE`.
+"""`megapairs eval MODEL BENCHMARK …`, `megapairs eval check-data BENCHMARK`, `megapairs eval --check-submission FILE`.
 
 The form without a model, `megapairs eval --config F --work W`, is the stage of a recipe and is read by `parser.py`.
 What surprises: --data may be the folder of one benchmark or of several, where each stands in a folder of its name.
@@ -30,7 +30,7 @@ EPILOG = """examples:
   megapairs eval MODEL circo --split test --data DIR --out results   writes the file for the server
   megapairs eval MODEL cirr --rerank yes-no --vlm NAME --vlm-urls URL --data DIR --out results
   megapairs eval MODEL mmeb --set datasets='[GQA, VOC2007]' --data DIR --out results
-  megapairs eval doctor circo --data DIR                             what is there, and where to get the rest
+  megapairs eval check-data circo --data DIR                             what is there, and where to get the rest
   megapairs eval --check-submission FILE                             what is wrong with a file for a server
 """
 
@@ -39,11 +39,11 @@ def eval_command(words: list[str]) -> Callable[[], int]:
     """Read the words after `eval`.
 
     Args:
-        words: the first is a model, `doctor`, or `--check-submission`.
+        words: the first is a model, `check-data`, or `--check-submission`.
     """
     if words[0].startswith("--check-submission"):
         return submission(words)
-    return _doctor(words[1:]) if words[0] == "doctor" else _benchmarks(words)
+    return _check_data(words[1:]) if words[0] == "check-data" else _benchmarks(words)
 
 
 def _benchmarks(words: list[str]) -> Callable[[], int]:
@@ -69,12 +69,12 @@ def _benchmarks(words: list[str]) -> Callable[[], int]:
                             help="where it is served, such as http://gpu-1:8080/v1")  # fmt: skip
     parser.add_argument("--limit", type=int, metavar="N", help="the first N queries only; the records say partial")
     parser.add_argument("--top", type=int, default=50, metavar="K", help="of each ranking to keep (default: 50)")
-    parser.add_argument("--batch-size", type=int, default=128, metavar="B", help="pictures at a time (default: 128)")
-    parser.add_argument("--cache", metavar="DIR", help="where vectors of galleries are kept for the next prompt")
+    parser.add_argument("--batch-size", type=int, default=128, metavar="B", help="images at a time (default: 128)")
+    parser.add_argument("--cache", metavar="DIR", help="where embeddings of galleries are kept for the next prompt")
     parser.add_argument("--name", metavar="NAME", help="of the model in the results (default: MODEL)")
     parser.add_argument("--revision", metavar="R", help="of the model on the Hub")
     parser.add_argument("--loader", choices=("mmret", "sentence-transformers"), default="mmret",
-                        help="mmret fuses picture and text of any CLIP (default)")  # fmt: skip
+                        help="mmret fuses image and text of any CLIP (default)")  # fmt: skip
     parser.add_argument("--device", metavar="D", help="where the model runs (default: its library's choice)")
     parser.add_argument("--overwrite", action="store_true", help="throw away what is there")
     return functools.partial(measure_benchmarks, parser.parse_args(words))
@@ -82,19 +82,19 @@ def _benchmarks(words: list[str]) -> Callable[[], int]:
 
 def protocol_flags(parser: argparse.ArgumentParser) -> None:
     """Where a benchmark is, and what is changed of its protocol."""
-    parser.add_argument("--data", required=True, metavar="DIR", help="annotations and pictures")
+    parser.add_argument("--data", required=True, metavar="DIR", help="annotations and images")
     parser.add_argument("--split", metavar="S", help="instead of the file's")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="changes",
                         help="a setting instead of the file's, such as prompt=searle; may be repeated")  # fmt: skip
 
 
-def _doctor(words: list[str]) -> Callable[[], int]:
+def _check_data(words: list[str]) -> Callable[[], int]:
     parser = argparse.ArgumentParser(
-        "megapairs eval doctor", description="What of a benchmark is there, and where to get the rest."
+        "megapairs eval check-data", description="What of a benchmark is there, and where to get the rest."
     )
     parser.add_argument("benchmarks", metavar="BENCHMARK", nargs="+", help="name, or a file such as eval/circo.yaml")
     protocol_flags(parser)
-    parser.add_argument("--quick", action="store_true", help="only look whether pictures are there; read none")
+    parser.add_argument("--quick", action="store_true", help="only look whether images are there; read none")
     options = parser.parse_args(words)
 
     def call() -> int:
@@ -233,8 +233,6 @@ def check(options: argparse.Namespace) -> int:
     lines = [f"{options.file}: {kind}, " + ("nothing wrong" if not wrong else f"{len(wrong)} things wrong")]
     lines += [f"  - {sentence}" for sentence in wrong]
     if known is None:
-        lines.append(
-            "  Not checked without --data DIR: which pictures there are, and that no reference is in its list."
-        )
+        lines.append("  Not checked without --data DIR: which images there are, and that no reference is in its list.")
     print("\n".join(lines))  # noqa: T201
     return 1 if wrong else 0

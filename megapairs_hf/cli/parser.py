@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from megapairs_hf.cli.stage import Stage
 
-USAGE = """megapairs VERB [options]
+USAGE = """megapairs COMMAND [options]
 
 Composed-image-retrieval data from any captioned image corpus, and retrievers
 trained on it.
@@ -28,26 +28,26 @@ The whole flow:
 
 One stage at a time, each with --config F.yaml, --work DIR, and its settings
 as flags:
-  corpus     pictures and captions from a data set, a folder, tars, or drawn
-  pretrain   small similarity models, where no weights can be had
-  embed      pictures and captions to vectors, one set a similarity model
+  corpus     images and captions from a data set, a folder, tars, or drawn
+  pretrain   small encoders, where no weights can be had
+  embed      images and captions to embeddings, one set per encoder
   mine       related pairs and hard negatives
-  describe   what the two pictures of a pair share and how they differ
+  describe   what the two images of a pair share and how they differ
   instruct   three or more search instructions a pair
   verify     whether each instruction leads to its target (optional)
   build      the data set of triplets
   train      an MMRet on the triplets
-  eval       composed retrieval on held-out pictures; eval MODEL BENCHMARK …
-             on CIRCO, CIRR, FashionIQ, GeneCIS; eval doctor BENCHMARK
+  eval       composed retrieval on held-out images; eval MODEL BENCHMARK …
+             on CIRCO, CIRR, FashionIQ, GeneCIS; eval check-data BENCHMARK
 
 Looking and sharing:
   report     one HTML page of a work folder
   inspect    what an artifact holds
-  dataset    import, export, view, remove pictures from, or tell of a data set
+  dataset    import, export, view, remove images from, or tell of a data set
   push       a data set, model or results to the Hub; --dry-run shows what
   env        versions and devices
 
-`megapairs VERB --help` shows the settings of a verb. --debug shows tracebacks.
+`megapairs COMMAND --help` shows a command's settings; --debug shows tracebacks.
 """
 
 
@@ -72,29 +72,29 @@ def parse(words: list[str]) -> Callable[[], int]:
     if words[0] == "--version":
         print(__version__)  # noqa: T201
         raise SystemExit(0)
-    verb, rest = words[0], words[1:]
-    if verb == "eval" and rest and (not rest[0].startswith("-") or rest[0].startswith("--check-submission")):
+    command, rest = words[0], words[1:]
+    if command == "eval" and rest and (not rest[0].startswith("-") or rest[0].startswith("--check-submission")):
         from megapairs_hf.cli.eval import eval_command
 
         return eval_command(rest)
-    if verb in STAGES:
-        return _stage_call(verb, STAGES[verb], rest)
-    if verb in COMMANDS:
-        module, name = COMMANDS[verb].split(":")
-        command: Callable[[list[str]], Callable[[], int]] = getattr(importlib.import_module(module), name)
-        return command(rest)
-    near = difflib.get_close_matches(verb, [*STAGES, *COMMANDS], n=1)
+    if command in STAGES:
+        return _stage_call(command, STAGES[command], rest)
+    if command in COMMANDS:
+        module, name = COMMANDS[command].split(":")
+        function: Callable[[list[str]], Callable[[], int]] = getattr(importlib.import_module(module), name)
+        return function(rest)
+    near = difflib.get_close_matches(command, [*STAGES, *COMMANDS], n=1)
     hint = f"did you mean {near[0]!r}?" if near else "see megapairs --help"
-    argparse.ArgumentParser("megapairs", add_help=False, usage="megapairs VERB [options]").error(
-        f"unknown verb {verb!r}; {hint}"
+    argparse.ArgumentParser("megapairs", add_help=False, usage="megapairs COMMAND [options]").error(
+        f"unknown command {command!r}; {hint}"
     )
 
 
-def stage_parser(verb: str, stage: Stage) -> argparse.ArgumentParser:
+def stage_parser(command: str, stage: Stage) -> argparse.ArgumentParser:
     """The flags of a stage: its inputs and every field of its settings."""
     cls = stage.config_class()
     parser = argparse.ArgumentParser(
-        f"megapairs {verb}", description=stage.help, formatter_class=argparse.RawDescriptionHelpFormatter
+        f"megapairs {command}", description=stage.help, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config", metavar="F.yaml", help="settings; flags override them")
     parser.add_argument("--work", default="work", metavar="DIR", help="folder of the whole pipeline (default: work)")
@@ -149,13 +149,13 @@ def attribute_help(cls: type[Any]) -> dict[str, str]:
     return {name: text.replace("%", "%%") for name, text in found.items()}
 
 
-def _stage_call(verb: str, stage: Stage, words: list[str]) -> Callable[[], int]:
-    parser = stage_parser(verb, stage)
+def _stage_call(command: str, stage: Stage, words: list[str]) -> Callable[[], int]:
+    parser = stage_parser(command, stage)
     given = expand_dotted(words)
     options = vars(parser.parse_args(given.plain))
     hints = get_type_hints(stage.config_class())
     values = read_yaml(options["config"]) if options["config"] else {}
-    where = options["config"] or f"megapairs {verb}"
+    where = options["config"] or f"megapairs {command}"
     for key, value in options.items():
         if value is not None and key.startswith("set."):
             literal = hints.get(key[4:]) in (str, str | None) and value != "null"

@@ -1,6 +1,6 @@
 """A recipe: a folder with one YAML file a stage. `run` makes everything that is missing; `demo` runs the one inside.
 
-A recipe is data. The names of its files are the verbs, in the order of the flow; `heldout.yaml` is a second corpus,
+A recipe is data. The names of its files are the commands, in the order of the flow; `heldout.yaml` is a second corpus,
 kept for evaluation. A stage whose file is absent is not run.
 """
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 DEMO = Path(__file__).with_name("demo_recipe")
 ORDER = ("corpus", "heldout", "pretrain", "embed", "mine", "describe", "instruct", "verify", "build", "train", "eval")
-VERB_OF = {"heldout": "corpus"}
+COMMAND_OF = {"heldout": "corpus"}
 SEEDS = {
     "pretrain": ("clip.seed", "dino.seed"),
     "mine": ("seed",),
@@ -40,7 +40,7 @@ SEEDS = {
     "build": ("seed",),
     "train": ("seed",),
 }
-DEMO_TEXT = """megapairs demo: the whole flow on {count:,} drawn scenes, on this machine, without downloads.
+DEMO_TEXT = """megapairs demo: the whole flow on {count:,} synthetic scenes, on this machine, without downloads.
 What stands in for what: a small CLIP trained here on the captions for EVA-CLIP
 and for the CLIP that MMRet starts from; a small DINOv2-shaped model trained here
 for DINOv2; instructions written from the captions for InternVL2-26B and
@@ -131,7 +131,7 @@ def publish(work: str) -> None:
     from megapairs_hf.hub.upload import push
 
     for kind, name in (("dataset", "triplets"), ("model", "model")):
-        config = PushConfig(repo_id=f"your-name/megapairs-demo-{kind}", licence="apache-2.0", dry_run=True)
+        config = PushConfig(repo_id=f"your-name/megapairs-demo-{kind}", license="apache-2.0", dry_run=True)
         place = push(kind, Path(work) / name, config, Path(work) / "publish" / kind, work=work)  # type: ignore[arg-type]
         note(f"push {kind} --dry-run: {place}")
 
@@ -169,10 +169,12 @@ def run_recipe(folder: Path, work: str, options: argparse.Namespace) -> int:
     last = ORDER.index(options.until) if options.until else len(ORDER)
     planned = []
     for name, values in recipe.items():
-        stage = STAGES[VERB_OF.get(name, name)]
+        stage = STAGES[COMMAND_OF.get(name, name)]
         config, sections = read_stage(stage, values, f"{folder / name}.yaml")
         if ORDER.index(name) <= last:
-            planned.append(Planned(name, stage, config, sections, join(work, name if name in VERB_OF else stage.out)))
+            planned.append(
+                Planned(name, stage, config, sections, join(work, name if name in COMMAND_OF else stage.out))
+            )
     if options.dry_run:
         for each in planned:
             print(f"{each.name}: reads {', '.join(each.stage.inputs) or 'nothing'}; writes {each.out}")  # noqa: T201

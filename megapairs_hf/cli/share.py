@@ -1,4 +1,4 @@
-"""The verbs that look and share: report, inspect, push, env."""
+"""The commands that look and share: report, inspect, push, env."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def push(words: list[str]) -> Callable[[], int]:
         help="the triplets or model folder, inside its work folder; the results' folder or file",
     )
     parser.add_argument("repo_id", metavar="REPO_ID", help="user/name on the Hub")
-    parser.add_argument("--licence", "--license", help="of the data or model, as the Hub spells it (apache-2.0, …)")
+    parser.add_argument("--license", "--license", help="of the data or model, as the Hub spells it (apache-2.0, …)")
     parser.add_argument("--private", action="store_true", help="make the repository private")
     parser.add_argument("--create-pr", action="store_true", help="open a pull request instead of committing")
     parser.add_argument("--revision", help="branch to push to")
@@ -128,7 +128,7 @@ def _push(options: argparse.Namespace) -> int:
         create_pr=options.create_pr,
         revision=options.revision,
         commit_message=options.commit_message,
-        licence=options.licence,
+        license=options.license,
         dry_run=options.dry_run,
         card=options.card,
         card_images=options.card_images,

@@ -9,13 +9,13 @@ from typing import Any
 from megapairs_hf.artifacts.storage import exists, is_local, join
 from megapairs_hf.core.dependencies import require
 
-# these map vectors into memory or load models; elsewhere than on a local disk they work through the cache
+# these map embeddings into memory or load models; elsewhere than on a local disk they work through the cache
 NEEDS_FILES = {"pretrain", "embed", "mine", "train", "eval"}
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage as a verb.
+    """A stage as a command.
 
     Attributes:
         help: what it does.

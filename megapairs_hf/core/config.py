@@ -25,6 +25,15 @@ T = TypeVar("T")
 # `field(default=2, metadata=HOW)` marks a setting of how, not of what: it changes no byte and so no hash
 RUNTIME_ONLY: dict[str, bool] = {"how": True}
 
+# what a setting was called before; a file that has the old word gets the new one told
+RENAMED = {
+    "band": "similarity_range",
+    "band_kind": "range_kind",
+    "licence": "license",
+    "models": "encoders",
+    "neighbours": "neighbors",
+}
+
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """Read a YAML file of settings.
@@ -52,7 +61,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def parse_value(text: str) -> Any:
-    """Read the value of a flag as YAML, so that `--band '[0.8, 0.96]'` and a file mean the same."""
+    """Read the value of a flag as YAML, so that `--similarity_range '[0.8, 0.96]'` and a file mean the same."""
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -121,6 +130,8 @@ def check_keys(cls: type[Any], values: Mapping[str, Any], where: str) -> None:
         if get_origin(hints.get(key)) is tuple and not isinstance(value, (list, tuple)):
             raise ConfigError(f"{where}: `{key}` must be a list, such as [{value}], not {value!r}")
         if key not in known:
+            if RENAMED.get(str(key)) in known:
+                raise ConfigError(f"{where}: `{key}` is now `{RENAMED[str(key)]}`")
             near = difflib.get_close_matches(str(key), known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
             raise ConfigError(f"{where}: unknown key {key!r}; {hint}")

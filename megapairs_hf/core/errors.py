@@ -7,7 +7,7 @@
       │    ├─ StaleArtifactError      it was made with other settings or inputs
       │    └─ IncompleteArtifactError it was begun and not finished
       ├─ CorpusError              a source of images that cannot be used
-      │    └─ ImageRejectedError      one picture that cannot be used, with its reason
+      │    └─ ImageRejectedError      one image that cannot be used, with its reason
       ├─ AnnotationError          descriptions and instructions
       │    ├─ ServerUnavailableError  the endpoint does not answer, or answers with a failure
       │    ├─ BudgetSpentError        the run may ask no more; answers so far are kept
@@ -60,7 +60,7 @@ class CorpusError(MegaPairsError):
 
 
 class ImageRejectedError(CorpusError):
-    """One picture cannot be used.
+    """One image cannot be used.
 
     Attributes:
         reason: a short word for counting (`truncated`, `too_many_pixels`, …).

@@ -11,14 +11,14 @@ class Input:
     """One input.
 
     Attributes:
-        text: the text, None for a picture alone.
-        picture: where the picture is, or the picture itself; None for a text alone.
+        text: the text, None for an image alone.
+        image: where the image is, or the image itself; None for a text alone.
     """
 
     text: str | None
-    picture: Any
+    image: Any
 
     @property
     def kind(self) -> str:
         """`text`, `image` or `joint`."""
-        return "text" if self.picture is None else "image" if self.text is None else "joint"
+        return "text" if self.image is None else "image" if self.text is None else "joint"

@@ -109,7 +109,7 @@ RANKINGS = pa.schema(
 
 
 def with_features(schema: pa.Schema, images: tuple[str, ...] = ()) -> pa.Schema:
-    """Add the metadata by which `datasets` knows that a struct column holds pictures.
+    """Add the metadata by which `datasets` knows that a struct column holds images.
 
     Args:
         schema: an Arrow schema.

@@ -24,7 +24,7 @@ UNUSED = {
 
 @dataclass(frozen=True)
 class CorpusConfig:
-    """Where the pictures come from and which are accepted.
+    """Where the images come from and which are accepted.
 
     The paper (section 3.1) takes 20 M captioned images of Recap-DataComp-1B; the limits and defaults here are ours. A
     setting that the source does not use must keep its default: one that did nothing would be taken for obeyed.
@@ -36,26 +36,26 @@ class CorpusConfig:
         name: configuration of the data set; like `split` and `revision` for source `dataset` only.
         split: split of the data set.
         revision: revision of the data set on the Hub.
-        image_column: the column with the pictures; None takes the only one there is. Not for an image folder.
+        image_column: the column with the images; None takes the only one there is. Not for an image folder.
         caption_column: the column with the captions (for an image folder: of its metadata file).
         caption_template: a caption made of columns, such as `a photo of a {label}`; for an image folder `{folder}` and
             `{stem}` are known too. Used instead of `caption_column`.
         id_column: the column with unique ids; None numbers the rows (an image folder uses relative paths).
         meta: extra columns to keep under `meta`.
         group_column: column whose values are kept together when part of the corpus is held out; `row` for each row by
-            itself (data sets), `folder` for the pictures of a folder (image folders), `family` (drawn scenes).
+            itself (data sets), `folder` for the images of a folder (image folders), `family` (synthetic scenes).
         held_out: share of the groups that `part: held_out` selects and `part: train` leaves.
         part: `all`, `train` or `held_out`.
         limit: use only the first so many rows.
-        max_pixels: more pixels than this and the picture is rejected before it is decoded.
-        min_side: pictures with a shorter side are rejected.
-        max_side: pictures with a longer side are reduced; None keeps all pixels.
-        images: `embedded` copies the pictures' files into the corpus; `by_reference` keeps only where they are (an
+        max_pixels: more pixels than this and the image is rejected before it is decoded.
+        min_side: images with a shorter side are rejected.
+        max_side: images with a longer side are reduced; None keeps all pixels.
+        images: `embedded` copies the images' files into the corpus; `by_reference` keeps only where they are (an
             `image_folder`, `parquet` or `webdataset` source on a disk that stays), so that nothing is copied.
         max_caption_words: longer captions are cut, and counted in the manifest.
         shard_rows: source rows a shard.
         threads: decoding threads of a process.
-        scenes: settings of the drawn scenes.
+        scenes: settings of the synthetic scenes.
     """
 
     source: Literal["scenes", "dataset", "image_folder", "parquet", "webdataset"] = "scenes"

@@ -1,8 +1,8 @@
-"""The corpus stage: a source of pictures becomes a `corpus` artifact.
+"""The corpus stage: a source of images becomes a `corpus` artifact.
 
-Two passes. The first decodes every picture of a shard and writes what is good; the second, when the pixels of all
+Two passes. The first decodes every image of a shard and writes what is good; the second, when the pixels of all
 shards are known by their hash, leaves out exact doubles (the first in corpus order stays). What surprises: `sha256`
-is that of the decoded pixels, so the same picture saved twice with other metadata is a double.
+is that of the decoded pixels, so the same image saved twice with other metadata is a double.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ BATCH = 64
 
 
 def make_corpus(config: CorpusConfig, *, out: PathLike, overwrite: bool = False) -> Artifact:
-    """Read, decode and check every picture of a source.
+    """Read, decode and check every image of a source.
 
     Args:
         config: the settings.
@@ -50,7 +50,7 @@ def make_corpus(config: CorpusConfig, *, out: PathLike, overwrite: bool = False)
         A `corpus` artifact.
 
     Raises:
-        CorpusError: the source cannot be opened, lacks a column, or gives no usable picture.
+        CorpusError: the source cannot be opened, lacks a column, or gives no usable image.
         StaleArtifactError: `out` was made from another source or with other settings.
     """
     source = open_source(config)
@@ -81,7 +81,7 @@ def _usable(corpus: Artifact, rows: int, config: CorpusConfig) -> Artifact:
         told = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
         hint = "; name their column with --caption_column, or make captions with --caption_template"
         raise CorpusError(
-            f"none of the {rows:,} pictures of {config.path} can be used ({told}); see"
+            f"none of the {rows:,} images of {config.path} can be used ({told}); see"
             f" {corpus.path}/rejected.parquet{hint if NO_CAPTION in reasons else ''}"
         )
     return corpus
@@ -121,7 +121,7 @@ def _decode_all(source: Source, config: CorpusConfig, writer: ArtifactWriter | A
         total = sum(len(_shard_range(i, source.rows, config)) for i in mine)
         todo = writer.mine()
         left = sum(len(_shard_range(i, source.rows, config)) for i in todo)
-        with Progress("corpus", total, "pictures", total - left) as bar:
+        with Progress("corpus", total, "images", total - left) as bar:
             for i in todo:
                 span = _shard_range(i, source.rows, config)
                 _decode_shard(i, _checked(source.read(span.start, span.stop), config, pool, bar), writer, schema)

@@ -17,9 +17,9 @@ class BuildConfig:
         min_negatives: triplets with fewer hard negatives, the query image counted, are rejected.
         min_fit: instructions whose `fits` of `megapairs verify` is lower are left out; 0 keeps all and needs none.
         rows_per_shard: triplets a shard.
-        images_per_shard: pictures a shard.
+        images_per_shard: images a shard.
         max_shard_mb: a shard ends before it grows larger than so many megabytes, whatever its number of rows.
-        preview: triplets of the `preview` configuration, whose pictures stand in the rows.
+        preview: triplets of the `preview` configuration, whose images stand in the rows.
     """
 
     validation: float = 0.05
@@ -36,7 +36,7 @@ class BuildConfig:
         require(self.min_negatives >= 1, "min_negatives", self.min_negatives, "at least 1 (the query image)")
         require(0 <= self.min_fit <= 1, "min_fit", self.min_fit, "a share from 0 to 1")
         require(self.rows_per_shard > 0, "rows_per_shard", self.rows_per_shard, "a positive number of triplets")
-        require(self.images_per_shard > 0, "images_per_shard", self.images_per_shard, "a positive number of pictures")
+        require(self.images_per_shard > 0, "images_per_shard", self.images_per_shard, "a positive number of images")
         require(
             0 < self.max_shard_mb <= 500, "max_shard_mb", self.max_shard_mb, "1 to 500 megabytes, the Hub's advice"
         )
@@ -49,10 +49,10 @@ class ImportConfig:
 
     Attributes:
         rows_per_shard: lines a shard of triplets.
-        images_per_shard: pictures a shard.
-        max_shard_mb: a shard of pictures ends before it grows larger than so many megabytes.
-        max_pixels: more pixels than this and a picture is rejected before it is decoded.
-        preview: triplets of the `preview` configuration, whose pictures stand in the rows.
+        images_per_shard: images a shard.
+        max_shard_mb: a shard of images ends before it grows larger than so many megabytes.
+        max_pixels: more pixels than this and an image is rejected before it is decoded.
+        preview: triplets of the `preview` configuration, whose images stand in the rows.
     """
 
     rows_per_shard: int = 100_000
@@ -63,7 +63,7 @@ class ImportConfig:
 
     def __post_init__(self) -> None:
         require(self.rows_per_shard > 0, "rows_per_shard", self.rows_per_shard, "a positive number of lines")
-        require(self.images_per_shard > 0, "images_per_shard", self.images_per_shard, "a positive number of pictures")
+        require(self.images_per_shard > 0, "images_per_shard", self.images_per_shard, "a positive number of images")
         require(
             0 < self.max_shard_mb <= 500, "max_shard_mb", self.max_shard_mb, "1 to 500 megabytes, the Hub's advice"
         )

@@ -30,7 +30,7 @@ def join_rows(
     sides, rejected, stats = divide(mined, texts, validation, config)
     if validation and not sides["validation"]:
         note(
-            f"build: no triplet lies among the {len(validation):,} pictures that `validation` {config.validation:g}"
+            f"build: no triplet lies among the {len(validation):,} images that `validation` {config.validation:g}"
             " asks for, so all are for training; raise it, or make more pairs"
         )
         sides, rejected, stats = divide(mined, texts, set(), config)

@@ -1,4 +1,4 @@
-"""The shape of the published folder: its files, its pictures, and the YAML by which `load_dataset` finds them.
+"""The shape of the published folder: its files, its images, and the YAML by which `load_dataset` finds them.
 
 What surprises: `datasets` keys its cache of a local folder by the README's YAML and not by the files, so that text
 must change whenever the rows do; each configuration's description carries a mark that does.
@@ -80,18 +80,18 @@ def chunks(
 
 
 def image_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-    """Pictures with their captions, by id."""
+    """Images with their captions, by id."""
     schema = pa.schema([("image_id", pa.string()), ("image", IMAGE_TYPE), ("caption", pa.string())])
     return pa.Table.from_pylist(list(rows), schema=with_features(schema, ("image",)))
 
 
 def preview_ids(triplets: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    """The pictures that a preview of these triplets shows."""
+    """The images that a preview of these triplets shows."""
     return tuple(sorted({name for row in triplets for name in (row["q_img"], row["t_img"], row["hns"][-1])}))
 
 
 def preview_table(triplets: Sequence[Mapping[str, Any]], rows: Mapping[str, Mapping[str, Any]]) -> pa.Table:
-    """A few triplets with their pictures in the rows, for the data set viewer.
+    """A few triplets with their images in the rows, for the data set viewer.
 
     Args:
         triplets: the rows.

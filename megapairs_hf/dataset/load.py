@@ -1,4 +1,4 @@
-"""`load_triplets`: the triplets with their pictures, joined by id when they are asked for."""
+"""`load_triplets`: the triplets with their images, joined by id when they are asked for."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from megapairs_hf.artifacts.artifact import MANIFEST, open_artifact
 from megapairs_hf.artifacts.lookup import IdIndex
 from megapairs_hf.core.errors import ArtifactError
 from megapairs_hf.images.decode import to_rgb
-from megapairs_hf.images.locate import ROOT, picture_bytes
+from megapairs_hf.images.locate import ROOT, image_bytes
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -24,15 +24,15 @@ BATCH = 50_000
 
 
 class Triplets(Sequence[dict[str, Any]]):
-    """Triplets of one split, with their pictures.
+    """Triplets of one split, with their images.
 
-    `triplets[i]` is a dict with `q_img` (a PIL picture), `q_text` (its instructions), `t_img`, `hns` (pictures; the
+    `triplets[i]` is a dict with `q_img` (a PIL image), `q_text` (its instructions), `t_img`, `hns` (images; the
     first is the query image), `relation` and `scores`; `triplets.ids(i)` is the same row with image ids, and decodes
-    nothing. Rows, pictures and the index that joins them are memory-mapped, so a pickle for a worker is a few names.
+    nothing. Rows, images and the index that joins them are memory-mapped, so a pickle for a worker is a few names.
 
     Attributes:
         rows: the triplets as a `datasets.Dataset`, images by id.
-        images: the pictures as a `datasets.Dataset` (image_id, image, caption), undecoded.
+        images: the images as a `datasets.Dataset` (image_id, image, caption), undecoded.
         columns: the columns of a row.
         by_id: where each id stands in `images`.
     """
@@ -68,15 +68,15 @@ class Triplets(Sequence[dict[str, Any]]):
         return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
     def image(self, image_id: str) -> Image.Image:
-        """A picture by its id, RGB.
+        """An image by its id, RGB.
 
         Raises:
-            ArtifactError: the data set has no such picture.
+            ArtifactError: the data set has no such image.
         """
-        return self.pictures([image_id])[image_id]
+        return self.load_images([image_id])[image_id]
 
-    def pictures(self, names: Sequence[str]) -> dict[str, Image.Image]:
-        """Pictures by their ids, RGB, each decoded once.
+    def load_images(self, names: Sequence[str]) -> dict[str, Image.Image]:
+        """Images by their ids, RGB, each decoded once.
 
         Raises:
             ArtifactError: some are missing; the sentence names them.
@@ -84,7 +84,7 @@ class Triplets(Sequence[dict[str, Any]]):
         return {name: to_rgb(content) for name, content in self.files(names).items()}
 
     def files(self, names: Sequence[str]) -> dict[str, bytes]:
-        """The files of pictures by their ids.
+        """The files of images by their ids.
 
         Raises:
             ArtifactError: some are missing; the sentence names them.
@@ -93,10 +93,10 @@ class Triplets(Sequence[dict[str, Any]]):
         places = self.by_id.places(distinct)
         self._refuse([name for name, place in zip(distinct, places, strict=True) if place < 0])
         cells = self.images.select_columns(["image"])[places.tolist()]["image"] if distinct else []
-        return {name: picture_bytes(cell, self.root) for name, cell in zip(distinct, cells, strict=True)}
+        return {name: image_bytes(cell, self.root) for name, cell in zip(distinct, cells, strict=True)}
 
     def missing(self) -> list[str]:
-        """The image ids of the rows that no picture has, sorted."""
+        """The image ids of the rows that no image has, sorted."""
         names: set[str] = set()
         for table in self.rows.select_columns(list(IMAGE_COLUMNS)).with_format("arrow").iter(batch_size=BATCH):
             for name in IMAGE_COLUMNS:
@@ -108,7 +108,7 @@ class Triplets(Sequence[dict[str, Any]]):
         return [listed[i] for i in np.nonzero(np.concatenate([np.empty(0), *places]) < 0)[0]]
 
     def check(self) -> None:
-        """Look for the pictures of all rows.
+        """Look for the images of all rows.
 
         Raises:
             ArtifactError: some are missing; the sentence names them.
@@ -128,16 +128,16 @@ class Triplets(Sequence[dict[str, Any]]):
             )
 
     def __getitem__(self, index: Any) -> Any:
-        """Row `index` with pictures, or a list of rows for a slice."""
+        """Row `index` with images, or a list of rows for a slice."""
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         row = self.ids(range(len(self))[index])
         held = [name for name in IMAGE_COLUMNS if name in row]
         wanted = [part for name in held for part in ([row[name]] if isinstance(row[name], str) else row[name])]
-        pictures = self.pictures(wanted)
+        images = self.load_images(wanted)
         for name in held:
             value = row[name]
-            row[name] = pictures[value] if isinstance(value, str) else [pictures[part] for part in value]
+            row[name] = images[value] if isinstance(value, str) else [images[part] for part in value]
         return row
 
 
@@ -150,7 +150,7 @@ def load_triplets(
     token: str | None = None,
     check: bool = False,
 ) -> Triplets:
-    """Open a data set of triplets with its pictures.
+    """Open a data set of triplets with its images.
 
     Args:
         path_or_repo: folder made by `megapairs build`, or a data set on the Hub.
@@ -158,13 +158,13 @@ def load_triplets(
         columns: the columns wanted; None for all.
         revision: revision on the Hub.
         token: of the Hub.
-        check: look for the pictures of all rows now, instead of when a row is asked for.
+        check: look for the images of all rows now, instead of when a row is asked for.
 
     Returns:
-        The rows; pictures are decoded when a row is asked for.
+        The rows; images are decoded when a row is asked for.
 
     Raises:
-        ArtifactError: there is no such data set or split, or pictures are missing.
+        ArtifactError: there is no such data set or split, or images are missing.
     """
     import datasets
 

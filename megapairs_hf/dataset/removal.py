@@ -1,6 +1,6 @@
-"""Pictures taken out of a finished data set, because somebody asked for it.
+"""Images taken out of a finished data set, because somebody asked for it.
 
-Only the shards that hold or name such a picture are written again. New files are made under `.removal/` first and
+Only the shards that hold or name such an image are written again. New files are made under `.removal/` first and
 renamed in one go, the manifest last, so that a removal that was killed has either not happened or is completed by the
 next one. What surprises: the record of the removal holds hashes of the ids, since an id may be what was to vanish.
 """
@@ -67,7 +67,7 @@ class _Removal:
 def remove_images(
     path: PathLike, ids: Iterable[str], *, ignore_missing: bool = False, min_negatives: int | None = None
 ) -> Artifact:
-    """Take pictures out of a data set of triplets.
+    """Take images out of a data set of triplets.
 
     Triplets whose query or target is taken out go; from the others the hard negative goes, and those that are left
     with too few go too.
@@ -199,7 +199,7 @@ def _stage_triplets(removal: _Removal, index: int, shard: dict[str, Any]) -> Non
 
 
 def _stage_preview(removal: _Removal, index: int, shard: dict[str, Any]) -> None:
-    # these rows hold pictures and no ids
+    # these rows hold images and no ids
     table = removal.artifact.shard(index)
     columns = [name for name in SHOWN if name in table.column_names]
     kept = [
@@ -219,7 +219,7 @@ def _rejected(removal: _Removal) -> pa.Table:
         # a detail is a sentence: what an id stands in is left out whole
         detail = "" if hides or named.search(row["detail"] or "") else row["detail"] or ""
         rows.append((_secret(row["key"]) if hides else row["key"], row["reason"], detail))
-    rows += [(_secret(name), "removed_on_request", "a picture") for name in sorted(removal.ids)]
+    rows += [(_secret(name), "removed_on_request", "an image") for name in sorted(removal.ids)]
     return rejection_table([*rows, *removal.rejected])
 
 

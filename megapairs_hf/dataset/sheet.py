@@ -1,7 +1,7 @@
 """The data sheet: what a data set holds, what it was made of and with, and what it cost, as Markdown or JSON.
 
 Every figure is read from the manifests of a work folder and from the shards of its triplets. What surprises: nothing
-is guessed, so a fact that no manifest records (the licence of most corpora, the price of one's own servers) stands
+is guessed, so a fact that no manifest records (the license of most corpora, the price of one's own servers) stands
 there as `not recorded`.
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from megapairs_hf.artifacts.artifact import iter_batches
 from megapairs_hf.artifacts.shards import part_shards
-from megapairs_hf.artifacts.workspace import CAPTION_ENGINE, Work, open_work, source_name
+from megapairs_hf.artifacts.workspace import RULE_BASED, Work, open_work, source_name
 from megapairs_hf.core.errors import ArtifactError
 from megapairs_hf.core.formatting import table_cell
 
@@ -30,7 +30,7 @@ DATASHEET = "DATASHEET.md"
 UNKNOWN = "not recorded"
 BIN = 0.02
 EDGES = np.linspace(-1, 1, round(2 / BIN) + 1)
-LICENCE_COLUMNS = ("licence", "license")
+LICENSE_COLUMNS = ("license", "license")
 ANNOTATED = ("descriptions", "instructions", "verified")
 BATCH = 10_000
 PLACE = re.compile(r"(/|~|\.{1,2}/|file://|[A-Za-z]:\\)")
@@ -118,7 +118,7 @@ def statistics(work: PathLike, triplets: Artifact | None = None) -> dict[str, An
         ],
         "removals": triplets.manifest.stats.get("removals", []),
         "provenance": _provenance(opened.artifacts.get("corpus")),
-        "similarity_models": [_similarity(name, one) for name, one in opened.embeddings.items()],
+        "encoders": [_similarity(name, one) for name, one in opened.embeddings.items()],
         "annotators": [_annotator(name, opened.artifacts[name]) for name in ANNOTATED if name in opened.artifacts],
         "stand_ins": opened.stand_ins(),
         "cost": _cost(opened),
@@ -171,9 +171,7 @@ def _histogram(counts: np.ndarray) -> list[dict[str, float]]:
 
 
 def _provenance(corpus: Artifact | None) -> dict[str, Any]:
-    told: dict[str, Any] = dict.fromkeys(
-        ("source", "name", "revision", "split", "pictures", "licences", "fingerprint")
-    )
+    told: dict[str, Any] = dict.fromkeys(("source", "name", "revision", "split", "images", "licenses", "fingerprint"))
     if corpus is None:
         return told
     config = corpus.manifest.config
@@ -182,15 +180,15 @@ def _provenance(corpus: Artifact | None) -> dict[str, Any]:
         "name": source_name(corpus) or None,
         "revision": config.get("revision"),
         "split": config.get("split") if config.get("source") == "dataset" else None,
-        "pictures": corpus.rows,
-        "licences": _licences(corpus),
+        "images": corpus.rows,
+        "licenses": _licenses(corpus),
         "fingerprint": corpus.fingerprint,
     }
 
 
-def _licences(corpus: Artifact) -> dict[str, int] | None:
-    """Pictures by the licence that the source's own column states; None where no such column was kept."""
-    kept = [name for name in corpus.manifest.config.get("meta") or [] if str(name).lower() in LICENCE_COLUMNS]
+def _licenses(corpus: Artifact) -> dict[str, int] | None:
+    """Images by the license that the source's own column states; None where no such column was kept."""
+    kept = [name for name in corpus.manifest.config.get("meta") or [] if str(name).lower() in LICENSE_COLUMNS]
     if not kept:
         return None
     counts: Counter[str] = Counter()
@@ -216,7 +214,7 @@ def _similarity(name: str, artifact: Artifact) -> dict[str, Any]:
 
 def _annotator(name: str, artifact: Artifact) -> dict[str, Any]:
     config, inputs = artifact.manifest.config, artifact.manifest.inputs
-    offline = config.get("engine") == CAPTION_ENGINE
+    offline = config.get("engine") == RULE_BASED
     return {
         "step": name,
         "model": "none (written from the captions)" if offline else _public(config.get("model")),

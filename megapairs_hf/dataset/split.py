@@ -1,7 +1,7 @@
 """Training and validation sides that share no image.
 
 Pairs connect images into a graph that is usually one piece, so some pairs must be cut. The validation side is grown
-along the pairs from a random image, then from another, until it is large enough: neighbours stay together, and far
+along the pairs from a random image, then from another, until it is large enough: neighbors stay together, and far
 fewer pairs are cut than if each image were drawn by itself.
 """
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from megapairs_hf.dataset.config import BuildConfig
 
 REGION = 64
-# a smaller one holds a picture and none of its neighbours, so every pair of it would be cut
+# a smaller one holds an image and none of its neighbors, so every pair of it would be cut
 SMALLEST_REGION = 8
 
 
@@ -64,7 +64,7 @@ def divide(
     validation: set[str],
     config: BuildConfig,
 ) -> tuple[dict[str, list[dict[str, Any]]], list[Rejection], dict[str, Any]]:
-    """The triplets of each side, where these pictures are those of the validation side."""
+    """The triplets of each side, where these images are those of the validation side."""
     sides: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
     rejected: list[Rejection] = []
     relations: dict[str, int] = {}

@@ -1,7 +1,7 @@
 """The build stage: instructions and pairs become the published data set (`triplets`, `images`, `preview`).
 
 The folder is an ordinary data set: `load_dataset(folder)` gives the triplets with images by id, and its configuration
-`images` the pictures. What surprises: a triplet keeps only hard negatives of its own side, since the validation side
+`images` the images. What surprises: a triplet keeps only hard negatives of its own side, since the validation side
 must share no image with the training side, not even as a negative.
 """
 
@@ -36,7 +36,7 @@ from megapairs_hf.dataset.layout import (
     readme,
     thinned,
 )
-from megapairs_hf.images.locate import ROOT, picture_bytes
+from megapairs_hf.images.locate import ROOT, image_bytes
 
 if TYPE_CHECKING:
     from megapairs_hf.dataset.config import BuildConfig
@@ -71,7 +71,7 @@ def build_triplets(
     Args:
         instructions: ≥ 3 instructions for each pair.
         pairs: with their hard negatives.
-        corpus: the pictures.
+        corpus: the images.
         config: the settings.
         out: the artifact's folder.
         overwrite: throw away what is there.
@@ -117,7 +117,7 @@ def plan_shards(triplets: dict[str, list[dict[str, Any]]], corpus: Artifact, con
         names = shard_names(len(parts), "parquet", f"triplets/{side}")
         plan += [Shard(name, part, "triplets") for name, part in zip(names, parts, strict=True)]
     used = {name for rows in triplets.values() for row in rows for name in (row["t_img"], *row["hns"])}
-    sizes = picture_sizes(corpus, used, limit)
+    sizes = image_sizes(corpus, used, limit)
     images = chunks(sorted(used), config.images_per_shard, lambda name: sizes.get(name, 0), limit)
     names = shard_names(len(images), "parquet", "images/train")
     plan += [Shard(name, part, "images") for name, part in zip(names, images, strict=True)]
@@ -126,13 +126,13 @@ def plan_shards(triplets: dict[str, list[dict[str, Any]]], corpus: Artifact, con
     return plan
 
 
-def picture_sizes(corpus: Artifact, used: set[str], limit: int) -> dict[str, int]:
-    """Bytes of each picture's file with its caption; empty where all of them fit into one shard anyway."""
+def image_sizes(corpus: Artifact, used: set[str], limit: int) -> dict[str, int]:
+    """Bytes of each image's file with its caption; empty where all of them fit into one shard anyway."""
     root = corpus.manifest.stats.get(ROOT)
     fits = all(storage.is_local(path) for path in corpus.shard_paths()) and (
         sum(storage.local(path).stat().st_size for path in corpus.shard_paths()) < limit // 2
     )
-    # pictures are compressed already, so the corpus' files are about as large as what they hold
+    # images are compressed already, so the corpus' files are about as large as what they hold
     if root is None and fits:
         return {}
     sizes = {}
@@ -140,7 +140,7 @@ def picture_sizes(corpus: Artifact, used: set[str], limit: int) -> dict[str, int
         for batch in iter_batches(corpus, ["image_id", "image", "caption"], index, 256):
             for row in batch.to_pylist():
                 if row["image_id"] in used:
-                    sizes[row["image_id"]] = len(picture_bytes(row["image"], root)) + len(
+                    sizes[row["image_id"]] = len(image_bytes(row["image"], root)) + len(
                         (row["caption"] or "").encode()
                     )
     return sizes
@@ -179,7 +179,7 @@ def fetch(ids: tuple[str, ...], places: dict[str, tuple[int, int]], corpus: Arti
     for shard, wanted in sorted(by_shard.items()):
         table = corpus.shard(shard, ["image_id", "image", "caption"]).take([row for row, _ in wanted])
         for row in table.to_pylist():
-            # what is published holds its pictures, wherever the corpus keeps them
-            content = picture_bytes(row["image"], corpus.manifest.stats.get(ROOT))
+            # what is published holds its images, wherever the corpus keeps them
+            content = image_bytes(row["image"], corpus.manifest.stats.get(ROOT))
             rows[row["image_id"]] = {**row, "image": {"bytes": content, "path": None}}
     return rows

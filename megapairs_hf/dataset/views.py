@@ -65,17 +65,17 @@ class _Transform:
         rows = self.triplets.ids(next(iter(batch.values()), []))
         drawn = [draw(row, self.negatives, f"{self.seed}/{self.epoch}") for row in rows]
         wanted = [name for (_, names), row in zip(drawn, rows, strict=True) for name in (row["t_img"], *names)]
-        pictures = self.triplets.pictures([*wanted, *(row["q_img"] for row in rows)])
+        images = self.triplets.load_images([*wanted, *(row["q_img"] for row in rows)])
         made: dict[str, Callable[[int], Any]] = {
             # the order in which the trainer's own card can read them
-            "anchor": lambda i: {"text": drawn[i][0], "image": pictures[rows[i]["q_img"]]},
-            "positive": lambda i: pictures[rows[i]["t_img"]],
+            "anchor": lambda i: {"text": drawn[i][0], "image": images[rows[i]["q_img"]]},
+            "positive": lambda i: images[rows[i]["t_img"]],
         }
         columns = {name: [make(i) for i in range(len(rows))] for name, make in made.items() if name in batch}
         for number in range(self.negatives):
             name = f"negative_{number + 1}"
             if name in batch:
-                columns[name] = [pictures[names[number]] for _, names in drawn]
+                columns[name] = [images[names[number]] for _, names in drawn]
         return columns
 
 

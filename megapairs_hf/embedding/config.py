@@ -1,4 +1,4 @@
-"""Settings of the embed stage: which similarity models, each a few lines of YAML."""
+"""Settings of the embed stage: which encoders, each a few lines of YAML."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from megapairs_hf.core.config import RUNTIME_ONLY, require
 
 
 @dataclass(frozen=True)
-class SimilarityModelConfig:
-    """One similarity model.
+class EncoderConfig:
+    """One encoder.
 
     Attributes:
         name: of the model here; it names the artifact's folder and, unless mining says otherwise, the relation.
@@ -49,9 +49,9 @@ class EmbedConfig:
     similarity"); the paper does not name their sizes, those are ours.
 
     Attributes:
-        models: the similarity models.
-        dtype: number format of the forward pass; the vectors are always stored as float16.
-        batch_size: pictures or captions a forward pass; it decides the last bits of the result, so it is fixed.
+        encoders: the encoders.
+        dtype: number format of the forward pass; the embeddings are always stored as float16.
+        batch_size: images or captions a forward pass; it decides the last bits of the result, so it is fixed.
         draft: decode a JPEG at 1/2, 1/4 or 1/8 of its size where at least 1.5 times the pixels that the models' own
             resize leaves remain; false decodes every pixel.
         compile: compile the image towers of transformers and open_clip models with `torch.compile`.
@@ -60,10 +60,10 @@ class EmbedConfig:
         device: `cuda`, `cpu`, …; None takes what Accelerate finds.
     """
 
-    models: tuple[SimilarityModelConfig, ...] = (
-        SimilarityModelConfig("clip_image", "EVA02-L-14", "image", "open_clip", "merged2b_s4b_b131k"),
-        SimilarityModelConfig("dino_image", "facebook/dinov2-large", "image"),
-        SimilarityModelConfig("clip_text", "EVA02-L-14", "caption", "open_clip", "merged2b_s4b_b131k"),
+    encoders: tuple[EncoderConfig, ...] = (
+        EncoderConfig("clip_image", "EVA02-L-14", "image", "open_clip", "merged2b_s4b_b131k"),
+        EncoderConfig("dino_image", "facebook/dinov2-large", "image"),
+        EncoderConfig("clip_text", "EVA02-L-14", "caption", "open_clip", "merged2b_s4b_b131k"),
     )
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     batch_size: int = 64
@@ -74,9 +74,9 @@ class EmbedConfig:
     device: str | None = field(default=None, metadata=RUNTIME_ONLY)
 
     def __post_init__(self) -> None:
-        require(bool(self.models), "models", self.models, "at least one similarity model")
-        names = [model.name for model in self.models]
-        require(len(set(names)) == len(names), "models", names, "models of different names")
+        require(bool(self.encoders), "encoders", self.encoders, "at least one encoder")
+        names = [encoder.name for encoder in self.encoders]
+        require(len(set(names)) == len(names), "encoders", names, "models of different names")
         require(self.batch_size > 0, "batch_size", self.batch_size, "a positive number")
         require(self.threads > 0, "threads", self.threads, "a positive number")
         require(self.workers >= 0, "workers", self.workers, "0 or a positive number")
@@ -84,9 +84,9 @@ class EmbedConfig:
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """What decides the vectors of one model; the settings that its artifact records."""
+    """What decides the embeddings of one model; the settings that its artifact records."""
 
-    model: SimilarityModelConfig
+    model: EncoderConfig
     dtype: str
     batch_size: int
     draft: bool

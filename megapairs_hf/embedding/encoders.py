@@ -1,7 +1,7 @@
-"""One way to call every similarity model: pictures or captions in, vectors out.
+"""One way to call every encoder: images or captions in, embeddings out.
 
 What surprises: transformers' processors are asked for their Pillow form, because Pillow's and torchvision's pixels
-differ by up to 0.015 after normalisation and a corpus must be embedded with one of them. Captions are sorted by their
+differ by up to 0.015 after normalization and a corpus must be embedded with one of them. Captions are sorted by their
 length before they are batched, so that short ones are not padded to the longest of a hundred.
 """
 
@@ -15,14 +15,14 @@ import numpy as np
 from megapairs_hf.core.compatibility import check_adapter_of
 from megapairs_hf.core.dependencies import require
 from megapairs_hf.core.errors import ModelError
-from megapairs_hf.images.transforms import FunctionTransform, WholePicture, read_transform
+from megapairs_hf.images.transforms import FunctionTransform, WholeImage, read_transform
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import torch
 
-    from megapairs_hf.embedding.config import SimilarityModelConfig
+    from megapairs_hf.embedding.config import EncoderConfig
     from megapairs_hf.images.transforms import PlainTransform, ProcessorTransform, Transform
 
 
@@ -44,23 +44,23 @@ class Running:
 
 
 class Encoder(Protocol):
-    """A loaded similarity model."""
+    """A loaded encoder."""
 
     @property
     def transform(self) -> Transform | None:
-        """What to do with a picture where it is decoded; None for a model of captions."""
+        """What to do with an image where it is decoded; None for a model of captions."""
 
-    def __init__(self, config: SimilarityModelConfig, path: str, running: Running) -> None: ...
+    def __init__(self, config: EncoderConfig, path: str, running: Running) -> None: ...
 
-    def encode_pictures(self, batch: Any) -> torch.Tensor:
-        """Vectors (Tensor[B, D]) of what the transform gave, not normalised."""
+    def encode_images(self, batch: Any) -> torch.Tensor:
+        """Embeddings (Tensor[B, D]) of what the transform gave, not normalized."""
 
     def encode_captions(self, captions: Sequence[str]) -> torch.Tensor:
-        """Vectors (Tensor[N, D]) of any number of captions, not normalised."""
+        """Embeddings (Tensor[N, D]) of any number of captions, not normalized."""
 
 
-def load_encoder(config: SimilarityModelConfig, path: str, running: Running) -> Encoder:
-    """Load a similarity model.
+def load_encoder(config: EncoderConfig, path: str, running: Running) -> Encoder:
+    """Load an encoder.
 
     Args:
         config: which one.
@@ -80,7 +80,7 @@ def load_encoder(config: SimilarityModelConfig, path: str, running: Running) -> 
         return makers[config.library](config, path, running)
     except (OSError, ValueError, RuntimeError) as error:
         said = str(error).strip().split("\n", 1)[0]
-        raise ModelError(f"cannot load the similarity model {config.name} ({path}): {said}") from error
+        raise ModelError(f"cannot load the encoder {config.name} ({path}): {said}") from error
 
 
 def full_batch(pixels: torch.Tensor, size: int) -> torch.Tensor:
@@ -95,7 +95,7 @@ def full_batch(pixels: torch.Tensor, size: int) -> torch.Tensor:
 class TransformersEncoder:
     """A CLIP-like tower, or a plain vision model such as DINOv2."""
 
-    def __init__(self, config: SimilarityModelConfig, path: str, running: Running) -> None:
+    def __init__(self, config: EncoderConfig, path: str, running: Running) -> None:
         import torch
         from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
@@ -115,8 +115,8 @@ class TransformersEncoder:
             # SigLIP takes the last position's vector and was trained with every text padded to the end
             self.padding = "max_length" if str(model.config.model_type).startswith("siglip") else "longest"
 
-    def encode_pictures(self, batch: Any) -> torch.Tensor:
-        """Vectors (Tensor[B, D])."""
+    def encode_images(self, batch: Any) -> torch.Tensor:
+        """Embeddings (Tensor[B, D])."""
         assert self.transform is not None
         pixels = self.transform.pixels(batch, self.running.device, self.dtype)
         if self.running.compile:
@@ -133,7 +133,7 @@ class TransformersEncoder:
         return hidden[:, 0] if self.config.pooling == "cls" else hidden[:, 1:].mean(1)
 
     def encode_captions(self, captions: Sequence[str]) -> torch.Tensor:
-        """Vectors (Tensor[N, D])."""
+        """Embeddings (Tensor[N, D])."""
         import torch
 
         tokens = self.processor(list(captions), truncation=True)
@@ -151,8 +151,8 @@ class TransformersEncoder:
 class OpenClipEncoder:
     """One tower of an open_clip model; EVA-CLIP is among them."""
 
-    def __init__(self, config: SimilarityModelConfig, path: str, running: Running) -> None:
-        require("eva", f"the similarity model {config.name}")
+    def __init__(self, config: EncoderConfig, path: str, running: Running) -> None:
+        require("eva", f"the encoder {config.name}")
         import open_clip
         import torch
 
@@ -165,15 +165,15 @@ class OpenClipEncoder:
         self.tower = torch.compile(self.model.encode_image) if running.compile else self.model.encode_image
         self.tokenizer = open_clip.get_tokenizer(path)
 
-    def encode_pictures(self, batch: Any) -> torch.Tensor:
-        """Vectors (Tensor[B, D])."""
+    def encode_images(self, batch: Any) -> torch.Tensor:
+        """Embeddings (Tensor[B, D])."""
         pixels = batch.to(self.running.device, self.dtype)
         if self.running.compile:
             return self.tower(full_batch(pixels, self.running.batch_size))[: len(batch)]
         return self.tower(pixels)
 
     def encode_captions(self, captions: Sequence[str]) -> torch.Tensor:
-        """Vectors (Tensor[N, D]); open_clip pads every text to its full length, so their order does not matter."""
+        """Embeddings (Tensor[N, D]); open_clip pads every text to its full length, so their order does not matter."""
         import torch
 
         size = self.running.batch_size
@@ -184,24 +184,24 @@ class OpenClipEncoder:
 class SentenceTransformersEncoder:
     """Any Sentence Transformers model: BGE for captions, CLIP for either."""
 
-    def __init__(self, config: SimilarityModelConfig, path: str, running: Running) -> None:
+    def __init__(self, config: EncoderConfig, path: str, running: Running) -> None:
         import torch
         from sentence_transformers import SentenceTransformer
 
         check_adapter_of(path, config.revision)
         kwargs = {"dtype": getattr(torch, running.dtype)}
         self.running = running
-        self.transform = WholePicture() if config.input == "image" else None
+        self.transform = WholeImage() if config.input == "image" else None
         self.model = SentenceTransformer(path, device=running.device, revision=config.revision, model_kwargs=kwargs)
 
-    def encode_pictures(self, batch: Any) -> torch.Tensor:
-        """Vectors (Tensor[B, D])."""
+    def encode_images(self, batch: Any) -> torch.Tensor:
+        """Embeddings (Tensor[B, D])."""
         from PIL import Image
 
         return self._encode([Image.fromarray(pixels.numpy()) for pixels in batch])
 
     def encode_captions(self, captions: Sequence[str]) -> torch.Tensor:
-        """Vectors (Tensor[N, D]); Sentence Transformers sorts by length itself."""
+        """Embeddings (Tensor[N, D]); Sentence Transformers sorts by length itself."""
         return self._encode(list(captions))
 
     def _encode(self, inputs: list[Any]) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Pictures made ready for every image model: decoded once, ahead of the model, in threads or in processes.
+"""Images made ready for every image model: decoded once, ahead of the model, in threads or in processes.
 
 The main process reads the rows; what it hands out is a batch of undecoded files, and what comes back is one array of
 bytes a model. So many batches wait and no more, however fast the decoding is. What surprises: with processes, the
@@ -17,7 +17,7 @@ import numpy as np
 
 from megapairs_hf.core.errors import ArtifactError, ImageRejectedError, MegaPairsError
 from megapairs_hf.images.decode import decode_image
-from megapairs_hf.images.locate import picture_bytes
+from megapairs_hf.images.locate import image_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Mapping, Sequence
@@ -30,7 +30,7 @@ Arrays = dict[str, Any]
 
 @dataclass(frozen=True)
 class Files:
-    """A batch of undecoded pictures.
+    """A batch of undecoded images.
 
     Attributes:
         ids: their ids, for messages.
@@ -49,7 +49,7 @@ class ImagePreprocessor:
 
     Attributes:
         transforms: by model.
-        root: where pictures lie that the corpus holds by reference.
+        root: where images lie that the corpus holds by reference.
         draft: whether JPEGs may be decoded at a smaller scale.
     """
 
@@ -59,16 +59,16 @@ class ImagePreprocessor:
     sides: dict[tuple[str, ...], int | None] = field(default_factory=dict)
 
     def one(self, image_id: str, cell: dict[str, Any], models: tuple[str, ...]) -> list[np.ndarray]:
-        """The arrays of one picture, one a model.
+        """The arrays of one image, one a model.
 
         Raises:
             ArtifactError: it cannot be read or decoded any more.
         """
         try:
-            decoded = decode_image(picture_bytes(cell, self.root), draft_side=self.draft_side(models))
+            decoded = decode_image(image_bytes(cell, self.root), draft_side=self.draft_side(models))
         except ImageRejectedError as error:
             raise ArtifactError(
-                f"the picture {image_id} was good when the corpus was made and is not now ({error}); make the corpus"
+                f"the image {image_id} was good when the corpus was made and is not now ({error}); make the corpus"
                 " again"
             ) from error
         return [self.transforms[name](decoded) for name in models]
@@ -106,7 +106,7 @@ def prepared(
     """The batches in their order, made ready ahead.
 
     Args:
-        batches: undecoded pictures.
+        batches: undecoded images.
         preparer: what to do with them.
         threads: decoding threads, used where there are no workers.
         workers: decoding processes; 0 decodes in threads of this process.

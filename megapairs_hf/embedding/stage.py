@@ -1,8 +1,8 @@
-"""The embed stage: one pass over the corpus serves every similarity model (paper, section 3.1).
+"""The embed stage: one pass over the corpus serves every encoder (paper, section 3.1).
 
-A picture is decoded once and given to all image models; captions are sorted by length inside their shard. The vectors
-are divided by their length and stored as float16, in the order of the corpus, one artifact a model. What surprises:
-batches never cross shards, so the bytes do not depend on how many processes share the work.
+An image is decoded once and given to all image models; captions are sorted by length inside their shard. The
+embeddings are divided by their length and stored as float16, in the order of the corpus, one artifact a model. What
+surprises: batches never cross shards, so the bytes do not depend on how many processes share the work.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from megapairs_hf.core.dependencies import require
 from megapairs_hf.core.distributed import choose_device
 from megapairs_hf.core.progress import Progress
 from megapairs_hf.embedding.config import EmbedConfig, ModelSettings
-from megapairs_hf.embedding.embed import embed_captions, embed_pictures, undecoded
+from megapairs_hf.embedding.embed import embed_captions, embed_images, undecoded
 from megapairs_hf.embedding.encoders import Running, load_encoder
 from megapairs_hf.embedding.loader import ImagePreprocessor, prepared
 
@@ -27,10 +27,10 @@ from megapairs_hf.embedding.loader import ImagePreprocessor, prepared
 def embed_corpus(
     corpus: Artifact, *, config: EmbedConfig, out: PathLike, work: PathLike = ".", overwrite: bool = False
 ) -> dict[str, Artifact]:
-    """Embed a corpus under every similarity model.
+    """Embed a corpus under every encoder.
 
     Args:
-        corpus: the pictures and captions.
+        corpus: the images and captions.
         config: the settings.
         out: the folder in which each model gets a folder of its name.
         work: what `./…` in a model's path is relative to.
@@ -40,14 +40,14 @@ def embed_corpus(
         An `embeddings` artifact for each model, by name.
 
     Raises:
-        ModelError: a model cannot be loaded, or gives vectors that are not finite.
+        ModelError: a model cannot be loaded, or gives embeddings that are not finite.
     """
     writers: dict[str, ArtifactWriter] = {}
     finished: dict[str, Artifact] = {}
     names = shard_names(len(corpus.manifest.shards), "npy")
     # a failure puts back what an overwriting run set aside, and lets go of every folder
     with contextlib.ExitStack() as open_writers:
-        for model in config.models:
+        for model in config.encoders:
             writer = create_artifact(
                 join(out, model.name),
                 kind="embeddings",
@@ -65,10 +65,10 @@ def embed_corpus(
                 writers[model.name] = open_writers.enter_context(writer)
         if writers:
             _embed_missing(corpus, config, writers, work)
-        for model in config.models:
+        for model in config.encoders:
             if model.name in writers:
                 finished[model.name] = writers[model.name].finish({"input": model.input})
-    return {model.name: finished[model.name] for model in config.models}
+    return {model.name: finished[model.name] for model in config.encoders}
 
 
 def _embed_missing(corpus: Artifact, config: EmbedConfig, writers: dict[str, ArtifactWriter], work: PathLike) -> None:
@@ -77,20 +77,20 @@ def _embed_missing(corpus: Artifact, config: EmbedConfig, writers: dict[str, Art
         return
     require("models", "embed")
     running = Running(config.dtype, config.batch_size, config.compile, choose_device(config.device))
-    models = [model for model in config.models if model.name in writers]
+    models = [model for model in config.encoders if model.name in writers]
     encoders = {m.name: load_encoder(m, model_place(m.model, work), running) for m in models}
     missing = {i: [model for model in models if not writers[model.name].done(i)] for i in todo}
     rows = [int(shard["rows"]) for shard in corpus.manifest.shards]
     mine = sum(rows[i] for i in distributed.my_shards(len(rows)))
     transforms = {name: encoder.transform for name, encoder in encoders.items() if encoder.transform is not None}
-    preparer = ImagePreprocessor(transforms, corpus.manifest.stats.get("pictures_root"), config.draft)
+    preparer = ImagePreprocessor(transforms, corpus.manifest.stats.get("images_root"), config.draft)
     batches = prepared(undecoded(corpus, missing, config.batch_size), preparer, config.threads, config.workers)
-    bar = Progress("embed", mine, "pictures", mine - sum(rows[i] for i in todo))
+    bar = Progress("embed", mine, "images", mine - sum(rows[i] for i in todo))
     with bar, contextlib.closing(batches):
         for i in todo:
-            vectors = embed_captions(corpus, i, missing[i], encoders)
-            vectors |= embed_pictures(batches, rows[i], missing[i], encoders, config.batch_size, bar)
+            embeddings = embed_captions(corpus, i, missing[i], encoders)
+            embeddings |= embed_images(batches, rows[i], missing[i], encoders, config.batch_size, bar)
             for model in missing[i]:
-                array = vectors[model.name]
+                array = embeddings[model.name]
                 stats = {"dimension": int(array.shape[1])} if i == 0 else {}
                 writers[model.name].write(i, array, stats=stats)

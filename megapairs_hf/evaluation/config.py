@@ -18,7 +18,7 @@ NAMES = (FUSED, *COMPOSED_NAMES, f"{WEIGHTED} A", DIRECTIONAL, CIREVL)
 
 @dataclass(frozen=True)
 class RuleConfig:
-    """Composed queries from attributes: pictures that agree in some and differ in one.
+    """Composed queries from attributes: images that agree in some and differ in one.
 
     Attributes:
         name: of the rule, in the results.
@@ -47,18 +47,18 @@ class EvalConfig:
 
     Attributes:
         name: of the benchmark, in the results.
-        queries: `edits` reads the columns `edit_of` and `edit` of `meta` (drawn scenes have them); `attributes`
+        queries: `edits` reads the columns `edit_of` and `edit` of `meta` (synthetic scenes have them); `attributes`
             derives
             queries by `rules`.
         rules: for `attributes`.
-        remove_reference: whether the query's own picture is deleted from its ranking (CIRR does, CIRCO does not).
+        remove_reference: whether the query's own image is deleted from its ranking (CIRR does, CIRCO does not).
         max_queries: draw so many at the most; None for all.
         seed: of the draw.
         recall_at: k of the recalls.
         map_at: k of the mean average precisions.
         strategies: what of the query is encoded.
-        top: pictures of each ranking that are kept for looking at.
-        batch_size: pictures a forward pass.
+        top: images of each ranking that are kept for looking at.
+        batch_size: images a forward pass.
     """
 
     name: str = "composed"
@@ -87,9 +87,9 @@ class RunConfig:
     """Settings of a run over benchmarks. Defaults are ours.
 
     Attributes:
-        strategies: how picture and text become a score: `fused` by the model, or a name of `NAMES`.
+        strategies: how image and text become a score: `fused` by the model, or a name of `NAMES`.
         top: ids of each ranking that are kept; CIRCO's and CIRR's servers want 50.
-        batch_size: pictures at a time.
+        batch_size: images at a time.
         rerank: ways to re-rank the first candidates of every strategy, `yes-no` or `listwise`; each gives further
             records beside those of the first ranking.
         rerank_top: how many candidates are re-ranked.
@@ -133,7 +133,7 @@ class AskConfig:
         max_tokens: longest reply.
         temperature: of the sampling; 0 for the likeliest words.
         seed: of the sampling.
-        max_image_side: pictures are shrunk to it.
+        max_image_side: images are shrunk to it.
         endpoint: where the servers are.
     """
 

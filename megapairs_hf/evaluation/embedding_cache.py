@@ -1,8 +1,8 @@
-"""Vectors kept by what they were made of: model, picture bytes, text, transform. Another prompt encodes queries only.
+"""Embeddings kept by what they were made of: model, image bytes, text, transform. Another prompt encodes queries only.
 
 Each list of parts is an `embeddings` artifact: float16 shards that several processes share, written whole or not at
 all, continued after an interruption. What surprises: a hit still encodes four parts, because a name on the Hub can
-hold another model tomorrow, and vectors of two models in one ranking look like a result.
+hold another model tomorrow, and embeddings of two models in one ranking look like a result.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class CacheConfig:
 
     Attributes:
         transform: whatever is done to inputs before the model's own processing (a crop, a system prompt).
-        rows: vectors a shard; an interruption loses at most so many.
+        rows: embeddings a shard; an interruption loses at most so many.
     """
 
     transform: str = ""
@@ -55,7 +55,7 @@ class CacheConfig:
 
 @dataclass(frozen=True)
 class Cache:
-    """A folder of vectors of one model.
+    """A folder of embeddings of one model.
 
     Attributes:
         folder: where; several models may share it.
@@ -72,15 +72,15 @@ class Cache:
     batch_size: int = 128
 
     def gallery(self, benchmark: Benchmark) -> np.ndarray:
-        """Vectors [G, D] float32 of a benchmark's gallery, in its order, on every process."""
-        return self.vectors(list(benchmark.gallery.values()), benchmark.image, benchmark.name)
+        """Embeddings [G, D] float32 of a benchmark's gallery, in its order, on every process."""
+        return self.embeddings(list(benchmark.gallery.values()), benchmark.image, benchmark.name)
 
-    def vectors(self, parts: Sequence[Part], image: Callable[[str], Any], label: str = "") -> np.ndarray:
-        """Vectors of parts; those that are equal in picture bytes and text are encoded once.
+    def embeddings(self, parts: Sequence[Part], image: Callable[[str], Any], label: str = "") -> np.ndarray:
+        """Embeddings of parts; those that are equal in image bytes and text are encoded once.
 
         Args:
             parts: what to encode.
-            image: gives the RGB picture of an image id.
+            image: gives the RGB image of an image id.
             label: of the progress bar.
 
         Returns:
@@ -91,7 +91,7 @@ class Cache:
         """
         if not parts:
             raise EvaluationError("there is nothing to encode; check the queries and the image folder")
-        digests = picture_digests([part.image for part in parts if part.image is not None], image)
+        digests = image_digests([part.image for part in parts if part.image is not None], image)
         keys = [key_of(part, digests) for part in parts]
         distinct = dict(zip(reversed(keys), reversed(parts), strict=True))
         ordered = sorted(distinct)
@@ -111,7 +111,9 @@ class Cache:
         writer = create_artifact(path, kind="embeddings", config=self.config, inputs=inputs, names=names)
         if isinstance(writer, Artifact):
             if read_json(join(path, IDS)) != {"ids": keys}:
-                raise EvaluationError(f"{path} does not hold the vectors that its name says; delete it and run again")
+                raise EvaluationError(
+                    f"{path} does not hold the embeddings that its name says; delete it and run again"
+                )
             return writer
         with writer:
             return self._encode(writer, parts, keys, image, label)
@@ -129,31 +131,31 @@ class Cache:
         fresh = encode_parts(self.model, parts, image, self.batch_size)
         if fresh.shape[1] != kept.shape[1]:
             raise EvaluationError(
-                f"the model gives vectors of {fresh.shape[1]} numbers, but the cache has {kept.shape[1]} ({path});"
+                f"the model gives embeddings of {fresh.shape[1]} numbers, but the cache has {kept.shape[1]} ({path});"
                 f" it changed under the name {self.fingerprint}, so pin its revision, or delete that folder"
             )
         if float((fresh * kept).sum(1).min()) < SAME:
             raise EvaluationError(
-                f"the model no longer gives the vectors of the cache ({path}); it changed under the name"
+                f"the model no longer gives the embeddings of the cache ({path}); it changed under the name"
                 f" {self.fingerprint}, so pin its revision, or delete that folder"
             )
 
 
 def key_of(part: Part, digests: dict[str, str]) -> str:
     """What a vector is made of, as 32 hex digits."""
-    picture = "" if part.image is None else digests[part.image]
-    return sha256(f"{picture}\0{part.text}".encode()).hexdigest()[:32]
+    image = "" if part.image is None else digests[part.image]
+    return sha256(f"{image}\0{part.text}".encode()).hexdigest()[:32]
 
 
-def picture_digests(names: Sequence[str], image: Callable[[str], Any]) -> dict[str, str]:
-    """A hash of each picture: of its file's bytes where it is a file, else of its decoded pixels.
+def image_digests(names: Sequence[str], image: Callable[[str], Any]) -> dict[str, str]:
+    """A hash of each image: of its file's bytes where it is a file, else of its decoded pixels.
 
     Args:
         names: image ids.
-        image: gives the RGB picture of an id.
+        image: gives the RGB image of an id.
 
     Raises:
-        EvaluationError: a picture is not there.
+        EvaluationError: an image is not there.
     """
     return {name: _digest(name, image) for name in dict.fromkeys(names)}
 

@@ -1,7 +1,7 @@
-"""Queries and galleries to vectors, with anything that has `encode`; pictures are decoded as they are needed.
+"""Queries and galleries to embeddings, with anything that has `encode`; images are decoded as they are needed.
 
-What surprises: pictures, texts and both together are encoded apart, because Sentence Transformers refuses a batch that
-mixes them; the vectors come back in the order of the parts. Never more than one batch of pictures is decoded, since
+What surprises: images, texts and both together are encoded apart, because Sentence Transformers refuses a batch that
+mixes them; the embeddings come back in the order of the parts. Never more than one batch of images is decoded, since
 CIRCO's 123,403 would need some hundred gigabytes.
 """
 
@@ -36,21 +36,21 @@ def encode_parts(
     *,
     query: bool = False,
 ) -> np.ndarray:
-    """Unit vectors of parts.
+    """Unit embeddings of parts.
 
     Args:
-        model: anything with `encode`, for pictures, texts, and `{"image", "text"}` together.
+        model: anything with `encode`, for images, texts, and `{"image", "text"}` together.
         parts: what to encode.
-        image: gives the RGB picture of an image id.
+        image: gives the RGB image of an image id.
         batch_size: parts at a time.
         label: of the progress bar; none where empty.
-        query: whether parts of picture and text are composed queries.
+        query: whether parts of image and text are composed queries.
 
     Returns:
         [N, D] float32.
 
     Raises:
-        EvaluationError: a picture cannot be read (it is named), or a vector is not finite.
+        EvaluationError: an image cannot be read (it is named), or a vector is not finite.
     """
     kinds = [(part.image is not None, bool(part.text)) for part in parts]
     result: np.ndarray | None = None
@@ -59,12 +59,12 @@ def encode_parts(
             rows = [i for i, other in enumerate(kinds) if other == kind]
             for start in range(0, len(rows), batch_size):
                 some = rows[start : start + batch_size]
-                vectors = encode(
+                embeddings = encode(
                     model, _inputs([parts[i] for i in some], image), batch_size, query=query and all(kind)
                 )
                 if result is None:
-                    result = np.empty((len(parts), vectors.shape[1]), np.float32)
-                result[some] = vectors
+                    result = np.empty((len(parts), embeddings.shape[1]), np.float32)
+                result[some] = embeddings
                 bar.advance(len(some))
     if result is None:
         raise EvaluationError("there is nothing to encode; check the queries and the image folder")
@@ -72,36 +72,36 @@ def encode_parts(
 
 
 def _inputs(parts: Sequence[Part], image: Callable[[str], Any]) -> list[Any]:
-    pictures: dict[str, Any] = {}
+    images: dict[str, Any] = {}
     unreadable = []
     for name in dict.fromkeys(part.image for part in parts if part.image is not None):
         try:
-            pictures[name] = image(name)
+            images[name] = image(name)
         except (ImageRejectedError, OSError) as error:
             unreadable.append(f"{name} ({error})")
     if unreadable:
         shown = ", ".join(unreadable[:3]) + (", …" if len(unreadable) > 3 else "")
         raise EvaluationError(
-            f"{len(unreadable):,} of the next {len(parts):,} pictures cannot be read: {shown}; get them again,"
-            " `megapairs eval doctor` lists all such files"
+            f"{len(unreadable):,} of the next {len(parts):,} images cannot be read: {shown}; get them again,"
+            " `megapairs eval check-data` lists all such files"
         )
     return [
         part.text
         if part.image is None
-        else pictures[part.image]
+        else images[part.image]
         if not part.text
-        else {"image": pictures[part.image], "text": part.text}
+        else {"image": images[part.image], "text": part.text}
         for part in parts
     ]
 
 
 def encode_gallery(model: Any, benchmark: Benchmark, batch_size: int = 128, share: str = "") -> np.ndarray:
-    """Vectors of the whole gallery, each process of a launcher encoding its share.
+    """Embeddings of the whole gallery, each process of a launcher encoding its share.
 
     Args:
         model: anything with `encode`.
         benchmark: whose gallery.
-        batch_size: pictures at a time.
+        batch_size: images at a time.
         share: folder that all processes see; needed with several.
 
     Returns:
@@ -121,17 +121,17 @@ def encode_gallery(model: Any, benchmark: Benchmark, batch_size: int = 128, shar
     np.save(mine, encode_parts(model, own, benchmark.image, batch_size, label) if own else np.empty((0, 0), "f4"))
     distributed.barrier()
     loaded = [np.load(name, allow_pickle=False) for name in names]
-    vectors = np.empty((len(parts), loaded[0].shape[1]), np.float32)
+    embeddings = np.empty((len(parts), loaded[0].shape[1]), np.float32)
     for r, some in enumerate(loaded):
         if len(some):
-            vectors[r::world] = some
+            embeddings[r::world] = some
     distributed.barrier()
     mine.unlink()
-    return vectors
+    return embeddings
 
 
-def query_vectors(model: Any, benchmark: Benchmark, strategy: str = "fused", batch_size: int = 128) -> np.ndarray:
-    """Vectors of the queries.
+def query_embeddings(model: Any, benchmark: Benchmark, strategy: str = "fused", batch_size: int = 128) -> np.ndarray:
+    """Embeddings of the queries.
 
     Args:
         model: anything with `encode`.
@@ -140,7 +140,7 @@ def query_vectors(model: Any, benchmark: Benchmark, strategy: str = "fused", bat
         batch_size: queries at a time.
 
     Returns:
-        [Q, D] float32. The vectors of a query's further phrasings are averaged with its own, as SEARLE does.
+        [Q, D] float32. The embeddings of a query's further phrasings are averaged with its own, as SEARLE does.
 
     Raises:
         EvaluationError: the strategy is unknown.
@@ -157,22 +157,22 @@ def query_vectors(model: Any, benchmark: Benchmark, strategy: str = "fused", bat
     # MMEB's queries bring their own instruction
     composed = not benchmark.name.startswith("mmeb")
     label = f"{benchmark.name} queries, {strategy}"
-    vectors = encode_parts(model, parts, benchmark.image, batch_size, label, query=composed)
+    embeddings = encode_parts(model, parts, benchmark.image, batch_size, label, query=composed)
     if len(parts) == len(benchmark.queries):
-        return vectors
-    total = np.zeros((len(benchmark.queries), vectors.shape[1]), np.float32)
-    np.add.at(total, owners, vectors)
+        return embeddings
+    total = np.zeros((len(benchmark.queries), embeddings.shape[1]), np.float32)
+    np.add.at(total, owners, embeddings)
     result: np.ndarray = total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)
     return result
 
 
 def encode(model: Any, inputs: Sequence[Any], batch_size: int, *, query: bool = False) -> np.ndarray:
-    """Unit vectors [B, D] float32 of anything with `encode`.
+    """Unit embeddings [B, D] float32 of anything with `encode`.
 
     Args:
         model: anything with `encode`; where it has `encode_query`, composed queries go through that, since a
             multimodal language model is told by its query prompt what is asked for. A dual encoder has none.
-        inputs: pictures, texts, or `{"image", "text"}`.
+        inputs: images, texts, or `{"image", "text"}`.
         batch_size: inputs a forward pass.
         query: whether they are composed queries.
 
@@ -180,22 +180,22 @@ def encode(model: Any, inputs: Sequence[Any], batch_size: int, *, query: bool = 
         EvaluationError: a vector is not finite.
     """
     call = getattr(model, "encode_query", model.encode) if query else model.encode
-    vectors = np.asarray(call(list(inputs), batch_size=batch_size, show_progress_bar=False), np.float32)
-    if not np.isfinite(vectors).all():
-        raise EvaluationError("the model gives vectors that are not finite; a ranking by them would mean nothing")
-    result: np.ndarray = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    embeddings = np.asarray(call(list(inputs), batch_size=batch_size, show_progress_bar=False), np.float32)
+    if not np.isfinite(embeddings).all():
+        raise EvaluationError("the model gives embeddings that are not finite; a ranking by them would mean nothing")
+    result: np.ndarray = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
     return result
 
 
 def encode_queries(
     model: Any, strategy: Strategy, images: Sequence[Any], texts: Sequence[str], size: int
 ) -> np.ndarray:
-    """Vectors of composed queries.
+    """Embeddings of composed queries.
 
     Args:
         model: anything with `encode`.
         strategy: what is encoded.
-        images: the reference pictures.
+        images: the reference images.
         texts: what should be different.
         size: batch size.
 

@@ -32,7 +32,7 @@ from megapairs_hf.evaluation.encode import encode, encode_queries
 from megapairs_hf.evaluation.metrics import average_precision_at_k, rank_gallery, recall_at_k
 from megapairs_hf.evaluation.run import run_model
 from megapairs_hf.images.decode import to_rgb
-from megapairs_hf.images.locate import ROOT, picture_bytes
+from megapairs_hf.images.locate import ROOT, image_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -56,7 +56,7 @@ def evaluate(
     """Measure models on the composed queries of a corpus.
 
     Args:
-        corpus: the gallery, and the pictures of the queries.
+        corpus: the gallery, and the images of the queries.
         models: by name, functions that load a model (anything with `encode`).
         fingerprints: of the models, by name.
         config: the settings.
@@ -64,7 +64,7 @@ def evaluate(
         overwrite: throw away what is there.
 
     Returns:
-        A `results` artifact; its table holds the first pictures of every ranking.
+        A `results` artifact; its table holds the first images of every ranking.
 
     Raises:
         EvaluationError: the corpus gives no query, or a model gives no meaningful score.
@@ -93,7 +93,7 @@ def measure(
     ids = table["image_id"].to_pylist()
     places = {name: i for i, name in enumerate(ids)}
     root = corpus.manifest.stats.get(ROOT)
-    images = [to_rgb(picture_bytes(cell, root)) for cell in table["image"].to_pylist()]
+    images = [to_rgb(image_bytes(cell, root)) for cell in table["image"].to_pylist()]
     references = np.array([places[query.image_id] for query in queries])
     records: list[dict[str, Any]] = []
     rankings: list[dict[str, Any]] = []
@@ -102,14 +102,14 @@ def measure(
             model = load()
             gallery = encode(model, images, config.batch_size)
             for strategy in config.strategies:
-                vectors = encode_queries(
+                embeddings = encode_queries(
                     model,
                     strategy,
                     [images[i] for i in references],
                     [query.text for query in queries],
                     config.batch_size,
                 )
-                ranked = rank_all(vectors @ gallery.T, queries, references, places, config)
+                ranked = rank_all(embeddings @ gallery.T, queries, references, places, config)
                 ranked["gallery"] = len(ids)
                 records += make_records(name, strategy, ranked, queries, config)
                 rankings += ranking_rows(name, strategy, ranked, queries, ids)
@@ -120,7 +120,7 @@ def measure(
 def rank_all(
     scores: np.ndarray, queries: list[Query], references: np.ndarray, places: dict[str, int], config: EvalConfig
 ) -> dict[str, Any]:
-    """Ranks of the targets, average precisions, and the first pictures of every ranking.
+    """Ranks of the targets, average precisions, and the first images of every ranking.
 
     Args:
         scores: [Q, G].
@@ -138,16 +138,14 @@ def rank_all(
     for row, query in enumerate(queries):
         order, equal = rank_gallery(scores[row])
         if scores[row].max() == scores[row].min():
-            raise EvaluationError(
-                f"all scores of query {query.name} are equal; the model tells no picture from another"
-            )
+            raise EvaluationError(f"all scores of query {query.name} are equal; the model tells no image from another")
         if config.remove_reference:
             order = order[order != references[row]]
         targets = {places[name] for name in query.target_ids} - (
             {references[row]} if config.remove_reference else set()
         )
         if not targets:
-            raise EvaluationError(f"query {query.name} has no target but its own picture; correct the rules")
+            raise EvaluationError(f"query {query.name} has no target but its own image; correct the rules")
         hits = np.isin(order, list(targets))
         ranks.append(int(np.argmax(hits)) + 1)
         ties += equal
@@ -183,7 +181,7 @@ def make_records(
 def ranking_rows(
     model: str, strategy: Strategy, ranked: dict[str, Any], queries: list[Query], ids: list[str]
 ) -> list[dict[str, Any]]:
-    """The first pictures of every ranking, for looking at."""
+    """The first images of every ranking, for looking at."""
     return [
         {
             "model": model,
@@ -285,14 +283,18 @@ def run_benchmarks(
     def make() -> list[Run]:
         loaded = load(commit)
         share = str(Path(out) / ".shares")
-        vectors = None
+        embeddings = None
         if cache:
-            vectors = Cache(cache, loaded, f"{loader} {fingerprint}", batch_size=config.batch_size).gallery
+            embeddings = Cache(cache, loaded, f"{loader} {fingerprint}", batch_size=config.batch_size).gallery
         runs.extend(
-            run_model(benchmarks, loaded, name=label, revision=version, config=config, share=share, vectors=vectors)
+            run_model(
+                benchmarks, loaded, name=label, revision=version, config=config, share=share, embeddings=embeddings
+            )
         )
         if mmeb is not None:
-            runs.extend(run_mmeb(loaded, mmeb, name=label, revision=version, run=config, share=share, vectors=vectors))
+            runs.extend(
+                run_mmeb(loaded, mmeb, name=label, revision=version, run=config, share=share, embeddings=embeddings)
+            )
         # before the artifact is finished: where a file cannot be written, the run is not done
         if distributed.is_main():
             submit(runs, out)
@@ -324,7 +326,7 @@ def run_mmeb(
     revision: str | None,
     run: RunConfig,
     share: str = "",
-    vectors: Callable[[Benchmark], np.ndarray] | None = None,
+    embeddings: Callable[[Benchmark], np.ndarray] | None = None,
 ) -> list[Run]:
     """Measure a model on MMEB, one data set after the other, so that one gallery is in memory at a time.
 
@@ -335,10 +337,10 @@ def run_mmeb(
         revision: of the model.
         run: sizes.
         share: folder that all processes of a launcher see.
-        vectors: gives the vectors of a gallery (`Cache.gallery`); None encodes them.
+        embeddings: gives the embeddings of a gallery (`Cache.gallery`); None encodes them.
 
     Raises:
-        EvaluationError: rows or pictures are absent, or the model gives no meaningful score.
+        EvaluationError: rows or images are absent, or the model gives no meaningful score.
     """
     runs = []
     if len(config.names) > 1:
@@ -347,5 +349,5 @@ def run_mmeb(
             read_mmeb(dataset, config)
     for dataset in config.names:
         one = [read_mmeb(dataset, config)]
-        runs += run_model(one, model, name=name, revision=revision, config=run, share=share, vectors=vectors)
+        runs += run_model(one, model, name=name, revision=revision, config=run, share=share, embeddings=embeddings)
     return runs

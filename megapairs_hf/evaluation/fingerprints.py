@@ -1,6 +1,6 @@
 """What tells measurements apart: hashes of what they were made of, for the manifest, and names of their folders.
 
-What surprises: pictures are known by their ids here, not by their bytes, since hashing 123,403 files would cost more
+What surprises: images are known by their ids here, not by their bytes, since hashing 123,403 files would cost more
 than most evaluations; `--cache` looks at the bytes.
 """
 
@@ -28,7 +28,7 @@ MAIN = "main"
 
 
 def benchmark_digest(benchmark: Benchmark) -> str:
-    """A hash of all that decides the numbers but pictures: queries with texts, targets and candidates; gallery ids."""
+    """A hash of all that decides the numbers but images: queries with texts, targets and candidates; gallery ids."""
     told = sha256()
     for query in benchmark.queries:
         told.update(json.dumps(vars(query), default=vars, sort_keys=True).encode() + b"\n")

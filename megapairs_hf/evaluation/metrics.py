@@ -24,7 +24,7 @@ def average_precision_at_k(relevant: np.ndarray, targets: int, k: int) -> float:
     """AP@k as CIRCO defines it: the sum of precision(i)·rel(i) for i ≤ k, divided by min(targets, k).
 
     Args:
-        relevant: [≥ k] or shorter, whether the i-th picture of the ranking is a target.
+        relevant: [≥ k] or shorter, whether the i-th image of the ranking is a target.
         targets: how many targets there are.
         k: the cut.
     """
@@ -40,7 +40,7 @@ def rank_gallery(scores: np.ndarray) -> tuple[np.ndarray, int]:
         scores: [G] of one query.
 
     Returns:
-        Positions [G], best first, and how many of them share their score with a neighbour in the order.
+        Positions [G], best first, and how many of them share their score with a neighbor in the order.
     """
     order = np.argsort(-scores, kind="stable")
     ranked = scores[order]

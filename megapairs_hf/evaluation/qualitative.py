@@ -1,7 +1,7 @@
 """Qualitative sheets (MegaPairs, figure 6): what several models found first, side by side, right ones outlined.
 
 Queries are drawn by a seed, never chosen: a sheet of picked examples would say nothing. What surprises: the page holds
-its pictures itself and asks no server for anything, so it can be sent by mail; all text in it is escaped.
+its images itself and asks no server for anything, so it can be sent by mail; all text in it is escaped.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def html_sheet(benchmark: Benchmark, views: list[View], title: str = "") -> str:
     """A page that holds everything it shows.
 
     Args:
-        benchmark: gives the pictures.
+        benchmark: gives the images.
         views: of `draw_views`.
         title: of the page; the benchmark's name where empty.
     """
@@ -181,8 +181,8 @@ def _section(benchmark: Benchmark, view: View) -> str:
         )
         rows.append(f'<div class="row"><h3>{escape(model)}<br><small>{told}</small></h3>{figures}</div>')
     part = view.query.part
-    picture = f"<figure>{_img(benchmark, type(part)(part.image))}</figure>" if part.image is not None else ""
-    query = f'<div class="query">{picture}<p>{escape(part.text)}</p></div>'
+    image = f"<figure>{_img(benchmark, type(part)(part.image))}</figure>" if part.image is not None else ""
+    query = f'<div class="query">{image}<p>{escape(part.text)}</p></div>'
     return f"<section>{query}{''.join(rows)}</section>"
 
 
@@ -195,10 +195,10 @@ def _img(benchmark: Benchmark, part: Part) -> str:
 
 
 def png_sheet(benchmark: Benchmark, views: list[View]) -> bytes:
-    """The same as one picture: each query on blue, a row for each model below it.
+    """The same as one image: each query on blue, a row for each model below it.
 
     Args:
-        benchmark: gives the pictures.
+        benchmark: gives the images.
         views: of `draw_views`.
 
     Raises:

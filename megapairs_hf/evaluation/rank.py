@@ -1,8 +1,8 @@
 """Rankings of a benchmark's queries: exact, by blocks, with the rule that each query carries.
 
-Scores come from anything with `block`; vectors are the usual case. What surprises: a ranking is refused where it would
-look like a result and be none. Scores that are NaN or equal over the whole list are an error that names the query,
-because the best of equal scores is whatever stands first, and several benchmarks put the target first.
+Scores come from anything with `block`; embeddings are the usual case. What surprises: a ranking is refused where it
+would look like a result and be none. Scores that are NaN or equal over the whole list are an error that names the
+query, because the best of equal scores is whatever stands first, and several benchmarks put the target first.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Scorer(Protocol):
 
 
 @dataclass(frozen=True)
-class VectorScorer:
-    """Inner products of two sets of vectors.
+class EmbeddingScorer:
+    """Inner products of two sets of embeddings.
 
     Attributes:
         queries: [Q, D].
@@ -60,7 +60,7 @@ class VectorScorer:
         if len(q) != 2 or len(g) != 2 or q[1] != g[1]:
             raise EvaluationError(
                 f"queries are {list(q)} and the gallery {list(g)}, but both must be [count, dimension] of one"
-                " dimension; encode both with the same model (and delete vectors of an earlier one)"
+                " dimension; encode both with the same model (and delete embeddings of an earlier one)"
             )
 
     def block(self, start: int, stop: int) -> np.ndarray:
@@ -92,7 +92,7 @@ class VectorScorer:
             places: [C] positions in the gallery.
 
         Returns:
-            [C] float32; equal vectors have equal scores, which the kernels of a matrix product do not promise.
+            [C] float32; equal embeddings have equal scores, which the kernels of a matrix product do not promise.
         """
         return np.einsum("cd,d->c", _float32(self.gallery[places]), _float32(self.queries[row]))
 
@@ -150,7 +150,7 @@ def rank(benchmark: Benchmark, scorer: Scorer, top: int = 50) -> Ranked:
     own = all(query.candidates is not None for query in benchmark.queries)
     for start in range(0, len(benchmark.queries), size):
         queries = benchmark.queries[start : start + size]
-        if own and isinstance(scorer, VectorScorer):
+        if own and isinstance(scorer, EmbeddingScorer):
             # 1,000 queries with 1,000 candidates each need a thousandth of the products over their common gallery
             for i, query in enumerate(queries):
                 tied, even = _rank_candidates(query, gallery, lambda c, i=start + i: scorer.some(i, c), top, result)
@@ -174,7 +174,7 @@ def _block(scorer: Scorer, start: int, stop: int, benchmark: Benchmark) -> np.nd
     if scores.shape != (stop - start, len(benchmark.gallery)):
         raise EvaluationError(
             f"{benchmark.name}: scores are {list(scores.shape)}, but {stop - start} queries and"
-            f" {len(benchmark.gallery):,} pictures were to be scored; encode the gallery again"
+            f" {len(benchmark.gallery):,} images were to be scored; encode the gallery again"
         )
     return scores if scores.flags.writeable and scores.flags.c_contiguous else scores.copy()
 

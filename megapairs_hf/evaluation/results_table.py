@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 METRICS = {"recall@1": "R@1", "recall@5": "R@5", "recall@10": "R@10", "map@5": "mAP@5"}
 STRATEGIES = ("image only", "text only", "fused")
-UNTRAINED, TRAINED = "untrained", "trained"
+BASE, TRAINED = "base", "trained"
 SHARED = ("queries", "gallery", "version")
 Z95 = 1.96
 PARTIAL = "†"
@@ -39,7 +39,7 @@ class Cell:
     Attributes:
         value: from 0 to 1.
         best: whether no other of its column is larger, as printed.
-        gain: difference to the untrained model with the same strategy, in points; None where there is none.
+        gain: difference to the base model with the same strategy, in points; None where there is none.
     """
 
     value: float
@@ -74,7 +74,7 @@ class Table:
     Attributes:
         title: benchmark and split.
         columns: names of the metrics.
-        rows: in the order image only, text only, fused, others; the untrained model first.
+        rows: in the order image only, text only, fused, others; the base model first.
         stated: what all rows share.
         uncertainty: the half width of a 95 % interval in points; 0 where the number of queries is not told.
         ties: tied scores in all rankings.
@@ -106,7 +106,7 @@ def headline(records: list[dict[str, Any]]) -> str:
                 moved = "from" if cell.gain else "unchanged, from"
                 before = f"{cell.value * 100 - cell.gain:.1f}"
                 facts = f" ({', '.join(table.stated[:2])})" if table.stated else ""
-                return f"Recall@1 of picture + text on {table.title}{facts}: {moved} {before} % to {cell.text} %."
+                return f"Recall@1 of image + text on {table.title}{facts}: {moved} {before} % to {cell.text} %."
     return ""
 
 
@@ -144,7 +144,7 @@ def _facts(record: dict[str, Any]) -> dict[str, str]:
 
 def _row(key: tuple[str, str, str], values: dict[tuple[str, str, str], dict[str, float]], metrics: list[str]) -> Row:
     strategy, model, apart = key
-    before = values.get((strategy, UNTRAINED, apart), {}) if model == TRAINED else {}
+    before = values.get((strategy, BASE, apart), {}) if model == TRAINED else {}
     cells: list[Cell | None] = []
     for metric in metrics:
         value = values[key].get(metric)
@@ -163,7 +163,7 @@ def _mark_best(cells: list[Cell | None]) -> None:
 def _order(key: tuple[str, str, str]) -> tuple[int, str, int, str, str]:
     strategy, model, apart = key
     place = STRATEGIES.index(strategy) if strategy in STRATEGIES else len(STRATEGIES)
-    return place, strategy, {UNTRAINED: 0, TRAINED: 1}.get(model, 2), model, apart
+    return place, strategy, {BASE: 0, TRAINED: 1}.get(model, 2), model, apart
 
 
 def _is_number(value: object) -> bool:
@@ -245,7 +245,7 @@ def markdown_grid(grid: Sequence[Sequence[str]], words: int) -> str:
 
 def _footnote(rows: Mapping[Any, Mapping[str, str]], start: str) -> str:
     marked = any(cell.endswith(PARTIAL) for row in rows.values() for cell in row.values())
-    return f"{start}not all queries, pictures or parts; not comparable with published numbers." if marked else ""
+    return f"{start}not all queries, images or parts; not comparable with published numbers." if marked else ""
 
 
 def latex_table(records: Sequence[Mapping[str, Any]]) -> str:

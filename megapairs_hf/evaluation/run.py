@@ -1,4 +1,4 @@
-"""Benchmarks measured with a model, or with vectors or scores that are there already; the results as an artifact.
+"""Benchmarks measured with a model, or with embeddings or scores that are there already; the results as an artifact.
 
 `run_benchmark` gives the records of one benchmark or part; `run_model` encodes, ranks and writes everything that one
 command asked for. What surprises: a split without public answers gives no record but its rankings, from which
@@ -25,7 +25,7 @@ from megapairs_hf.evaluation.config import RunConfig
 from megapairs_hf.evaluation.encode import encode_gallery
 from megapairs_hf.evaluation.methods import rerank
 from megapairs_hf.evaluation.methods.strategies import Scoring, text_of
-from megapairs_hf.evaluation.rank import Scorer, VectorScorer, rank
+from megapairs_hf.evaluation.rank import EmbeddingScorer, Scorer, rank
 from megapairs_hf.evaluation.results import About, Measured, measure, ranking_rows, records_of
 
 if TYPE_CHECKING:
@@ -61,9 +61,9 @@ def run_benchmark(
 
     Args:
         benchmark: queries, gallery and rules.
-        scored: a scorer, or vectors of queries [Q, D] and gallery [G, D].
+        scored: a scorer, or embeddings of queries [Q, D] and gallery [G, D].
         model: its name in the records.
-        strategy: how the queries became vectors.
+        strategy: how the queries became embeddings.
         revision: of the model.
         top: ids of each ranking that are looked at.
         date: of the run; today where empty.
@@ -76,7 +76,7 @@ def run_benchmark(
     Raises:
         EvaluationError: the scores give no ranking.
     """
-    scorer = VectorScorer(*scored) if isinstance(scored, tuple) else scored
+    scorer = EmbeddingScorer(*scored) if isinstance(scored, tuple) else scored
     measured = measure(benchmark, rank(benchmark, scorer, top))
     return [] if measured is None else records_of([measured], About(model, strategy, revision, date))
 
@@ -89,7 +89,7 @@ def run_model(
     revision: str | None = None,
     config: RunConfig | None = None,
     share: str = "",
-    vectors: Callable[[Benchmark], np.ndarray] | None = None,
+    embeddings: Callable[[Benchmark], np.ndarray] | None = None,
 ) -> list[Run]:
     """Rank benchmarks with a model, every strategy on one encoding of the gallery.
 
@@ -100,27 +100,27 @@ def run_model(
         revision: of the model.
         config: strategies and sizes.
         share: folder that all processes of a launcher see.
-        vectors: gives the vectors of a gallery (`Cache.gallery`); None encodes them. The records tell which, since
-            kept vectors are rounded to float16.
+        embeddings: gives the embeddings of a gallery (`Cache.gallery`); None encodes them. The records tell which,
+            since kept embeddings are rounded to float16.
 
     Returns:
         One a benchmark and strategy; on processes but the first, none.
 
     Raises:
-        EvaluationError: a picture cannot be read, or the scores give no ranking.
+        EvaluationError: an image cannot be read, or the scores give no ranking.
     """
     config = config or RunConfig()
     runs = []
     for benchmark in benchmarks:
-        gallery = vectors(benchmark) if vectors else encode_gallery(model, benchmark, config.batch_size, share)
+        gallery = embeddings(benchmark) if embeddings else encode_gallery(model, benchmark, config.batch_size, share)
         if not distributed.is_main():
             continue
         scoring = Scoring(model, benchmark, gallery, config.batch_size, config.vlm, config.llm)
         for strategy in config.strategies:
             ranked = rank(benchmark, scoring.scorer(strategy), config.top)
             told = {**benchmark.options, "text": text_of(strategy), **scoring.told.get(strategy, {})}
-            if vectors:
-                told["gallery_vectors"] = "float16"
+            if embeddings:
+                told["gallery_embeddings"] = "float16"
             first = Run(replace(benchmark, options=told), ranked, About(name, strategy, revision))
             runs += [first, *(_reranked(first, how, config) for how in config.rerank)]
     distributed.barrier()

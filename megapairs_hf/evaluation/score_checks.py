@@ -6,7 +6,7 @@ import numpy as np
 
 from megapairs_hf.core.errors import EvaluationError
 
-# what rounding leaves of a difference between the products of equal vectors in float32, relative to the largest
+# what rounding leaves of a difference between the products of equal embeddings in float32, relative to the largest
 ROUNDING = 1e-5
 
 

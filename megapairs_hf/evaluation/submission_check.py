@@ -31,7 +31,7 @@ class Known:
 
     Attributes:
         keys: of the queries.
-        references: the query's own picture, by key.
+        references: the query's own image, by key.
         gallery: all ids or names.
         subsets: the names of a query's subset, by key.
     """
@@ -154,7 +154,7 @@ def _cirr(loaded: dict[str, Any], known: Known | None) -> list[str]:
     if known and metric == "recall_subset":
         strange = [k for k, v in _listed(queries) if k in known.subsets and not _within(v, known.subsets[k])]
         if strange:
-            found.append(f"{len(strange):,} queries name pictures outside their subset ({_some(strange)})")
+            found.append(f"{len(strange):,} queries name images outside their subset ({_some(strange)})")
     return found + _gallery(queries, known)
 
 
@@ -180,7 +180,7 @@ def _lists(loaded: Mapping[str, Any], count: int, what: str) -> list[str]:
         found.append(f"{len(length):,} queries have not {count} {what} ({_some(length)})")
     again = [key for key, value in _listed(loaded) if len(set(map(str, value))) != len(value)]
     if again:
-        found.append(f"{len(again):,} queries have {what} twice ({_some(again)}); rank each picture once")
+        found.append(f"{len(again):,} queries have {what} twice ({_some(again)}); rank each image once")
     return found
 
 
@@ -188,7 +188,7 @@ def _gallery(loaded: Mapping[str, Any], known: Known | None) -> list[str]:
     if known is None:
         return []
     strange = [key for key, value in _listed(loaded) if not _within(map(str, value), known.gallery)]
-    return [f"{len(strange):,} queries name pictures outside the gallery ({_some(strange)})"] if strange else []
+    return [f"{len(strange):,} queries name images outside the gallery ({_some(strange)})"] if strange else []
 
 
 def _listed(loaded: Mapping[str, Any]) -> list[tuple[str, list[Any]]]:

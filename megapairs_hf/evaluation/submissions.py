@@ -1,6 +1,6 @@
 """Files for the test servers of CIRCO and CIRR: made from rankings, and checked before a server sees them.
 
-CIRCO takes one JSON of 50 picture ids a query, CIRR two, one of 50 names and one of the subset's best three. What
+CIRCO takes one JSON of 50 image ids a query, CIRR two, one of 50 names and one of the subset's best three. What
 surprises: a server counts a file with a wrong key or a repeated id as a used attempt, or gives a number for it, so
 nothing is written here that `problems` finds a fault with.
 """

@@ -24,7 +24,7 @@ def sweep(benchmark: Benchmark, sides: Sides, alphas: Sequence[float], k: int = 
 
     Args:
         benchmark: queries with public answers.
-        sides: the vectors.
+        sides: the embeddings.
         alphas: weights of the text.
         k: the cut.
 
@@ -65,7 +65,7 @@ def draw_sweep(curves: Mapping[str, Sequence[tuple[float, float]]], path: str, l
         axes = figure.add_subplot()
         for name, points in curves.items():
             axes.plot([x for x, _ in points], [100 * y for _, y in points], marker="o", markersize=3, label=name)
-        axes.set_xlabel("α (0: the picture alone, 1: the text alone)")
+        axes.set_xlabel("α (0: the image alone, 1: the text alone)")
         axes.set_ylabel(f"{label}, %")
         axes.grid(alpha=0.2)
         axes.legend(frameon=False)

@@ -14,7 +14,7 @@ import yaml
 from megapairs_hf.artifacts import storage
 from megapairs_hf.artifacts.shards import part_shards
 from megapairs_hf.artifacts.storage import HUB_ID, join
-from megapairs_hf.artifacts.workspace import CAPTION_ENGINE, STAGES, Work, open_work, source_name
+from megapairs_hf.artifacts.workspace import RULE_BASED, STAGES, Work, open_work, source_name
 from megapairs_hf.core.errors import ArtifactError, CardError
 from megapairs_hf.core.version import __version__
 from megapairs_hf.corpus.config import UNUSED
@@ -34,9 +34,9 @@ ASKING = frozenset(
     "model word_num max_image_side jpeg_quality with_captions temperature top_p max_tokens prompt attributes local"
     " demonstrations pool reply_format".split()
 )
-TRAINING = frozenset({"triplets", "untrained", "model", "results"})
+TRAINING = frozenset({"triplets", "base", "model", "results"})
 HELD_OUT = "heldout"
-DRAWN = "drawn scenes"
+DRAWN = "synthetic scenes"
 PARTS = ("triplets", "images", "preview")
 RAW_PARTS = ("descriptions", "instructions")
 BASE_KEYS = ("base_model", "model", "init", "initial")
@@ -52,13 +52,13 @@ SIZES = (
 )
 
 
-def needed(work: PathLike, name: str, verb: str, artifact: Artifact | None = None) -> tuple[Work, Artifact]:
+def needed(work: PathLike, name: str, command: str, artifact: Artifact | None = None) -> tuple[Work, Artifact]:
     """The artifact that a card is about, and what of the work folder it was made of.
 
     Args:
         work: the work folder.
         name: triplets or model.
-        verb: the command that makes it.
+        command: the command that makes it.
         artifact: the artifact; None for the one of the work folder.
 
     Raises:
@@ -74,7 +74,7 @@ def needed(work: PathLike, name: str, verb: str, artifact: Artifact | None = Non
         ) from error
     artifact = opened.artifacts.get(name)
     if artifact is None:
-        raise CardError(f"{name} is {opened.status(name)} in {work}; run `megapairs {verb}` first")
+        raise CardError(f"{name} is {opened.status(name)} in {work}; run `megapairs {command}` first")
     return Work(str(work), (name, artifact)), artifact
 
 
@@ -88,7 +88,7 @@ def settings_of(work: Work, names: Container[str]) -> list[tuple[str, str]]:
 
 
 def told_source(corpus: Artifact) -> str:
-    """What a card calls the source of the pictures."""
+    """What a card calls the source of the images."""
     name = source_name(corpus)
     return DRAWN if corpus.manifest.config.get("source") == "scenes" else name
 
@@ -96,10 +96,11 @@ def told_source(corpus: Artifact) -> str:
 def used(config: dict[str, Any]) -> dict[str, Any]:
     """The settings that had an effect.
 
-    The captions' engine asks no model, so no model and no sampling is told; of a corpus, what its source does not use.
+    The rule-based engine asks no model, so no model and no sampling is told; of a corpus, what its source does not
+    use.
     """
     idle = set(UNUSED.get(str(config.get("source")), ())) | (
-        ASKING if config.get("engine") == CAPTION_ENGINE else frozenset()
+        ASKING if config.get("engine") == RULE_BASED else frozenset()
     )
     return {key: value for key, value in config.items() if key not in idle}
 
@@ -108,20 +109,20 @@ def common_slots(work: Work, config: PushConfig) -> dict[str, Any]:
     """Slots of both kinds of card.
 
     Raises:
-        CardError: the licence is not given.
+        CardError: the license is not given.
     """
-    if config.licence is None:
+    if config.license is None:
         raise CardError(
-            "a card must name the licence and none is guessed; pass --licence, for example --licence cc-by-4.0"
+            "a card must name the license and none is guessed; pass --license, for example --license cc-by-4.0"
         )
     corpus = work.artifacts.get("corpus")
     return {
         "repo_id": config.repo_id,
         "name": config.repo_id.rsplit("/", 1)[-1],
-        "licence": config.licence,
+        "license": config.license,
         "version": __version__,
         "source": told_source(corpus) if corpus is not None else "",
-        "pictures": corpus.rows if corpus is not None else None,
+        "images": corpus.rows if corpus is not None else None,
         "stand_ins": work.stand_ins(),
         "rejections": [
             (name, reason, count)
@@ -135,7 +136,7 @@ def common_slots(work: Work, config: PushConfig) -> dict[str, Any]:
 def dataset_slots(
     work: Work, triplets: Artifact, config: PushConfig, rows_shown: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Slots of a dataset card; `rows_shown` are the rows whose pictures stand in it."""
+    """Slots of a dataset card; `rows_shown` are the rows whose images stand in it."""
     corpus, pairs = work.artifacts.get("corpus"), work.artifacts.get("pairs")
     instructions = work.artifacts.get("instructions")
     splits = splits_of(triplets)

@@ -35,22 +35,22 @@ def dataset_card(
 
     Args:
         work: the work folder.
-        config: repository, licence, template.
-        rows_shown: rows whose pictures stand in the card, as `preview_images.shown` gives them.
+        config: repository, license, template.
+        rows_shown: rows whose images stand in the card, as `preview_images.shown` gives them.
         triplets: the artifact; None for the one of the work folder. Only what its manifest leads to is told.
 
     Returns:
         Markdown with YAML metadata, by which `load_dataset` knows the configs.
 
     Raises:
-        CardError: there are no triplets, the licence is not given, or a slot of the template has no value.
+        CardError: there are no triplets, the license is not given, or a slot of the template has no value.
     """
     opened, triplets = needed(work, "triplets", "build", triplets)
     slots = common_slots(opened, config) | dataset_slots(opened, triplets, config, rows_shown)
     from huggingface_hub import DatasetCardData
 
     data = DatasetCardData(
-        license=config.licence,
+        license=config.license,
         language=slots["language"] or None,
         pretty_name=slots["name"],
         task_categories=["image-feature-extraction"],
@@ -78,14 +78,14 @@ def model_card(work: PathLike, config: PushConfig, model: Artifact | None = None
 
     Args:
         work: the work folder.
-        config: repository, licence, template.
+        config: repository, license, template.
         model: the artifact; None for the one of the work folder. Only what its manifest leads to is told.
 
     Returns:
         Markdown with YAML metadata; what was measured stands in its `model-index`.
 
     Raises:
-        CardError: there is no model, the licence is not given, or a slot of the template has no value.
+        CardError: there is no model, the license is not given, or a slot of the template has no value.
     """
     opened, model = needed(work, "model", "train", model)
     slots = common_slots(opened, config) | model_slots(opened, model, config)
@@ -94,7 +94,7 @@ def model_card(work: PathLike, config: PushConfig, model: Artifact | None = None
     records = in_percent(opened.results())
     results = eval_results([record for record in records if record["model"] == model_name(records)])
     data = ModelCardData(
-        license=config.licence,
+        license=config.license,
         library_name=LIBRARY,
         pipeline_tag="feature-extraction",
         base_model=slots["base_model"] or None,

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from megapairs_hf.artifacts.storage import HUB_ID
 from megapairs_hf.core.config import require
 
-LICENCE_ID = re.compile(r"[a-z0-9][a-z0-9.\-]*")
-# small copies of the pictures in a card are changed copies, which these licences do not allow
+LICENSE_ID = re.compile(r"[a-z0-9][a-z0-9.\-]*")
+# small copies of the images in a card are changed copies, which these licenses do not allow
 NO_DERIVATIVES = re.compile(r"(^|-)nd(-|$)")
 MOST_IMAGES = 24
 
@@ -19,15 +19,15 @@ class PushConfig:
     """Settings of one push.
 
     Attributes:
-        repo_id: `organisation/name` or `user/name`.
+        repo_id: `organization/name` or `user/name`.
         private: for a repository that is made by this push; one that exists and is public is refused.
         create_pr: open a pull request instead of committing; an open one of the same title is continued.
         revision: branch to commit to, made where it is not there; None for the default one.
         commit_message: None for one that says what was pushed.
-        licence: the Hub's identifier of the licence (`apache-2.0`, `cc-by-4.0`, `other`); never guessed.
+        license: the Hub's identifier of the license (`apache-2.0`, `cc-by-4.0`, `other`); never guessed.
         dry_run: write the folder that would be uploaded, and stop.
         card: another card template: a path, or the name of a shipped one (`mmret-base`); None for the package's own.
-        card_images: triplets to show in the card, as small JPEGs of the preview; 0 for a card without pictures.
+        card_images: triplets to show in the card, as small JPEGs of the preview; 0 for a card without images.
         with_raw: publish the descriptions and instructions with the models' raw replies, as further configs.
         overwrite: write into a repository that holds something else.
         model: whose result records to push; None for `trained`, or the only one that was measured.
@@ -41,7 +41,7 @@ class PushConfig:
     create_pr: bool = False
     revision: str | None = None
     commit_message: str | None = None
-    licence: str | None = None
+    license: str | None = None
     dry_run: bool = False
     card: str | None = None
     card_images: int = 0
@@ -54,18 +54,16 @@ class PushConfig:
 
     def __post_init__(self) -> None:
         named = HUB_ID.fullmatch(self.repo_id) is not None
-        require(named, "repo_id", self.repo_id, "a name of the Hub, organisation/name")
+        require(named, "repo_id", self.repo_id, "a name of the Hub, organization/name")
         one_place = not (self.create_pr and self.revision not in {None, "main"})
         require(one_place, "revision", self.revision, "left out with create_pr: the Hub opens those against main")
-        known = self.licence is None or LICENCE_ID.fullmatch(self.licence) is not None
-        require(known, "licence", self.licence, "a licence identifier of the Hub such as apache-2.0 or cc-by-4.0")
+        known = self.license is None or LICENSE_ID.fullmatch(self.license) is not None
+        require(known, "license", self.license, "a license identifier of the Hub such as apache-2.0 or cc-by-4.0")
         require(0 <= self.card_images <= MOST_IMAGES, "card_images", self.card_images, f"from 0 to {MOST_IMAGES}")
-        changed = self.card_images == 0 or NO_DERIVATIVES.search(self.licence or "") is None
-        require(
-            changed, "card_images", self.card_images, f"0: {self.licence} allows no changed copies of the pictures"
-        )
+        changed = self.card_images == 0 or NO_DERIVATIVES.search(self.license or "") is None
+        require(changed, "card_images", self.card_images, f"0: {self.license} allows no changed copies of the images")
         for place in self.datasets:
-            require(HUB_ID.fullmatch(place) is not None, "datasets", place, "a data set on the Hub, organisation/name")
+            require(HUB_ID.fullmatch(place) is not None, "datasets", place, "a data set on the Hub, organization/name")
         for name, place in self.benchmarks.items():
-            told = f"the benchmark's data set on the Hub, organisation/name, for {name}"
+            told = f"the benchmark's data set on the Hub, organization/name, for {name}"
             require(HUB_ID.fullmatch(place) is not None, "benchmarks", place, told)

@@ -35,7 +35,7 @@ def explained_hub(api: Any, kind: Kind, config: PushConfig) -> Iterator[None]:
     try:
         yield
     except HFValidationError as error:
-        raise HubError(f"{config.repo_id!r} is no repository name: {_line(error)}; use organisation/name") from error
+        raise HubError(f"{config.repo_id!r} is no repository name: {_line(error)}; use organization/name") from error
     except LocalTokenNotFoundError as error:
         raise HubError(f"cannot push {config.repo_id}: {TELLS[401]}") from error
     except HfHubHTTPError as error:

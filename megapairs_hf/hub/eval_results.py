@@ -17,7 +17,7 @@ from megapairs_hf.artifacts.storage import PathLike, join
 from megapairs_hf.artifacts.workspace import RECORD_KEYS, RESULTS
 from megapairs_hf.core.errors import HubError
 from megapairs_hf.evaluation.comparability import caveats
-from megapairs_hf.evaluation.results_table import METRICS, TRAINED, UNTRAINED
+from megapairs_hf.evaluation.results_table import BASE, METRICS, TRAINED
 from megapairs_hf.hub.secret_scan import public
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def shown_metric(metric: str) -> str:
 
 def model_name(records: Sequence[dict[str, Any]]) -> str:
     """By which name the result records call the model that is pushed: `trained`, or the only one that was measured."""
-    names = {str(record["model"]) for record in records} - {UNTRAINED}
+    names = {str(record["model"]) for record in records} - {BASE}
     return TRAINED if TRAINED in names or len(names) != 1 else names.pop()
 
 

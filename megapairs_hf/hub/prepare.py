@@ -55,7 +55,7 @@ def prepare(kind: Kind, path: PathLike, work: PathLike, config: PushConfig, out:
         kind: dataset or model.
         path: the `triplets` or `model` artifact.
         work: the work folder, whose manifests and results the card tells.
-        config: repository, licence, card template.
+        config: repository, license, card template.
         out: the folder, new, empty, or prepared before.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Pictures for a card, only when asked for: small JPEGs of rows of the preview.
+"""Images for a card, only when asked for: small JPEGs of rows of the preview.
 
 What surprises: they are taken from the config `preview`, which is public already, and spread over it, so that a card
 shows nothing that the data set does not.
@@ -37,7 +37,7 @@ def shown(triplets: Artifact, count: int) -> tuple[list[dict[str, Any]], dict[st
         return [], {}
     shards = part_shards(triplets, "preview")
     if not shards:
-        raise HubError(f"{triplets.path} has no preview to take pictures from; leave out --card-images")
+        raise HubError(f"{triplets.path} has no preview to take images from; leave out --card-images")
     table = triplets.shard(shards[0][0])
     rows: list[dict[str, Any]] = []
     files: dict[str, bytes] = {}
@@ -53,9 +53,9 @@ def shown(triplets: Artifact, count: int) -> tuple[list[dict[str, Any]], dict[st
 
 
 def small_jpeg(content: bytes) -> bytes:
-    """A picture at most 224 pixels wide and high, without any metadata of the file it came from."""
-    picture = to_rgb(content)
-    picture.thumbnail((SIDE, SIDE))
+    """An image at most 224 pixels wide and high, without any metadata of the file it came from."""
+    image = to_rgb(content)
+    image.thumbnail((SIDE, SIDE))
     sink = io.BytesIO()
-    picture.save(sink, "JPEG", quality=QUALITY, exif=b"")
+    image.save(sink, "JPEG", quality=QUALITY, exif=b"")
     return sink.getvalue()

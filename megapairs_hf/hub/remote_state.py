@@ -99,7 +99,7 @@ def change(
     other = marker.get("kind") == kind and str(marker.get("lineage") or lineage) != lineage
     if other and not config.overwrite and not config.create_pr:
         raise HubError(
-            f"{config.repo_id} holds a data set made of other pictures or lines; push under another name, open a pull"
+            f"{config.repo_id} holds a data set made of other images or lines; push under another name, open a pull"
             " request with --create-pr, or pass --overwrite to replace it"
         )
     listed = {str(name) for name in marker.get("files", [])} if marker.get("kind") == kind else set()

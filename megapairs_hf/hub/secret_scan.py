@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 TEXTS = frozenset({".md", ".json", ".jsonl", ".py", ".yaml", ".yml", ".txt", ".jinja", ".csv"})
 VOCABULARY = re.compile(r"(.*/)?(tokenizer\.json|vocab\.\w+|merges\.txt|added_tokens\.json)")
-# the Hub's user and organisation tokens, and the signed ones
+# the Hub's user and organization tokens, and the signed ones
 TOKEN = re.compile(r"\b(hf|api_org|hf_jwt)_[A-Za-z0-9]{20,}")
 FOLDER = re.compile(
     r"(?<![\w.:/~\-])/(?:home|Users|root|tmp|mnt|media|srv|scratch|workspace|private|var/folders|nfs|gpfs|lustre)"
@@ -103,7 +103,7 @@ def check_shards(folder: Path, names: Iterable[str], raw: Container[str]) -> Non
 
 
 def _text_columns(name: str, kind: pa.DataType) -> Iterator[str]:
-    """The columns of a parquet file that hold text, without the bytes of the pictures beside them."""
+    """The columns of a parquet file that hold text, without the bytes of the images beside them."""
     if pa.types.is_struct(kind):
         for field in kind:
             yield from _text_columns(f"{name}.{field.name}", field.type)

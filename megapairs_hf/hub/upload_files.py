@@ -60,7 +60,7 @@ def dataset_files(artifact: Artifact) -> dict[str, Path]:
     """The shards of a `triplets` artifact that hold rows, by their name in the repository.
 
     Raises:
-        HubError: there is no triplet, a shard is missing, a picture is only a path, or a triplet names a picture that
+        HubError: there is no triplet, a shard is missing, an image is only a path, or a triplet names an image that
             is not there.
     """
     # a removal may leave a shard without rows, which says nothing to anybody
@@ -71,7 +71,7 @@ def dataset_files(artifact: Artifact) -> dict[str, Path]:
         if not (source / name).is_file():
             raise HubError(f"{source / name} is missing; delete {source} and run `megapairs build` again")
         if not name.startswith("triplets/"):
-            check_pictures(source / name)
+            check_images(source / name)
     if not any(name.startswith("triplets/") for name in names):
         raise HubError(f"{source} holds no triplets to push; run `megapairs build` again")
     check_join(source, names)
@@ -79,13 +79,13 @@ def dataset_files(artifact: Artifact) -> dict[str, Path]:
 
 
 def check_join(source: Path, names: list[str]) -> None:
-    """Refuse triplets whose pictures are not among the images; the message names the first ids."""
-    pictures = [
+    """Refuse triplets whose images are not among the images; the message names the first ids."""
+    images = [
         pq.read_table(source / name, columns=["image_id"])["image_id"].combine_chunks()
         for name in names
         if name.startswith("images/")
     ]
-    known = pa.concat_arrays([p.cast(pa.large_string()) for p in pictures]) if pictures else pa.array([], pa.string())
+    known = pa.concat_arrays([p.cast(pa.large_string()) for p in images]) if images else pa.array([], pa.string())
     for name in names:
         if not name.startswith("triplets/"):
             continue
@@ -97,23 +97,23 @@ def check_join(source: Path, names: list[str]) -> None:
                 told = ", ".join(repr(one) for one in missing[:NAMED])
                 more = f" and {len(missing) - NAMED:,} more" if len(missing) > NAMED else ""
                 raise HubError(
-                    f"{source / name} names pictures that are not among the images: {told}{more}; build them again"
+                    f"{source / name} names images that are not among the images: {told}{more}; build them again"
                 )
 
 
-def check_pictures(path: Path) -> None:
-    """Refuse pictures that are only paths: a file of this machine is none on the Hub."""
+def check_images(path: Path) -> None:
+    """Refuse images that are only paths: a file of this machine is none on the Hub."""
     parquet = pq.ParquetFile(path)
     for group in range(parquet.metadata.num_row_groups):
         columns = [parquet.metadata.row_group(group).column(i) for i in range(parquet.metadata.num_columns)]
         for column in columns:
             missing = column.statistics.null_count if column.statistics is not None else 0
             if column.path_in_schema == "image.bytes" and missing:
-                raise HubError(f"{path} names pictures by path; build the triplets again with the pictures embedded")
+                raise HubError(f"{path} names images by path; build the triplets again with the images embedded")
     if "image" in parquet.schema_arrow.names:
         paths = parquet.read(columns=["image.path"])["image"].to_pylist()
         if any(PurePath(row["path"]).is_absolute() for row in paths if row and row["path"]):
-            raise HubError(f"{path} tells folders of this machine; build the triplets again to embed the pictures")
+            raise HubError(f"{path} tells folders of this machine; build the triplets again to embed the images")
 
 
 def raw_files(work: Work) -> dict[str, Path]:

@@ -1,8 +1,8 @@
-"""One picture from its bytes, as every part of the package sees it.
+"""One image from its bytes, as every part of the package sees it.
 
 EXIF orientation is applied, transparency is laid over white, sixteen bits become eight, the first frame of an
 animation is taken, and the result is RGB. The corpus stage, the model's inputs and the search page all go through
-`open_picture` or `decode_image`, so a picture never looks one way when mined and another way when searched.
+`open_image` or `decode_image`, so an image never looks one way when mined and another way when searched.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ ORIENTATION = 0x0112
 SIDEWAYS = {5, 6, 7, 8}
 # what Pillow's readers raise on damaged files: TypeError, AssertionError and struct.error are not meant, but happen
 BROKEN = (OSError, ValueError, SyntaxError, EOFError, MemoryError, TypeError, AssertionError, struct.error)
-# a picture that Pillow opened reads its file when it is first looked at, and two threads at one file tear it; many
-# locks, chosen by the object, so that other pictures need not wait
+# an image that Pillow opened reads its file when it is first looked at, and two threads at one file tear it; many
+# locks, chosen by the object, so that other images need not wait
 LOCKS = tuple(threading.Lock() for _ in range(64))
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """A decoded picture.
+    """A decoded image.
 
     Attributes:
         image: RGB, upright, opaque.
         as_stored: whether the stored file shows exactly these pixels (no rotation, transparency or other mode).
         lossy: whether the file's format is a lossy one.
-        size: width and height of the picture, upright; those of `image` unless it was decoded at a smaller scale.
-        extent: the part of `image` that the picture fills, in pixels: a JPEG of 1023 pixels at half scale fills 511.5
+        size: width and height of the image, upright; those of `image` unless it was decoded at a smaller scale.
+        extent: the part of `image` that the image fills, in pixels: a JPEG of 1023 pixels at half scale fills 511.5
             of the 512 that it is decoded to.
     """
 
@@ -59,25 +59,25 @@ class Decoded:
 
     @classmethod
     def whole(cls, image: Image.Image) -> Decoded:
-        """An RGB picture that came from no file."""
+        """An RGB image that came from no file."""
         return cls(image, True, False, image.size, image.size)
 
 
 def decode_image(
     content: bytes, *, max_pixels: int = MAX_PIXELS, min_side: int = 1, draft_side: int | None = None
 ) -> Decoded:
-    """Decode a picture, wholly.
+    """Decode an image, wholly.
 
     Args:
         content: the file's bytes.
-        max_pixels: width times height above which the picture is refused before it is decoded; Pillow's own limit of
+        max_pixels: width times height above which the image is refused before it is decoded; Pillow's own limit of
             178,956,970 stays in force above it.
         min_side: shortest side in pixels that is accepted.
         draft_side: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size while its shorter side keeps at least so many
             pixels; None decodes every pixel.
 
     Returns:
-        The picture and what was done to it.
+        The image and what was done to it.
 
     Raises:
         ImageRejectedError: with the reason `empty_file`, `not_an_image`, `too_many_pixels`, `too_small`,
@@ -101,7 +101,7 @@ def decode_image(
 def decode_opened(
     image: Image.Image, *, max_pixels: int = MAX_PIXELS, min_side: int = 1, draft_side: int | None = None
 ) -> Decoded:
-    """Decode a picture that Pillow has opened, or was given; everything else is as in `decode_image`."""
+    """Decode an image that Pillow has opened, or was given; everything else is as in `decode_image`."""
     width, height = image.size
     if width * height > max_pixels:
         raise ImageRejectedError("too_many_pixels", f"{width}x{height} is more than {max_pixels:,} pixels")
@@ -126,15 +126,15 @@ def decode_opened(
 
 
 def to_rgb(content: bytes) -> Image.Image:
-    """The RGB picture of a file that is known to be good."""
+    """The RGB image of a file that is known to be good."""
     return decode_image(content).image
 
 
-def open_picture(source: Any, *, allow_urls: bool = False, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The RGB picture of whatever a user may hold one in.
+def open_image(source: Any, *, allow_urls: bool = False, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The RGB image of whatever a user may hold one in.
 
     Args:
-        source: a path, a URL, a data URI, a file's bytes, a Pillow picture, an array or tensor ([H, W], [H, W, C] or
+        source: a path, a URL, a data URI, a file's bytes, a Pillow image, an array or tensor ([H, W], [H, W, C] or
             [C, H, W]; bytes, 16 bits, or floats from 0 to 1), or the cell of a data set's `Image` column.
         allow_urls: whether a URL may be fetched.
         max_pixels: as in `decode_image`.
@@ -241,7 +241,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def encode_image(image: Image.Image, *, lossy: bool = False) -> bytes:
-    """The bytes of a file that shows exactly this picture (PNG), or very nearly (JPEG, quality 95)."""
+    """The bytes of a file that shows exactly this image (PNG), or very nearly (JPEG, quality 95)."""
     sink = io.BytesIO()
     if lossy:
         image.save(sink, "JPEG", quality=95, subsampling=0)
@@ -251,7 +251,7 @@ def encode_image(image: Image.Image, *, lossy: bool = False) -> bytes:
 
 
 def shrink(image: Image.Image, max_side: int | None) -> Image.Image:
-    """The picture with its longer side at most `max_side` pixels, proportions kept; None leaves it."""
+    """The image with its longer side at most `max_side` pixels, proportions kept; None leaves it."""
     from PIL import Image
 
     if max_side is None or max(image.size) <= max_side:
@@ -262,7 +262,7 @@ def shrink(image: Image.Image, max_side: int | None) -> Image.Image:
 
 
 def pixel_sha256(image: Image.Image) -> str:
-    """sha256 of size and RGB pixels: the same picture stored twice, in whatever file format, has the same one."""
+    """sha256 of size and RGB pixels: the same image stored twice, in whatever file format, has the same one."""
     digest = hashlib.sha256(f"{image.width}x{image.height}:".encode())
     digest.update(image.tobytes())
     return digest.hexdigest()

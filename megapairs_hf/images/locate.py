@@ -1,6 +1,6 @@
-"""A picture's file, wherever a row of the corpus keeps it: one function that every reader goes through.
+"""An image's file, wherever a row of the corpus keeps it: one function that every reader goes through.
 
-A corpus holds its pictures (`images: embedded`) or says where they are (`images: by_reference`): `cats/1.jpg` in a
+A corpus holds its images (`images: embedded`) or says where they are (`images: by_reference`): `cats/1.jpg` in a
 folder, `part-0.parquet::image::17` for a row of a parquet file, `part-0.tar::cats/1.jpg` for a member of a tar; all
 below the root that the corpus was made from. What surprises: nothing outside that root is ever read, because a corpus
 may come from a stranger.
@@ -17,12 +17,12 @@ from typing import Any
 from megapairs_hf.core.errors import ArtifactError
 
 MARK = "::"
-ROOT = "pictures_root"
+ROOT = "images_root"
 LOCK = threading.Lock()
 
 
 def parquet_place(file: str, column: str, row: int) -> str:
-    """Where a row's picture is in a parquet file, relative to the root."""
+    """Where a row's image is in a parquet file, relative to the root."""
     return f"{file}{MARK}{column}{MARK}{row}"
 
 
@@ -31,12 +31,12 @@ def tar_place(file: str, member: str) -> str:
     return f"{file}{MARK}{member}"
 
 
-def picture_bytes(cell: dict[str, Any] | None, root: str | None) -> bytes:
-    """The bytes of a picture's file.
+def image_bytes(cell: dict[str, Any] | None, root: str | None) -> bytes:
+    """The bytes of an image's file.
 
     Args:
         cell: what the corpus stores: `bytes`, or a `path` below the root.
-        root: where a corpus by reference finds its pictures (`stats` of its manifest); None for one that holds them.
+        root: where a corpus by reference finds its images (`stats` of its manifest); None for one that holds them.
 
     Raises:
         ArtifactError: it is not where the corpus says.
@@ -45,18 +45,18 @@ def picture_bytes(cell: dict[str, Any] | None, root: str | None) -> bytes:
         content: bytes = cell["bytes"]
         return content
     if cell is None or not cell["path"] or root is None:
-        raise ArtifactError("a row of the corpus has no picture and does not say where it is; make the corpus again")
+        raise ArtifactError("a row of the corpus has no image and does not say where it is; make the corpus again")
     file, *inside = str(cell["path"]).split(MARK)
     base = Path(root).resolve()
     path = (base if base.is_dir() else base.parent) / file
     if not path.resolve().is_relative_to(base if base.is_dir() else base.parent):
-        raise ArtifactError(f"the picture {cell['path']} lies outside {root}, from which the corpus was made")
+        raise ArtifactError(f"the image {cell['path']} lies outside {root}, from which the corpus was made")
     try:
         return _read(path, inside)
     except (OSError, KeyError, IndexError, ValueError, tarfile.TarError) as error:
         raise ArtifactError(
-            f"the picture {cell['path']} is not in {root} any more ({type(error).__name__}); the corpus holds its"
-            " pictures by reference, so put it back, or make the corpus again"
+            f"the image {cell['path']} is not in {root} any more ({type(error).__name__}); the corpus holds its"
+            " images by reference, so put it back, or make the corpus again"
         ) from error
 
 
@@ -104,7 +104,7 @@ def _group_ends(path: str, size: int, changed: int) -> list[int]:
 
 @lru_cache(maxsize=2)
 def _group(path: str, size: int, changed: int, column: str, group: int) -> Any:
-    """The picture column of one row group; two are kept, since rows are mostly read in order."""
+    """The image column of one row group; two are kept, since rows are mostly read in order."""
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:

@@ -1,10 +1,10 @@
-"""A model's picture transform, apart from the model: run where the picture is decoded, in a thread or another process.
+"""A model's image transform, apart from the model: run where the image is decoded, in a thread or another process.
 
-transformers' Pillow processors turn a picture into arrays and back at every step. Where the processor is one of the
+transformers' Pillow processors turn an image into arrays and back at every step. Where the processor is one of the
 plain ones (CLIP, SigLIP, ViT, BiT as of DINOv2, …), its settings are read and the same resize and crop are done on the
-decoded picture at once; the pixels stay bytes until they are on the model's device. What surprises: the resize is
+decoded image at once; the pixels stay bytes until they are on the model's device. What surprises: the resize is
 torch's and not Pillow's. It is three times as fast, and its bytes differ by one here and there; what that does to the
-vectors is in docs/performance.md.
+embeddings is in docs/performance.md.
 """
 
 from __future__ import annotations
@@ -41,24 +41,24 @@ FILTERS = {2: "_upsample_bilinear2d_aa", 3: "_upsample_bicubic2d_aa"}
 
 
 class Transform(Protocol):
-    """Turns a decoded picture into one model's array; can be pickled."""
+    """Turns a decoded image into one model's array; can be pickled."""
 
     @property
     def draft_side(self) -> int | None:
         """Pixels that a decoded JPEG must keep on its shorter side; None where every pixel is needed."""
 
     def __call__(self, decoded: Decoded) -> np.ndarray:
-        """The array of one picture."""
+        """The array of one image."""
 
 
 @dataclass(frozen=True)
 class PlainTransform:
-    """Resize and crop as transformers' plain processors do; rescaling and normalising are left to the device.
+    """Resize and crop as transformers' plain processors do; rescaling and normalizing are left to the device.
 
     Attributes:
         shortest: the shorter side after the resize; 0 where `size` is given.
         size: height and width after the resize.
-        crop: height and width of the centre crop; None for no crop.
+        crop: height and width of the center crop; None for no crop.
         resample: Pillow's number of the filter.
         scale: what a byte is multiplied by, one number a channel.
         shift: what is then added.
@@ -80,7 +80,7 @@ class PlainTransform:
         """Pixels, [H, W, 3] uint8."""
         height, width = self.size or resized(decoded.size, self.shortest)
         pixels = resize(decoded, height, width, self.resample)
-        return pixels if self.crop is None else centre_crop(pixels, *self.crop)
+        return pixels if self.crop is None else center_crop(pixels, *self.crop)
 
     def pixels(self, batch: torch.Tensor, device: str, dtype: torch.dtype) -> torch.Tensor:
         """What the model takes (Tensor[B, 3, H, W]) of bytes (Tensor[B, H, W, 3])."""
@@ -92,7 +92,7 @@ class PlainTransform:
 
 
 def resized(size: tuple[int, int], shortest: int) -> tuple[int, int]:
-    """Height and width of a picture of `size` (width, height) whose shorter side becomes `shortest`."""
+    """Height and width of an image of `size` (width, height) whose shorter side becomes `shortest`."""
     width, height = size
     if width <= height:
         return int(shortest * height / width), shortest
@@ -100,10 +100,10 @@ def resized(size: tuple[int, int], shortest: int) -> tuple[int, int]:
 
 
 def resize(decoded: Decoded, height: int, width: int, resample: int) -> np.ndarray:
-    """The picture at another size, [height, width, 3] uint8.
+    """The image at another size, [height, width, 3] uint8.
 
     torch's antialiased resize of bytes is Pillow's algorithm with 16-bit weights, three times as fast. On smooth
-    pictures its pixels differ from Pillow's by a level here and there, in noise by more. Both take the fraction of a
+    images its pixels differ from Pillow's by a level here and there, in noise by more. Both take the fraction of a
     pixel into account that a JPEG's size divided by 2, 4 or 8 leaves over.
     """
     import torch
@@ -113,16 +113,16 @@ def resize(decoded: Decoded, height: int, width: int, resample: int) -> np.ndarr
     if resample not in FILTERS:
         return np.asarray(decoded.image.resize((width, height), resample, box=(0.0, 0.0, *decoded.extent)))
     # a copy, because torch wants an array that may be written to
-    picture = torch.from_numpy(np.array(decoded.image)).permute(2, 0, 1)[None]
+    image = torch.from_numpy(np.array(decoded.image)).permute(2, 0, 1)[None]
     across, down = decoded.extent
     operator = getattr(torch.ops.aten, FILTERS[resample])
-    made = operator(picture, [height, width], False, height / down, width / across)
+    made = operator(image, [height, width], False, height / down, width / across)
     array: np.ndarray = made[0].permute(1, 2, 0).numpy()
     return array
 
 
-def centre_crop(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The middle of a picture, [height, width, 3]; zeros around it where it is smaller, as transformers does it."""
+def center_crop(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The middle of an image, [height, width, 3]; zeros around it where it is smaller, as transformers does it."""
     top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
     inside = pixels[max(top, 0) : max(top, 0) + height, max(left, 0) : max(left, 0) + width]
     if inside.shape[:2] == (height, width):
@@ -155,7 +155,7 @@ class ProcessorTransform:
 
 @dataclass(frozen=True)
 class FunctionTransform:
-    """A function from a picture to a tensor, such as open_clip's.
+    """A function from an image to a tensor, such as open_clip's.
 
     Attributes:
         function: the function.
@@ -170,8 +170,8 @@ class FunctionTransform:
 
 
 @dataclass(frozen=True)
-class WholePicture:
-    """The picture's own pixels, for models that prepare pictures themselves."""
+class WholeImage:
+    """The image's own pixels, for models that prepare images themselves."""
 
     draft_side: int | None = None
 

@@ -7,15 +7,25 @@ from typing import Literal
 
 from megapairs_hf.core.config import RUNTIME_ONLY, require
 
-BandKind = Literal["absolute", "quantile"]
+RangeKind = Literal["absolute", "quantile"]
 SearchKind = Literal["auto", "exact", "ivf", "ivf_pq", "hnsw"]
 
 
-def check_band(band: tuple[float, float], kind: str) -> None:
-    """A band must be two growing numbers, and quantiles must lie between 0 and 1."""
-    require(len(band) == 2 and band[0] < band[1], "band", list(band), "two growing numbers [low, high]")
+def check_range(similarity_range: tuple[float, float], kind: str) -> None:
+    """A similarity range must be two growing numbers, and quantiles must lie between 0 and 1."""
+    require(
+        len(similarity_range) == 2 and similarity_range[0] < similarity_range[1],
+        "similarity_range",
+        list(similarity_range),
+        "two growing numbers [low, high]",
+    )
     low = 0.0 if kind == "quantile" else -1.0
-    require(low <= band[0] and band[1] <= 1.0, "band", list(band), f"between {low:g} and 1 for band_kind {kind!r}")
+    require(
+        low <= similarity_range[0] and similarity_range[1] <= 1.0,
+        "similarity_range",
+        list(similarity_range),
+        f"between {low:g} and 1 for range_kind {kind!r}",
+    )
 
 
 @dataclass(frozen=True)
@@ -25,24 +35,23 @@ class RelationConfig:
     Attributes:
         name: of the relation, as it stands in the data.
         query: embeddings that are searched with; None for those named like the relation.
-        target: embeddings that are searched in; None for the same. Image vectors as queries and text vectors of the
-            same
-            dual encoder as targets give image↔text similarity (the paper's "Limitations").
-        band: instead of the common one.
-        band_kind: instead of the common one.
+        target: embeddings that are searched in; None for the same. Image embeddings as queries and text embeddings of
+            the same dual encoder as targets give image↔text similarity (the paper's "Limitations").
+        similarity_range: instead of the common one.
+        range_kind: instead of the common one.
     """
 
     name: str
     query: str | None = None
     target: str | None = None
-    band: tuple[float, float] | None = None
-    band_kind: BandKind | None = None
+    similarity_range: tuple[float, float] | None = None
+    range_kind: RangeKind | None = None
 
     def __post_init__(self) -> None:
         # it names files
         require(self.name.replace("_", "").replace("-", "").isalnum(), "name", self.name, "letters, digits, - and _")
-        if self.band is not None:
-            check_band(self.band, self.band_kind or "quantile")
+        if self.similarity_range is not None:
+            check_range(self.similarity_range, self.range_kind or "quantile")
 
 
 @dataclass(frozen=True)
@@ -50,31 +59,31 @@ class MineConfig:
     """Settings of the mine stage.
 
     Attributes:
-        neighbours: K nearest neighbours that are looked at for each relation (ours; the paper gives no K).
-        band: similarities that make a pair: "We filter the image pairs whose similarity score is within (0.8, 0.96),
-            thus eliminating weak associations and near duplications" (section 3.1).
-        band_kind: `absolute` as in the paper, or `quantile`: the band's ends are quantiles of the similarities of all
-            K nearest neighbours, for models whose cosine has another scale (ours).
+        neighbors: K nearest neighbors that are looked at for each relation (ours; the paper gives no K).
+        similarity_range: similarities that make a pair: "We filter the image pairs whose similarity score is within
+            (0.8, 0.96), thus eliminating weak associations and near duplications" (section 3.1).
+        range_kind: `absolute` as in the paper, or `quantile`: the similarity range's ends are quantiles of the
+            similarities of all K nearest neighbors, for models whose cosine has another scale (ours).
         relations: the relations; empty for one relation for each embeddings artifact, as in the paper.
-        targets_per_relation: at most so many targets a query and relation, spread over the band (ours).
+        targets_per_relation: at most so many targets a query and relation, spread over the similarity range (ours).
         negatives: hard negatives a pair: "introduce five hard negatives" (section 3.1).
-        near_duplicate: similarity under a visual relation from which two pictures count as one, transitively; None
-            takes the upper end of the relation's band (ours).
+        near_duplicate: similarity under a visual relation from which two images count as one, transitively; None
+            takes the upper end of the relation's similarity range (ours).
         seed: of the draws.
         sample: queries by which quantiles are measured.
-        search: `exact`; `ivf` (cells), `ivf_pq` (cells and compressed vectors, for vectors that do not fit in memory)
-            or `hnsw` (a graph), whose candidates are scored exactly; `auto` takes `exact` up to 250,000 vectors, then
-            `ivf` if it fits in memory, else `ivf_pq`.
-        recall: share of the exact K nearest neighbours that an approximate search must find; what it really finds is
+        search: `exact`; `ivf` (cells), `ivf_pq` (cells and compressed embeddings, for embeddings that do not fit in
+            memory) or `hnsw` (a graph), whose candidates are scored exactly; `auto` takes `exact` up to 250,000
+            embeddings, then `ivf` if it fits in memory, else `ivf_pq`.
+        recall: share of the exact K nearest neighbors that an approximate search must find; what it really finds is
             measured on other queries and stands in the manifest.
         memory_gb: memory in 10^9 bytes that a process may use for the search, libraries included.
         threads: of a process; None takes its share of the processors.
         device: a GPU (`cuda`) on which exact search multiplies; None for the processor.
     """
 
-    neighbours: int = 100
-    band: tuple[float, float] = (0.8, 0.96)
-    band_kind: BandKind = "absolute"
+    neighbors: int = 100
+    similarity_range: tuple[float, float] = (0.8, 0.96)
+    range_kind: RangeKind = "absolute"
     relations: tuple[RelationConfig, ...] = ()
     targets_per_relation: int = 2
     negatives: int = 5
@@ -88,8 +97,8 @@ class MineConfig:
     device: str | None = field(default=None, metadata=RUNTIME_ONLY)
 
     def __post_init__(self) -> None:
-        require(self.neighbours >= 1, "neighbours", self.neighbours, "at least 1")
-        check_band(self.band, self.band_kind)
+        require(self.neighbors >= 1, "neighbors", self.neighbors, "at least 1")
+        check_range(self.similarity_range, self.range_kind)
         names = [relation.name for relation in self.relations]
         require(len(set(names)) == len(names), "relations", names, "relations of different names")
         require(self.targets_per_relation >= 1, "targets_per_relation", self.targets_per_relation, "at least 1")
@@ -97,8 +106,13 @@ class MineConfig:
         require(self.sample >= 1, "sample", self.sample, "at least 1 query")
         near = self.near_duplicate
         require(near is None or -1 <= near <= 1, "near_duplicate", near, "a similarity from -1 to 1, or left out")
-        swallowed = near is not None and self.band_kind == "absolute" and near <= self.band[0]
-        require(not swallowed, "near_duplicate", near, f"above the lower end of the band, {self.band[0]:g}")
+        swallowed = near is not None and self.range_kind == "absolute" and near <= self.similarity_range[0]
+        require(
+            not swallowed,
+            "near_duplicate",
+            near,
+            f"above the lower end of the similarity range, {self.similarity_range[0]:g}",
+        )
         require(0 < self.recall <= 1, "recall", self.recall, "above 0 and at most 1")
         require(
             self.memory_gb >= 1, "memory_gb", self.memory_gb, "at least 1; the libraries alone take more than half"

@@ -1,6 +1,6 @@
-"""Near-duplicates: pictures that any visual model finds nearer than a threshold are one picture, transitively.
+"""Near-duplicates: images that any visual model finds nearer than a threshold are one image, transitively.
 
-The first picture of a cluster stands for it. What surprises: closeness is chained, so with a threshold that is too low
+The first image of a cluster stands for it. What surprises: closeness is chained, so with a threshold that is too low
 nearly everything becomes one cluster; the manifest tells the size of the largest.
 """
 
@@ -32,11 +32,11 @@ def representatives(count: int, close: Iterable[tuple[np.ndarray, np.ndarray]]) 
     """Join what is close.
 
     Args:
-        count: N pictures.
-        close: arrays of left and right places of pairs that are the same picture.
+        count: N images.
+        close: arrays of left and right places of pairs that are the same image.
 
     Returns:
-        For each picture the place of the first of its cluster, [N] int64.
+        For each image the place of the first of its cluster, [N] int64.
     """
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
@@ -54,24 +54,24 @@ def representatives(count: int, close: Iterable[tuple[np.ndarray, np.ndarray]]) 
 
 
 def cluster_stats(representative: np.ndarray) -> dict[str, int]:
-    """How many clusters of two and more there are, how many pictures they hold, and the size of the largest."""
+    """How many clusters of two and more there are, how many images they hold, and the size of the largest."""
     sizes = np.bincount(representative, minlength=1)
     large = sizes[sizes > 1]
-    return {"clusters": len(large), "pictures": int(large.sum()), "largest": int(large.max(initial=1))}
+    return {"clusters": len(large), "images": int(large.sum()), "largest": int(large.max(initial=1))}
 
 
 def join_near_duplicates(
-    relations: Sequence[Relation], bands: Mapping[str, tuple[float, float]], config: MineConfig, files: Neighbors
+    relations: Sequence[Relation], ranges: Mapping[str, tuple[float, float]], config: MineConfig, files: Neighbors
 ) -> np.ndarray:
     """The representative of every row's near-duplicate cluster."""
     path = join(files.path, PARTS, CLUSTERS)
     if distributed.is_main() and not storage.exists(path):
-        found = representatives(int(files.starts[-1]), _close_pairs(relations, bands, config, files))
+        found = representatives(int(files.starts[-1]), _close_pairs(relations, ranges, config, files))
         largest = cluster_stats(found)["largest"]
         if largest > max(10, LARGE_CLUSTER * len(found)):
             note(
-                f"mine: {largest:,} pictures are one cluster of near-duplicates, because similarity is chained;"
-                " if they are different pictures, raise `near_duplicate`"
+                f"mine: {largest:,} images are one cluster of near-duplicates, because similarity is chained;"
+                " if they are different images, raise `near_duplicate`"
             )
         sink = io.BytesIO()
         np.save(sink, found)
@@ -81,18 +81,18 @@ def join_near_duplicates(
     return result
 
 
-def threshold(band: tuple[float, float], config: MineConfig) -> float:
-    """The similarity from which two pictures are one."""
-    return band[1] if config.near_duplicate is None else config.near_duplicate
+def threshold(similarity_range: tuple[float, float], config: MineConfig) -> float:
+    """The similarity from which two images are one."""
+    return similarity_range[1] if config.near_duplicate is None else config.near_duplicate
 
 
 def _close_pairs(
-    relations: Sequence[Relation], bands: Mapping[str, tuple[float, float]], config: MineConfig, files: Neighbors
+    relations: Sequence[Relation], ranges: Mapping[str, tuple[float, float]], config: MineConfig, files: Neighbors
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     for relation in relations:
         if not relation.visual:
             continue
         for shard in range(len(files.starts) - 1):
             places, scores = files.read(relation.name, shard)
-            rows, columns = np.nonzero((scores >= threshold(bands[relation.name], config)) & (places >= 0))
+            rows, columns = np.nonzero((scores >= threshold(ranges[relation.name], config)) & (places >= 0))
             yield rows + files.starts[shard], places[rows, columns].astype(np.int64)

@@ -1,8 +1,8 @@
-"""The first half of mining: the K nearest neighbours of every row under every relation, in one file a shard.
+"""The first half of mining: the K nearest neighbors of every row under every relation, in one file a shard.
 
 A process searches all targets for the rows of its own shards, a group of shards at a time, and writes what it found
 before it goes on; after a kill only the group in work is searched again. Exact results depend on nothing but the
-vectors; those of `ivf` on the vectors and the settings; both are the same for any number of processes.
+embeddings; those of `ivf` on the embeddings and the settings; both are the same for any number of processes.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ if TYPE_CHECKING:
     from megapairs_hf.mining.config import MineConfig, RelationConfig
     from megapairs_hf.mining.knn.embeddings import Embeddings
 
-FOLDER = "neighbours"
+FOLDER = "neighbors"
 LEAST_COMPRESSED = 1000
 DEVICE_ROWS = 1_048_576
 
 
 @dataclass(frozen=True)
 class Relation:
-    """A relation with its vectors.
+    """A relation with its embeddings.
 
     Attributes:
         name: of the relation.
-        query: the vectors that are searched with.
-        target: the vectors that are searched; the same object where it is the same artifact.
-        visual: whether both sides are pictures, so that a very high score means the same picture.
+        query: the embeddings that are searched with.
+        target: the embeddings that are searched; the same object where it is the same artifact.
+        visual: whether both sides are images, so that a very high score means the same image.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Relation:
 
     @property
     def same(self) -> bool:
-        """Whether vectors are compared with themselves."""
+        """Whether embeddings are compared with themselves."""
         return self.query is self.target
 
 
@@ -65,7 +65,7 @@ class Search(Protocol):
 
 
 def open_relations(embeddings: Mapping[str, Artifact], wanted: Sequence[RelationConfig]) -> list[Relation]:
-    """The vectors of every relation, memory-mapped.
+    """The embeddings of every relation, memory-mapped.
 
     Raises:
         ConfigError: embeddings are missing, or the two sides of a relation do not fit.
@@ -85,7 +85,7 @@ def open_relations(embeddings: Mapping[str, Artifact], wanted: Sequence[Relation
         left, right = opened[query].dimension, opened[target].dimension
         if left != right:
             raise ConfigError(
-                f"relation {relation.name!r} compares {query} with {target}, but their vectors have"
+                f"relation {relation.name!r} compares {query} with {target}, but their embeddings have"
                 f" {left} and {right} dimensions; take two towers of one model"
             )
         kinds = {embeddings[name].manifest.stats.get("input") for name in (query, target)}
@@ -94,7 +94,7 @@ def open_relations(embeddings: Mapping[str, Artifact], wanted: Sequence[Relation
 
 
 class Neighbors:
-    """The files of neighbours under an unfinished artifact.
+    """The files of neighbors under an unfinished artifact.
 
     Args:
         path: the artifact's folder.
@@ -105,7 +105,7 @@ class Neighbors:
         self.path, self.starts = path, starts
 
     def file(self, relation: str, shard: int) -> str:
-        """Where the neighbours of one shard's rows are."""
+        """Where the neighbors of one shard's rows are."""
         return join(self.path, PARTS, FOLDER, f"{relation}-{shard:05d}.npz")
 
     def missing(self, relation: str, shards: range) -> list[int]:
@@ -113,7 +113,7 @@ class Neighbors:
         return [i for i in shards if not storage.exists(self.file(relation, i))]
 
     def write(self, relation: str, shard: int, places: np.ndarray, scores: np.ndarray) -> None:
-        """Keep the neighbours of one shard's rows: places [rows, K] and scores [rows, K]."""
+        """Keep the neighbors of one shard's rows: places [rows, K] and scores [rows, K]."""
         sink = io.BytesIO()
         kind = np.int32 if self.starts[-1] < 2**31 else np.int64
         np.savez(sink, places=places.astype(kind), scores=scores.astype(np.float32))
@@ -174,7 +174,7 @@ def _settled_plan(relation: Relation, config: MineConfig, files: Neighbors, miss
         raise ConfigError(f"device {config.device!r} serves exact search only, and this one is {kind!r}; set `search:"
                           " exact`, or leave the device out")  # fmt: skip
     if kind == "ivf_pq" and rows < LEAST_COMPRESSED:
-        raise ConfigError(f"search 'ivf_pq' needs at least {LEAST_COMPRESSED:,} vectors; take `search: exact`")
+        raise ConfigError(f"search 'ivf_pq' needs at least {LEAST_COMPRESSED:,} embeddings; take `search: exact`")
     whole = relation.same and missing == len(files.starts) - 1
     plan = make_plan(replace(config, search=kind), rows, dimension, same=whole, integers=integers)
     learnt = files.settle(f"plan-{relation.name}", {"train_rows": plan.train_rows})
@@ -209,7 +209,7 @@ def _open_search(relation: Relation, config: MineConfig, plan: Plan, crew: Threa
     from megapairs_hf.mining.knn.gpu_search import DeviceSearch
     from megapairs_hf.mining.knn.ivf import IVFSearch
 
-    k, queries = config.neighbours + 1, None if relation.same else relation.query
+    k, queries = config.neighbors + 1, None if relation.same else relation.query
     rows = plan.block_rows
     if plan.kind == "exact" and config.device is not None:
         check_device(config.device)
@@ -269,8 +269,8 @@ def _search_group(relation: Relation, search: Search, group: Sequence[int], file
     places = np.concatenate([np.arange(low, high) for low, high in spans])
     whole = len(places) == spans[-1][1] - spans[0][0]
     parts = [spans[0][:1] + spans[-1][1:]] if whole else spans
-    vectors = [relation.query.read(low, high) for low, high in parts]
-    queries = vectors[0] if whole else np.concatenate(vectors)
+    embeddings = [relation.query.read(low, high) for low, high in parts]
+    queries = embeddings[0] if whole else np.concatenate(embeddings)
     found, scores = search.search(queries, places if relation.same else None)
     offset = 0
     for shard, (low, high) in zip(group, spans, strict=True):

@@ -32,7 +32,7 @@ PAIR_BYTES = 16_000_000
 def usable_pairs(pairs: Artifact) -> Artifact:
     """The pairs, unless there is none."""
     if pairs.rows == 0:
-        raise ConfigError(f"{pairs.path} holds no pair; choose another `band`, or `band_kind: quantile`")
+        raise ConfigError(f"{pairs.path} holds no pair; choose another `similarity_range`, or `range_kind: quantile`")
     return pairs
 
 
@@ -42,26 +42,29 @@ def any_rows(writer: ArtifactWriter) -> bool:
     return any(writer.rows(i) for i in range(len(writer.names)))
 
 
-def score_band(
+def score_range(
     relation: Relation, setting: RelationConfig, config: MineConfig, files: Neighbors
 ) -> tuple[float, float]:
-    """The band of one relation; quantiles are measured once, by the main process."""
-    band, kind = setting.band or config.band, setting.band_kind or config.band_kind
+    """The similarity range of one relation; quantiles are measured once, by the main process."""
+    similarity_range, kind = (
+        setting.similarity_range or config.similarity_range,
+        setting.range_kind or config.range_kind,
+    )
     if kind == "absolute":
-        return band
+        return similarity_range
     measured: dict[str, float] = {}
-    if distributed.is_main() and not storage.exists(files.fact_file(f"band-{relation.name}")):
+    if distributed.is_main() and not storage.exists(files.fact_file(f"similarity_range-{relation.name}")):
         others = _sampled_scores(relation, config, files)
         if not len(others):
-            raise ConfigError("the corpus has one picture only, so it has no pairs; add pictures")
-        low, high = np.quantile(others, band)
+            raise ConfigError("the corpus has one image only, so it has no pairs; add images")
+        low, high = np.quantile(others, similarity_range)
         measured = {"low": float(low), "high": float(high)}
-    settled = files.settle(f"band-{relation.name}", measured)
+    settled = files.settle(f"similarity_range-{relation.name}", measured)
     return settled["low"], settled["high"]
 
 
 def _sampled_scores(relation: Relation, config: MineConfig, files: Neighbors) -> np.ndarray:
-    """The similarities of the neighbours of a sample of queries, the queries themselves left out."""
+    """The similarities of the neighbors of a sample of queries, the queries themselves left out."""
     rng = np.random.default_rng(config.seed)
     rows = np.sort(rng.permutation(int(files.starts[-1]))[: config.sample])
     parts = [np.empty(0)]
@@ -81,7 +84,7 @@ class Mining:
     """What the picking of every shard needs."""
 
     relations: Sequence[Relation]
-    bands: Mapping[str, tuple[float, float]]
+    ranges: Mapping[str, tuple[float, float]]
     representative: np.ndarray
     config: MineConfig
     files: Neighbors
@@ -111,17 +114,17 @@ def _pick_shard(index: int, mining: Mining, ids: pa.Array, writer: ArtifactWrite
         key = ids[row].as_py()
         own = mining.representative[row]
         if own != row:
-            rejected.append((key, "near_duplicate", f"the same picture as {ids[int(own)].as_py()}"))
+            rejected.append((key, "near_duplicate", f"near-duplicate of {ids[int(own)].as_py()}"))
             drawn.append(Drawn([], []))
             continue
-        neighbours = {name: (places[row - low], scores[row - low]) for name, (places, scores) in found.items()}
+        neighbors = {name: (places[row - low], scores[row - low]) for name, (places, scores) in found.items()}
         rng = random.Random(f"{mining.config.seed}/{key}")
-        drawn.append(draw_pairs(row, neighbours, mining.bands, mining.representative, mining.config, rng))
+        drawn.append(draw_pairs(row, neighbors, mining.ranges, mining.representative, mining.config, rng))
         if drawn[-1].reason is not None:
             rejected.append((key, *drawn[-1].reason))
     table, alone = _pair_table(low, drawn, mining, ids)
-    rejected += [(ids[row].as_py(), "no_neighbour_in_band", "every target drawn is a near-duplicate") for row in alone]
-    stats = {"rows_in": high - low, **pair_counts(table, mining.bands)}
+    rejected += [(ids[row].as_py(), "no_neighbor_in_range", "every target drawn is a near-duplicate") for row in alone]
+    stats = {"rows_in": high - low, **pair_counts(table, mining.ranges)}
     writer.write(index, table, rejected, stats)
 
 
@@ -134,13 +137,13 @@ def _pair_table(low: int, drawn: Sequence[Drawn], mining: Mining, ids: pa.Array)
     sizes = [len(places) for places in negatives]
     tried = np.array([place for places in negatives for place in places], np.int64)
     owner = np.repeat(right, sizes) if sizes else np.empty(0, np.int64)
-    same_pair = _same_picture(left, right, mining, scores)
-    same_negative = np.split(_same_picture(owner, tried, mining), np.cumsum(sizes)[:-1]) if sizes else []
+    same_pair = _same_image(left, right, mining, scores)
+    same_negative = np.split(_same_image(owner, tried, mining), np.cumsum(sizes)[:-1]) if sizes else []
     kept = np.flatnonzero(~same_pair)
     rows: list[dict[str, Any]] = []
     for n in kept:
         values = {name: float(np.float32(column[n])) for name, column in scores.items()}
-        inside = [name for name, value in values.items() if mining.bands[name][0] < value < mining.bands[name][1]]
+        inside = [name for name, value in values.items() if mining.ranges[name][0] < value < mining.ranges[name][1]]
         usable = [place for place, same in zip(negatives[n], same_negative[n], strict=True) if not same]
         rows.append(
             {
@@ -170,29 +173,29 @@ def _scores(relation: Relation, left: np.ndarray, right: np.ndarray) -> np.ndarr
     return result
 
 
-def _same_picture(
+def _same_image(
     left: np.ndarray, right: np.ndarray, mining: Mining, scores: Mapping[str, np.ndarray] | None = None
 ) -> np.ndarray:
-    """Whether any visual relation finds the two nearer than its threshold: those that no list of neighbours showed."""
+    """Whether any visual relation finds the two nearer than its threshold: those that no list of neighbors showed."""
     same = np.zeros(len(left), bool)
     for relation in mining.relations:
         if relation.visual:
             values = _scores(relation, left, right) if scores is None else scores[relation.name]
-            same |= values >= threshold(mining.bands[relation.name], mining.config)
+            same |= values >= threshold(mining.ranges[relation.name], mining.config)
     return same
 
 
-def pair_counts(table: pa.Table, bands: Mapping[str, tuple[float, float]]) -> dict[str, Any]:
-    """Statistics of pairs: by relation, by number of relations, by place in the band (quarters), by negatives."""
-    stats: dict[str, Any] = {"relations": {}, "pairs_per_relation_count": {}, "band_quarters": {}, "negatives": {}}
+def pair_counts(table: pa.Table, ranges: Mapping[str, tuple[float, float]]) -> dict[str, Any]:
+    """Statistics of pairs: by relation, by number of relations, by quarter of the range, by negatives."""
+    stats: dict[str, Any] = {"relations": {}, "pairs_per_relation_count": {}, "range_quarters": {}, "negatives": {}}
     for row in table.to_pylist():
         for name in row["relation"]:
             stats["relations"][name] = stats["relations"].get(name, 0) + 1
         for score in row["scores"]:
             if score["relation"] in row["relation"]:
-                low, high = bands[score["relation"]]
+                low, high = ranges[score["relation"]]
                 quarter = str(1 + min(3, int(4 * (score["score"] - low) / (high - low))))
-                own = stats["band_quarters"].setdefault(score["relation"], dict.fromkeys("1234", 0))
+                own = stats["range_quarters"].setdefault(score["relation"], dict.fromkeys("1234", 0))
                 own[quarter] += 1
         for part, key in (("pairs_per_relation_count", "relation"), ("negatives", "negative_ids")):
             stats[part][str(len(row[key]))] = stats[part].get(str(len(row[key])), 0) + 1
@@ -200,13 +203,13 @@ def pair_counts(table: pa.Table, bands: Mapping[str, tuple[float, float]]) -> di
 
 
 def no_pairs_sentence(relations: Sequence[Relation], config: MineConfig, files: Neighbors) -> str:
-    """What to say when the band leaves nothing: where the neighbours' similarities really lie."""
+    """What to say when the similarity range leaves nothing: where the neighbors' similarities really lie."""
     seen = []
     for relation in relations:
         scores = _sampled_scores(relation, config, files)
         low, high = np.quantile(scores, (0.1, 0.9)) if len(scores) else (1.0, 1.0)
         seen.append(f"{relation.name} {low:.2f} to {high:.2f}")
     return (
-        f"no pair lies in the band {list(config.band)}: the similarities of the nearest neighbours are"
-        f" {', '.join(seen)}; choose a `band` there, or `band_kind: quantile`"
+        f"no pair lies in the similarity range {list(config.similarity_range)}: those of the nearest neighbors"
+        f" are {', '.join(seen)}; choose a `similarity_range` there, or `range_kind: quantile`"
     )

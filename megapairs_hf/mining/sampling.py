@@ -1,4 +1,4 @@
-"""Which of a query's neighbours become targets and hard negatives; pure, on places and scores."""
+"""Which of a query's neighbors become targets and hard negatives; pure, on places and scores."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class Drawn:
 
 def draw_pairs(
     row: int,
-    neighbours: Mapping[str, tuple[np.ndarray, np.ndarray]],
-    bands: Mapping[str, tuple[float, float]],
+    neighbors: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    ranges: Mapping[str, tuple[float, float]],
     representative: np.ndarray,
     config: MineConfig,
     rng: random.Random,
@@ -44,24 +44,24 @@ def draw_pairs(
 
     Args:
         row: place of the query.
-        neighbours: places (-1 for none) and scores of the nearest neighbours, by relation.
-        bands: low and high similarity, by relation.
-        representative: [N] the picture that stands for each picture's cluster of near-duplicates.
+        neighbors: places (-1 for none) and scores of the nearest neighbors, by relation.
+        ranges: low and high similarity, by relation.
+        representative: [N] the image that stands for each image's cluster of near-duplicates.
         config: the settings.
         rng: seeded by the query's id.
     """
-    usable = {name: _usable(row, places, scores, representative) for name, (places, scores) in neighbours.items()}
+    usable = {name: _usable(row, places, scores, representative) for name, (places, scores) in neighbors.items()}
     retrieved = sorted({place for pairs in usable.values() for _, place in pairs})
     if not retrieved:
-        return Drawn([], [], ("no_neighbour", "no other picture was found beside near-duplicates"))
+        return Drawn([], [], ("no_neighbor", "no other image was found beside near-duplicates"))
     chosen: set[int] = set()
     for name, pairs in usable.items():
-        low, high = bands[name]
+        low, high = ranges[name]
         inside = [pair for pair in pairs if low < pair[0] < high and pair[1] not in chosen]
         chosen.update(spread(inside, (low, high), config.targets_per_relation, rng))
     if not chosen:
         best = ", ".join(f"{name} {max(pairs)[0]:.3f}" for name, pairs in usable.items() if pairs)
-        return Drawn([], [], ("no_neighbour_in_band", f"highest similarity: {best}"))
+        return Drawn([], [], ("no_neighbor_in_range", f"highest similarity: {best}"))
     targets = sorted(chosen)
     wanted = min(len(retrieved), config.negatives + SPARE)
     negatives = [[n for n in rng.sample(retrieved, wanted) if n != target] for target in targets]
@@ -69,26 +69,28 @@ def draw_pairs(
 
 
 def _usable(row: int, places: np.ndarray, scores: np.ndarray, representative: np.ndarray) -> list[tuple[float, int]]:
-    """Neighbours that stand for their cluster, without the query's own."""
+    """Neighbors that stand for their cluster, without the query's own."""
     stands = (places >= 0) & (representative[places] == places) & (places != representative[row])
     return list(zip(scores[stands].tolist(), places[stands].tolist(), strict=True))
 
 
-def spread(pairs: list[tuple[float, int]], band: tuple[float, float], count: int, rng: random.Random) -> list[int]:
-    """Draw places so that their scores lie all over the band.
+def spread(
+    pairs: list[tuple[float, int]], similarity_range: tuple[float, float], count: int, rng: random.Random
+) -> list[int]:
+    """Draw places so that their scores lie all over the similarity range.
 
-    The band is cut into as many equal pieces as targets are wanted, one is drawn from each piece that holds any, and
-    what is then still wanting is drawn from all others.
+    The similarity range is cut into as many equal pieces as targets are wanted, one is drawn from each piece that
+    holds any, and what is then still wanting is drawn from all others.
 
     Args:
-        pairs: (score, place), scores inside the band.
-        band: low and high similarity.
+        pairs: (score, place), scores inside the similarity range.
+        similarity_range: low and high similarity.
         count: how many, at most.
         rng: the draws.
     """
     if len(pairs) <= count:
         return [place for _, place in pairs]
-    low, high = band
+    low, high = similarity_range
     pieces: list[list[int]] = [[] for _ in range(count)]
     for score, place in pairs:
         pieces[min(count - 1, int((score - low) / (high - low) * count))].append(place)

@@ -52,7 +52,7 @@ def modality_config(model: Any) -> dict[Any, dict[str, str | None]]:
 
 
 def processing_kwargs(model_type: str, tokenizer: Any) -> dict[str, dict[str, Any]]:
-    """How texts are tokenised, where it is not padding to the longest."""
+    """How texts are tokenized, where it is not padding to the longest."""
     if not model_type.startswith("siglip"):
         return {}
     longest = min(int(tokenizer.model_max_length), SIGLIP_TOKENS)

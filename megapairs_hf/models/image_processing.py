@@ -1,6 +1,6 @@
-"""Pictures as the model's input, the same floats as its processor gives, prepared in threads ahead of the model.
+"""Images as the model's input, the same floats as its processor gives, prepared in threads ahead of the model.
 
-Where the processor is a plain one (CLIP, SigLIP, ViT, …), the picture is resized and cropped once as bytes by Pillow,
+Where the processor is a plain one (CLIP, SigLIP, ViT, …), the image is resized and cropped once as bytes by Pillow,
 and the batch is looked up in a table of 256 floats a channel that the processor itself has filled. What surprises:
 that makes the pixels equal to the processor's in every bit, and costs a third of its time.
 """
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from megapairs_hf.images.transforms import PlainTransform, centre_crop, read_transform, resized
+from megapairs_hf.images.transforms import PlainTransform, center_crop, read_transform, resized
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Pixels:
-    """Pictures to the tensors of one processor.
+    """Images to the tensors of one processor.
 
     Args:
         processor: a transformers processor with an `image_processor`.
@@ -45,18 +45,18 @@ class Pixels:
         made = self.processor.image_processor(images=ramp, do_resize=False, do_center_crop=False, return_tensors="np")
         return torch.from_numpy(made["pixel_values"][0][:, 0].copy())
 
-    def one(self, picture: Image.Image) -> Any:
-        """What one picture becomes where it is decoded: bytes ([H, W, 3] uint8), or the processor's arrays."""
+    def one(self, image: Image.Image) -> Any:
+        """What one image becomes where it is decoded: bytes ([H, W, 3] uint8), or the processor's arrays."""
         if self.plain is None:
-            return dict(self.processor(images=[picture], return_tensors="np"))
-        height, width = self.plain.size or resized(picture.size, self.plain.shortest)
-        if picture.size != (width, height):
-            picture = picture.resize((max(1, width), max(1, height)), self.plain.resample)
-        pixels = np.asarray(picture)
-        return pixels if self.plain.crop is None else centre_crop(pixels, *self.plain.crop)
+            return dict(self.processor(images=[image], return_tensors="np"))
+        height, width = self.plain.size or resized(image.size, self.plain.shortest)
+        if image.size != (width, height):
+            image = image.resize((max(1, width), max(1, height)), self.plain.resample)
+        pixels = np.asarray(image)
+        return pixels if self.plain.crop is None else center_crop(pixels, *self.plain.crop)
 
     def batch(self, ones: Sequence[Any]) -> dict[str, torch.Tensor]:
-        """The model's inputs of some pictures: `pixel_values` (Tensor[B, 3, H, W]), and what else it takes."""
+        """The model's inputs of some images: `pixel_values` (Tensor[B, 3, H, W]), and what else it takes."""
         import torch
 
         if self.plain is None:

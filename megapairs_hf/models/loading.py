@@ -46,7 +46,7 @@ def build_mmret(
         device: where to put it; None lets Sentence Transformers choose.
         dtype: of the weights, such as `torch.bfloat16`; None takes the checkpoint's.
         attn_implementation: `sdpa`, `eager`, `flash_attention_2`, …; None lets transformers choose.
-        allow_urls: whether pictures given as URLs are fetched.
+        allow_urls: whether images given as URLs are fetched.
         compile: whether the model is compiled by `torch.compile`.
         prompt_style: of a multimodal language model: `released` (None) is what the published weights were trained
             with, `paper` ends with the end token as the paper writes.
@@ -95,7 +95,7 @@ def load_mmret(
         device: where to put it; None lets Sentence Transformers choose.
         dtype: of the weights, such as `torch.bfloat16`; None takes the checkpoint's.
         attn_implementation: `sdpa`, `eager`, `flash_attention_2`, …; None lets transformers choose.
-        allow_urls: whether pictures given as URLs are fetched.
+        allow_urls: whether images given as URLs are fetched.
         compile: whether the model is compiled by `torch.compile`.
         truncate_dim: how many of the first dimensions are kept; for models trained for it (Matryoshka).
 
@@ -141,7 +141,7 @@ def save_mmret(model: SentenceTransformer, path: str | Path) -> None:
         model: as made by `build_mmret` or `load_mmret`.
         path: the folder.
     """
-    # the automatic card copies training pictures into itself and fails on joint inputs
+    # the automatic card copies training images into itself and fails on joint inputs
     model.save(str(path), create_model_card=False, safe_serialization=True)
 
 
@@ -166,11 +166,11 @@ def _explained(make: Callable[[], Any], what: str) -> Any:
 
 def _prepared(model: MMRet, name: str, allow_urls: bool, compile: bool) -> MMRet:
     """Checked, and ready for mixed inputs."""
-    from megapairs_hf.models.modules import check_features, check_numbers, normalise, preparer_of
+    from megapairs_hf.models.modules import check_features, check_numbers, normalize, preparer_of
     from megapairs_hf.models.processor import DualProcessor
 
     model.preparer = preparer_of(model, name, allow_urls)
-    normalise(model)
+    normalize(model)
     check_numbers(model, name)
     model.eval()
     if isinstance(model.preparer, DualProcessor):
@@ -181,7 +181,7 @@ def _prepared(model: MMRet, name: str, allow_urls: bool, compile: bool) -> MMRet
 
 
 def load_model(path: str, loader: str, revision: str | None, device: str | None) -> Any:
-    """A Sentence Transformers model for pictures, texts and both."""
+    """A Sentence Transformers model for images, texts and both."""
     if loader == "mmret":
         return load_mmret(path, revision=revision, device=device)
     from sentence_transformers import SentenceTransformer

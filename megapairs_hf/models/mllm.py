@@ -3,8 +3,8 @@
 The model is `Transformer` + `Pooling` (last token) + `Normalize`, all stock, and the prompt is a chat template, so the
 folder needs neither custom code nor a flag. Nothing is tied to LLaVA: the family's own image token is put into the
 template. What surprises: the released model's prompt has its own blanks and no end token, although the paper writes
-[EOS]; both are templates here and the released one is the default. Pictures are made 512 pixels square before the
-family's own processor sees them, which stock Sentence Transformers cannot do; give it square pictures.
+[EOS]; both are templates here and the released one is the default. Images are made 512 pixels square before the
+family's own processor sees them, which stock Sentence Transformers cannot do; give it square images.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from megapairs_hf.core.errors import ModelError
-from megapairs_hf.models.inputs import load_picture
+from megapairs_hf.models.inputs import load_image
 from megapairs_hf.models.processor import Prepared
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ STYLES: tuple[Style, ...] = get_args(Style)
 
 
 def is_mllm(config: Any) -> bool:
-    """Whether a configuration is that of a language model that reads pictures."""
+    """Whether a configuration is that of a language model that reads images."""
     keys = ("image_token_id", "image_token_index")
     return any(getattr(config, key, None) is not None for key in keys) and hasattr(config, "text_config")
 
@@ -65,7 +65,7 @@ def chat_template(processor: Any, style: Style) -> str:
 
 
 def prepare(transformer: Any, style: Style) -> None:
-    """Set prompt, padding and picture size of a freshly loaded model.
+    """Set prompt, padding and image size of a freshly loaded model.
 
     Args:
         transformer: the Sentence Transformers `Transformer` module.
@@ -93,7 +93,7 @@ def modality_config() -> dict[Any, dict[str, Any]]:
     return {**{kind: dict(forward) for kind in kinds}, "message": {**forward, "format": "structured"}}
 
 
-# A cut behind the image's tokens would leave fewer than the picture has; texts are cut before they meet the template.
+# A cut behind the image's tokens would leave fewer than the image has; texts are cut before they meet the template.
 # The side is said here because a saved tokenizer forgets it.
 PROCESSING = {
     "text": {"truncation": False, "padding_side": "left"},
@@ -105,12 +105,12 @@ class MllmProcessor:
 
     Args:
         transformer: the Sentence Transformers `Transformer` module.
-        allow_urls: whether pictures may be fetched.
+        allow_urls: whether images may be fetched.
     """
 
     def __init__(self, transformer: Any, allow_urls: bool) -> None:
         config, self.tokenizer = transformer.model.config, transformer.processor.tokenizer
-        # a folder that we did not save shows its model pictures of any size; one of adapters alone has no config.json,
+        # a folder that we did not save shows its model images of any size; one of adapters alone has no config.json,
         # so there the prompt tells
         adapted = getattr(transformer.model, "_hf_peft_config_loaded", False)
         ours = adapted and MARK in str(transformer.processor.chat_template)
@@ -122,14 +122,14 @@ class MllmProcessor:
         self.frames: dict[tuple[Any, ...], int] = {}
 
     def one(self, given: Input, place: int) -> Prepared:
-        """Text, and the picture made square."""
+        """Text, and the image made square."""
         ready = Prepared()
         if given.text is not None:
             ready["text"] = given.text
-        if given.picture is not None:
-            picture = load_picture(given.picture, place, self.allow_urls)
-            size = picture.size if self.side is None else (self.side, self.side)
-            ready["image"] = picture if picture.size == size else picture.resize(size)
+        if given.image is not None:
+            image = load_image(given.image, place, self.allow_urls)
+            size = image.size if self.side is None else (self.side, self.side)
+            ready["image"] = image if image.size == size else image.resize(size)
         return ready
 
     def features(
@@ -160,7 +160,7 @@ class MllmProcessor:
             blank = {"text": "."} if size is None else {"text": ".", "image": one["image"]}
             self.frames[key] = int(stock([blank], prompt=prompt, **settings)["input_ids"].shape[1])
         if self.frames[key] >= self.limit:
-            raise ModelError(f"prompt and picture take {self.frames[key]} of {self.limit} tokens; shorten the prompt")
+            raise ModelError(f"prompt and image take {self.frames[key]} of {self.limit} tokens; shorten the prompt")
         return self.frames[key]
 
     def _cut(self, text: str, frame: int) -> str:

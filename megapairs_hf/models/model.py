@@ -1,7 +1,7 @@
-"""The class that `load_mmret` returns: a SentenceTransformer that takes lists of texts, pictures and both, mixed.
+"""The class that `load_mmret` returns: a SentenceTransformer that takes lists of texts, images and both, mixed.
 
-Inside, a list is sorted into texts, pictures and joint inputs, each group goes through the stock `encode` in full
-batches, and the order is restored. Pictures are decoded in threads while the model works on those before. What
+Inside, a list is sorted into texts, images and joint inputs, each group goes through the stock `encode` in full
+batches, and the order is restored. Images are decoded in threads while the model works on those before. What
 surprises: nothing of this is saved. The folder is that of a plain SentenceTransformer, which knows nothing of us.
 """
 
@@ -30,7 +30,7 @@ WINDOW = 4
 
 
 class MMRet(SentenceTransformer):
-    """A retriever for texts, pictures, and both together.
+    """A retriever for texts, images, and both together.
 
     Attributes:
         preparer: turns inputs into the model's features.
@@ -61,17 +61,17 @@ class MMRet(SentenceTransformer):
         convert_to_tensor: bool = False,
         **settings: Any,
     ) -> Any:
-        """Vectors of texts, pictures and joint inputs in any order.
+        """Embeddings of texts, images and joint inputs in any order.
 
         Args:
-            inputs: one input or a list of them: a text, a picture (path, bytes, data URI, Pillow, array, tensor, a
+            inputs: one input or a list of them: a text, an image (path, bytes, data URI, Pillow, array, tensor, a
                 data set's cell), or a dict with `text`, `image` or both.
             prompt_name: name of a prompt of the model.
             prompt: a prompt; put before the texts of a dual encoder, the instruction of a multimodal language model.
             batch_size: inputs a forward pass.
             show_progress_bar: whether to show one.
             output_value: as in Sentence Transformers.
-            precision: `float32`, or as in Sentence Transformers' quantisation.
+            precision: `float32`, or as in Sentence Transformers' quantization.
             convert_to_numpy: whether the result is an array.
             convert_to_tensor: whether the result is a tensor.
             settings: everything else that `SentenceTransformer.encode` takes.
@@ -84,21 +84,21 @@ class MMRet(SentenceTransformer):
         """
         single = self.is_singular_input(inputs)
         given = [read_input(one, i) for i, one in enumerate([inputs] if single else inputs)]
-        vectors = output_value == "sentence_embedding"
+        embeddings = output_value == "sentence_embedding"
         common = {"prompt_name": prompt_name, "prompt": prompt, "batch_size": batch_size, "output_value": output_value}
-        common |= {"convert_to_tensor": vectors, "convert_to_numpy": False, "show_progress_bar": False, **settings}
+        common |= {"convert_to_tensor": embeddings, "convert_to_numpy": False, "show_progress_bar": False, **settings}
         results: list[Any] = [None] * len(given)
         for rows, some in self._groups(given, batch_size, show_progress_bar, settings):
             for row, made in zip(rows, super().encode(some, **common), strict=True):
                 results[row] = made
-        if not vectors:
+        if not embeddings:
             return results[0] if single else results
         return self._results(results, single, precision, convert_to_tensor, convert_to_numpy, settings)
 
     def _results(
         self, rows: list[Any], single: bool, precision: str, as_tensor: bool, as_array: bool, settings: dict[str, Any]
     ) -> Any:
-        """The vectors in the form that was asked for."""
+        """The embeddings in the form that was asked for."""
         if rows:
             made = torch.stack(rows)
         else:
@@ -167,7 +167,7 @@ class MMRet(SentenceTransformer):
 
     @staticmethod
     def _input_length(sample: Any) -> int:
-        # by the length of the text; the size of a picture says nothing about its tokens
+        # by the length of the text; the size of an image says nothing about its tokens
         return (
             len(sample.get("text") or "")
             if isinstance(sample, Prepared)
@@ -180,7 +180,7 @@ class MMRet(SentenceTransformer):
         Args:
             path: the folder.
             model_name: for the card.
-            create_model_card: whether Sentence Transformers writes its card, which copies training pictures into
+            create_model_card: whether Sentence Transformers writes its card, which copies training images into
                 itself and fails on joint inputs.
             settings: as in Sentence Transformers.
         """
@@ -190,5 +190,5 @@ class MMRet(SentenceTransformer):
 
 def raw(given: Input) -> dict[str, Any]:
     """An input as another process takes it."""
-    parts = {"text": given.text, "image": given.picture}
+    parts = {"text": given.text, "image": given.image}
     return {name: part for name, part in parts.items() if part is not None}

@@ -35,14 +35,14 @@ class ScoreFusionMixin:
         pixel_attention_mask: torch.Tensor | None = None,
         spatial_shapes: torch.Tensor | None = None,
     ) -> BaseModelOutputWithPooling:
-        """Text features plus image features; normalising comes after the sum, in the module that follows.
+        """Text features plus image features; normalizing comes after the sum, in the module that follows.
 
         Args:
             input_ids (LongTensor[B, T]): tokens of the texts.
             attention_mask (LongTensor[B, T]): 1 for a token, 0 for padding; absent for SigLIP, which was trained
                 without one.
             token_type_ids (LongTensor[B, T]): for BERT-like towers that tell sentences apart.
-            pixel_values (Tensor[B, 3, H, W]): the pictures.
+            pixel_values (Tensor[B, 3, H, W]): the images.
             pixel_attention_mask (LongTensor[B, P]): for towers that take patches of any number.
             spatial_shapes (LongTensor[B, 2]): rows and columns of those patches.
 

@@ -1,7 +1,7 @@
 """Backbones to Sentence Transformers modules, with every weight accounted for.
 
 What surprises: transformers fills a weight that the checkpoint lacks with random numbers and says so in a log. A
-retriever with one random layer still gives vectors, so here that is an error that lists the names.
+retriever with one random layer still gives embeddings, so here that is an error that lists the names.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def preparer_of(model: SentenceTransformer, name: str, allow_urls: bool) -> Proc
 
     transformer = model[0]
     if getattr(transformer, "model", None) is None:
-        raise ModelError(f"{name} begins with a {type(transformer).__name__}, which takes no pictures; load an MMRet")
+        raise ModelError(f"{name} begins with a {type(transformer).__name__}, which takes no images; load an MMRet")
     if dual_encoder.missing_methods(type(transformer.model)) and mllm.is_mllm(transformer.model.config):
         if not transformer.processor.chat_template:
             raise ModelError(
@@ -82,8 +82,8 @@ def preparer_of(model: SentenceTransformer, name: str, allow_urls: bool) -> Proc
     return DualProcessor(transformer, allow_urls)
 
 
-def normalise(model: SentenceTransformer) -> None:
-    """Let a folder that stock Sentence Transformers saved without `Normalize` give unit vectors too."""
+def normalize(model: SentenceTransformer) -> None:
+    """Let a folder that stock Sentence Transformers saved without `Normalize` give unit embeddings too."""
     from sentence_transformers.sentence_transformer.modules import Normalize
 
     if not any(isinstance(module, Normalize) for module in model):
@@ -91,7 +91,7 @@ def normalise(model: SentenceTransformer) -> None:
 
 
 def check_features(model: MMRet, name: str) -> None:
-    """Refuse a dual encoder whose towers give no vectors of one space; the methods' names alone do not tell.
+    """Refuse a dual encoder whose towers give no embeddings of one space; the methods' names alone do not tell.
 
     Raises:
         ModelError: a tower gives features of each token (FLAVA), or the towers' widths differ.
@@ -103,7 +103,7 @@ def check_features(model: MMRet, name: str) -> None:
         shapes = [list(model.encode([given]).shape) for given in ("a", Image.new("RGB", (8, 8)))]
         if len(shapes[0]) != 2 or shapes[0] != shapes[1]:
             raise ModelError(
-                f"the towers of {name} make {shapes[0]} of a text and {shapes[1]} of a picture, where score fusion"
+                f"the towers of {name} make {shapes[0]} of a text and {shapes[1]} of an image, where score fusion"
                 " needs one vector of the same width; choose another backbone"
             )
 

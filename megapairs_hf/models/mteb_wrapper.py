@@ -1,7 +1,7 @@
 """An MMRet as a model of mteb, so that its tasks (MIEB among them) run with it.
 
 mteb calls an encoder with a loader of batches whose columns are `text`, `image` or both, some of them empty. What
-surprises: a document without words and without a picture exists in some of its tasks; it gets the vector of a blank,
+surprises: a document without words and without an image exists in some of its tasks; it gets the vector of a blank,
 because mteb wants one row a document.
 """
 

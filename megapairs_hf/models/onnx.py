@@ -1,6 +1,6 @@
 """ONNX graphs of a dual encoder: the text tower, the image tower, and the fusion of both.
 
-Each graph ends with the normalising, so what comes out is the embedding. What surprises: the export is held against
+Each graph ends with the normalizing, so what comes out is the embedding. What surprises: the export is held against
 torch by onnxruntime at once, on another batch size than it was traced with, and a graph that differs is an error.
 """
 
@@ -73,10 +73,10 @@ def _example(model: MMRet, name: str, count: int) -> dict[str, Any]:
     """Features of a batch of one kind, texts of different lengths."""
     from PIL import Image
 
-    picture = Image.new("RGB", (40, 30), (200, 100, 50))
-    inputs: dict[str, Any] = {"image": picture}
+    image = Image.new("RGB", (40, 30), (200, 100, 50))
+    inputs: dict[str, Any] = {"image": image}
     rows = [{**({} if name == "text" else inputs), "text": "word " * (2 + i)} for i in range(count)]
-    made = model.preprocess(rows if name != "image" else [picture] * count)
+    made = model.preprocess(rows if name != "image" else [image] * count)
     return {key: value for key, value in made.items() if key != "modality"}
 
 

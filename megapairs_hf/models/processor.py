@@ -2,7 +2,7 @@
 
 A preparer does per input what can be done in a thread (decode, resize), and per batch what the processor does. What
 surprises: a text goes to Sentence Transformers as `{"text": …}`, because a bare string that looks like a path or a URL
-would be taken for a picture and fetched.
+would be taken for an image and fetched.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from megapairs_hf.core.errors import ModelError
 from megapairs_hf.models import dual_encoder
 from megapairs_hf.models.image_processing import Pixels
-from megapairs_hf.models.inputs import load_picture
+from megapairs_hf.models.inputs import load_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -48,7 +48,7 @@ class DualProcessor:
 
     Args:
         transformer: the Sentence Transformers `Transformer` module.
-        allow_urls: whether pictures may be fetched.
+        allow_urls: whether images may be fetched.
     """
 
     def __init__(self, transformer: Any, allow_urls: bool) -> None:
@@ -64,8 +64,8 @@ class DualProcessor:
         ready = Prepared()
         if given.text is not None:
             ready["text"] = given.text
-        if given.picture is not None:
-            ready["image"] = self.pixels.one(load_picture(given.picture, place, self.allow_urls))
+        if given.image is not None:
+            ready["image"] = self.pixels.one(load_image(given.image, place, self.allow_urls))
         return ready
 
     def features(
@@ -74,7 +74,7 @@ class DualProcessor:
         """Tokens, pixels or both; a prompt is put before the text, also of a joint input."""
         kinds = {tuple(sorted(one)) for one in ready}
         if len(kinds) > 1:
-            raise ModelError("a batch mixes texts, pictures and joint inputs; call `encode`, which sorts them")
+            raise ModelError("a batch mixes texts, images and joint inputs; call `encode`, which sorts them")
         kind = kinds.pop()
         made: dict[str, Any] = {}
         if "text" in kind:

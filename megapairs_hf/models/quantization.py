@@ -14,7 +14,7 @@ from megapairs_hf.core.config import require
 RESCORED = 4
 
 
-def quantised_recall(
+def quantized_recall(
     queries: np.ndarray, documents: np.ndarray, targets: np.ndarray, *, k: int = 10
 ) -> dict[str, float]:
     """Recall at k of the same retrieval with documents in float32, eight bits, and one bit a dimension.

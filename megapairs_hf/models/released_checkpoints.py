@@ -1,9 +1,9 @@
-"""The authors' released checkpoints: recognised by their layout, loaded through transformers' own classes.
+"""The authors' released checkpoints: recognized by their layout, loaded through transformers' own classes.
 
 BGE-VL-base and -large (once MMRet-base and -large) are plain CLIPs whose config names a copy of CLIP's code from
 transformers 4.45; BGE-VL-MLLM-S1 and -S2 are LLaVA-NeXT with code that returns hidden states. Their code is never
 executed: the weights are all that is needed. What surprises: newer revisions carry a Sentence Transformers
-`modules.json` that names a class of its own, which would need trust; it is passed over in favour of the weights.
+`modules.json` that names a class of its own, which would need trust; it is passed over in favor of the weights.
 """
 
 from __future__ import annotations

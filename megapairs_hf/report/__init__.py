@@ -1,1 +1,1 @@
-"""Pictures of a pipeline: one self-contained HTML page (`page.py`), and any artifact as plain text (`inspect.py`)."""
+"""Images of a pipeline: one self-contained HTML page (`page.py`), and any artifact as plain text (`inspect.py`)."""

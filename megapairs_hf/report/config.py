@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from megapairs_hf.core.config import require
 
-MOST_PICTURED = 200
+MOST_IMAGED = 200
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,7 @@ class ReportConfig:
     """Settings of one report.
 
     Attributes:
-        triplets: how many triplets to show with their pictures.
+        triplets: how many triplets to show with their images.
         annotated: how many annotated pairs to show with description and instructions, and of the rejected up to four.
         queries: how many held-out queries to show with what each model found.
         seed: draws them; the same folder and seed give the same page, byte for byte.
@@ -28,8 +28,8 @@ class ReportConfig:
     title: str = ""
 
     def __post_init__(self) -> None:
-        # each triplet embeds up to seven pictures: a browser copes with a page of a few thousand thumbnails, not more
-        require(0 <= self.triplets <= MOST_PICTURED, "triplets", self.triplets, f"from 0 to {MOST_PICTURED}")
-        require(0 <= self.annotated <= MOST_PICTURED, "annotated", self.annotated, f"from 0 to {MOST_PICTURED}")
-        require(0 <= self.queries <= MOST_PICTURED, "queries", self.queries, f"from 0 to {MOST_PICTURED}")
+        # each triplet embeds up to seven images: a browser copes with a page of a few thousand thumbnails, not more
+        require(0 <= self.triplets <= MOST_IMAGED, "triplets", self.triplets, f"from 0 to {MOST_IMAGED}")
+        require(0 <= self.annotated <= MOST_IMAGED, "annotated", self.annotated, f"from 0 to {MOST_IMAGED}")
+        require(0 <= self.queries <= MOST_IMAGED, "queries", self.queries, f"from 0 to {MOST_IMAGED}")
         require(self.seed >= 0, "seed", self.seed, "0 or more")

@@ -1,4 +1,4 @@
-"""The pictured parts of the page: a sheet of triplets, and what each model found for some held-out queries.
+"""The imaged parts of the page: a sheet of triplets, and what each model found for some held-out queries.
 
 Both are drawn at random with the seed of the settings, never chosen: a report of picked examples would say nothing.
 """
@@ -14,8 +14,8 @@ from megapairs_hf.artifacts.artifact import read_table
 from megapairs_hf.artifacts.shards import part_shards
 from megapairs_hf.artifacts.storage import join
 from megapairs_hf.artifacts.workspace import RANKINGS, Work
-from megapairs_hf.evaluation.results_table import TRAINED, UNTRAINED
-from megapairs_hf.report.thumbnails import Picture, find_pictures
+from megapairs_hf.evaluation.results_table import BASE, TRAINED
+from megapairs_hf.report.thumbnails import Thumbnail, find_thumbnails
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,35 +28,35 @@ FUSED = "fused"
 
 @dataclass(frozen=True)
 class TripletView:
-    """One triplet with its pictures.
+    """One triplet with its images.
 
     Attributes:
         split: it belongs to.
-        query: the query picture.
+        query: the query image.
         texts: its instructions.
-        target: the target picture.
-        negatives: the hard negatives and whether each is the query picture itself.
+        target: the target image.
+        negatives: the hard negatives and whether each is the query image itself.
         relations: (relation, score or empty) by which the pair was mined.
     """
 
     split: str
-    query: Picture
+    query: Thumbnail
     texts: list[str]
-    target: Picture
-    negatives: list[tuple[Picture, bool]]
+    target: Thumbnail
+    negatives: list[tuple[Thumbnail, bool]]
     relations: list[tuple[str, str]]
 
 
 def triplet_sheet(work: Work, count: int, seed: int) -> list[TripletView]:
-    """Draw triplets of all splits and find their pictures."""
+    """Draw triplets of all splits and find their images."""
     artifact = work.artifacts.get("triplets")
     if artifact is None or count == 0:
         return []
     rows = _draw_rows(artifact, count, seed)
     ids = {i for _, row in rows for i in (row["q_img"], row["t_img"], *row["hns"])}
     images = [i for i, _ in part_shards(artifact, "images")]
-    pictures = find_pictures([(artifact, images), *_corpora(work, ("corpus",))], ids)
-    return [_triplet(split, row, pictures) for split, row in rows]
+    thumbnails = find_thumbnails([(artifact, images), *_corpora(work, ("corpus",))], ids)
+    return [_triplet(split, row, thumbnails) for split, row in rows]
 
 
 def _draw_rows(artifact: Artifact, count: int, seed: int) -> list[tuple[str, dict[str, Any]]]:
@@ -74,16 +74,16 @@ def _draw_rows(artifact: Artifact, count: int, seed: int) -> list[tuple[str, dic
     return rows
 
 
-def _triplet(split: str, row: dict[str, Any], pictures: dict[str, Picture]) -> TripletView:
+def _triplet(split: str, row: dict[str, Any], thumbnails: dict[str, Thumbnail]) -> TripletView:
     scores = {one["relation"]: f"{one['score']:.3f}" for one in row.get("scores") or []}
     mined = row.get("relation") or []
     others = [name for name in scores if name not in mined]
     return TripletView(
         split,
-        pictures[row["q_img"]],
+        thumbnails[row["q_img"]],
         list(row["q_text"]),
-        pictures[row["t_img"]],
-        [(pictures[i], i == row["q_img"]) for i in row["hns"]],
+        thumbnails[row["t_img"]],
+        [(thumbnails[i], i == row["q_img"]) for i in row["hns"]],
         [(name, scores.get(name, "")) for name in mined] + [(f"({name})", scores[name]) for name in others],
     )
 
@@ -100,12 +100,12 @@ class Ranking:
     Attributes:
         model: its name.
         rank: of the best-placed target.
-        found: the top pictures, each with whether it is a target, and its score.
+        found: the top images, each with whether it is a target, and its score.
     """
 
     model: str
     rank: int
-    found: list[tuple[Picture, bool, str]]
+    found: list[tuple[Thumbnail, bool, str]]
 
 
 @dataclass(frozen=True)
@@ -113,15 +113,15 @@ class QueryView:
     """One held-out query.
 
     Attributes:
-        reference: the query picture.
+        reference: the query image.
         text: the query text.
         targets: what should be found.
         rankings: by model.
     """
 
-    reference: Picture
+    reference: Thumbnail
     text: str
-    targets: list[Picture]
+    targets: list[Thumbnail]
     rankings: list[Ranking]
 
 
@@ -136,8 +136,8 @@ def query_sheet(work: Work, count: int, seed: int) -> list[QueryView]:
     ids = {i for group in chosen for row in group.values() for i in _ids(row)}
     triplets = work.artifacts.get("triplets")
     more = [(triplets, [i for i, _ in part_shards(triplets, "images")])] if triplets is not None else []
-    pictures = find_pictures([*_corpora(work, ("heldout", "corpus")), *more], ids)
-    return [_query(group, pictures) for group in chosen]
+    thumbnails = find_thumbnails([*_corpora(work, ("heldout", "corpus")), *more], ids)
+    return [_query(group, thumbnails) for group in chosen]
 
 
 def _by_query(rows: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
@@ -153,14 +153,14 @@ def _ids(row: dict[str, Any]) -> list[str]:
     return [i for i in (row["image_id"], *row["target_ids"], *row["top_ids"][:TOP]) if i]
 
 
-def _query(group: dict[str, dict[str, Any]], pictures: dict[str, Picture]) -> QueryView:
-    models = sorted(group, key=lambda name: ({UNTRAINED: 0, TRAINED: 1}.get(name, 2), name))
+def _query(group: dict[str, dict[str, Any]], thumbnails: dict[str, Thumbnail]) -> QueryView:
+    models = sorted(group, key=lambda name: ({BASE: 0, TRAINED: 1}.get(name, 2), name))
     some = group[models[0]]
     rankings = []
     for model in models:
         row = group[model]
         top = zip(row["top_ids"][:TOP], row["top_scores"][:TOP], strict=True)
-        found = [(pictures[i], i in row["target_ids"], f"{score:.3f}") for i, score in top]
+        found = [(thumbnails[i], i in row["target_ids"], f"{score:.3f}") for i, score in top]
         rankings.append(Ranking(model, row["rank"], found))
-    reference = pictures.get(some["image_id"]) or Picture("", problem="no picture in this query")
-    return QueryView(reference, some["text"] or "", [pictures[i] for i in some["target_ids"]], rankings)
+    reference = thumbnails.get(some["image_id"]) or Thumbnail("", problem="no image in this query")
+    return QueryView(reference, some["text"] or "", [thumbnails[i] for i in some["target_ids"]], rankings)

@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 WIDTH = 80
 NUMBERS_SHOWN = 6
 # made of files of weights, which have no rows
-WEIGHTS = frozenset({"model", "similarity"})
+WEIGHTS = frozenset({"model", "encoders"})
 
 
 def inspect_artifact(path: PathLike, rows: int = 5) -> str:
-    """Summarise a finished artifact.
+    """Summarize a finished artifact.
 
     Args:
         path: its folder.
@@ -76,7 +76,7 @@ def _held(artifact: Artifact) -> dict[str, str]:
         return {"files": shards}
     rows = f"{artifact.rows:,}"
     if artifact.manifest.kind == "triplets":
-        parts = {"triplets": "triplets", "images": "pictures", "preview": "previews"}
+        parts = {"triplets": "triplets", "images": "images", "preview": "previews"}
         rows = ", ".join(f"{part_rows(artifact, part):,} {name}" for part, name in parts.items())
     return {"rows": f"{rows} in {shards} shards"}
 

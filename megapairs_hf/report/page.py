@@ -1,6 +1,6 @@
 """`write_report`: a work folder becomes one HTML page that opens from disk.
 
-The page needs nothing beside itself: no script, no font, no picture from elsewhere. Every text in it comes from data
+The page needs nothing beside itself: no script, no font, no image from elsewhere. Every text in it comes from data
 and is escaped. What surprises: it holds no date, so the same work folder gives the same page, byte for byte.
 """
 
@@ -73,7 +73,7 @@ def _slots(work: Work, config: ReportConfig) -> dict[str, Any]:
         "title": config.title or (f"MegaPairs from {source}" if source else "MegaPairs report"),
         "version": __version__,
         "source": source,
-        "pictures": corpus.rows if corpus is not None else None,
+        "images": corpus.rows if corpus is not None else None,
         "stand_ins": work.stand_ins(),
         "headline": headline(records),
         "nodes": flow(work),

@@ -1,8 +1,8 @@
-"""Pairs as the annotation left them: both pictures, the description, the instructions, or why there are none.
+"""Pairs as the annotation left them: both images, the description, the instructions, or why there are none.
 
 Drawn at random with the seed of the settings, kept and rejected ones apart, so that a rare reason is seen too. What
 surprises: a rejected pair is known by its key alone, as `rejected.parquet` has it, so an image id with an arrow in it
-cannot be told apart and is shown without pictures.
+cannot be told apart and is shown without images.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.artifacts.lookup import sample_rows
 from megapairs_hf.report.pipeline import shorten
-from megapairs_hf.report.thumbnails import Picture, find_pictures
+from megapairs_hf.report.thumbnails import Thumbnail, find_thumbnails
 
 if TYPE_CHECKING:
     from megapairs_hf.artifacts.artifact import Artifact
@@ -29,16 +29,16 @@ class PairView:
     """One annotated pair.
 
     Attributes:
-        query: the query picture.
-        target: the target picture.
+        query: the query image.
+        target: the target image.
         description: what they share and how they differ; empty where it was rejected.
         texts: its instructions, each with its `fits` or an empty text.
         reason: why the pair was left out, empty where it was kept.
         detail: what was found there: the raw reply of the model.
     """
 
-    query: Picture
-    target: Picture
+    query: Thumbnail
+    target: Thumbnail
     description: str
     texts: list[tuple[str, str]]
     reason: str = ""
@@ -46,7 +46,7 @@ class PairView:
 
 
 def annotated_sheet(work: Work, count: int, seed: int) -> list[PairView]:
-    """Draw annotated pairs, then rejected ones, and find their pictures."""
+    """Draw annotated pairs, then rejected ones, and find their images."""
     instructions = work.artifacts.get("verified") or work.artifacts.get("instructions")
     if instructions is None or count == 0:
         return []
@@ -57,9 +57,9 @@ def annotated_sheet(work: Work, count: int, seed: int) -> list[PairView]:
     descriptions = _descriptions(work.artifacts.get("descriptions"), {one[:2] for one in kept})
     corpus = work.artifacts.get("corpus")
     sources = [(corpus, range(len(corpus.manifest.shards)))] if corpus is not None else []
-    pictures = find_pictures(sources, {i for one in kept for i in one[:2]})
+    images = find_thumbnails(sources, {i for one in kept for i in one[:2]})
     return [
-        PairView(pictures[query], pictures[target], descriptions.get((query, target), ""), texts, reason, detail)
+        PairView(images[query], images[target], descriptions.get((query, target), ""), texts, reason, detail)
         for query, target, texts, reason, detail in kept
     ]
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 DETAIL_LENGTH = 140
 UNITS = {
-    "corpus": "pictures",
-    "embeddings": "vectors",
+    "corpus": "images",
+    "embeddings": "embeddings",
     "pairs": "pairs",
     "descriptions": "descriptions",
     "instructions": "pairs with instructions",
@@ -80,7 +80,7 @@ def _node(work: Work, name: str) -> Node:
         return Node(name, work.status(name))
     left_out = sum(artifact.manifest.rejected.values())
     made, note = _made(work, name, artifact)
-    taken = f"{artifact.rows + left_out:,} pictures" if name == "corpus" else _taken(work, name)
+    taken = f"{artifact.rows + left_out:,} images" if name == "corpus" else _taken(work, name)
     return Node(name, FINISHED, taken, made, UNITS[name], left_out, note)
 
 
@@ -102,7 +102,7 @@ def _taken(work: Work, name: str) -> str:
     if artifact is None:
         return ""
     rows = part_rows(artifact, "triplets") if before == "triplets" else artifact.rows
-    return f"{rows:,} {'held-out pictures' if before == 'heldout' else UNITS[before]}"
+    return f"{rows:,} {'held-out images' if before == 'heldout' else UNITS[before]}"
 
 
 def _made(work: Work, name: str, artifact: Artifact) -> tuple[str, str]:
@@ -158,7 +158,7 @@ def made_tables(work: Work) -> list[tuple[str, list[Count]]]:
     titles = [
         ("pairs", "relations", "Pairs by relation"),
         ("pairs", "pairs_per_relation_count", "Pairs by number of relations"),
-        ("pairs", "band_quarters", "Pairs by quarter of the band, from low"),
+        ("pairs", "range_quarters", "Pairs by quarter of the similarity range, from low"),
         ("pairs", "negatives", "Hard negatives"),
         ("pairs", "near_duplicates", "Near-duplicates"),
         ("pairs", "search", "Search"),

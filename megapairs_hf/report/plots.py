@@ -1,6 +1,6 @@
 """The training curve as an SVG that stands inside the page.
 
-What surprises: the SVG's colours are the page's own (`currentColor` and a CSS variable), so one drawing serves light
+What surprises: the SVG's colors are the page's own (`currentColor` and a CSS variable), so one drawing serves light
 and dark, and its text is text in the page's font. The same log gives the same bytes.
 """
 

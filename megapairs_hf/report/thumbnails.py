@@ -1,7 +1,7 @@
-"""Pictures by id, as thumbnails inside the page.
+"""Images by id, as thumbnails inside the page.
 
-A page that opens from any disk can point at no file, so each picture is a data URI, shrunk to what the page shows at
-twice its size in CSS pixels. What surprises: a picture that is missing or broken gets a placeholder that says so; a
+A page that opens from any disk can point at no file, so each image is a data URI, shrunk to what the page shows at
+twice its size in CSS pixels. What surprises: an image that is missing or broken gets a placeholder that says so; a
 report is where one wants to see that, so it is no error.
 """
 
@@ -16,7 +16,7 @@ from megapairs_hf.artifacts.lookup import rows_by_id
 from megapairs_hf.core.errors import ArtifactError, ImageRejectedError
 from megapairs_hf.core.schema import CAPTION, IMAGE, IMAGE_ID
 from megapairs_hf.images.decode import shrink, to_rgb
-from megapairs_hf.images.locate import ROOT, picture_bytes
+from megapairs_hf.images.locate import ROOT, image_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -28,13 +28,13 @@ QUALITY = 82
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One picture of the page.
+class Thumbnail:
+    """One image of the page.
 
     Attributes:
         image_id: its id.
         caption: its caption, empty where the corpus has none.
-        uri: a data URI; empty where there is no picture to show.
+        uri: a data URI; empty where there is no image to show.
         problem: why there is none.
     """
 
@@ -46,11 +46,11 @@ class Picture:
     @property
     def alt(self) -> str:
         """What a screen reader says."""
-        return self.caption or f"picture {self.image_id}, without a caption"
+        return self.caption or f"image {self.image_id}, without a caption"
 
 
 def thumbnail(content: bytes) -> str:
-    """A picture's file as a data URI of a small WebP.
+    """An image's file as a data URI of a small WebP.
 
     Raises:
         ImageRejectedError: it cannot be decoded.
@@ -60,8 +60,8 @@ def thumbnail(content: bytes) -> str:
     return "data:image/webp;base64," + base64.b64encode(sink.getvalue()).decode("ascii")
 
 
-def find_pictures(sources: Sequence[tuple[Artifact, Sequence[int]]], ids: Iterable[str]) -> dict[str, Picture]:
-    """Find pictures by id.
+def find_thumbnails(sources: Sequence[tuple[Artifact, Sequence[int]]], ids: Iterable[str]) -> dict[str, Thumbnail]:
+    """Find images by id.
 
     Args:
         sources: artifacts with the columns image_id, image and caption, and which of their shards hold them; an
@@ -69,29 +69,29 @@ def find_pictures(sources: Sequence[tuple[Artifact, Sequence[int]]], ids: Iterab
         ids: whom to look for.
 
     Returns:
-        A picture for every id, a placeholder where no source has it.
+        An image for every id, a placeholder where no source has it.
     """
     wanted = set(ids)
-    found: dict[str, Picture] = {}
+    found: dict[str, Thumbnail] = {}
     for artifact, shards in sources:
         for index in shards:
             missing = wanted - found.keys()
             if missing:
                 for row in rows_by_id(artifact, index, missing):
-                    found.setdefault(row[IMAGE_ID], _picture(artifact, row))
-    return {key: found.get(key, Picture(key, problem="not among the pictures")) for key in wanted}
+                    found.setdefault(row[IMAGE_ID], _image(artifact, row))
+    return {key: found.get(key, Thumbnail(key, problem="not among the images")) for key in wanted}
 
 
-def _picture(artifact: Artifact, row: dict[str, Any]) -> Picture:
+def _image(artifact: Artifact, row: dict[str, Any]) -> Thumbnail:
     image_id, caption = row[IMAGE_ID], row[CAPTION] or ""
     try:
-        return Picture(image_id, caption, thumbnail(_content(artifact, row[IMAGE])))
+        return Thumbnail(image_id, caption, thumbnail(_content(artifact, row[IMAGE])))
     except (ImageRejectedError, ArtifactError) as error:
         reason = error.reason if isinstance(error, ImageRejectedError) else "its file is not there"
-        return Picture(image_id, caption, problem=reason)
+        return Thumbnail(image_id, caption, problem=reason)
 
 
 def _content(artifact: Artifact, image: dict[str, Any] | None) -> bytes:
     if image is None or (image["bytes"] is None and not image["path"]):
         raise ImageRejectedError("empty_file")
-    return picture_bytes(image, artifact.manifest.stats.get(ROOT))
+    return image_bytes(image, artifact.manifest.stats.get(ROOT))

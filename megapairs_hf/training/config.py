@@ -121,7 +121,7 @@ class TrainConfig(LoopConfig):
         split: split of the triplets.
         negatives: hard negatives a query, the query image counted.
         query_image_negative: whether the query image is the first of them (the paper's Table 4).
-        group_siblings: put up to so many triplets of one query into a batch together; they share its picture, and
+        group_siblings: put up to so many triplets of one query into a batch together; they share its image, and
             their targets are hard negatives for each other (ours; 1 is a plain shuffle).
         relations: use only triplets of these relations (the paper's Table 5); empty for all.
         micro_batch: distinct inputs a forward pass with gradients cached, which gives the whole batch's gradient in
@@ -140,9 +140,9 @@ class TrainConfig(LoopConfig):
         eval_queries: queries of that evaluation at most.
         best_metric: keep the checkpoint that is best by this and save it in the end; null saves the last.
         patience: evaluations without a better value before the run stops; 0 never stops.
-        max_rejected: unreadable pictures that are left out before the run stops.
-        workers: processes that decode pictures ahead of the model; 0 for threads of this process.
-        cache_gb: memory for decoded pictures, so that each is decoded once.
+        max_rejected: unreadable images that are left out before the run stops.
+        workers: processes that decode images ahead of the model; 0 for threads of this process.
+        cache_gb: memory for decoded images, so that each is decoded once.
     """
 
     steps: int = 15_000
@@ -199,16 +199,16 @@ class TrainConfig(LoopConfig):
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """Settings of the small similarity models that are trained on the corpus itself, where no weights can be had.
+    """Settings of the small encoders that are trained on the corpus itself, where no weights can be had.
 
     They stand in for EVA-CLIP and DINOv2: a CLIP learns from the captions, a DINOv2-shaped model from two random
-    views of each picture (SimCLR, Chen et al. 2020). All settings are ours.
+    views of each image (SimCLR, Chen et al. 2020). All settings are ours.
 
     Attributes:
         model: sizes of both.
         clip: loop of the CLIP.
         dino: loop of the DINOv2-shaped model.
-        cache_gb: memory for decoded pictures.
+        cache_gb: memory for decoded images.
     """
 
     model: SmallModelConfig = field(default_factory=SmallModelConfig)

@@ -1,6 +1,6 @@
-"""The model as training sees it: distinct inputs in, vectors before normalising out.
+"""The model as training sees it: distinct inputs in, embeddings before normalizing out.
 
-One class serves both families, because Sentence Transformers does the telling apart: a dual encoder is given pictures
+One class serves both families, because Sentence Transformers does the telling apart: a dual encoder is given images
 and texts by themselves, a language model whole inputs. What surprises: the forward takes a list of chunks, because
 DDP allows one forward call for each backward pass.
 """
@@ -27,26 +27,26 @@ UNUSED = ("logit_scale", "logit_bias")
 
 
 def is_joint(model: Any) -> bool:
-    """Whether text and picture go through the model together, as in a language model."""
+    """Whether text and image go through the model together, as in a language model."""
     return not isinstance(model.preparer, DualProcessor)
 
 
 class ImageTransform:
-    """What is kept of a picture of this model; travels to worker processes."""
+    """What is kept of an image of this model; travels to worker processes."""
 
     def __init__(self, model: Any) -> None:
         self.preparer = model.preparer
 
-    def __call__(self, picture: Image.Image) -> Any:
+    def __call__(self, image: Image.Image) -> Any:
         """Bytes after the resize, or the processor's arrays."""
-        return self.preparer.one(Input(None, picture), 0)["image"]
+        return self.preparer.one(Input(None, image), 0)["image"]
 
 
 def trainable(model: Any) -> nn.Module:
-    """A module whose forward gives the vectors of chunks of inputs, for DDP to wrap.
+    """A module whose forward gives the embeddings of chunks of inputs, for DDP to wrap.
 
     Args:
-        model: an MMRet; its last module normalises and is left out.
+        model: an MMRet; its last module normalizes and is left out.
     """
     import torch
     from torch import nn
@@ -57,14 +57,14 @@ def trainable(model: Any) -> nn.Module:
             self.body = nn.ModuleList(list(model)[:-1])
 
         def forward(self, chunks: list[dict[str, Any]]) -> torch.Tensor:
-            """Vectors (Tensor[P, D]) of the inputs of all chunks."""
+            """Embeddings (Tensor[P, D]) of the inputs of all chunks."""
             return torch.cat([self._one(dict(chunk)) for chunk in chunks])
 
         def _one(self, features: dict[str, Any]) -> torch.Tensor:
             for module in self.body:
                 features = module(features)
-            vectors: torch.Tensor = features["sentence_embedding"]
-            return vectors
+            embeddings: torch.Tensor = features["sentence_embedding"]
+            return embeddings
 
     # the loss has its own temperature, so a scale of the model's own would only decay
     for name, parameter in model.named_parameters():
@@ -74,21 +74,21 @@ def trainable(model: Any) -> nn.Module:
 
 
 def prepared(
-    model: Any, parts: Sequence[Part], pictures: Sequence[Any], device: Any, prompt: str | None = None
+    model: Any, parts: Sequence[Part], images: Sequence[Any], device: Any, prompt: str | None = None
 ) -> dict[str, Any]:
     """One chunk as tensors on the device.
 
     Args:
         model: the MMRet.
         parts: inputs of one kind.
-        pictures: what is kept of those that have one, in order.
+        images: what is kept of those that have one, in order.
         device: where to.
         prompt: of queries; None for the model's own query prompt, "" for none at all, as `encode` has it.
     """
     side, text, image = parts[0].kind
     if image and not text and not side and model.preparer.pixels.plain is not None:
-        return {"pixel_values": pixel_values(model.preparer.pixels.table, pictures, device), "modality": "image"}
-    shown = iter(pictures)
+        return {"pixel_values": pixel_values(model.preparer.pixels.table, images, device), "modality": "image"}
+    shown = iter(images)
     ready = []
     for part in parts:
         one = Prepared(text=part.text) if text else Prepared()
@@ -101,12 +101,12 @@ def prepared(
     return moved(model.preprocess(ready, **settings), device)
 
 
-def pixel_values(table: torch.Tensor, pictures: Sequence[np.ndarray], device: Any) -> torch.Tensor:
+def pixel_values(table: torch.Tensor, images: Sequence[np.ndarray], device: Any) -> torch.Tensor:
     """The processor's floats for bytes, looked up on the device.
 
     Args:
         table (Tensor[3, 256]): the float of each byte in each channel.
-        pictures: [H, W, 3] each.
+        images: [H, W, 3] each.
         device: where to.
 
     Returns:
@@ -114,7 +114,7 @@ def pixel_values(table: torch.Tensor, pictures: Sequence[np.ndarray], device: An
     """
     import torch
 
-    stacked = torch.from_numpy(np.stack(pictures)).to(device).permute(0, 3, 1, 2)
+    stacked = torch.from_numpy(np.stack(images)).to(device).permute(0, 3, 1, 2)
     floats = table.to(device)
     found = torch.empty(stacked.shape, dtype=floats.dtype, device=floats.device)
     for channel, row in enumerate(floats):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 KS = (1, 10)
-# scores of unit vectors that are closer than this are one score: float32 and the batches of a pass round differently
+# scores that are closer than this are one score: float32 and the batches of a pass round differently
 TIE = 1e-6
 
 
@@ -45,16 +45,16 @@ def retrieval(
     fetch: Callable[[str], Image.Image],
     batch_size: int = 32,
 ) -> Callable[[], Mapping[str, float]]:
-    """Recall of composed queries among the queries' and targets' own pictures.
+    """Recall of composed queries among the queries' and targets' own images.
 
-    A picture whose score equals the target's, to rounding, counts as ranked before it, so a model that gives the same
-    vector for everything finds nothing (where the gallery has more than k pictures).
+    An image whose score equals the target's, to rounding, counts as ranked before it, so a model that gives the same
+    vector for everything finds nothing (where the gallery has more than k images).
 
     Args:
         model: an MMRet; measured as it is at the time of the call.
         queries: (image id, text) of each.
-        targets: image id that answers each; the query's own picture is taken out of its gallery, as CIRR does.
-        fetch: gives the picture of an id.
+        targets: image id that answers each; the query's own image is taken out of its gallery, as CIRR does.
+        fetch: gives the image of an id.
         batch_size: inputs a forward pass.
 
     Returns:
@@ -70,7 +70,7 @@ def retrieval(
         options = {"batch_size": batch_size, "show_progress_bar": False, "convert_to_numpy": True}
         asked = [{"image": fetch(image), "text": text} for image, text in queries]
         left = _finite(model.encode_query(asked, **options), "queries")
-        right = _finite(model.encode_document([fetch(name) for name in gallery], **options), "pictures")
+        right = _finite(model.encode_document([fetch(name) for name in gallery], **options), "images")
         slack = TIE * np.linalg.norm(left, axis=1).max() * np.linalg.norm(right, axis=1).max()
         scores = left @ right.T
         rows = np.arange(len(queries))
@@ -83,20 +83,20 @@ def retrieval(
     return measure
 
 
-def _finite(vectors: Any, what: str) -> np.ndarray:
-    """Vectors [n, d] in float64, where the order of a sum does not matter.
+def _finite(embeddings: Any, what: str) -> np.ndarray:
+    """Embeddings [n, d] in float64, where the order of a sum does not matter.
 
     Raises:
         TrainingError: one is not finite.
     """
     import numpy as np
 
-    wide = np.asarray(vectors, np.float64)
+    wide = np.asarray(embeddings, np.float64)
     wrong = int((~np.isfinite(wide)).any(1).sum())
     if wrong:
         raise TrainingError(
-            f"the model gives vectors that are not finite for {wrong:,} of the {len(wide):,} {what} of the evaluation;"
-            " lower `lr`, or train with mixed_precision: no; the last good checkpoint is kept"
+            f"the model gives embeddings that are not finite for {wrong:,} of the {len(wide):,} {what} of the"
+            " evaluation; lower `lr`, or train with mixed_precision: no; the last good checkpoint is kept"
         )
     return wide
 

@@ -1,9 +1,9 @@
 """The gradient of one whole batch in the memory of a few inputs (GradCache, Gao et al. 2021).
 
-First every input goes through the model without a graph; then the loss is computed from the vectors alone, and with
+First every input goes through the model without a graph; then the loss is computed from the embeddings alone, and with
 it the gradient for each vector; then every chunk goes through the model again, this time with a graph, and its own
-vectors' gradients go back. What surprises: dropout would draw other units in the second pass, so the random state of
-the first is set again before each chunk.
+embeddings' gradients go back. What surprises: dropout would draw other units in the second pass, so the random state
+of the first is set again before each chunk.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def plain_gradient(
         count: chunks of this process.
         load: gives a chunk's tensors.
         good: asked when everything was loaded: whether the batch can be used.
-        loss: gives the loss and the gradient of all vectors.
+        loss: gives the loss and the gradient of all embeddings.
 
     Returns:
         The loss of this process's queries; None where the batch is not good.
@@ -44,9 +44,9 @@ def plain_gradient(
     # DDP must not be left with a forward pass that no backward pass follows, so the question comes first
     if not good():
         return None
-    vectors = module(chunks)
-    value, gradient = loss(vectors)
-    accelerator.backward((vectors.float() * gradient).sum())
+    embeddings = module(chunks)
+    value, gradient = loss(embeddings)
+    accelerator.backward((embeddings.float() * gradient).sum())
     return value
 
 
@@ -61,7 +61,7 @@ def cached_gradient(
         count: chunks of this process.
         load: gives a chunk's tensors; called twice for each.
         good: asked when everything was loaded: whether the batch can be used.
-        loss: gives the loss and the gradient of all vectors.
+        loss: gives the loss and the gradient of all embeddings.
 
     Returns:
         The loss of this process's queries; None where the batch is not good.
@@ -74,9 +74,9 @@ def cached_gradient(
     with torch.no_grad():
         for i in range(passes):
             states.append(random_state(accelerator.device))
-            vectors = module([load(min(i, count - 1))])
+            embeddings = module([load(min(i, count - 1))])
             if i < count:
-                parts.append(vectors.float())
+                parts.append(embeddings.float())
     if not good():
         return None
     value, gradient = loss(torch.cat(parts))
@@ -86,9 +86,9 @@ def cached_gradient(
         last = i == passes - 1
         with contextlib.nullcontext() if last else accelerator.no_sync(module):
             set_random_state(states[i], accelerator.device)
-            vectors = module([load(min(i, count - 1))])
-            weight = gradients[i] if i < count else torch.zeros_like(vectors)
-            accelerator.backward((vectors.float() * weight).sum())
+            embeddings = module([load(min(i, count - 1))])
+            weight = gradients[i] if i < count else torch.zeros_like(embeddings)
+            accelerator.backward((embeddings.float() * weight).sum())
     set_random_state(after, accelerator.device)
     return value
 

@@ -1,6 +1,6 @@
 """InfoNCE (paper, section 3.3, eq. 4), over the candidates of all processes, with gradients through all of them.
 
-What surprises: the loss is computed from vectors that are cut off from the model, in blocks of queries, and its
+What surprises: the loss is computed from embeddings that are cut off from the model, in blocks of queries, and its
 gradient is handed back as a tensor. So the logits of a batch of 2,048 queries never exist at once, and the same code
 serves training with and without cached gradients.
 """
@@ -26,10 +26,10 @@ def info_nce(
     """Mean over the queries of -log softmax of the positive among all candidates.
 
     Args:
-        queries (Tensor[B, D]): unit vectors.
-        candidates (Tensor[C, D]): unit vectors, the hard negatives among them.
+        queries (Tensor[B, D]): unit embeddings.
+        candidates (Tensor[C, D]): unit embeddings, the hard negatives among them.
         positives (LongTensor[B]): which candidate answers which query.
-        mask (BoolTensor[B, C] | None): candidates that are no negative of a query (the same picture as its positive).
+        mask (BoolTensor[B, C] | None): candidates that are no negative of a query (near-duplicate of its positive).
         temperature: τ.
 
     Returns:
@@ -68,8 +68,8 @@ def loss_and_gradient(
     """The loss of this process's queries, and its gradient for the model's outputs.
 
     Args:
-        outputs (Tensor[P, D]): what the model gives for the distinct inputs of this process, before normalising.
-        pieces: how vectors are made of them.
+        outputs (Tensor[P, D]): what the model gives for the distinct inputs of this process, before normalizing.
+        pieces: how embeddings are made of them.
         temperature: τ.
         dimensions: leading dimensions whose losses are averaged (Matryoshka); all of them alone where empty.
 

@@ -1,7 +1,7 @@
 """Composed retrieval: query image plus instruction against target and hard negatives, from one pool or several.
 
 In a batch each distinct input goes through the model once: the query image serves as part of the query and as its own
-hard negative, and pictures that several rows share are computed for one of them.
+hard negative, and images that several rows share are computed for one of them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ AHEAD = 4
 
 
 class Fetch:
-    """Gives the files of pictures of a pool; travels to worker processes."""
+    """Gives the files of images of a pool; travels to worker processes."""
 
     def __init__(self, pools: Sequence[TrainDataset]) -> None:
         self.pools = pools
@@ -65,14 +65,14 @@ class ContrastTask:
             )
         self.module = trainable(model)
         self.partial = config.micro_batch is not None or len(pools) > 1 or self.joint
-        self.pictures = ImageLoader(Reader(Fetch(self.pools), ImageTransform(model)), config.cache_gb, config.workers)
+        self.images = ImageLoader(Reader(Fetch(self.pools), ImageTransform(model)), config.cache_gb, config.workers)
         self.drawn, self.before = drawn_pools(weights, config.steps, config.seed)
         self.bad: dict[str, str] = {}
         self.planned: tuple[tuple[int, int], Batch] | None = None
         self.size = config.micro_batch or config.chunk
 
     def batch(self, step: int, rank: int, world: int) -> Batch:
-        """This process's part of the batch of a step; a function of the step and of the pictures rejected so far."""
+        """This process's part of the batch of a step; a function of the step and of the images rejected so far."""
         key = (step, len(self.bad))
         if self.planned is not None and self.planned[0] == key:
             return self.planned[1]
@@ -93,8 +93,8 @@ class ContrastTask:
             more = pool.others(taken, size - len(made), rng)
             if not more:
                 raise TrainingError(
-                    f"step {step} has only {len(made):,} rows with readable pictures for a batch of {size:,}; lower"
-                    " batch_size, or mend the pictures"
+                    f"step {step} has only {len(made):,} rows with readable images for a batch of {size:,}; lower"
+                    " batch_size, or mend the images"
                 )
             taken.update(more)
             made += [example for example in pool.examples(more, step, bad) if example is not None]
@@ -104,7 +104,7 @@ class ContrastTask:
         """Leave the gradient of a step's batch on the parameters.
 
         Raises:
-            TrainingError: too many pictures cannot be read.
+            TrainingError: too many images cannot be read.
         """
         import torch
 
@@ -130,13 +130,13 @@ class ContrastTask:
         def load(i: int) -> dict[str, Any]:
             self._ahead(batch, i)
             parts = [batch.parts[k] for k in chunks[i]]
-            pictures, bad = self.pictures.load(batch.pool, [part.image for part in parts if part.image is not None])
+            images, bad = self.images.load(batch.pool, [part.image for part in parts if part.image is not None])
             wrong.update({f"{batch.pool}/{name}": error for name, error in bad.items()})
-            return prepared(self.model, parts, pictures, accelerator.device, self.pools[batch.pool].prompt)
+            return prepared(self.model, parts, images, accelerator.device, self.pools[batch.pool].prompt)
 
-        def loss(vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            pieces = self._pieces(batch, vectors.device, counts)
-            return loss_and_gradient(vectors, pieces, self.config.temperature, self.config.matryoshka)
+        def loss(embeddings: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            pieces = self._pieces(batch, embeddings.device, counts)
+            return loss_and_gradient(embeddings, pieces, self.config.temperature, self.config.matryoshka)
 
         way = plain_gradient if self.config.micro_batch is None else cached_gradient
         found = way(module, accelerator, len(chunks), load, lambda: not self._reject(wrong), loss)
@@ -146,7 +146,7 @@ class ContrastTask:
         chunks = batch.chunks(self.size)
         for chunk in chunks[start : start + AHEAD]:
             names = [name for name in (batch.parts[k].image for k in chunk) if name is not None]
-            self.pictures.ahead(batch.pool, names)
+            self.images.ahead(batch.pool, names)
 
     def _pieces(self, batch: Batch, device: Any, counts: list[int]) -> BatchIndices:
         import torch
@@ -160,7 +160,7 @@ class ContrastTask:
         return BatchIndices(queries, candidates, batch.first * batch.width, batch.width, mask)
 
     def _reject(self, wrong: dict[str, str]) -> bool:
-        """Note the pictures that any process could not read; whether there are any."""
+        """Note the images that any process could not read; whether there are any."""
         found = dict(wrong)
         if world() > 1:
             from torch import distributed
@@ -170,15 +170,15 @@ class ContrastTask:
             found = {name: error for part in told for name, error in part.items()}
         for name, error in sorted(found.items()):
             self.bad[name] = error
-            note(f"left out the picture {name.partition('/')[2]}: {error}")
+            note(f"left out the image {name.partition('/')[2]}: {error}")
         if len(self.bad) > self.config.max_rejected:
             name, error = next(iter(sorted(self.bad.items())))
             raise TrainingError(
-                f"{len(self.bad)} pictures cannot be read, more than max_rejected {self.config.max_rejected}"
+                f"{len(self.bad)} images cannot be read, more than max_rejected {self.config.max_rejected}"
                 f" ({name.partition('/')[2]}: {error}, …); mend them, or raise max_rejected"
             )
         if found:
-            self.pictures.forget()
+            self.images.forget()
         return bool(found)
 
     def state(self) -> dict[str, Any]:
@@ -191,4 +191,4 @@ class ContrastTask:
 
     def close(self) -> None:
         """Let the workers go."""
-        self.pictures.close()
+        self.images.close()

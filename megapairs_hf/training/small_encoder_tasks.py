@@ -1,4 +1,4 @@
-"""What the small similarity models learn: picture and caption of a corpus, and two views of one picture."""
+"""What the small encoders learn: image and caption of a corpus, and two views of one image."""
 
 from __future__ import annotations
 
@@ -68,14 +68,14 @@ class WholeBatchTask(ABC):
 
 
 class CaptionTask(WholeBatchTask):
-    """CLIP from scratch: pictures against their captions, both ways.
+    """CLIP from scratch: images against their captions, both ways.
 
     Args:
         model: a transformers CLIP.
         tokenizer: its tokenizer.
         ids: image id of each row.
         captions: caption of each row.
-        pixels: pictures by id.
+        pixels: images by id.
         config: the settings.
     """
 
@@ -118,12 +118,12 @@ class CaptionTask(WholeBatchTask):
 
 
 class ViewsTask(WholeBatchTask):
-    """Two random views of each picture must find each other (SimCLR).
+    """Two random views of each image must find each other (SimCLR).
 
     Args:
         model: a transformers vision model; the class token of its last layer is learnt.
         ids: image ids.
-        pixels: pictures by id.
+        pixels: images by id.
         config: the settings.
     """
 
@@ -144,8 +144,8 @@ class ViewsTask(WholeBatchTask):
         pixels = self.pixels([self.ids[i] for i in rows])
         generator = torch.Generator().manual_seed(seed + 7919 * rank)
         views = torch.cat([random_views(pixels, generator), random_views(pixels, generator)]).to(device)
-        vectors = normalize(module(pixel_values=views).last_hidden_state[:, 0], dim=-1)
-        left, right = vectors.chunk(2)
+        embeddings = normalize(module(pixel_values=views).last_hidden_state[:, 0], dim=-1)
+        left, right = embeddings.chunk(2)
         positives = first_own(rank, len(rows)) + torch.arange(len(rows), device=device)
         tau = self.config.temperature
         forth = info_nce(left, gather(right), positives, None, tau)
@@ -153,13 +153,13 @@ class ViewsTask(WholeBatchTask):
 
 
 def random_views(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """A random crop of each picture, perhaps mirrored, in other hues, paler or darker.
+    """A random crop of each image, perhaps mirrored, in other hues, paler or darker.
 
-    Hue and brightness change so much that the model cannot find a view again by its colours; it learns patterns,
-    which is what DINOv2 is there for among the similarity models.
+    Hue and brightness change so much that the model cannot find a view again by its colors; it learns patterns,
+    which is what DINOv2 is there for among the encoders.
 
     Args:
-        pixels (Tensor[B, 3, H, W]): the pictures.
+        pixels (Tensor[B, 3, H, W]): the images.
         generator: decides.
 
     Returns:
@@ -185,7 +185,7 @@ def random_views(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tens
 
 
 def hue_turns(angles: torch.Tensor, saturations: torch.Tensor) -> torch.Tensor:
-    """Colour matrices that turn the hue and scale the saturation, and leave grey as it is.
+    """Color matrices that turn the hue and scale the saturation, and leave grey as it is.
 
     Args:
         angles (Tensor[B]): in radians.
@@ -199,8 +199,8 @@ def hue_turns(angles: torch.Tensor, saturations: torch.Tensor) -> torch.Tensor:
     grey = torch.full((3, 3), 1 / 3)
     cross = torch.tensor([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]]) / math.sqrt(3)
     cosines, sines = torch.cos(angles)[:, None, None], torch.sin(angles)[:, None, None]
-    colour = cosines * (torch.eye(3) - grey) + sines * cross
-    return grey + saturations[:, None, None] * colour
+    color = cosines * (torch.eye(3) - grey) + sines * cross
+    return grey + saturations[:, None, None] * color
 
 
 def towers(clip: Any) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Small similarity models trained on the corpus itself, where no released weights can be had.
+"""Small encoders trained on the corpus itself, where no released weights can be had.
 
 They take the places of EVA-CLIP and DINOv2 in the demo and in recipes that must run without downloads; the manifest
 says so, and the report and the cards repeat it.
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.core.dependencies import require
 from megapairs_hf.core.errors import TrainingError
-from megapairs_hf.images.locate import ROOT, picture_bytes
+from megapairs_hf.images.locate import ROOT, image_bytes
 from megapairs_hf.models.idf_embedding import word_model
 from megapairs_hf.models.small_encoders import small_clip, small_dino, train_tokenizer
 from megapairs_hf.training.data.loader import PixelCache
@@ -27,19 +27,19 @@ if TYPE_CHECKING:
 
 STANDS_IN_FOR = {
     "clip": "EVA-CLIP (a small CLIP trained on this corpus' captions)",
-    "dino": "DINOv2 (a small DINOv2-shaped model trained on this corpus' pictures, SimCLR)",
-    "words": "a caption model such as BGE (random word vectors weighted by rarity, not trained)",
+    "dino": "DINOv2 (a small DINOv2-shaped model trained on this corpus' images, SimCLR)",
+    "words": "a caption model such as BGE (random word embeddings weighted by rarity, not trained)",
 }
 FILES = ("clip/model.safetensors", "dino/model.safetensors", "words/model.safetensors")
 
 
-def pretrain_similarity(
+def pretrain_encoders(
     corpus: Artifact, *, config: PretrainConfig, out: str | Path, overwrite: bool = False
 ) -> Artifact:
     """Train a small CLIP and a small DINOv2-shaped model on a corpus, and weigh its words.
 
     Args:
-        corpus: pictures and captions.
+        corpus: images and captions.
         config: the settings.
         out: the folder; `clip/` and `dino/` in it load with transformers, `words/` with Sentence Transformers.
         overwrite: throw away what is there.
@@ -85,16 +85,16 @@ def pretrain_similarity(
         runs = {"clip": clip_run.stats(), "dino": dino_run.stats()}
         return {"save": save, "stats": {"stands_in_for": STANDS_IN_FOR, **runs}}
 
-    return make_model(out, config, inputs, make, kind="similarity", files=FILES, overwrite=overwrite)
+    return make_model(out, config, inputs, make, kind="encoders", files=FILES, overwrite=overwrite)
 
 
 def corpus_files(corpus: Artifact) -> Callable[[str], bytes]:
-    """The files of a corpus' pictures by id."""
+    """The files of a corpus' images by id."""
     table = corpus.table(["image_id", "image"])
     places = {name: i for i, name in enumerate(table["image_id"].to_pylist())}
     column = table["image"]
 
     def fetch(name: str) -> bytes:
-        return picture_bytes(column[places[name]].as_py(), corpus.manifest.stats.get(ROOT))
+        return image_bytes(column[places[name]].as_py(), corpus.manifest.stats.get(ROOT))
 
     return fetch

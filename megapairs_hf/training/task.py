@@ -18,7 +18,7 @@ class StepOutput:
     Attributes:
         loss: of this process's queries.
         names: rows of the whole batch.
-        counts: what was counted on this process (`images`: pictures that went through the model).
+        counts: what was counted on this process (`images`: images that went through the model).
     """
 
     loss: torch.Tensor
@@ -31,7 +31,7 @@ class Task(Protocol):
 
     Attributes:
         module: what is trained; its forward is what DDP wraps.
-        partial: whether a backward pass may leave parameters without a gradient (texts alone, without pictures).
+        partial: whether a backward pass may leave parameters without a gradient (texts alone, without images).
     """
 
     module: nn.Module

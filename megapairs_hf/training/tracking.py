@@ -162,7 +162,7 @@ def memory_gb(device: Any) -> float:
 
 
 def live_line(line: dict[str, Any], device: Any) -> str:
-    """Loss, pictures a second, learning rate and memory; the progress bar adds the time that is left."""
+    """Loss, images a second, learning rate and memory; the progress bar adds the time that is left."""
     return (
         f"loss {line['loss']:.4f}, {line.get('images_per_s', 0):,.0f} images/s, lr {line['lr']:.2g},"
         f" {memory_gb(device):.1f} GB"

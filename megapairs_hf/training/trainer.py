@@ -52,7 +52,7 @@ def run_loop(
         config: the settings.
         folder: where the checkpoints and the log go.
         label: of the progress bar.
-        inputs: fingerprints, by which a checkpoint of another run is recognised together with the settings.
+        inputs: fingerprints, by which a checkpoint of another run is recognized together with the settings.
         watch: evaluation during training.
         tracking: folder of the tracker's files; None for `folder`.
 

@@ -25,9 +25,9 @@ META_TYPE = pa.struct([("color", pa.string()), ("count", pa.int64()), ("tags", p
 CORPUS = pa.schema([("image_id", pa.string()), ("image", IMAGE_TYPE), ("caption", pa.string()), ("meta", META_TYPE)])
 
 
-def picture(colour=(200, 30, 30), size=(64, 32)):
+def make_image(color=(200, 30, 30), size=(64, 32)):
     sink = io.BytesIO()
-    Image.new("RGB", size, colour).save(sink, "PNG")
+    Image.new("RGB", size, color).save(sink, "PNG")
     return sink.getvalue()
 
 
@@ -42,7 +42,7 @@ def make_artifact(path, kind, schema, shards, inputs=None):
 def image_row(image_id, caption, content=None, **meta):
     return {
         "image_id": image_id,
-        "image": {"bytes": picture() if content is None else content, "path": None},
+        "image": {"bytes": make_image() if content is None else content, "path": None},
         "caption": caption,
         "meta": meta,
     }
@@ -54,9 +54,9 @@ def pair_rows(*keys):
 
 @pytest.fixture
 def corpus(tmp_path):
-    """Twelve pictures in three shards, each of its own colour."""
+    """Twelve images in three shards, each of its own color."""
     rows = [
-        image_row(f"i{n}", f"a photo of {n + 2} red circles", picture((n * 20, 0, 0)), color="red", count=n)
+        image_row(f"i{n}", f"a photo of {n + 2} red circles", make_image((n * 20, 0, 0)), color="red", count=n)
         for n in range(12)
     ]
     return make_artifact(tmp_path / "corpus", "corpus", CORPUS, [rows[:5], rows[5:6], rows[6:]])
@@ -64,7 +64,7 @@ def corpus(tmp_path):
 
 @pytest.fixture
 def pairs(tmp_path):
-    """Eleven neighbours in two shards."""
+    """Eleven neighbors in two shards."""
     keys = [(f"i{n}", f"i{n + 1}") for n in range(11)]
     return make_artifact(tmp_path / "pairs", "pairs", PAIRS, [pair_rows(*keys[:7]), pair_rows(*keys[7:])])
 

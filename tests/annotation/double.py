@@ -22,8 +22,8 @@ FORMS = ("json_schema", "json_object")
 
 
 def describe(body):
-    """A reply that depends on the question only; it tells the sizes and colours of the pictures that arrived."""
-    pictures = []
+    """A reply that depends on the question only; it tells the sizes and colors of the images that arrived."""
+    images = []
     for part in body["messages"][0]["content"]:
         if part["type"] == "image_url":
             head, content = part["image_url"]["url"].split(",", 1)
@@ -31,9 +31,9 @@ def describe(body):
             image = Image.open(io.BytesIO(base64.b64decode(content)))
             image.load()
             assert image.format == "JPEG"
-            pictures.append((image.size, image.convert("RGB").getpixel((0, 0))))
-    told = "; ".join(f"{size[0]}x{size[1]} {colour}" for size, colour in pictures)
-    return f"Both are flat colours: {told}. Seed {body['seed']}."
+            images.append((image.size, image.convert("RGB").getpixel((0, 0))))
+    told = "; ".join(f"{size[0]}x{size[1]} {color}" for size, color in images)
+    return f"Both are flat colors: {told}. Seed {body['seed']}."
 
 
 def instruct(body):

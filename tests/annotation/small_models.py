@@ -74,11 +74,11 @@ def save_vlm(folder, texts):
     model = LlavaNextForConditionalGeneration(config)
     model.generation_config.eos_token_id, model.generation_config.pad_token_id = 2, 0
     model.save_pretrained(folder)
-    pictures = LlavaNextImageProcessor(
+    images = LlavaNextImageProcessor(
         size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}, image_grid_pinpoints=grid
     )
     LlavaNextProcessor(
-        image_processor=pictures,
+        image_processor=images,
         tokenizer=tokenizer,
         patch_size=16,
         vision_feature_select_strategy="default",

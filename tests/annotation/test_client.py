@@ -70,7 +70,7 @@ def test_a_server_that_does_not_answer_in_time_is_asked_again(serve):
     assert tally.answered == 3
 
 
-def test_retry_after_is_honoured(serve):
+def test_retry_after_is_honored(serve):
     server = serve(answer=plain, script=lambda _, n: ("status", 429, {"Retry_After": "0.7"}) if n == 1 else None)
     ask(server)
     assert server.times[1] - server.times[0] >= 0.7

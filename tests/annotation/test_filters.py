@@ -62,7 +62,7 @@ def test_more_ways_to_speak_of_the_pair(text):
 
 
 @pytest.mark.parametrize("text", ["the first photo she took", "paint the second picture frame gold"])
-def test_other_pictures_may_be_spoken_of(text):
+def test_other_images_may_be_spoken_of(text):
     assert clean([text], **LIMITS)[0] == [text]
 
 

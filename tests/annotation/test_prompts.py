@@ -92,7 +92,7 @@ def test_useless_replies(said, reason):
     assert error.value.reason == reason
 
 
-def test_describe_puts_the_pictures_where_the_prompt_says():
+def test_describe_puts_the_images_where_the_prompt_says():
     messages = format_describe(describe_prompt(), "data:q", "data:t", 77, ("a {{ x }} dog", ""))
     parts = messages[0]["content"]
     kinds = [part.get("image_url", {}).get("url") or part["text"] for part in parts]

@@ -27,10 +27,10 @@ from megapairs_hf.core.errors import (
 )
 from megapairs_hf.core.schema import DESCRIPTIONS, INSTRUCTIONS, PAIRS
 
-from .conftest import CORPUS, image_row, make_artifact, pair_rows, picture
+from .conftest import CORPUS, image_row, make_artifact, make_image, pair_rows
 from .double import describe, instruct
 
-CAPTIONS = {"engine": "captions"}
+CAPTIONS = {"engine": "rule_based"}
 # longer than any machine takes: only the tests of these limits set them lower
 NEVER_S = 600.0
 
@@ -61,7 +61,7 @@ def test_both_steps_by_a_server(serve, pairs, corpus, tmp_path):
     assert [(r["query_id"], r["target_id"]) for r in rows] == [(f"i{n}", f"i{n + 1}") for n in range(11)]
     assert [shard["rows"] for shard in made.manifest.shards] == [7, 4]
     for n, row in enumerate(rows):
-        # the double read the colours from the JPEG files that reached it
+        # the double read the colors from the JPEG files that reached it
         sent, seen = [n * 20, n * 20 + 20], row["description"].split("64x32 ")[1:]
         assert all(abs(int(text[1:].split(",")[0]) - red) <= 3 for text, red in zip(seen, sent, strict=True))
         assert 60 <= row["word_num"] <= 100
@@ -187,8 +187,8 @@ def test_a_dead_server_stops_the_run_and_the_answers_are_kept(serve, pairs, corp
 def test_nothing_is_dropped_in_silence(serve, tmp_path):
     rows = [
         image_row("a", "x"),
-        image_row("b", "y", b"no picture"),
-        image_row("c", "z", picture((9, 9, 9), (300, 2000))),
+        image_row("b", "y", b"no image"),
+        image_row("c", "z", make_image((9, 9, 9), (300, 2000))),
     ]
     corpus = make_artifact(tmp_path / "corpus", "corpus", CORPUS, [rows])
     keys = [("a", "b"), ("a", "gone"), ("a", "c"), ("c", "a"), ("c", "c")]
@@ -281,9 +281,9 @@ def test_attributes_of_the_corpus(corpus, pairs, tmp_path):
     assert all(
         "count" in text and "color" not in text for row in made.table()["instructions"].to_pylist() for text in row
     )
-    with pytest.raises(ConfigError, match="'colour', which the corpus's meta lacks; known fields: color, count, tags"):
+    with pytest.raises(ConfigError, match="'color', which the corpus's meta lacks; known fields: color, count, tags"):
         instruct_pairs(
-            described, corpus, config=dataclasses.replace(config, attributes=("colour",)), out=tmp_path / "j"
+            described, corpus, config=dataclasses.replace(config, attributes=("color",)), out=tmp_path / "j"
         )
 
 
@@ -349,7 +349,7 @@ def test_a_server_that_was_never_reached_blocks_no_other_settings_and_loses_noth
     nobody = Endpoint(urls=("http://127.0.0.1:9/v1",), connect_timeout_s=1.0)
     with pytest.raises(ServerUnavailableError, match="nothing answers"):
         describe_pairs(pairs, corpus, config=DescribeConfig(), out=tmp_path / "d", endpoint=nobody)
-    made = describe_pairs(pairs, corpus, config=DescribeConfig(engine="captions"), out=tmp_path / "d")
+    made = describe_pairs(pairs, corpus, config=DescribeConfig(engine="rule_based"), out=tmp_path / "d")
     before = digests(tmp_path / "d")
     with pytest.raises(ServerUnavailableError, match="nothing answers"):
         describe_pairs(pairs, corpus, config=DescribeConfig(), out=tmp_path / "d", endpoint=nobody, overwrite=True)

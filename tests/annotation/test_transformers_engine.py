@@ -1,4 +1,4 @@
-"""Models in process, and behind transformers' own server, with pictures that really travel."""
+"""Models in process, and behind transformers' own server, with images that really travel."""
 
 import contextlib
 import importlib.util
@@ -65,22 +65,22 @@ def test_a_vlm_in_process_describes_and_is_the_same_after_an_interruption(vlm, p
     assert len(kept) == len(set(kept))
 
 
-def test_pictures_reach_the_model(vlm, corpus, tmp_path):
+def test_images_reach_the_model(vlm, corpus, tmp_path):
     model = LocalModel(short(vlm), vision=True)
     from megapairs_hf.annotation.corpus_reader import CorpusImages
 
-    pictures = CorpusImages(corpus, 64, 90)
-    pictures.gather(["i0", "i11"])
+    images = CorpusImages(corpus, 64, 90)
+    images.gather(["i0", "i11"])
 
     def question(*names):
-        parts = [{"type": "image_url", "image_url": {"url": pictures.data_url(name)}} for name in names]
+        parts = [{"type": "image_url", "image_url": {"url": images.data_url(name)}} for name in names]
         content = [*parts, {"type": "text", "text": "compare"}]
         return Request([{"role": "user", "content": content}], "m", {"temperature": 0, "top_p": None, "max_tokens": 3})
 
     one, two = model.answer([question("i0"), question("i0", "i11")], 0)
-    # each picture of 64 x 32 is 4 tokens of the whole, and two tiles of 4 with a line break a row
+    # each image of 64 x 32 is 4 tokens of the whole, and two tiles of 4 with a line break a row
     assert two.prompt_tokens - one.prompt_tokens > 10
-    pictures.close()
+    images.close()
 
 
 def test_a_llm_in_process_answers_as_transformers_does(llm, pairs, corpus, tmp_path):

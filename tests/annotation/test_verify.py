@@ -148,7 +148,7 @@ def test_clip_scores_equal_a_second_computation(instructed, mined, corpus, tmp_p
     assert digests(made.path) == digests(again.path)
     model, processor = AutoModel.from_pretrained(place).eval(), AutoProcessor.from_pretrained(place)
 
-    def picture(name):
+    def make_image(name):
         image = Image.new("RGB", (64, 32), (int(name[1:]) * 20, 0, 0))
         return torch.nn.functional.normalize(
             model.get_image_features(**processor(images=image, return_tensors="pt")).pooler_output, dim=-1
@@ -159,18 +159,18 @@ def test_clip_scores_equal_a_second_computation(instructed, mined, corpus, tmp_p
         for text, fit in zip(row["instructions"], row["fits"], strict=True):
             tokens = processor(text=[text], padding=True, truncation=True, return_tensors="pt")
             asked = (
-                picture(row["query_id"])
+                make_image(row["query_id"])
                 + torch.nn.functional.normalize(model.get_text_features(**tokens).pooler_output, dim=-1)[0]
             )
-            target = asked @ picture(row["target_id"])
-            beaten = [bool(target > asked @ picture(name)) for name in pair["negative_ids"]]
+            target = asked @ make_image(row["target_id"])
+            beaten = [bool(target > asked @ make_image(name)) for name in pair["negative_ids"]]
             assert fit == pytest.approx(sum(beaten) / 3)
 
 
 @pytest.fixture
 def work(instructed, mined, corpus, tmp_path):
-    """A work folder with a small CLIP under similarity/."""
-    make_small_models(tmp_path / "similarity", small_corpus(tmp_path / "scenes"))
+    """A work folder with a small CLIP under encoders/."""
+    make_small_models(tmp_path / "encoders", small_corpus(tmp_path / "scenes"))
     for name, artifact in (("instructions", instructed), ("pairs", mined)):
         shutil.copytree(artifact.path, tmp_path / name)
     return tmp_path
@@ -178,19 +178,19 @@ def work(instructed, mined, corpus, tmp_path):
 
 def test_the_clip_of_the_work_folder_is_named_by_its_place_in_it(work):
     """`corpus` is made in the folder by its fixture already."""
-    done = megapairs("verify", "--work", work, "--engine", "clip", "--model", "./similarity/clip")
+    done = megapairs("verify", "--work", work, "--engine", "clip", "--model", "./encoders/clip")
     assert done.returncode == 0, done.stderr
     made = open_artifact(work / "verified")
-    assert made.manifest.config["model"] == "./similarity/clip"
+    assert made.manifest.config["model"] == "./encoders/clip"
     assert all(0 <= fit <= 1 for row in made.table().to_pylist()[:7] for fit in row["fits"])
-    config = VerifyConfig(engine="clip", model="./similarity/clip")
+    config = VerifyConfig(engine="clip", model="./encoders/clip")
     parts = [open_artifact(work / name) for name in ("instructions", "pairs", "corpus")]
-    absent = dataclasses.replace(config, model="./similarity/other")
+    absent = dataclasses.replace(config, model="./encoders/other")
     with pytest.raises(ModelError, match=r"there is no folder .*similarity/other to take the model from"):
         verify_pairs(*parts, config=absent, out=work / "w", work=work)
-    with pytest.raises(ModelError, match=r"\./similarity/clip is in memory://far, which is elsewhere; copy the model"):
+    with pytest.raises(ModelError, match=r"\./encoders/clip is in memory://far, which is elsewhere; copy the model"):
         verify_pairs(*parts, config=config, out=work / "w", work="memory://far")
-    (work / "similarity" / "clip" / "model.safetensors").write_bytes(b"other weights")
+    (work / "encoders" / "clip" / "model.safetensors").write_bytes(b"other weights")
     with pytest.raises(StaleArtifactError, match=r"inputs\.model"):
         verify_pairs(*parts, config=config, out=work / "verified", work=work)
 
@@ -198,13 +198,13 @@ def test_the_clip_of_the_work_folder_is_named_by_its_place_in_it(work):
 def test_a_clip_engine_without_its_model_is_refused_before_anything_is_read(tmp_path):
     done = megapairs("verify", "--work", tmp_path, "--engine", "clip")
     assert done.returncode == 1 and done.stderr.strip().count("\n") == 0
-    assert "must be a CLIP-like model for engine 'clip', such as ./similarity/clip" in done.stderr
+    assert "must be a CLIP-like model for engine 'clip', such as ./encoders/clip" in done.stderr
 
 
 def test_other_pairs_and_bad_settings(instructed, corpus, tmp_path):
     other = make_artifact(tmp_path / "other", "pairs", PAIRS, [pair_rows(("i0", "i1"))])
     with pytest.raises(ArtifactError, match="made of other pairs"):
         verify_pairs(instructed, other, corpus, config=VerifyConfig(), out=tmp_path / "v")
-    for bad in ({"engine": "captions"}, {"negatives": 0}, {"jpeg_quality": 0}):
+    for bad in ({"engine": "rule_based"}, {"negatives": 0}, {"jpeg_quality": 0}):
         with pytest.raises(ConfigError, match=next(iter(bad))):
             VerifyConfig(**bad)

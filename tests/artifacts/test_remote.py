@@ -1,4 +1,4 @@
-"""Artifacts that are elsewhere: every verb on URLs, the manifest last, a cut sending continued, nothing fetched
+"""Artifacts that are elsewhere: every command on URLs, the manifest last, a cut sending continued, nothing fetched
 twice."""
 
 import hashlib
@@ -19,8 +19,8 @@ MODEL = (
     "{image_size: 32, patch_size: 16, width: 32, layers: 2, heads: 2, dimension: 24, vocabulary: 400, max_tokens: 24}"
 )
 MODELS = (
-    "[{name: clip_image, model: ./similarity/clip, input: image},"
-    " {name: clip_text, model: ./similarity/clip, input: caption}]"
+    "[{name: clip_image, model: ./encoders/clip, input: image},"
+    " {name: clip_text, model: ./encoders/clip, input: caption}]"
 )
 STEPS = {"steps": 2, "lr": 0.001, "batch_size": 16, "warmup_steps": 1, "checkpoint_every": 2}
 
@@ -35,7 +35,7 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
-def test_every_verb_runs_on_a_work_folder_that_is_elsewhere(cache, capsys):
+def test_every_command_runs_on_a_work_folder_that_is_elsewhere(cache, capsys):
     work = "memory://chain/work"
     chain = [
         ["corpus", "--source", "scenes", "--scenes.count", "96", *SCENES],
@@ -52,24 +52,24 @@ def test_every_verb_runs_on_a_work_folder_that_is_elsewhere(cache, capsys):
             f"{work}/heldout",
         ],
         ["pretrain", "--model", MODEL, *fast("clip."), *fast("dino.")],
-        ["embed", "--models", MODELS],
-        ["mine", "--neighbours", "12", "--band", "[0.1, 0.99]", "--band_kind", "quantile"],
-        ["describe", "--engine", "captions"],
-        ["instruct", "--engine", "captions"],
+        ["embed", "--encoders", MODELS],
+        ["mine", "--neighbors", "12", "--similarity_range", "[0.1, 0.99]", "--range_kind", "quantile"],
+        ["describe", "--engine", "rule_based"],
+        ["instruct", "--engine", "rule_based"],
         ["build"],
-        ["train", "--model", "./similarity/clip", *fast(""), "--negatives", "1"],
+        ["train", "--model", "./encoders/clip", *fast(""), "--negatives", "1"],
         ["eval", "--queries", "edits"],
     ]
-    for verb, *words in chain:
-        assert main([verb, "--work", work, *words]) == 0, capsys.readouterr().err
+    for command, *words in chain:
+        assert main([command, "--work", work, *words]) == 0, capsys.readouterr().err
     assert "| trained | fused |" in capsys.readouterr().out
     kinds = {
-        "similarity": "similarity",
+        "encoders": "encoders",
         "embeddings/clip_text": "embeddings",
         "pairs": "pairs",
         "triplets": "triplets",
     }
-    kinds |= {"model": "model", "untrained": "model", "results": "results"}
+    kinds |= {"model": "model", "base": "model", "results": "results"}
     for name, kind in kinds.items():
         assert open_artifact(f"{work}/{name}").manifest.kind == kind
     left = [name for name in storage.list_files(work) if "/." in f"/{name}"]
@@ -77,8 +77,8 @@ def test_every_verb_runs_on_a_work_folder_that_is_elsewhere(cache, capsys):
     # here again, and on another machine with nothing in its cache, everything is found finished
     before = {name: fsspec.filesystem("memory").modified(f"/chain/work/{name}") for name in storage.list_files(work)}
     for _ in range(2):
-        for verb, *words in chain:
-            assert main([verb, "--work", work, *words]) == 0, capsys.readouterr().err
+        for command, *words in chain:
+            assert main([command, "--work", work, *words]) == 0, capsys.readouterr().err
         storage.remove(str(cache))
     after = {name: fsspec.filesystem("memory").modified(f"/chain/work/{name}") for name in storage.list_files(work)}
     assert before == after
@@ -88,7 +88,7 @@ def test_every_verb_runs_on_a_work_folder_that_is_elsewhere(cache, capsys):
     assert main(["mine", "--work", work, "--negatives", "2"]) == 1
     assert "was made with another" in capsys.readouterr().err
     old = open_artifact(f"{work}/pairs").fingerprint
-    words = next(words for verb, *words in chain if verb == "mine")
+    words = next(words for command, *words in chain if command == "mine")
     assert main(["mine", "--work", work, *words, "--negatives", "2", "--overwrite"]) == 0
     assert open_artifact(f"{work}/pairs").fingerprint != old
 
@@ -99,9 +99,9 @@ def test_other_processes_read_what_was_sent(tmp_path, monkeypatch, capsys):
         patch.setenv("MEGAPAIRS_CACHE", str(tmp_path / "one"))
         assert main(["corpus", "--work", work, "--source", "scenes", "--scenes.count", "48", *SCENES]) == 0
         assert main(["pretrain", "--work", work, "--model", MODEL, *fast("clip."), *fast("dino.")]) == 0
-        assert f"sent similarity to {work}/similarity" in capsys.readouterr().err
+        assert f"sent similarity to {work}/encoders" in capsys.readouterr().err
     # two processes of one run share one cache, and neither waits for the other's lock
-    done = torchrun(2, "embed", "--work", work, "--models", MODELS)
+    done = torchrun(2, "embed", "--work", work, "--encoders", MODELS)
     assert done.returncode == 0, done.stderr
     assert open_artifact(tmp_path / "far" / "embeddings" / "clip_image").rows == 48
 

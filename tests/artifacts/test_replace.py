@@ -182,7 +182,7 @@ def test_a_second_overwriting_run_keeps_what_the_first_one_found(tmp_path, monke
     assert files_of(tmp_path / "a") == before
 
 
-def test_pictures_that_were_taken_out_do_not_come_back(tmp_path):
+def test_images_that_were_taken_out_do_not_come_back(tmp_path):
     make(tmp_path / "a")
     manifest = tmp_path / "a/manifest.json"
     told = json.loads(manifest.read_text())

@@ -23,19 +23,19 @@ def test_help_is_quick_and_loads_nothing_heavy():
     assert max(len(line) for line in done.stdout.splitlines()) <= 80
 
 
-@pytest.mark.parametrize("verb", [*STAGES, *COMMANDS])
-def test_every_verb_has_help(verb, capsys):
+@pytest.mark.parametrize("command", [*STAGES, *COMMANDS])
+def test_every_command_has_help(command, capsys):
     with pytest.raises(SystemExit) as stop:
-        parse([verb, "--help"])
+        parse([command, "--help"])
     assert stop.value.code == 0
     assert "usage: megapairs" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("verb", STAGES)
-def test_every_setting_is_a_flag_and_is_explained(verb):
-    stage = STAGES[verb]
+@pytest.mark.parametrize("command", STAGES)
+def test_every_setting_is_a_flag_and_is_explained(command):
+    stage = STAGES[command]
     names = stage.config_class().__dataclass_fields__
-    flags = stage_parser(verb, stage)._option_string_actions
+    flags = stage_parser(command, stage)._option_string_actions
     assert all(f"--{name}" in flags for name in names)
     assert set(names) <= set(attribute_help(stage.config_class()))
 
@@ -45,8 +45,8 @@ def test_every_setting_is_a_flag_and_is_explained(verb):
     [
         ([], 2, ""),
         (["mien"], 2, "did you mean 'mine'?"),
-        (["corpus", "--colour", "red"], 2, "unrecognized arguments"),
-        (["mine", "--band", "[0.9, 0.1]"], 1, "`band` is [0.9, 0.1]"),
+        (["corpus", "--color", "red"], 2, "unrecognized arguments"),
+        (["mine", "--similarity_range", "[0.9, 0.1]"], 1, "`similarity_range` is [0.9, 0.1]"),
         (["corpus", "--scenes.cuont", "3"], 1, "cuont"),
         (["embed", "--work", "nowhere"], 1, "check the path, or run `megapairs corpus` first"),
         (["mine", "--work", "nowhere"], 1, "holds no finished embeddings"),

@@ -68,7 +68,7 @@ def work(tmp_path_factory):
 def test_everything_is_there(work):
     kinds = {
         "corpus": "corpus",
-        "similarity": "similarity",
+        "encoders": "encoders",
         "pairs": "pairs",
         "triplets": "triplets",
         "model": "model",
@@ -78,7 +78,7 @@ def test_everything_is_there(work):
     assert len(load_triplets(str(work / "triplets"))) > 50
     results = read_results(work / "results")
     assert {(r["model"], r["strategy"]) for r in results} == {
-        (model, strategy) for model in ("untrained", "trained") for strategy in ("image only", "text only", "fused")
+        (model, strategy) for model in ("base", "trained") for strategy in ("image only", "text only", "fused")
     }
 
 
@@ -149,9 +149,9 @@ def test_killed_ten_times_the_triplets_are_the_same_bytes(tmp_path):
     for name in ("killed", "whole"):
         done = megapairs(*words(name))
         assert done.returncode == 0, done.stderr
-    for name in ("corpus", "similarity", "embeddings", "pairs", "descriptions", "instructions", "triplets"):
+    for name in ("corpus", "encoders", "embeddings", "pairs", "descriptions", "instructions", "triplets"):
         left, right = files_of(tmp_path / "killed" / name), files_of(tmp_path / "whole" / name)
-        if name == "similarity":
+        if name == "encoders":
             # the log tells seconds
             left, right = ({k: v for k, v in files.items() if not k.endswith("log.jsonl")} for files in (left, right))
         assert left == right, name
@@ -159,16 +159,16 @@ def test_killed_ten_times_the_triplets_are_the_same_bytes(tmp_path):
 
 def test_the_recipe_for_a_folder_of_ones_own(tmp_path):
     generator = random.Random(0)
-    colours = {"red": (200, 30, 30), "green": (30, 160, 60), "blue": (40, 60, 200), "yellow": (220, 200, 40)}
+    colors = {"red": (200, 30, 30), "green": (30, 160, 60), "blue": (40, 60, 200), "yellow": (220, 200, 40)}
     photos = tmp_path / "photos"
     photos.mkdir()
     lines = []
     for number in range(60):
-        (name, ground), (other, spot) = generator.sample(sorted(colours.items()), 2)
-        picture = Image.new("RGB", (64, 64), ground)
+        (name, ground), (other, spot) = generator.sample(sorted(colors.items()), 2)
+        image = Image.new("RGB", (64, 64), ground)
         side, left, top = (generator.randrange(8, 24) for _ in range(3))
-        picture.paste(spot, (left, top, left + side, top + side))
-        picture.save(photos / f"{number}.png")
+        image.paste(spot, (left, top, left + side, top + side))
+        image.save(photos / f"{number}.png")
         lines.append(json.dumps({"file_name": f"{number}.png", "caption": f"a {other} square on {name} ground"}))
     (photos / "metadata.jsonl").write_text("\n".join(lines))
     pretrain = [word for word in CHANGES if word.startswith("pretrain.")]
@@ -176,7 +176,7 @@ def test_the_recipe_for_a_folder_of_ones_own(tmp_path):
     words = [word for change in changes for word in ("--set", change)]
     done = megapairs("run", ROOT / "recipes/folder", "--work", tmp_path / "work", *words)
     assert done.returncode == 0, done.stderr
-    told = re.search(r"triplets: ([\d,]+) rows, (\d+) pictures", done.stderr)
+    told = re.search(r"triplets: ([\d,]+) rows, (\d+) images", done.stderr)
     assert told and int(told[1]) > 20 and int(told[2]) <= 60
     assert int(told[1]) == sum(len(rows) for rows in load_dataset(str(tmp_path / "work/triplets")).values())
     assert load_mmret(tmp_path / "work/model").encode(["a red square"]).shape == (1, 24)

@@ -47,7 +47,7 @@ def pair(tmp_path):
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
-    return make_small_models(folder / "similarity", small_corpus(folder / "corpus", 6))
+    return make_small_models(folder / "encoders", small_corpus(folder / "corpus", 6))
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ IMPORTS = """
 from megapairs_hf.annotation.config import DescribeConfig, Local
 from megapairs_hf.annotation.engines.transformers_engine import LocalModel
 from megapairs_hf.models.loading import load_model
-from megapairs_hf.embedding import SimilarityModelConfig
+from megapairs_hf.embedding import EncoderConfig
 from megapairs_hf.embedding.encoders import Running, load_encoder
 from megapairs_hf.models import build_mmret, load_mmret
 from megapairs_hf.training import TrainConfig, init_mmret
@@ -133,7 +133,7 @@ def test_the_pair_is_named_before_weights_are_loaded(pair, models, adapter, tmp_
         f"load_mmret({folder})",
         f"build_mmret({folder})",
         f"load_model({folder}, 'sentence-transformers', None, None)",
-        f"load_encoder(SimilarityModelConfig('a', 'x', 'image'), {folder}, Running('float32', 2, False, 'cpu'))",
+        f"load_encoder(EncoderConfig('a', 'x', 'image'), {folder}, Running('float32', 2, False, 'cpu'))",
         f"LocalModel(DescribeConfig(model='x', local=Local(adapter={folder})), vision=True)",
         f"LocalModel(DescribeConfig(model={folder}), vision=False)",
     ]
@@ -143,14 +143,14 @@ def test_the_pair_is_named_before_weights_are_loaded(pair, models, adapter, tmp_
 
 
 def test_the_command_says_it_too(pair, models, tmp_path):
-    """No model is made, not even the untrained one."""
+    """No model is made, not even the base one."""
     call = ["train", "--work", str(tmp_path), "--model", f"{models}/clip", "--lora_rank", "4"]
     call += ["--triplets", str(tmp_path / "triplets")]
     (tmp_path / "triplets").mkdir()
     script = f"""
-import megapairs_hf.cli.commands as verbs
+import megapairs_hf.cli.commands as commands
 class Known: path, fingerprint = "x", "x"
-verbs.opened = lambda *_: Known
+commands.opened = lambda *_: Known
 sys.exit(main({call!r}))
 """
     done = python(pair, LOADED + script)

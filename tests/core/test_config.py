@@ -2,16 +2,31 @@ import dataclasses
 
 import pytest
 
-from megapairs_hf.core.config import build_config, config_hash, parse_value, read_yaml
+from megapairs_hf.core.config import RENAMED, build_config, config_hash, parse_value, read_yaml
 from megapairs_hf.core.errors import ConfigError
 from megapairs_hf.corpus import CorpusConfig
+from megapairs_hf.embedding import EmbedConfig
+from megapairs_hf.hub.config import PushConfig
 from megapairs_hf.mining import MineConfig, RelationConfig
 from megapairs_hf.training import PretrainConfig, TrainConfig
 
 
 def test_an_unknown_key_names_the_nearest_one():
-    with pytest.raises(ConfigError, match=r"unknown key 'neighbors'; did you mean 'neighbours'\?"):
-        build_config(MineConfig, {"neighbors": 3})
+    with pytest.raises(ConfigError, match=r"unknown key 'neighbor'; did you mean 'neighbors'\?"):
+        build_config(MineConfig, {"neighbor": 3})
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_an_old_key_is_answered_with_its_new_name(old, new):
+    classes = [
+        cls
+        for cls in (MineConfig, EmbedConfig, PushConfig)
+        if new in {field.name for field in dataclasses.fields(cls)}
+    ]
+    assert classes
+    for cls in classes:
+        with pytest.raises(ConfigError, match=f"`{old}` is now `{new}`"):
+            build_config(cls, {old: 1})
 
 
 def test_yaml_floats_without_a_dot_are_floats(tmp_path):
@@ -22,11 +37,11 @@ def test_yaml_floats_without_a_dot_are_floats(tmp_path):
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({"band": [0.9, 0.8]}, "`band` is"),
+        ({"similarity_range": [0.9, 0.8]}, "`similarity_range` is"),
         ({"negatives": 0}, "`negatives` is 0, but must be at least 1"),
         ({"relations": "clip"}, "`relations` must be a list"),
-        ({"neighbours": "many"}, "`neighbours` cannot be 'many'"),
-        ({"band_kind": "relative"}, "`band_kind` cannot be 'relative'; take one of 'absolute'"),
+        ({"neighbors": "many"}, "`neighbors` cannot be 'many'"),
+        ({"range_kind": "relative"}, "`range_kind` cannot be 'relative'; take one of 'absolute'"),
     ],
 )
 def test_a_bad_value_names_field_value_and_range(values, sentence):

@@ -17,7 +17,7 @@ from megapairs_hf.artifacts import remote, storage, writer
 from megapairs_hf.core import platforms
 from megapairs_hf.core.errors import ArtifactError
 from megapairs_hf.corpus import stage
-from megapairs_hf.corpus.sources.folder import list_pictures
+from megapairs_hf.corpus.sources.folder import list_images
 from megapairs_hf.images.decode import encode_image
 from megapairs_hf.mining.knn.thread_pool import default_threads, give_back
 from megapairs_hf.training.data.loader import ImageLoader, Reader
@@ -88,12 +88,12 @@ def test_workers_start_where_nothing_can_be_forked(monkeypatch):
     asked = []
     get = multiprocessing.get_context
     monkeypatch.setattr(multiprocessing, "get_context", lambda method: asked.append(method) or get(method))
-    pictures = ImageLoader(Reader(fetch, size_of), 0.1, workers=1)
+    images = ImageLoader(Reader(fetch, size_of), 0.1, workers=1)
     try:
-        pictures.ahead(0, ["red", "blue"])
-        sizes, wrong = pictures.load(0, ["red", "blue"])
+        images.ahead(0, ["red", "blue"])
+        sizes, wrong = images.load(0, ["red", "blue"])
     finally:
-        pictures.close()
+        images.close()
     assert asked == WINDOWS
     assert [list(size) for size in sizes] == [[120, 96]] * 2
     assert not wrong
@@ -190,12 +190,12 @@ def test_ids_have_slashes_on_every_system(tmp_path, monkeypatch):
     (tmp_path / "a" / "b" / "c.png").write_bytes(encode_image(draw("red", "circle", "white")))
 
     class Windows(PureWindowsPath):
-        """What `list_pictures` uses of a path."""
+        """What `list_images` uses of a path."""
 
     walked = [(r"C:\root\a\b", [], ["c.png"])]
     monkeypatch.setattr("megapairs_hf.corpus.sources.folder.os.walk", lambda root: walked)
     monkeypatch.setattr("megapairs_hf.corpus.sources.folder.Path", Windows)
-    assert list_pictures(Windows(r"C:\root"), {}) == ["a/b/c.png"]
+    assert list_images(Windows(r"C:\root"), {}) == ["a/b/c.png"]
 
 
 def test_a_terminal_that_lacks_a_character():

@@ -13,24 +13,24 @@ from megapairs_hf.images.decode import to_rgb
 from tests.small import megapairs
 
 
-def png(colour, size=(40, 40)):
+def png(color, size=(40, 40)):
     sink = io.BytesIO()
-    Image.new("RGB", size, colour).save(sink, "PNG")
+    Image.new("RGB", size, color).save(sink, "PNG")
     return sink.getvalue()
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A folder with everything that people's folders have in them."""
-    root = tmp_path_factory.mktemp("pictures")
+    root = tmp_path_factory.mktemp("images")
     noise = np.random.default_rng(0).integers(0, 255, (300, 400, 3), np.uint8)
     Image.fromarray(noise).save(root / "whole.jpg")
     (root / "truncated.jpg").write_bytes((root / "whole.jpg").read_bytes()[:9000])
     (root / "empty.png").write_bytes(b"")
-    (root / "text.png").write_text("this is no picture")
+    (root / "text.png").write_text("this is no image")
     Image.fromarray(np.linspace(0, 65535, 1600).reshape(40, 40).astype(np.uint16)).save(root / "sixteen.tif")
     Image.new("CMYK", (44, 40), (0, 255, 255, 0)).save(root / "cmyk.jpg")
-    frames = [Image.new("RGB", (40, 40), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (40, 40), color) for color in ("red", "blue")]
     frames[0].save(root / "animated.gif", save_all=True, append_images=frames[1:])
     palette = Image.new("P", (40, 40), 1)
     palette.putpalette([0, 0, 0, 200, 100, 50])
@@ -46,14 +46,12 @@ def folder(tmp_path_factory):
     for i in range(5):
         (root / f"same_{i}.png").write_bytes(png((90, 90, 90)))
     for path in root.iterdir():
-        caption = {"no_caption": "  ", "long_caption": "word " * 10_000}.get(
-            path.stem, f"a picture called {path.stem}"
-        )
+        caption = {"no_caption": "  ", "long_caption": "word " * 10_000}.get(path.stem, f"an image called {path.stem}")
         path.with_suffix(".txt").write_text(caption.encode("utf-8", "replace").decode())
     return root
 
 
-def test_each_picture_is_used_rightly_or_rejected_with_a_reason(folder, tmp_path):
+def test_each_image_is_used_rightly_or_rejected_with_a_reason(folder, tmp_path):
     corpus = make_corpus(CorpusConfig(source="image_folder", path=str(folder)), out=tmp_path / "corpus")
     rows = {row["image_id"]: row for row in corpus.table().to_pylist()}
     rejected = {row["key"]: row["reason"] for row in corpus.rejected().to_pylist()}
@@ -87,7 +85,7 @@ def test_each_picture_is_used_rightly_or_rejected_with_a_reason(folder, tmp_path
 
 
 def test_a_changed_folder_is_noticed(folder, tmp_path):
-    root = tmp_path / "pictures"
+    root = tmp_path / "images"
     root.mkdir()
     (root / "a.png").write_bytes(png((1, 1, 1)))
     words = ("corpus", "--source", "image_folder", "--path", root, "--caption-template", "'a {stem}'")
@@ -135,7 +133,7 @@ def test_a_source_that_cannot_be_used_is_one_sentence(words, sentence, corpus, t
 
 
 def test_changed_captions_are_noticed(tmp_path):
-    root = tmp_path / "pictures"
+    root = tmp_path / "images"
     root.mkdir()
     (root / "a.png").write_bytes(png((1, 1, 1)))
     (root / "a.txt").write_text("red")
@@ -146,13 +144,13 @@ def test_changed_captions_are_noticed(tmp_path):
         make_corpus(config, out=tmp_path / "c")
 
 
-def test_a_corpus_without_a_usable_picture_fails_every_time(tmp_path):
-    root = tmp_path / "pictures"
+def test_a_corpus_without_a_usable_image_fails_every_time(tmp_path):
+    root = tmp_path / "images"
     root.mkdir()
-    (root / "a.png").write_text("no picture")
+    (root / "a.png").write_text("no image")
     config = CorpusConfig(source="image_folder", path=str(root), caption_template="{stem}")
     for _ in range(2):
-        with pytest.raises(CorpusError, match="none of the 1 pictures"):
+        with pytest.raises(CorpusError, match="none of the 1 images"):
             make_corpus(config, out=tmp_path / "c")
 
 
@@ -173,7 +171,7 @@ METADATA = {
 
 @pytest.mark.parametrize("name", METADATA)
 def test_captions_in_another_column_are_asked_for_at_once(tmp_path, name):
-    root = tmp_path / "pictures"
+    root = tmp_path / "images"
     root.mkdir()
     (root / "a.png").write_bytes(png((9, 9, 9)))
     (root / name).write_text(METADATA[name])
@@ -188,14 +186,14 @@ def test_captions_in_another_column_are_asked_for_at_once(tmp_path, name):
         make_corpus(dataclasses.replace(config, caption_column="texts"), out=tmp_path / "c")
     made = make_corpus(dataclasses.replace(config, caption_column="text"), out=tmp_path / "c")
     assert made.table()["caption"].to_pylist() == ["nearly black"]
-    # captions beside the pictures are captions too
+    # captions beside the images are captions too
     (root / "a.txt").write_text("beside")
     made = make_corpus(config, out=tmp_path / "d")
     assert made.table()["caption"].to_pylist() == ["beside"]
 
 
-def test_pictures_without_captions_are_asked_about_and_nothing_stands_in_the_way(tmp_path):
-    root = tmp_path / "pictures"
+def test_images_without_captions_are_asked_about_and_nothing_stands_in_the_way(tmp_path):
+    root = tmp_path / "images"
     root.mkdir()
     (root / "a.png").write_bytes(png((9, 9, 9)))
     config = CorpusConfig(source="image_folder", path=str(root))
@@ -233,7 +231,7 @@ def test_a_quote_that_is_never_closed_is_one_sentence(tmp_path):
 
 def test_metadata_cannot_reach_outside_the_folder(tmp_path):
     (tmp_path / "private.png").write_bytes(png((9, 9, 9)))
-    root = tmp_path / "pictures"
+    root = tmp_path / "images"
     root.mkdir()
     (root / "a.png").write_bytes(png((1, 1, 1)))
     (root / "metadata.csv").write_text("file_name,caption\na.png,inside\n../private.png,outside\n")

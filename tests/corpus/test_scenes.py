@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from megapairs_hf.corpus.synthetic.rendering import draw_scene
-from megapairs_hf.corpus.synthetic.scenes import COLOURS, ScenesConfig, make_scene
+from megapairs_hf.corpus.synthetic.scenes import COLORS, ScenesConfig, make_scene
 
 CONFIG = ScenesConfig(count=200, size=48, family=8)
 SCENES = [make_scene(CONFIG, i) for i in range(200)]
@@ -49,15 +49,15 @@ def test_families_hold_no_scene_twice():
 def test_captions_tell_every_attribute():
     for drawn in SCENES:
         for group in drawn.scene.groups:
-            assert {group.colour, group.size, group.noun()} <= set(drawn.scene.caption().split())
+            assert {group.color, group.size, group.noun()} <= set(drawn.scene.caption().split())
         assert drawn.scene.caption().endswith(f"{drawn.scene.backdrop} {drawn.scene.background} background")
 
 
-def test_the_colours_are_in_the_picture():
+def test_the_colors_are_in_the_image():
     plain = [i for i, drawn in enumerate(SCENES) if drawn.scene.backdrop == "plain"]
     for i in plain[:20]:
         corner = np.asarray(draw_scene(CONFIG, i))[1, 1].astype(int)
-        assert np.abs(corner - COLOURS[SCENES[i].scene.background]).max() <= 14
+        assert np.abs(corner - COLORS[SCENES[i].scene.background]).max() <= 14
 
 
 @pytest.mark.parametrize("size", [16, 100, 256])

@@ -20,7 +20,7 @@ def test_a_corpus_is_a_data_set(corpus):
     assert loaded.column_names == ["image_id", "image", "caption", "width", "height", "sha256", "meta"]
 
 
-def test_a_parquet_folder_gives_the_same_pictures(corpus, tmp_path):
+def test_a_parquet_folder_gives_the_same_images(corpus, tmp_path):
     # rejected.parquet lies in the same folder and is no part of the data
     config = CorpusConfig(source="parquet", path=corpus.path, id_column="image_id", meta=("width",))
     copied = make_corpus(config, out=tmp_path / "copy")
@@ -44,13 +44,13 @@ def test_webdataset_tars(corpus, tmp_path):
 
 
 def test_doubles_are_found_across_shards(tmp_path):
-    (tmp_path / "pictures").mkdir()
+    (tmp_path / "images").mkdir()
     for i in range(6):
         from PIL import Image
 
-        Image.new("RGB", (20, 20), (i % 3, 0, 0)).save(tmp_path / "pictures" / f"{i}.png")
+        Image.new("RGB", (20, 20), (i % 3, 0, 0)).save(tmp_path / "images" / f"{i}.png")
     config = CorpusConfig(
-        source="image_folder", path=str(tmp_path / "pictures"), caption_template="{stem}", shard_rows=2
+        source="image_folder", path=str(tmp_path / "images"), caption_template="{stem}", shard_rows=2
     )
     made = make_corpus(config, out=tmp_path / "corpus")
     assert made.table(["image_id"])["image_id"].to_pylist() == ["0.png", "1.png", "2.png"]
@@ -76,7 +76,7 @@ def test_parts_share_no_group_and_leave_out_nothing():
     assert abs(share - 0.3) < 3 * (0.3 * 0.7 / 5000) ** 0.5
 
 
-def test_a_remote_picture_is_not_fetched(tmp_path):
+def test_a_remote_image_is_not_fetched(tmp_path):
     rows = [{"image": {"bytes": None, "path": "http://127.0.0.1:9/a.png"}, "caption": "x"}]
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -108,7 +108,7 @@ def make_png():
         ("scenes", {"caption_template": "a {folder}"}),
         ("scenes", {"meta": ("edit",)}),
         ("image_folder", {"split": "test"}),
-        ("image_folder", {"image_column": "picture"}),
+        ("image_folder", {"image_column": "image"}),
         ("image_folder", {"name": "large"}),
         ("image_folder", {"revision": "v2"}),
         ("image_folder", {"id_column": "label"}),

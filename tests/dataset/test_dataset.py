@@ -17,8 +17,8 @@ from tests.small import files_of, small_pairs
 def annotated(corpus, models, tmp_path_factory):
     folder = tmp_path_factory.mktemp("annotated")
     pairs = small_pairs(corpus, models, folder)
-    described = describe_pairs(pairs, corpus, config=DescribeConfig(engine="captions"), out=folder / "descriptions")
-    told = instruct_pairs(described, corpus, config=InstructConfig(engine="captions"), out=folder / "instructions")
+    described = describe_pairs(pairs, corpus, config=DescribeConfig(engine="rule_based"), out=folder / "descriptions")
+    told = instruct_pairs(described, corpus, config=InstructConfig(engine="rule_based"), out=folder / "instructions")
     return told, pairs
 
 
@@ -54,7 +54,7 @@ def test_the_sides_share_no_image_and_every_pair_is_accounted_for(triplets, anno
         assert len(set(row["q_text"])) == len(row["q_text"]) >= 3
 
 
-def test_a_triplet_is_joined_with_its_pictures(triplets, corpus):
+def test_a_triplet_is_joined_with_its_images(triplets, corpus):
     rows = load_triplets(triplets.path)
     hashes = dict(
         zip(*(corpus.table(["image_id", "sha256"])[c].to_pylist() for c in ("image_id", "sha256")), strict=True)
@@ -82,7 +82,7 @@ def test_building_twice_gives_the_same_bytes(annotated, corpus, tmp_path):
 
 def test_the_validation_side_cuts_fewer_pairs_than_chance():
     rng = np.random.default_rng(0)
-    # pictures in a ring, each related to its neighbours
+    # images in a ring, each related to its neighbors
     queries = rng.integers(0, 2000, 8000)
     targets = (queries + rng.integers(1, 6, 8000)) % 2000
     names = [f"{i:05d}" for i in range(2000)]
@@ -94,18 +94,18 @@ def test_the_validation_side_cuts_fewer_pairs_than_chance():
 
 
 def test_a_small_validation_side_holds_pairs_and_a_large_one_is_of_regions_as_before():
-    # seventy pictures in a ring, each related to its neighbours: a region of one picture would cut every pair
+    # seventy images in a ring, each related to its neighbors: a region of one image would cut every pair
     names = [f"{i:02d}" for i in range(70)]
     queries, targets = [i for i in range(70) for _ in range(2)], [(i + k) % 70 for i in range(70) for k in (1, 2)]
     for seed in range(5):
         side = validation_side([names[i] for i in queries], [names[i] for i in targets], 0.1, seed)
         inside = sum(names[q] in side and names[t] in side for q, t in zip(queries, targets, strict=True))
-        # seven neighbours hold six pairs of distance one and five of distance two
+        # seven neighbors hold six pairs of distance one and five of distance two
         assert len(side) == 7 and inside == 11
 
 
 def star(folder, corpus):
-    """One picture related to thirty others: no two of those thirty make a pair."""
+    """One image related to thirty others: no two of those thirty make a pair."""
     ids = corpus.table(["image_id"])["image_id"].to_pylist()[:31]
     rows = [
         {
@@ -118,8 +118,8 @@ def star(folder, corpus):
         for name in ids[1:]
     ]
     pairs = make_artifact(folder / "pairs", "pairs", PAIRS, [rows], {"corpus": corpus.fingerprint})
-    described = describe_pairs(pairs, corpus, config=DescribeConfig(engine="captions"), out=folder / "descriptions")
-    return instruct_pairs(described, corpus, config=InstructConfig(engine="captions"), out=folder / "told"), pairs
+    described = describe_pairs(pairs, corpus, config=DescribeConfig(engine="rule_based"), out=folder / "descriptions")
+    return instruct_pairs(described, corpus, config=InstructConfig(engine="rule_based"), out=folder / "told"), pairs
 
 
 def test_where_validation_would_get_no_triplet_nothing_is_left_out_for_it(corpus, tmp_path, capsys):
@@ -129,7 +129,7 @@ def test_where_validation_would_get_no_triplet_nothing_is_left_out_for_it(corpus
     assert built.manifest.stats["triplets"] == {"train": told.rows, "validation": 0}
     assert built.manifest.rejected == {} and built.manifest.stats["negatives_of_other_side"] == 0
     said = capsys.readouterr().err
-    assert said.count("no triplet lies among the 1 pictures that `validation` 0.04 asks for") == 1
+    assert said.count("no triplet lies among the 1 images that `validation` 0.04 asks for") == 1
     assert set(load_dataset(built.path)) == {"train"}
 
 

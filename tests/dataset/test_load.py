@@ -24,7 +24,7 @@ def _own_cache(tmp_path_factory, monkeypatch):
 
 
 def test_every_id_is_found_and_no_other():
-    names = [f"picture {i * 7919 % 5000}" for i in range(5000)]
+    names = [f"image {i * 7919 % 5000}" for i in range(5000)]
     places = IdIndex(Dataset.from_dict({"image_id": names, "caption": names})).places([*names, "gone", ""])
     assert places.tolist() == [*range(5000), -1, -1]
 
@@ -71,7 +71,7 @@ def test_rows_come_one_at_a_time_or_many(folder):
         triplets[len(triplets)]
 
 
-def test_pictures_missing_from_the_join_are_named(folder):
+def test_images_missing_from_the_join_are_named(folder):
     whole = load_triplets(str(folder))
     wanted = sorted(whole.ids(0)["hns"])
     kept = [i for i, name in enumerate(whole.images["image_id"]) if name not in wanted]
@@ -85,7 +85,7 @@ def test_pictures_missing_from_the_join_are_named(folder):
         lacking.image("c000")
 
 
-def test_a_data_set_that_keeps_only_places_reads_the_pictures_there(folder, tmp_path):
+def test_a_data_set_that_keeps_only_places_reads_the_images_there(folder, tmp_path):
     whole = load_triplets(str(folder))
     rows = []
     for row in whole.images:

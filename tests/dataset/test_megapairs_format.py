@@ -13,16 +13,16 @@ from tests.making import make_work
 from tests.small import files_of
 
 
-def picture(path, shade, form="JPEG"):
+def make_image(path, shade, form="JPEG"):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (24, 24), (shade, 90, 10)).save(path, form)
 
 
 @pytest.fixture
 def released(tmp_path):
-    """Six pictures in two folders and four lines, as the authors write them."""
+    """Six images in two folders and four lines, as the authors write them."""
     for i in range(6):
-        picture(tmp_path / "pictures" / f"p{i % 2}" / f"{i}.jpg", 40 * i)
+        make_image(tmp_path / "images" / f"p{i % 2}" / f"{i}.jpg", 40 * i)
     names = [f"p{i % 2}/{i}.jpg" for i in range(6)]
     rows = [
         {"q_img": names[i], "q_text": [f"éd {i}", "another way"], "t_img": names[i + 1], "hns": [names[i], names[5]]}
@@ -47,12 +47,12 @@ def rows_of(artifact, part):
 def test_the_released_format_comes_back_line_for_line_and_byte_for_byte(released):
     folder, rows = released
     made = import_megapairs(
-        folder / "lines.jsonl", folder / "pictures", out=folder / "t", config=ImportConfig(rows_per_shard=3)
+        folder / "lines.jsonl", folder / "images", out=folder / "t", config=ImportConfig(rows_per_shard=3)
     )
     assert made.manifest.stats == {"rows_in": 4, "triplets": {"train": 4}}
     written = export_megapairs(made, folder / "back")
     assert lines(written["train"]) == rows
-    assert files_of(folder / "back" / "images") == files_of(folder / "pictures")
+    assert files_of(folder / "back" / "images") == files_of(folder / "images")
     loaded = load_triplets(str(folder / "t"), check=True)
     assert loaded[2]["q_text"] == ["éd 2", "another way"]
     assert loaded[0]["t_img"].size == (24, 24)
@@ -67,17 +67,17 @@ def test_our_rows_come_back_through_the_released_format(tmp_path):
     )
     assert rows_of(back, "triplets")[:30] == rows_of(ours, "triplets")[:30]
     used = {name for row in rows_of(back, "triplets") for name in (row["t_img"], *row["hns"])}
-    pictures = {row["image_id"]: row for row in rows_of(ours, "images")}
+    images = {row["image_id"]: row for row in rows_of(ours, "images")}
     assert {row["image_id"]: row["caption"] for row in rows_of(back, "images")} == {
-        name: pictures[name]["caption"] for name in used | {row["image_id"] for row in rows_of(back, "images")}
+        name: images[name]["caption"] for name in used | {row["image_id"] for row in rows_of(back, "images")}
     }
     for row in rows_of(back, "images"):
-        assert row["image"]["bytes"] == pictures[row["image_id"]]["image"]["bytes"]
+        assert row["image"]["bytes"] == images[row["image_id"]]["image"]["bytes"]
 
 
 def test_what_cannot_be_used_is_rejected_with_its_line(released):
     folder, rows = released
-    (folder / "pictures" / "torn.jpg").write_bytes((folder / "pictures" / "p0" / "0.jpg").read_bytes()[:200])
+    (folder / "images" / "torn.jpg").write_bytes((folder / "images" / "p0" / "0.jpg").read_bytes()[:200])
     (folder / "secret.jpg").write_bytes(b"x")
     good = rows[0]
     bad = {
@@ -93,9 +93,9 @@ def test_what_cannot_be_used_is_rejected_with_its_line(released):
         11: {**good, "t_img": "link.jpg"},
         12: {**good, "q_text": ["half \ud800"]},
     }
-    (folder / "pictures" / "link.jpg").symlink_to(folder / "secret.jpg")
+    (folder / "images" / "link.jpg").symlink_to(folder / "secret.jpg")
     write(folder / "lines.jsonl", [good, *bad.values(), {**good, "q_text": "one text"}])
-    made = import_megapairs(folder / "lines.jsonl", folder / "pictures", out=folder / "t")
+    made = import_megapairs(folder / "lines.jsonl", folder / "images", out=folder / "t")
     told = {row["key"]: row["reason"] for row in made.rejected().to_pylist()}
     assert told == {
         "absent.jpg": "missing_image",
@@ -104,14 +104,14 @@ def test_what_cannot_be_used_is_rejected_with_its_line(released):
         "lines.jsonl line 3": "malformed_line",
         "lines.jsonl line 4": "unsafe_path",
         "lines.jsonl line 5": "unsafe_path",
-        "lines.jsonl line 6": "no_picture",
-        "lines.jsonl line 7": "no_picture",
+        "lines.jsonl line 6": "no_image",
+        "lines.jsonl line 7": "no_image",
         "lines.jsonl line 8": "malformed_line",
         "lines.jsonl line 9": "first_negative_not_query",
         "x" * 300 + ".jpg": "missing_image",
         "link.jpg": "unsafe_path",
-        "lines.jsonl line 10": "no_picture",
-        "lines.jsonl line 11": "no_picture",
+        "lines.jsonl line 10": "no_image",
+        "lines.jsonl line 11": "no_image",
         "lines.jsonl line 12": "malformed_line",
     }
     assert [row["q_text"] for row in rows_of(made, "triplets")] == [good["q_text"], ["one text"]]
@@ -121,17 +121,17 @@ def test_what_cannot_be_used_is_rejected_with_its_line(released):
 def test_q_texts_is_read_too_and_other_lines_are_another_data_set(released):
     folder, rows = released
     write(folder / "lines.jsonl", [{("q_texts" if k == "q_text" else k): v for k, v in row.items()} for row in rows])
-    made = import_megapairs(folder / "lines.jsonl", folder / "pictures", out=folder / "t")
+    made = import_megapairs(folder / "lines.jsonl", folder / "images", out=folder / "t")
     assert [row["q_text"] for row in rows_of(made, "triplets")] == [row["q_text"] for row in rows]
     write(folder / "lines.jsonl", rows)
     with pytest.raises(StaleArtifactError, match=r"inputs\.train"):
-        import_megapairs(folder / "lines.jsonl", folder / "pictures", out=folder / "t")
+        import_megapairs(folder / "lines.jsonl", folder / "images", out=folder / "t")
 
 
 def test_an_interrupted_import_ends_in_the_same_bytes(released, monkeypatch):
     folder, _ = released
     config = ImportConfig(rows_per_shard=2, images_per_shard=2)
-    where = folder / "lines.jsonl", folder / "pictures"
+    where = folder / "lines.jsonl", folder / "images"
     import_megapairs(*where, out=folder / "whole", config=config)
     from megapairs_hf.dataset.megapairs_format import importer
 
@@ -146,14 +146,14 @@ def test_an_interrupted_import_ends_in_the_same_bytes(released, monkeypatch):
 def test_paths_that_do_not_exist_are_named(released):
     folder, _ = released
     with pytest.raises(ArtifactError, match=r"cannot read .*none\.jsonl"):
-        import_megapairs(folder / "none.jsonl", folder / "pictures", out=folder / "t")
-    with pytest.raises(ArtifactError, match="there is no folder of pictures"):
+        import_megapairs(folder / "none.jsonl", folder / "images", out=folder / "t")
+    with pytest.raises(ArtifactError, match="there is no folder of images"):
         import_megapairs(folder / "lines.jsonl", folder / "nowhere", out=folder / "t")
 
 
 def test_flag_embedding_lines_name_query_positive_and_negatives(released):
     folder, rows = released
-    made = import_megapairs(folder / "lines.jsonl", folder / "pictures", out=folder / "t")
+    made = import_megapairs(folder / "lines.jsonl", folder / "images", out=folder / "t")
     told = lines(export_megapairs(made, folder / "flag", flag_embedding=True)["train"])
     assert told[1] == {
         "query": rows[1]["q_text"][0],
@@ -167,7 +167,7 @@ def test_flag_embedding_lines_name_query_positive_and_negatives(released):
 def test_ids_that_are_no_file_names_become_safe_ones(tmp_path):
     from megapairs_hf.dataset.megapairs_format.exporter import file_name
 
-    picture(tmp_path / "a.png", 3, "PNG")
+    make_image(tmp_path / "a.png", 3, "PNG")
     content = (tmp_path / "a.png").read_bytes()
     assert file_name("c001", content) == "c001.png"
     assert file_name("../../etc/passwd", content) == "%2E%2E%2F%2E%2E%2Fetc%2Fpasswd.png"
@@ -178,13 +178,13 @@ def test_ids_that_are_no_file_names_become_safe_ones(tmp_path):
 
 def test_an_export_mends_what_is_torn_and_names_what_is_not_its_own(released, capsys):
     folder, _ = released
-    made = import_megapairs(folder / "lines.jsonl", folder / "pictures", out=folder / "t")
+    made = import_megapairs(folder / "lines.jsonl", folder / "images", out=folder / "t")
     export_megapairs(made, folder / "back")
     torn = folder / "back" / "images" / "p0" / "0.jpg"
     torn.write_bytes(torn.read_bytes()[::-1])
     (folder / "back" / "images" / "other.txt").write_text("x")
     export_megapairs(made, folder / "back")
-    assert torn.read_bytes() == (folder / "pictures" / "p0" / "0.jpg").read_bytes()
+    assert torn.read_bytes() == (folder / "images" / "p0" / "0.jpg").read_bytes()
     assert "1 files" in capsys.readouterr().err
 
 
@@ -193,21 +193,21 @@ def test_shards_of_which_nothing_can_be_used_do_not_spoil_the_others(released):
     lost = {**rows[0], "t_img": "absent.jpg"}
     write(folder / "lines.jsonl", [rows[0], lost, rows[1]])
     config = ImportConfig(rows_per_shard=1, images_per_shard=1)
-    import_megapairs(folder / "lines.jsonl", folder / "pictures", out=folder / "t", config=config)
+    import_megapairs(folder / "lines.jsonl", folder / "images", out=folder / "t", config=config)
     assert len(load_triplets(str(folder / "t"), check=True)) == 2
 
 
-def pictures_and_ids(folder, ids):
-    """Pictures a.jpg, b.jpg, … with these ids, and one line about the first two."""
+def images_and_ids(folder, ids):
+    """Images a.jpg, b.jpg, … with these ids, and one line about the first two."""
     files = [f"{chr(97 + i)}.jpg" for i in range(len(ids))]
     for i, file in enumerate(files):
-        picture(folder / "pictures" / file, 30 * i)
+        make_image(folder / "images" / file, 30 * i)
     told = [
         {"file": f, "image_id": name, "caption": "one\u2028two\x85three"} for f, name in zip(files, ids, strict=True)
     ]
     (folder / "image_ids.jsonl").write_text("".join(json.dumps(one, ensure_ascii=False) + "\n" for one in told))
     write(folder / "lines.jsonl", [{"q_img": "a.jpg", "q_text": ["x"], "t_img": files[-1], "hns": ["a.jpg"]}])
-    return folder / "lines.jsonl", folder / "pictures"
+    return folder / "lines.jsonl", folder / "images"
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def pictures_and_ids(folder, ids):
     ids=["line separators", "three bytes a letter", "file and folder", "folder and file", "two bytes a letter"],
 )
 def test_any_id_and_caption_come_back_through_an_export(tmp_path, ids):
-    made = import_megapairs(*pictures_and_ids(tmp_path, ids), out=tmp_path / "t")
+    made = import_megapairs(*images_and_ids(tmp_path, ids), out=tmp_path / "t")
     written = export_megapairs(made, tmp_path / "back")
     again = import_megapairs(written["train"], tmp_path / "back" / "images", out=tmp_path / "again")
     for part in ("images", "triplets"):
@@ -226,27 +226,27 @@ def test_any_id_and_caption_come_back_through_an_export(tmp_path, ids):
 
 def test_one_id_for_two_files_is_refused(tmp_path):
     with pytest.raises(ArtifactError, match="gives 'same' to more than one file"):
-        import_megapairs(*pictures_and_ids(tmp_path, ("same", "same")), out=tmp_path / "t")
+        import_megapairs(*images_and_ids(tmp_path, ("same", "same")), out=tmp_path / "t")
     with pytest.raises(ArtifactError, match=r"gives 'c\.jpg' to more than one file"):
-        lines, root = pictures_and_ids(tmp_path, ("c.jpg", "b", "other"))
+        lines, root = images_and_ids(tmp_path, ("c.jpg", "b", "other"))
         (tmp_path / "image_ids.jsonl").write_text('{"file": "a.jpg", "image_id": "c.jpg", "caption": null}\n')
         import_megapairs(lines, root, out=tmp_path / "t")
 
 
-def test_a_picture_that_came_later_or_another_folder_is_another_data_set(released):
+def test_a_image_that_came_later_or_another_folder_is_another_data_set(released):
     folder, rows = released
     write(folder / "lines.jsonl", [*rows, {**rows[0], "t_img": "late.jpg"}])
     where = {"out": folder / "t"}
-    first = import_megapairs(folder / "lines.jsonl", folder / "pictures", **where)
-    assert first.manifest.rejected == {"missing_image": 1, "no_picture": 1}
-    assert import_megapairs(folder / "lines.jsonl", folder / "pictures", **where).fingerprint == first.fingerprint
-    picture(folder / "pictures" / "late.jpg", 200)
-    with pytest.raises(StaleArtifactError, match=r"inputs\.pictures"):
-        import_megapairs(folder / "lines.jsonl", folder / "pictures", **where)
+    first = import_megapairs(folder / "lines.jsonl", folder / "images", **where)
+    assert first.manifest.rejected == {"missing_image": 1, "no_image": 1}
+    assert import_megapairs(folder / "lines.jsonl", folder / "images", **where).fingerprint == first.fingerprint
+    make_image(folder / "images" / "late.jpg", 200)
+    with pytest.raises(StaleArtifactError, match=r"inputs\.images"):
+        import_megapairs(folder / "lines.jsonl", folder / "images", **where)
     assert len(load_triplets(str(folder / "t"))) == 4
     for i in range(6):
-        picture(folder / "others" / f"p{i % 2}" / f"{i}.jpg", 250 - i)
-    with pytest.raises(StaleArtifactError, match=r"inputs\.pictures"):
+        make_image(folder / "others" / f"p{i % 2}" / f"{i}.jpg", 250 - i)
+    with pytest.raises(StaleArtifactError, match=r"inputs\.images"):
         import_megapairs(folder / "lines.jsonl", folder / "others", **where)
     import_megapairs(folder / "lines.jsonl", folder / "others", **where, overwrite=True)
     loaded = load_triplets(str(folder / "t"))
@@ -255,16 +255,14 @@ def test_a_picture_that_came_later_or_another_folder_is_another_data_set(release
 
 def test_a_copy_under_another_name_is_on_one_side_only(released):
     folder, _ = released
-    (folder / "pictures" / "copy.jpg").write_bytes((folder / "pictures" / "p0" / "0.jpg").read_bytes())
-    picture(folder / "pictures" / "own.jpg", 251)
-    picture(folder / "pictures" / "too.jpg", 253)
+    (folder / "images" / "copy.jpg").write_bytes((folder / "images" / "p0" / "0.jpg").read_bytes())
+    make_image(folder / "images" / "own.jpg", 251)
+    make_image(folder / "images" / "too.jpg", 253)
     lines_of = [
         {"q_img": q, "q_text": ["x"], "t_img": "own.jpg", "hns": [q]} for q in ("copy.jpg", "too.jpg", "p0/2.jpg")
     ]
     write(folder / "v.jsonl", lines_of)
-    made = import_megapairs(
-        folder / "lines.jsonl", folder / "pictures", validation=folder / "v.jsonl", out=folder / "t"
-    )
+    made = import_megapairs(folder / "lines.jsonl", folder / "images", validation=folder / "v.jsonl", out=folder / "t")
     assert made.manifest.stats["triplets"] == {"train": 4, "validation": 1}
     assert made.manifest.rejected == {"crosses_sides": 2}
 
@@ -273,7 +271,7 @@ def test_a_number_that_no_column_holds_is_rejected_with_its_line(released):
     folder, rows = released
     scored = [{**rows[0], "relation": ["x"], "scores": [{"relation": "x", "score": n}]} for n in (10**400, 2**60 + 1)]
     write(folder / "lines.jsonl", scored)
-    made = import_megapairs(folder / "lines.jsonl", folder / "pictures", out=folder / "t")
+    made = import_megapairs(folder / "lines.jsonl", folder / "images", out=folder / "t")
     assert [row["key"] for row in made.rejected().to_pylist()] == ["lines.jsonl line 1"]
     assert rows_of(made, "triplets")[0]["scores"][0]["score"] == pytest.approx(2**60)
 
@@ -281,10 +279,10 @@ def test_a_number_that_no_column_holds_is_rejected_with_its_line(released):
 def test_places_elsewhere_are_refused_and_urls_of_this_machine_are_paths(released, monkeypatch):
     folder, _ = released
     monkeypatch.chdir(folder)
-    made = import_megapairs(f"file://{folder}/lines.jsonl", f"file://{folder}/pictures", out=folder / "t")
+    made = import_megapairs(f"file://{folder}/lines.jsonl", f"file://{folder}/images", out=folder / "t")
     written = export_megapairs(made, f"file://{folder}/back")
     assert written["train"] == folder / "back" / "train.jsonl" and written["train"].is_file()
-    for words in (("memory://far/lines.jsonl", folder / "pictures"), (folder / "lines.jsonl", "memory://far/x")):
+    for words in (("memory://far/lines.jsonl", folder / "images"), (folder / "lines.jsonl", "memory://far/x")):
         with pytest.raises(ArtifactError, match=r"memory://far/\S+ must be on this machine"):
             import_megapairs(*words, out=folder / "t2")
     with pytest.raises(ArtifactError, match="memory://far/out must be on this machine"):
@@ -294,12 +292,10 @@ def test_places_elsewhere_are_refused_and_urls_of_this_machine_are_paths(release
 
 def test_what_was_taken_out_goes_from_an_earlier_export_too(released, capsys):
     folder, _ = released
-    picture(folder / "pictures" / "v.jpg", 222)
-    picture(folder / "pictures" / "w.jpg", 232)
+    make_image(folder / "images" / "v.jpg", 222)
+    make_image(folder / "images" / "w.jpg", 232)
     write(folder / "v.jsonl", [{"q_img": "v.jpg", "q_text": ["x"], "t_img": "w.jpg", "hns": ["v.jpg"]}])
-    made = import_megapairs(
-        folder / "lines.jsonl", folder / "pictures", validation=folder / "v.jsonl", out=folder / "t"
-    )
+    made = import_megapairs(folder / "lines.jsonl", folder / "images", validation=folder / "v.jsonl", out=folder / "t")
     export_megapairs(made, folder / "back")
     (folder / "back" / "images" / "mine.txt").write_text("kept")
     made = remove_images(folder / "t", ["v.jpg"])
@@ -314,7 +310,7 @@ def foreign_file(folder):
     (folder / "train.jsonl").write_text("keep")
 
 
-def foreign_picture(folder):
+def foreign_image(folder):
     (folder / "images").mkdir()
     (folder / "images" / "0.jpg").write_text("keep")
 
@@ -327,10 +323,10 @@ def begun_artifact(folder):
     (folder / ".plan.json").write_text("{}")
 
 
-@pytest.mark.parametrize("fill", [foreign_file, foreign_picture, foreign_list, begun_artifact])
+@pytest.mark.parametrize("fill", [foreign_file, foreign_image, foreign_list, begun_artifact])
 def test_an_export_takes_no_folder_that_holds_anything_else(released, fill):
     folder, _ = released
-    made = import_megapairs(folder / "lines.jsonl", folder / "pictures", out=folder / "t")
+    made = import_megapairs(folder / "lines.jsonl", folder / "images", out=folder / "t")
     (folder / "other").mkdir()
     fill(folder / "other")
     before = files_of(folder / "other")
@@ -341,7 +337,7 @@ def test_an_export_takes_no_folder_that_holds_anything_else(released, fill):
 
 def test_an_export_never_writes_into_an_artifact(released):
     folder, _ = released
-    made = import_megapairs(folder / "lines.jsonl", folder / "pictures", out=folder / "t")
+    made = import_megapairs(folder / "lines.jsonl", folder / "images", out=folder / "t")
     before = files_of(folder / "t")
     for place in (folder / "t", folder / "t" / "images", folder / "t" / "new", folder / "x" / ".." / "t"):
         with pytest.raises(ArtifactError, match="belongs to an artifact; export to a new or an empty folder"):
@@ -349,13 +345,13 @@ def test_an_export_never_writes_into_an_artifact(released):
     assert files_of(folder / "t") == before
 
 
-def test_a_picture_of_the_user_in_an_earlier_export_is_not_overwritten(released):
+def test_a_image_of_the_user_in_an_earlier_export_is_not_overwritten(released):
     folder, rows = released
-    made = import_megapairs(folder / "lines.jsonl", folder / "pictures", out=folder / "t")
+    made = import_megapairs(folder / "lines.jsonl", folder / "images", out=folder / "t")
     export_megapairs(made, folder / "back")
-    picture(folder / "pictures" / "mine.jpg", 222)
+    make_image(folder / "images" / "mine.jpg", 222)
     write(folder / "lines.jsonl", [*rows, {**rows[0], "t_img": "mine.jpg"}])
-    made = import_megapairs(folder / "lines.jsonl", folder / "pictures", out=folder / "t", overwrite=True)
+    made = import_megapairs(folder / "lines.jsonl", folder / "images", out=folder / "t", overwrite=True)
     (folder / "back" / "images" / "mine.jpg").write_text("keep")
     for _ in range(2):
         with pytest.raises(ArtifactError, match=r"mine\.jpg was written by no export; move it away"):
@@ -363,13 +359,13 @@ def test_a_picture_of_the_user_in_an_earlier_export_is_not_overwritten(released)
         assert (folder / "back" / "images" / "mine.jpg").read_text() == "keep"
     (folder / "back" / "images" / "mine.jpg").unlink()
     export_megapairs(made, folder / "back")
-    assert files_of(folder / "back" / "images") == files_of(folder / "pictures")
+    assert files_of(folder / "back" / "images") == files_of(folder / "images")
 
 
 @pytest.mark.parametrize("writes", [0, 2, 6])
 def test_an_interrupted_export_goes_on_and_keeps_nothing_that_was_taken_out(released, monkeypatch, writes):
     folder, _ = released
-    made = import_megapairs(folder / "lines.jsonl", folder / "pictures", out=folder / "t")
+    made = import_megapairs(folder / "lines.jsonl", folder / "images", out=folder / "t")
     write_bytes, left = storage.write_bytes, [None] * writes
 
     def cut(path, content):

@@ -24,7 +24,7 @@ def state(folder):
     }
 
 
-def test_a_removed_picture_is_gone_and_other_shards_are_untouched(folder):
+def test_a_removed_image_is_gone_and_other_shards_are_untouched(folder):
     before, names = state(folder), load_dataset(str(folder), split="train")
     old = {row["q_img"]: row for row in names}
     made = remove_images(folder, ["c003"])
@@ -110,18 +110,18 @@ def test_unknown_ids_are_named_and_change_nothing(folder, tmp_path):
 
 @pytest.fixture
 def scattered(tmp_path):
-    """Six pictures, two lines of training and one of validation, one row a shard."""
+    """Six images, two lines of training and one of validation, one row a shard."""
     from PIL import Image
 
-    (tmp_path / "pictures").mkdir()
+    (tmp_path / "images").mkdir()
     for i, name in enumerate("abcdef"):
-        Image.new("RGB", (16, 16), (40 * i, 9, 9)).save(tmp_path / "pictures" / f"{name}.png")
+        Image.new("RGB", (16, 16), (40 * i, 9, 9)).save(tmp_path / "images" / f"{name}.png")
     for side, pairs in (("train", ("ab", "cd")), ("validation", ("ef",))):
         rows = [{"q_img": f"{q}.png", "q_text": ["x"], "t_img": f"{t}.png", "hns": [f"{q}.png"]} for q, t in pairs]
         (tmp_path / f"{side}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     import_megapairs(
         tmp_path / "train.jsonl",
-        tmp_path / "pictures",
+        tmp_path / "images",
         validation=tmp_path / "validation.jsonl",
         out=tmp_path / "t",
         config=ImportConfig(rows_per_shard=1, images_per_shard=1),
@@ -148,12 +148,12 @@ def test_a_split_that_is_emptied_is_listed_no_more(scattered):
     assert len(load_dataset(str(scattered), "images", split="train")) == 3
 
 
-def test_no_earlier_rejection_names_a_removed_picture(scattered):
+def test_no_earlier_rejection_names_a_removed_image(scattered):
     lines = (scattered.parent / "train.jsonl").read_text()
     (scattered.parent / "validation.jsonl").write_text(lines.splitlines()[0] + "\n")
     made = import_megapairs(
         scattered.parent / "train.jsonl",
-        scattered.parent / "pictures",
+        scattered.parent / "images",
         validation=scattered.parent / "validation.jsonl",
         out=scattered.parent / "t2",
     )

@@ -21,13 +21,13 @@ def test_the_statistics_are_those_of_the_rows(work):
     assert told["words_per_instruction"]["counts"] == {"4": 76, "5": 38}
     assert told["words_per_instruction"]["mean"] == pytest.approx(13 / 3)
     assert told["similarity"]["clip_image"] == [{"from": 0.9, "to": 0.92, "triplets": 38}]
-    assert {"stage": "pairs", "reason": "no_neighbour_in_band", "rows": 32} in told["rejected"]
+    assert {"stage": "pairs", "reason": "no_neighbor_in_range", "rows": 32} in told["rejected"]
     json.dumps(told)
 
 
 def test_what_no_manifest_records_is_said_to_be_unknown_and_no_folder_is_told(work):
     text = datasheet(work)
-    assert "Licences of the pictures: not recorded." in text
+    assert "Licenses of the images: not recorded." in text
     assert "| descriptions | none (written from the captions) |" in text
     assert str(work) not in text
     assert "None" not in text
@@ -39,7 +39,7 @@ def test_a_data_sheet_needs_triplets(tmp_path):
         datasheet(tmp_path)
 
 
-def test_a_licence_of_the_source_is_a_text_and_no_markdown(tmp_path):
+def test_a_license_of_the_source_is_a_text_and_no_markdown(tmp_path):
     work = make_work(tmp_path / "work")
     told = statistics(work) | {"relations": {"![x](http://evil/t.png) **b** | `c`": 3}}
     text = rendered(told)

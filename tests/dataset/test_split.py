@@ -14,30 +14,30 @@ from tests.small import SIMILARITY
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory, models):
-    """Sixty noisy pictures of 60 kB, twelve of them there twice but for one pixel."""
+    """Sixty noisy images of 60 kB, twelve of them there twice but for one pixel."""
     from PIL import Image
 
     folder = tmp_path_factory.mktemp("twice")
-    (folder / "pictures").mkdir()
+    (folder / "images").mkdir()
     rng = np.random.default_rng(0)
     for i in range(60):
         noise = rng.integers(0, 256, (140, 140, 3), np.uint8)
         noise[:70] = rng.integers(0, 256, 3)
-        Image.fromarray(noise).save(folder / "pictures" / f"{i:03d}.png")
+        Image.fromarray(noise).save(folder / "images" / f"{i:03d}.png")
         if i % 5 == 0:
             noise[-1, -1] ^= 1
-            Image.fromarray(noise).save(folder / "pictures" / f"{i:03d}-again.png")
+            Image.fromarray(noise).save(folder / "images" / f"{i:03d}-again.png")
     corpus = make_corpus(
-        CorpusConfig(source="image_folder", path=str(folder / "pictures"), caption_template="picture {stem} here"),
+        CorpusConfig(source="image_folder", path=str(folder / "images"), caption_template="image {stem} here"),
         out=folder / "corpus",
     )
     embeddings = embed_corpus(
-        corpus, config=EmbedConfig(models=SIMILARITY[:2], batch_size=16), out=folder / "embeddings", work=models
+        corpus, config=EmbedConfig(encoders=SIMILARITY[:2], batch_size=16), out=folder / "embeddings", work=models
     )
-    mining = MineConfig(neighbours=30, band=(0.05, 0.999), band_kind="quantile", near_duplicate=0.9995)
+    mining = MineConfig(neighbors=30, similarity_range=(0.05, 0.999), range_kind="quantile", near_duplicate=0.9995)
     pairs = mine_pairs(embeddings, corpus, config=mining, out=folder / "pairs")
-    described = describe_pairs(pairs, corpus, config=DescribeConfig(engine="captions"), out=folder / "descriptions")
-    told = instruct_pairs(described, corpus, config=InstructConfig(engine="captions"), out=folder / "instructions")
+    described = describe_pairs(pairs, corpus, config=DescribeConfig(engine="rule_based"), out=folder / "descriptions")
+    told = instruct_pairs(described, corpus, config=InstructConfig(engine="rule_based"), out=folder / "instructions")
     config = BuildConfig(validation=0.3, min_negatives=1, max_shard_mb=1, preview=3)
     return build_triplets(told, pairs, corpus, config=config, out=folder / "triplets"), pairs
 
@@ -50,11 +50,11 @@ def test_no_two_of_a_cluster_are_on_different_sides(built):
         rows = load_dataset(triplets.path, split=side)
         assert len(rows) > 0
         sides.append({n[:3] for row in rows for n in (row["q_img"], row["t_img"], *row["hns"])})
-    # a picture and its near-duplicate have the same three digits
+    # an image and its near-duplicate have the same three digits
     assert not sides[0] & sides[1]
 
 
-def test_no_shard_of_pictures_is_larger_than_asked_for(built):
+def test_no_shard_of_images_is_larger_than_asked_for(built):
     triplets, _ = built
     shards = part_shards(triplets, "images")
     assert len(shards) > 1
@@ -63,14 +63,14 @@ def test_no_shard_of_pictures_is_larger_than_asked_for(built):
         assert held <= 1_000_000
 
 
-def test_the_data_set_streams_and_its_preview_holds_pictures(built):
+def test_the_data_set_streams_and_its_preview_holds_images(built):
     triplets, _ = built
     stream = load_dataset(triplets.path, streaming=True)
     row = next(iter(stream["train"]))
     assert row["hns"][0] == row["q_img"]
     assert next(iter(stream["validation"]))["q_text"]
-    pictures = load_dataset(triplets.path, "images", split="train", streaming=True)
-    assert next(iter(pictures))["image"].size == (140, 140)
+    images = load_dataset(triplets.path, "images", split="train", streaming=True)
+    assert next(iter(images))["image"].size == (140, 140)
     shown = next(iter(load_dataset(triplets.path, "preview", split="train", streaming=True)))
     assert shown["negative_image"].size == (140, 140)
 

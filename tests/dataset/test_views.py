@@ -50,7 +50,7 @@ def test_draws_depend_on_seed_epoch_and_row_only(triplets):
         training_view(triplets, negatives=0)
 
 
-def test_a_worker_receives_names_and_not_pictures(triplets):
+def test_a_worker_receives_names_and_not_images(triplets):
     view = training_view(triplets, negatives=2)
     sent = pickle.dumps(triplets)
     assert len(sent) < 20_000

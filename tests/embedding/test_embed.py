@@ -5,12 +5,12 @@ from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel, Dinov2Mod
 
 from megapairs_hf.cli import main
 from megapairs_hf.core.errors import MissingDependencyError, ModelError
-from megapairs_hf.embedding import EmbedConfig, SimilarityModelConfig, embed_corpus
+from megapairs_hf.embedding import EmbedConfig, EncoderConfig, embed_corpus
 from megapairs_hf.images.decode import to_rgb
 from tests.small import files_of, small_embeddings, torchrun
 
 YAML = """batch_size: 16
-models:
+encoders:
 - {name: clip_image, model: ./clip, input: image}
 - {name: dino_image, model: ./dino, input: image}
 - {name: clip_text, model: ./clip, input: caption}
@@ -22,11 +22,11 @@ def embeddings(corpus, models, tmp_path_factory):
     return small_embeddings(corpus, models, tmp_path_factory.mktemp("embeddings"))
 
 
-def unit(vectors):
-    return torch.nn.functional.normalize(vectors, dim=1).numpy()
+def unit(arrays):
+    return torch.nn.functional.normalize(arrays, dim=1).numpy()
 
 
-def test_vectors_are_those_of_the_models(embeddings, corpus, models):
+def test_embeddings_are_those_of_the_models(embeddings, corpus, models):
     rows = corpus.table(["image", "caption"]).to_pylist()
     images = [to_rgb(row["image"]["bytes"]) for row in rows]
     clip, dino = CLIPModel.from_pretrained(f"{models}/clip"), Dinov2Model.from_pretrained(f"{models}/dino")
@@ -41,10 +41,10 @@ def test_vectors_are_those_of_the_models(embeddings, corpus, models):
                 clip.get_text_features(tokens["input_ids"], attention_mask=tokens["attention_mask"]).pooler_output
             ),
         }
-    for name, vectors in expected.items():
+    for name, arrays in expected.items():
         stored = embeddings[name].arrays()
         assert stored.dtype == np.float16
-        assert np.abs(stored.astype(np.float32) - vectors).max() < 2e-3
+        assert np.abs(stored.astype(np.float32) - arrays).max() < 2e-3
         assert np.abs(np.linalg.norm(stored.astype(np.float32), axis=1) - 1).max() < 2e-3
 
 
@@ -55,8 +55,8 @@ def test_shards_follow_the_corpus(embeddings, corpus):
 
 
 def test_a_fourth_model_is_a_few_lines(corpus, models, tmp_path):
-    words = SimilarityModelConfig("words", "./words", "caption", library="sentence_transformers")
-    made = embed_corpus(corpus, config=EmbedConfig(models=(words,)), out=tmp_path, work=models)["words"].arrays()
+    words = EncoderConfig("words", "./words", "caption", library="sentence_transformers")
+    made = embed_corpus(corpus, config=EmbedConfig(encoders=(words,)), out=tmp_path, work=models)["words"].arrays()
     captions = corpus.table(["caption"])["caption"].to_pylist()
     equal = [i for i, caption in enumerate(captions) if sorted(caption.split()) == sorted(captions[0].split())]
     scores = made.astype(np.float64) @ made[0].astype(np.float64)
@@ -77,22 +77,22 @@ def test_two_processes_make_the_same_bytes_as_one(corpus, models, tmp_path):
 
 def test_models_that_cannot_be_used(corpus, models, tmp_path, monkeypatch):
     def embed(model):
-        return embed_corpus(corpus, config=EmbedConfig(models=(model,)), out=tmp_path / model.name, work=models)
+        return embed_corpus(corpus, config=EmbedConfig(encoders=(model,)), out=tmp_path / model.name, work=models)
 
     with pytest.raises(ModelError, match=r"there is no folder .*nowhere"):
-        embed(SimilarityModelConfig("missing", "./nowhere", "image"))
+        embed(EncoderConfig("missing", "./nowhere", "image"))
     with pytest.raises(ModelError, match="has no text tower"):
-        embed(SimilarityModelConfig("blind", "./dino", "caption"))
+        embed(EncoderConfig("blind", "./dino", "caption"))
     monkeypatch.setitem(__import__("sys").modules, "open_clip", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'megapairs-hf\[eva\]'"):
-        embed(SimilarityModelConfig("eva", "EVA02-B-16", "image", "open_clip", "random"))
+        embed(EncoderConfig("eva", "EVA02-B-16", "image", "open_clip", "random"))
 
 
-def test_vectors_that_are_not_finite_are_refused(corpus, models, tmp_path):
+def test_embeddings_that_are_not_finite_are_refused(corpus, models, tmp_path):
     clip = CLIPModel.from_pretrained(f"{models}/clip")
     clip.visual_projection.weight.data.fill_(float("nan"))
     clip.save_pretrained(tmp_path / "nan")
     AutoImageProcessor.from_pretrained(f"{models}/clip", backend="pil").save_pretrained(tmp_path / "nan")
-    broken = EmbedConfig(models=(SimilarityModelConfig("nan", "./nan", "image"),))
+    broken = EmbedConfig(encoders=(EncoderConfig("nan", "./nan", "image"),))
     with pytest.raises(ModelError, match="not finite"):
         embed_corpus(corpus, config=broken, out=tmp_path / "out", work=tmp_path)

@@ -1,4 +1,4 @@
-"""Pictures made ready for the models: transforms, smaller decoding, threads and processes, text by length, memory."""
+"""Images made ready for the models: transforms, smaller decoding, threads and processes, text by length, memory."""
 
 import io
 import subprocess
@@ -11,14 +11,14 @@ from PIL import Image
 
 from megapairs_hf.core.errors import ArtifactError
 from megapairs_hf.corpus import CorpusConfig, make_corpus
-from megapairs_hf.embedding import EmbedConfig, SimilarityModelConfig, embed_corpus
+from megapairs_hf.embedding import EmbedConfig, EncoderConfig, embed_corpus
 from megapairs_hf.images.decode import decode_image, to_rgb
 from megapairs_hf.images.transforms import PlainTransform, ProcessorTransform, read_transform
 from tests.small import ROOT
 
 
-def picture(width, height, seed=0):
-    """A smooth picture with some texture, as photographs are."""
+def make_image(width, height, seed=0):
+    """A smooth image with some texture, as photographs are."""
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).resize(
         (width, height), Image.Resampling.BICUBIC
@@ -50,13 +50,13 @@ def test_the_plain_transform_is_the_processors(name, size):
     processor = processors()[name]
     transform = read_transform(processor)
     assert isinstance(transform, PlainTransform)
-    image = picture(*size)
+    image = make_image(*size)
     array = transform(decode_image(png(image)))
     assert array.dtype == np.uint8
     ours = transform.pixels(torch.from_numpy(array.copy())[None], "cpu", torch.float32)[0].numpy()
     theirs = processor(images=image, return_tensors="np")["pixel_values"][0]
     assert ours.shape == theirs.shape
-    # a level of 255, normalised: torch's and Pillow's resize round differently here and there
+    # a level of 255, normalized: torch's and Pillow's resize round differently here and there
     level = 1 / 255 / min(processor.image_std)
     assert np.abs(ours - theirs).max() <= 2.01 * level
     assert np.abs(ours - theirs).mean() <= 0.3 * level
@@ -80,7 +80,7 @@ def test_a_processor_that_does_more_is_called_itself():
 
 
 def test_a_jpeg_is_decoded_at_the_smallest_scale_that_suffices():
-    content = jpeg(picture(1024, 768))
+    content = jpeg(make_image(1024, 768))
     for side, expected in (
         (None, (1024, 768)),
         (700, (1024, 768)),
@@ -90,20 +90,20 @@ def test_a_jpeg_is_decoded_at_the_smallest_scale_that_suffices():
     ):
         assert decode_image(content, draft_side=side).image.size == expected
     # only JPEG can
-    assert decode_image(png(picture(512, 512)), draft_side=64).image.size == (512, 512)
+    assert decode_image(png(make_image(512, 512)), draft_side=64).image.size == (512, 512)
 
 
-def test_a_smaller_decoding_shows_the_same_picture():
+def test_a_smaller_decoding_shows_the_same_image():
     transform = read_transform(processors()["clip"])
     for size in ((1024, 768), (1001, 773)):
-        content = jpeg(picture(*size))
+        content = jpeg(make_image(*size))
         small = transform(decode_image(content, draft_side=transform.draft_side)).astype(float)
         whole = transform(decode_image(content)).astype(float)
         assert np.abs(small - whole).mean() < 1.5
 
 
 def test_a_smaller_decoding_keeps_orientation_and_grey_and_cmyk():
-    image = picture(800, 600)
+    image = make_image(800, 600)
     exif = Image.Exif()
     exif[0x0112] = 6  # shown after a quarter turn
     turned = decode_image(jpeg(image, exif=exif), draft_side=150)
@@ -128,27 +128,27 @@ def photographs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("photographs")
     (folder / "p").mkdir()
     for i in range(30):
-        (folder / "p" / f"{i:02d}.jpg").write_bytes(jpeg(picture(150 + 7 * i, 260 - 3 * i, i)))
-        (folder / "p" / f"{i:02d}.txt").write_text("a picture " + "of many words " * (i % 7))
+        (folder / "p" / f"{i:02d}.jpg").write_bytes(jpeg(make_image(150 + 7 * i, 260 - 3 * i, i)))
+        (folder / "p" / f"{i:02d}.txt").write_text("an image " + "of many words " * (i % 7))
     config = CorpusConfig(source="image_folder", path=str(folder / "p"), shard_rows=11)
     return folder, make_corpus(config, out=folder / "corpus")
 
 
-def vectors(corpus, models, out, only=None, **settings):
+def embeddings(corpus, models, out, only=None, **settings):
     chosen = (
-        SimilarityModelConfig("clip_image", "./clip", "image"),
-        SimilarityModelConfig("dino_image", "./dino", "image"),
-        SimilarityModelConfig("clip_text", "./clip", "caption"),
+        EncoderConfig("clip_image", "./clip", "image"),
+        EncoderConfig("dino_image", "./dino", "image"),
+        EncoderConfig("clip_text", "./clip", "caption"),
     )
     chosen = tuple(one for one in chosen if only in {None, one.name})
-    made = embed_corpus(corpus, config=EmbedConfig(models=chosen, batch_size=4, **settings), out=out, work=models)
+    made = embed_corpus(corpus, config=EmbedConfig(encoders=chosen, batch_size=4, **settings), out=out, work=models)
     return {name: artifact.arrays() for name, artifact in made.items()}
 
 
-def test_threads_and_processes_make_the_same_vectors(photographs, models, tmp_path):
+def test_threads_and_processes_make_the_same_embeddings(photographs, models, tmp_path):
     _, corpus = photographs
-    threads = vectors(corpus, models, tmp_path / "threads", threads=3)
-    processes = vectors(corpus, models, tmp_path / "processes", workers=2)
+    threads = embeddings(corpus, models, tmp_path / "threads", threads=3)
+    processes = embeddings(corpus, models, tmp_path / "processes", workers=2)
     for name, array in threads.items():
         assert np.array_equal(array, processes[name])
 
@@ -157,8 +157,8 @@ def test_captions_sorted_by_length_come_back_in_their_order(photographs, models,
     from megapairs_hf.embedding.encoders import Running, load_encoder
 
     _, corpus = photographs
-    made = vectors(corpus, models, tmp_path / "out")["clip_text"].astype(float)
-    config = SimilarityModelConfig("clip_text", "./clip", "caption")
+    made = embeddings(corpus, models, tmp_path / "out")["clip_text"].astype(float)
+    config = EncoderConfig("clip_text", "./clip", "caption")
     encoder = load_encoder(config, f"{models}/clip", Running("float32", 1, False, "cpu"))
     with torch.inference_mode():
         for row, caption in enumerate(corpus.table(["caption"])["caption"].to_pylist()):
@@ -171,23 +171,23 @@ def test_draft_is_a_setting_of_what_is_made(photographs, models, tmp_path):
     from megapairs_hf.core.errors import StaleArtifactError
 
     _, corpus = photographs
-    drafted = vectors(corpus, models, tmp_path / "out")
-    whole = vectors(corpus, models, tmp_path / "whole", draft=False)
+    drafted = embeddings(corpus, models, tmp_path / "out")
+    whole = embeddings(corpus, models, tmp_path / "whole", draft=False)
     cosines = (drafted["clip_image"].astype(float) * whole["clip_image"].astype(float)).sum(1)
     assert cosines.min() > 0.99
     with pytest.raises(StaleArtifactError, match="draft"):
-        vectors(corpus, models, tmp_path / "out", draft=False)
+        embeddings(corpus, models, tmp_path / "out", draft=False)
 
 
-def test_a_compiled_tower_gives_the_same_vectors(photographs, models, tmp_path):
-    """`torch.compile` on a processor needs a C++ compiler; thirty pictures leave a last batch that is not full."""
+def test_a_compiled_tower_gives_the_same_embeddings(photographs, models, tmp_path):
+    """`torch.compile` on a processor needs a C++ compiler; thirty images leave a last batch that is not full."""
     import shutil
 
     if shutil.which("g++") is None and shutil.which("clang++") is None:
         pytest.skip("no C++ compiler")
     _, corpus = photographs
-    plain = vectors(corpus, models, tmp_path / "a", "clip_image")
-    compiled = vectors(corpus, models, tmp_path / "b", "clip_image", compile=True)
+    plain = embeddings(corpus, models, tmp_path / "a", "clip_image")
+    compiled = embeddings(corpus, models, tmp_path / "b", "clip_image", compile=True)
     for name, array in plain.items():
         assert (array.astype(float) * compiled[name].astype(float)).sum(1).min() > 0.999
 
@@ -198,7 +198,7 @@ def by_reference(source, folder, out, **more):
 
 
 @pytest.mark.parametrize("source", ["image_folder", "parquet", "webdataset"])
-def test_a_corpus_by_reference_copies_nothing_and_gives_the_same_vectors(source, photographs, models, tmp_path):
+def test_a_corpus_by_reference_copies_nothing_and_gives_the_same_embeddings(source, photographs, models, tmp_path):
     import tarfile
 
     import datasets
@@ -231,12 +231,12 @@ def test_a_corpus_by_reference_copies_nothing_and_gives_the_same_vectors(source,
     assert all(cell["bytes"] is None for cell in referring.table(["image"])["image"].to_pylist())
     assert sum(f.stat().st_size for f in (tmp_path / "corpus").glob("*.parquet")) < 60_000
     assert referring.table(["sha256"]) == corpus.table(["sha256"])
-    embedded, referred = vectors(corpus, models, tmp_path / "a"), vectors(referring, models, tmp_path / "b")
+    embedded, referred = embeddings(corpus, models, tmp_path / "a"), embeddings(referring, models, tmp_path / "b")
     for name, array in embedded.items():
         assert np.array_equal(array, referred[name])
 
 
-def test_a_picture_that_went_away_is_named(photographs, models, tmp_path):
+def test_a_image_that_went_away_is_named(photographs, models, tmp_path):
     import shutil
 
     folder, _ = photographs
@@ -245,24 +245,24 @@ def test_a_picture_that_went_away_is_named(photographs, models, tmp_path):
     (tmp_path / "p" / "07.jpg").unlink()
     for workers in (0, 1):
         with pytest.raises(ArtifactError, match=r"07.jpg is not in .* any more .*put it back"):
-            vectors(corpus, models, tmp_path / f"out{workers}", workers=workers)
+            embeddings(corpus, models, tmp_path / f"out{workers}", workers=workers)
 
 
 def test_a_reference_never_leaves_the_root(tmp_path):
-    from megapairs_hf.images.locate import picture_bytes
+    from megapairs_hf.images.locate import image_bytes
 
     (tmp_path / "p").mkdir()
     (tmp_path / "secret.txt").write_text("secret")
     with pytest.raises(ArtifactError, match="lies outside"):
-        picture_bytes({"bytes": None, "path": "../secret.txt"}, str(tmp_path / "p"))
+        image_bytes({"bytes": None, "path": "../secret.txt"}, str(tmp_path / "p"))
 
 
 PROGRAM = r"""
 import re, sys
 from megapairs_hf.artifacts.artifact import open_artifact
-from megapairs_hf.embedding import EmbedConfig, SimilarityModelConfig, embed_corpus
+from megapairs_hf.embedding import EmbedConfig, EncoderConfig, embed_corpus
 corpus, models, out = open_artifact(sys.argv[1]), sys.argv[2], sys.argv[3]
-config = EmbedConfig(models=(SimilarityModelConfig("m", "./clip", "image"),), batch_size=16)
+config = EmbedConfig(encoders=(EncoderConfig("m", "./clip", "image"),), batch_size=16)
 embed_corpus(corpus, config=config, out=out, work=models)
 print(re.search(r"VmHWM:\s+(\d+)", open("/proc/self/status").read())[1])
 """
@@ -276,7 +276,7 @@ def test_memory_stays_flat_as_the_corpus_grows(models, tmp_path):
         folder.mkdir()
         for i in range(count):
             # 60 kB a file, 0.8 MB decoded: all at once they would take 300 MB
-            (folder / f"{i:04d}.jpg").write_bytes(jpeg(picture(600, 450, i)))
+            (folder / f"{i:04d}.jpg").write_bytes(jpeg(make_image(600, 450, i)))
         config = CorpusConfig(source="image_folder", path=str(folder), caption_template="{stem}", shard_rows=50)
         corpus = make_corpus(config, out=tmp_path / f"c{count}")
         command = [sys.executable, "-c", PROGRAM, corpus.path, str(models), str(tmp_path / f"out{count}")]

@@ -1,4 +1,4 @@
-"""Small copies of the benchmarks in the very formats of their authors, with drawn pictures."""
+"""Small copies of the benchmarks in the very formats of their authors, with drawn images."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def shared_annotations() -> Path | None:
     return None
 
 
-def picture(path: Path, number: int, size: tuple[int, int] = (24, 16)) -> None:
-    """A picture that no other number has."""
+def make_image(path: Path, number: int, size: tuple[int, int] = (24, 16)) -> None:
+    """An image that no other number has."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(number)
     pixels = np.kron(rng.integers(0, 256, (2, 3, 3)), np.ones((8, 8, 1))).astype(np.uint8)
@@ -54,7 +54,7 @@ def make_circo(root: Path, queries: int = 6, gallery: int = 60, split: str = "va
     images = [{"id": name, "file_name": f"{name:012d}.jpg", "license": 1} for name in ids]
     write(root / "COCO2017_unlabeled/annotations/image_info_unlabeled2017.json", {"info": {}, "images": images})
     for name in ids if draw else []:
-        picture(root / "COCO2017_unlabeled/unlabeled2017" / f"{name:012d}.jpg", name)
+        make_image(root / "COCO2017_unlabeled/unlabeled2017" / f"{name:012d}.jpg", name)
     return root
 
 
@@ -72,15 +72,15 @@ def make_genecis(root: Path, queries: int = 4, *, draw: bool = True) -> Path:
                     {"val_image_id": 100 + i * 20 + j, "instance": j} for j in range(count + 1)
                 ]
                 for item in items if draw else []:
-                    picture(root / "val2017" / f"{item['val_image_id']:012d}.jpg", item["val_image_id"])
+                    make_image(root / "val2017" / f"{item['val_image_id']:012d}.jpg", item["val_image_id"])
             else:
                 items = [
                     {"image_id": 2000 + (i + j) % 8, "instance_bbox": [2 + j, 3, 6 + i, 5], "object_name": "cup"}
                     for j in range(count + 1)
                 ]
                 for item in items if draw else []:
-                    picture(root / "VG_100K_all" / f"{item['image_id']}.jpg", item["image_id"], (48, 32))
-            rows.append({"reference": items[0], "target": items[1], "gallery": items[2:], "condition": f"colour {i}"})
+                    make_image(root / "VG_100K_all" / f"{item['image_id']}.jpg", item["image_id"], (48, 32))
+            rows.append({"reference": items[0], "target": items[1], "gallery": items[2:], "condition": f"color {i}"})
         write(root / "genecis" / f"{task}.json", rows)
     return root
 
@@ -98,7 +98,7 @@ def make_cirr(root: Path, queries: int = 4, gallery: int = 24, split: str = "val
     write(root / "captions" / f"cap.rc2.{split}.json", rows)
     write(root / "image_splits" / f"split.rc2.{split}.json", {name: f"./{folder}/{name}.png" for name in names})
     for i, name in enumerate(names):
-        picture(root / "img_raw" / folder / f"{name}.png", i)
+        make_image(root / "img_raw" / folder / f"{name}.png", i)
     return root
 
 
@@ -112,7 +112,7 @@ def make_fashioniq(root: Path, queries: int = 3, gallery: int = 12) -> Path:
         write(root / "captions" / f"cap.{category}.val.json", rows)
         write(root / "image_splits" / f"split.{category}.val.json", names)
         for i, name in enumerate(names):
-            picture(root / "images" / f"{name}.{'jpg' if i % 2 else 'png'}", c * 100 + i)
+            make_image(root / "images" / f"{name}.{'jpg' if i % 2 else 'png'}", c * 100 + i)
     return root
 
 
@@ -121,7 +121,7 @@ def make_mmeb(root: Path, names: tuple[str, ...] = ("VOC2007", "GQA")) -> Path:
         rows = []
         for i in range(3):
             image = f"{name}/{i}.png"
-            picture(root / "images" / image, 500 + 10 * n + i)
+            make_image(root / "images" / image, 500 + 10 * n + i)
             texts = [f"word {i}", f"word {(i + 1) % 3}", "word 9"]
             ask = "<|image_1|>\nWhat is it?"
             row = {"qry_text": ask, "qry_img_path": image, "tgt_text": texts, "tgt_img_path": [""] * 3}

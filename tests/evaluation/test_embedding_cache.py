@@ -15,7 +15,7 @@ from megapairs_hf.evaluation.embedding_cache import Cache, CacheConfig
 
 
 class Model:
-    """Counts what it encodes; vectors depend on colour and text."""
+    """Counts what it encodes; embeddings depend on color and text."""
 
     def __init__(self, size=4, turn=0, fail_after=None):
         self.size, self.turn, self.fail_after = size, turn, fail_after
@@ -28,28 +28,28 @@ class Model:
         return np.stack([np.roll(self.vector(one), self.turn) for one in inputs])
 
     def vector(self, one):
-        picture, text = (one["image"], one["text"]) if isinstance(one, dict) else (one, "")
+        image, text = (one["image"], one["text"]) if isinstance(one, dict) else (one, "")
         made = np.full(self.size, 0.1)
-        if isinstance(picture, str):
-            picture, text = None, picture
-        if picture is not None:
-            made[:3] += np.array(picture.getpixel((0, 0))) / 50
+        if isinstance(image, str):
+            image, text = None, image
+        if image is not None:
+            made[:3] += np.array(image.getpixel((0, 0))) / 50
         made[3] += len(text)
         return made
 
 
 @pytest.fixture
 def benchmark(tmp_path):
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     folder.mkdir()
     for n in range(10):
         Image.new("RGB", (8, 8), (25 * n, 255 - 25 * n, 9 * n)).save(folder / f"{n}.png")
-    return pictures_of(folder)
+    return images_of(folder)
 
 
-def pictures_of(folder):
-    pictures = ImageFolder(folder, {str(n): f"{n}.png" for n in range(10)})
-    return Benchmark("b", "val", [CIRQuery("q", Part("0", "x"))], {str(n): Part(str(n)) for n in range(10)}, pictures)
+def images_of(folder):
+    images = ImageFolder(folder, {str(n): f"{n}.png" for n in range(10)})
+    return Benchmark("b", "val", [CIRQuery("q", Part("0", "x"))], {str(n): Part(str(n)) for n in range(10)}, images)
 
 
 def cache(tmp_path, model, fingerprint="m@1", **settings):
@@ -61,10 +61,10 @@ def test_a_second_evaluation_encodes_the_queries_only(benchmark, tmp_path):
     made = cache(tmp_path, first).gallery(benchmark)
     assert len(first.encoded) == 10 + 4
     again = cache(tmp_path, second).gallery(benchmark)
-    # one picture, to see that it is the same model
+    # one image, to see that it is the same model
     assert len(second.encoded) == 4
     np.testing.assert_array_equal(made, again)
-    cache(tmp_path, second).vectors([Part("0", "another prompt")], benchmark.image)
+    cache(tmp_path, second).embeddings([Part("0", "another prompt")], benchmark.image)
     assert len(second.encoded) == 4 + 2
     expected = np.stack([first.vector(benchmark.image(str(n))) for n in range(10)])
     np.testing.assert_allclose(made, expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=1e-3)
@@ -73,7 +73,7 @@ def test_a_second_evaluation_encodes_the_queries_only(benchmark, tmp_path):
 def test_equal_parts_are_encoded_once_and_all_come_back(benchmark, tmp_path):
     (benchmark.image.root / "9.png").write_bytes((benchmark.image.root / "3.png").read_bytes())
     model = Model()
-    made = cache(tmp_path, model).vectors(
+    made = cache(tmp_path, model).embeddings(
         [Part("3"), Part("1"), Part("9"), Part("3"), Part("3", "t")], benchmark.image
     )
     assert len(model.encoded) == 3 + 3
@@ -84,7 +84,7 @@ def test_equal_parts_are_encoded_once_and_all_come_back(benchmark, tmp_path):
 
 def test_other_bytes_another_model_and_another_transform_are_encoded_again(benchmark, tmp_path):
     cache(tmp_path, Model()).gallery(benchmark)
-    for settings in ({"fingerprint": "m@2"}, {"transform": "centre crop"}):
+    for settings in ({"fingerprint": "m@2"}, {"transform": "center crop"}):
         model = Model()
         cache(tmp_path, model, **settings).gallery(benchmark)
         assert len(model.encoded) == 14
@@ -108,30 +108,30 @@ def test_an_interrupted_run_continues_and_ends_the_same(benchmark, tmp_path):
 
 def test_a_model_that_changed_under_the_cache_is_refused(benchmark, tmp_path):
     cache(tmp_path, Model()).gallery(benchmark)
-    with pytest.raises(EvaluationError, match=r"vectors of 6 numbers, but the cache has 4 .*pin its revision"):
+    with pytest.raises(EvaluationError, match=r"embeddings of 6 numbers, but the cache has 4 .*pin its revision"):
         cache(tmp_path, Model(size=6)).gallery(benchmark)
-    with pytest.raises(EvaluationError, match="no longer gives the vectors"):
+    with pytest.raises(EvaluationError, match="no longer gives the embeddings"):
         cache(tmp_path, Model(turn=1)).gallery(benchmark)
 
 
-def test_a_missing_picture_and_an_empty_list_are_refused(benchmark, tmp_path):
+def test_a_missing_image_and_an_empty_list_are_refused(benchmark, tmp_path):
     (benchmark.image.root / "5.png").unlink()
-    with pytest.raises(EvaluationError, match="picture 5 is not in"):
+    with pytest.raises(EvaluationError, match="image 5 is not in"):
         cache(tmp_path, Model()).gallery(benchmark)
     with pytest.raises(EvaluationError, match="nothing to encode"):
-        cache(tmp_path, Model()).vectors([], benchmark.image)
+        cache(tmp_path, Model()).embeddings([], benchmark.image)
 
 
 RANKS = """
 import sys
 import numpy as np
 from megapairs_hf.core import distributed as launch
-from tests.evaluation.test_embedding_cache import Model, cache, pictures_of
+from tests.evaluation.test_embedding_cache import Model, cache, images_of
 from pathlib import Path
 
 folder = Path(sys.argv[1])
 model = Model()
-made = cache(folder, model, rows=3).gallery(pictures_of(folder / "pictures"))
+made = cache(folder, model, rows=3).gallery(images_of(folder / "images"))
 np.save(folder / f"rank-{launch.rank()}.npy", made)
 (folder / f"rank-{launch.rank()}.txt").write_text(str(len(model.encoded)))
 """

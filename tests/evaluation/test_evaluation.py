@@ -87,7 +87,7 @@ def test_an_oracle_is_perfect_and_chance_is_chance(heldout, tmp_path):
     assert open_artifact(made.path, "results").table()["rank"].to_pylist() == [1] * len(queries)
     rng = np.random.default_rng(0)
     chance, _ = run(heldout, lambda item: rng.standard_normal(48), tmp_path / "chance")
-    # the reference is removed, so 63 pictures are left; three standard errors
+    # the reference is removed, so 63 images are left; three standard errors
     expected = 10 / 63
     assert abs(chance["recall@10"] - expected) < 3 * (expected * (1 - expected) / len(queries)) ** 0.5 + 0.02
 
@@ -148,7 +148,7 @@ def test_records_tell_how_they_were_made(heldout, tmp_path):
 
 
 def test_composed_queries_go_through_the_query_side():
-    """A multimodal language model answers to its query prompt; pictures, texts and the gallery have none."""
+    """A multimodal language model answers to its query prompt; images, texts and the gallery have none."""
     asked = []
 
     class Told:

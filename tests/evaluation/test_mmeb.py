@@ -60,7 +60,7 @@ def test_the_placeholder_becomes_the_models_own(placeholder, start):
     assert made.options["placeholder"] == placeholder
 
 
-def test_a_candidate_is_its_picture_and_its_caption_together():
+def test_a_candidate_is_its_image_and_its_caption_together():
     pair = {
         "qry_text": "<|image_1|> the left one",
         "qry_img_path": "q.png",
@@ -75,7 +75,7 @@ def test_a_candidate_is_its_picture_and_its_caption_together():
     ]
 
 
-def test_one_empty_text_stands_for_all_pictures():
+def test_one_empty_text_stands_for_all_images():
     alone = {"qry_text": "find it", "qry_img_path": "", "tgt_text": "", "tgt_img_path": ["a.png", "b.png"]}
     made = read_mmeb("MSCOCO_t2i", MMEBConfig(), [alone])
     assert [part.image for part in made.gallery.values()] == ["a.png", "b.png"]
@@ -111,9 +111,9 @@ def test_a_copy_on_disk_is_read(tmp_path, form):
 
 def test_bad_rows_are_named(tmp_path):
     cases = [
-        ({"tgt_img_path": [""]}, "3 texts and 1 pictures"),
+        ({"tgt_img_path": [""]}, "3 texts and 1 images"),
         ({"tgt_text": ["cat", "cat", "cat"]}, "one candidate only"),
-        ({"tgt_text": ["cat", "", "cow"]}, "neither text nor picture"),
+        ({"tgt_text": ["cat", "", "cow"]}, "neither text nor image"),
     ]
     for change, said in cases:
         with pytest.raises(EvaluationError, match=said):
@@ -162,7 +162,7 @@ def test_the_settings_file_holds_all_data_sets(request):
 
 
 class Words:
-    """Vectors by the last word of a text; a picture is like the word of its colour."""
+    """Embeddings by the last word of a text; an image is like the word of its color."""
 
     def __init__(self, constant=False):
         self.constant, self.asked = constant, []

@@ -43,7 +43,7 @@ def test_all_four_end_to_end_by_one_command(models, data, tmp_path, capsys):
     assert headline == {"circo": "map@5", "cirr": "recall@1", "fashioniq": "recall@10", "genecis": "recall@1"}
     assert all(r["options"]["prompt"] for r in records)
     shown = capsys.readouterr().out
-    assert "circo val: 6 queries, gallery of 60 — PARTIAL (6 of 220 queries; 60 of 123,403 gallery pictures)" in shown
+    assert "circo val: 6 queries, gallery of 60 — PARTIAL (6 of 220 queries; 60 of 123,403 gallery images)" in shown
     # again: nothing is encoded, the same is shown
     assert main(words) == 0
     assert capsys.readouterr().out == shown
@@ -135,7 +135,7 @@ def test_another_prompt_finds_the_gallery_in_the_cache(models, data, tmp_path):
     assert results(tmp_path / "b")[0]["options"]["prompt"] == "{relative_caption}"
 
 
-def test_a_limit_is_labelled_and_gives_no_file(models, data, tmp_path, capsys):
+def test_a_limit_is_labeled_and_gives_no_file(models, data, tmp_path, capsys):
     words = ["eval", f"{models}/clip", "circo", "--data", str(data), "--limit", "2"]
     assert main([*words, "--split", "test", "--out", str(tmp_path / "t")]) == 0
     assert "a part only (first 2 of 6 queries" in capsys.readouterr().err
@@ -158,45 +158,45 @@ def test_two_processes_give_the_numbers_of_one(models, data, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", sorted(MAKERS))
-def test_the_doctor_of_an_empty_folder_reads_like_help(name, tmp_path, capsys):
-    assert main(["eval", "doctor", name, "--data", str(tmp_path)]) == 0
+def test_the_data_check_of_an_empty_folder_reads_like_help(name, tmp_path, capsys):
+    assert main(["eval", "check-data", name, "--data", str(tmp_path)]) == 0
     told = capsys.readouterr()
     assert told.err == ""
-    for word in ("put them in", "get them at", "licence", "look again with the same command", str(tmp_path)):
+    for word in ("put them in", "get them at", "license", "look again with the same command", str(tmp_path)):
         assert word in told.out
     assert "rror" not in told.out
 
 
 @pytest.mark.parametrize("name", sorted(MAKERS))
-def test_the_doctor_names_what_is_missing_and_what_is_cut_off(name, tmp_path, capsys):
+def test_the_data_check_names_what_is_missing_and_what_is_cut_off(name, tmp_path, capsys):
     MAKERS[name](tmp_path / name)
-    assert main(["eval", "doctor", name, "--data", str(tmp_path)]) == 0
+    assert main(["eval", "check-data", name, "--data", str(tmp_path)]) == 0
     told = capsys.readouterr().out
     assert f"--data {tmp_path / name} --out" in told
     tmp_path /= name
-    assert main(["eval", "doctor", name, "--data", str(tmp_path)]) == 0
+    assert main(["eval", "check-data", name, "--data", str(tmp_path)]) == 0
     told = capsys.readouterr().out
     assert f"All there. Next: megapairs eval MODEL {name}" in told
     gone, cut = sorted(path for path in tmp_path.rglob("*") if path.suffix in {".jpg", ".png"})[2:4]
     gone.unlink()
     cut.write_bytes(cut.read_bytes()[:-40])
-    assert main(["eval", "doctor", name, "--data", str(tmp_path)]) == 0
+    assert main(["eval", "check-data", name, "--data", str(tmp_path)]) == 0
     told = capsys.readouterr().out
     assert "1 missing, 1 unreadable" in told
     assert f"{cut.name} (truncated" in told
     assert "All there" not in told
-    assert main(["eval", "doctor", name, "--data", str(tmp_path), "--quick"]) == 0
+    assert main(["eval", "check-data", name, "--data", str(tmp_path), "--quick"]) == 0
     assert "unreadable" not in capsys.readouterr().out
 
 
-def test_a_cut_off_picture_stops_the_run_with_its_name(models, tmp_path, capsys):
+def test_a_cut_off_image_stops_the_run_with_its_name(models, tmp_path, capsys):
     make_cirr(tmp_path / "d")
     victim = tmp_path / "d/img_raw/dev/dev-7-0-img0.png"
     victim.write_bytes(victim.read_bytes()[:-40])
     assert main(["eval", f"{models}/clip", "cirr", "--data", str(tmp_path / "d"), "--out", str(tmp_path / "o")]) == 1
     told = capsys.readouterr().err
     assert "dev-7-0-img0" in told
-    assert "doctor" in told
+    assert "check-data" in told
 
 
 @pytest.mark.parametrize(
@@ -252,24 +252,24 @@ def test_mmeb_by_the_same_command_says_that_it_is_partial(models, data, tmp_path
     assert "command of its own" in capsys.readouterr().err
 
 
-def test_the_doctor_of_mmeb_names_the_data_sets_and_pictures_that_are_missing(tmp_path, capsys):
-    assert main(["eval", "doctor", "mmeb", "--data", str(tmp_path)]) == 0
+def test_the_data_check_of_mmeb_names_the_data_sets_and_images_that_are_missing(tmp_path, capsys):
+    assert main(["eval", "check-data", "mmeb", "--data", str(tmp_path)]) == 0
     told = capsys.readouterr().out
     assert "rows of 36 data sets: none of 36 there yet" in told
     assert "images.zip" in told
     make_mmeb(tmp_path)
     (tmp_path / "images/GQA/1.png").unlink()
-    assert main(["eval", "doctor", "mmeb", "--data", str(tmp_path)]) == 0
+    assert main(["eval", "check-data", "mmeb", "--data", str(tmp_path)]) == 0
     told = capsys.readouterr().out
     assert "2 of 36 good, 34 missing" in told
     assert "5 of 6 good, 1 missing" in told
     assert "GQA/1.png" in told
     cut = tmp_path / "images/GQA/2.png"
     cut.write_bytes(cut.read_bytes()[:40])
-    assert main(["eval", "doctor", "mmeb", "--data", str(tmp_path)]) == 0
+    assert main(["eval", "check-data", "mmeb", "--data", str(tmp_path)]) == 0
     told = capsys.readouterr().out
     assert "4 of 6 good, 1 missing, 1 unreadable" in told
-    assert main(["eval", "doctor", "mmeb", "--quick", "--data", str(tmp_path)]) == 0
+    assert main(["eval", "check-data", "mmeb", "--quick", "--data", str(tmp_path)]) == 0
     assert "unreadable" not in capsys.readouterr().out
 
 
@@ -294,10 +294,10 @@ def test_captions_and_reranking_stand_beside_the_other_strategies(models, data, 
         if "Edited description" in said:
             return "Edited description: another thing on a ground"
         # the last candidate to the front, read strictly; one query in three gets a reply of no use
-        pictures = sum(part["type"] == "image_url" for part in body["messages"][0]["content"]) - 1
+        images = sum(part["type"] == "image_url" for part in body["messages"][0]["content"]) - 1
         if "is 1 longer" in said:
             return "The last one is best."
-        return f"Ranking: {', '.join(str(n) for n in range(pictures, 0, -1))}"
+        return f"Ranking: {', '.join(str(n) for n in range(images, 0, -1))}"
 
     server = served(answer)
     words = ["eval", f"{models}/clip", "cirr", "fashioniq", "--data", str(data), "--out", str(tmp_path / "o")]

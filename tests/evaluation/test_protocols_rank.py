@@ -5,7 +5,7 @@ import pytest
 
 from megapairs_hf.core.errors import EvaluationError
 from megapairs_hf.evaluation.benchmarks.base import Benchmark, CIRQuery, Part
-from megapairs_hf.evaluation.rank import BLOCK_BYTES, NOT_FOUND, VectorScorer, rank
+from megapairs_hf.evaluation.rank import BLOCK_BYTES, NOT_FOUND, EmbeddingScorer, rank
 from megapairs_hf.evaluation.results import query_values
 
 
@@ -62,12 +62,12 @@ def test_equals_a_plain_sort_with_deletions_ties_and_blocks(levels, monkeypatch)
     assert BLOCK_BYTES > 60 * 4 * 5
 
 
-def test_vectors_are_ranked_as_their_products():
+def test_embeddings_are_ranked_as_their_products():
     rng = np.random.default_rng(0)
     q, g = rng.standard_normal((9, 8)), rng.standard_normal((30, 8))
     ids = [f"{i:02d}" for i in range(30)]
     queries = [CIRQuery(str(i), Part("00"), targets=("07",), target="07") for i in range(9)]
-    ranked = rank(made(queries, ids), VectorScorer(q, g), top=50)
+    ranked = rank(made(queries, ids), EmbeddingScorer(q, g), top=50)
     for i in range(9):
         assert ranked.tops[i] == plain_ranking(q[i] @ g.T, ids)
 
@@ -79,13 +79,13 @@ def test_a_target_among_candidates_loses_every_tie():
     assert (ranked.ranks, ranked.ties) == ([3], 1)
 
 
-def test_candidates_by_vectors_and_by_blocks_agree():
+def test_candidates_by_embeddings_and_by_blocks_agree():
     rng = np.random.default_rng(1)
     q, g = rng.standard_normal((20, 8)), rng.standard_normal((40, 8))
     ids = [f"{i:02d}" for i in range(40)]
     chosen = [tuple(rng.choice(ids, 6, replace=False)) for _ in range(20)]
     queries = [CIRQuery(str(i), Part("00"), targets=c[:1], target=c[0], candidates=c) for i, c in enumerate(chosen)]
-    scorer = VectorScorer(q, g)
+    scorer = EmbeddingScorer(q, g)
     fast, slow = (rank(made(queries, ids), s) for s in (scorer, Given(scorer.block(0, 20))))
     assert (fast.tops, fast.ranks) == (slow.tops, slow.ranks)
     assert fast.ranks == [plain_ranking(q[i] @ g[[int(n) for n in c]].T, c).index(c[0]) + 1 for i, c in
@@ -98,7 +98,7 @@ def test_a_model_of_constant_output_is_refused_whichever_way_it_is_scored():
     ids = [f"{i:02d}" for i in range(33)]
     for candidates in (None, tuple(ids[:15])):
         query = CIRQuery("q17", Part("00"), targets=("00",), target="00", candidates=candidates)
-        scorer = VectorScorer(constant, np.repeat(constant, 33, 0))
+        scorer = EmbeddingScorer(constant, np.repeat(constant, 33, 0))
         for some in (scorer, Given(scorer.block(0, 1))):
             said = r"all .* scores of query 'q17' are equal" if candidates is None else "every query of toy are equal"
             with pytest.raises(EvaluationError, match=said):
@@ -115,11 +115,11 @@ def test_scores_that_are_not_finite_name_the_query(bad, own):
         rank(made(queries, "abc"), Given([[1, 2, 3], [1, bad, 3]]))
 
 
-def test_vectors_of_two_dimensions_are_refused():
+def test_embeddings_of_two_dimensions_are_refused():
     with pytest.raises(EvaluationError, match="same model"):
-        VectorScorer(np.ones((2, 8)), np.ones((3, 16)))
+        EmbeddingScorer(np.ones((2, 8)), np.ones((3, 16)))
     with pytest.raises(EvaluationError, match="encode the gallery again"):
-        rank(made([CIRQuery("q", Part("a"))], "abc"), VectorScorer(np.ones((1, 8)), np.ones((4, 8))))
+        rank(made([CIRQuery("q", Part("a"))], "abc"), EmbeddingScorer(np.ones((1, 8)), np.ones((4, 8))))
 
 
 def test_a_target_outside_the_gallery_is_behind_everything():

@@ -10,7 +10,7 @@ from megapairs_hf.evaluation.benchmarks.fashioniq import join_captions
 from megapairs_hf.evaluation.benchmarks.genecis import dilated, square
 from megapairs_hf.evaluation.benchmarks.load import read_benchmark
 from megapairs_hf.evaluation.benchmarks.spec import read_spec
-from megapairs_hf.evaluation.rank import VectorScorer, rank
+from megapairs_hf.evaluation.rank import EmbeddingScorer, rank
 from megapairs_hf.evaluation.results import About
 from megapairs_hf.evaluation.run import Run, records_of_runs, run_benchmark
 from tests.evaluation.benchmarks import make_circo, make_cirr, make_fashioniq, make_genecis, shared_annotations
@@ -26,7 +26,7 @@ def load(name, data, **changes):
 
 @pytest.fixture(scope="module")
 def stand_ins(tmp_path_factory):
-    """The real annotation files beside a file for each picture that they name."""
+    """The real annotation files beside a file for each image that they name."""
     root = tmp_path_factory.mktemp("real")
     for name in ("cirr", "fashioniq"):
         shutil.copytree(REAL / name, root / name)
@@ -43,7 +43,7 @@ def stand_ins(tmp_path_factory):
 
 
 def oracle(benchmark):
-    """Vectors with which each query's own target is its best."""
+    """Embeddings with which each query's own target is its best."""
     rng = np.random.default_rng(0)
     gallery = rng.standard_normal((len(benchmark.gallery), 64)).astype(np.float32)
     gallery /= np.linalg.norm(gallery, axis=1, keepdims=True)
@@ -80,7 +80,7 @@ def test_an_oracle_has_every_point_on_cirr_and_chance_has_its_expectation(stand_
     )
     records = {r["metric"]: r for r in run_benchmark(val, at_random(val, 1), model="random")}
     for k in (5, 10, 50):
-        # without its reference, a query ranks 2,296 pictures
+        # without its reference, a query ranks 2,296 images
         within(records[f"recall@{k}"], k / 2296, 4181)
     for k in (1, 2, 3):
         within(records[f"subset_recall@{k}"], k / 5, 4181)
@@ -109,8 +109,8 @@ def test_fashioniq_as_published(stand_ins, gallery, sizes):
 @real
 def test_an_oracle_has_every_point_on_fashioniq_and_chance_has_its_expectation(stand_ins):
     parts = load("fashioniq", stand_ins / "fashioniq")
-    for vectors, name in ((oracle, "oracle"), (lambda part: at_random(part, 3), "random")):
-        runs = [Run(part, rank(part, VectorScorer(*vectors(part))), About(name)) for part in parts]
+    for embeddings, name in ((oracle, "oracle"), (lambda part: at_random(part, 3), "random")):
+        runs = [Run(part, rank(part, EmbeddingScorer(*embeddings(part))), About(name)) for part in parts]
         records = {(r["metric"], r["group"]): r for r in records_of_runs(runs)}
         for k in (10, 50):
             mean = records[f"recall@{k}", None]
@@ -125,30 +125,30 @@ def test_an_oracle_has_every_point_on_fashioniq_and_chance_has_its_expectation(s
 
 
 @real
-def test_a_picture_that_is_missing_is_named_and_counted(stand_ins, tmp_path):
+def test_a_image_that_is_missing_is_named_and_counted(stand_ins, tmp_path):
     shutil.copytree(stand_ins / "cirr", tmp_path / "cirr")
     [val] = load("cirr", tmp_path / "cirr")
     gone = [val.queries[0].part.image, val.queries[7].target]
     for name in gone:
         (tmp_path / "cirr/img_raw/dev" / f"{name}.png").unlink()
-    with pytest.raises(EvaluationError, match=r"2 of 2,297 pictures are missing in .*dev-.*allow_missing=true"):
+    with pytest.raises(EvaluationError, match=r"2 of 2,297 images are missing in .*dev-.*allow_missing=true"):
         load("cirr", tmp_path / "cirr")
     [less] = load("cirr", tmp_path / "cirr", allow_missing=True)
     assert len(less.gallery) == 2295
     assert sorted(less.missing) == sorted(gone)
     left_out = sum(query.part.image in gone for query in val.queries)
     assert (less.options["missing_images"], less.options["queries_left_out"]) == (2, left_out)
-    assert less.options["partial"] == "2 pictures missing"
+    assert less.options["partial"] == "2 images missing"
 
 
 def test_circo_keeps_the_reference_and_has_several_answers(tmp_path):
     [val] = load("circo", make_circo(tmp_path))
     query = val.queries[2]
-    assert query.part.text == "Find a picture that also shows a dog, but has 2 more."
+    assert query.part.text == "Find an image that also shows a dog, but has 2 more."
     assert (query.part.image, query.target, query.exclude) == ("1014", "1021", ())
     assert query.targets == ("1021", "1028", "1035", "1042")
     assert query.group == ("negation", "cardinality")
-    assert val.options["partial"] == "6 of 220 queries; 60 of 123,403 gallery pictures"
+    assert val.options["partial"] == "6 of 220 queries; 60 of 123,403 gallery images"
     assert val.image("1014").size == (24, 16)
     records = run_benchmark(val, at_random(val, 0), model="m")
     groups = {record["group"] for record in records if record["metric"] == "map@10"}
@@ -206,9 +206,9 @@ def test_genecis_ranks_each_query_s_own_candidates(tmp_path):
     assert [part.part for part in parts] == ["focus_attribute", "change_attribute", "focus_object", "change_object"]
     assert [part.options["candidates"] for part in parts] == [[10], [15], [15], [15]]
     query = parts[2].queries[1]
-    assert (query.part.image, query.part.text, query.target) == ("120", "colour 1", "121")
+    assert (query.part.image, query.part.text, query.target) == ("120", "color 1", "121")
     assert query.candidates == tuple(str(121 + j) for j in range(15))
-    runs = [Run(part, rank(part, VectorScorer(*oracle(part))), About("o")) for part in parts]
+    runs = [Run(part, rank(part, EmbeddingScorer(*oracle(part))), About("o")) for part in parts]
     assert {r["value"] for r in records_of_runs(runs) if r["metric"] == "recall@1"} == {1.0}
 
 
@@ -233,11 +233,11 @@ def test_the_crop_is_padded_to_a_square_with_black(tmp_path):
 
 
 @pytest.mark.parametrize("name", sorted(MAKERS))
-def test_every_missing_picture_is_an_error_that_names_it(tmp_path, name):
+def test_every_missing_image_is_an_error_that_names_it(tmp_path, name):
     data = MAKERS[name](tmp_path)
     victim = sorted(path for path in data.rglob("*") if path.suffix in {".jpg", ".png"})[3]
     victim.unlink()
-    with pytest.raises(EvaluationError, match=r"missing in .*megapairs eval doctor"):
+    with pytest.raises(EvaluationError, match=r"missing in .*megapairs eval check-data"):
         load(name, data)
     assert sum(len(part.missing) for part in load(name, data, allow_missing=True)) >= 1
 
@@ -268,7 +268,7 @@ def test_a_gallery_with_duplicates_is_refused(tmp_path):
     path = make_fashioniq(tmp_path) / "image_splits/split.dress.val.json"
     names = json.loads(path.read_text())
     path.write_text(json.dumps([*names, names[4]]))
-    with pytest.raises(EvaluationError, match=rf"1 pictures twice \({names[4]}\)"):
+    with pytest.raises(EvaluationError, match=rf"1 images twice \({names[4]}\)"):
         load("fashioniq", tmp_path)
     path = make_cirr(tmp_path / "c") / "image_splits/split.rc2.val.json"
     path.write_text(path.read_text().replace("dev-3-0-img0", "dev-4-0-img0"))
@@ -320,9 +320,9 @@ def test_an_unknown_benchmark_names_the_nearest(wrong, near):
 @pytest.mark.parametrize("name", sorted(MAKERS))
 def test_each_file_says_where_its_parts_come_from(name):
     spec = read_spec(name)
-    assert spec.licence
+    assert spec.license
     assert all(
-        source.where.startswith(("http", "links in")) and source.licence and source.folder for source in spec.sources
+        source.where.startswith(("http", "links in")) and source.license and source.folder for source in spec.sources
     )
     assert spec.options["prompt"]
 

@@ -12,7 +12,7 @@ from megapairs_hf.evaluation.benchmarks.base import Benchmark, CIRQuery, Part
 from megapairs_hf.evaluation.benchmarks.mmeb_means import mean_records
 from megapairs_hf.evaluation.benchmarks.spec import read_spec
 from megapairs_hf.evaluation.config import RunConfig
-from megapairs_hf.evaluation.encode import encode_parts, query_vectors
+from megapairs_hf.evaluation.encode import encode_parts, query_embeddings
 from megapairs_hf.evaluation.fingerprints import commit_of
 from megapairs_hf.evaluation.metrics import average_precision_at_k, average_precisions, bootstrap_means, interval95
 from megapairs_hf.evaluation.run import limited, records_of_runs, run_benchmark, run_model, write_runs
@@ -22,7 +22,7 @@ KEYS |= {"ties", "ci95", "group", "version", "date", "unit"}
 
 
 class Model:
-    """Encodes a picture `i` and a text `i` as the i-th axis; counts what it was given."""
+    """Encodes an image `i` and a text `i` as the i-th axis; counts what it was given."""
 
     def __init__(self):
         self.batches = []
@@ -72,8 +72,8 @@ def test_one_record_a_number_with_everything_that_it_takes_to_compare_it():
 
 def test_a_group_is_the_mean_over_its_queries_and_the_parts_average_to_the_whole():
     rng = np.random.default_rng(0)
-    vectors = rng.standard_normal((12, 8)), rng.standard_normal((40, 8))
-    records = run_benchmark(toy(), vectors, model="m")
+    embeddings = rng.standard_normal((12, 8)), rng.standard_normal((40, 8))
+    records = run_benchmark(toy(), embeddings, model="m")
     groups = {r["group"]: r for r in records if r["metric"] == "map@5"}
     assert groups[None]["value"] == pytest.approx((groups["odd"]["value"] + groups["even"]["value"]) / 2, abs=1e-6)
     assert (groups["odd"]["queries"], groups[None]["queries"]) == (6, 12)
@@ -95,7 +95,7 @@ def test_parts_have_an_unweighted_mean_and_a_missing_part_is_named():
 def test_the_mean_tells_the_options_of_all_its_parts():
     parts = ("a", "b")
     told = {
-        "a": {"prompt": "{t}", "candidates": [10], "missing_images": 2, "partial": "2 pictures missing"},
+        "a": {"prompt": "{t}", "candidates": [10], "missing_images": 2, "partial": "2 images missing"},
         "b": {"prompt": "{t}", "candidates": [15], "missing_images": 1},
     }
     some = [replace(toy(part, parts), options=told[part]) for part in parts]
@@ -103,13 +103,13 @@ def test_the_mean_tells_the_options_of_all_its_parts():
         "prompt": "{t}",
         "candidates": {"a": [10], "b": [15]},
         "missing_images": 3,
-        "partial": "a: 2 pictures missing",
+        "partial": "a: 2 images missing",
         "mean": "unweighted over a, b",
         "text": "prompt",
     }
 
 
-def test_fewer_queries_are_labelled():
+def test_fewer_queries_are_labeled():
     assert limited(toy(), 3).options["partial"] == "first 3 of 12 queries"
     assert limited(toy(), None) == limited(toy(), 12)
     short = replace(toy(), options={"partial": "12 of 220 queries"})
@@ -142,24 +142,26 @@ def never():
 
 def test_a_split_without_answers_gives_no_number_and_half_answers_are_an_error():
     bare = [replace(query, targets=(), target="") for query in toy().queries]
-    vectors = np.random.default_rng(0).standard_normal((52, 8))
-    assert run_benchmark(replace(toy(), queries=bare), (vectors[:12], vectors[12:]), model="m") == []
+    embeddings = np.random.default_rng(0).standard_normal((52, 8))
+    assert run_benchmark(replace(toy(), queries=bare), (embeddings[:12], embeddings[12:]), model="m") == []
     with pytest.raises(EvaluationError, match="'0' has no target"):
-        run_benchmark(replace(toy(), queries=bare[:1] + toy().queries[1:]), (vectors[:12], vectors[12:]), model="m")
+        run_benchmark(
+            replace(toy(), queries=bare[:1] + toy().queries[1:]), (embeddings[:12], embeddings[12:]), model="m"
+        )
 
 
 def test_rankings_shorter_than_a_metric_are_refused():
-    vectors = np.random.default_rng(0).standard_normal((52, 8))
+    embeddings = np.random.default_rng(0).standard_normal((52, 8))
     with pytest.raises(EvaluationError, match="rank with `top` 5 or more"):
-        run_benchmark(toy(), (vectors[:12], vectors[12:]), model="m", top=3)
+        run_benchmark(toy(), (embeddings[:12], embeddings[12:]), model="m", top=3)
 
 
 def test_kinds_are_encoded_apart_and_come_back_in_order():
     model = Model()
     parts = [Part("03"), Part(None, "5"), Part("03", "4"), Part("07")]
-    vectors = encode_parts(model, parts, str, 2)
+    embeddings = encode_parts(model, parts, str, 2)
     assert all(len({type(item) for item in batch}) == 1 for batch in model.batches)
-    for part, vector in zip(parts, vectors, strict=True):
+    for part, vector in zip(parts, embeddings, strict=True):
         one = model.one(
             {"image": part.image, "text": part.text} if part.image and part.text else part.image or part.text
         )
@@ -168,17 +170,17 @@ def test_kinds_are_encoded_apart_and_come_back_in_order():
 
 def test_further_phrasings_are_averaged():
     query = CIRQuery("q", Part("01", "2"), other_texts=("3",))
-    vectors = query_vectors(Model(), replace(toy(), queries=[query]), "text only")
+    embeddings = query_embeddings(Model(), replace(toy(), queries=[query]), "text only")
     model = Model()
     two = [model.one(name) / np.linalg.norm(model.one(name)) for name in ("2", "3")]
-    assert vectors[0] == pytest.approx(sum(two) / np.linalg.norm(sum(two)), abs=1e-6)
+    assert embeddings[0] == pytest.approx(sum(two) / np.linalg.norm(sum(two)), abs=1e-6)
 
 
-def test_a_picture_that_cannot_be_read_is_named():
+def test_a_image_that_cannot_be_read_is_named():
     def image(name):
         raise OSError(f"{name} is cut off")
 
-    with pytest.raises(EvaluationError, match=r"2 of the next 2 pictures cannot be read: a \(a is cut off\), b"):
+    with pytest.raises(EvaluationError, match=r"2 of the next 2 images cannot be read: a \(a is cut off\), b"):
         encode_parts(Model(), [Part("a"), Part("b")], image)
 
 
@@ -207,7 +209,7 @@ def test_settings_out_of_range_are_refused(values):
         build_config(RunConfig, values)
 
 
-def test_every_strategy_runs_on_one_encoding_of_pictures_and_texts():
+def test_every_strategy_runs_on_one_encoding_of_images_and_texts():
     model = Model()
     names = ("fused", "image only", "text only", "sum", "product", "weighted 0.25", "weighted 1", "directional")
     runs = run_model([toy()], model, name="m", config=RunConfig(strategies=names))
@@ -215,7 +217,7 @@ def test_every_strategy_runs_on_one_encoding_of_pictures_and_texts():
     assert list(values) == list(names)
     assert values["weighted 1"] == values["text only"] == 1
     assert values["image only"] == 0
-    # the gallery, fused queries, pictures, texts, PDV's empty caption and its changed ones
+    # the gallery, fused queries, images, texts, PDV's empty caption and its changed ones
     assert [len(batch) for batch in model.batches] == [40, 12, 12, 12, 1, 12]
 
 
@@ -238,9 +240,9 @@ def test_the_direction_is_that_of_the_caption_and_not_of_the_prompt():
 
 
 def test_subset_recall_without_a_subset_is_refused_instead_of_all_right():
-    vectors = np.random.default_rng(0).standard_normal((52, 8))
+    embeddings = np.random.default_rng(0).standard_normal((52, 8))
     with pytest.raises(EvaluationError, match="needs a subset for each query"):
-        run_benchmark(replace(toy(), metrics=("subset_recall@1",)), (vectors[:12], vectors[12:]), model="m")
+        run_benchmark(replace(toy(), metrics=("subset_recall@1",)), (embeddings[:12], embeddings[12:]), model="m")
 
 
 @pytest.mark.parametrize("metric", ["subset_recall@1", "recal@5", "recall@0", "recall"])

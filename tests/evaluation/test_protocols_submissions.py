@@ -8,7 +8,7 @@ from megapairs_hf.core.errors import EvaluationError
 from megapairs_hf.evaluation import submission_check
 from megapairs_hf.evaluation.benchmarks.load import read_benchmark
 from megapairs_hf.evaluation.benchmarks.spec import read_spec
-from megapairs_hf.evaluation.rank import VectorScorer, rank
+from megapairs_hf.evaluation.rank import EmbeddingScorer, rank
 from megapairs_hf.evaluation.submission_check import Known, check_submission, problems
 from megapairs_hf.evaluation.submissions import write_submissions
 from tests.evaluation.benchmarks import make_circo, make_cirr, shared_annotations
@@ -26,7 +26,7 @@ def small_servers(monkeypatch):
 def ranked_at_random(benchmark):
     rng = np.random.default_rng(0)
     queries, gallery = len(benchmark.queries), len(benchmark.gallery)
-    return rank(benchmark, VectorScorer(rng.standard_normal((queries, 8)), rng.standard_normal((gallery, 8))))
+    return rank(benchmark, EmbeddingScorer(rng.standard_normal((queries, 8)), rng.standard_normal((gallery, 8))))
 
 
 def circo_file(queries=800):

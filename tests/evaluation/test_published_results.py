@@ -160,8 +160,8 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
             published_results.read_reference(tmp_path / "r.yaml")
 
 
-class Colours:
-    """Vectors of flat pictures; texts are one vector."""
+class Colors:
+    """Embeddings of flat images; texts are one vector."""
 
     def __init__(self, wrong=()):
         self.wrong = wrong
@@ -184,7 +184,7 @@ def results(tmp_path):
         config = RunConfig()
         write_runs(
             lambda name=name, wrong=wrong, config=config: run_model(
-                [benchmark], Colours(wrong), name=name, config=config
+                [benchmark], Colors(wrong), name=name, config=config
             ),
             out=tmp_path / name,
             config=config,
@@ -218,7 +218,7 @@ def test_the_script_says_what_is_wrong_in_one_sentence(tmp_path, monkeypatch, re
     assert "holds no artifact" in capsys.readouterr().err
 
 
-def test_another_ranking_rule_is_labelled_and_stands_below_the_published_numbers():
+def test_another_ranking_rule_is_labeled_and_stands_below_the_published_numbers():
     union = record(benchmark="fashioniq", split="val", metric="recall@10", options={"gallery": "union"}, value=0.9)
     kept = record(benchmark="cirr", split="val", metric="recall@1", options={"remove_reference": False})
     told = results_table.markdown_table([union, kept])

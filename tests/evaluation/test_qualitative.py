@@ -31,7 +31,7 @@ def ranked():
     return {"good <one>": ranking(["b", "a", "c", "t"]), "bad": ranking(["c", "a", "t", "b"])}
 
 
-def test_the_page_holds_its_pictures_and_escapes_its_text(benchmark, ranked):
+def test_the_page_holds_its_images_and_escapes_its_text(benchmark, ranked):
     page = html_sheet(benchmark, draw_views(benchmark, ranked, count=2, top=3))
     assert "<script" not in page
     assert "&lt;script&gt;alert(" in page
@@ -51,16 +51,16 @@ def test_the_page_holds_its_pictures_and_escapes_its_text(benchmark, ranked):
     assert "target at 4<" in page
 
 
-def test_right_ones_are_outlined_in_the_picture(benchmark, ranked):
+def test_right_ones_are_outlined_in_the_image(benchmark, ranked):
     views = draw_views(benchmark, ranked, count=1, top=3)
-    picture = Image.open(io.BytesIO(png_sheet(benchmark, views))).convert("RGB")
+    image = Image.open(io.BytesIO(png_sheet(benchmark, views))).convert("RGB")
     left, top = GAP + SIDE + GAP, GAP + SIDE + LINE + 2 * GAP
-    assert picture.getpixel((left + 1, top + 1)) == (0x1A, 0x7F, 0x37)
-    assert picture.getpixel((left + SIDE // 2, top + SIDE // 2)) == SHADE["b"]
+    assert image.getpixel((left + 1, top + 1)) == (0x1A, 0x7F, 0x37)
+    assert image.getpixel((left + SIDE // 2, top + SIDE // 2)) == SHADE["b"]
     second = top + SIDE + LINE + 2 * GAP
-    assert picture.getpixel((left + 1, second + 1)) == SHADE["c"]
+    assert image.getpixel((left + 1, second + 1)) == SHADE["c"]
     # the query stands on blue
-    assert picture.getpixel((picture.width - 2, GAP + SIDE // 2)) == (0xDB, 0xE9, 0xFF)
+    assert image.getpixel((image.width - 2, GAP + SIDE // 2)) == (0xDB, 0xE9, 0xFF)
 
 
 def test_queries_are_drawn_by_the_seed(benchmark, ranked):

@@ -13,7 +13,7 @@ from megapairs_hf.evaluation.benchmarks.base import Benchmark, CIRQuery, Part
 from megapairs_hf.evaluation.config import AskConfig
 from megapairs_hf.evaluation.methods import rerank
 from megapairs_hf.evaluation.methods.cirevl import caption_then_compose, parse_edited
-from megapairs_hf.evaluation.rank import VectorScorer, rank
+from megapairs_hf.evaluation.rank import EmbeddingScorer, rank
 from tests.annotation.double import ChatDouble
 
 SHADES = {f"p{n}": (20 * n, 255 - 20 * n, 100) for n in range(8)}
@@ -38,11 +38,13 @@ def benchmark(queries=3, subset=()):
 def first(made):
     """A first ranking p0, p1, …, the target not first."""
     gallery = np.eye(8, dtype=np.float32)
-    return rank(made, VectorScorer(np.tile(np.linspace(1, 0.1, 8, dtype=np.float32), (len(made.queries), 1)), gallery))
+    return rank(
+        made, EmbeddingScorer(np.tile(np.linspace(1, 0.1, 8, dtype=np.float32), (len(made.queries), 1)), gallery)
+    )
 
 
 def shown(body):
-    """The shades of the pictures of a question, and its text."""
+    """The shades of the images of a question, and its text."""
     numbers, text = [], ""
     for part in body["messages"][0]["content"]:
         if part["type"] == "text":
@@ -149,7 +151,7 @@ def test_yes_and_no_are_read_strictly():
     assert rerank.order_by_verdicts([False, None, True, True]) == [2, 1, 3, 0]
 
 
-def test_captions_are_made_once_a_picture_and_then_edited(serve):
+def test_captions_are_made_once_a_image_and_then_edited(serve):
     def answer(body):
         numbers, text = shown(body)
         if numbers:
@@ -159,10 +161,10 @@ def test_captions_are_made_once_a_picture_and_then_edited(serve):
     made = benchmark()
     server, config = serve(answer)
     composed = caption_then_compose(made, config, config)
-    # one picture, three queries
+    # one image, three queries
     assert len(server.bodies) == 1 + 3
     assert composed.captions == ["A square of shade 0."] * 3
-    assert composed.texts[0] == 'a square after "A picture shows: A square of shade 0."'
+    assert composed.texts[0] == 'a square after "An image shows: A square of shade 0."'
     assert composed.unusable == 0
 
 
@@ -181,7 +183,7 @@ def test_what_cannot_be_asked_is_refused(serve):
     with pytest.raises(EvaluationError, match="at least 2"):
         rerank.yes_no(made, first(made), config, top=1)
     texts = Benchmark("t", "val", made.queries, {name: Part(text=name) for name in SHADES}, made.image)
-    with pytest.raises(EvaluationError, match="no picture"):
+    with pytest.raises(EvaluationError, match="no image"):
         rerank.listwise(texts, first(made), config)
     nobody = AskConfig("double", endpoint=Endpoint(urls=("http://127.0.0.1:9/v1",)))
     with pytest.raises(ServerUnavailableError, match="start the server"):
@@ -211,6 +213,6 @@ def test_the_example_of_the_document_runs(serve, request, tmp_path, monkeypatch)
     exec(code, made)
     assert (made["again"].asked, made["again"].unusable, made["again"].changed) == (3, 0, 3)
     assert set(made["ranked"]) == {"sum", "CIReVL", "PDV"}
-    assert made["picture"].startswith(b"\x89PNG")
+    assert made["image"].startswith(b"\x89PNG")
     assert "sum, re-ranked" in made["page"]
     assert (tmp_path / "alpha.svg").exists()

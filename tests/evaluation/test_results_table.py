@@ -20,7 +20,7 @@ def test_what_differs_between_rows_stands_in_the_rows():
 
 
 def test_no_gain_is_told_between_measurements_of_another_kind():
-    rows = results_tables([record("untrained", queries=100), record("trained", value=0.9, queries=10)])[0].rows
+    rows = results_tables([record("base", queries=100), record("trained", value=0.9, queries=10)])[0].rows
     assert [row.cells[0].gain for row in rows] == [None, None]
 
 
@@ -40,15 +40,15 @@ def test_benchmarks_and_splits_are_tables_of_their_own():
 
 
 def test_headline_says_when_training_did_not_help():
-    told = headline([record("untrained", value=0.3), record("trained", value=0.2)])
+    told = headline([record("base", value=0.3), record("trained", value=0.2)])
     assert "from 30.0 % to 20.0 %" in told
     assert headline([record("trained")]) == ""
 
 
 def test_headline_compares_only_what_was_measured_alike():
-    other = [record("untrained", benchmark="a", value=0.9), record("trained", benchmark="a", value=0.1, gallery=9)]
+    other = [record("base", benchmark="a", value=0.9), record("trained", benchmark="a", value=0.1, gallery=9)]
     assert headline(other) == ""
-    assert "on b · val (queries 100, gallery 50)" in headline([*other, record("untrained"), record("trained")])
+    assert "on b · val (queries 100, gallery 50)" in headline([*other, record("base"), record("trained")])
 
 
 def test_a_category_has_a_table_of_its_own():

@@ -8,29 +8,29 @@ from megapairs_hf.evaluation.methods import zero_shot
 from megapairs_hf.evaluation.methods.zero_shot import Sides
 from megapairs_hf.evaluation.rank import rank
 
-COLOURS, SHAPES = 8, 8
+COLORS, SHAPES = 8, 8
 
 
-def unit(vectors):
-    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+def unit(embeddings):
+    return embeddings / np.linalg.norm(embeddings, axis=-1, keepdims=True)
 
 
 @pytest.fixture(scope="module")
 def world():
-    """Pictures of a shape in a colour; a query asks for its reference's shape in another colour."""
+    """Images of a shape in a color; a query asks for its reference's shape in another color."""
     rng = np.random.default_rng(0)
-    colours, shapes = unit(rng.standard_normal((COLOURS, 64))), unit(rng.standard_normal((SHAPES, 64)))
-    ids = [f"{c}-{s}" for c in range(COLOURS) for s in range(SHAPES)]
-    gallery = unit(np.array([colours[int(n[0])] + shapes[int(n[2])] for n in ids])).astype(np.float32)
+    colors, shapes = unit(rng.standard_normal((COLORS, 64))), unit(rng.standard_normal((SHAPES, 64)))
+    ids = [f"{c}-{s}" for c in range(COLORS) for s in range(SHAPES)]
+    gallery = unit(np.array([colors[int(n[0])] + shapes[int(n[2])] for n in ids])).astype(np.float32)
     queries, images, texts, bases = [], [], [], []
     for n, name in enumerate(ids):
-        colour, shape = int(name[0]), int(name[2])
-        other = (colour + 1) % COLOURS
+        color, shape = int(name[0]), int(name[2])
+        other = (color + 1) % COLORS
         target = f"{other}-{shape}"
         queries.append(CIRQuery(name, Part(name, f"in {other}"), (target,), target, exclude=(name,)))
         images.append(gallery[n])
-        texts.append(colours[other])
-        bases.append(colours[colour])
+        texts.append(colors[other])
+        bases.append(colors[color])
     benchmark = Benchmark("shapes", "val", queries, {name: Part(name) for name in ids}, lambda _: None)
     return benchmark, Sides(np.array(images), np.array(texts, np.float32), gallery), np.array(bases, np.float32)
 
@@ -66,15 +66,15 @@ def test_captions_of_the_gallery_are_weighed_by_beta(world):
     np.testing.assert_allclose(zero_shot.weighted(sides, 0.5, captions, 0.1).block(0, 64), expected, atol=1e-6)
 
 
-def test_the_prompts_direction_moves_the_picture(world):
+def test_the_prompts_direction_moves_the_image(world):
     benchmark, sides, base = world
-    # reference + (new colour - old colour) is the target's own direction
+    # reference + (new color - old color) is the target's own direction
     assert recall(benchmark, zero_shot.directional(sides, base, alpha_image=1.4, beta=0.0)) == 1.0
     text = zero_shot.directional(sides, base, alpha_text=1.0, beta=1.0)
     np.testing.assert_allclose(text.block(0, 9), zero_shot.text_only(sides).block(0, 9), rtol=1e-4, atol=1e-5)
 
 
-def test_the_product_is_that_of_centred_similarities(world):
+def test_the_product_is_that_of_centerd_similarities(world):
     _, sides, _ = world
     gallery = sides.gallery - sides.gallery.mean(0)
     image = (sides.images - sides.gallery.mean(0)) @ gallery.T
@@ -133,7 +133,7 @@ def test_what_cannot_be_composed_is_refused(world, tmp_path):
             lambda: zero_shot.encode_sides(
                 None, Benchmark("a", "test", [CIRQuery("1", Part("x"))], {}, None), sides.gallery
             ),
-            "lacks a picture or a text",
+            "lacks an image or a text",
         ),
     ):
         with pytest.raises(EvaluationError, match=said):

@@ -1,8 +1,8 @@
 """A small Hub on the loopback: repositories, commits, LFS, file lists, downloads. It speaks the protocol, not the API.
 
 Run as a program it serves until its standard input is closed, and prints its port first. A write needs the token
-`good`, and so does reading a private repository; the organisation `closed` lets nobody write, `full` has used up its
-storage, and every request to the organisation `broken` fails with status 500. It is strict: an object must have the
+`good`, and so does reading a private repository; the organization `closed` lets nobody write, `full` has used up its
+storage, and every request to the organization `broken` fails with status 500. It is strict: an object must have the
 size and sha256 that were announced, a commit may name stored objects only. `Hub.faults` makes the next requests fail.
 """
 
@@ -198,7 +198,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.fail(403, "Forbidden")
         repo = (told.get("type") or "model", name)
         host = f"http://{self.headers['Host']}/{'datasets/' if repo[0] == 'dataset' else ''}{name}"
-        # `shared` is an organisation whose models and data sets share one space of names
+        # `shared` is an organization whose models and data sets share one space of names
         taken = name.startswith("shared/") and any(name == other for _, other in self.hub.heads)
         if repo in self.hub.heads or taken:
             return self.answer(409, {"url": host, "error": "Exists"})

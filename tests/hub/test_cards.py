@@ -20,7 +20,7 @@ from megapairs_hf.hub.secret_scan import public
 from tests.making import draw, make_corpus, make_work, result_records
 
 CARDS = Path(__file__).parents[2] / "model_cards"
-GOOD = PushConfig("org/scenes", licence="cc-by-4.0")
+GOOD = PushConfig("org/scenes", license="cc-by-4.0")
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def work(tmp_path_factory):
 
 def template(tmp_path, text):
     (tmp_path / "other.md.jinja").write_text(text)
-    return PushConfig("org/scenes", licence="cc-by-4.0", card=str(tmp_path / "other.md.jinja"))
+    return PushConfig("org/scenes", license="cc-by-4.0", card=str(tmp_path / "other.md.jinja"))
 
 
 def test_dataset_metadata_is_what_the_hub_reads(work):
@@ -45,9 +45,9 @@ def test_dataset_metadata_is_what_the_hub_reads(work):
 
 def test_dataset_numbers_are_the_manifests(work):
     card = dataset_card(work, GOOD)
-    assert "38 triplets of query picture" in card and "| `triplets` (default) | validation | 8 |" in card
+    assert "38 triplets of query image" in card and "| `triplets` (default) | validation | 8 |" in card
     assert "40 pairs were mined: 40 by clip_image, 14 by dino_image" in card
-    assert "| pairs | no_neighbour_in_band | 32 |" in card
+    assert "| pairs | no_neighbor_in_range | 32 |" in card
     assert "The descriptions and the instructions were written by the offline stand-in" in card
     assert "Similarity dino_image stands in for DINOv2." in card
 
@@ -64,7 +64,7 @@ def test_dataset_numbers_are_the_manifests(work):
         (CorpusConfig(scenes=ScenesConfig(count=333)), "count: 333", ["caption_column", "split:", "path:"]),
     ],
 )
-def test_a_card_tells_only_the_settings_that_the_source_of_the_pictures_uses(tmp_path, config, told, not_told):
+def test_a_card_tells_only_the_settings_that_the_source_of_the_images_uses(tmp_path, config, told, not_told):
     place = make_work(tmp_path / "work") / "corpus" / "manifest.json"
     place.write_text(json.dumps(json.loads(place.read_text()) | {"config": config_dict(config)}))
     card = dataset_card(tmp_path / "work", GOOD)
@@ -85,7 +85,7 @@ def test_model_results_are_the_records(work):
         for r in result_records()
         if r["model"] == "trained"
     }
-    assert "| fused | untrained | 11.4 | 26.0 | 38.0 | 16.0 |" in card
+    assert "| fused | base | 11.4 | 26.0 | 38.0 | 16.0 |" in card
     assert "| fused | trained | **25.7** | **45.0** | **56.0** | **33.0** |" in card
 
 
@@ -110,8 +110,8 @@ def test_the_flag_for_own_code_is_told_only_where_it_is_needed(work, tmp_path):
 
 
 @pytest.mark.parametrize("make", [dataset_card, model_card])
-def test_the_licence_is_never_guessed(work, make):
-    with pytest.raises(CardError, match="--licence"):
+def test_the_license_is_never_guessed(work, make):
+    with pytest.raises(CardError, match="--license"):
         make(work, PushConfig("org/scenes"))
 
 
@@ -159,7 +159,7 @@ def test_the_released_cards_can_be_filled(work, tmp_path):
     made = {"megapairs.md.jinja": dataset_card, "mmret-base.md.jinja": model_card}
     assert set(made) == {path.name for path in CARDS.glob("*.jinja")}
     for name, make in made.items():
-        card = make(tmp_path / "work", PushConfig("org/scenes", licence="mit", card=str(CARDS / name)))
+        card = make(tmp_path / "work", PushConfig("org/scenes", license="mit", card=str(CARDS / name)))
         assert card.startswith("---\nl") and "Known limits" in card
     assert "a mAP@5 of 33.0" in card
 
@@ -183,26 +183,26 @@ def test_no_folder_or_server_of_this_machine_reaches_a_card(work, tmp_path):
 
 def test_a_card_tells_the_given_artifact_and_only_what_it_was_made_of(work, tmp_path):
     shutil.copytree(work, tmp_path / "work")
-    picture = tmp_path / "pictures" / "a.png"
-    picture.parent.mkdir()
-    draw("teal", "star", "white").save(picture)
+    image = tmp_path / "images" / "a.png"
+    image.parent.mkdir()
+    draw("teal", "star", "white").save(image)
     (tmp_path / "lines.jsonl").write_text('{"q_img": "a.png", "q_text": "x", "t_img": "a.png", "hns": ["a.png"]}\n')
     for out, overwrite in ((tmp_path / "work" / "mine", False), (tmp_path / "work" / "triplets", True)):
-        theirs = import_megapairs(tmp_path / "lines.jsonl", picture.parent, out=out, overwrite=overwrite)
+        theirs = import_megapairs(tmp_path / "lines.jsonl", image.parent, out=out, overwrite=overwrite)
         card = dataset_card(tmp_path / "work", GOOD, triplets=theirs)
-        assert "1 triplets of query picture" in card and "validation" not in card
+        assert "1 triplets of query image" in card and "validation" not in card
         for invented in (
             "mined from",
             "were mined",
             "got instructions",
-            "The pictures were drawn",
-            "band",
+            "The images were drawn",
+            "similarity_range",
             "stand-in",
         ):
             assert invented not in card
         sheet = statistics(tmp_path / "work", theirs)
         assert sheet["triplets"] == {"train": 1} and sheet["fingerprint"] == theirs.fingerprint
-        assert sheet["provenance"]["source"] is None and not sheet["annotators"] and not sheet["similarity_models"]
+        assert sheet["provenance"]["source"] is None and not sheet["annotators"] and not sheet["encoders"]
         assert not sheet["stand_ins"]
     # the model of this folder was trained on the triplets that are no longer there
     assert "trained on 38" not in model_card(tmp_path / "work", GOOD)
@@ -235,10 +235,10 @@ def test_sizes_are_the_hubs_words(rows, size):
         ({"repo_id": "scenes"}, "repo_id"),
         ({"repo_id": 'bad name/a"); import os #'}, "repo_id"),
         ({"repo_id": "org/a/b"}, "repo_id"),
-        ({"licence": "My Licence"}, "licence"),
+        ({"license": "My License"}, "license"),
         ({"create_pr": True, "revision": "v2"}, "revision"),
         ({"card_images": 100}, "card_images"),
-        ({"card_images": 2, "licence": "cc-by-nd-4.0"}, "card_images"),
+        ({"card_images": 2, "license": "cc-by-nd-4.0"}, "card_images"),
         ({"datasets": ("here",)}, "datasets"),
         ({"benchmarks": {"CIRCO": "/data/circo"}}, "benchmarks"),
     ],

@@ -20,7 +20,7 @@ def work(tmp_path_factory):
 
 
 def push_words(work, *more):
-    return ["push", "dataset", work / "triplets", "org/scenes", "--licence", "cc0-1.0", *more]
+    return ["push", "dataset", work / "triplets", "org/scenes", "--license", "cc0-1.0", *more]
 
 
 def shards(work):

@@ -23,8 +23,8 @@ from megapairs_hf.training import TrainConfig, train_mmret
 out, backbone = sys.argv[1:]
 print({k: len(v) for k, v in load_dataset("org/megapairs").items()})
 print(next(iter(load_dataset("org/megapairs", split="train", streaming=True)))["q_img"])
-picture = next(iter(load_dataset("org/megapairs", "images", split="train", streaming=True)))["image"]
-print(picture.size, len(load_dataset("org/megapairs", "descriptions", split="train")))
+image = next(iter(load_dataset("org/megapairs", "images", split="train", streaming=True)))["image"]
+print(image.size, len(load_dataset("org/megapairs", "descriptions", split="train")))
 config = TrainConfig(model=backbone, steps=3, batch_size=8, lr=1e-3, negatives=1, log_every=1, warmup_steps=1)
 print(train_mmret("org/megapairs", config=config, out=out).manifest.stats["steps"])
 """
@@ -37,8 +37,8 @@ from huggingface_hub import hf_hub_download
 from sentence_transformers import SentenceTransformer
 from megapairs_hf import load_mmret
 
-for name, colour in {"room.jpg": "red", "a.jpg": "blue", "b.jpg": "green"}.items():
-    Image.new("RGB", (40, 30), colour).save(name)
+for name, color in {"room.jpg": "red", "a.jpg": "blue", "b.jpg": "green"}.items():
+    Image.new("RGB", (40, 30), color).save(name)
 query = [{"image": "room.jpg", "text": "the same at night"}]
 theirs = SentenceTransformer("org/mmret-base", trust_remote_code=True, device="cpu").encode_query(query)
 ours = load_mmret("org/mmret-base", device="cpu").encode_query(query)
@@ -75,13 +75,13 @@ def names(hub, repo, branch="main"):
 @pytest.fixture(scope="module")
 def trained(shared_hub, home, work):
     """The data set pushed, loaded, trained on, and the model pushed."""
-    words = ["--licence", "cc-by-4.0", "--with-raw"]
+    words = ["--license", "cc-by-4.0", "--with-raw"]
     done = megapairs(shared_hub, home, "push", "dataset", work / "triplets", "org/megapairs", *words)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == f"{shared_hub.endpoint}/datasets/org/megapairs"
     told = child(shared_hub, home, TRAIN, work / "model", home / "small" / "clip")
     assert told.splitlines() == ["{'train': 30, 'validation': 8}", "c000", "(120, 96) 40", "3"]
-    words = ["--licence", "mit", "--dataset", "org/megapairs"]
+    words = ["--license", "mit", "--dataset", "org/megapairs"]
     done = megapairs(shared_hub, home, "push", "model", work / "model", "org/mmret-base", *words)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == f"{shared_hub.endpoint}/org/mmret-base"

@@ -20,7 +20,7 @@ from megapairs_hf.hub.upload import push
 from tests.hub.children import child
 from tests.making import begin, make_work, result_records
 
-LICENSED = {"repo_id": "org/scenes", "licence": "cc0-1.0"}
+LICENSED = {"repo_id": "org/scenes", "license": "cc0-1.0"}
 
 
 def save_tiny_model(folder):
@@ -117,18 +117,18 @@ def test_a_shard_that_was_changed_is_not_pushed(work, tmp_path):
         prepare("dataset", tmp_path / "triplets", work, PushConfig(**LICENSED), tmp_path / "out")
 
 
-def test_pictures_by_path_are_not_pushed(work, tmp_path):
+def test_images_by_path_are_not_pushed(work, tmp_path):
     shutil.copytree(work / "triplets", tmp_path / "triplets")
     shard = tmp_path / "triplets" / "images" / "train-00000-of-00002.parquet"
     table = pq.read_table(shard)
     rows = [{**row, "image": {"bytes": None, "path": "a.png"}} for row in table.to_pylist()]
     pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), shard)
-    with pytest.raises(HubError, match="names pictures by path"):
+    with pytest.raises(HubError, match="names images by path"):
         prepare("dataset", tmp_path / "triplets", work, PushConfig(**LICENSED), tmp_path / "out")
 
 
-def test_a_card_is_asked_for_its_licence_before_anything_is_written(work, tmp_path):
-    with pytest.raises(CardError, match="--licence"):
+def test_a_card_is_asked_for_its_license_before_anything_is_written(work, tmp_path):
+    with pytest.raises(CardError, match="--license"):
         push("dataset", work / "triplets", PushConfig("org/scenes", dry_run=True), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -140,7 +140,7 @@ def test_what_is_not_finished_is_not_pushed(work, tmp_path):
         prepare("dataset", tmp_path / "triplets", work, PushConfig(**LICENSED), tmp_path / "out")
 
 
-def test_pictures_that_are_not_among_the_images_are_named(work, tmp_path):
+def test_images_that_are_not_among_the_images_are_named(work, tmp_path):
     shutil.copytree(work / "triplets", tmp_path / "triplets")
     shard = tmp_path / "triplets" / "triplets" / "validation-00000-of-00001.parquet"
     table = pq.read_table(shard)
@@ -179,11 +179,11 @@ def test_raw_replies_go_out_only_when_asked_for(work, tmp_path):
     assert again == plain and not (tmp_path / "raw" / "descriptions" / "shard-00000-of-00001.parquet").exists()
 
 
-def test_pictures_stand_in_a_card_only_when_asked_for(tmp_path):
+def test_images_stand_in_a_card_only_when_asked_for(tmp_path):
     from PIL import Image
 
     work = make_work(tmp_path / "work")
-    with pytest.raises(HubError, match="has no preview to take pictures from; leave out --card-images"):
+    with pytest.raises(HubError, match="has no preview to take images from; leave out --card-images"):
         prepare("dataset", work / "triplets", work, PushConfig(**LICENSED, card_images=2), tmp_path / "out")
     add_preview(work)
     asked = prepare("dataset", work / "triplets", work, PushConfig(**LICENSED, card_images=2), tmp_path / "out")
@@ -201,10 +201,8 @@ def add_preview(work):
     from megapairs_hf.artifacts.artifact import open_artifact
 
     corpus, old = open_artifact(work / "corpus"), open_artifact(work / "triplets")
-    pictures = corpus.table(["image"])["image"].to_pylist()
-    rows = [
-        {"query_image": pictures[i], "target_image": pictures[i + 1], "q_text": ["make | it <b>"]} for i in range(9)
-    ]
+    images = corpus.table(["image"])["image"].to_pylist()
+    rows = [{"query_image": images[i], "target_image": images[i + 1], "q_text": ["make | it <b>"]} for i in range(9)]
     files = {str(s["file"]): old.shard(i) for i, s in enumerate(old.manifest.shards)}
     shutil.rmtree(work / "triplets")
     files["preview/train-00000-of-00001.parquet"] = pa.Table.from_pylist(rows)
@@ -229,7 +227,7 @@ def test_a_data_set_that_is_elsewhere_is_fetched_and_pushed_from_here(work, tmp_
 def test_the_dry_run_shows_files_sizes_and_card(work, tmp_path, capsys):
     from megapairs_hf.cli import main
 
-    words = [work / "triplets", "org/scenes", "--licence", "mit", "--dry-run", "--out", tmp_path / "out"]
+    words = [work / "triplets", "org/scenes", "--license", "mit", "--dry-run", "--out", tmp_path / "out"]
     assert main(["push", "dataset", *map(str, words)]) == 0
     shown = capsys.readouterr().out
     for path in (p for p in (tmp_path / "out").rglob("*") if p.is_file()):
@@ -305,20 +303,20 @@ def test_results_tell_no_folder_and_no_token_of_their_options(tmp_path):
 
 
 def imported(folder, train, validation=()):
-    """A data set of our import; each line is two letters, the pictures of query and target."""
+    """A data set of our import; each line is two letters, the images of query and target."""
     from PIL import Image
 
-    (folder / "pictures").mkdir(parents=True)
+    (folder / "images").mkdir(parents=True)
     for i, name in enumerate(sorted({*"".join((*train, *validation))})):
-        Image.new("RGB", (16, 16), (20 * i, 9, 9)).save(folder / "pictures" / f"{name}.png")
+        Image.new("RGB", (16, 16), (20 * i, 9, 9)).save(folder / "images" / f"{name}.png")
     for side, pairs in (("train", train), ("validation", validation)):
         rows = [{"q_img": f"{q}.png", "q_text": ["x"], "t_img": f"{t}.png", "hns": [f"{q}.png"]} for q, t in pairs]
         (folder / f"{side}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     more = {"validation": folder / "validation.jsonl"} if validation else {}
-    return import_megapairs(folder / "train.jsonl", folder / "pictures", out=folder / "work" / "triplets", **more)
+    return import_megapairs(folder / "train.jsonl", folder / "images", out=folder / "work" / "triplets", **more)
 
 
-def test_a_folder_prepared_again_after_a_removal_shows_no_removed_picture(tmp_path):
+def test_a_folder_prepared_again_after_a_removal_shows_no_removed_image(tmp_path):
     made = imported(tmp_path, ["ab", "cd"])
     prepare("dataset", made.path, tmp_path / "work", PushConfig(**LICENSED), tmp_path / "out")
     assert len(load_triplets(str(tmp_path / "out"))) == 2
@@ -330,8 +328,8 @@ def test_a_folder_prepared_again_after_a_removal_shows_no_removed_picture(tmp_pa
 
 def test_a_name_that_the_hub_does_not_take_is_told_by_a_dry_run_too(work, tmp_path):
     for name in ("org/two--dashes", "org/scenes.git"):
-        with pytest.raises(HubError, match=r"is no repository name: .*; use organisation/name"):
-            push("dataset", work / "triplets", PushConfig(name, licence="mit", dry_run=True), tmp_path / "out")
+        with pytest.raises(HubError, match=r"is no repository name: .*; use organization/name"):
+            push("dataset", work / "triplets", PushConfig(name, license="mit", dry_run=True), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -362,10 +360,10 @@ def test_another_data_set_of_ours_is_replaced_only_when_told(work, tmp_path):
     theirs = imported(tmp_path, ["ab", "cd"])
     files = prepare("dataset", theirs.path, tmp_path, PushConfig(**LICENSED), other)
     held = Held(first / "megapairs.json")
-    with pytest.raises(HubError, match=r"holds a data set made of other pictures or lines; .* --overwrite"):
+    with pytest.raises(HubError, match=r"holds a data set made of other images or lines; .* --overwrite"):
         change(held, "dataset", PushConfig(**LICENSED), None, files, lineage(other))
     assert change(held, "dataset", PushConfig(**LICENSED, overwrite=True), None, files, lineage(other)).add
-    # the same one, built again or with pictures taken out, is an ordinary push
+    # the same one, built again or with images taken out, is an ordinary push
     taken = remove_images(theirs.path, ["a.png"])
     files = prepare("dataset", taken.path, tmp_path, PushConfig(**LICENSED), tmp_path / "third")
     told = change(Held(other / "megapairs.json"), "dataset", PushConfig(**LICENSED), None, files, lineage(other))

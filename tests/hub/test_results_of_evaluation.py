@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from megapairs_hf.evaluation.benchmarks.base import Benchmark, CIRQuery, Part
-from megapairs_hf.evaluation.rank import VectorScorer, rank
+from megapairs_hf.evaluation.rank import EmbeddingScorer, rank
 from megapairs_hf.evaluation.results import About, measure, records_of
 from megapairs_hf.hub.eval_results import as_shares, eval_results, in_percent, read_records
 from megapairs_hf.hub.push_results import eval_files
@@ -21,9 +21,9 @@ def records():
         queries = [CIRQuery(str(n), Part(str(n), "x"), (str(n),), str(n)) for n in range(10)]
         some = Benchmark("fashioniq", "val", queries, {str(n): Part(str(n)) for n in range(10)}, str)
         some = replace(some, part=part, parts=("a", "b"))
-        vectors = np.roll(np.eye(10), 1, axis=1)
-        vectors[:right] = np.eye(10)[:right]
-        measured.append(measure(some, rank(some, VectorScorer(vectors, np.eye(10)))))
+        embeddings = np.roll(np.eye(10), 1, axis=1)
+        embeddings[:right] = np.eye(10)[:right]
+        measured.append(measure(some, rank(some, EmbeddingScorer(embeddings, np.eye(10)))))
     return records_of(measured, About("m"))
 
 

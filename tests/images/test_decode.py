@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from megapairs_hf.core.errors import ImageRejectedError
-from megapairs_hf.images.decode import decode_image, encode_image, open_picture, pixel_sha256, shrink, to_rgb
+from megapairs_hf.images.decode import decode_image, encode_image, open_image, pixel_sha256, shrink, to_rgb
 from tests.small import claimed_png
 
 
@@ -58,7 +58,7 @@ def test_transparency_is_laid_over_white():
     assert abs(int(pixels[0, 1, 0]) - 127) <= 1
 
 
-def test_a_palette_with_a_transparent_colour():
+def test_a_palette_with_a_transparent_color():
     image = Image.new("P", (4, 4), 1)
     image.putpalette([10, 20, 30, 200, 100, 50])
     image.putpixel((0, 0), 0)
@@ -82,7 +82,7 @@ def test_cmyk_is_converted():
 
 
 def test_the_first_frame_of_an_animation():
-    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
     content = saved(frames[0], "GIF", save_all=True, append_images=frames[1:])
     decoded = decode_image(content)
     assert np.asarray(decoded.image)[0, 0].tolist() == [255, 0, 0]
@@ -115,20 +115,20 @@ def test_what_the_readers_raise_on_damaged_files_is_a_rejection(monkeypatch, rai
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF"])
-def test_threads_may_share_a_picture_that_is_not_read_yet(kind):
+def test_threads_may_share_a_image_that_is_not_read_yet(kind):
     noise = np.random.default_rng(0).integers(0, 256, (500, 700, 3), np.uint8)
     content = saved(Image.fromarray(noise), kind)
     expected = np.asarray(to_rgb(content))
     with ThreadPoolExecutor(8) as pool:
         for _ in range(4):
             opened = Image.open(io.BytesIO(content))
-            for made in pool.map(open_picture, [opened] * 16):
+            for made in pool.map(open_image, [opened] * 16):
                 assert np.array_equal(np.asarray(made), expected)
 
 
 @pytest.mark.parametrize("written", [lambda b: base64.encodebytes(b).decode(), lambda b: quote(base64.b64encode(b))])
 def test_data_uris_with_lines_or_percent_signs(written):
-    made = open_picture("data:image/png;base64," + written(saved(gradient(), "PNG")))
+    made = open_image("data:image/png;base64," + written(saved(gradient(), "PNG")))
     assert np.array_equal(np.asarray(made), np.asarray(gradient()))
 
 

@@ -12,8 +12,8 @@ from megapairs_hf.core.errors import ArtifactError, ConfigError
 from megapairs_hf.mining import MineConfig, RelationConfig, mine_pairs
 from megapairs_hf.mining.near_duplicates import cluster_stats, representatives
 from megapairs_hf.mining.sampling import draw_pairs, spread
+from tests.clustered import made_corpus, made_embeddings
 from tests.small import ROOT, files_of, small_corpus, small_embeddings
-from tests.vectors import made_corpus, made_embeddings
 
 
 @pytest.fixture(scope="module")
@@ -26,16 +26,16 @@ def circle(degrees):
     return np.stack([np.cos(turned), np.sin(turned)], 1).astype(np.float16)
 
 
-def from_the_first(vectors):
-    scores = vectors.astype(float) @ vectors[0].astype(float)
+def from_the_first(arrays):
+    scores = arrays.astype(float) @ arrays[0].astype(float)
     places = np.argsort(-scores, kind="stable")
     return places, scores[places]
 
 
-def test_targets_come_from_the_band_and_stand_for_their_cluster():
-    """Pictures on a circle: the cosine of the angle is the similarity."""
+def test_targets_come_from_the_range_and_stand_for_their_cluster():
+    """Images on a circle: the cosine of the angle is the similarity."""
     found = from_the_first(circle(np.array([0.0, 5.0, 20.0, 24.0, 40.0, 41.0, 42.0, 80.0])))
-    # 0° and 5° are one picture, and 40°, 41° and 42° are one
+    # 0° and 5° are one image, and 40°, 41° and 42° are one
     representative = np.array([0, 0, 2, 3, 4, 4, 4, 7])
     config = MineConfig(targets_per_relation=8, negatives=5)
     drawn = draw_pairs(0, {"dino": found}, {"dino": (0.7, 0.98)}, representative, config, random.Random(0))
@@ -44,17 +44,17 @@ def test_targets_come_from_the_band_and_stand_for_their_cluster():
     assert [set(negatives) for negatives in drawn.negatives] == [{3, 4, 7}, {2, 4, 7}, {2, 3, 7}]
 
 
-def test_a_query_without_a_neighbour_in_the_band_says_why():
+def test_a_query_without_a_neighbor_in_the_range_says_why():
     found = from_the_first(circle(np.array([0.0, 80.0])))
     drawn = draw_pairs(0, {"text": found}, {"text": (0.8, 0.96)}, np.arange(2), MineConfig(), random.Random(0))
     assert not drawn.targets
-    assert drawn.reason == ("no_neighbour_in_band", "highest similarity: text 0.174")
+    assert drawn.reason == ("no_neighbor_in_range", "highest similarity: text 0.174")
     alone = draw_pairs(0, {"text": found}, {"text": (0.8, 0.96)}, np.zeros(2, int), MineConfig(), random.Random(0))
-    assert alone.reason == ("no_neighbour", "no other picture was found beside near-duplicates")
+    assert alone.reason == ("no_neighbor", "no other image was found beside near-duplicates")
 
 
-def test_targets_are_spread_over_the_band():
-    # nine neighbours near the upper end, one near the lower: a plain draw would nearly always miss it
+def test_targets_are_spread_over_the_range():
+    # nine neighbors near the upper end, one near the lower: a plain draw would nearly always miss it
     pairs = [(0.95 - i / 1000, i) for i in range(9)] + [(0.81, 9)]
     for seed in range(20):
         drawn = spread(pairs, (0.8, 0.96), 2, random.Random(seed))
@@ -65,11 +65,11 @@ def test_targets_are_spread_over_the_band():
 
 
 def test_targets_are_spread_over_relations():
-    """A target drawn under one relation leaves the other relation's place to another picture."""
+    """A target drawn under one relation leaves the other relation's place to another image."""
     found = (np.array([1, 2, 3, 4]), np.array([0.9, 0.9, 0.9, 0.9]))
-    bands = {"clip": (0.8, 0.96), "dino": (0.8, 0.96)}
+    ranges = {"clip": (0.8, 0.96), "dino": (0.8, 0.96)}
     drawn = draw_pairs(
-        0, {"clip": found, "dino": found}, bands, np.arange(5), MineConfig(targets_per_relation=2), random.Random(0)
+        0, {"clip": found, "dino": found}, ranges, np.arange(5), MineConfig(targets_per_relation=2), random.Random(0)
     )
     assert drawn.targets == [1, 2, 3, 4]
 
@@ -77,25 +77,25 @@ def test_targets_are_spread_over_relations():
 def test_near_duplicates_are_joined_transitively():
     close = [(np.array([0, 4, 7]), np.array([4, 6, 2])), (np.array([], int), np.array([], int))]
     assert representatives(8, close).tolist() == [0, 1, 2, 3, 0, 5, 0, 2]
-    assert cluster_stats(representatives(8, close)) == {"clusters": 2, "pictures": 5, "largest": 3}
+    assert cluster_stats(representatives(8, close)) == {"clusters": 2, "images": 5, "largest": 3}
     assert representatives(3, []).tolist() == [0, 1, 2]
 
 
 def test_pairs_carry_relations_and_all_scores(embeddings, corpus, tmp_path):
-    config = MineConfig(neighbours=12, band=(0.1, 0.99), band_kind="quantile")
+    config = MineConfig(neighbors=12, similarity_range=(0.1, 0.99), range_kind="quantile")
     pairs = mine_pairs(embeddings, corpus, config=config, out=tmp_path / "pairs")
     ids = corpus.table(["image_id"])["image_id"].to_pylist()
     place = {name: i for i, name in enumerate(ids)}
-    vectors = {name: artifact.arrays().astype(np.float64) for name, artifact in embeddings.items()}
-    bands = pairs.manifest.stats["bands"]
+    arrays = {name: artifact.arrays().astype(np.float64) for name, artifact in embeddings.items()}
+    ranges = pairs.manifest.stats["ranges"]
     queries = set()
     for row in pairs.table().to_pylist():
         scores = {score["relation"]: score["score"] for score in row["scores"]}
         assert list(scores) == list(embeddings)
         for name, score in scores.items():
-            expected = vectors[name][place[row["query_id"]]] @ vectors[name][place[row["target_id"]]]
+            expected = arrays[name][place[row["query_id"]]] @ arrays[name][place[row["target_id"]]]
             assert score == pytest.approx(expected, abs=1e-6)
-            low, high = bands[name]
+            low, high = ranges[name]
             if name in row["relation"]:
                 assert low - 1e-4 < score < high + 1e-4
         assert row["relation"]
@@ -109,7 +109,7 @@ def test_pairs_carry_relations_and_all_scores(embeddings, corpus, tmp_path):
 
 def test_image_to_text_similarity_is_a_relation(embeddings, corpus, tmp_path):
     relation = RelationConfig("image_text", "clip_image", "clip_text", (0.2, 0.99), "quantile")
-    pairs = mine_pairs(embeddings, corpus, config=MineConfig(neighbours=5, relations=(relation,)), out=tmp_path / "p")
+    pairs = mine_pairs(embeddings, corpus, config=MineConfig(neighbors=5, relations=(relation,)), out=tmp_path / "p")
     ids = corpus.table(["image_id"])["image_id"].to_pylist()
     row = pairs.table().to_pylist()[0]
     image = embeddings["clip_image"].arrays()[ids.index(row["query_id"])].astype(np.float64)
@@ -117,9 +117,11 @@ def test_image_to_text_similarity_is_a_relation(embeddings, corpus, tmp_path):
     assert row["scores"] == [{"relation": "image_text", "score": pytest.approx(image @ text, abs=1e-6)}]
 
 
-def test_a_band_that_leaves_nothing_tells_where_the_scores_lie(embeddings, corpus, tmp_path):
-    with pytest.raises(ConfigError, match=r"no pair lies in the band \[-0.99, -0.98\].*band_kind: quantile"):
-        mine_pairs(embeddings, corpus, config=MineConfig(band=(-0.99, -0.98)), out=tmp_path / "p")
+def test_a_range_that_leaves_nothing_tells_where_the_scores_lie(embeddings, corpus, tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"no pair lies in the similarity range \[-0.99, -0.98\].*range_kind: quantile"
+    ):
+        mine_pairs(embeddings, corpus, config=MineConfig(similarity_range=(-0.99, -0.98)), out=tmp_path / "p")
 
 
 def test_embeddings_of_another_corpus_are_refused(embeddings, tmp_path):
@@ -148,28 +150,28 @@ def test_a_shard_whose_rows_were_all_rejected(models, tmp_path):
     corpus = make_corpus(config, out=tmp_path / "c")
     assert [shard["rows"] for shard in corpus.manifest.shards] == [4, 0, 4]
     embeddings = small_embeddings(corpus, models, tmp_path / "e")
-    settings = MineConfig(neighbours=5, band=(0.0, 1.0), band_kind="quantile")
+    settings = MineConfig(neighbors=5, similarity_range=(0.0, 1.0), range_kind="quantile")
     assert mine_pairs(embeddings, corpus, config=settings, out=tmp_path / "pairs").rows > 0
 
 
 def angles(degrees):
-    """Vectors in a plane, 16 numbers long."""
+    """Embeddings in a plane, 16 numbers long."""
     turned = np.deg2rad(np.asarray(degrees, float))
-    vectors = np.zeros((len(turned), 16))
-    vectors[:, 0], vectors[:, 1] = np.cos(turned), np.sin(turned)
-    return vectors.astype(np.float16)
+    arrays = np.zeros((len(turned), 16))
+    arrays[:, 0], arrays[:, 1] = np.cos(turned), np.sin(turned)
+    return arrays.astype(np.float16)
 
 
 @pytest.fixture
 def made(tmp_path):
-    """A corpus of plain rows and embeddings with the vectors given, without pictures or models."""
+    """A corpus of plain rows and embeddings with the embeddings given, without images or models."""
 
-    def make(vectors, shard_rows=None, inputs=None):
-        count = len(next(iter(vectors.values())))
+    def make(arrays, shard_rows=None, inputs=None):
+        count = len(next(iter(arrays.values())))
         corpus = made_corpus(tmp_path / "corpus", count, shard_rows or count)
         return corpus, {
             name: made_embeddings(tmp_path / name, corpus, array, (inputs or {}).get(name, "image"))
-            for name, array in vectors.items()
+            for name, array in arrays.items()
         }
 
     return make
@@ -177,18 +179,18 @@ def made(tmp_path):
 
 def test_near_duplicates_take_no_part_and_are_counted(made, tmp_path):
     corpus, embeddings = made({"dino": angles([0, 3, 6, 30, 31, 60, 90])}, shard_rows=3)
-    config = MineConfig(neighbours=6, band=(0.3, 0.99), targets_per_relation=6)
+    config = MineConfig(neighbors=6, similarity_range=(0.3, 0.99), targets_per_relation=6)
     pairs = mine_pairs(embeddings, corpus, config=config, out=tmp_path / "pairs")
-    # 8° apart is cos 0.99: 0, 3 and 6 are one picture, and 30 and 31 are one
+    # 8° apart is cos 0.99: 0, 3 and 6 are one image, and 30 and 31 are one
     assert pairs.manifest.rejected == {"near_duplicate": 3}
     details = {row["key"]: row["detail"] for row in pairs.rejected().to_pylist()}
     ids = corpus.table(["image_id"])["image_id"].to_pylist()
     assert details == {
-        ids[1]: f"the same picture as {ids[0]}",
-        ids[2]: f"the same picture as {ids[0]}",
-        ids[4]: f"the same picture as {ids[3]}",
+        ids[1]: f"near-duplicate of {ids[0]}",
+        ids[2]: f"near-duplicate of {ids[0]}",
+        ids[4]: f"near-duplicate of {ids[3]}",
     }
-    assert pairs.manifest.stats["near_duplicates"] == {"clusters": 2, "pictures": 5, "largest": 3}
+    assert pairs.manifest.stats["near_duplicates"] == {"clusters": 2, "images": 5, "largest": 3}
     named = {
         name for row in pairs.table().to_pylist() for name in (row["query_id"], row["target_id"], *row["negative_ids"])
     }
@@ -196,13 +198,13 @@ def test_near_duplicates_take_no_part_and_are_counted(made, tmp_path):
 
 
 def test_a_hard_negative_is_never_the_targets_near_duplicate(made, tmp_path):
-    """The text relation retrieves pictures whose likeness no list of visual neighbours shows, because K is small."""
+    """The text relation retrieves images whose likeness no list of visual neighbors shows, because K is small."""
     rng = np.random.default_rng(0)
     visual = unit(rng.standard_normal((60, 32)))
     visual[40:] = unit(visual[40] + 0.01 * rng.standard_normal((20, 32)))
     text = unit(np.ones(32) + 0.2 * rng.standard_normal((60, 32)))
     corpus, embeddings = made({"dino": visual, "text": text}, inputs={"text": "caption"})
-    config = MineConfig(neighbours=40, band=(0.2, 0.98), targets_per_relation=5)
+    config = MineConfig(neighbors=40, similarity_range=(0.2, 0.98), targets_per_relation=5)
     pairs = mine_pairs(embeddings, corpus, config=config, out=tmp_path / "pairs")
     place = {name: i for i, name in enumerate(corpus.table(["image_id"])["image_id"].to_pylist())}
     checked = 0
@@ -214,17 +216,17 @@ def test_a_hard_negative_is_never_the_targets_near_duplicate(made, tmp_path):
     assert checked > 100
 
 
-def unit(vectors):
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
+def unit(arrays):
+    return (arrays / np.linalg.norm(arrays, axis=1, keepdims=True)).astype(np.float16)
 
 
 def test_a_chain_of_near_duplicates_is_told(made, tmp_path, capsys):
     corpus, embeddings = made({"dino": angles(np.arange(0, 90, 2))})
-    config = MineConfig(neighbours=10, band=(0.5, 0.99))
-    with pytest.raises(ConfigError, match="no pair lies in the band"):
+    config = MineConfig(neighbors=10, similarity_range=(0.5, 0.99))
+    with pytest.raises(ConfigError, match="no pair lies in the similarity range"):
         mine_pairs(embeddings, corpus, config=config, out=tmp_path / "pairs")
-    assert "45 pictures are one cluster of near-duplicates" in capsys.readouterr().err
-    mended = MineConfig(neighbours=10, band=(0.5, 0.99), near_duplicate=0.9999)
+    assert "45 images are one cluster of near-duplicates" in capsys.readouterr().err
+    mended = MineConfig(neighbors=10, similarity_range=(0.5, 0.99), near_duplicate=0.9999)
     pairs = mine_pairs(embeddings, corpus, config=mended, out=tmp_path / "mended")
     assert pairs.rows > 45
     assert pairs.manifest.stats["near_duplicates"]["clusters"] == 0
@@ -235,10 +237,10 @@ def test_pairs_do_not_depend_on_memory_threads_or_search_engine(kind, made, tmp_
     from megapairs_hf.mining.knn import plan, quantize
 
     rng = np.random.default_rng(5)
-    centres = rng.standard_normal((30, 32))
-    vectors = {"a": unit(centres[rng.integers(0, 30, 3000)] + 0.5 * rng.standard_normal((3000, 32)))}
-    corpus, embeddings = made(vectors, shard_rows=500)
-    settings = {"neighbours": 20, "band": (0.2, 0.95), "search": kind, "recall": 0.9}
+    centers = rng.standard_normal((30, 32))
+    arrays = {"a": unit(centers[rng.integers(0, 30, 3000)] + 0.5 * rng.standard_normal((3000, 32)))}
+    corpus, embeddings = made(arrays, shard_rows=500)
+    settings = {"neighbors": 20, "similarity_range": (0.2, 0.95), "search": kind, "recall": 0.9}
     first = mine_pairs(embeddings, corpus, config=MineConfig(**settings, threads=2), out=tmp_path / "first")
     # the smallest groups and blocks, one thread, float32 instead of integers
     if kind == "exact":
@@ -272,7 +274,7 @@ def test_auto_chooses_by_rows_and_memory():
     assert kind(20_000_000, 768, search="exact") == "exact"
     for search in ("ivf", "hnsw"):
         with pytest.raises(
-            ConfigError, match=r"holds an index of 20,000,000 vectors in memory, which takes \d+\.\d GB"
+            ConfigError, match=r"holds an index of 20,000,000 embeddings in memory, which takes \d+\.\d GB"
         ):
             kind(20_000_000, 768, search=search)
     small = make_plan(MineConfig(memory_gb=2), 1_000_000, 512, same=True, integers=True)
@@ -282,9 +284,9 @@ def test_auto_chooses_by_rows_and_memory():
 def test_the_seconds_of_a_killed_search_are_not_lost(made, tmp_path):
     """Killed inside the search again and again, mining goes on and ends with the same bytes."""
     rng = np.random.default_rng(6)
-    vectors = {name: unit(rng.standard_normal((4000, 64)) + 0.5) for name in ("a", "b")}
-    corpus, embeddings = made(vectors, shard_rows=200)
-    settings = {"neighbours": 30, "band": (0.3, 0.9), "memory_gb": 1.5}
+    arrays = {name: unit(rng.standard_normal((4000, 64)) + 0.5) for name in ("a", "b")}
+    corpus, embeddings = made(arrays, shard_rows=200)
+    settings = {"neighbors": 30, "similarity_range": (0.3, 0.9), "memory_gb": 1.5}
     program = (
         "import sys, json\nfrom tests.killing import die_before\n"
         "from megapairs_hf.artifacts.artifact import open_artifact\n"
@@ -296,12 +298,12 @@ def test_the_seconds_of_a_killed_search_are_not_lost(made, tmp_path):
         "mine_pairs(found, corpus, config=MineConfig(**json.loads(sys.argv[4])), out=sys.argv[2])\n"
     )
     out = tmp_path / "killed"
-    command = [sys.executable, "-c", program, corpus.path, str(out), json.dumps(list(vectors)), json.dumps(settings)]
+    command = [sys.executable, "-c", program, corpus.path, str(out), json.dumps(list(arrays)), json.dumps(settings)]
     kept = []
     for _ in range(2):
         done = subprocess.run([*command, "15"], check=False, capture_output=True, cwd=ROOT)
         assert done.returncode == -signal.SIGKILL, done.stderr
-        kept.append(len(list((out / ".parts" / "neighbours").glob("*.npz"))))
+        kept.append(len(list((out / ".parts" / "neighbors").glob("*.npz"))))
     # two relations of twenty shards: killed inside the search of either, with more kept every time
     assert kept == [14, 28]
     subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
@@ -311,23 +313,23 @@ def test_the_seconds_of_a_killed_search_are_not_lost(made, tmp_path):
 
 def test_statistics_by_relation(made, tmp_path):
     corpus, embeddings = made({"dino": angles([0, 20, 40, 60])})
-    config = MineConfig(neighbours=3, band=(0.6, 1.0), targets_per_relation=3, near_duplicate=1.0)
+    config = MineConfig(neighbors=3, similarity_range=(0.6, 1.0), targets_per_relation=3, near_duplicate=1.0)
     pairs = mine_pairs(embeddings, corpus, config=config, out=tmp_path / "pairs")
     stats = pairs.manifest.stats
-    # neighbours at 20° (cos 0.94, three on either side) and at 40° (cos 0.77, two); 60° lies below the band
+    # neighbors at 20° (cos 0.94, three on either side) and at 40° (cos 0.77, two); 60° lies below the similarity range
     assert stats["relations"] == {"dino": 10}
-    assert stats["band_quarters"] == {"dino": {"1": 0, "2": 4, "3": 0, "4": 6}}
+    assert stats["range_quarters"] == {"dino": {"1": 0, "2": 4, "3": 0, "4": 6}}
     assert stats["pairs_per_relation_count"] == {"1": 10}
     assert stats["negatives"] == {"2": 10}
     assert stats["search"] == {"dino": {"kind": "exact", "recall": 1.0}}
-    assert stats["near_duplicates"] == {"clusters": 0, "pictures": 0, "largest": 1}
+    assert stats["near_duplicates"] == {"clusters": 0, "images": 0, "largest": 1}
 
 
 def test_a_device_that_is_not_there(made, tmp_path):
     corpus, embeddings = made({"dino": angles([0, 20, 40, 60])})
     for device in ("cuda:77", "abacus"):
-        config = MineConfig(neighbours=3, band=(0.6, 1.0), device=device)
+        config = MineConfig(neighbors=3, similarity_range=(0.6, 1.0), device=device)
         with pytest.raises(ConfigError, match=f"device must be one that this machine has, but is '{device}'"):
             mine_pairs(embeddings, corpus, config=config, out=tmp_path / device.replace(":", ""))
-    config = MineConfig(neighbours=3, band=(0.6, 1.0), device="cpu", near_duplicate=1.0)
+    config = MineConfig(neighbors=3, similarity_range=(0.6, 1.0), device="cpu", near_duplicate=1.0)
     assert mine_pairs(embeddings, corpus, config=config, out=tmp_path / "cpu").rows > 0

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from megapairs_hf.cli import main
+from tests.clustered import made_corpus, made_embeddings
 from tests.small import ROOT, files_of, megapairs, reserve, torchrun
-from tests.vectors import made_corpus, made_embeddings
 
 YAML = """
-neighbours: 20
-band: [0.3, 0.97]
+neighbors: 20
+similarity_range: [0.3, 0.97]
 search: {search}
 recall: 0.9
 relations:
@@ -23,23 +23,23 @@ relations:
 """
 
 
-def unit(vectors):
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
+def unit(embeddings):
+    return (embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)).astype(np.float16)
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A work folder with a corpus of ten shards, and image and text vectors that go together."""
+    """A work folder with a corpus of ten shards, and image and text embeddings that go together."""
     work = tmp_path_factory.mktemp("scale")
     rng = np.random.default_rng(0)
-    centres = rng.standard_normal((40, 32))
-    image = centres[rng.integers(0, 40, 2600)] + 0.7 * rng.standard_normal((2600, 32))
+    centers = rng.standard_normal((40, 32))
+    image = centers[rng.integers(0, 40, 2600)] + 0.7 * rng.standard_normal((2600, 32))
     corpus = made_corpus(work / "corpus", 2600, 270)
-    for name, vectors, kind in (
+    for name, embeddings, kind in (
         ("image", image, "image"),
         ("text", image + 0.5 * rng.standard_normal(image.shape), "caption"),
     ):
-        made_embeddings(work / "embeddings" / name, corpus, unit(vectors), kind)
+        made_embeddings(work / "embeddings" / name, corpus, unit(embeddings), kind)
     return work
 
 
@@ -97,7 +97,7 @@ from megapairs_hf.mining import MineConfig, mine_pairs; from megapairs_hf.mining
 
 def mine(name):
     found, corpus = {"v": open_artifact(f"{work}/{name}-v")}, open_artifact(f"{work}/{name}")
-    config = MineConfig(neighbours=10, band=(0.3, 0.97), search=search, memory_gb=1.5, threads=2)
+    config = MineConfig(neighbors=10, similarity_range=(0.3, 0.97), search=search, memory_gb=1.5, threads=2)
     mine_pairs(found, corpus, config=config, out=f"{work}/{name}-{search}")
     # getrusage would tell the memory of the process that started this one
     return int(re.search(r"VmHWM:\s+(\d+)", open("/proc/self/status").read())[1]) * 1024
@@ -110,11 +110,11 @@ print("told", mine("small"), mine("large"))
 
 @pytest.mark.long
 def test_memory_stays_within_the_bound(tmp_path):
-    """Vectors that take 250 MB with copies and results are mined in 60 MB beside threads and allocator."""
+    """Embeddings that take 250 MB with copies and results are mined in 60 MB beside threads and allocator."""
     rng = np.random.default_rng(1)
     for name, count in (("small", 3000), ("large", 72_000)):
-        vectors = unit(rng.standard_normal((count, 1024), dtype=np.float32) + 1)
-        made_embeddings(tmp_path / f"{name}-v", made_corpus(tmp_path / name, count, 6000), vectors)
+        embeddings = unit(rng.standard_normal((count, 1024), dtype=np.float32) + 1)
+        made_embeddings(tmp_path / f"{name}-v", made_corpus(tmp_path / name, count, 6000), embeddings)
     budget = 60_000_000
     command = [sys.executable, "-c", PROGRAM, str(tmp_path), "exact", str(budget)]
     done = subprocess.run(command, check=False, capture_output=True, text=True)

@@ -15,12 +15,12 @@ from megapairs_hf.mining.knn.quantize import choose_scale, encode, multiply, set
 from megapairs_hf.mining.knn.thread_pool import workers
 
 
-def unit(vectors):
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
+def unit(embeddings):
+    return (embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)).astype(np.float16)
 
 
-def brute_force(vectors, queries, k):
-    scores = queries.astype(np.float64) @ vectors.astype(np.float64).T
+def brute_force(embeddings, queries, k):
+    scores = queries.astype(np.float64) @ embeddings.astype(np.float64).T
     # a stable sort of the negated scores breaks ties by place
     places = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     return places, np.take_along_axis(scores, places, 1)
@@ -63,20 +63,20 @@ def crew():
 @pytest.mark.parametrize("integers", [True, False], ids=["int8", "float32"])
 @pytest.mark.parametrize("name", CORPORA)
 def test_exact_search_equals_brute_force_to_the_last_id(name, integers, crew):
-    vectors = CORPORA[name]
-    cut = len(vectors) // 2 or 1
+    embeddings = CORPORA[name]
+    cut = len(embeddings) // 2 or 1
     for k in (5, 100):
         places, scores = (array[:, :k] for array in nearest(name))
         for block in (None, 1000):
             search = ExactSearch(
-                Embeddings([vectors[:cut], vectors[cut:]]), k, crew, block_rows=block, integers=integers
+                Embeddings([embeddings[:cut], embeddings[cut:]]), k, crew, block_rows=block, integers=integers
             )
-            found, values = search.search(vectors, np.arange(len(vectors)))
+            found, values = search.search(embeddings, np.arange(len(embeddings)))
             assert np.array_equal(found, places)
             assert np.array_equal(
                 values, np.take_along_axis(scores, np.arange(found.shape[1])[None], 1)
             ) or np.allclose(values, scores, atol=1e-13)
-            found, _ = search.search(vectors[:50])
+            found, _ = search.search(embeddings[:50])
             assert np.array_equal(found, places[:50])
 
 
@@ -92,9 +92,9 @@ def test_other_queries_than_targets(crew):
 @pytest.mark.parametrize("block", [None, 1000])
 @pytest.mark.parametrize("name", ["random", "some copies"])
 def test_a_threshold_that_was_too_high_is_noticed_and_mended(name, block, crew, monkeypatch):
-    vectors = CORPORA[name]
+    embeddings = CORPORA[name]
     monkeypatch.setattr(exact, "AGAIN_ROWS", 700)
-    search = ExactSearch(Embeddings([vectors]), 100, crew, block_rows=block)
+    search = ExactSearch(Embeddings([embeddings]), 100, crew, block_rows=block)
     bars = search._bars
 
     def too_high(side, rows, depth=1):
@@ -104,72 +104,72 @@ def test_a_threshold_that_was_too_high_is_noticed_and_mended(name, block, crew, 
         return best
 
     monkeypatch.setattr(search, "_bars", too_high)
-    found, _ = search.search(vectors, np.arange(len(vectors)))
+    found, _ = search.search(embeddings, np.arange(len(embeddings)))
     assert np.array_equal(found, nearest(name)[0])
 
 
 def test_the_bound_holds_for_every_pair(crew):
     for name in ("random", "one huge coordinate", "a narrow cone"):
-        vectors = CORPORA[name][:1000]
-        scale = choose_scale(vectors, integers=True)
-        codes, _ = settle(*[encode(vectors, scale, crew)] * 2)
+        embeddings = CORPORA[name][:1000]
+        scale = choose_scale(embeddings, integers=True)
+        codes, _ = settle(*[encode(embeddings, scale, crew)] * 2)
         rough = multiply(codes.values, codes.values, crew.room(codes.values)).astype(np.float64)
-        wide = vectors.astype(np.float64)
+        wide = embeddings.astype(np.float64)
         slack = codes.slack[:, None] + codes.slack[None].astype(np.float64)
         assert (np.abs(wide @ wide.T - rough * scale.unit) <= slack * scale.unit + 1e-4).all()
 
 
 def test_distinct_rows():
-    vectors = CORPORA["some copies"]
-    first, kind = distinct(vectors)
+    embeddings = CORPORA["some copies"]
+    first, kind = distinct(embeddings)
     assert len(first) == 2203
-    assert np.array_equal(vectors[first[kind]], vectors)
+    assert np.array_equal(embeddings[first[kind]], embeddings)
     assert (np.diff(first) > 0).all()
     # the first of a kind has no equal before it
-    rows = [row.tobytes() for row in vectors]
+    rows = [row.tobytes() for row in embeddings]
     assert all(rows.index(rows[place]) == place for place in first[::50])
 
 
-def test_vectors_are_read_and_taken_across_parts(tmp_path):
+def test_embeddings_are_read_and_taken_across_parts(tmp_path):
     whole = CORPORA["random"]
     parts = []
     for i, part in enumerate(np.split(whole, [700, 700, 2500])):
         np.save(tmp_path / f"{i}.npy", part)
         parts.append(np.load(tmp_path / f"{i}.npy", mmap_mode="r"))
-    vectors = Embeddings(parts)
-    assert len(vectors) == 4500
-    assert np.array_equal(vectors.read(600, 2600), whole[600:2600])
+    embeddings = Embeddings(parts)
+    assert len(embeddings) == 4500
+    assert np.array_equal(embeddings.read(600, 2600), whole[600:2600])
     places = np.random.default_rng(0).integers(0, 4500, 300)
-    assert np.array_equal(vectors.take(places), whole[places])
+    assert np.array_equal(embeddings.take(places), whole[places])
 
 
-def clustered(count, dimension=64, centres=200, width=0.7, seed=3):
+def clustered(count, dimension=64, centers=200, width=0.7, seed=3):
     rng = np.random.default_rng(seed)
-    middle = rng.standard_normal((centres, dimension))
-    return unit(middle[rng.integers(0, centres, count)] + width * rng.standard_normal((count, dimension)))
+    middle = rng.standard_normal((centers, dimension))
+    return unit(middle[rng.integers(0, centers, count)] + width * rng.standard_normal((count, dimension)))
 
 
 def test_cells_keep_the_recall_that_they_promise(crew):
-    vectors = clustered(10_000)
-    search = IVFSearch(Embeddings([vectors]), 20, crew, recall=0.95)
-    found, scores = search.search(vectors, np.arange(len(vectors)))
-    places, _ = brute_force(vectors, vectors[:1000], 20)
+    embeddings = clustered(10_000)
+    search = IVFSearch(Embeddings([embeddings]), 20, crew, recall=0.95)
+    found, scores = search.search(embeddings, np.arange(len(embeddings)))
+    places, _ = brute_force(embeddings, embeddings[:1000], 20)
     real = overlap(found[:1000], places)
     assert real >= 0.94
     # measured rightly: the standard error of 512 queries is below 0.01
     assert abs(real - search.recall) < 0.02
     assert search.probes < search.cells / 2
     # what is reported is the cosine, not an approximation of it
-    cosine = np.einsum("nkd,nd->nk", vectors[found[:200]].astype(np.float64), vectors[:200].astype(np.float64))
+    cosine = np.einsum("nkd,nd->nk", embeddings[found[:200]].astype(np.float64), embeddings[:200].astype(np.float64))
     assert np.allclose(scores[:200], cosine, atol=1e-13)
 
 
-def test_all_cells_give_all_neighbours(crew):
+def test_all_cells_give_all_neighbors(crew):
     for name in ("clusters", "every vector a copy", "seven", "one"):
-        vectors = CORPORA[name]
-        search = IVFSearch(Embeddings([vectors]), 20, crew, recall=1.0)
+        embeddings = CORPORA[name]
+        search = IVFSearch(Embeddings([embeddings]), 20, crew, recall=1.0)
         search.probes = search.cells
-        found, _ = search.search(vectors, np.arange(len(vectors)))
+        found, _ = search.search(embeddings, np.arange(len(embeddings)))
         assert np.array_equal(found, nearest(name)[0][:, :20])
 
 
@@ -182,22 +182,22 @@ def test_cells_for_queries_of_another_kind(crew):
 
 @pytest.mark.parametrize("kind", ["ivf_pq", "hnsw"])
 def test_faiss_indexes_are_ranked_exactly_and_measured_rightly(kind, crew):
-    vectors = clustered(6000, 32, 100)
-    search = FaissSearch(Embeddings([vectors]), 20, crew, kind=kind, recall=0.9)
-    found, scores = search.search(vectors[:1000])
-    real = overlap(found, brute_force(vectors, vectors[:1000], 20)[0])
+    embeddings = clustered(6000, 32, 100)
+    search = FaissSearch(Embeddings([embeddings]), 20, crew, kind=kind, recall=0.9)
+    found, scores = search.search(embeddings[:1000])
+    real = overlap(found, brute_force(embeddings, embeddings[:1000], 20)[0])
     assert real >= 0.88
     assert abs(real - search.recall) < 0.03
-    cosine = np.einsum("nkd,nd->nk", vectors[found].astype(np.float64), vectors[:1000].astype(np.float64))
+    cosine = np.einsum("nkd,nd->nk", embeddings[found].astype(np.float64), embeddings[:1000].astype(np.float64))
     assert np.allclose(scores, cosine, atol=1e-13)
 
 
 def test_device_search_equals_brute_force():
     for name in ("random", "some copies", "seven"):
-        vectors = CORPORA[name]
-        k = min(30, len(vectors))
-        found, _ = DeviceSearch(Embeddings([vectors]), 30, "cpu", block_rows=1300).search(vectors[:300])
-        assert np.array_equal(found, brute_force(vectors, vectors[:300], k)[0])
+        embeddings = CORPORA[name]
+        k = min(30, len(embeddings))
+        found, _ = DeviceSearch(Embeddings([embeddings]), 30, "cpu", block_rows=1300).search(embeddings[:300])
+        assert np.array_equal(found, brute_force(embeddings, embeddings[:300], k)[0])
 
 
 @pytest.mark.gpu
@@ -205,20 +205,20 @@ def test_device_search_on_a_gpu():
     torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():
         pytest.skip("no GPU")
-    vectors = CORPORA["random"]
-    found, _ = DeviceSearch(Embeddings([vectors]), 30, "cuda").search(vectors)
-    assert np.array_equal(found, brute_force(vectors, vectors, 30)[0])
+    embeddings = CORPORA["random"]
+    found, _ = DeviceSearch(Embeddings([embeddings]), 30, "cuda").search(embeddings)
+    assert np.array_equal(found, brute_force(embeddings, embeddings, 30)[0])
 
 
 def test_cells_do_not_depend_on_the_faster_engine(crew, monkeypatch):
     from megapairs_hf.mining.knn import quantize
 
-    vectors = clustered(6000)
+    embeddings = clustered(6000)
     found = []
     for faster in (True, False):
         monkeypatch.setattr(quantize, "integers_are_faster", lambda dimension, answer=faster: answer)
-        search = IVFSearch(Embeddings([vectors]), 20, crew, recall=0.9)
-        found.append((search.probes, search.recall, search.search(vectors, np.arange(len(vectors)))[0]))
+        search = IVFSearch(Embeddings([embeddings]), 20, crew, recall=0.9)
+        found.append((search.probes, search.recall, search.search(embeddings, np.arange(len(embeddings)))[0]))
     assert found[0][:2] == found[1][:2]
     assert np.array_equal(found[0][2], found[1][2])
 
@@ -227,18 +227,18 @@ def test_cells_do_not_depend_on_the_faster_engine(crew, monkeypatch):
 def test_bursts_of_copies_across_blocks_that_are_cut_twice(block, crew, monkeypatch):
     """Seven copies in a row of every vector: each cut separates some, and the second search cuts elsewhere."""
     monkeypatch.setattr(exact, "AGAIN_ROWS", 700)
-    vectors = np.repeat(unit(np.random.default_rng(8).standard_normal((600, 16))), 7, axis=0)
-    search = ExactSearch(Embeddings([vectors]), 20, crew, block_rows=block)
-    found, _ = search.search(vectors)
-    assert np.array_equal(found, brute_force(vectors, vectors, 20)[0])
+    embeddings = np.repeat(unit(np.random.default_rng(8).standard_normal((600, 16))), 7, axis=0)
+    search = ExactSearch(Embeddings([embeddings]), 20, crew, block_rows=block)
+    found, _ = search.search(embeddings)
+    assert np.array_equal(found, brute_force(embeddings, embeddings, 20)[0])
 
 
 def test_cells_that_hold_fewer_than_k(crew):
-    vectors = clustered(2000, 32, 100, width=0.05)
-    vectors[:30] = vectors[0]
-    search = IVFSearch(Embeddings([vectors]), 101, crew, recall=0.8)
+    embeddings = clustered(2000, 32, 100, width=0.05)
+    embeddings[:30] = embeddings[0]
+    search = IVFSearch(Embeddings([embeddings]), 101, crew, recall=0.8)
     search.probes = 1
-    found, scores = search.search(vectors, np.arange(len(vectors)))
+    found, scores = search.search(embeddings, np.arange(len(embeddings)))
     missing = found < 0
     assert missing.any()
     assert np.isneginf(scores[missing]).all()

@@ -10,11 +10,11 @@ from megapairs_hf import load_mmret
 from megapairs_hf.core.errors import ConfigError, ModelError
 from megapairs_hf.models import build_mmret, onnx, save_mmret
 from megapairs_hf.models.onnx import export_onnx
-from megapairs_hf.models.quantization import quantised_recall
+from megapairs_hf.models.quantization import quantized_recall
 from tests.models import tiny
 
 
-def picture(seed, size=(40, 30)):
+def make_image(seed, size=(40, 30)):
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8))
 
 
@@ -25,7 +25,7 @@ def folder(models, tmp_path_factory):
     return str(path)
 
 
-MIXED = ["a", picture(1), {"image": picture(2), "text": "make it blue"}, "a longer text"]
+MIXED = ["a", make_image(1), {"image": make_image(2), "text": "make it blue"}, "a longer text"]
 
 
 def test_truncation(folder):
@@ -50,7 +50,7 @@ def test_the_graphs_equal_torch(family, beside, folder, tmp_path, monkeypatch):
     assert max(differences.values()) < 1e-5
     weights = {file.name for file in (tmp_path / "onnx").glob("*.data")}
     assert weights == ({f"{name}.onnx.data" for name in onnx.GRAPHS} if beside else set())
-    for name, given in {"text": ["a", "longer words"], "image": [picture(1)], "joint": [MIXED[2]] * 5}.items():
+    for name, given in {"text": ["a", "longer words"], "image": [make_image(1)], "joint": [MIXED[2]] * 5}.items():
         session = onnxruntime.InferenceSession(str(tmp_path / f"onnx/{name}.onnx"), providers=["CPUExecutionProvider"])
         features = model.preprocess(given)
         made = session.run(None, {one.name: features[one.name].numpy() for one in session.get_inputs()})[0]
@@ -85,10 +85,10 @@ def test_what_codes_cost_on_a_retrieval_with_a_known_answer():
     documents = rng.standard_normal((500, 64)).astype(np.float32)
     queries = documents[:200] + 0.9 * rng.standard_normal((200, 64)).astype(np.float32)
     documents, queries = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (documents, queries))
-    found = quantised_recall(queries, documents, np.arange(200), k=1)
+    found = quantized_recall(queries, documents, np.arange(200), k=1)
     assert found["float32"] > 0.95
     assert found["int8"] >= found["float32"] - 0.01
     assert found["binary"] < found["binary_rescored"] <= found["float32"] + 0.01
-    assert quantised_recall(documents[:20], documents, np.arange(20), k=1) == dict.fromkeys(found, 1.0)
+    assert quantized_recall(documents[:20], documents, np.arange(20), k=1) == dict.fromkeys(found, 1.0)
     with pytest.raises(ConfigError, match="`k`"):
-        quantised_recall(queries, documents, np.arange(200), k=0)
+        quantized_recall(queries, documents, np.arange(200), k=0)

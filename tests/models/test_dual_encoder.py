@@ -20,7 +20,7 @@ from tests.small import run
 TEXTS = ["make it blue", "a", "the red star on the moon " * 3]
 
 
-def pictures(count=3, size=(40, 30)):
+def make_images(count=3, size=(40, 30)):
     rng = np.random.default_rng(7)
     return [Image.fromarray(rng.integers(0, 256, (size[1] + i, size[0], 3), np.uint8)) for i in range(count)]
 
@@ -38,14 +38,14 @@ def saved(backbone):
 
 
 def reference(backbone, images, texts):
-    """One at a time with transformers alone: SigLIP's texts padded to 64 without a mask, normalised after the sum."""
+    """One at a time with transformers alone: SigLIP's texts padded to 64 without a mask, normalized after the sum."""
     model, processor = (
         AutoModel.from_pretrained(backbone).eval(),
         AutoProcessor.from_pretrained(backbone, backend="pil"),
     )
     fixed = {"padding": "max_length", "max_length": 64, "return_attention_mask": False}
     padding = fixed if model.config.model_type.startswith("siglip") else {"max_length": 48}
-    vectors = []
+    embeddings = []
     with torch.no_grad():
         for image, text in zip(images, texts, strict=True):
             total = 0
@@ -55,23 +55,23 @@ def reference(backbone, images, texts):
             if image is not None:
                 pixels = processor(images=[image], return_tensors="pt")
                 total = total + model.get_image_features(**pixels).pooler_output[0]
-            vectors.append((total / total.norm()).numpy())
-    return np.stack(vectors)
+            embeddings.append((total / total.norm()).numpy())
+    return np.stack(embeddings)
 
 
 def joint(images, texts):
     return [{"image": image, "text": text} for image, text in zip(images, texts, strict=True)]
 
 
-def test_texts_pictures_and_both_equal_transformers(backbone, saved):
-    model, images, none = load_mmret(saved, device="cpu"), pictures(), [None] * 3
+def test_texts_images_and_both_equal_transformers(backbone, saved):
+    model, images, none = load_mmret(saved, device="cpu"), make_images(), [None] * 3
     assert np.abs(model.encode(TEXTS) - reference(backbone, none, TEXTS)).max() < 1e-5
     assert np.abs(model.encode(images) - reference(backbone, images, none)).max() < 1e-5
     assert np.abs(model.encode(joint(images, TEXTS)) - reference(backbone, images, TEXTS)).max() < 1e-5
 
 
 def test_saving_and_loading_keeps_every_bit(backbone, saved):
-    before, after, images = build_mmret(backbone, device="cpu"), load_mmret(saved, device="cpu"), pictures()
+    before, after, images = build_mmret(backbone, device="cpu"), load_mmret(saved, device="cpu"), make_images()
     mixed = [*TEXTS, *images, *joint(images, TEXTS)]
     tiny.assert_same(before, after, mixed)
     after.save(str(Path(saved).parent / "again"))
@@ -80,7 +80,7 @@ def test_saving_and_loading_keeps_every_bit(backbone, saved):
 
 def test_stock_sentence_transformers_without_the_package(backbone, saved, tmp_path):
     """A process that cannot import this package, with the flag for the model's own code, and `AutoModel` too."""
-    for i, image in enumerate(pictures()):
+    for i, image in enumerate(make_images()):
         image.save(tmp_path / f"{i}.png")
     script = f"""
 import sys
@@ -102,16 +102,16 @@ model.save_pretrained(f"{{work}}/again", create_model_card=False)
     done = run([sys.executable, "-c", script], {"HF_MODULES_CACHE": str(tmp_path / "modules")})
     assert done.returncode == 0, done.stderr
     mine = load_mmret(saved, device="cpu")
-    expected = [mine.encode(TEXTS), mine.encode(pictures()), mine.encode(joint(pictures(), TEXTS))]
+    expected = [mine.encode(TEXTS), mine.encode(make_images()), mine.encode(joint(make_images(), TEXTS))]
     assert np.abs(np.load(tmp_path / "made.npy") - np.stack(expected)).max() < 1e-5
     again = load_mmret(str(tmp_path / "again"), device="cpu")
     tiny.assert_same(again, mine, TEXTS)
 
 
-def test_without_the_flag_texts_and_pictures_work(saved):
+def test_without_the_flag_texts_and_images_work(saved):
     mine, plain = load_mmret(saved, device="cpu"), SentenceTransformer(saved, device="cpu")
     tiny.assert_same(plain, mine, TEXTS)
-    assert np.abs(plain.encode(pictures()) - mine.encode(pictures())).max() < 1e-5
+    assert np.abs(plain.encode(make_images()) - mine.encode(make_images())).max() < 1e-5
 
 
 def test_the_weights_stay_the_backbones(backbone, saved):

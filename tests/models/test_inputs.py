@@ -1,4 +1,4 @@
-"""Mixed lists, every form of a picture, and what is refused."""
+"""Mixed lists, every form of an image, and what is refused."""
 
 import base64
 import functools
@@ -13,7 +13,7 @@ from PIL import Image
 
 from megapairs_hf import load_mmret
 from megapairs_hf.core.errors import ImageRejectedError, ModelError
-from megapairs_hf.images.decode import open_picture, to_rgb
+from megapairs_hf.images.decode import open_image, to_rgb
 from megapairs_hf.models import build_mmret, save_mmret
 from tests.small import claimed_png
 
@@ -30,7 +30,7 @@ def model(folder):
     return load_mmret(folder, device="cpu")
 
 
-def picture(seed=0, size=(40, 30)):
+def make_image(seed=0, size=(40, 30)):
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8))
 
 
@@ -42,7 +42,11 @@ def content(image, kind="PNG", **options):
 
 @pytest.fixture
 def mixed():
-    kinds = [lambda i: f"text {i}" + " word" * (i % 5), picture, lambda i: {"image": picture(i), "text": f"both {i}"}]
+    kinds = [
+        lambda i: f"text {i}" + " word" * (i % 5),
+        make_image,
+        lambda i: {"image": make_image(i), "text": f"both {i}"},
+    ]
     order = np.random.default_rng(1).permutation(40)
     return [kinds[i % 3](int(i)) for i in order]
 
@@ -92,8 +96,8 @@ def test_eight_bit_and_binary_forms_are_measured_over_the_whole_list(model, mixe
         assert np.array_equal(model.encode(mixed, precision=precision), quantize_embeddings(plain, precision))
 
 
-def test_a_prompt_goes_before_texts_and_joint_inputs_but_not_pictures(model):
-    image = picture()
+def test_a_prompt_goes_before_texts_and_joint_inputs_but_not_images(model):
+    image = make_image()
     made = model.encode(["blue", image, {"image": image, "text": "blue"}], prompt="make it ")
     assert np.abs(made - model.encode(["make it blue", image, {"image": image, "text": "make it blue"}])).max() < 1e-6
 
@@ -109,15 +113,15 @@ def test_two_processes(model, mixed):
 
 def test_the_pixels_are_the_processors_in_every_bit(model):
     for size in ((40, 30), (30, 41), (7, 200), (32, 32), (33, 32)):
-        image = picture(1, size)
+        image = make_image(1, size)
         expected = model[0].processor.image_processor(image, return_tensors="pt")["pixel_values"]
         assert torch.equal(model.preprocess([image])["pixel_values"], expected)
 
 
 def every_form(tmp_path):
-    image = picture(3)
+    image = make_image(3)
     array = np.asarray(image)
-    path = tmp_path / "picture.png"
+    path = tmp_path / "image.png"
     image.save(path)
     data = path.read_bytes()
     tensor = torch.from_numpy(array.copy())
@@ -140,10 +144,10 @@ def every_form(tmp_path):
     }
 
 
-def test_every_form_of_a_picture_is_the_same_picture(model, tmp_path):
+def test_every_form_of_a_image_is_the_same_image(model, tmp_path):
     forms = every_form(tmp_path)
     made = model.encode(list(forms.values()))
-    expected = model.encode(picture(3))
+    expected = model.encode(make_image(3))
     for name, vector in zip(forms, made, strict=True):
         assert np.abs(vector - expected).max() < 1e-6, name
     both = model.encode([{"image": form, "text": "x"} for form in forms.values() if not isinstance(form, dict)])
@@ -152,7 +156,7 @@ def test_every_form_of_a_picture_is_the_same_picture(model, tmp_path):
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "L", "CMYK", "I;16", "1"])
 def test_every_mode_looks_as_the_corpus_stage_sees_it(model, mode):
-    image = picture(4)
+    image = make_image(4)
     if mode == "I;16":
         image = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
     elif mode == "RGBA":
@@ -161,27 +165,27 @@ def test_every_mode_looks_as_the_corpus_stage_sees_it(model, mode):
         image = image.convert("L").convert("LA") if mode == "LA" else image.convert(mode)
     kind = "TIFF" if mode in {"CMYK", "I;16"} else "PNG"
     expected = to_rgb(content(image, kind))
-    assert np.array_equal(np.asarray(open_picture(image)), np.asarray(expected))
+    assert np.array_equal(np.asarray(open_image(image)), np.asarray(expected))
     assert np.array_equal(model.encode(image), model.encode(expected))
 
 
-def test_exif_turns_a_pillow_picture_too():
+def test_exif_turns_a_pillow_image_too():
     exif = Image.Exif()
     exif[0x0112] = 6
-    opened = Image.open(io.BytesIO(content(picture(5), "JPEG", exif=exif, quality=95)))
-    assert open_picture(opened).size == (30, 40)
+    opened = Image.open(io.BytesIO(content(make_image(5), "JPEG", exif=exif, quality=95)))
+    assert open_image(opened).size == (30, 40)
 
 
-def test_a_string_that_only_looks_like_a_picture_is_a_text(model):
+def test_a_string_that_only_looks_like_a_image_is_a_text(model):
     texts = ["cat.jpg", "a photograph of a.png", {"text": "http://127.0.0.1:9/x.jpg"}]
     assert model.encode(texts).shape == (3, 24)
     # longer than a file's name may be
     assert model.encode(["x" * 300 + ".jpg"]).shape == (1, 24)
 
 
-def test_one_opened_picture_many_times_in_a_list(model, tmp_path):
-    picture(3, (900, 700)).save(tmp_path / "big.png")
-    expected = model.encode(picture(3, (900, 700)))
+def test_one_opened_image_many_times_in_a_list(model, tmp_path):
+    make_image(3, (900, 700)).save(tmp_path / "big.png")
+    expected = model.encode(make_image(3, (900, 700)))
     for _ in range(3):
         opened = Image.open(tmp_path / "big.png")
         made = model.encode([opened] * 16 + [{"image": opened, "text": "a"}] * 2)
@@ -189,7 +193,7 @@ def test_one_opened_picture_many_times_in_a_list(model, tmp_path):
 
 
 def test_urls_are_fetched_only_when_asked(folder, model, tmp_path):
-    picture(6).save(tmp_path / "served.png")
+    make_image(6).save(tmp_path / "served.png")
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -197,13 +201,13 @@ def test_urls_are_fetched_only_when_asked(folder, model, tmp_path):
         with pytest.raises(ModelError, match="allow_urls=True"):
             model.encode(url)
         free = load_mmret(folder, device="cpu", allow_urls=True)
-        assert np.array_equal(free.encode(url), free.encode(picture(6)))
+        assert np.array_equal(free.encode(url), free.encode(make_image(6)))
         with pytest.raises(ModelError, match="unreadable"):
             free.encode(url.replace("served", "absent"))
         server.shutdown()
 
 
-def test_one_pixel_is_a_picture(model):
+def test_one_pixel_is_a_image(model):
     one = Image.new("RGB", (1, 1), (200, 0, 0))
     made = model.encode([one, {"image": one, "text": "red"}, np.zeros((1, 1, 3), np.uint8)])
     assert np.allclose(np.linalg.norm(made, axis=1), 1, atol=1e-5)
@@ -215,11 +219,11 @@ def test_one_pixel_is_a_picture(model):
         ("", "input 1 is empty"),
         ({"text": ""}, "input 1 is empty"),
         ({}, "give `text`, `image`, or both"),
-        ({"text": "a", "picture": 1}, "give `text`, `image`, or both"),
+        ({"text": "a", "image": 1}, "give `text`, `image`, or both"),
         ({"text": 3}, "the text of input 1 is a int"),
-        ({"text": "a", "image": [1, 2]}, "input 1 has 2 pictures"),
-        (7, "the picture of input 1 cannot be used"),
-        (b"no picture", "not_an_image"),
+        ({"text": "a", "image": [1, 2]}, "input 1 has 2 images"),
+        (7, "the image of input 1 cannot be used"),
+        (b"no image", "not_an_image"),
         (np.zeros((5, 5, 7)), "not_an_image"),
         (np.full((4, 4, 3), 3.0), "unsupported_mode"),
         ({"image": "absent.png"}, "unreadable"),
@@ -230,16 +234,16 @@ def test_what_is_no_input_is_refused(model, given, said):
         model.encode(["fine", given])
 
 
-def test_a_picture_of_too_many_pixels_is_refused(model):
+def test_a_image_of_too_many_pixels_is_refused(model):
     with pytest.raises(ModelError, match="too_many_pixels"):
         model.encode([claimed_png(30_000, 30_000)])
     with pytest.raises(ImageRejectedError, match="too_many_pixels"):
-        open_picture(picture(), max_pixels=100)
+        open_image(make_image(), max_pixels=100)
 
 
 def test_a_text_that_is_too_long_is_cut_with_one_warning(folder, caplog):
     model = load_mmret(folder, device="cpu")
-    made = model.encode(["star " * 500, {"text": "moon " * 500, "image": picture()}, "star " * 600])
+    made = model.encode(["star " * 500, {"text": "moon " * 500, "image": make_image()}, "star " * 600])
     assert np.abs(made[0] - made[2]).max() < 1e-6
     assert len([r for r in caplog.records if "was cut" in r.message]) == 1
 
@@ -249,6 +253,6 @@ def test_a_prompt_that_is_too_long_is_told_too(folder, caplog):
     assert len([r for r in caplog.records if "was cut" in r.message]) == 1
 
 
-def test_a_model_without_pictures_is_refused(models):
-    with pytest.raises(ModelError, match="which takes no pictures"):
+def test_a_model_without_images_is_refused(models):
+    with pytest.raises(ModelError, match="which takes no images"):
         load_mmret(f"{models}/words", device="cpu")

@@ -31,25 +31,25 @@ def inputs(corpus):
 
 
 def reference(models, images, texts):
-    """The formula of the paper, eq. 2, normalised after the sum."""
+    """The formula of the paper, eq. 2, normalized after the sum."""
     clip = CLIPModel.from_pretrained(f"{models}/clip")
     processor = AutoProcessor.from_pretrained(f"{models}/clip", backend="pil")
-    vectors = []
+    embeddings = []
     with torch.no_grad():
         for image, text in zip(images, texts, strict=True):
             pixels = processor.image_processor(image, return_tensors="pt")["pixel_values"]
             tokens = processor.tokenizer(text, return_tensors="pt", truncation=True)
             parts = clip.get_image_features(pixel_values=pixels).pooler_output[0]
             parts = parts + clip.get_text_features(tokens["input_ids"], tokens["attention_mask"]).pooler_output[0]
-            vectors.append((parts / parts.norm()).numpy())
-    return np.stack(vectors)
+            embeddings.append((parts / parts.norm()).numpy())
+    return np.stack(embeddings)
 
 
 def joint(images, texts):
     return [{"image": image, "text": text} for image, text in zip(images, texts, strict=True)]
 
 
-def test_the_joint_embedding_is_the_normalised_sum(saved, models, inputs):
+def test_the_joint_embedding_is_the_normalized_sum(saved, models, inputs):
     made = load_mmret(saved, device="cpu").encode(joint(*inputs))
     assert np.abs(made - reference(models, *inputs)).max() < 1e-5
     assert np.allclose(np.linalg.norm(made, axis=1), 1, atol=1e-5)

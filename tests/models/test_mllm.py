@@ -20,17 +20,17 @@ from tests.models import tiny
 IMAGE = {"llava": "<image>", "qwen": "<|vision_start|><|image_pad|><|vision_end|>"}
 
 
-def picture(seed, size=(40, 30)):
+def make_image(seed, size=(40, 30)):
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8))
 
 
 MIXED = [
     "make it blue",
-    picture(1),
-    {"image": picture(2, (20, 50)), "text": "a red star"},
+    make_image(1),
+    {"image": make_image(2, (20, 50)), "text": "a red star"},
     "night",
-    {"text": "the moon", "image": picture(3)},
-    picture(4, (64, 64)),
+    {"text": "the moon", "image": make_image(3)},
+    make_image(4, (64, 64)),
 ]
 
 
@@ -60,17 +60,17 @@ def prompt(text, image, instruction, token):
 
 
 def reference(name, backbone, processor, inputs, instruction):
-    """One at a time, without padding: 512 × 512, the last position's hidden state, normalised."""
+    """One at a time, without padding: 512 × 512, the last position's hidden state, normalized."""
     model = AutoModel.from_pretrained(backbone).eval()
-    vectors = []
+    embeddings = []
     for given in inputs:
         text, image = parts(given)
         words = [prompt(text, image, instruction, IMAGE[name])]
         images = {} if image is None else {"images": [image.resize((512, 512), Image.Resampling.BICUBIC)]}
         with torch.no_grad():
             last = model(**processor(text=words, return_tensors="pt", **images)).last_hidden_state[0, -1]
-        vectors.append((last / last.norm()).numpy())
-    return np.stack(vectors)
+        embeddings.append((last / last.norm()).numpy())
+    return np.stack(embeddings)
 
 
 @pytest.mark.parametrize("side", ["query", "document"])
@@ -81,7 +81,7 @@ def test_a_mixed_batch_equals_one_by_one_by_hand(family, side):
     expected = reference(name, backbone, model[0].processor, MIXED, CIR_INSTRUCTION if side == "query" else None)
     assert np.abs(encode(MIXED) - expected).max() < 1e-5
     assert np.abs(np.stack([encode(one) for one in MIXED]) - expected).max() < 1e-5
-    # one padded forward pass of texts, pictures and both
+    # one padded forward pass of texts, images and both
     features = model.preprocess(MIXED, prompt=CIR_INSTRUCTION if side == "query" else None, task=side)
     assert (features["attention_mask"][:, -1] == 1).all()
     assert (features["attention_mask"] == 0).any()
@@ -99,16 +99,16 @@ def test_another_instruction(family):
 
 
 def test_stock_sentence_transformers_needs_no_flag(family):
-    """Square pictures of 512 pixels are what it must be given; then every bit is the same."""
+    """Square images of 512 pixels are what it must be given; then every bit is the same."""
     _, _, saved = family
     square = [
-        {"image": picture(5, (512, 512)), "text": "a star"},
-        {"text": "the moon", "image": picture(6, (512, 512))},
+        {"image": make_image(5, (512, 512)), "text": "a star"},
+        {"text": "the moon", "image": make_image(6, (512, 512))},
     ]
     plain = SentenceTransformer(saved, device="cpu", processor_kwargs={"backend": "pil"})
     mine = load_mmret(saved, device="cpu")
     assert np.abs(plain.encode_query(square) - mine.encode_query(square)).max() < 1e-6
-    mixed = ["night", picture(7, (512, 512)), *square]
+    mixed = ["night", make_image(7, (512, 512)), *square]
     assert np.abs(plain.encode_query(mixed) - mine.encode_query(mixed)).max() < 1e-5
     assert np.abs(plain.encode_document(["night"]) - mine.encode_document(["night"])).max() < 1e-6
     assert not list(Path(saved).glob("*.py"))
@@ -132,10 +132,10 @@ def test_the_papers_prompt_ends_with_the_end_token(family):
     assert words.replace(" ", "").replace("Ġ", " ") == "<s><instruct>Find <query>day </s>"
 
 
-def test_a_long_text_is_cut_before_the_picture_with_one_warning(family, caplog):
+def test_a_long_text_is_cut_before_the_image_with_one_warning(family, caplog):
     _, _, saved = family
     model = load_mmret(saved, device="cpu")
-    long = {"text": "star " * 400, "image": picture(1)}
+    long = {"text": "star " * 400, "image": make_image(1)}
     made = model.encode([long, long, "star " * 400])
     assert np.isfinite(made).all()
     assert len([r for r in caplog.records if "was cut" in r.message]) == 1
@@ -146,36 +146,37 @@ def test_a_long_instruction_leaves_less_for_the_text_or_is_refused(family):
     _, _, saved = family
     model = load_mmret(saved, device="cpu")
     free = (
-        model.preparer.limit - model.preprocess([{"text": ".", "image": picture(1)}], prompt="p")["input_ids"].shape[1]
+        model.preparer.limit
+        - model.preprocess([{"text": ".", "image": make_image(1)}], prompt="p")["input_ids"].shape[1]
     )
-    given = {"text": "a" * 40, "image": picture(1)}
+    given = {"text": "a" * 40, "image": make_image(1)}
     assert model.preprocess([given], prompt="p" * (free - 10))["input_ids"].shape[1] <= model.preparer.limit
-    # a text alone has the picture's room too
+    # a text alone has the image's room too
     assert model.preprocess(["a" * 40], prompt="p" * (free + 5))["input_ids"].shape[1] <= model.preparer.limit
-    for one in (given, picture(1)):
+    for one in (given, make_image(1)):
         with pytest.raises(ModelError, match="shorten the prompt"):
             model.encode([one], prompt="p" * (free + 5))
 
 
-def test_two_pictures_are_refused(family):
+def test_two_images_are_refused(family):
     _, _, saved = family
     model = load_mmret(saved, device="cpu")
-    with pytest.raises(ModelError, match="has 2 pictures"):
-        model.encode([{"text": "both", "image": [picture(1), picture(2)]}])
+    with pytest.raises(ModelError, match="has 2 images"):
+        model.encode([{"text": "both", "image": [make_image(1), make_image(2)]}])
 
 
 def test_a_text_may_name_the_image_token(family):
     name, _, saved = family
     model = load_mmret(saved, device="cpu")
     token = "<image>" if name == "llava" else "<|image_pad|>"
-    assert np.isfinite(model.encode([f"a {token} tag", {"text": f"a {token}", "image": picture(1)}])).all()
+    assert np.isfinite(model.encode([f"a {token} tag", {"text": f"a {token}", "image": make_image(1)}])).all()
 
 
 @pytest.mark.parametrize("text", ["a <|video_pad|>", "<|vision_start|><|video_pad|><|vision_end|>"])
 def test_a_text_may_name_the_video_token(family, text):
     _, _, saved = family
     model = load_mmret(saved, device="cpu")
-    assert np.isfinite(model.encode([text, {"text": text, "image": picture(1)}], prompt=text)).all()
+    assert np.isfinite(model.encode([text, {"text": text, "image": make_image(1)}], prompt=text)).all()
 
 
 def test_there_are_two_prompt_styles(family):

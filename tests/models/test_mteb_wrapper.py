@@ -16,13 +16,13 @@ from tests.models import tiny
 ROWS = 12
 
 
-def pictures():
+def make_images():
     rng = np.random.default_rng(0)
     return [Pillow.fromarray(rng.integers(0, 256, (30, 40, 3), np.uint8)) for _ in range(ROWS)]
 
 
 class LocalRetrieval(AbsTaskRetrieval):
-    """The reference picture with a word, to a gallery of which one is the same picture."""
+    """The reference image with a word, to a gallery of which one is the same image."""
 
     metadata = TaskMetadata(
         name="LocalIT2IRetrieval",
@@ -46,7 +46,7 @@ class LocalRetrieval(AbsTaskRetrieval):
     )
 
     def load_data(self, **_):
-        seen = pictures()
+        seen = make_images()
         ids = [str(i) for i in range(ROWS)]
         modality = {"modality": Value("string"), "id": Value("string"), "image": Image()}
         corpus = {"id": [f"d{i}" for i in ids], "image": seen, "modality": ["image"] * ROWS}
@@ -80,8 +80,8 @@ def test_mteb_measures_what_we_compute(model, tmp_path):
         wrapped, LocalRetrieval(), cache=mteb.ResultCache(tmp_path), encode_kwargs={"batch_size": 5}, co2_tracker=False
     )
     scores = result.task_results[0].scores["test"][0]
-    queries = model.encode_query([{"image": image, "text": "a"} for image in pictures()])
-    ranks = np.argsort(-(queries @ model.encode_document(pictures()).T), axis=1)
+    queries = model.encode_query([{"image": image, "text": "a"} for image in make_images()])
+    ranks = np.argsort(-(queries @ model.encode_document(make_images()).T), axis=1)
     wanted = (ranks[:, :1] == np.arange(ROWS)[:, None]).any(1).mean()
     assert scores["hit_rate_at_1" if "hit_rate_at_1" in scores else "recall_at_1"] == pytest.approx(wanted, abs=1e-4)
     places = np.argmax(ranks == np.arange(ROWS)[:, None], axis=1)

@@ -32,7 +32,7 @@ LLAVA_NAMES = {
 }
 
 
-def picture(seed, size=(40, 30)):
+def make_image(seed, size=(40, 30)):
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8))
 
 
@@ -79,12 +79,12 @@ def llava(tmp_path_factory):
     return str(folder)
 
 
-def test_the_released_clip_is_the_sum_normalised_after(clip):
+def test_the_released_clip_is_the_sum_normalized_after(clip):
     """The towers are transformers'; what is theirs is what comes after."""
     from transformers import CLIPModel, CLIPProcessor
 
     model, processor = CLIPModel.from_pretrained(clip).eval(), CLIPProcessor.from_pretrained(clip, backend="pil")
-    image, text = picture(1), "a red star " * 30
+    image, text = make_image(1), "a red star " * 30
     with torch.no_grad():
         tokens = processor.tokenizer(text, truncation=True, return_tensors="pt")
         words = model.text_projection(model.text_model(**tokens).pooler_output)[0]
@@ -132,7 +132,7 @@ def test_the_released_mllm_takes_the_last_position(llava):
     words = f"[INST] \n <instruct> {CIR_INSTRUCTION} <query>  make it blue \n [/INST]"
     ids = mine.tokenizer(words, return_tensors="pt")["input_ids"][0]
     last = mistral(weights, weights["language_model.model.embed_tokens.weight"][ids])[-1]
-    mixed = [{"image": picture(2), "text": "a much longer text than the other one"}, "make it blue"]
+    mixed = [{"image": make_image(2), "text": "a much longer text than the other one"}, "make it blue"]
     assert np.abs(mine.encode_query(mixed)[1] - (last / last.norm()).numpy()).max() < 1e-5
     features = mine.preprocess(mixed, prompt=CIR_INSTRUCTION, task="query")
     assert features["attention_mask"][1, 0] == 0
@@ -145,7 +145,7 @@ def test_a_released_model_saves_as_ours(llava, clip, tmp_path):
     for name, folder in {"mllm": llava, "clip": clip}.items():
         model = load_mmret(folder, device="cpu")
         save_mmret(model, tmp_path / name)
-        mixed = ["night", picture(3), {"image": picture(4), "text": "day"}]
+        mixed = ["night", make_image(3), {"image": make_image(4), "text": "day"}]
         again = load_mmret(str(tmp_path / name), device="cpu")
         tiny.assert_same(model, again, mixed)
         assert np.abs(model.encode_query(mixed) - again.encode_query(mixed)).max() < 1e-6
@@ -176,7 +176,7 @@ def foreign(request, models, tmp_path):
 
 
 def test_a_foreign_folder_gives_what_the_backbone_gives(foreign, models, tmp_path):
-    mixed = ["night", picture(3), {"image": picture(4), "text": "day"}]
+    mixed = ["night", make_image(3), {"image": make_image(4), "text": "day"}]
     expected = build_mmret(f"{models}/clip", device="cpu").encode(mixed)
     model = load_mmret(str(foreign[0]), device="cpu")
     assert np.abs(model.encode(mixed) - expected).max() < 1e-6
@@ -192,14 +192,14 @@ def test_a_foreign_folder_with_a_lost_weight_is_refused(foreign):
         load_mmret(str(foreign[0]), device="cpu")
 
 
-def test_a_foreign_mllm_sees_pictures_as_they_are(llava, tmp_path):
+def test_a_foreign_mllm_sees_images_as_they_are(llava, tmp_path):
     folder = tmp_path / "mllm"
     save_mmret(load_mmret(llava, device="cpu"), folder)
     config = json.loads((folder / "config.json").read_text())
     del config["mmret_image_side"]
     (folder / "config.json").write_text(json.dumps(config))
     plain = SentenceTransformer(str(folder), device="cpu", processor_kwargs={"backend": "pil"})
-    wide = picture(1, (200, 20))
+    wide = make_image(1, (200, 20))
     assert np.abs(load_mmret(str(folder), device="cpu").encode([wide]) - plain.encode([wide])).max() < 1e-6
 
 

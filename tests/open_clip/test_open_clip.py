@@ -4,7 +4,7 @@ import torch
 from safetensors.torch import save_model
 
 from megapairs_hf.core.errors import ModelError
-from megapairs_hf.embedding import EmbedConfig, SimilarityModelConfig, embed_corpus
+from megapairs_hf.embedding import EmbedConfig, EncoderConfig, embed_corpus
 from tests.small import small_corpus
 
 pytestmark = pytest.mark.open_clip
@@ -29,8 +29,8 @@ def architecture(request, tmp_path_factory):
 
 def embedded(corpus, architecture, out, kind, **settings):
     name, file, _, _ = architecture
-    model = SimilarityModelConfig("open", name, kind, "open_clip", file)
-    made = embed_corpus(corpus, config=EmbedConfig(models=(model,), batch_size=4, **settings), out=out, work=out)
+    model = EncoderConfig("open", name, kind, "open_clip", file)
+    made = embed_corpus(corpus, config=EmbedConfig(encoders=(model,), batch_size=4, **settings), out=out, work=out)
     return np.concatenate([np.load(f"{made['open'].path}/{shard['file']}") for shard in made["open"].manifest.shards])
 
 
@@ -66,9 +66,9 @@ def test_bfloat16_points_the_same_way(few, architecture, tmp_path):
 
 
 def test_an_architecture_that_does_not_exist_is_refused(few, tmp_path):
-    model = SimilarityModelConfig("open", "ViT-B-33", "image", "open_clip", "random")
+    model = EncoderConfig("open", "ViT-B-33", "image", "open_clip", "random")
     with pytest.raises(ModelError, match="ViT-B-33"):
-        embed_corpus(few, config=EmbedConfig(models=(model,)), out=tmp_path, work=tmp_path)
+        embed_corpus(few, config=EmbedConfig(encoders=(model,)), out=tmp_path, work=tmp_path)
 
 
 def few_rows(corpus):

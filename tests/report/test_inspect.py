@@ -16,7 +16,7 @@ def work(tmp_path_factory):
 ALL = [
     "corpus",
     "embeddings/clip_image",
-    "similarity",
+    "encoders",
     "pairs",
     "descriptions",
     "instructions",
@@ -35,35 +35,35 @@ def test_every_kind_fits_eighty_columns_of_printable_text(work, name):
 
 def test_rejections_inputs_and_rows_are_told(work):
     text = inspect_artifact(work / "pairs", rows=2)
-    assert "            32  no_neighbour_in_band" in text
+    assert "            32  no_neighbor_in_range" in text
     assert "from         corpus " in text
     assert "row 2" in text and "row 3" not in text
-    assert "  no_neighbour_in_band: c040 (best 0.7712)" in text
+    assert "  no_neighbor_in_range: c040 (best 0.7712)" in text
     assert "  relation       [clip_image, dino_image]" in text
 
 
-def test_triplets_pictures_and_previews_are_counted_apart(work):
+def test_triplets_images_and_previews_are_counted_apart(work):
     artifact = open_artifact(work / "triplets")
-    triplets, pictures, previews = (
+    triplets, images, previews = (
         sum(len(artifact.shard(i)) for i, s in enumerate(artifact.manifest.shards) if s["file"].startswith(part))
         for part in ("triplets/", "images/", "preview/")
     )
-    told = f"rows         {triplets} triplets, {pictures} pictures, {previews} previews in "
-    assert told in inspect_artifact(work / "triplets") and triplets > 0 and pictures > 0
+    told = f"rows         {triplets} triplets, {images} images, {previews} previews in "
+    assert told in inspect_artifact(work / "triplets") and triplets > 0 and images > 0
 
 
-@pytest.mark.parametrize("name", ["model", "similarity"])
+@pytest.mark.parametrize("name", ["model", "encoders"])
 def test_weights_are_files_and_no_rows(work, name):
     text, manifest = inspect_artifact(work / name), open_artifact(work / name).manifest
     assert f"files        {len(manifest.shards)}\n" in text and "rows " not in text.partition("settings")[0]
     assert "\n".join(["files", *(f"  {shard['file']}" for shard in manifest.shards)]) in text
 
 
-def test_pictures_are_told_by_their_size(work):
+def test_images_are_told_by_their_size(work):
     assert "{bytes: <" in inspect_artifact(work / "corpus", rows=1)
 
 
-def test_vectors_show_their_first_numbers(work):
+def test_embeddings_show_their_first_numbers(work):
     assert "… 16 numbers]" in inspect_artifact(work / "embeddings" / "clip_image", rows=1)
 
 

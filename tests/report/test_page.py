@@ -68,7 +68,7 @@ def test_the_page_needs_nothing_beside_itself(html):
     assert all(image["src"].startswith("data:image/webp;base64,") for image in page.named("img"))
 
 
-def test_every_picture_has_an_alternative_text_and_every_table_headers(html):
+def test_every_image_has_an_alternative_text_and_every_table_headers(html):
     page = Page(html)
     assert page.named("img") and all(image["alt"] for image in page.named("img"))
     assert len(page.named("caption")) == len(page.named("table"))
@@ -78,12 +78,12 @@ def test_every_picture_has_an_alternative_text_and_every_table_headers(html):
 
 def test_counts_of_every_stage_stand_on_the_page(html):
     words = Page(html).words
-    assert "corpus 72 pictures in 74 pictures left out 2" in words
-    assert "pairs 40 pairs in 72 pictures left out 32" in words
+    assert "corpus 72 images in 74 images left out 2" in words
+    assert "pairs 40 pairs in 72 images left out 32" in words
     assert "instructions 38 pairs with instructions in 40 descriptions left out 2" in words
     assert "triplets 38 triplets in 38 pairs with instructions left out 0 72 images" in words
-    assert "embeddings 144 vectors" in words and "clip_image (16\u2011d), dino_image (8\u2011d)" in words
-    assert "no_neighbour_in_band 32 c040 best 0.7712" in words
+    assert "embeddings 144 embeddings" in words and "clip_image (16\u2011d), dino_image (8\u2011d)" in words
+    assert "no_neighbor_in_range 32 c040 best 0.7712" in words
     assert "too_few_instructions 2 c038 -> c062 2 of 3" in words
 
 
@@ -109,7 +109,7 @@ def test_best_of_each_column_is_bold_and_gains_are_signed(html):
 
 
 def test_targets_in_the_top_five_are_marked_and_only_they(html):
-    # a trained model of the fixture ranks the target 1, 2 or 3; an untrained one 4, 5, 6 or 7
+    # a trained model of the fixture ranks the target 1, 2 or 3; an base one 4, 5, 6 or 7
     ranks = [int(rank) for rank in re.findall(r"target at rank (\d+)", Page(html).words)]
     assert len(ranks) == 6
     assert html.count("✓ target") == html.count('"pic right"') == sum(rank <= 5 for rank in ranks)
@@ -156,11 +156,11 @@ def test_a_training_under_way_is_drawn_and_said_to_be_unfinished(work, tmp_path)
     assert [svg["aria-label"] for svg in page.named("svg")] == ["Training loss from step 1 (3) to step 3 (2)"]
 
 
-def test_a_picture_that_is_gone_leaves_a_placeholder(work, tmp_path):
+def test_a_image_that_is_gone_leaves_a_placeholder(work, tmp_path):
     shutil.copytree(work, tmp_path / "work")
     shutil.rmtree(tmp_path / "work" / "heldout")
     page = write_report(tmp_path / "work", tmp_path / "r.html", config=ReportConfig(triplets=0, queries=1)).read_text()
-    assert "not among the pictures" in page
+    assert "not among the images" in page
 
 
 def test_an_empty_folder_is_an_error_that_says_what_to_name(tmp_path):
@@ -179,7 +179,7 @@ def test_the_template_travels_with_the_package():
     assert {"report.html.jinja", "report.css"} <= {p.name for p in folder.iterdir()}
 
 
-def test_the_verb_writes_the_page_with_its_flags(work, tmp_path, capsys):
+def test_the_command_writes_the_page_with_its_flags(work, tmp_path, capsys):
     from megapairs_hf.cli import main
 
     words = [

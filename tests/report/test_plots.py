@@ -12,7 +12,7 @@ def test_moving_mean_is_numpys():
     assert np.allclose(moving_mean(values, 7)[:6], [np.mean(values[: i + 1]) for i in range(6)])
 
 
-def test_curve_takes_the_pages_colours_and_is_the_same_every_time():
+def test_curve_takes_the_pages_colors_and_is_the_same_every_time():
     log = [{"step": i, "loss": 1 / i} for i in range(1, 60)]
     svg = training_curve(log)
     assert svg == training_curve(log)

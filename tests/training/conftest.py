@@ -12,17 +12,17 @@ from tests.small import small_pairs
 
 @pytest.fixture(scope="package")
 def triplets(corpus: Artifact, models: str, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    """Some 350 triplets of 96 drawn scenes, and a validation split."""
+    """Some 350 triplets of 96 synthetic scenes, and a validation split."""
     folder = tmp_path_factory.mktemp("train")
     pairs = small_pairs(corpus, models, folder)
-    described = describe_pairs(pairs, corpus, config=DescribeConfig(engine="captions"), out=folder / "descriptions")
-    told = instruct_pairs(described, corpus, config=InstructConfig(engine="captions"), out=folder / "instructions")
+    described = describe_pairs(pairs, corpus, config=DescribeConfig(engine="rule_based"), out=folder / "descriptions")
+    told = instruct_pairs(described, corpus, config=InstructConfig(engine="rule_based"), out=folder / "instructions")
     return build_triplets(told, pairs, corpus, config=BuildConfig(validation=0.2), out=folder / "triplets")
 
 
 @pytest.fixture
 def rows(triplets: Artifact) -> Any:
-    """The triplets with their pictures."""
+    """The triplets with their images."""
     return load_triplets(triplets.path)
 
 

@@ -1,4 +1,4 @@
-"""What a batch is made of: draws, masks, mixtures, streams, and pictures that cannot be read."""
+"""What a batch is made of: draws, masks, mixtures, streams, and images that cannot be read."""
 
 import json
 import math
@@ -98,11 +98,11 @@ def test_pools_are_drawn_by_weight_and_counted():
 
 @pytest.fixture
 def table(tmp_path):
-    """Rows as in MMEB's training sets: pictures to texts, and texts to texts; 40 of each."""
-    colours = np.random.default_rng(0).integers(0, 255, (40, 3))
-    (tmp_path / "pictures").mkdir()
-    for i, colour in enumerate(colours):
-        Image.new("RGB", (40, 30), tuple(map(int, colour))).save(tmp_path / "pictures" / f"{i}.png")
+    """Rows as in MMEB's training sets: images to texts, and texts to texts; 40 of each."""
+    colors = np.random.default_rng(0).integers(0, 255, (40, 3))
+    (tmp_path / "images").mkdir()
+    for i, color in enumerate(colors):
+        Image.new("RGB", (40, 30), tuple(map(int, color))).save(tmp_path / "images" / f"{i}.png")
     rows = [
         {"qry": "<|image_1|>\nWhat is it?", "qry_image_path": f"{i}.png", "pos_text": f"thing {i}", "neg_text": "none"}
         for i in range(40)
@@ -115,7 +115,7 @@ def table(tmp_path):
 
 def test_tables_become_pools_of_one_kind(table, model):
     config = TrainConfig(**SETTINGS)
-    pools, weights = open_source(SourceConfig("./rows.parquet", images="./pictures", weight=6.0), config, table)
+    pools, weights = open_source(SourceConfig("./rows.parquet", images="./images", weight=6.0), config, table)
     assert weights == [3.0, 3.0]
     kinds = []
     for i in range(len(pools)):
@@ -131,7 +131,7 @@ def test_tables_become_pools_of_one_kind(table, model):
 def test_a_stream_gives_every_row_once_and_goes_on_anywhere(table, model, monkeypatch):
     monkeypatch.setattr("megapairs_hf.training.data.mmeb.BLOCK", 40)
     config = TrainConfig(**SETTINGS)
-    source = SourceConfig("./rows.parquet", images="./pictures", weight=1.0, stream=True)
+    source = SourceConfig("./rows.parquet", images="./images", weight=1.0, stream=True)
     (pool,), _ = open_source(source, config, table)
     seen = [pool.examples(pool.indices(place, 8), place, ()) for place in range(10)]
     texts = Counter(row.candidates[0].text for batch in seen for row in batch)
@@ -143,7 +143,7 @@ def test_a_stream_gives_every_row_once_and_goes_on_anywhere(table, model, monkey
 
 
 def test_mixtures_train(table, triplets, models, tmp_path):
-    source = SourceConfig(str(table / "rows.parquet"), images=str(table / "pictures"), weight=400.0)
+    source = SourceConfig(str(table / "rows.parquet"), images=str(table / "images"), weight=400.0)
     config = TrainConfig(**{**SETTINGS, "steps": 12}, sources=(source,), micro_batch=5)
     made = train_mmret(triplets, config=config, out=tmp_path / "m", work=models)
     lines = [json.loads(line) for line in (tmp_path / "m" / "training_log.jsonl").read_text().splitlines()]
@@ -165,7 +165,7 @@ def test_sources_that_cannot_be(table, tmp_path):
 
 
 def spoil(monkeypatch, names):
-    """Make the files of these pictures broken."""
+    """Make the files of these images broken."""
     whole = TripletPool.files
 
     def files(self, wanted):
@@ -175,7 +175,7 @@ def spoil(monkeypatch, names):
 
 
 @pytest.mark.parametrize("micro", [None, 5])
-def test_unreadable_pictures_are_left_out_and_the_batch_refilled(triplets, models, rows, tmp_path, monkeypatch, micro):
+def test_unreadable_images_are_left_out_and_the_batch_refilled(triplets, models, rows, tmp_path, monkeypatch, micro):
     query, negative = rows.ids(0)["q_img"], rows.ids(5)["t_img"]
     spoil(monkeypatch, {query, negative})
     config = TrainConfig(**{**SETTINGS, "steps": 25, "batch_size": 16}, micro_batch=micro)
@@ -184,7 +184,7 @@ def test_unreadable_pictures_are_left_out_and_the_batch_refilled(triplets, model
     assert made.manifest.rejected == {"unreadable": 2}
     assert made.manifest.stats["steps"] == 25
     few = TrainConfig(**{**SETTINGS, "steps": 25, "batch_size": 16}, micro_batch=micro, max_rejected=1)
-    with pytest.raises(TrainingError, match="2 pictures cannot be read, more than max_rejected 1"):
+    with pytest.raises(TrainingError, match="2 images cannot be read, more than max_rejected 1"):
         train_mmret(triplets, config=few, out=tmp_path / "few", work=models)
 
 
@@ -219,7 +219,7 @@ def test_a_batch_is_filled_up_while_any_whole_row_is_left(rows, model, tmp_path,
     def readable(bad):
         return sum(row is not None for row in pool.examples(range(35), 0, bad))
 
-    # all pictures break that leave enough rows; some spoil several
+    # all images break that leave enough rows; some spoil several
     bad, more = [], ""
     for name in [row.candidates[0].image or row.query.image for row in pool.examples(range(35), 0, ())]:
         if readable([*bad, name]) >= batch_size:
@@ -231,7 +231,7 @@ def test_a_batch_is_filled_up_while_any_whole_row_is_left(rows, model, tmp_path,
     for step in range(40):
         assert len(task.batch(step, 0, 1).names) == batch_size
     task.bad[f"0/{more}"] = "broken"
-    with pytest.raises(TrainingError, match=f"has only {readable([*bad, more])} rows with readable pictures"):
+    with pytest.raises(TrainingError, match=f"has only {readable([*bad, more])} rows with readable images"):
         task.batch(0, 0, 1)
     task.close()
 
@@ -270,10 +270,10 @@ def test_a_language_model_sees_each_input_once_and_trains_with_cached_gradients(
     assert loss == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_cluster_whose_name_is_a_pictures_id_is_not_that_picture(rows):
+def test_a_cluster_whose_name_is_a_images_id_is_not_that_image(rows):
     pool = TripletPool(rows, TrainConfig(**SETTINGS))
     pool.clusters = {"a": "7", "b": "7"}
-    # a and b are near-duplicates, and neither is the picture "7"
+    # a and b are near-duplicates, and neither is the image "7"
     masked, counts = masks([example("q", "x", "a", ["7"]), example("p", "y", "b")], pool.cluster)
     assert masked.tolist() == [[0, 0, 1, 1], [1, 0, 0, 1]]
     assert counts == (0, 2, 0)
@@ -286,7 +286,7 @@ def test_workers_are_sent_no_row_numbers(rows, table):
     assert len(pickle.dumps(pool)) == size
     name = rows.ids(0)["q_img"]
     assert pickle.loads(pickle.dumps(pool)).files([name]) == pool.files([name])
-    (shown, *_), _ = open_source(SourceConfig("./rows.parquet", images="./pictures"), TrainConfig(**SETTINGS), table)
+    (shown, *_), _ = open_source(SourceConfig("./rows.parquet", images="./images"), TrainConfig(**SETTINGS), table)
     again = pickle.loads(pickle.dumps(shown))
     assert not {"table", "config"} & set(vars(again))
     assert again.files(["3.png"]) == shown.files(["3.png"])
@@ -304,7 +304,7 @@ def test_an_epoch_draws_every_row_once():
 
 
 def test_a_cap_on_the_rows_of_a_source_draws_them_by_the_seed(table):
-    source = SourceConfig("./rows.parquet", images="./pictures", rows=30)
+    source = SourceConfig("./rows.parquet", images="./images", rows=30)
 
     def names(seed):
         pools, weights = open_source(source, TrainConfig(**SETTINGS, seed=seed), table)
@@ -328,14 +328,14 @@ def test_queries_of_a_source_have_its_prompt_and_triplets_the_models(table, rows
         parts = [part for part in batch.parts if part.side == "query"]
         files = task.pools[0].files([part.image for part in parts])
         given = [{"text": part.text, "image": files[part.image]} for part in parts]
-        pictures, _ = task.pictures.load(0, [part.image for part in parts])
-        return prepared(model, parts, pictures, "cpu", task.pools[0].prompt)["input_ids"], given
+        images, _ = task.images.load(0, [part.image for part in parts])
+        return prepared(model, parts, images, "cpu", task.pools[0].prompt)["input_ids"], given
 
     def equal(found, **settings):
         ids, given = found
         return torch.equal(ids, model.preprocess(given, **settings)["input_ids"])
 
-    place = {"path": "./rows.parquet", "images": "./pictures"}
+    place = {"path": "./rows.parquet", "images": "./images"}
     # as `encode` gives a query of MMEB, as `encode_query` gives a composed query
     assert equal(fed(SourceConfig(**place)))
     assert equal(fed(None), prompt=model.prompts["query"], task="query")
@@ -345,7 +345,7 @@ def test_queries_of_a_source_have_its_prompt_and_triplets_the_models(table, rows
 
 def test_a_prompt_for_a_dual_encoder_is_refused(table, model):
     config = TrainConfig(**SETTINGS)
-    pools, weights = open_source(SourceConfig("./rows.parquet", images="./pictures", prompt="Name: "), config, table)
+    pools, weights = open_source(SourceConfig("./rows.parquet", images="./images", prompt="Name: "), config, table)
     with pytest.raises(TrainingError, match="only language models are told one"):
         ContrastTask(model, pools, weights, config)
 

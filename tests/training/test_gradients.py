@@ -95,18 +95,18 @@ def test_equal_embeddings_cost_the_logarithm_of_the_candidates(queries, negative
 
 
 def test_a_masked_candidate_costs_nothing():
-    vectors = torch.eye(4)
+    embeddings = torch.eye(4)
     mask = torch.zeros(1, 4, dtype=torch.bool)
     mask[0, 1] = True
-    loss = info_nce(vectors[:1], vectors[[0, 0, 2, 3]], torch.tensor([0]), mask, 0.5)
+    loss = info_nce(embeddings[:1], embeddings[[0, 0, 2, 3]], torch.tensor([0]), mask, 0.5)
     assert loss.item() == pytest.approx(math.log(math.exp(2) + 2) - 2)
 
 
 @pytest.mark.parametrize("siblings", [1, 4])
-def test_each_picture_once_is_the_naive_loss_and_gradient(model, rows, siblings):
+def test_each_image_once_is_the_naive_loss_and_gradient(model, rows, siblings):
     task = made_task(model, rows, group_siblings=siblings, temperature=0.1)
-    pictures = [part.image for part in task.batch(0, 0, 1).parts if part.image is not None]
-    assert len(pictures) == len(set(pictures)) < 8 * 5
+    images = [part.image for part in task.batch(0, 0, 1).parts if part.image is not None]
+    assert len(images) == len(set(images)) < 8 * 5
     (loss, gradients), (expected, others) = learnt(task), naive(task)
     assert loss == pytest.approx(expected, rel=1e-5)
     assert apart(gradients, others) < 1e-5

@@ -76,11 +76,10 @@ def test_the_mmeb_recipe_follows_the_mllm_recipe_in_one_work_folder(triplets, tm
     then = [str(ROOT / "recipes" / "mmret_mllm_mmeb" / "train.yaml"), "--sources", "[{path: ./rows.parquet}]"]
     assert parse(["train", "--config", *then, *words, "--out", str(tmp_path / "model-mmeb")])() == 0
     made = {
-        name: open_artifact(tmp_path / name, "model")
-        for name in ("untrained", "model", "model-mmeb", "model-mmeb.untrained")
+        name: open_artifact(tmp_path / name, "model") for name in ("base", "model", "model-mmeb", "model-mmeb.base")
     }
-    assert made["untrained"].manifest.inputs["model"] != made["model-mmeb.untrained"].manifest.inputs["model"]
-    assert made["model-mmeb.untrained"].manifest.inputs["model"] == made["model-mmeb"].manifest.inputs["model"]
+    assert made["base"].manifest.inputs["model"] != made["model-mmeb.base"].manifest.inputs["model"]
+    assert made["model-mmeb.base"].manifest.inputs["model"] == made["model-mmeb"].manifest.inputs["model"]
 
 
 def test_the_slurm_script_hands_its_words_on(tmp_path):

@@ -420,22 +420,22 @@ def test_a_log_of_a_killed_run_is_cut_to_its_checkpoint(tmp_path):
 
 
 def test_recall_in_memory_is_counted_by_hand():
-    vectors = {"q": [9.0, 0.0], "a": [0.8, 0.0], "p": [0.0, 9.0], "b": [0.0, 0.7], "c": [0.0, 0.8]}
+    embeddings = {"q": [9.0, 0.0], "a": [0.8, 0.0], "p": [0.0, 9.0], "b": [0.0, 0.7], "c": [0.0, 0.8]}
 
     class Model:
         def encode_query(self, inputs, **_):
             return np.array([{"x": [1.0, 0.0], "y": [0.0, 1.0], "z": [0.0, 1.0]}[one["text"]] for one in inputs])
 
         def encode_document(self, inputs, **_):
-            return np.array([vectors[one] for one in inputs])
+            return np.array([embeddings[one] for one in inputs])
 
-    # each query's own picture would come first and does not count; b stands behind c
+    # each query's own image would come first and does not count; b stands behind c
     found = retrieval(Model(), [("q", "x"), ("p", "y"), ("p", "z")], ["a", "b", "c"], lambda name: name)()
     assert found == {"recall@1": pytest.approx(200 / 3), "recall@10": 100.0}
 
 
 def answering(query, document):
-    """A model that answers with these vectors: functions of how many are asked for."""
+    """A model that answers with these embeddings: functions of how many are asked for."""
 
     class Model:
         def encode_query(self, inputs, **_):
@@ -465,7 +465,7 @@ def test_a_model_that_answers_everything_alike_finds_nothing():
         assert answering(answer, answer)() == {"recall@1": 0.0, "recall@10": 0.0}
 
 
-def test_vectors_that_are_no_numbers_stop_the_evaluation():
+def test_embeddings_that_are_no_numbers_stop_the_evaluation():
     def whole(count):
         return np.eye(count, 100, dtype=np.float32)
 
@@ -477,7 +477,7 @@ def test_vectors_that_are_no_numbers_stop_the_evaluation():
     assert answering(whole, whole)()["recall@1"] == 100.0
     with pytest.raises(TrainingError, match="not finite for 2 of the 50 queries of the evaluation; lower `lr`"):
         answering(broken, whole)()
-    with pytest.raises(TrainingError, match="not finite for 2 of the 100 pictures"):
+    with pytest.raises(TrainingError, match="not finite for 2 of the 100 images"):
         answering(whole, broken)()
 
 

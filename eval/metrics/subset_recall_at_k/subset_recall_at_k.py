@@ -1,4 +1,4 @@
-"""CIRR's subset recall: the target's place among the few pictures of its own set, without the reference."""
+"""CIRR's subset recall: the target's place among the few images of its own set, without the reference."""
 
 import datasets
 import evaluate
@@ -14,7 +14,7 @@ ARGUMENTS = """
 Args:
     predictions: ids of each query's ranking, best first, without repeats; the whole subset stands in it.
     references: id of each query's target.
-    subsets: ids that count, the target among them; the reference picture must not be (CIRR: 5 of 6 members).
+    subsets: ids that count, the target among them; the reference image must not be (CIRR: 5 of 6 members).
     k: the cut, 1 by default.
 
 Returns:

@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 REFUSED_AT_FIRST = 10
 FAULTS_IN_A_ROW = 10
 CANARY_WAIT_S = 5.0
-COLOURS = ["red", "green", "blue"]
+COLORS = ["red", "green", "blue"]
 PROBE_SCHEMA = {
     "type": "object",
     "properties": {
         # words to choose from: a small model that may write freely fills its tokens before it closes the list
-        "instructions": {"type": "array", "items": {"type": "string", "enum": COLOURS}, "minItems": 1, "maxItems": 3}
+        "instructions": {"type": "array", "items": {"type": "string", "enum": COLORS}, "minItems": 1, "maxItems": 3}
     },
     "required": ["instructions"],
 }
@@ -70,7 +70,7 @@ class Client:
         """Ask until there is an answer.
 
         Args:
-            make: the question; called when there is a place for it, so that no picture waits in memory.
+            make: the question; called when there is a place for it, so that no image waits in memory.
 
         Returns:
             The reply; `refused` is set where the server will not answer this question.
@@ -145,7 +145,7 @@ class Client:
         if self.tally.answered == 0 and self.tally.before[0] == 0 and self.tally.refused >= REFUSED_AT_FIRST:
             raise ServerUnavailableError(
                 f"{server.url} refused all of the first {REFUSED_AT_FIRST} requests ({reply.text});"
-                " check that the model takes such input (pictures, `max_tokens`, the length of the prompt)"
+                " check that the model takes such input (images, `max_tokens`, the length of the prompt)"
             )
         return reply
 
@@ -235,10 +235,10 @@ class Client:
             return server.form
 
     async def _takes_schema(self, server: Server, form: str) -> bool:
-        schema = {"name": "colours", "schema": PROBE_SCHEMA}
+        schema = {"name": "colors", "schema": PROBE_SCHEMA}
         parameters = {"max_tokens": 60, "response_format": {"type": "json_schema", "json_schema": schema}}
         # a model that keeps to the schema here was made to: the question says nothing of JSON
-        question = Request([{"role": "user", "content": "Name two colours."}], self.model, parameters)
+        question = Request([{"role": "user", "content": "Name two colors."}], self.model, parameters)
         for attempt in range(self.endpoint.retries + 1):
             try:
                 self.tally.sent += 1

@@ -3,7 +3,7 @@
 A server's own limit is found as TCP finds a network's: the number in flight doubles until twice as many bring no more
 answers a second, then goes up by a step while that helps, and down by a share at every sign of overload. What
 surprises: the way down is not always by half. It is by half of the share of the window that was refused, timed out or
-took more than half of the time limit (as data-centre TCP does it): one refusal among sixty is the limit itself.
+took more than half of the time limit (as data-center TCP does it): one refusal among sixty is the limit itself.
 """
 
 from __future__ import annotations

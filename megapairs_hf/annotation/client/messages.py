@@ -16,7 +16,7 @@ class Request:
 
     @property
     def letters(self) -> int:
-        """How long its text is; pictures are not counted."""
+        """How long its text is; images are not counted."""
         parts = [message["content"] for message in self.messages]
         texts = [[part] if isinstance(part, str) else [p.get("text", "") for p in part] for part in parts]
         return sum(len(text) for group in texts for text in group)

@@ -1,7 +1,7 @@
 """Asking about every pair, many at a time, with the journal between the servers and the artifact.
 
 All shards of a process go through one stream: while the last pairs of a shard are being answered, the next shard's are
-asked already, and the pictures of the one after are being read. What surprises: a shard's rows are made from the
+asked already, and the images of the one after are being read. What surprises: a shard's rows are made from the
 journal after all of its replies have come, in the order of the pairs, so neither the order of replies nor an
 interruption shows in the artifact, and no reply waits in memory.
 """
@@ -122,7 +122,7 @@ class Stream:
         if refused and len(refused) == len(shard.todo) and none:
             raise ServerUnavailableError(
                 f"every request was refused ({refused[0].detail}); check that the model takes such input"
-                " (pictures, `max_tokens`, the length of the prompt), then run the same command again"
+                " (images, `max_tokens`, the length of the prompt), then run the same command again"
             )
         await asyncio.to_thread(self.shards.close, shard)
 

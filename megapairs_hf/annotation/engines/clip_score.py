@@ -1,6 +1,6 @@
-"""The scores of a CLIP model as a verdict: does query picture plus instruction come closer to the target?
+"""The scores of a CLIP model as a verdict: does query image plus instruction come closer to the target?
 
-Pictures and texts are encoded once each; the query is the sum of the two vectors, normalised, as MMRet's score fusion
+Images and texts are encoded once each; the query is the sum of the two embeddings, normalized, as MMRet's score fusion
 has it. What surprises: a CLIP model that mined the pairs is no independent judge of them; take another one.
 """
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Clip:
-    """A CLIP-like model of transformers: unit vectors of pictures and texts.
+    """A CLIP-like model of transformers: unit embeddings of images and texts.
 
     Args:
         config: the settings of the check.
@@ -56,12 +56,12 @@ class Clip:
         self.model.to(self.device)
         self.size = config.local.batch_size
 
-    def pictures(self, images: Sequence[Any]) -> np.ndarray:
-        """Vectors [N, D] of pictures."""
+    def encode_images(self, images: Sequence[Any]) -> np.ndarray:
+        """Embeddings [N, D] of images."""
         return self._encode(images, lambda part: {"images": part}, self.model.get_image_features)
 
     def texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Vectors [N, D] of texts."""
+        """Embeddings [N, D] of texts."""
         how = {"padding": True, "truncation": True}
         return self._encode(texts, lambda part: {"text": part, **how}, self.model.get_text_features)
 
@@ -91,7 +91,7 @@ def fits_by_clip(
     *,
     place: str,
     config: Any,
-    pictures: Callable[[], CorpusImages],
+    images: Callable[[], CorpusImages],
     negatives: Callable[[int], Mapping[Any, list[str]]],
     of: Callable[[Mapping[Any, list[str]], Row], list[str]],
 ) -> list[Outcome]:
@@ -100,7 +100,7 @@ def fits_by_clip(
     for start in range(0, len(rows), config.local.batch_size):
         part = rows[start : start + config.local.batch_size]
         others = [of(found, row)[: config.negatives] for row in part]
-        shown = pictures()
+        shown = images()
         shown.gather({i for row, names in zip(part, others, strict=True) for i in (*_ends(row), *names)})
         verdicts += _judge(load(config, place), part, others, shown)
         shown.close()
@@ -122,16 +122,16 @@ def _judge(clip: Clip, rows: list[Row], others: list[list[str]], shown: CorpusIm
             images[image_id] = Image.open(io.BytesIO(content)).convert("RGB")
         except ImageRejectedError as error:
             problems[image_id] = error
-    vectors = dict(zip(images, clip.pictures(list(images.values())), strict=True)) if images else {}
+    embeddings = dict(zip(images, clip.encode_images(list(images.values())), strict=True)) if images else {}
     verdicts = []
     for row, names in zip(rows, others, strict=True):
         broken = next((problems[i] for i in _ends(row) if i in problems), None)
         if broken is not None:
             verdicts.append(Outcome(None, broken.reason, broken.detail))
             continue
-        asked = vectors[row[QUERY_ID]] + clip.texts(row["instructions"])
-        target = asked @ vectors[row[TARGET_ID]]
-        beaten = [target > asked @ vectors[name] for name in names if name in vectors]
+        asked = embeddings[row[QUERY_ID]] + clip.texts(row["instructions"])
+        target = asked @ embeddings[row[TARGET_ID]]
+        beaten = [target > asked @ embeddings[name] for name in names if name in embeddings]
         fits = [sum(bool(b[k]) for b in beaten) / len(beaten) if beaten else None for k in range(len(target))]
         verdicts.append(Outcome({**row, "fits": fits}))
     return verdicts

@@ -38,7 +38,7 @@ class Shard:
         todo: the numbers of the rows about which something must still be asked.
         known: replies to a first question that was no use, by row.
         left: how many of `todo` are not settled yet.
-        aside: verdicts that are in no journal, by row (a missing picture, a refusal), and as many others as may wait
+        aside: verdicts that are in no journal, by row (a missing image, a refusal), and as many others as may wait
             in memory, so that they need not be reached again.
     """
 

@@ -39,7 +39,7 @@ class LocalModel:
 
     Args:
         config: settings with `model` and `local`.
-        vision: whether it takes pictures.
+        vision: whether it takes images.
     """
 
     def __init__(self, config: Any, *, vision: bool) -> None:
@@ -118,7 +118,7 @@ def _device(torch: Any) -> Any:
 
 
 def _content(question: Request) -> list[dict[str, Any]]:
-    """The messages with decoded pictures instead of data URLs."""
+    """The messages with decoded images instead of data URLs."""
     from PIL import Image
 
     def part(one: dict[str, Any]) -> dict[str, Any]:

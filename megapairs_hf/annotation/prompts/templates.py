@@ -1,7 +1,7 @@
 """The two prompts (figures 3 and 4 of the paper) as pairs of pure functions: format what is asked, parse what comes.
 
 The wording is in `prompts/*.jinja` and the demonstrations in `prompts/few_shot_examples.json`; the paper prints its
-own only as pictures, so the wording is ours. What surprises: the parser reads numbered lists and JSON whichever was
+own only as images, so the wording is ours. What surprises: the parser reads numbered lists and JSON whichever was
 asked for, because servers and models differ in whether they obey.
 """
 
@@ -122,15 +122,15 @@ def format_describe(
     """
     urls = dict(zip(IMAGE_SLOTS, (query_url, target_url), strict=True))
     slots = dict(zip(("query_caption", "target_caption"), captions, strict=True))
-    return format_pictures(prompt, urls, word_num=word_num, **slots)
+    return format_images(prompt, urls, word_num=word_num, **slots)
 
 
-def format_pictures(prompt: Prompt, urls: dict[str, str], **slots: Any) -> list[dict[str, Any]]:
-    """One user message with pictures where the prompt file has their slots.
+def format_images(prompt: Prompt, urls: dict[str, str], **slots: Any) -> list[dict[str, Any]]:
+    """One user message with images where the prompt file has their slots.
 
     Args:
         prompt: the prompt.
-        urls: data URL of each picture by its slot.
+        urls: data URL of each image by its slot.
         slots: what goes into the other slots.
     """
     # captions come from the open web: a character that no text holds keeps them from being taken for an image

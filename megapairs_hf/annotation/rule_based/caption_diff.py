@@ -1,4 +1,4 @@
-"""What changed from one caption to another, word by word: the reading half of the stand-in engine.
+"""What changed from one caption to another, word by word: the reading half of the rule-based engine.
 
 The two captions are aligned with difflib, and each difference is widened to the noun phrase around it, so that
 `red` against `blue` becomes "two large blue stars" instead of "red stars". What surprises: prepositions count as

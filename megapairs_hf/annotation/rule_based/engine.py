@@ -1,4 +1,4 @@
-"""The stand-in engine: descriptions and instructions from the two captions, without a model.
+"""The rule-based engine: descriptions and instructions from the two captions, without a model.
 
 What surprises: it reads the captions in both steps and the description in neither.
 """
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def describe_by_captions(
     rows: list[Row], bar: Progress, _: int, *, corpus: Artifact, config: DescribeConfig
 ) -> list[Outcome]:
-    """One shard by the stand-in engine."""
+    """One shard by the rule-based engine."""
     texts = read_texts(corpus, ids_of(rows), config.attributes)
 
     def write(row: Row, edits: list[Edit]) -> Outcome:
@@ -40,7 +40,7 @@ def describe_by_captions(
 def instruct_by_captions(
     rows: list[Row], bar: Progress, _: int, *, corpus: Artifact, config: InstructConfig
 ) -> list[Outcome]:
-    """One shard by the stand-in engine."""
+    """One shard by the rule-based engine."""
     texts = read_texts(corpus, ids_of(rows), config.attributes)
 
     def write(row: Row, edits: list[Edit]) -> Outcome:

@@ -1,4 +1,4 @@
-"""English for what changed: the writing half of the stand-in engine.
+"""English for what changed: the writing half of the rule-based engine.
 
 Each style is one way of asking for a change, with a clause for every kind of edit. What surprises: the draw is by the
 pair's seed, so the same pair always gets the same sentences, whatever was asked before.

@@ -1,7 +1,7 @@
-"""Where pictures come from: one interface, so that the stage knows nothing of files and formats.
+"""Where images come from: one interface, so that the stage knows nothing of files and formats.
 
 A source tells how many rows it has and hands out a range of them; nothing is decoded here. A row that cannot be read
-is handed out with its reason instead of being skipped. What surprises: a remote picture (a URL where bytes should be)
+is handed out with its reason instead of being skipped. What surprises: a remote image (a URL where bytes should be)
 is a rejected row, because nothing is fetched unless it was asked for.
 """
 
@@ -31,7 +31,7 @@ class RawRow:
         caption: None where there is none.
         meta: the extra columns.
         problem: why there are no bytes: a reason and its detail.
-        place: where the file is below the source's root, for a corpus that holds its pictures by reference.
+        place: where the file is below the source's root, for a corpus that holds its images by reference.
     """
 
     key: str
@@ -70,7 +70,7 @@ def read_file(path: str, roots: Sequence[Path]) -> tuple[bytes | None, tuple[str
     Rows come from strangers: a path that leads out of the source could put any file of this machine into a data set.
     """
     if "://" in path:
-        return None, ("remote_image", f"{path} is not fetched; download the pictures first")
+        return None, ("remote_image", f"{path} is not fetched; download the images first")
     whole = Path(path).resolve()
     if not any(whole.is_relative_to(root.resolve()) for root in roots):
         return None, ("outside_source", f"{path} is not inside the source")

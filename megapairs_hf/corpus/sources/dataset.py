@@ -55,7 +55,7 @@ class DatasetSource:
             yield RawRow(key, content, self._caption(row), meta, problem, self._place(start + offset, row))
 
     def _place(self, index: int, row: dict[str, Any]) -> str | None:
-        """Where the picture is below `path`, for sources that can be read again."""
+        """Where the image is below `path`, for sources that can be read again."""
         if self.config.images != "by_reference":
             return None
         if self.config.source == "parquet":
@@ -83,7 +83,7 @@ class DatasetSource:
         if isinstance(cell, str):
             return read_file(cell, self.roots)
         if not isinstance(cell, dict):
-            return None, ("no_image", f"column {self.image_column[0]} holds {type(cell).__name__}, not pictures")
+            return None, ("no_image", f"column {self.image_column[0]} holds {type(cell).__name__}, not images")
         if cell.get("bytes") is not None:
             return cell["bytes"], None
         return read_file(str(cell.get("path")), self.roots)
@@ -139,7 +139,7 @@ def meta_type(dataset: Dataset, config: CorpusConfig) -> pa.StructType | None:
 
 
 def find_image_column(dataset: Dataset, config: CorpusConfig) -> list[str]:
-    """The column with the pictures (for WebDataset: all that can hold one)."""
+    """The column with the images (for WebDataset: all that can hold one)."""
     from datasets import Image
 
     if config.image_column is not None:
@@ -151,17 +151,17 @@ def find_image_column(dataset: Dataset, config: CorpusConfig) -> list[str]:
     else:
         found = [name for name, feature in dataset.features.items() if isinstance(feature, Image)]
         if len(found) > 1:
-            raise CorpusError(f"several columns hold pictures ({', '.join(found)}); choose one with `image_column`")
+            raise CorpusError(f"several columns hold images ({', '.join(found)}); choose one with `image_column`")
     if not found:
         raise CorpusError(
-            f"no column of {config.path} holds pictures; name one with `image_column` (columns:"
+            f"no column of {config.path} holds images; name one with `image_column` (columns:"
             f" {', '.join(dataset.column_names)})"
         )
     return found
 
 
 def undecoded(dataset: Dataset) -> Dataset:
-    """The data set with its pictures as files, not as pixels."""
+    """The data set with its images as files, not as pixels."""
     from datasets import Image
 
     for name, feature in dataset.features.items():

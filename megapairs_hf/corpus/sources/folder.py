@@ -29,7 +29,7 @@ METADATA = ("metadata.jsonl", "metadata.csv")
 
 
 class FolderSource:
-    """A folder of pictures, searched with its subfolders, in the order of the names' bytes.
+    """A folder of images, searched with its subfolders, in the order of the names' bytes.
 
     Args:
         config: the settings; `path` is the folder.
@@ -41,7 +41,7 @@ class FolderSource:
         if not self.root.is_dir():
             raise CorpusError(f"there is no folder {self.root}; check `path`")
         self.columns = read_metadata(self.root)
-        self.files = list_pictures(self.root, self.columns) if files is None else list(files)
+        self.files = list_images(self.root, self.columns) if files is None else list(files)
         self.rows = len(self.files)
         self._check()
         if files is None:
@@ -59,7 +59,7 @@ class FolderSource:
                 raise missing_column(name, setting, sorted(known))
 
     def _check_captions(self) -> None:
-        """Refuse a metadata file that cannot hold the captions, unless some stand beside their pictures."""
+        """Refuse a metadata file that cannot hold the captions, unless some stand beside their images."""
         name = self.config.caption_column
         known = sorted(set().union(*self.columns.values()))
         if self.config.caption_template is not None or not self.columns or name in known:
@@ -100,14 +100,14 @@ class FolderSource:
         return (self.root / name).with_suffix(".txt")
 
     def groups(self, column: str) -> list[str]:
-        """A column of the metadata, or `folder`, for every picture."""
+        """A column of the metadata, or `folder`, for every image."""
         rows = [self._row(name) for name in self.files]
         if not all(column in row for row in rows):
             raise missing_column(column, "group_column", sorted(set().union(*rows)))
         return [str(row[column]) for row in rows]
 
     def select(self, indices: Sequence[int]) -> FolderSource:
-        """Only these pictures."""
+        """Only these images."""
         return FolderSource(self.config, [self.files[i] for i in indices])
 
 
@@ -125,8 +125,8 @@ def file_state(path: Path) -> tuple[int, int]:
     return (state.st_size, state.st_mtime_ns)
 
 
-def list_pictures(root: Path, columns: dict[str, dict[str, Any]]) -> list[str]:
-    """Relative paths of all pictures, and of what the metadata names even if it is not there."""
+def list_images(root: Path, columns: dict[str, dict[str, Any]]) -> list[str]:
+    """Relative paths of all images, and of what the metadata names even if it is not there."""
     found = set(columns)
     for folder, _, names in os.walk(root):
         inside = Path(folder).relative_to(root)
@@ -143,7 +143,7 @@ def read_metadata(root: Path) -> dict[str, dict[str, Any]]:
     """The rows of `metadata.jsonl` or `metadata.csv` by file name; empty where there is neither.
 
     Raises:
-        CorpusError: the file is not UTF-8, is broken, or lists a picture twice.
+        CorpusError: the file is not UTF-8, is broken, or lists an image twice.
     """
     path = metadata_file(root)
     if path is None:
@@ -154,7 +154,7 @@ def read_metadata(root: Path) -> dict[str, dict[str, Any]]:
     names = [str(row["file_name"]) for row in rows]
     twice = sorted({file for file in names if names.count(file) > 1}) if len(set(names)) < len(names) else []
     if twice:
-        raise CorpusError(f"{path} lists {twice[0]} more than once; keep one caption for each picture")
+        raise CorpusError(f"{path} lists {twice[0]} more than once; keep one caption for each image")
     return {str(row["file_name"]): {k: v for k, v in row.items() if k != "file_name"} for row in rows}
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class SceneSource:
-    """The drawn scenes."""
+    """The synthetic scenes."""
 
     meta = pa.struct([(name, pa.string()) for name in ("scene", "edit_of", "edit", "attribute")])
 
@@ -44,7 +44,7 @@ class SceneSource:
     def groups(self, column: str) -> list[str]:
         """The family of every scene; the only column by which scenes can be held out."""
         if column != "family":
-            raise CorpusError(f"drawn scenes are held out by `group_column: family`, not {column!r}")
+            raise CorpusError(f"synthetic scenes are held out by `group_column: family`, not {column!r}")
         return [scene_name(self.config.seed, i // self.config.family) for i in self.indices]
 
     def select(self, indices: Sequence[int]) -> SceneSource:

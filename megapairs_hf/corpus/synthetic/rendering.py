@@ -1,6 +1,6 @@
 """Draws a scene with Pillow, at four times the resolution and then reduced, so that edges are smooth.
 
-Each attribute is drawn with a little chance of its own: hue, place, size and angle differ from picture to picture.
+Each attribute is drawn with a little chance of its own: hue, place, size and angle differ from image to image.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from megapairs_hf.corpus.synthetic.scenes import make_scene
 if TYPE_CHECKING:
     from megapairs_hf.corpus.synthetic.scenes import Group, Scene, ScenesConfig
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 OVERSAMPLING = 4
-CENTRES = {"left": (0.27, 0.5), "right": (0.73, 0.5), "top": (0.5, 0.27), "bottom": (0.5, 0.73)}
+CENTERS = {"left": (0.27, 0.5), "right": (0.73, 0.5), "top": (0.5, 0.27), "bottom": (0.5, 0.73)}
 RADII = {"small": 0.1, "large": 0.165}
-# places of one, two and three things around the centre of their group, in radii
+# places of one, two and three things around the center of their group, in radii
 OFFSETS = {
     1: ((0.0, 0.0),),
     2: ((-0.95, -0.55), (0.95, 0.55)),
@@ -33,11 +33,11 @@ def draw(scene: Scene, size: int, rng: random.Random) -> Image.Image:
 
     Args:
         scene: what to draw.
-        size: side of the picture in pixels.
+        size: side of the image in pixels.
         rng: decides the jitter.
 
     Returns:
-        An RGB picture.
+        An RGB image.
     """
     side = size * OVERSAMPLING
     image = _backdrop(scene, side, rng)
@@ -46,27 +46,27 @@ def draw(scene: Scene, size: int, rng: random.Random) -> Image.Image:
     return image.resize((size, size), Image.Resampling.BOX)
 
 
-def _jitter(colour: Colour, rng: random.Random, amount: int = 14) -> Colour:
-    red, green, blue = (max(0, min(255, part + rng.randint(-amount, amount))) for part in colour)
+def _jitter(color: Color, rng: random.Random, amount: int = 14) -> Color:
+    red, green, blue = (max(0, min(255, part + rng.randint(-amount, amount))) for part in color)
     return red, green, blue
 
 
-def _towards(colour: Colour, other: Colour, share: float) -> Colour:
-    red, green, blue = (round(a + (b - a) * share) for a, b in zip(colour, other, strict=True))
+def _towards(color: Color, other: Color, share: float) -> Color:
+    red, green, blue = (round(a + (b - a) * share) for a, b in zip(color, other, strict=True))
     return red, green, blue
 
 
-def _contrast(colour: Colour) -> Colour:
-    return (255, 255, 255) if sum(colour) < 384 else (40, 40, 40)
+def _contrast(color: Color) -> Color:
+    return (255, 255, 255) if sum(color) < 384 else (40, 40, 40)
 
 
 def _backdrop(scene: Scene, side: int, rng: random.Random) -> Image.Image:
-    from megapairs_hf.corpus.synthetic.scenes import COLOURS
+    from megapairs_hf.corpus.synthetic.scenes import COLORS
 
-    colour = _jitter(COLOURS[scene.background], rng)
-    image = Image.new("RGB", (side, side), colour)
+    color = _jitter(COLORS[scene.background], rng)
+    image = Image.new("RGB", (side, side), color)
     pen = ImageDraw.Draw(image)
-    shade = _towards(colour, _contrast(colour), 0.22)
+    shade = _towards(color, _contrast(color), 0.22)
     step = side // 6
     shift = rng.randrange(step)
     if scene.backdrop == "striped":
@@ -79,32 +79,32 @@ def _backdrop(scene: Scene, side: int, rng: random.Random) -> Image.Image:
                     pen.rectangle((x + shift, y + shift, x + shift + step - 1, y + shift + step - 1), fill=shade)
     elif scene.backdrop == "shaded":
         for y in range(side):
-            pen.line((0, y, side, y), fill=_towards(colour, _contrast(colour), 0.45 * y / side))
+            pen.line((0, y, side, y), fill=_towards(color, _contrast(color), 0.45 * y / side))
     return image
 
 
 def _draw_group(image: Image.Image, group: Group, side: int, rng: random.Random) -> None:
-    from megapairs_hf.corpus.synthetic.scenes import COLOURS
+    from megapairs_hf.corpus.synthetic.scenes import COLORS
 
-    colour = _jitter(COLOURS[group.colour], rng)
+    color = _jitter(COLORS[group.color], rng)
     radius = RADII[group.size] * side * rng.uniform(0.92, 1.08)
-    centre_x, centre_y = CENTRES[group.position]
-    centre_x += rng.uniform(-0.02, 0.02)
-    centre_y += rng.uniform(-0.02, 0.02)
+    center_x, center_y = CENTERS[group.position]
+    center_x += rng.uniform(-0.02, 0.02)
+    center_y += rng.uniform(-0.02, 0.02)
     for offset_x, offset_y in OFFSETS[group.count]:
-        x, y = centre_x * side + offset_x * radius, centre_y * side + offset_y * radius
+        x, y = center_x * side + offset_x * radius, center_y * side + offset_y * radius
         x = min(max(x, radius * 1.05), side - radius * 1.05)
         y = min(max(y, radius * 1.05), side - radius * 1.05)
         mask = _shape_mask(group.shape, side, x, y, radius, rng.uniform(-0.12, 0.12))
-        image.paste(_filling(group.texture, colour, side, radius), mask=mask)
+        image.paste(_filling(group.texture, color, side, radius), mask=mask)
 
 
-def _filling(texture: str, colour: Colour, side: int, radius: float) -> Image.Image:
-    filling = Image.new("RGB", (side, side), colour)
+def _filling(texture: str, color: Color, side: int, radius: float) -> Image.Image:
+    filling = Image.new("RGB", (side, side), color)
     if texture == "plain":
         return filling
     pen = ImageDraw.Draw(filling)
-    other = _towards(colour, _contrast(colour), 0.75)
+    other = _towards(color, _contrast(color), 0.75)
     step = max(4, round(radius * 0.55))
     if texture == "striped":
         for x in range(0, side, step):
@@ -167,5 +167,5 @@ def _heart(pen: ImageDraw.ImageDraw, x: float, y: float, radius: float) -> None:
 
 
 def draw_scene(config: ScenesConfig, index: int) -> Image.Image:
-    """The picture of scene `index`, RGB, `size` x `size`."""
+    """The image of scene `index`, RGB, `size` x `size`."""
     return draw(make_scene(config, index).scene, config.size, random.Random(f"{config.seed}/{index}/pixels"))

@@ -1,8 +1,8 @@
-"""Drawn scenes: the embedded corpus, a deterministic generator of captioned pictures with exact ground truth.
+"""Synthetic scenes: the embedded corpus, a deterministic generator of captioned images with exact ground truth.
 
-A scene is a background and one or two groups of things; each group has a shape, colour, size, texture, count and
+A scene is a background and one or two groups of things; each group has a shape, color, size, texture, count and
 position. Scenes come in families: a base scene and edits of it, each changing exactly one attribute, so it is known
-which scene answers "this picture, but with blue stars". Scene i of a seed is always the same picture, whatever N is.
+which scene answers "this image, but with blue stars". Scene i of a seed is always the same image, whatever N is.
 What
 surprises: the same attributes never give the same pixels, since places, hues and sizes are jittered, as in
     photographs.
@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 
 from megapairs_hf.core.config import require
 
-COLOURS = {
+COLORS = {
     "red": (214, 40, 40),
     "orange": (247, 127, 0),
     "yellow": (250, 216, 52),
@@ -38,11 +38,11 @@ PARTNERS = {"left": "right", "right": "left", "top": "bottom", "bottom": "top"}
 
 @dataclass(frozen=True)
 class ScenesConfig:
-    """Settings of the drawn scenes. All defaults are ours.
+    """Settings of the synthetic scenes. All defaults are ours.
 
     Attributes:
         count: how many scenes.
-        size: side of a picture in pixels.
+        size: side of an image in pixels.
         seed: another seed gives other scenes, none of them in common but by chance.
         family: scenes in a family: one base and `family - 1` edits of it.
         two_groups: share of base scenes with two groups of things.
@@ -66,7 +66,7 @@ class Group:
     """Some equal things in one place."""
 
     shape: str
-    colour: str
+    color: str
     size: str
     texture: str
     count: int
@@ -82,7 +82,7 @@ class Group:
         """`two large red striped stars on the left`."""
         number = "a" if self.count == 1 else COUNTS[self.count]
         texture = "" if self.texture == "plain" else f" {self.texture}"
-        return f"{number} {self.size} {self.colour}{texture} {self.noun()} {place(self.position)}"
+        return f"{number} {self.size} {self.color}{texture} {self.noun()} {place(self.position)}"
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Scene:
 
     Attributes:
         groups: one or two groups of things.
-        background: colour of the background.
+        background: color of the background.
         backdrop: plain, striped, checked or shaded.
     """
 
@@ -111,7 +111,7 @@ class Scene:
 
 
 @dataclass(frozen=True)
-class DrawnScene:
+class SyntheticScene:
     """A scene in its corpus.
 
     Attributes:
@@ -139,7 +139,7 @@ def scene_name(seed: int, index: int) -> str:
     return f"scene-{seed}-{index:06d}"
 
 
-def make_scene(config: ScenesConfig, index: int) -> DrawnScene:
+def make_scene(config: ScenesConfig, index: int) -> SyntheticScene:
     """Scene `index` of a corpus.
 
     Args:
@@ -153,7 +153,7 @@ def make_scene(config: ScenesConfig, index: int) -> DrawnScene:
     rng = random.Random(f"{config.seed}/{family}")
     base = _base_scene(rng, config.two_groups)
     if member == 0:
-        return DrawnScene(scene_name(config.seed, index), base)
+        return SyntheticScene(scene_name(config.seed, index), base)
     seen = {base.key()}
     made: list[tuple[Scene, str, str]] = []
     while len(made) < member:
@@ -162,25 +162,25 @@ def make_scene(config: ScenesConfig, index: int) -> DrawnScene:
             seen.add(edited.key())
             made.append((edited, text, attribute))
     edited, text, attribute = made[-1]
-    return DrawnScene(
+    return SyntheticScene(
         scene_name(config.seed, index), edited, scene_name(config.seed, family * config.family), text, attribute
     )
 
 
 def _base_scene(rng: random.Random, two_groups: float) -> Scene:
-    background = rng.choice(list(COLOURS))
+    background = rng.choice(list(COLORS))
     position = rng.choice(POSITIONS)
     first = _group(rng, position, {background})
     groups: tuple[Group, ...] = (first,)
     if rng.random() < two_groups:
-        groups = (first, _group(rng, PARTNERS[position], {background, first.colour}, first.shape))
+        groups = (first, _group(rng, PARTNERS[position], {background, first.color}, first.shape))
     return Scene(groups, background, rng.choice(BACKGROUNDS))
 
 
-def _group(rng: random.Random, position: str, not_colours: set[str], not_shape: str = "") -> Group:
+def _group(rng: random.Random, position: str, not_colors: set[str], not_shape: str = "") -> Group:
     return Group(
         shape=rng.choice([shape for shape in SHAPES if shape != not_shape]),
-        colour=rng.choice([colour for colour in COLOURS if colour not in not_colours]),
+        color=rng.choice([color for color in COLORS if color not in not_colors]),
         size=rng.choice(SIZES),
         texture=rng.choice(TEXTURES),
         count=rng.choice(list(COUNTS)),
@@ -189,14 +189,14 @@ def _group(rng: random.Random, position: str, not_colours: set[str], not_shape: 
 
 
 def _edit(scene: Scene, rng: random.Random) -> tuple[Scene, str, str]:
-    kinds = ["colour", "shape", "size", "texture", "count", "background", "backdrop", "position", "things"]
+    kinds = ["color", "shape", "size", "texture", "count", "background", "backdrop", "position", "things"]
     kind = rng.choice(kinds)
     which = rng.randrange(len(scene.groups))
     group = scene.groups[which]
     if kind == "background":
-        taken = {scene.background, *(g.colour for g in scene.groups)}
-        colour = rng.choice([c for c in COLOURS if c not in taken])
-        return replace(scene, background=colour), f"make the background {colour}", kind
+        taken = {scene.background, *(g.color for g in scene.groups)}
+        color = rng.choice([c for c in COLORS if c not in taken])
+        return replace(scene, background=color), f"make the background {color}", kind
     if kind == "backdrop":
         backdrop = rng.choice([b for b in BACKGROUNDS if b != scene.backdrop])
         return replace(scene, backdrop=backdrop), f"with a {backdrop} background", kind
@@ -210,10 +210,10 @@ def _edit(scene: Scene, rng: random.Random) -> tuple[Scene, str, str]:
 
 
 def _edit_group(group: Group, kind: str, scene: Scene, rng: random.Random) -> tuple[Group, str]:
-    if kind == "colour":
-        taken = {scene.background, *(g.colour for g in scene.groups)}
-        colour = rng.choice([c for c in COLOURS if c not in taken])
-        return replace(group, colour=colour), f"make the {group.noun()} {colour}"
+    if kind == "color":
+        taken = {scene.background, *(g.color for g in scene.groups)}
+        color = rng.choice([c for c in COLORS if c not in taken])
+        return replace(group, color=color), f"make the {group.noun()} {color}"
     if kind == "shape":
         taken = {g.shape for g in scene.groups}
         changed = replace(group, shape=rng.choice([s for s in SHAPES if s not in taken]))
@@ -231,9 +231,9 @@ def _edit_group(group: Group, kind: str, scene: Scene, rng: random.Random) -> tu
 def _add_or_remove(scene: Scene, which: int, rng: random.Random) -> tuple[Scene, str, str]:
     if len(scene.groups) > 1:
         gone = scene.groups[which]
-        return replace(scene, groups=(scene.groups[1 - which],)), f"without the {gone.colour} {gone.noun()}", "removed"
+        return replace(scene, groups=(scene.groups[1 - which],)), f"without the {gone.color} {gone.noun()}", "removed"
     only = scene.groups[0]
-    more = _group(rng, PARTNERS[only.position], {scene.background, only.colour}, only.shape)
+    more = _group(rng, PARTNERS[only.position], {scene.background, only.color}, only.shape)
     return replace(scene, groups=(only, more)), f"add {more.phrase()}", "added"
 
 

@@ -1,7 +1,7 @@
 """The folder that an export writes into: whether it may, and which files in it are an export's.
 
 A finished export is known by its list `image_ids.jsonl`; one that was interrupted by `.exporting.jsonl`, which names
-every picture before it is written and is deleted last. What surprises: a file that neither names is somebody else's,
+every image before it is written and is deleted last. What surprises: a file that neither names is somebody else's,
 and is never overwritten or deleted, whatever it is called.
 """
 
@@ -29,7 +29,7 @@ class ExportFolder:
     """A folder that is new, empty, or an earlier export's; from now on marked as one of ours.
 
     Args:
-        path: the folder; names that begin with a dot are passed by, since no picture has one.
+        path: the folder; names that begin with a dot are passed by, since no image has one.
         artifact: the folder of the data set that is exported, which may not be written into.
 
     Attributes:
@@ -62,7 +62,7 @@ class ExportFolder:
         self.announce([])
 
     def _announced(self) -> list[str]:
-        """Names in the journal; the half line that a killed export may leave names a picture that was not written."""
+        """Names in the journal; the half line that a killed export may leave names an image that was not written."""
         if not self.journal.is_file():
             return []
         with storage.explained(self.journal):
@@ -73,10 +73,10 @@ class ExportFolder:
             raise ArtifactError(f"{self.journal} is not what an export writes; export to a new folder") from error
 
     def check(self, contents: Mapping[str, bytes]) -> None:
-        """Refuse to write over pictures that no export wrote; before any of these is announced.
+        """Refuse to write over images that no export wrote; before any of these is announced.
 
         Raises:
-            ArtifactError: another picture of one of these names is there.
+            ArtifactError: another image of one of these names is there.
         """
         for name, content in contents.items():
             path = self.path / IMAGES / name
@@ -85,7 +85,7 @@ class ExportFolder:
                 raise ArtifactError(f"{path} was written by no export; move it away, or export to another folder")
 
     def announce(self, names: Iterable[str]) -> None:
-        """Write down that these pictures are about to be written, unless earlier exports have said so."""
+        """Write down that these images are about to be written, unless earlier exports have said so."""
         told = "".join(json.dumps(name) + "\n" for name in names if name not in self.earlier)
         with storage.explained(self.journal), self.journal.open("ab") as file:
             # after a half line, so that it does not swallow the next
@@ -94,14 +94,14 @@ class ExportFolder:
             os.fsync(file.fileno())
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a picture that was checked and announced, unless it is there."""
+        """Write an image that was checked and announced, unless it is there."""
         path = self.path / IMAGES / name
         if not path.is_file() or path.read_bytes() != content:
             storage.write_bytes(path, content)
 
-    def stale(self, pictures: Iterable[str]) -> list[Path]:
-        """Files of earlier exports that are there and are not among these pictures."""
-        return [path for name in sorted(self.earlier - {*pictures}) if (path := self.path / IMAGES / name).is_file()]
+    def stale(self, images: Iterable[str]) -> list[Path]:
+        """Files of earlier exports that are there and are not among these images."""
+        return [path for name in sorted(self.earlier - {*images}) if (path := self.path / IMAGES / name).is_file()]
 
     def finish(self) -> None:
         """Take the mark of an unfinished export away; the list tells from now on."""

@@ -1,6 +1,6 @@
-"""A `triplets` artifact in the released format (JSON lines and a folder of pictures), and in FlagEmbedding's.
+"""A `triplets` artifact in the released format (JSON lines and a folder of images), and in FlagEmbedding's.
 
-The pictures' files are written as they are, byte for byte. What surprises: beside the lines stands
+The images' files are written as they are, byte for byte. What surprises: beside the lines stands
 `image_ids.jsonl`, which tells the id and the caption of each file, so that an import gets the same rows back; other
 readers pass it by.
 """
@@ -23,7 +23,7 @@ from megapairs_hf.core.schema import TRIPLETS
 from megapairs_hf.dataset.megapairs_format.export_folder import IMAGES, ExportFolder
 from megapairs_hf.dataset.megapairs_format.image_files import on_this_machine
 from megapairs_hf.dataset.megapairs_format.lines import NAMES, format_line
-from megapairs_hf.images.locate import ROOT, picture_bytes
+from megapairs_hf.images.locate import ROOT, image_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -53,13 +53,13 @@ def export_megapairs(triplets: Artifact, out: PathLike, *, flag_embedding: bool 
         this data set no longer has are deleted.
 
     Raises:
-        ArtifactError: a triplet names a picture that the data set lacks, or `out` is elsewhere, is an artifact, holds
+        ArtifactError: a triplet names an image that the data set lacks, or `out` is elsewhere, is an artifact, holds
             files that no export wrote, or cannot be written.
     """
     folder = on_this_machine(out)
     place = ExportFolder(folder, triplets.path)
     finished = (folder / NAMES).is_file()
-    names = _write_pictures(triplets, place)
+    names = _write_images(triplets, place)
     sides: dict[str, list[int]] = {}
     for index, shard in part_shards(triplets, "triplets"):
         if shard["rows"]:
@@ -83,7 +83,7 @@ def export_megapairs(triplets: Artifact, out: PathLike, *, flag_embedding: bool 
 
 
 def _delete(stale: list[Path]) -> None:
-    """Delete what an earlier export to this folder wrote and this one does not: a picture that was taken out goes."""
+    """Delete what an earlier export to this folder wrote and this one does not: an image that was taken out goes."""
     for path in stale:
         with storage.explained(path):
             path.unlink()
@@ -118,7 +118,7 @@ def _write_lines(
 
 
 def flag_line(row: Mapping[str, Any], files: Mapping[str, str]) -> str:
-    """A row as FlagEmbedding's visual fine-tuning reads it: the first instruction, pictures as paths."""
+    """A row as FlagEmbedding's visual fine-tuning reads it: the first instruction, images as paths."""
     line = {
         "query": row["q_text"][0],
         "q_img": files[row["q_img"]],
@@ -128,19 +128,19 @@ def flag_line(row: Mapping[str, Any], files: Mapping[str, str]) -> str:
     return json.dumps(line, ensure_ascii=False) + "\n"
 
 
-def _write_pictures(triplets: Artifact, place: ExportFolder) -> dict[str, tuple[str, str]]:
-    """Write every picture that is not there yet; file and caption by id."""
+def _write_images(triplets: Artifact, place: ExportFolder) -> dict[str, tuple[str, str]]:
+    """Write every image that is not there yet; file and caption by id."""
     root = triplets.manifest.stats.get(ROOT)
     told: dict[str, tuple[str, str]] = {}
     taken: set[str] = set()
     folders: set[str] = set()
     total = sum(int(shard["rows"]) for _, shard in part_shards(triplets, IMAGES))
-    with Progress("export", total, "pictures") as bar:
+    with Progress("export", total, "images") as bar:
         for index, _ in part_shards(triplets, IMAGES):
             for batch in iter_batches(triplets, ["image_id", "image", "caption"], index, 100):
                 contents: dict[str, bytes] = {}
                 for row in batch.to_pylist():
-                    content = picture_bytes(row["image"], root)
+                    content = image_bytes(row["image"], root)
                     name = _free_name(row["image_id"], content, taken, folders)
                     told[row["image_id"]] = (name, row["caption"] or "")
                     contents[name] = content
@@ -160,7 +160,7 @@ def _write_pictures(triplets: Artifact, place: ExportFolder) -> dict[str, tuple[
 
 
 def _free_name(image_id: str, content: bytes, taken: set[str], folders: set[str]) -> str:
-    """A path that no other picture has, and that is neither above nor below another's; added to both sets."""
+    """A path that no other image has, and that is neither above nor below another's; added to both sets."""
     name = file_name(image_id, content)
     above = _above(name.lower())
     if name.lower() in folders or above & taken:
@@ -179,11 +179,11 @@ def _above(name: str) -> set[str]:
 
 
 def file_name(image_id: str, content: bytes, *, whole: bool = True) -> str:
-    """A safe path for a picture: its id where that is one, with the suffix of its format where it has none.
+    """A safe path for an image: its id where that is one, with the suffix of its format where it has none.
 
     Args:
         image_id: the id.
-        content: the picture's file.
+        content: the image's file.
         whole: whether an id that is a path may stand for itself; otherwise it is quoted.
     """
     parts = image_id.split("/")
@@ -201,7 +201,7 @@ def _is_plain(part: str) -> bool:
 
 
 def suffix_of(content: bytes) -> str:
-    """The suffix that a picture's format usually has."""
+    """The suffix that an image's format usually has."""
     import io
 
     from PIL import Image, UnidentifiedImageError
@@ -210,5 +210,5 @@ def suffix_of(content: bytes) -> str:
         with Image.open(io.BytesIO(content)) as image:
             form = image.format or ""
     except (UnidentifiedImageError, OSError, ValueError) as error:
-        raise ArtifactError("a picture of the data set is no picture; build the data set again") from error
+        raise ArtifactError("an image of the data set is no image; build the data set again") from error
     return {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif"}.get(form, f".{form.lower()}")

@@ -1,6 +1,6 @@
-"""The pictures that lines of the released format name: their state on the disk, their copies, their ids.
+"""The images that lines of the released format name: their state on the disk, their copies, their ids.
 
-What surprises: whether a picture was changed is told by its size and its time, since millions of them are not read
+What surprises: whether an image was changed is told by its size and its time, since millions of them are not read
 twice; whether two splits share one is told by its bytes.
 """
 
@@ -43,7 +43,7 @@ def size_of(path: Path) -> int:
 
 
 def digest_of(root: Path, names: Iterable[str]) -> str:
-    """A digest of name, size and time of change of each picture, 16 hex digits; other pictures give another one."""
+    """A digest of name, size and time of change of each image, 16 hex digits; other images give another one."""
     digest = hashlib.sha256()
     for name in names:
         try:
@@ -55,8 +55,8 @@ def digest_of(root: Path, names: Iterable[str]) -> str:
     return digest.hexdigest()[:16]
 
 
-def shared_pictures(root: Path, train: set[str], validation: set[str]) -> frozenset[str]:
-    """The pictures of the validation split that the training split has too, under the same or another name."""
+def shared_images(root: Path, train: set[str], validation: set[str]) -> frozenset[str]:
+    """The images of the validation split that the training split has too, under the same or another name."""
     shared = train & validation
     sizes = {size_of(root / name) for name in validation - shared} - {0}
     twins = {_content(root / name) for name in train if size_of(root / name) in sizes}

@@ -1,8 +1,8 @@
 """The released format becomes a `triplets` artifact, so that the authors' data train our models.
 
-Two passes: the lines are read once for the pictures that they name; then shards of pictures are written, and after
-them shards of triplets from those lines whose pictures could all be decoded. What surprises: the names of all
-pictures are held in memory (about 150 bytes each), the pictures and the lines are not.
+Two passes: the lines are read once for the images that they name; then shards of images are written, and after
+them shards of triplets from those lines whose images could all be decoded. What surprises: the names of all
+images are held in memory (about 150 bytes each), the images and the lines are not.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from megapairs_hf.dataset.megapairs_format.image_files import (
     digest_of,
     known_names,
     on_this_machine,
-    shared_pictures,
+    shared_images,
     size_of,
 )
 from megapairs_hf.dataset.megapairs_format.lines import NAMES, Line, read_lines
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class _Side:
-    """The lines of one split: where each shard's begin, and the pictures they name."""
+    """The lines of one split: where each shard's begin, and the images they name."""
 
     name: str
     path: Path
@@ -75,7 +75,7 @@ class _Import:
     shared: frozenset[str]
 
     def row(self, name: str) -> dict[str, Any]:
-        """A picture by its path, decoded once to see that it can be.
+        """An image by its path, decoded once to see that it can be.
 
         Raises:
             ImageRejectedError: it cannot be used.
@@ -110,7 +110,7 @@ def import_megapairs(
         image_root: the folder that the paths are relative to; on this machine.
         config: the settings.
         out: the artifact's folder.
-        validation: lines of the validation split; those that share a picture with `jsonl`, also under another
+        validation: lines of the validation split; those that share an image with `jsonl`, also under another
             name, are rejected.
         overwrite: throw away what is there.
 
@@ -120,14 +120,14 @@ def import_megapairs(
 
     Raises:
         ArtifactError: a file cannot be read or is elsewhere, two files have one id, or no line can be used.
-        StaleArtifactError: `out` was made of other lines, or of pictures of other sizes or times.
+        StaleArtifactError: `out` was made of other lines, or of images of other sizes or times.
     """
     config = config or ImportConfig()
     told = {"train": jsonl} | ({"validation": validation} if validation is not None else {})
     files = {side: on_this_machine(path) for side, path in told.items()}
     work = _planned(files, on_this_machine(image_root), config)
     inputs = {side: sha256_of(str(path))[:16] for side, path in files.items()}
-    inputs["pictures"] = digest_of(work.root, sorted(set().union(*(side.images for side in work.sides))))
+    inputs["images"] = digest_of(work.root, sorted(set().union(*(side.images for side in work.sides))))
     if work.known:
         inputs["names"] = sha256_of(str(files["train"].with_name(NAMES)))[:16]
     names = [name for name, _ in work.plan]
@@ -140,7 +140,7 @@ def import_megapairs(
         distributed.barrier()
         counts = {side.name: _rows(writer, f"triplets/{side.name}") for side in work.sides}
         if not counts["train"]:
-            raise ArtifactError(f"no line of {jsonl} can be used with the pictures in {image_root}; check both paths")
+            raise ArtifactError(f"no line of {jsonl} can be used with the images in {image_root}; check both paths")
         if distributed.is_main():
             held = [writer.sha256(i) for i in range(len(writer.names))]
             mark = hashlib.sha256(json.dumps(held).encode()).hexdigest()[:16]
@@ -154,14 +154,14 @@ def _rows(writer: ArtifactWriter, prefix: str) -> int:
 
 
 def _planned(files: dict[str, Path], root: Path, config: ImportConfig) -> _Import:
-    """Read all lines once: how many, which pictures, and so which shards."""
+    """Read all lines once: how many, which images, and so which shards."""
     if not root.is_dir():
-        raise ArtifactError(f"there is no folder of pictures {root}; check the path")
+        raise ArtifactError(f"there is no folder of images {root}; check the path")
     sides = [_scanned(_Side(name, path), config.rows_per_shard) for name, path in files.items()]
     used = sorted(set().union(*(side.images for side in sides)))
     known = known_names(files["train"].with_name(NAMES))
     check_ids(files["train"].with_name(NAMES), known, used)
-    shared = shared_pictures(root, sides[0].images, sides[1].images) if len(sides) > 1 else frozenset()
+    shared = shared_images(root, sides[0].images, sides[1].images) if len(sides) > 1 else frozenset()
     parts = chunks(used, config.images_per_shard, lambda name: size_of(root / name), config.max_shard_mb * MEGABYTE)
     names = shard_names(len(parts), "parquet", "images/train")
     plan: list[tuple[str, Any]] = list(zip(names, parts, strict=True))
@@ -195,7 +195,7 @@ def _write(work: _Import, writer: ArtifactWriter) -> None:
     with Progress("import", len(work.plan), "files") as bar:
         mine = set(writer.mine())
         for i in (i for i in groups[0] if i in mine):
-            _write_pictures(work, writer, i)
+            _write_images(work, writer, i)
             bar.advance()
         distributed.barrier()
         # what was written, by this process or another, is what could be decoded
@@ -212,7 +212,7 @@ def _write(work: _Import, writer: ArtifactWriter) -> None:
             _write_preview(work, writer, groups[1])
 
 
-def _write_pictures(work: _Import, writer: ArtifactWriter, index: int) -> None:
+def _write_images(work: _Import, writer: ArtifactWriter, index: int) -> None:
     rows, rejected = [], []
     for name in work.plan[index][1]:
         try:
@@ -244,7 +244,7 @@ def _checked(work: _Import, side: _Side, line: Line, readable: set[str]) -> Line
     names = [work.known.get(path, {}).get("image_id", path) for path in paths]
     lacking = [path for path, name in zip(paths, names, strict=True) if name not in readable]
     if lacking:
-        return Line(line.number, None, "no_picture", f"{', '.join(dict.fromkeys(lacking))} cannot be used")
+        return Line(line.number, None, "no_image", f"{', '.join(dict.fromkeys(lacking))} cannot be used")
     both = [path for path in paths if path in work.shared]
     if both and side is not work.sides[0]:
         return Line(line.number, None, "crosses_sides", f"{both[0]} or a copy is in the training split too")
@@ -259,5 +259,5 @@ def _write_preview(work: _Import, writer: ArtifactWriter, triplets: Sequence[int
         places = thinned(range(len(table)), work.config.preview)
         shown = tuple(table.take(list(places)).to_pylist())
     files = {told["image_id"]: path for path, told in work.known.items()}
-    pictures = {name: work.row(files.get(name, name)) for name in preview_ids(shown)}
-    writer.write(len(work.plan) - 1, preview_table(shown, pictures))
+    images = {name: work.row(files.get(name, name)) for name in preview_ids(shown)}
+    writer.write(len(work.plan) - 1, preview_table(shown, images))

@@ -1,6 +1,6 @@
 """The released set's lines (`q_img`, `q_text`, `t_img`, `hns`) read and checked, and rows written as such lines.
 
-One JSON object a line, pictures as paths below a folder (VectorSpaceLab/MegaPairs). What surprises: a path in such a
+One JSON object a line, images as paths below a folder (VectorSpaceLab/MegaPairs). What surprises: a path in such a
 file may come from a stranger, so one that is absolute or climbs out of the folder is rejected and never opened.
 """
 

@@ -22,8 +22,8 @@ class Part:
     """A query or a candidate as the model sees it.
 
     Attributes:
-        image: id of the picture, or None for text alone.
-        text: empty for a picture alone.
+        image: id of the image, or None for text alone.
+        text: empty for an image alone.
     """
 
     image: str | None = None
@@ -36,7 +36,7 @@ class CIRQuery:
 
     Attributes:
         key: the benchmark's own name of the query, unique.
-        part: reference picture and text, as prompted.
+        part: reference image and text, as prompted.
         targets: ids of all right answers in the gallery; empty for a test split whose answers are not public.
         target: the one that Recall@k counts; empty as above.
         exclude: gallery ids that are deleted from the ranking.
@@ -70,7 +70,7 @@ class Benchmark:
         split: `val`, `test1`, …
         queries: in the benchmark's order.
         gallery: what stands behind each gallery id, in a fixed order.
-        image: gives the RGB picture of an image id.
+        image: gives the RGB image of an image id.
         options: everything by which the numbers of two runs could differ (prompt, gallery, reference rule, …).
         missing: gallery ids that were left out because their files are missing, with `allow_missing`.
         metrics: names such as `recall@5`, `map@10`, `subset_recall@1`, `precision@1`; the first is the headline.

@@ -1,7 +1,7 @@
 """What of a benchmark is present, missing and unreadable, and where to get the rest, before hours of encoding.
 
 What surprises: an empty folder is no error but the question that this answers, so the page then reads as instructions.
-Every picture is decoded at an eighth of its size, which finds a file that was cut off at a third of the price.
+Every image is decoded at an eighth of its size, which finds a file that was cut off at a third of the price.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class Need:
 
     Attributes:
         source: where it comes from.
-        files: annotation files; empty for a folder of pictures.
-        folder: of the pictures.
-        parts: whose pictures stand there; empty for all.
+        files: annotation files; empty for a folder of images.
+        folder: of the images.
+        parts: whose images stand there; empty for all.
     """
 
     source: Source
@@ -74,11 +74,11 @@ def examine(spec: BenchmarkSpec, data: str | Path, *, quick: bool = False) -> li
     Args:
         spec: its protocol.
         data: the folder.
-        quick: only whether the pictures are there, without reading them.
+        quick: only whether the images are there, without reading them.
     """
     findings = []
     for need in needs(spec, data):
-        findings.append(_files(need) if need.files else _pictures(need, spec, data, quick))
+        findings.append(_files(need) if need.files else _images(need, spec, data, quick))
     return findings
 
 
@@ -136,7 +136,7 @@ def _files(need: Need) -> Finding:
     return found
 
 
-def _pictures(need: Need, spec: BenchmarkSpec, data: str | Path, quick: bool) -> Finding:
+def _images(need: Need, spec: BenchmarkSpec, data: str | Path, quick: bool) -> Finding:
     try:
         benchmarks = read_benchmark(replace(spec, parts=need.parts or spec.parts), data, check=False)
     except EvaluationError:
@@ -152,16 +152,16 @@ def _pictures(need: Need, spec: BenchmarkSpec, data: str | Path, quick: bool) ->
                 missing.append(name)
             else:
                 paths[str(path)] = path
-    unreadable = [] if quick else broken_pictures(list(paths.values()))
-    # crops of one picture are one file
+    unreadable = [] if quick else broken_images(list(paths.values()))
+    # crops of one image are one file
     absent = sorted({name.partition("@")[0] for name in missing})
     return Finding(need, len(paths) - len(unreadable), len(paths) + len(absent), absent, unreadable)
 
 
-def broken_pictures(paths: Sequence[Path]) -> list[str]:
-    """Which of the files are no whole picture, each with the reason."""
+def broken_images(paths: Sequence[Path]) -> list[str]:
+    """Which of the files are no whole image, each with the reason."""
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        told = progress(pool.map(_fault, paths), "doctor", len(paths), "pictures")
+        told = progress(pool.map(_fault, paths), "check data", len(paths), "images")
         return [fault for fault in told if fault]
 
 
@@ -179,7 +179,7 @@ def report(spec: BenchmarkSpec, data: str | Path, findings: Sequence[Finding]) -
 
 
 def page(label: str, benchmark: str, data: str | Path, findings: Sequence[Finding]) -> str:
-    """Findings as text: what is there, and for the rest where to put it, where to get it, and its licence.
+    """Findings as text: what is there, and for the rest where to put it, where to get it, and its license.
 
     Args:
         label: benchmark and split.
@@ -196,7 +196,7 @@ def page(label: str, benchmark: str, data: str | Path, findings: Sequence[Findin
     if all(finding.complete for finding in findings):
         lines.append(f"All there. Next: megapairs eval MODEL {benchmark} --data {data} --out DIR")
     else:
-        lines.append("Then look again with the same command. Nothing is downloaded for you: the licences are between")
+        lines.append("Then look again with the same command. Nothing is downloaded for you: the licenses are between")
         lines.append("you and those who hold the rights.")
     return "\n".join(lines)
 
@@ -220,7 +220,7 @@ def _advice(finding: Finding) -> list[str]:
     lines = [
         f"   put them in  {where}",
         f"   get them at  {need.source.where}",
-        f"   licence      {need.source.licence}",
+        f"   license      {need.source.license}",
     ]
     for what, names in (("missing", finding.missing), ("unreadable", finding.unreadable)):
         if names:

@@ -1,7 +1,7 @@
 """CIRCO (Baldrati et al., ICCV 2023; github.com/miccunifi/CIRCO): several right answers among COCO's unlabeled images.
 
 `annotations/{val,test}.json` of the benchmark and `image_info_unlabeled2017.json` of COCO say everything. What
-surprises: the reference picture stays in the ranking, and Recall@k counts `target_img_id` only, while mAP@k counts all
+surprises: the reference image stays in the ranking, and Recall@k counts `target_img_id` only, while mAP@k counts all
 of `gt_img_ids`.
 """
 
@@ -35,7 +35,7 @@ INFO_FOLDERS = ("COCO2017_unlabeled/annotations", "annotations", "CIRCO/COCO2017
 
 
 def folders(data: str | Path, spec: BenchmarkSpec) -> tuple[Path, Path, Path]:
-    """The annotation file, COCO's list of pictures, and the folder of the pictures."""
+    """The annotation file, COCO's list of images, and the folder of the images."""
     annotations = find_folder(data, spec.annotations, ANNOTATIONS, f"{spec.split}.json") / f"{spec.split}.json"
     info = find_folder(data, "", INFO_FOLDERS, INFO) / INFO
     images = find_folder(data, spec.images, IMAGES, ".")
@@ -47,11 +47,11 @@ def read_circo(spec: BenchmarkSpec, data: str | Path, *, check: bool = True) -> 
 
     Args:
         spec: its protocol.
-        data: folder with annotations and pictures.
-        check: whether the pictures must be there.
+        data: folder with annotations and images.
+        check: whether the images must be there.
 
     Raises:
-        EvaluationError: a file is absent or broken, or pictures are missing.
+        EvaluationError: a file is absent or broken, or images are missing.
     """
     annotations, info, images = folders(data, spec)
     rows = rows_of(annotations, (*KEYS, *(ANSWERS if spec.split == "val" else ())))
@@ -59,20 +59,20 @@ def read_circo(spec: BenchmarkSpec, data: str | Path, *, check: bool = True) -> 
     if sorted(map(int, ids)) != list(range(len(ids))):
         raise EvaluationError(f"{annotations}: the queries must be numbered 0 to {len(ids) - 1:,}; get it again")
     names = gallery_files(info)
-    pictures = ImageFolder(images, names)
+    image_folder = ImageFolder(images, names)
     queries = [_query(row, spec) for row in rows]
     for query in queries:
         unknown = [name for name in (query.part.image, *query.targets) if name not in names]
         if unknown:
             raise EvaluationError(
-                f"{annotations}, query {query.key}: picture {unknown[0]} is not in {info.name}; get both files again"
+                f"{annotations}, query {query.key}: image {unknown[0]} is not in {info.name}; get both files again"
             )
     groups = ("map@10",) if spec.split == "val" else ()
     gallery = {name: Part(name) for name in names}
-    made = Benchmark("circo", spec.split, queries, gallery, pictures, metrics=spec.metrics, group_metrics=groups)
+    made = Benchmark("circo", spec.split, queries, gallery, image_folder, metrics=spec.metrics, group_metrics=groups)
     if not check:
         return [made]
-    there = {name: pictures.find(name) is not None for name in names}
+    there = {name: image_folder.find(name) is not None for name in names}
     return [complete(made, there, spec, images, SIZES[f"circo/{spec.split}"])]
 
 
@@ -80,7 +80,7 @@ def gallery_files(info: Path) -> dict[str, str]:
     """File names by id, of COCO's list.
 
     Raises:
-        EvaluationError: the list is absent, cut off, or has a picture twice.
+        EvaluationError: the list is absent, cut off, or has an image twice.
     """
     listed = read_json(info, dict).get("images")
     if not isinstance(listed, list) or not all(isinstance(row, dict) and "id" in row for row in listed):

@@ -32,7 +32,7 @@ FOLDERS = {"val": "dev", "test1": "test1"}
 
 
 def folders(data: str | Path, spec: BenchmarkSpec) -> tuple[Path, Path, Path]:
-    """The captions, the list of pictures, and the folder of the pictures."""
+    """The captions, the list of images, and the folder of the images."""
     root = find_folder(data, spec.annotations, ANNOTATIONS, "captions")
     images = find_folder(data, spec.images, IMAGES, FOLDERS[spec.split])
     return (
@@ -47,29 +47,29 @@ def read_cirr(spec: BenchmarkSpec, data: str | Path, *, check: bool = True) -> l
 
     Args:
         spec: its protocol.
-        data: folder with annotations and pictures.
-        check: whether the pictures must be there.
+        data: folder with annotations and images.
+        check: whether the images must be there.
 
     Raises:
-        EvaluationError: a file is absent or broken, or pictures are missing.
+        EvaluationError: a file is absent or broken, or images are missing.
     """
     captions, split, images = folders(data, spec)
     rows = rows_of(captions, (*KEYS, *(("target_hard",) if spec.split == "val" else ())))
     names: dict[str, str] = read_json(split, dict)
     no_duplicates((Path(path).as_posix() for path in names.values()), split)
-    pictures = ImageFolder(images, {name: Path(path).as_posix() for name, path in names.items()})
+    image_folder = ImageFolder(images, {name: Path(path).as_posix() for name, path in names.items()})
     queries = [_query(row, spec, captions) for row in rows]
     for query in queries:
         unknown = [n for n in (query.part.image, *query.targets, *query.subset) if n not in names]
         if unknown:
             raise EvaluationError(
-                f"{captions}, pair {query.key}: picture {unknown[0]} is not in {split.name}; get both files again"
+                f"{captions}, pair {query.key}: image {unknown[0]} is not in {split.name}; get both files again"
             )
     gallery = {name: Part(name) for name in names}
-    made = Benchmark("cirr", spec.split, queries, gallery, pictures, metrics=spec.metrics)
+    made = Benchmark("cirr", spec.split, queries, gallery, image_folder, metrics=spec.metrics)
     if not check:
         return [made]
-    there = {name: pictures.find(name) is not None for name in names}
+    there = {name: image_folder.find(name) is not None for name in names}
     return [complete(made, there, spec, images, SIZES[f"cirr/{spec.split}"])]
 
 

@@ -1,4 +1,4 @@
-"""Composed queries with known answers, from what a corpus says of its own pictures."""
+"""Composed queries with known answers, from what a corpus says of its own images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Query:
 
     Attributes:
         name: of the query.
-        image_id: the reference picture.
+        image_id: the reference image.
         text: what should be different.
         target_ids: all right answers.
         rule: where it comes from.
@@ -54,7 +54,7 @@ def make_queries(corpus: Artifact, config: EvalConfig) -> list[Query]:
 
 
 def edit_queries(rows: list[dict[str, Any]]) -> list[Query]:
-    """Queries from recorded edits: the base picture and the edit, against all pictures of the edited scene.
+    """Queries from recorded edits: the base image and the edit, against all images of the edited scene.
 
     Args:
         rows: with `image_id`, `scene` (equal for equal scenes), `edit_of` and `edit`.
@@ -72,7 +72,7 @@ def edit_queries(rows: list[dict[str, Any]]) -> list[Query]:
 
 
 def attribute_queries(rows: list[dict[str, Any]], rules: tuple[RuleConfig, ...]) -> list[Query]:
-    """Queries from attributes: for each picture and each other value that a picture like it has."""
+    """Queries from attributes: for each image and each other value that an image like it has."""
     queries = []
     for rule in rules:
         need(rows, (*rule.same, rule.change))

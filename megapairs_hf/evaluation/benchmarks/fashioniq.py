@@ -33,7 +33,7 @@ STRIPPED = ".?, "
 
 
 def folders(data: str | Path, spec: BenchmarkSpec) -> tuple[Path, Path]:
-    """The folder of the annotations and the folder of the pictures."""
+    """The folder of the annotations and the folder of the images."""
     root = find_folder(data, spec.annotations, ANNOTATIONS, "captions")
     return root, find_folder(data, spec.images, IMAGES, ".")
 
@@ -43,11 +43,11 @@ def read_fashioniq(spec: BenchmarkSpec, data: str | Path, *, check: bool = True)
 
     Args:
         spec: its protocol.
-        data: folder with annotations and pictures.
-        check: whether the pictures must be there.
+        data: folder with annotations and images.
+        check: whether the images must be there.
 
     Raises:
-        EvaluationError: a file is absent or broken, or pictures are missing.
+        EvaluationError: a file is absent or broken, or images are missing.
     """
     return [read_category(category, spec, data, check=check) for category in spec.parts or spec.all_parts]
 
@@ -63,29 +63,29 @@ def read_category(category: str, spec: BenchmarkSpec, data: str | Path, *, check
     used = {row[key] for row in rows for key in ("candidate", "target")}
     unknown = sorted(used - listed)
     if unknown:
-        raise EvaluationError(f"{captions}: picture {unknown[0]} is not in {split.name}; get both files again")
+        raise EvaluationError(f"{captions}: image {unknown[0]} is not in {split.name}; get both files again")
     if spec.gallery == "union":
         names = [name for name in names if name in used]
     queries = [_query(number, row, category, spec, captions) for number, row in enumerate(rows)]
-    pictures = ImageFolder(images, {name: name for name in names})
+    image_folder = ImageFolder(images, {name: name for name in names})
     made = Benchmark(
         "fashioniq",
         spec.split,
         queries,
         {name: Part(name) for name in names},
-        pictures,
+        image_folder,
         metrics=spec.metrics,
         part=category,
         parts=spec.all_parts,
     )
     if not check:
         return made
-    there = {name: pictures.find(name) is not None for name in names}
+    there = {name: image_folder.find(name) is not None for name in names}
     return complete(made, there, spec, images, SIZES[f"fashioniq/{category}/{spec.gallery}"])
 
 
 def join_captions(captions: tuple[str, str], join: str) -> tuple[str, ...]:
-    """The two captions as one text, or as two whose vectors are averaged.
+    """The two captions as one text, or as two whose embeddings are averaged.
 
     Args:
         captions: as they stand in the file; three queries of val have an empty first one.

@@ -1,6 +1,6 @@
-"""Annotation files and picture folders, as the benchmarks' readers need them.
+"""Annotation files and image folders, as the benchmarks' readers need them.
 
-What surprises: pictures that are missing are looked for before anything is encoded, by listing each folder once; a
+What surprises: images that are missing are looked for before anything is encoded, by listing each folder once; a
 gallery without them is used only where it is asked for, and then every record says so, because a smaller gallery gives
 better numbers.
 """
@@ -57,7 +57,7 @@ def read_json(path: Path, kind: type[Any]) -> Any:
         loaded = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=lambda pairs: _unique(pairs, path))
     except OSError as error:
         raise EvaluationError(
-            f"cannot read {path} ({error.strerror}); `megapairs eval doctor BENCHMARK --data DIR` says where to get it"
+            f"cannot read {path} ({error.strerror}); `megapairs eval check-data BENCHMARK --data DIR` says where it is"
         ) from error
     except ValueError as error:
         raise EvaluationError(f"{path} is cut off or is no JSON ({error}); get it again") from error
@@ -93,20 +93,20 @@ def no_duplicates(names: Iterable[str], path: Path) -> list[str]:
     """The names as a list.
 
     Raises:
-        EvaluationError: one stands twice; a gallery with duplicates ranks one picture twice.
+        EvaluationError: one stands twice; a gallery with duplicates ranks one image twice.
     """
     listed = list(names)
     seen: set[str] = set()
     twice = sorted({name for name in listed if name in seen or seen.add(name)})  # type: ignore[func-returns-value]
     if twice:
         shown = ", ".join(twice[:NAMED])
-        raise EvaluationError(f"{path}: the gallery has {len(twice):,} pictures twice ({shown}); get it again")
+        raise EvaluationError(f"{path}: the gallery has {len(twice):,} images twice ({shown}); get it again")
     return listed
 
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """Pictures in a folder, by id.
+    """Images in a folder, by id.
 
     Attributes:
         root: the folder.
@@ -134,7 +134,7 @@ class ImageFolder:
         return None
 
     def __call__(self, image: str) -> Image.Image:
-        """The RGB picture of an id.
+        """The RGB image of an id.
 
         Raises:
             EvaluationError: it is not there.
@@ -142,7 +142,7 @@ class ImageFolder:
         """
         path = self.find(image)
         if path is None:
-            raise EvaluationError(f"the picture {image} is not in {self.root}; get it, then run again")
+            raise EvaluationError(f"the image {image} is not in {self.root}; get it, then run again")
         return to_rgb(path.read_bytes())
 
 
@@ -163,11 +163,11 @@ def complete(
         benchmark: as the annotation files describe it.
         there: of each image id that is needed, whether its file is there.
         spec: the protocol.
-        root: of the pictures.
+        root: of the images.
         size: (queries, gallery) that the benchmark has; 0 where it is not known. Other numbers make it `partial`.
 
     Raises:
-        EvaluationError: pictures are missing and that is not allowed, or nothing is left.
+        EvaluationError: images are missing and that is not allowed, or nothing is left.
     """
     absent = [name for name in dict.fromkeys(there) if not there[name]]
     options = {**spec.options, **benchmark.options}
@@ -175,8 +175,8 @@ def complete(
     if absent and not spec.allow_missing:
         shown = ", ".join(absent[:NAMED]) + (", …" if len(absent) > NAMED else "")
         raise EvaluationError(
-            f"{label}: {len(absent):,} of {len(there):,} pictures are missing in {root} ({shown}); get them"
-            f" (`megapairs eval doctor {benchmark.name} --data DIR`), or pass --set allow_missing=true, which the"
+            f"{label}: {len(absent):,} of {len(there):,} images are missing in {root} ({shown}); get them"
+            f" (`megapairs eval check-data {benchmark.name} --data DIR`), or pass --set allow_missing=true, which the"
             " results will say"
         )
     short = _shortfall(benchmark, size)
@@ -184,12 +184,12 @@ def complete(
     queries = [query for query in benchmark.queries if query.part.image not in gone]
     gallery = {name: part for name, part in benchmark.gallery.items() if part.image not in gone}
     if not queries or not gallery:
-        raise EvaluationError(f"{label}: no picture of it is in {root}; check --data")
+        raise EvaluationError(f"{label}: no image of it is in {root}; check --data")
     if absent:
         options["missing_images"] = len(absent)
         options["queries_left_out"] = len(benchmark.queries) - len(queries)
-        short.append(f"{len(absent):,} pictures missing")
-        note(f"{label}: {len(absent):,} pictures are missing; the results say so")
+        short.append(f"{len(absent):,} images missing")
+        note(f"{label}: {len(absent):,} images are missing; the results say so")
     if short:
         options["partial"] = "; ".join(short)
         note(f"{label} is partial: {options['partial']}")
@@ -200,6 +200,6 @@ def _shortfall(benchmark: Benchmark, size: tuple[int, int]) -> list[str]:
     counts = (len(benchmark.queries), len(benchmark.gallery))
     return [
         f"{count:,} of {whole:,} {what}"
-        for count, whole, what in zip(counts, size, ("queries", "gallery pictures"), strict=True)
+        for count, whole, what in zip(counts, size, ("queries", "gallery images"), strict=True)
         if whole and count != whole
     ]

@@ -1,6 +1,6 @@
 """GeneCIS (Vaze et al., CVPR 2023; github.com/facebookresearch/genecis): four tasks, a small gallery for each query.
 
-Each task is a part; the headline is the mean R@1 of the four. What surprises: the box of an attribute picture grows up
+Each task is a part; the headline is the mean R@1 of the four. What surprises: the box of an attribute image grows up
 and to the left only, because the authors move its corner and then measure the larger size from there; and the target
 stands first among the candidates, so here it loses every tie.
 """
@@ -32,7 +32,7 @@ Box = tuple[float, float, float, float]
 
 
 def folders(data: str | Path, spec: BenchmarkSpec, task: str) -> tuple[Path, Path]:
-    """The annotation file and the folder of the pictures of a task."""
+    """The annotation file and the folder of the images of a task."""
     annotations = find_folder(data, spec.annotations, ANNOTATIONS, f"{task}.json") / f"{task}.json"
     if task.endswith("object"):
         return annotations, find_folder(data, spec.images, COCO, ".")
@@ -44,11 +44,11 @@ def read_genecis(spec: BenchmarkSpec, data: str | Path, *, check: bool = True) -
 
     Args:
         spec: its protocol.
-        data: folder with annotations and pictures.
-        check: whether the pictures must be there.
+        data: folder with annotations and images.
+        check: whether the images must be there.
 
     Raises:
-        EvaluationError: a file is absent or broken, or pictures are missing.
+        EvaluationError: a file is absent or broken, or images are missing.
     """
     return [read_task(task, spec, data, check=check) for task in spec.parts or spec.all_parts]
 
@@ -70,7 +70,7 @@ def read_task(task: str, spec: BenchmarkSpec, data: str | Path, *, check: bool =
         crops,
         options={
             "candidates": sorted({len(names) for names in lists}),
-            # a picture that stands twice in a query's gallery is one candidate
+            # an image that stands twice in a query's gallery is one candidate
             "repeated_candidates": sum(
                 1 + len(row["gallery"]) - len(names) for row, names in zip(rows, lists, strict=True)
             ),
@@ -88,7 +88,7 @@ def read_task(task: str, spec: BenchmarkSpec, data: str | Path, *, check: bool =
 def _query(row: dict[str, Any], number: int, task: str, spec: BenchmarkSpec, crops: Crops, place: str) -> CIRQuery:
     reference = crops.add(row["reference"], task, place)
     if not isinstance(row["gallery"], list):
-        raise EvaluationError(f"{place}: `gallery` must be a list of pictures; get the file again")
+        raise EvaluationError(f"{place}: `gallery` must be a list of images; get the file again")
     candidates = tuple(dict.fromkeys(crops.add(item, task, place) for item in (row["target"], *row["gallery"])))
     condition = str(row["condition"])
     return CIRQuery(
@@ -108,7 +108,7 @@ def dilated(box: Box, size: tuple[int, int], dilation: float = DILATION) -> Box:
 
     Args:
         box: left, top, width, height.
-        size: width and height of the picture.
+        size: width and height of the image.
         dilation: by how much of its size the box grows.
 
     Returns:
@@ -120,7 +120,7 @@ def dilated(box: Box, size: tuple[int, int], dilation: float = DILATION) -> Box:
 
 
 def square(image: Image.Image) -> Image.Image:
-    """The picture in the middle of a black square."""
+    """The image in the middle of a black square."""
     from PIL import Image
 
     width, height = image.size
@@ -134,20 +134,20 @@ def square(image: Image.Image) -> Image.Image:
 
 @dataclass
 class Crops:
-    """Pictures and crops of pictures, by ids such as `2345` and `2345@10,20,30,40`."""
+    """Images and crops of images, by ids such as `2345` and `2345@10,20,30,40`."""
 
     root: Path
 
     def __post_init__(self) -> None:
         self.files: dict[str, str] = {}
         self.boxes: dict[str, Box] = {}
-        self.pictures = ImageFolder(self.root, self.files)
+        self.images = ImageFolder(self.root, self.files)
 
     def add(self, item: Any, task: str, place: str) -> str:
         """The id of an entry of the annotations."""
         key = "val_image_id" if task.endswith("object") else "image_id"
         if not isinstance(item, dict) or key not in item:
-            raise EvaluationError(f"{place}: a picture has no `{key}`; get the file of {task} again")
+            raise EvaluationError(f"{place}: an image has no `{key}`; get the file of {task} again")
         name = str(item[key])
         if key == "val_image_id":
             self.files[name] = f"{int(name):012d}.jpg"
@@ -161,12 +161,12 @@ class Crops:
         return cut
 
     def find(self, name: str) -> Path | None:
-        """The picture's file, or None where it is not there."""
-        return self.pictures.find(name)
+        """The image's file, or None where it is not there."""
+        return self.images.find(name)
 
     def __call__(self, name: str) -> Image.Image:
-        """The RGB picture or crop of an id."""
-        image = self.pictures(name)
+        """The RGB image or crop of an id."""
+        image = self.images(name)
         if name not in self.boxes:
             return image
         return square(image.crop(dilated(self.boxes[name], image.size)))  # type: ignore[arg-type]

@@ -21,14 +21,14 @@ def read_benchmark(spec: BenchmarkSpec, data: str | Path, *, check: bool = True)
 
     Args:
         spec: its protocol.
-        data: folder with annotations and pictures.
-        check: whether the pictures must be there; the doctor looks at them itself.
+        data: folder with annotations and images.
+        check: whether the images must be there; the data check looks at them itself.
 
     Returns:
         One for CIRCO and CIRR, one a category for FashionIQ, one a task for GeneCIS.
 
     Raises:
-        EvaluationError: a file is absent or broken, or pictures are missing.
+        EvaluationError: a file is absent or broken, or images are missing.
     """
     readers = {"circo": read_circo, "cirr": read_cirr, "fashioniq": read_fashioniq, "genecis": read_genecis}
     return readers[spec.benchmark](spec, data, check=check)

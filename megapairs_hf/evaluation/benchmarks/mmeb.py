@@ -2,7 +2,7 @@
 
 Read from the Hub by `datasets`, or from a copy: `ROOT/VOC2007/test-*.parquet` as on the Hub, `ROOT/VOC2007.jsonl` or
 `.json`. What surprises: the target is candidate 0 of every row, so a model that gives constants would score 100 %;
-here each distinct (text, picture) is one gallery entry, embedded once, a tie with the target is lost, and constants
+here each distinct (text, image) is one gallery entry, embedded once, a tie with the target is lost, and constants
 are an error. A candidate that stands twice in a row (ImageNet has two classes named "crane") is one candidate.
 """
 
@@ -73,7 +73,7 @@ class MMEBConfig:
     Attributes:
         datasets: names; empty for all 36.
         placeholder: what `<|image_1|>` in the texts becomes: nothing for CLIP and for models whose chat template
-            places the picture, `<image>` for a LLaVA that is given plain text.
+            places the image, `<image>` for a LLaVA that is given plain text.
         source: a Hub id, or a folder with a copy of the rows.
         revision: of the Hub data set; pin a commit to compare runs.
         images: folder with the unpacked `images.zip`.
@@ -165,7 +165,7 @@ def read_mmeb(name: str, config: MMEBConfig, rows: Iterable[Mapping[str, Any]] |
 
 
 class _Gallery:
-    """Gives each distinct (text, picture) one id."""
+    """Gives each distinct (text, image) one id."""
 
     def __init__(self, placeholder: str) -> None:
         self.placeholder = placeholder
@@ -186,19 +186,19 @@ class _Gallery:
 
 
 def make_part(text: str | None, image: str | None, placeholder: str, place: str) -> Part:
-    """A side of a row, with the model's own word for the picture.
+    """A side of a row, with the model's own word for the image.
 
     Raises:
-        EvaluationError: neither text nor picture.
+        EvaluationError: neither text nor image.
     """
     said = (text or "").replace(PLACEHOLDER, placeholder if image else "").strip()
     if not said and not image:
-        raise EvaluationError(f"{place} has a side with neither text nor picture; get the rows again")
+        raise EvaluationError(f"{place} has a side with neither text nor image; get the rows again")
     return Part(image or None, said)
 
 
 def _candidates(row: Mapping[str, Any], place: str) -> list[tuple[str, str]]:
-    """(text, picture) of a row's candidates; one empty text may stand for all of a list of pictures."""
+    """(text, image) of a row's candidates; one empty text may stand for all of a list of images."""
     absent = [name for name in COLUMNS if name not in row]
     if absent:
         raise EvaluationError(f"{place} lacks {', '.join(absent)}; these are not the rows of {REPO}")
@@ -209,7 +209,7 @@ def _candidates(row: Mapping[str, Any], place: str) -> list[tuple[str, str]]:
         images = [images or ""] * len(texts)
     if len(texts) != len(images):
         raise EvaluationError(
-            f"{place} has {len(texts)} texts and {len(images)} pictures as candidates; get the rows again"
+            f"{place} has {len(texts)} texts and {len(images)} images as candidates; get the rows again"
         )
     return [(text or "", image or "") for text, image in zip(texts, images, strict=True)]
 
@@ -264,14 +264,14 @@ def _hub_rows(name: str, config: MMEBConfig) -> list[dict[str, Any]]:
 
 
 def image_reader(folder: str) -> Callable[[str], Any]:
-    """A function that reads a picture by its path below `folder`."""
+    """A function that reads an image by its path below `folder`."""
 
     def read(image: str) -> Any:
         if ".." in image.split("/"):
-            raise EvaluationError(f"the picture {image} lies outside {folder}; get the rows again")
+            raise EvaluationError(f"the image {image} lies outside {folder}; get the rows again")
         path = join(folder, image)
         if not storage.exists(path):
-            raise EvaluationError(f"MMEB's picture {image} is not in {folder}; unpack images.zip of {REPO} there")
+            raise EvaluationError(f"MMEB's image {image} is not in {folder}; unpack images.zip of {REPO} there")
         return to_rgb(storage.read_bytes(path))
 
     return read

@@ -1,6 +1,6 @@
-"""MMEB's settings for a folder, and its doctor: which of the 36 sets of rows are there, and which pictures are not.
+"""MMEB's settings for a folder, and its data check: which of the 36 sets of rows are there, and which images are not.
 
-What surprises: the rows can be read from the Hub without a copy, the pictures cannot, because they are one archive.
+What surprises: the rows can be read from the Hub without a copy, the images cannot, because they are one archive.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.core.config import build_config, parse_value, read_yaml
 from megapairs_hf.core.errors import ConfigError, EvaluationError
-from megapairs_hf.evaluation.benchmarks.check_data import Finding, Need, broken_pictures, page
+from megapairs_hf.evaluation.benchmarks.check_data import Finding, Need, broken_images, page
 from megapairs_hf.evaluation.benchmarks.mmeb import TASKS, MMEBConfig, read_mmeb
 from megapairs_hf.evaluation.benchmarks.spec import Source
 
@@ -22,7 +22,7 @@ SUFFIXES = ("", ".jsonl", ".json")
 
 
 def mmeb_settings(path: str | Path, data: str, changes: Sequence[str]) -> MMEBConfig:
-    """MMEB's settings, with rows and pictures below `data` where they are there.
+    """MMEB's settings, with rows and images below `data` where they are there.
 
     Args:
         path: the YAML.
@@ -47,18 +47,18 @@ def mmeb_settings(path: str | Path, data: str, changes: Sequence[str]) -> MMEBCo
 
 
 def examine_mmeb(config: MMEBConfig, path: str | Path, *, quick: bool = False) -> list[Finding]:
-    """What of MMEB is there: the rows of each data set in a copy, and their pictures.
+    """What of MMEB is there: the rows of each data set in a copy, and their images.
 
     Args:
         config: the settings.
         path: the YAML, which says where each part is had.
-        quick: only whether the pictures are there, without reading them.
+        quick: only whether the images are there, without reading them.
     """
     told = read_yaml(path)
-    licence = str(told.get("licence", ""))
+    license = str(told.get("license", ""))
     folder = Path(config.source) if Path(config.source).is_dir() else Path(config.images).parent
-    rows = Source(f"rows of {len(config.names)} data sets", told["sources"]["rows"], licence)
-    pictures = Source("pictures (the unpacked images.zip)", told["sources"]["pictures"], licence)
+    rows = Source(f"rows of {len(config.names)} data sets", told["sources"]["rows"], license)
+    images = Source("images (the unpacked images.zip)", told["sources"]["images"], license)
     listed = Finding(Need(rows, folder=folder), wanted=len(config.names))
     needed: dict[str, None] = {}
     for name in config.names:
@@ -75,9 +75,9 @@ def examine_mmeb(config: MMEBConfig, path: str | Path, *, quick: bool = False) -
         needed |= dict.fromkeys(part.image for part in parts if part.image)
     root = Path(config.images)
     absent = [name for name in needed if not (root / name).is_file()]
-    broken = [] if quick else broken_pictures([root / name for name in needed.keys() - set(absent)])
+    broken = [] if quick else broken_images([root / name for name in needed.keys() - set(absent)])
     good = len(needed) - len(absent) - len(broken)
-    found = Finding(Need(pictures, folder=root), good, len(needed), absent, sorted(broken))
+    found = Finding(Need(images, folder=root), good, len(needed), absent, sorted(broken))
     return [listed, found]
 
 

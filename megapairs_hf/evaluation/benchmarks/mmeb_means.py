@@ -99,7 +99,7 @@ def _check_once(records: Sequence[Mapping[str, Any]]) -> None:
 
 
 def mmeb_table(records: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown: a row for each mean, percentages, partial ones labelled."""
+    """Markdown: a row for each mean, percentages, partial ones labeled."""
     lines = ["| model | strategy | mean | P@1 | queries |", "| --- | --- | --- | ---: | ---: |"]
     for record in records:
         label = record["options"].get("partial")

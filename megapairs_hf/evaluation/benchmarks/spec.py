@@ -33,7 +33,7 @@ SLOTS = {
 }
 PROMPTS = {
     "circo": {
-        "mmret": "Find a picture that also {shared_concept}, but {relative_caption}.",
+        "mmret": "Find an image that also {shared_concept}, but {relative_caption}.",
         "magiclens": "find {shared_concept} but {relative_caption}",
         "searle": "{relative_caption}",
     },
@@ -65,13 +65,13 @@ class Source:
     Attributes:
         what: the part.
         where: page to get it from.
-        licence: of the part, and what must be clicked or signed for it.
+        license: of the part, and what must be clicked or signed for it.
         folder: where it is expected, below `--data`.
     """
 
     what: str
     where: str
-    licence: str
+    license: str
     folder: str = ""
 
 
@@ -85,16 +85,16 @@ class BenchmarkSpec:
         gallery: what is ranked: `all` (CIRCO: COCO 2017 unlabeled; FashionIQ: the whole split file), `union`
             (FashionIQ: references and targets only, the easier "VAL" protocol), `split` (CIRR), `own` (GeneCIS).
         prompt: a template, or the name of a published one (`mmret`, `magiclens`, `searle`).
-        remove_reference: whether the query's own picture is deleted from its ranking.
+        remove_reference: whether the query's own image is deleted from its ranking.
         metrics: the first is the headline.
-        licence: of the annotations.
+        license: of the annotations.
         sources: where each part is had.
         join: FashionIQ, the two captions: `mmret` (", and "), `magiclens` (" and "), `searle` (both ways round).
         parts: categories or tasks; empty for all.
-        allow_missing: measure with the pictures that are there, and record how many are not.
+        allow_missing: measure with the images that are there, and record how many are not.
         annotations: folder with the annotation files, below `--data`.
-        images: folder with the pictures, below `--data`.
-        images_attribute: GeneCIS, folder with Visual Genome's pictures.
+        images: folder with the images, below `--data`.
+        images_attribute: GeneCIS, folder with Visual Genome's images.
     """
 
     benchmark: str
@@ -103,7 +103,7 @@ class BenchmarkSpec:
     prompt: str
     remove_reference: bool
     metrics: tuple[str, ...]
-    licence: str
+    license: str
     sources: tuple[Source, ...]
     join: str = ""
     parts: tuple[str, ...] = ()

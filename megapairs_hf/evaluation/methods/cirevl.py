@@ -1,6 +1,6 @@
-"""CIReVL (arXiv:2310.09291): caption the reference picture, let a language model edit the caption, search by text.
+"""CIReVL (arXiv:2310.09291): caption the reference image, let a language model edit the caption, search by text.
 
-What surprises: the language model never sees a picture, and the retriever never sees the reference. A query whose
+What surprises: the language model never sees an image, and the retriever never sees the reference. A query whose
 replies are no use is searched by its own text, as `text only` does, and counted.
 """
 
@@ -11,18 +11,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.core.errors import EvaluationError
-from megapairs_hf.evaluation.methods.vlm_client import ask_all, picture_part, text_part, usable
+from megapairs_hf.evaluation.methods.vlm_client import ask_all, image_part, text_part, usable
 
 if TYPE_CHECKING:
     from megapairs_hf.annotation.client.messages import Response
     from megapairs_hf.evaluation.benchmarks.base import Benchmark, CIRQuery
     from megapairs_hf.evaluation.config import AskConfig
 
-DESCRIBE = "Describe this picture in one sentence. Reply with the sentence only."
+DESCRIBE = "Describe this image in one sentence. Reply with the sentence only."
 # after the prompt in CIReVL's appendix, in our words
 COMPOSE = (
-    "A picture shows: {caption}\nIt is to be changed like this: {text}\n"
-    "Describe the changed picture in one short sentence. Name only what is in it, not what was changed or removed."
+    "An image shows: {caption}\nIt is to be changed like this: {text}\n"
+    "Describe the changed image in one short sentence. Name only what is in it, not what was changed or removed."
     " Reply with one line that begins with `Edited description:`."
 )
 EDITED = re.compile(r"^edited description:\s*(\S.*)$", re.IGNORECASE | re.MULTILINE)
@@ -34,8 +34,8 @@ class Composed:
     """Captions of composed queries.
 
     Attributes:
-        captions: of the reference picture, one a query; empty where the reply was no use.
-        texts: of the changed picture; the query's own text where a reply was no use.
+        captions: of the reference image, one a query; empty where the reply was no use.
+        texts: of the changed image; the query's own text where a reply was no use.
         unusable: queries with such a reply.
     """
 
@@ -48,7 +48,7 @@ def caption_then_compose(benchmark: Benchmark, captioner: AskConfig, composer: A
     """Caption each distinct reference once, and edit the captions.
 
     Args:
-        benchmark: queries with pictures.
+        benchmark: queries with images.
         captioner: a vision language model.
         composer: a language model; may be the same.
 
@@ -56,12 +56,12 @@ def caption_then_compose(benchmark: Benchmark, captioner: AskConfig, composer: A
         Texts to search by (`zero_shot.with_texts`), and captions, from which `zero_shot.directional` takes its base.
 
     Raises:
-        EvaluationError: a query has no picture.
+        EvaluationError: a query has no image.
         ServerUnavailableError: an endpoint fails everything.
     """
     names = list(dict.fromkeys(query.part.image for query in benchmark.queries))
     if None in names:
-        raise EvaluationError(f"{benchmark.name} has queries without a picture, so there is nothing to caption")
+        raise EvaluationError(f"{benchmark.name} has queries without an image, so there is nothing to caption")
     replies = ask_all([_describe(benchmark, str(name), captioner) for name in names], captioner)
     captions = {name: parse_caption(reply) for name, reply in zip(names, replies, strict=True)}
     told = [query for query in benchmark.queries if captions[query.part.image]]
@@ -80,7 +80,7 @@ def words_of(query: CIRQuery) -> str:
 
 
 def _describe(benchmark: Benchmark, name: str, config: AskConfig) -> Any:
-    return lambda: [picture_part(benchmark.image(name), config.max_image_side), text_part(DESCRIBE)]
+    return lambda: [image_part(benchmark.image(name), config.max_image_side), text_part(DESCRIBE)]
 
 
 def _compose(query: CIRQuery, caption: str) -> Any:

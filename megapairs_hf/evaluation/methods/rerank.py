@@ -1,4 +1,4 @@
-"""Re-ranking the first pictures of each ranking by a vision language model.
+"""Re-ranking the first images of each ranking by a vision language model.
 
 `yes_no` asks about each candidate by itself, as SETR's second stage does (arXiv:2509.26012, there with LoRA);
 `listwise` shows all at once and asks for an order, with reasoning before it as in CoTRR (arXiv:2509.14746), in one
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from megapairs_hf.core.errors import EvaluationError
 from megapairs_hf.evaluation.benchmarks.base import Ranked
 from megapairs_hf.evaluation.methods.cirevl import words_of
-from megapairs_hf.evaluation.methods.vlm_client import ask_all, picture_part, text_part, usable
+from megapairs_hf.evaluation.methods.vlm_client import ask_all, image_part, text_part, usable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from megapairs_hf.evaluation.config import AskConfig
 
 YES_NO = (
-    "The first picture is a reference. Wanted is a picture like it, but changed like this: {text}\n"
-    "Is the second picture what is wanted? Reply with one word, yes or no."
+    "The first image is a reference. Wanted is an image like it, but changed like this: {text}\n"
+    "Is the second image what is wanted? Reply with one word, yes or no."
 )
 LISTWISE = (
-    "The first picture is a reference. Wanted is a picture like it, but changed like this: {text}\n"
-    "The other {count} pictures are numbered 1 to {count} in their order. Say in a few words what must be kept and"
+    "The first image is a reference. Wanted is an image like it, but changed like this: {text}\n"
+    "The other {count} images are numbered 1 to {count} in their order. Say in a few words what must be kept and"
     " what must change. Then end with one line such as `Ranking: {example}`, all numbers, the best first."
 )
 RANKING = re.compile(r"^ranking:\s*([\d,\s>]+?)\.?$", re.IGNORECASE)
@@ -66,7 +66,7 @@ def yes_no(benchmark: Benchmark, ranked: Ranked, config: AskConfig, top: int = 1
         top: how many candidates are asked about.
 
     Raises:
-        EvaluationError: there are no pictures to show.
+        EvaluationError: there are no images to show.
         ServerUnavailableError: the endpoint fails everything.
     """
     heads = _heads(benchmark, ranked, top)
@@ -92,7 +92,7 @@ def listwise(benchmark: Benchmark, ranked: Ranked, config: AskConfig, top: int =
         top: how many candidates are shown.
 
     Raises:
-        EvaluationError: there are no pictures to show.
+        EvaluationError: there are no images to show.
         ServerUnavailableError: the endpoint fails everything.
     """
     heads = _heads(benchmark, ranked, top)
@@ -114,8 +114,8 @@ def _heads(benchmark: Benchmark, ranked: Ranked, top: int) -> list[list[str]]:
     for query, head in zip(benchmark.queries, heads, strict=True):
         if query.part.image is None or any(benchmark.gallery[name].image is None for name in head):
             raise EvaluationError(
-                f"query {query.key!r} of {benchmark.name} or one of its candidates has no picture to show;"
-                " re-rank benchmarks of pictures"
+                f"query {query.key!r} of {benchmark.name} or one of its candidates has no image to show;"
+                " re-rank benchmarks of images"
             )
     return heads
 
@@ -123,10 +123,10 @@ def _heads(benchmark: Benchmark, ranked: Ranked, top: int) -> list[list[str]]:
 def _question(benchmark: Benchmark, query: CIRQuery, names: Sequence[str], prompt: str, config: AskConfig) -> Any:
     def make() -> list[dict[str, Any]]:
         images = [query.part.image, *(benchmark.gallery[name].image for name in names)]
-        pictures = [picture_part(benchmark.image(str(image)), config.max_image_side) for image in images]
+        image_parts = [image_part(benchmark.image(str(image)), config.max_image_side) for image in images]
         # an example in falling order, so that copying it is no safe way to change nothing
         example = ", ".join(str(n) for n in range(len(names), 0, -1))
-        return [*pictures, text_part(prompt.format(text=words_of(query), count=len(names), example=example))]
+        return [*image_parts, text_part(prompt.format(text=words_of(query), count=len(names), example=example))]
 
     return make
 

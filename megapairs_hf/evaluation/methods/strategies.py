@@ -1,8 +1,8 @@
-"""Strategies by name: from a model and the vectors of a gallery to a scorer for `rank`.
+"""Strategies by name: from a model and the embeddings of a gallery to a scorer for `rank`.
 
-`fused` asks the model for picture and text together; all others compose the vectors of the two, by `zero_shot.py`,
-`CIReVL` after a vision language model has captioned the pictures and a language model has edited the captions.
-What surprises: the vectors of pictures and of texts are made once a benchmark, however many strategies use them.
+`fused` asks the model for image and text together; all others compose the embeddings of the two, by `zero_shot.py`,
+`CIReVL` after a vision language model has captioned the images and a language model has edited the captions.
+What surprises: the embeddings of images and of texts are made once a benchmark, however many strategies use them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from megapairs_hf.core.errors import EvaluationError
 from megapairs_hf.evaluation.config import CIREVL, DIRECTIONAL, FUSED, NAMES, alpha_of
-from megapairs_hf.evaluation.encode import query_vectors
+from megapairs_hf.evaluation.encode import query_embeddings
 from megapairs_hf.evaluation.methods.cirevl import caption_then_compose
 from megapairs_hf.evaluation.methods.zero_shot import (
     COMPOSED,
@@ -25,7 +25,7 @@ from megapairs_hf.evaluation.methods.zero_shot import (
     text_only,
     weighted,
 )
-from megapairs_hf.evaluation.rank import Scorer, VectorScorer
+from megapairs_hf.evaluation.rank import EmbeddingScorer, Scorer
 
 if TYPE_CHECKING:
     from megapairs_hf.evaluation.benchmarks.base import Benchmark
@@ -51,9 +51,9 @@ class Scoring:
     Attributes:
         model: anything with `encode`.
         benchmark: the queries.
-        gallery: [G, D] its vectors.
+        gallery: [G, D] its embeddings.
         batch_size: inputs at a time.
-        vlm: captions the pictures for `CIReVL`.
+        vlm: captions the images for `CIReVL`.
         llm: edits the captions; None for `vlm`.
         told: by strategy, what its records say of its making.
     """
@@ -69,7 +69,7 @@ class Scoring:
 
     @property
     def sides(self) -> Sides:
-        """Vectors of the queries' pictures and texts, made once."""
+        """Embeddings of the queries' images and texts, made once."""
         if not self._sides:
             self._sides.append(encode_sides(self.model, self.benchmark, self.gallery, self.batch_size))
         return self._sides[0]
@@ -78,12 +78,12 @@ class Scoring:
         """The scorer of a strategy.
 
         Raises:
-            EvaluationError: there is no such strategy, or the queries have no picture or text to compose.
+            EvaluationError: there is no such strategy, or the queries have no image or text to compose.
             ServerUnavailableError: an endpoint fails everything.
         """
         alpha = alpha_of(name)
         if name == FUSED:
-            return VectorScorer(query_vectors(self.model, self.benchmark, name, self.batch_size), self.gallery)
+            return EmbeddingScorer(query_embeddings(self.model, self.benchmark, name, self.batch_size), self.gallery)
         if name in COMPOSED:
             return COMPOSED[name](self.sides)
         if alpha is not None:
@@ -96,7 +96,7 @@ class Scoring:
         if name == DIRECTIONAL:
             # the two sides must differ by the change alone, so a prompt's other words may stand in neither
             base = encode_texts(self.model, [NO_CAPTION], self.batch_size)
-            texts = query_vectors(self.model, _changed(self.benchmark), "text only", self.batch_size)
+            texts = query_embeddings(self.model, _changed(self.benchmark), "text only", self.batch_size)
             sides = replace(self.sides, texts=texts)
             return directional(sides, np.repeat(base, len(texts), axis=0))
         raise EvaluationError(f"unknown strategy {name!r}; known: {', '.join(NAMES)}")

@@ -1,7 +1,7 @@
-"""Asking a vision language model about pictures of a benchmark, through the annotation's client.
+"""Asking a vision language model about images of a benchmark, through the annotation's client.
 
-What surprises: a picture is decoded and shrunk only when there is a place for its request, so that thousands of
-questions wait as numbers and not as pictures.
+What surprises: an image is decoded and shrunk only when there is a place for its request, so that thousands of
+questions wait as numbers and not as images.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ def text_part(text: str) -> dict[str, Any]:
     return {"type": "text", "text": text}
 
 
-def picture_part(image: Any, max_side: int) -> dict[str, Any]:
-    """A picture as a part of a message."""
+def image_part(image: Any, max_side: int) -> dict[str, Any]:
+    """An image as a part of a message."""
     content = encode_image(shrink(image, max_side), lossy=True)
     return {"type": "image_url", "image_url": {"url": "data:image/jpeg;base64," + base64.b64encode(content).decode()}}
 

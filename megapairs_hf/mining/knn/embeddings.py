@@ -1,4 +1,4 @@
-"""The vectors of one embeddings artifact as one long array that need not fit in memory."""
+"""The embeddings of one embeddings artifact as one long array that need not fit in memory."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Embeddings:
 
     @classmethod
     def of(cls, artifact: Artifact) -> Embeddings:
-        """The vectors of an `embeddings` artifact, memory-mapped where its files are local."""
+        """The embeddings of an `embeddings` artifact, memory-mapped where its files are local."""
         return cls([artifact.array(i) for i in range(len(artifact.manifest.shards))])
 
     def __len__(self) -> int:
@@ -81,40 +81,40 @@ def _let_go(part: np.ndarray) -> None:
         mapped.madvise(mmap.MADV_DONTNEED)
 
 
-def distinct(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def distinct(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Find equal rows of an array in memory, as `distinct_rows` does."""
-    return distinct_rows(Embeddings([vectors]))
+    return distinct_rows(Embeddings([embeddings]))
 
 
-def distinct_rows(vectors: Embeddings) -> tuple[np.ndarray, np.ndarray]:
+def distinct_rows(embeddings: Embeddings) -> tuple[np.ndarray, np.ndarray]:
     """Find equal rows.
 
     Args:
-        vectors: N rows.
+        embeddings: N rows.
 
     Returns:
         Positions of the first row of every kind, ascending, and for every row the number of its kind.
     """
     from megapairs_hf.mining.knn.kernels import row_hashes
 
-    spans = vectors.spans()
-    hashes = np.concatenate([row_hashes(_bits(vectors.read(low, high))) for low, high in spans])
+    spans = embeddings.spans()
+    hashes = np.concatenate([row_hashes(_bits(embeddings.read(low, high))) for low, high in spans])
     _, first, kind = np.unique(hashes, return_index=True, return_inverse=True)
     first, kind = _by_first(first, kind)
-    if len(first) == len(vectors):
+    if len(first) == len(embeddings):
         return first, kind
     for low, high in spans:
         copies = low + np.flatnonzero(first[kind[low:high]] != np.arange(low, high))
-        left, right = _bits(vectors.take(copies)), _bits(vectors.take(first[kind[copies]]))
+        left, right = _bits(embeddings.take(copies)), _bits(embeddings.take(first[kind[copies]]))
         alone = copies[(left != right).any(axis=1)]
-        # two vectors of one hash: such rows are kinds of their own
+        # two embeddings of one hash: such rows are kinds of their own
         kind[alone] = np.arange(len(first), len(first) + len(alone))
         first = np.concatenate([first, alone])
     return _by_first(first, kind)
 
 
-def _bits(vectors: np.ndarray) -> np.ndarray:
-    bits: np.ndarray = np.ascontiguousarray(vectors).view(np.uint16)
+def _bits(embeddings: np.ndarray) -> np.ndarray:
+    bits: np.ndarray = np.ascontiguousarray(embeddings).view(np.uint16)
     return bits
 
 

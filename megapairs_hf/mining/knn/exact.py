@@ -1,4 +1,4 @@
-"""The K nearest neighbours, exactly: the same ids and scores whatever the threads, blocks or processes.
+"""The K nearest neighbors, exactly: the same ids and scores whatever the threads, blocks or processes.
 
 Rough scores of whole tiles are multiplied in eight-bit integers, a threshold for every query lets one in a few hundred
 pass, and these are scored exactly. A corpus that is searched against itself is multiplied only above the diagonal: one
@@ -33,7 +33,7 @@ NEVER = -(2.0**30)
 
 @dataclass(frozen=True)
 class Side:
-    """Distinct vectors on one side of a search.
+    """Distinct embeddings on one side of a search.
 
     Attributes:
         bits: [n, D] uint16, their float16 bits.
@@ -52,7 +52,7 @@ class Side:
 
 @dataclass(frozen=True)
 class TopK:
-    """The best neighbours so far: heaps with the worst at the root.
+    """The best neighbors so far: heaps with the worst at the root.
 
     Attributes:
         scores: [n, K] float64.
@@ -77,8 +77,8 @@ class ExactSearch:
     """Exact search of a corpus, in blocks that fit in memory.
 
     Args:
-        targets: the vectors that are searched.
-        k: neighbours a query.
+        targets: the embeddings that are searched.
+        k: neighbors a query.
         crew: the threads.
         block_rows: targets that are held in memory at a time; None for all.
         integers: force eight-bit integers or float32; None takes the faster.
@@ -143,11 +143,11 @@ class ExactSearch:
     def _search_blocks(self, side: Side, best: TopK, copies: Copies, rows: int | None = None) -> None:
         rows = rows or self.block_rows
         for start in range(0, len(self.targets), rows):
-            vectors = self.targets.read(start, min(len(self.targets), start + rows))
-            first, kind = distinct(vectors)
+            embeddings = self.targets.read(start, min(len(self.targets), start + rows))
+            first, kind = distinct(embeddings)
             copies.add(first, kind, start)
             give_back()
-            _search_block(side, _side(vectors, first, first + start).coded(self.scale, self.crew), best, self.crew)
+            _search_block(side, _side(embeddings, first, first + start).coded(self.scale, self.crew), best, self.crew)
 
     def _search_again(self, side: Side, best: TopK, copies: Copies) -> None:
         """Verify the thresholds, and search again where one was too high."""
@@ -159,7 +159,7 @@ class ExactSearch:
             part = _chosen(side, todo)
             again = self._bars(part, len(todo), depth)
             full = best.counts[todo] == self.k
-            # K found scores are K real neighbours, so the worst of them is a threshold that holds
+            # K found scores are K real neighbors, so the worst of them is a threshold that holds
             known = np.floor((best.scores[todo][:, :1].max(axis=1) - MARGIN) / self.scale.unit) - 1
             again.bar[full] = known[full]
             tried = again.bar.copy()
@@ -170,7 +170,7 @@ class ExactSearch:
 
 
 class Copies:
-    """Which places hold equal vectors, so that each kind is searched once."""
+    """Which places hold equal embeddings, so that each kind is searched once."""
 
     def __init__(self, k: int) -> None:
         self.k = k
@@ -216,8 +216,8 @@ class Copies:
         return result_places, result_scores
 
 
-def _side(vectors: np.ndarray, first: np.ndarray, places: np.ndarray) -> Side:
-    bits = np.ascontiguousarray(vectors).view(np.uint16)
+def _side(embeddings: np.ndarray, first: np.ndarray, places: np.ndarray) -> Side:
+    bits = np.ascontiguousarray(embeddings).view(np.uint16)
     own = places if len(places) == len(first) else places[first]
     return Side(bits if len(first) == len(bits) else bits[first], own.astype(np.int64))
 
@@ -261,7 +261,7 @@ def _sample_bars(values: torch.Tensor, sample: torch.Tensor, rank: int, bar: np.
 
 
 def _search_block(queries: Side, targets: Side, best: TopK, crew: ThreadPool) -> None:
-    """Search other vectors: targets are a tile's rows, queries its columns, so that thresholds rise at once."""
+    """Search other embeddings: targets are a tile's rows, queries its columns, so that thresholds rise at once."""
     from megapairs_hf.mining.knn.kernels import scan_tile
 
     assert queries.codes is not None and targets.codes is not None

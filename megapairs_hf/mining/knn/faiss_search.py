@@ -1,6 +1,6 @@
 """Approximate search by faiss: IVF-PQ and HNSW, which only name candidates.
 
-Whatever finds the candidates, each is scored again exactly from the stored vectors before it is ranked, so no
+Whatever finds the candidates, each is scored again exactly from the stored embeddings before it is ranked, so no
 approximate score is ever reported as a similarity.
 """
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from megapairs_hf.mining.knn.embeddings import Embeddings
     from megapairs_hf.mining.knn.thread_pool import ThreadPool
 
-# candidates of a compressed index for every neighbour asked for
+# candidates of a compressed index for every neighbor asked for
 REFINE = 4
 TRAIN_ROWS = 200_000
 EF_CONSTRUCTION = 80
@@ -31,13 +31,13 @@ class FaissSearch:
     """Approximate search by a faiss index, re-ranked exactly.
 
     Args:
-        targets: the vectors that are searched.
-        k: neighbours a query.
+        targets: the embeddings that are searched.
+        k: neighbors a query.
         crew: the threads.
-        kind: `ivf_pq` (compressed, for vectors that do not fit in memory) or `hnsw` (a graph).
-        recall: share of the K exact neighbours that must be found, 0 to 1.
-        queries: the vectors that are searched with, if they are others.
-        sample: queries whose exact neighbours are found to settle how hard the index is searched.
+        kind: `ivf_pq` (compressed, for embeddings that do not fit in memory) or `hnsw` (a graph).
+        recall: share of the K exact neighbors that must be found, 0 to 1.
+        queries: the embeddings that are searched with, if they are others.
+        sample: queries whose exact neighbors are found to settle how hard the index is searched.
         block_rows: targets that this exact search holds in memory at a time.
         index: a finished index, instead of a new one.
     """
@@ -62,16 +62,16 @@ class FaissSearch:
 
     def _settle_effort(self, queries: Embeddings, recall: float, sample: int) -> None:
         rng = np.random.default_rng(1)
-        vectors = queries.take(np.sort(rng.permutation(len(queries))[: 2 * sample]))
-        wanted, _ = ExactSearch(self.targets, self.k, self.crew, block_rows=self.block_rows).search(vectors)
-        half = rng.permutation(len(vectors))
+        embeddings = queries.take(np.sort(rng.permutation(len(queries))[: 2 * sample]))
+        wanted, _ = ExactSearch(self.targets, self.k, self.crew, block_rows=self.block_rows).search(embeddings)
+        half = rng.permutation(len(embeddings))
         left, right = half[: -(-len(half) // 2)], half[-(-len(half) // 2) :]
         limit = self.index.nlist if self.kind == "ivf_pq" else 16 * self.k
         before = -1.0
         while True:
-            found, _ = self.search(vectors[left])
+            found, _ = self.search(embeddings[left])
             reached = overlap(found, wanted[left])
-            # more effort cannot help where the compressed codes themselves lose the neighbours
+            # more effort cannot help where the compressed codes themselves lose the neighbors
             if (
                 reached >= min(1.0, recall + SAFETY)
                 or self.effort >= limit
@@ -80,7 +80,7 @@ class FaissSearch:
                 break
             before, self.effort = reached, min(limit, self.effort * 2)
         measured = right if len(right) else left
-        self.recall = overlap(self.search(vectors[measured])[0], wanted[measured])
+        self.recall = overlap(self.search(embeddings[measured])[0], wanted[measured])
 
     def search(self, queries: np.ndarray, places: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """The K nearest targets that are found, nearest first: places [B, K] int64 and scores [B, K] float64."""
@@ -106,10 +106,10 @@ def build_index(targets: Embeddings, kind: str, crew: ThreadPool, train_rows: in
     """Train a faiss index and add all targets, in blocks.
 
     Args:
-        targets: the vectors to be searched.
+        targets: the embeddings to be searched.
         kind: `ivf_pq` or `hnsw`.
         crew: the threads.
-        train_rows: vectors that cells and codes are learnt from; they are held in memory as float32.
+        train_rows: embeddings that cells and codes are learnt from; they are held in memory as float32.
     """
     import faiss
 

@@ -11,7 +11,7 @@ from megapairs_hf.mining.knn.rescoring import QUERY_BLOCK, rank
 if TYPE_CHECKING:
     from megapairs_hf.mining.knn.embeddings import Embeddings
 
-# float32 products of unit vectors on any device stay closer than this to the exact ones
+# float32 products of unit embeddings on any device stay closer than this to the exact ones
 DEVICE_SLACK = 1e-4
 
 
@@ -19,8 +19,8 @@ class DeviceSearch:
     """Exact search by torch on a device: products of blocks in float32, top-k, exact scores from the CPU.
 
     Args:
-        targets: the vectors that are searched.
-        k: neighbours a query.
+        targets: the embeddings that are searched.
+        k: neighbors a query.
         device: `cuda`, `cuda:1`, …; `cpu` works and is for tests.
         block_rows: targets on the device at a time.
     """
@@ -64,7 +64,7 @@ class DeviceSearch:
 
 
 def _products(queries: Any, targets: Any) -> Any:
-    """Products [B, N] of float16 vectors, summed and given in float32."""
+    """Products [B, N] of float16 embeddings, summed and given in float32."""
     import torch
 
     if queries.is_cuda:

@@ -1,9 +1,10 @@
 """Approximate search by cells (IVF-Flat) for a corpus that is searched as a whole.
 
-Vectors are sorted into cells around centroids, and a query is compared with the vectors of the cells nearest to its
-own. All queries of a cell look into the same cells, so their comparison is one dense product instead of many scattered
+Embeddings are sorted into cells around centroids, and a query is compared with the embeddings of the cells nearest to
+its own. All queries of a cell look into the same cells, so their comparison is one dense product instead of many
+scattered
 ones: that is what makes it several times faster than a general IVF index. How many cells are looked into is settled by
-the recall asked for, on queries whose exact neighbours are known. What is found is scored exactly; only what lies in
+the recall asked for, on queries whose exact neighbors are known. What is found is scored exactly; only what lies in
 cells that were not looked into can be missed.
 """
 
@@ -33,12 +34,12 @@ class IVFSearch:
     """Approximate search of a corpus in memory.
 
     Args:
-        targets: the vectors that are searched.
-        k: neighbours a query.
+        targets: the embeddings that are searched.
+        k: neighbors a query.
         crew: the threads.
-        recall: share of the K exact neighbours that must be found, 0 to 1.
-        queries: the vectors that are searched with, if they are others.
-        sample: queries whose exact neighbours are found to settle how many cells are looked into.
+        recall: share of the K exact neighbors that must be found, 0 to 1.
+        queries: the embeddings that are searched with, if they are others.
+        sample: queries whose exact neighbors are found to settle how many cells are looked into.
         block_rows: targets that this exact search holds in memory at a time.
     """
 
@@ -78,14 +79,14 @@ class IVFSearch:
         )
 
     def _fill(self) -> None:
-        """Sort the distinct vectors by cell: two passes over the corpus, so that no third copy is needed."""
+        """Sort the distinct embeddings by cell: two passes over the corpus, so that no third copy is needed."""
         import torch
 
         count, dimension = len(self.first), self.targets.dimension
         cell = np.empty(count, np.int64)
         spans = self._spans()
-        for low, high, vectors in spans_of(self.targets, self.first, spans):
-            cell[low:high] = nearest(vectors, self.centroids, self.crew)
+        for low, high, embeddings in spans_of(self.targets, self.first, spans):
+            cell[low:high] = nearest(embeddings, self.centroids, self.crew)
         rank = np.argsort(np.argsort(cell, kind="stable"), kind="stable")
         self.ends = np.cumsum(np.bincount(cell, minlength=len(self.centroids)))
         self.starts = self.ends - np.bincount(cell, minlength=len(self.centroids))
@@ -93,20 +94,20 @@ class IVFSearch:
         self.bits = np.empty((count, dimension), np.uint16)
         self.places = np.empty(count, np.int64)
         values, slack = None, np.empty(0)
-        for low, high, vectors in spans_of(self.targets, self.first, spans):
-            codes = encode(vectors, self.scale, self.crew)
+        for low, high, embeddings in spans_of(self.targets, self.first, spans):
+            codes = encode(embeddings, self.scale, self.crew)
             if values is None:
                 values = torch.empty(count, codes.values.shape[1], dtype=codes.values.dtype)
                 slack = np.empty(count, codes.slack.dtype)
             to = rank[low:high]
             values[torch.from_numpy(to)] = codes.values
-            slack[to], self.bits[to], self.places[to] = codes.slack, vectors.view(np.uint16), self.first[low:high]
+            slack[to], self.bits[to], self.places[to] = codes.slack, embeddings.view(np.uint16), self.first[low:high]
         assert values is not None
         self.raw = QuantizedEmbeddings(values, slack, self.scale)
         self.codes, _ = settle(self.raw, self.raw)
 
     def _spans(self) -> list[tuple[int, int]]:
-        """Runs of distinct vectors that lie in sixteen megabytes of the corpus."""
+        """Runs of distinct embeddings that lie in sixteen megabytes of the corpus."""
         bounds = np.searchsorted(self.first, [low for low, _ in self.targets.spans()] + [len(self.targets)])
         return [(int(low), int(high)) for low, high in itertools.pairwise(bounds) if low < high]
 
@@ -114,24 +115,24 @@ class IVFSearch:
         """How many cells to look into, from one half of the sample, and the recall of the other half."""
         rng = np.random.default_rng(1)
         rows = np.sort(rng.permutation(len(queries))[: 2 * sample])
-        vectors = queries.take(rows)
+        embeddings = queries.take(rows)
         exact = ExactSearch(self.targets, self.k, self.crew, block_rows=self.block_rows)
-        wanted, _ = exact.search(vectors)
-        ranks = self._cell_ranks(vectors, wanted)
+        wanted, _ = exact.search(embeddings)
+        ranks = self._cell_ranks(embeddings, wanted)
         half = rng.permutation(len(rows))
         left, right = half[: -(-len(rows) // 2)], half[-(-len(rows) // 2) :]
         shares = np.cumsum(np.bincount(ranks[left].ravel(), minlength=self.cells)) / max(1, ranks[left].size)
         enough = np.flatnonzero(shares >= min(1.0, recall + SAFETY))
         self.probes = int(enough[0]) + 1 if len(enough) else self.cells
         measured = right if len(right) else left
-        found, _ = self.search(vectors[measured], rows[measured] if same else None)
+        found, _ = self.search(embeddings[measured], rows[measured] if same else None)
         return self.probes, overlap(found, wanted[measured])
 
-    def _cell_ranks(self, vectors: np.ndarray, neighbours: np.ndarray) -> np.ndarray:
-        """For each neighbour, as how many-th cell its cell is looked into."""
+    def _cell_ranks(self, embeddings: np.ndarray, neighbors: np.ndarray) -> np.ndarray:
+        """For each neighbor, as how many-th cell its cell is looked into."""
         position = np.empty((self.cells,), np.int64)
-        cells = self.cell_of[self.kind[neighbours]]
-        homes = nearest(vectors, self.query_centroids, self.crew)
+        cells = self.cell_of[self.kind[neighbors]]
+        homes = nearest(embeddings, self.query_centroids, self.crew)
         ranks = np.empty_like(cells)
         for row, home in enumerate(homes):
             position[self.order[home]] = np.arange(self.cells)
@@ -205,40 +206,40 @@ def _taken(codes: QuantizedEmbeddings, rows: np.ndarray) -> QuantizedEmbeddings:
 
 
 def spans_of(
-    vectors: Embeddings, chosen: np.ndarray, spans: list[tuple[int, int]]
+    embeddings: Embeddings, chosen: np.ndarray, spans: list[tuple[int, int]]
 ) -> Iterator[tuple[int, int, np.ndarray]]:
     """The chosen rows, a span at a time."""
     for low, high in spans:
         start, stop = int(chosen[low]), int(chosen[high - 1]) + 1
-        yield low, high, vectors.read(start, stop)[chosen[low:high] - start]
+        yield low, high, embeddings.read(start, stop)[chosen[low:high] - start]
 
 
 def overlap(found: np.ndarray, wanted: np.ndarray) -> float:
-    """Recall@K: the share of the wanted neighbours that were found, over all rows."""
+    """Recall@K: the share of the wanted neighbors that were found, over all rows."""
     hits = sum(len(np.intersect1d(a, b, assume_unique=False)) for a, b in zip(found, wanted, strict=True))
     return hits / max(1, wanted.size)
 
 
-def learn_centroids(vectors: np.ndarray, cells: int, crew: ThreadPool) -> np.ndarray:
+def learn_centroids(embeddings: np.ndarray, cells: int, crew: ThreadPool) -> np.ndarray:
     """Spherical k-means.
 
     Ours instead of faiss's, because cells must not depend on how many threads summed what (and rough products make it
     ten times as fast).
 
     Args:
-        vectors: [S, D] float16.
+        embeddings: [S, D] float16.
         cells: how many centroids, at most S.
         crew: the threads.
 
     Returns:
-        [cells, D] float16, unit vectors.
+        [cells, D] float16, unit embeddings.
     """
-    cells = min(cells, len(vectors))
+    cells = min(cells, len(embeddings))
     rng = np.random.default_rng(2)
-    centroids = vectors[np.sort(rng.permutation(len(vectors))[:cells])]
-    floats = vectors.astype(np.float32)
+    centroids = embeddings[np.sort(rng.permutation(len(embeddings))[:cells])]
+    floats = embeddings.astype(np.float32)
     for _ in range(ROUNDS):
-        owner = nearest(vectors, centroids, crew)
+        owner = nearest(embeddings, centroids, crew)
         order = np.argsort(owner, kind="stable")
         sizes = np.bincount(owner, minlength=cells)
         filled = np.flatnonzero(sizes)
@@ -248,12 +249,12 @@ def learn_centroids(vectors: np.ndarray, cells: int, crew: ThreadPool) -> np.nda
         fresh[filled] = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
         # an empty cell starts anew in a row of its own
         empty = np.flatnonzero(sizes == 0)
-        fresh[empty] = vectors[rng.integers(0, len(vectors), len(empty))]
+        fresh[empty] = embeddings[rng.integers(0, len(embeddings), len(empty))]
         centroids = fresh
     return centroids
 
 
-def nearest(vectors: np.ndarray, centroids: np.ndarray, crew: ThreadPool) -> np.ndarray:
+def nearest(embeddings: np.ndarray, centroids: np.ndarray, crew: ThreadPool) -> np.ndarray:
     """The nearest centroid of each vector, by rough scores, which are good enough for that; [N] int64.
 
     Always by integers, whose sums no machine rounds: which cell a vector is in decides what an approximate search
@@ -262,15 +263,15 @@ def nearest(vectors: np.ndarray, centroids: np.ndarray, crew: ThreadPool) -> np.
     import torch
 
     scale = choose_scale(centroids[:2048], integers=True)
-    left, right = encode(vectors, scale, crew), encode(centroids, scale, crew)
-    result = np.empty(len(vectors), np.int64)
+    left, right = encode(embeddings, scale, crew), encode(centroids, scale, crew)
+    result = np.empty(len(embeddings), np.int64)
     rows = max(1, STRIP * TILE // len(centroids))
 
     def work(start: int) -> None:
         rough = torch.from_numpy(multiply(left.values[start : start + rows], right.values, crew.room(left.values)))
         result[start : start + rows] = rough.argmax(1).numpy()
 
-    crew.each(work, range(0, len(vectors), rows))
+    crew.each(work, range(0, len(embeddings), rows))
     return result
 
 

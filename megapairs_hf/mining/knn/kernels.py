@@ -1,8 +1,8 @@
 """The inner loops of the search, compiled by numba: where a tile's rough scores pass the threshold, score exactly.
 
 A product of two float16 numbers is a multiple of 2^-48, and a sum of such products that stays below 16 fits in the 53
-bits of a float64. So the dot product of two float16 vectors of unit length, summed in float64, is exact in any order:
-no thread, block or vector width can change a bit, and equal scores are real ties, which are broken by position.
+bits of a float64. So the dot product of two float16 embeddings of unit length, summed in float64, is exact in any
+order: no thread, block or vector width can change a bit, and equal scores are real ties, which are broken by position.
 """
 
 from __future__ import annotations
@@ -55,13 +55,13 @@ def widen(bits: np.ndarray, single: np.ndarray, double: np.ndarray) -> None:
 
 @njit(nogil=True, cache=True)
 def worse(score: float, place: int, other: float, other_place: int) -> bool:
-    """Whether a neighbour stands behind another: lower score, or the same score and a later place."""
+    """Whether a neighbor stands behind another: lower score, or the same score and a later place."""
     return score < other or (score == other and place > other_place)
 
 
 @njit(nogil=True, cache=True)
 def push(scores: np.ndarray, places: np.ndarray, count: int, score: float, place: int) -> int:
-    """Offer a neighbour to a heap whose root is the worst of the K best; returns how many it holds."""
+    """Offer a neighbor to a heap whose root is the worst of the K best; returns how many it holds."""
     size = scores.shape[0]
     if count < size:
         i = count
@@ -141,11 +141,11 @@ def scan_tile(  # noqa: C901 - one loop that numba compiles as a whole
 
     Args:
         rough: [R, C] rough scores in units of `unit`; a true score is at most rough + row_slack + column_slack.
-        row_bits: [R, D] uint16, the rows' float16 vectors.
+        row_bits: [R, D] uint16, the rows' float16 embeddings.
         row_places: [R] positions of the rows in the corpus.
         row_slack: [R] how far a row's rough scores may be off.
         row_bar: [R] what `rough + column_slack` must reach to matter to the row; used when `both`.
-        column_bits: [C, D] uint16, the columns' vectors.
+        column_bits: [C, D] uint16, the columns' embeddings.
         column_places: [C] positions of the columns.
         column_slack: [C] how far a column's rough scores may be off.
         column_bar: [C] what `rough + row_slack` must reach to matter to the column; raised as its heap fills.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # resident once torch, numba, faiss and pyarrow are loaded and warm; measured
 LIBRARIES = 600_000_000
-# exact search of so many vectors against themselves takes about two minutes on two processors
+# exact search of so many embeddings against themselves takes about two minutes on two processors
 EXACT_ROWS = 250_000
 # places, hashes, kinds and their sorted copies
 BOOKKEEPING = 96
@@ -35,7 +35,7 @@ class Plan:
         kind: of the search.
         group_rows: queries that are searched together, and lost together when a process is killed.
         block_rows: targets that an exact search holds in memory at a time.
-        train_rows: vectors that a compressed index learns from.
+        train_rows: embeddings that a compressed index learns from.
     """
 
     kind: SearchKind
@@ -54,7 +54,7 @@ def choose_kind(config: MineConfig, rows: int, dimension: int) -> SearchKind:
 
 
 def available(config: MineConfig) -> int:
-    """Bytes for vectors and results: the budget without libraries, tiles and what is being turned into codes."""
+    """Bytes for embeddings and results: the budget without libraries, tiles and what is being turned into codes."""
     threads = config.threads or default_threads()
     return int(config.memory_gb * 1e9) - LIBRARIES - threads * (8 * STRIP * TILE + 6 * CHUNK_BYTES) - 2 * SPAN_BYTES
 
@@ -64,9 +64,9 @@ def make_plan(config: MineConfig, rows: int, dimension: int, *, same: bool, inte
 
     Args:
         config: the settings.
-        rows: N, vectors that are searched.
+        rows: N, embeddings that are searched.
         dimension: D.
-        same: whether the vectors are searched with themselves.
+        same: whether the embeddings are searched with themselves.
         integers: whether rough copies are eight-bit integers; float32 takes four times as much.
 
     Raises:
@@ -76,7 +76,7 @@ def make_plan(config: MineConfig, rows: int, dimension: int, *, same: bool, inte
     padded = -(-dimension // 64) * 64
     vector = 2 * dimension + padded * (1 if integers else 4) + BOOKKEEPING
     # a heap of float64 scores and int64 places, and their sorted copy
-    result = 2 * 16 * (config.neighbours + 1)
+    result = 2 * 16 * (config.neighbors + 1)
     kind = choose_kind(config, rows, dimension)
     if budget < LEAST_BYTES:
         raise ConfigError(
@@ -93,7 +93,7 @@ def make_plan(config: MineConfig, rows: int, dimension: int, *, same: bool, inte
     if needed and needed > budget:
         least = config.memory_gb + (needed - budget) / 1e9
         raise ConfigError(
-            f"search {kind!r} holds an index of {rows:,} vectors in memory, which takes {least:.1f} GB; set"
+            f"search {kind!r} holds an index of {rows:,} embeddings in memory, which takes {least:.1f} GB; set"
             " `memory_gb` so, or take another `search`"
         )
     if kind == "exact":

@@ -1,10 +1,11 @@
-"""Rough copies of the vectors that the processor multiplies fastest, each with a bound on how far they are off.
+"""Rough copies of the embeddings that the processor multiplies fastest, each with a bound on how far they are off.
 
 Eight-bit integers multiply four times as fast as float32 where the processor has VNNI or AMX instructions. A vector is
 turned by a fixed random rotation first, because CLIP has a few very large coordinates that would leave nothing of the
 others; a rotation changes no dot product. For x = x̂ + e and y = ŷ + f, |x·y - x̂·ŷ| ≤ |e| + |f| + |e||f| (unit
-vectors, Cauchy and Schwarz), and |e| and |f| are measured, so pruning by the rough score plus the bound loses nothing.
-What surprises: the bound is far above the real error, and pruning is still so good that exact re-scoring is cheap.
+embeddings, Cauchy and Schwarz), and |e| and |f| are measured, so pruning by the rough score plus the bound loses
+nothing. What surprises: the bound is far above the real error, and pruning is still so good that exact re-scoring is
+cheap.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from megapairs_hf.mining.knn.thread_pool import ThreadPool
 
 TOP = 127
-# float32 rounding in the rotation and in float32 products of unit vectors, with room to spare
+# float32 rounding in the rotation and in float32 products of unit embeddings, with room to spare
 MARGIN = 1e-4
 # float16 rounding makes a "unit" vector up to this much longer
 LENGTH = 1.001
@@ -34,7 +35,7 @@ PIECE = 1024
 
 @dataclass(frozen=True)
 class Scale:
-    """How vectors become codes; queries and targets of one search share it.
+    """How embeddings become codes; queries and targets of one search share it.
 
     Attributes:
         integers: eight-bit integers, or float32 where these are not faster.
@@ -49,7 +50,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class QuantizedEmbeddings:
-    """Rough copies of vectors.
+    """Rough copies of embeddings.
 
     Attributes:
         values: Tensor[N, D'] int8 or float32; D' is D filled up with zeros.
@@ -70,12 +71,12 @@ def rotation(dimension: int, seed: int = 0) -> np.ndarray:
     return turned.astype(np.float32)
 
 
-def turn(vectors: np.ndarray) -> torch.Tensor:
-    """Rotate float16 vectors [N, D]; beyond 1,024 coordinates in pieces, after mixing the coordinates."""
+def turn(embeddings: np.ndarray) -> torch.Tensor:
+    """Rotate float16 embeddings [N, D]; beyond 1,024 coordinates in pieces, after mixing the coordinates."""
     import torch
 
-    dimension = vectors.shape[1]
-    floats = torch.from_numpy(vectors).float()
+    dimension = embeddings.shape[1]
+    floats = torch.from_numpy(embeddings).float()
     pieces = -(-dimension // PIECE)
     if pieces == 1:
         return floats @ torch.from_numpy(rotation(dimension))
@@ -96,26 +97,26 @@ def choose_scale(sample: np.ndarray, integers: bool | None = None) -> Scale:
     if not integers:
         return Scale(False, 1.0 / FLOAT_SCALE, FLOAT_UNIT)
     turned = turn(sample).abs().numpy()
-    # cutting the few largest coordinates costs those vectors a larger bound and gives all others a finer step
+    # cutting the few largest coordinates costs those embeddings a larger bound and gives all others a finer step
     step = float(np.quantile(turned, 0.99995)) / TOP if turned.size else 1.0 / TOP
     return Scale(True, step, step * step)
 
 
-def encode(vectors: np.ndarray, scale: Scale, crew: ThreadPool) -> QuantizedEmbeddings:
+def encode(embeddings: np.ndarray, scale: Scale, crew: ThreadPool) -> QuantizedEmbeddings:
     """Make the rough copies.
 
     Args:
-        vectors: [N, D] float16 of unit length.
+        embeddings: [N, D] float16 of unit length.
         scale: from `choose_scale`.
         crew: the threads.
     """
     import torch
 
-    count, dimension = vectors.shape
+    count, dimension = embeddings.shape
     padded = -(-dimension // 64) * 64
     if not scale.integers:
         floats = torch.zeros(count, padded)
-        floats[:, :dimension] = torch.from_numpy(vectors)
+        floats[:, :dimension] = torch.from_numpy(embeddings)
         floats *= FLOAT_SCALE
         return QuantizedEmbeddings(floats, np.zeros(count, np.float32), scale)
     values = torch.zeros(count, padded, dtype=torch.int8)
@@ -123,7 +124,7 @@ def encode(vectors: np.ndarray, scale: Scale, crew: ThreadPool) -> QuantizedEmbe
     rows = max(1, CHUNK_BYTES // (4 * dimension))
 
     def work(start: int) -> None:
-        turned = turn(vectors[start : start + rows])
+        turned = turn(embeddings[start : start + rows])
         codes = (turned / scale.step).round_().clamp_(-TOP, TOP)
         bounds[start : start + rows] = (turned - codes * scale.step).norm(dim=1).numpy()
         values[start : start + rows, :dimension] = codes.to(torch.int8)

@@ -23,7 +23,7 @@ def rank(targets: Embeddings, queries: np.ndarray, found: np.ndarray, k: int) ->
     """Score candidates exactly and keep the K best, equal scores by place.
 
     Args:
-        targets: the vectors that were searched.
+        targets: the embeddings that were searched.
         queries: [B, D] float16.
         found: [B, C] places, -1 for none.
         k: how many to keep.

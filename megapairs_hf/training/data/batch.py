@@ -1,8 +1,8 @@
 """The plan of one batch: its distinct inputs, where each is used, and which candidates are no negatives.
 
-Every process makes the plan of the whole batch, because it is a function of the step; so nothing but vectors has to
-be sent between processes. What surprises: for score fusion the distinct inputs are pictures and texts by themselves,
-and a query is the sum of two outputs; for a language model they are whole inputs, text and picture together.
+Every process makes the plan of the whole batch, because it is a function of the step; so nothing but embeddings has to
+be sent between processes. What surprises: for score fusion the distinct inputs are images and texts by themselves,
+and a query is the sum of two outputs; for a language model they are whole inputs, text and image together.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ COUNTS = ("masked_same", "masked_near", "masked_target")
 
 
 class Part(NamedTuple):
-    """One distinct input of the model: its side (empty where both sides are encoded alike), text, picture."""
+    """One distinct input of the model: its side (empty where both sides are encoded alike), text, image."""
 
     side: str
     text: str | None
@@ -144,8 +144,8 @@ def make_batch(
         examples: the rows of the whole batch.
         rank: whose part.
         world: processes.
-        joint: whether text and picture go through the model together.
-        cluster: what near-duplicates of a picture have in common.
+        joint: whether text and image go through the model together.
+        cluster: what near-duplicates of an image have in common.
     """
     size = len(examples) // world
     mine = examples[rank * size : (rank + 1) * size]
@@ -158,7 +158,7 @@ def make_batch(
         for item in example.candidates:
             for part in _parts(item, sides[1], joint):
                 wanted[part] = None
-    # those with pictures first, since they are dearest; in the order in which they were met
+    # those with images first, since they are dearest; in the order in which they were met
     parts = sorted(wanted, key=lambda part: (part.image is None, part.text is None, part.side))
     places = {part: i for i, part in enumerate(parts)}
     nothing = len(parts)

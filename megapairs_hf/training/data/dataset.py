@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Input(NamedTuple):
-    """What is encoded: a text, a picture by its id, or both together."""
+    """What is encoded: a text, an image by its id, or both together."""
 
     text: str | None
     image: str | None
@@ -49,13 +49,13 @@ class TrainDataset(Protocol):
         """The rows of this pool's batch number `place`."""
 
     def examples(self, indices: Sequence[int], step: int, bad: Collection[str]) -> list[Example | None]:
-        """These rows with the draws of this step; None for a row that a picture of `bad` spoils."""
+        """These rows with the draws of this step; None for a row that an image of `bad` spoils."""
 
     def others(self, taken: Collection[int], count: int, rng: random.Random) -> list[int]:
         """`count` more rows to fill a batch up with, drawn from those not taken; fewer where no more are left."""
 
     def files(self, names: Sequence[str]) -> dict[str, bytes]:
-        """The files of pictures by their ids."""
+        """The files of images by their ids."""
 
     def cluster(self, name: str) -> str:
-        """What near-duplicates of a picture have in common; its own where nothing is known."""
+        """What near-duplicates of an image have in common; its own where nothing is known."""

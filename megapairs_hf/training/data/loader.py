@@ -1,4 +1,4 @@
-"""Pictures as bytes for the model, decoded ahead of it, each once while memory allows.
+"""Images as bytes for the model, decoded ahead of it, each once while memory allows.
 
 What surprises: they are kept as the bytes after the resize, not as the model's floats, which are looked up on the
 device; that is a quarter of the memory, and exactly what the processor would have given.
@@ -28,11 +28,11 @@ _READER: list[Reader] = []
 
 
 class Reader:
-    """Decodes and resizes pictures; travels to worker processes.
+    """Decodes and resizes images; travels to worker processes.
 
     Args:
-        fetch: gives the files of pictures of a pool by their ids.
-        prepare: what is kept of a picture, an array or a dict of arrays.
+        fetch: gives the files of images of a pool by their ids.
+        prepare: what is kept of an image, an array or a dict of arrays.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Reader:
             return None, str(error) or type(error).__name__
 
     def blank(self) -> Any:
-        """What stands in for a picture that cannot be read, until its batch is made again."""
+        """What stands in for an image that cannot be read, until its batch is made again."""
         from PIL import Image
 
         return self.prepare(Image.new("RGB", (64, 64)))
@@ -71,11 +71,11 @@ def _read(pool: int, names: Sequence[str]) -> list[Loaded]:
 
 
 class ImageLoader:
-    """Pictures by id, decoded by workers.
+    """Images by id, decoded by workers.
 
     Args:
         reader: decodes.
-        limit_gb: memory for kept pictures.
+        limit_gb: memory for kept images.
         workers: processes; 0 for threads of this one.
     """
 
@@ -100,7 +100,7 @@ class ImageLoader:
             self.pending[pool, missing] = self.pool.submit(self.call, pool, missing)
 
     def load(self, pool: int, names: Sequence[str]) -> tuple[list[Any], dict[str, str]]:
-        """Pictures, and what is wrong with those that cannot be read (a black one stands in for each).
+        """Images, and what is wrong with those that cannot be read (a black one stands in for each).
 
         Args:
             pool: of the rows.
@@ -141,26 +141,26 @@ class ImageLoader:
 
 
 class PixelCache:
-    """Turns image ids into normalised pixel tensors, for what is learnt from whole pictures at once.
+    """Turns image ids into normalized pixel tensors, for what is learnt from whole images at once.
 
     Args:
         fetch: gives the file of an id.
         processor: a transformers processor.
-        limit_gb: memory for kept pictures.
+        limit_gb: memory for kept images.
     """
 
     def __init__(self, fetch: Callable[[str], bytes], processor: Any, limit_gb: float) -> None:
         self.pixels = Pixels(processor)
         reader = Reader(lambda _, names: {name: fetch(name) for name in names}, self.pixels.one)
-        self.pictures = ImageLoader(reader, limit_gb)
+        self.images = ImageLoader(reader, limit_gb)
 
     def __call__(self, ids: Sequence[str]) -> torch.Tensor:
-        """Pixels (Tensor[B, 3, H, W], float32) of these pictures.
+        """Pixels (Tensor[B, 3, H, W], float32) of these images.
 
         Raises:
             ImageRejectedError: one of them cannot be read.
         """
-        pixels, wrong = self.pictures.load(0, ids)
+        pixels, wrong = self.images.load(0, ids)
         for name, error in wrong.items():
             raise ImageRejectedError(error, name)
         return self.pixels.batch(pixels)["pixel_values"]

@@ -1,7 +1,7 @@
-"""Rows from tables in the form of MMEB's training sets: texts, pictures or both on either side.
+"""Rows from tables in the form of MMEB's training sets: texts, images or both on either side.
 
 Columns: `qry`, `qry_image_path`, `pos_text`, `pos_image_path`, `neg_text`, `neg_image_path`. What surprises: rows of
-different kinds (picture to text, text to picture, …) become pools of their own, so that all rows of a batch are of one
+different kinds (image to text, text to image, …) become pools of their own, so that all rows of a batch are of one
 kind and a model cannot tell a negative by its kind alone.
 """
 
@@ -48,7 +48,7 @@ def read_side(row: dict[str, Any], text: str, image: str) -> list[Input]:
 def example_of(
     row: dict[str, Any], name: str, bad: Collection[str], config: TrainConfig, rng: random.Random
 ) -> Example | None:
-    """A row with its negatives drawn; None where a picture of `bad` spoils it, or a side is empty."""
+    """A row with its negatives drawn; None where an image of `bad` spoils it, or a side is empty."""
     queries, positives = read_side(row, "qry", "qry_image_path"), read_side(row, "pos_text", "pos_image_path")
     if not queries or not positives or {queries[0].image, positives[0].image} & set(bad):
         return None
@@ -64,7 +64,7 @@ class TablePool:
         name: of the table, for messages.
         table: a `datasets.Dataset`.
         chosen: which of its rows.
-        images: folder of the pictures.
+        images: folder of the images.
         config: the settings.
         prompt: of its queries.
     """
@@ -100,15 +100,15 @@ class TablePool:
         ]
 
     def files(self, names: Sequence[str]) -> dict[str, bytes]:
-        """The files of pictures by their paths."""
-        return {name: read_picture(self.images, name) for name in names}
+        """The files of images by their paths."""
+        return {name: read_image(self.images, name) for name in names}
 
     def cluster(self, name: str) -> str:
         """The path; nothing is known of near-duplicates."""
         return name
 
     def __getstate__(self) -> dict[str, Any]:
-        # workers only read pictures
+        # workers only read images
         return {"name": self.name, "images": self.images}
 
 
@@ -121,7 +121,7 @@ class StreamPool:
     Args:
         name: of the table, for messages.
         stream: a `datasets.IterableDataset`.
-        images: folder of the pictures.
+        images: folder of the images.
         config: the settings.
         prompt: of its queries.
     """
@@ -169,31 +169,31 @@ class StreamPool:
         return made
 
     def files(self, names: Sequence[str]) -> dict[str, bytes]:
-        """The files of pictures by their paths."""
-        return {name: read_picture(self.images, name) for name in names}
+        """The files of images by their paths."""
+        return {name: read_image(self.images, name) for name in names}
 
     def cluster(self, name: str) -> str:
         """The path; nothing is known of near-duplicates."""
         return name
 
     def __getstate__(self) -> dict[str, Any]:
-        # workers only read pictures
+        # workers only read images
         return {"name": self.name, "images": self.images}
 
 
-def read_picture(root: Path, name: str) -> bytes:
-    """The file of a picture below the root.
+def read_image(root: Path, name: str) -> bytes:
+    """The file of an image below the root.
 
     Raises:
         ArtifactError: it lies outside, or is not there.
     """
     path = root / name
     if not path.resolve().is_relative_to(root.resolve()):
-        raise ArtifactError(f"the picture {name} lies outside {root}")
+        raise ArtifactError(f"the image {name} lies outside {root}")
     try:
         return path.read_bytes()
     except OSError as error:
-        raise ArtifactError(f"the picture {name} is not in {root}; correct `images`") from error
+        raise ArtifactError(f"the image {name} is not in {root}; correct `images`") from error
 
 
 def open_source(source: SourceConfig, config: TrainConfig, work: str | Path) -> tuple[list[TrainDataset], list[float]]:
@@ -245,7 +245,7 @@ def open_source(source: SourceConfig, config: TrainConfig, work: str | Path) -> 
 def source_fingerprint(source: SourceConfig, work: str | Path) -> str:
     """What identifies the rows of a source: the bytes of local files, or the revision on the Hub.
 
-    The pictures are not looked at: there may be a terabyte of them.
+    The images are not looked at: there may be a terabyte of them.
 
     Raises:
         ArtifactError: it cannot be found.

@@ -1,4 +1,4 @@
-"""Rows to learn from: triplets, or a table in the form of MMEB's training sets, as inputs of text, picture or both."""
+"""Rows to learn from: triplets, or a table in the form of MMEB's training sets, as inputs of text, image or both."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class TripletPool:
-    """Triplets with pictures by id, as `load_triplets` gives them.
+    """Triplets with images by id, as `load_triplets` gives them.
 
     Args:
         triplets: the rows.
@@ -43,7 +43,7 @@ class TripletPool:
             if config.cluster_column not in images.column_names:
                 known = ", ".join(images.column_names)
                 raise TrainingError(
-                    f"the pictures have no column {config.cluster_column!r} for `cluster_column`; they have {known}"
+                    f"the images have no column {config.cluster_column!r} for `cluster_column`; they have {known}"
                 )
             names = zip(images["image_id"], images[config.cluster_column], strict=True)
             self.clusters = {name: str(cluster) for name, cluster in names if cluster is not None}
@@ -81,8 +81,8 @@ class TripletPool:
         return made
 
     def _negatives(self, names: list[str], query: str, key: str, near: Collection[str]) -> list[str]:
-        # Siblings take each other's targets first and draw the rest alike, so that they share those pictures. The draw
-        # goes by a number of key and name: random, and the same for the same picture under the same key.
+        # Siblings take each other's targets first and draw the rest alike, so that they share those images. The draw
+        # goes by a number of key and name: random, and the same for the same image under the same key.
         mined = sorted(
             {name for name in names if name != query}, key=lambda name: (name not in near, number(key, name))
         )
@@ -95,14 +95,14 @@ class TripletPool:
         return drawn_others(self.rows, taken, count, rng)
 
     def files(self, names: Sequence[str]) -> dict[str, bytes]:
-        """The files of pictures by their ids."""
+        """The files of images by their ids."""
         found: dict[str, bytes] = self.triplets.files(names)
         return found
 
     def cluster(self, name: str) -> str:
-        """The picture's value in `cluster_column`, never the same as an id."""
+        """The image's value in `cluster_column`, never the same as an id."""
         return f"cluster {self.clusters[name]}" if name in self.clusters else f"image {name}"
 
     def __getstate__(self) -> dict[str, Any]:
-        # workers only read pictures
+        # workers only read images
         return {"triplets": self.triplets}

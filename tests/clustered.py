@@ -1,4 +1,4 @@
-"""A corpus without pictures and embeddings with given vectors, for the tests and benchmarks of mining."""
+"""A corpus without images and embeddings with given embeddings, for the tests and benchmarks of mining."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def made_corpus(path: Path, count: int, shard_rows: int) -> Artifact:
         return writer.finish()
 
 
-def made_embeddings(path: Path, corpus: Artifact, vectors: np.ndarray, kind: str = "image") -> Artifact:
-    """Embeddings of that corpus with these vectors, [N, D] float16."""
+def made_embeddings(path: Path, corpus: Artifact, embeddings: np.ndarray, kind: str = "image") -> Artifact:
+    """Embeddings of that corpus with these embeddings, [N, D] float16."""
     rows = [int(shard["rows"]) for shard in corpus.manifest.shards]
     names = shard_names(len(rows), "npy")
     inputs = {"corpus": corpus.fingerprint, "model": "given"}
@@ -53,6 +53,6 @@ def made_embeddings(path: Path, corpus: Artifact, vectors: np.ndarray, kind: str
     with writer:
         low = 0
         for i, size in enumerate(rows):
-            writer.write(i, vectors[low : low + size])
+            writer.write(i, embeddings[low : low + size])
             low += size
         return writer.finish({"input": kind})
