@@ -73,8 +73,8 @@ class Manifest:
         """A hash of what was made and from what; the same wherever and however it was made."""
         from hashlib import sha256
 
-        told = [self.kind, self.schema_version, self.config_hash, self.inputs, self.shards]
-        return sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+        facts = [self.kind, self.schema_version, self.config_hash, self.inputs, self.shards]
+        return sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)

@@ -109,24 +109,24 @@ def hashed(names: Any) -> np.ndarray:
 
 def locate(corpus: Artifact, ids: Iterable[str]) -> dict[int, np.ndarray]:
     """The rows of the corpus that hold these ids: shard -> sorted row numbers; unknown ids are not in it."""
-    wanted = pa.array(sorted(set(ids)), pa.string())
-    found = {}
+    wanted_ids = pa.array(sorted(set(ids)), pa.string())
+    result = {}
     for index in range(len(corpus.manifest.shards)):
         there = corpus.shard(index, [IMAGE_ID])[IMAGE_ID]
-        rows = np.flatnonzero(pc.is_in(there, value_set=wanted).to_numpy(zero_copy_only=False))
+        rows = np.flatnonzero(pc.is_in(there, value_set=wanted_ids).to_numpy(zero_copy_only=False))
         if len(rows):
-            found[index] = rows
-    return found
+            result[index] = rows
+    return result
 
 
 def known_ids(corpus: Artifact, ids: Iterable[str]) -> set[str]:
     """Those of the ids that the corpus has."""
-    wanted = pa.array(sorted(set(ids)), pa.string())
-    found: set[str] = set()
+    wanted_ids = pa.array(sorted(set(ids)), pa.string())
+    result: set[str] = set()
     for index in range(len(corpus.manifest.shards)):
         there = corpus.shard(index, [IMAGE_ID])[IMAGE_ID]
-        found.update(there.filter(pc.is_in(there, value_set=wanted)).to_pylist())
-    return found
+        result.update(there.filter(pc.is_in(there, value_set=wanted_ids)).to_pylist())
+    return result
 
 
 def rows_by_id(artifact: Artifact, index: int, ids: set[str]) -> list[dict[str, Any]]:

@@ -72,8 +72,8 @@ class Staged:
 
 def cache_folder() -> Path:
     """Where fetched inputs and results on their way are kept: `MEGAPAIRS_CACHE`, or `~/.cache/megapairs`."""
-    told = os.environ.get("MEGAPAIRS_CACHE")
-    return Path(told) if told else Path.home() / ".cache" / "megapairs"
+    folder = os.environ.get("MEGAPAIRS_CACHE")
+    return Path(folder) if folder else Path.home() / ".cache" / "megapairs"
 
 
 def stage_in(work: str, places: Mapping[str, str], target: str, *, overwrite: bool = False) -> Staged:
@@ -126,13 +126,13 @@ def artifact_folders(root: str, *, strict: bool = True) -> list[str]:
     """
     if storage.exists(join(root, MANIFEST)):
         return [root]
-    found = []
+    folders = []
     for path in [join(root, name) for name in storage.list_names(root) if not name.startswith(".")]:
         if storage.exists(join(path, MANIFEST)):
-            found.append(path)
+            folders.append(path)
         elif strict and any(storage.exists(join(path, mark)) for mark in (PLAN, SENDING)):
             raise IncompleteArtifactError(f"{path} is not finished; run the command that makes it again to continue")
-    return found
+    return folders
 
 
 def _near(link: Path, url: str) -> str:

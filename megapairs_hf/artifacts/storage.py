@@ -56,8 +56,8 @@ def file_system(path: PathLike) -> tuple[Any, str]:
     """The fsspec file system of a path, and the path's name in it."""
     import fsspec
 
-    found: tuple[Any, str] = fsspec.core.url_to_fs(str(path))
-    return found
+    result: tuple[Any, str] = fsspec.core.url_to_fs(str(path))
+    return result
 
 
 def exists(path: PathLike) -> bool:
@@ -190,7 +190,7 @@ def list_files(path: PathLike) -> list[str]:
     """Names of all files below a folder, relative to it, sorted; empty where there is no folder."""
     fs, name = file_system(path)
     root = str(fs._strip_protocol(name)).rstrip("/")
-    return sorted(str(found).removeprefix(root).lstrip("/") for found in fs.find(root)) if fs.exists(name) else []
+    return sorted(str(file).removeprefix(root).lstrip("/") for file in fs.find(root)) if fs.exists(name) else []
 
 
 def size(path: PathLike) -> int | None:
@@ -231,18 +231,18 @@ def remove(path: PathLike) -> None:
 
 
 @contextmanager
-def explained(path: PathLike, kept: str = "finished shards are kept") -> Iterator[None]:
+def explained(path: PathLike, preserved: str = "finished shards are kept") -> Iterator[None]:
     """Turn an operating-system error about `path` into one sentence that says what to do.
 
     Args:
         path: what is being written.
-        kept: what a full disk leaves as it was.
+        preserved: what a full disk leaves as it was.
     """
     try:
         yield
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-            advice = f"the disk is full; free some space and run the same command again, {kept}"
+            advice = f"the disk is full; free some space and run the same command again, {preserved}"
         elif error.errno in {errno.EROFS, errno.EACCES, errno.EPERM}:
             advice = "the folder is read-only; make it writable or name another with --work or --out"
         elif error.errno in {errno.ENOTDIR, errno.EEXIST}:

@@ -75,14 +75,14 @@ class Work:
     @cached_property
     def everything(self) -> dict[str, Artifact]:
         """Every finished artifact of the folder."""
-        found = {}
+        artifacts = {}
         for name in (*STAGES, *AFTER):
             inner = [f"{name}/{child}" for child in storage.list_names(join(self.path, name))]
             for place in [name, *(inner if name == "embeddings" else [])]:
                 artifact = self.find(place)
                 if artifact is not None:
-                    found[place] = artifact
-        return found
+                    artifacts[place] = artifact
+        return artifacts
 
     @property
     def embeddings(self) -> dict[str, Artifact]:
@@ -112,19 +112,19 @@ class Work:
 
     def stand_ins(self) -> list[str]:
         """One sentence for each part of the paper's method that something simpler took the place of."""
-        told = []
+        sentences = []
         engines = {n: self.artifacts[n].manifest.config.get("engine") for n in WRITTEN if n in self.artifacts}
         written = [name for name, engine in engines.items() if engine == RULE_BASED]
         if written:
-            told.append(
+            sentences.append(
                 f"The {' and the '.join(written)} were written by the offline stand-in, from the captions and without"
                 " any model: no multimodal or language model saw an image or wrote a sentence."
             )
         similarity = self.artifacts.get("encoders")
         if similarity is not None:
             for part, value in similarity.manifest.stats.get("stands_in_for", {}).items():
-                told.append(f"Similarity {part} stands in for {format_value(value)}.")
-        return told
+                sentences.append(f"Similarity {part} stands in for {format_value(value)}.")
+        return sentences
 
 
 def _same(one: Artifact | None, other: Artifact) -> bool:
@@ -133,22 +133,22 @@ def _same(one: Artifact | None, other: Artifact) -> bool:
 
 def _traced(everything: dict[str, Artifact], name: str, artifact: Artifact) -> dict[str, Artifact]:
     """An artifact, and those of a work folder that it was made of, however indirectly."""
-    found, made_of = {name: artifact}, set(artifact.manifest.inputs.values())
-    while more := {n: a for n, a in everything.items() if n not in found and a.fingerprint in made_of}:
-        found |= more
+    related, made_of = {name: artifact}, set(artifact.manifest.inputs.values())
+    while more := {n: a for n, a in everything.items() if n not in related and a.fingerprint in made_of}:
+        related |= more
         made_of |= {mark for one in more.values() for mark in one.manifest.inputs.values()}
-    if any(_model_of(one).startswith("./encoders/") for one in found.values()):
+    if any(_model_of(one).startswith("./encoders/") for one in related.values()):
         # models of this folder: the manifest of what they embedded tells their weights, not the stage that made them
-        found |= {n: a for n, a in everything.items() if n == "encoders"}
+        related |= {n: a for n, a in everything.items() if n == "encoders"}
     if _same(everything.get(name), artifact) and name == "model":
-        found |= {n: a for n, a in everything.items() if n in AFTER}
-    return {n: found[n] for n in (*(n for n in everything if n in found), name)}
+        related |= {n: a for n, a in everything.items() if n in AFTER}
+    return {n: related[n] for n in (*(n for n in everything if n in related), name)}
 
 
 def _model_of(artifact: Artifact) -> str:
     """The model that made embeddings; empty for anything else."""
-    told = artifact.manifest.config.get("model") if artifact.manifest.kind == "embeddings" else None
-    return str(told.get("model") if isinstance(told, dict) else told or "")
+    model = artifact.manifest.config.get("model") if artifact.manifest.kind == "embeddings" else None
+    return str(model.get("model") if isinstance(model, dict) else model or "")
 
 
 def open_work(path: PathLike) -> Work:

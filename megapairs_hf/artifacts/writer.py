@@ -74,8 +74,8 @@ class ArtifactWriter:
 
     def stats(self, index: int) -> dict[str, Any]:
         """The counters of a finished shard."""
-        told: dict[str, Any] = read_json(self._part(index, "json"))["stats"]
-        return told
+        stats: dict[str, Any] = read_json(self._part(index, "json"))["stats"]
+        return stats
 
     def mine(self) -> list[int]:
         """The unfinished shards of this process."""
@@ -161,8 +161,8 @@ class ArtifactWriter:
             rejected=dict(sorted(Counter(left_out["reason"].to_pylist()).items())),
             stats={**counted, **stats},
         )
-        told = asdict(manifest) | {"fingerprint": manifest.fingerprint}
-        storage.write_bytes(join(self.path, MANIFEST), json_bytes(told))
+        record = asdict(manifest) | {"fingerprint": manifest.fingerprint}
+        storage.write_bytes(join(self.path, MANIFEST), json_bytes(record))
         _tidy(self.path)
 
     def _part(self, index: int, suffix: str) -> str:
@@ -300,15 +300,15 @@ def first_difference(name: str, old: Any, new: Any) -> tuple[str, Any, Any] | No
     """The first place where two plain values differ: dotted name, old value, new value."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted(old.keys() | new.keys()):
-            found = first_difference(f"{name}.{key}", old.get(key), new.get(key))
-            if found:
-                return found
+            difference = first_difference(f"{name}.{key}", old.get(key), new.get(key))
+            if difference:
+                return difference
         return None
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         for i, (left, right) in enumerate(zip(old, new, strict=True)):
-            found = first_difference(f"{name}[{i}]", left, right)
-            if found:
-                return found
+            difference = first_difference(f"{name}[{i}]", left, right)
+            if difference:
+                return difference
         return None
     return None if old == new else (name, old, new)
 

@@ -112,11 +112,11 @@ class CorpusConfig:
     def _check_use(self) -> None:
         """Refuse settings that the source does not use."""
         defaults = {f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in fields(self)}
-        told = next((name for name in UNUSED.get(self.source, ()) if getattr(self, name) != defaults[name]), None)
-        if told is not None:
+        unused = next((name for name in UNUSED.get(self.source, ()) if getattr(self, name) != defaults[name]), None)
+        if unused is not None:
             drawn = self.source == "scenes"
             advice = "such as image_folder or dataset" if drawn else "or leave it out"
-            raise ConfigError(f"source {self.source!r} does not use `{told}`; name the `source` that does, {advice}")
+            raise ConfigError(f"source {self.source!r} does not use `{unused}`; name the `source` that does, {advice}")
 
     def template_columns(self) -> list[str]:
         """The columns that the caption template names."""
