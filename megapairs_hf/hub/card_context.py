@@ -6,13 +6,12 @@ A card is public. What surprises: so a setting that is a path is told by its las
 from __future__ import annotations
 
 import json
-import re
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from megapairs_hf.artifacts import storage
-from megapairs_hf.artifacts.shards import part_shards
+from megapairs_hf.artifacts.shards import part_shards, split_of
 from megapairs_hf.artifacts.storage import HUB_ID, join
 from megapairs_hf.artifacts.workspace import RULE_BASED, STAGES, Work, open_work, source_name
 from megapairs_hf.core.errors import ArtifactError, CardError
@@ -40,7 +39,6 @@ DRAWN = "synthetic scenes"
 PARTS = ("triplets", "images", "preview")
 RAW_PARTS = ("descriptions", "instructions")
 BASE_KEYS = ("base_model", "model", "init", "initial")
-SPLIT_FILE = re.compile(r"(?P<split>.+)-\d{5}-of-\d{5}\.parquet")
 SIZES = (
     (10**3, "n<1K"),
     (10**4, "1K<n<10K"),
@@ -165,12 +163,12 @@ def splits_of(triplets: Artifact) -> dict[str, dict[str, int]]:
     found: dict[str, dict[str, int]] = {}
     for part in PARTS:
         for _, shard in part_shards(triplets, part):
-            match = SPLIT_FILE.fullmatch(str(shard["file"]).rsplit("/", 1)[-1])
-            if match is None:
+            split = split_of(str(shard["file"]))
+            if split is None:
                 raise CardError(f"{shard['file']} of {triplets.path} is named like no split; build the triplets again")
             if shard["rows"]:
                 rows = found.setdefault(part, {})
-                rows[match["split"]] = rows.get(match["split"], 0) + int(shard["rows"])
+                rows[split] = rows.get(split, 0) + int(shard["rows"])
     return found
 
 
