@@ -18,9 +18,9 @@ from filelock import FileLock
 
 from megapairs_hf.artifacts import storage
 from megapairs_hf.artifacts.artifact import (
+    COMPANIONS,
     MANIFEST,
     PLAN,
-    REJECTED_FILE,
     Artifact,
     json_bytes,
     open_artifact,
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 # a model is more files than the manifest has hashes of; of every other kind, what the manifest lists is all
 WHOLE = frozenset({"model", "encoders", "results"})
-COMPANIONS = (REJECTED_FILE, "README.md")
 SENDING = ".sending.json"
 # what a stage reads or writes beside its inputs and its folder: the models that `./encoders/…` names, and the
 # base model that training saves

@@ -77,7 +77,7 @@ class Work:
         """Every finished artifact of the folder."""
         artifacts = {}
         for name in (*STAGES, *AFTER):
-            inner = [f"{name}/{child}" for child in storage.list_names(join(self.path, name))]
+            inner = [f"{name}/{child}" for child in storage.list_names(join(self.path, name)) if child[0] != "."]
             for place in [name, *(inner if name == "embeddings" else [])]:
                 artifact = self.find(place)
                 if artifact is not None:
