@@ -69,7 +69,7 @@ def set_aside(path: PathLike) -> None:
     with storage.explained(path):
         if old.exists():
             # an overwriting run that was killed began what is there, and has set aside what it found
-            _discard(path, folder)
+            discard(path)
         elif storage.list_names(path):
             folder.rename(old)
 
@@ -112,7 +112,7 @@ def recover(path: PathLike) -> None:
             if (folder / MANIFEST).exists():
                 drop_old(path)
             elif not begun(path):
-                _discard(path, folder)
+                discard(path)
                 old.rename(folder)
         gone = beside(path, GONE).name
         for rest in folder.parent.iterdir() if folder.parent.is_dir() else ():
@@ -125,8 +125,12 @@ def drop_old(path: PathLike) -> None:
     _discard(path, beside(path, OLD))
 
 
+def discard(path: PathLike) -> None:
+    """Delete a local folder: it is renamed at once, and deleted at leisure."""
+    _discard(path, storage.local(path).resolve())
+
+
 def _discard(path: PathLike, folder: Path) -> None:
-    """Rename a folder at once, then delete it at leisure."""
     gone = beside(path, f"{GONE}-{os.getpid()}-{time.monotonic_ns()}")
     with suppress(FileNotFoundError):
         folder.rename(gone)

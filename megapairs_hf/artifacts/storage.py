@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from megapairs_hf.core.errors import ArtifactError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 PathLike = str | os.PathLike[str]
 NO_SYNC = {errno.EACCES, errno.EPERM, errno.EISDIR, errno.EBADF, errno.EINVAL, errno.ENOTSUP}
@@ -199,27 +199,40 @@ def size(path: PathLike) -> int | None:
     return int(fs.size(name)) if fs.isfile(name) else None
 
 
-def download(path: PathLike, target: Path) -> None:
-    """Copy a file from anywhere to this machine, whole or not at all."""
-    fs, name = file_system(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+def download(url: PathLike, names: Sequence[str], folder: Path) -> None:
+    """Copy files of a folder anywhere to this machine, many at once where the file system can.
+
+    Args:
+        url: the folder there.
+        names: of its files.
+        folder: where to.
+    """
+    fs, root = file_system(url)
+    targets = [folder / name for name in names]
     try:
-        with explained(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            fs.get_file(name, str(temporary))
-            temporary.replace(target)
+        with explained(folder):
+            for target in targets:
+                target.parent.mkdir(parents=True, exist_ok=True)
+            fs.get([f"{root.rstrip('/')}/{name}" for name in names], [str(target) for target in targets])
     except FileNotFoundError as error:
-        raise ArtifactError(f"{path} does not exist; check the path, or run the stage that makes it") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+        raise ArtifactError(f"{url} lacks one of its files; make the artifact again") from error
 
 
-def upload(source: Path, path: PathLike) -> None:
-    """Copy a file of this machine to anywhere."""
-    fs, name = file_system(path)
-    with explained(path):
-        fs.makedirs(fs._parent(name), exist_ok=True)
-        fs.put_file(str(source), name)
+def upload(folder: Path, names: Sequence[str], url: PathLike) -> None:
+    """Copy files of a folder of this machine to a folder anywhere, many at once where the file system can.
+
+    Args:
+        folder: on this machine.
+        names: of its files.
+        url: where to.
+    """
+    fs, root = file_system(url)
+    targets = [f"{root.rstrip('/')}/{name}" for name in names]
+    with explained(url):
+        # object stores have no folders; servers that have some want them made
+        for parent_folder in sorted({fs._parent(target) for target in targets}):
+            fs.makedirs(parent_folder, exist_ok=True)
+        fs.put([str(folder / name) for name in names], targets)
 
 
 def remove(path: PathLike) -> None:
