@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.artifacts import storage
 from megapairs_hf.artifacts.artifact import MANIFEST, PLAN, Artifact, open_artifact
-from megapairs_hf.artifacts.storage import PathLike, join
+from megapairs_hf.artifacts.storage import HUB_ID, PathLike, join
 from megapairs_hf.core.errors import ArtifactError
 from megapairs_hf.core.formatting import format_value
 
@@ -38,6 +38,7 @@ RECORD_KEYS = ("benchmark", "metric", "value", "model", "strategy")
 RANKINGS = "rankings.parquet"
 ABSENT, UNFINISHED, FINISHED = "not made yet", "not finished", "finished"
 RULE_BASED = "rule_based"
+SYNTHETIC = "synthetic scenes"
 WRITTEN = ("descriptions", "instructions")
 
 
@@ -164,16 +165,13 @@ def open_work(path: PathLike) -> Work:
     return work
 
 
-def source_name(artifact: Artifact) -> str:
-    """What a corpus calls the place it came from, without any folder of this machine; empty where it says nothing."""
-    for key in ("source", "dataset", "repo_id", "name", "path"):
-        value = artifact.manifest.config.get(key)
-        if isinstance(value, dict):
-            value = value.get("path") or value.get("name")
-        if isinstance(value, str) and value:
-            hub_like = value.count("/") <= 1 and not value.startswith((".", "/", "~")) and "\\" not in value
-            return value if hub_like else value.rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1]
-    return ""
+def source_name(corpus: Artifact) -> str:
+    """Where the images of a corpus come from: a Hub id, or the last part of a path; empty where it is not known."""
+    if corpus.manifest.config.get("source") == "scenes":
+        return SYNTHETIC
+    path = str(corpus.manifest.config.get("path") or "").replace("\\", "/").rstrip("/")
+    on_hub = corpus.manifest.config.get("source") == "dataset" and HUB_ID.fullmatch(path)
+    return path if on_hub else path.rsplit("/", 1)[-1]
 
 
 def _json_lines(path: str) -> Iterator[dict[str, Any]]:
