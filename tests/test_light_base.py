@@ -78,7 +78,7 @@ def test_the_base_looks_shares_imports_and_exports(work, tmp_path):
     out, first = tmp_path / "out", "scene-0-000000"
     kinds = ("corpus", "embeddings/clip_image", "pairs", "descriptions", "instructions", "triplets")
     calls = [
-        ["corpus", "--work", tmp_path / "other", "--scenes.count", "6", "--scenes.size", "32"],
+        ["corpus", "--work", tmp_path / "other", "--source", "scenes", "--scenes.count", "6", "--scenes.size", "32"],
         *(["inspect", work / kind] for kind in kinds),
         ["report", work],
         ["dataset", "view", work / "triplets"],

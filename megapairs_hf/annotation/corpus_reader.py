@@ -10,22 +10,20 @@ from __future__ import annotations
 import base64
 import io
 import tempfile
-from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from megapairs_hf.artifacts import storage
-from megapairs_hf.artifacts.lookup import locate
+from megapairs_hf.artifacts.lookup import rows_by_id
 from megapairs_hf.core.errors import ArtifactError, ConfigError, ImageRejectedError
 from megapairs_hf.core.schema import CAPTION, IMAGE, IMAGE_ID, META
 from megapairs_hf.images.decode import shrink, to_rgb
 from megapairs_hf.images.locate import ROOT, image_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
     from megapairs_hf.artifacts.artifact import Artifact
 
@@ -34,9 +32,8 @@ def read_texts(corpus: Artifact, ids: Iterable[str], attributes: Sequence[str] =
     """Caption and the named fields of `meta` of every id that the corpus has."""
     columns = [IMAGE_ID, CAPTION, *([META] if attributes else [])]
     texts = {}
-    for index, rows in locate(corpus, ids).items():
-        for row in corpus.shard(index, columns).take(pa.array(rows)).to_pylist():
-            texts[row[IMAGE_ID]] = {CAPTION: row[CAPTION] or "", META: row.get(META) or {}}
+    for row in rows_by_id(corpus, ids, columns):
+        texts[row[IMAGE_ID]] = {CAPTION: row[CAPTION] or "", META: row.get(META) or {}}
     return texts
 
 
@@ -71,15 +68,14 @@ class CorpusImages:
 
     def gather(self, ids: Iterable[str]) -> None:
         """Read, shrink and re-encode the images with these ids."""
-        for index, rows in locate(self.corpus, ids).items():
-            for image_id, stored in _read_rows(self.corpus.shard_paths()[index], rows):
-                try:
-                    content = self._encode(stored)
-                except (ImageRejectedError, ArtifactError, OSError) as error:
-                    self.problems[image_id] = str(error)
-                    continue
-                self.places[image_id] = (self.file.tell(), len(content))
-                self.file.write(content)
+        for row in rows_by_id(self.corpus, ids, [IMAGE_ID, IMAGE]):
+            try:
+                content = self._encode(row[IMAGE])
+            except (ImageRejectedError, ArtifactError, OSError) as error:
+                self.problems[row[IMAGE_ID]] = str(error)
+                continue
+            self.places[row[IMAGE_ID]] = (self.file.tell(), len(content))
+            self.file.write(content)
 
     def _encode(self, stored: dict[str, Any]) -> bytes:
         content = image_bytes(stored, self.corpus.manifest.stats.get(ROOT))
@@ -108,19 +104,3 @@ class CorpusImages:
     def close(self) -> None:
         """Remove them."""
         self.file.close()
-
-
-def _read_rows(path: str, rows: np.ndarray) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(id, stored image) of some rows of a shard; only the row groups that hold one are read."""
-    with storage.open_read(path) as file:
-        parquet = pq.ParquetFile(file)
-        sizes = [parquet.metadata.row_group(g).num_rows for g in range(parquet.num_row_groups)]
-        starts = np.concatenate([[0], np.cumsum(sizes)])
-        by_group: dict[int, list[int]] = defaultdict(list)
-        for row in rows:
-            group = int(np.searchsorted(starts, row, side="right")) - 1
-            by_group[group].append(int(row - starts[group]))
-        for group, inside in by_group.items():
-            table = parquet.read_row_group(group, columns=[IMAGE_ID, IMAGE]).take(pa.array(inside))
-            for index in range(len(table)):
-                yield table[IMAGE_ID][index].as_py(), table[IMAGE][index].as_py()

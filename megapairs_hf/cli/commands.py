@@ -142,8 +142,8 @@ def run_mine(config: Any, places: dict[str, str], out: str, work: str, overwrite
     from megapairs_hf.mining import mine_pairs
 
     folder = Path(places["embeddings"])
-    names = sorted(path.parent.name for path in folder.glob("*/manifest.json"))
-    begun = sorted(path.parent.name for path in folder.glob("*/.plan.json"))
+    names = sorted(path.parent.name for path in folder.glob("[!.]*/manifest.json"))
+    begun = sorted(path.parent.name for path in folder.glob("[!.]*/.plan.json"))
     if set(begun) - set(names):
         raise IncompleteArtifactError(f"{folder}/{begun[0]} is not finished; run `megapairs embed` again to continue")
     if not names:

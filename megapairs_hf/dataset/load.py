@@ -90,7 +90,7 @@ class Triplets(Sequence[dict[str, Any]]):
             ArtifactError: some are missing; the sentence names them.
         """
         distinct = list(dict.fromkeys(names))
-        places = self.by_id.places(distinct)
+        places = self.by_id.rows(distinct)
         self._refuse([name for name, place in zip(distinct, places, strict=True) if place < 0])
         cells = self.images.select_columns(["image"])[places.tolist()]["image"] if distinct else []
         return {name: image_bytes(cell, self.root) for name, cell in zip(distinct, cells, strict=True)}
@@ -104,7 +104,7 @@ class Triplets(Sequence[dict[str, Any]]):
                 flat = column.flatten() if name == "hns" else column
                 names.update(flat.unique().drop_null().to_pylist())
         listed = sorted(names)
-        places = [self.by_id.places(listed[i : i + BATCH]) for i in range(0, len(listed), BATCH)]
+        places = [self.by_id.rows(listed[i : i + BATCH]) for i in range(0, len(listed), BATCH)]
         return [listed[i] for i in np.nonzero(np.concatenate([np.empty(0), *places]) < 0)[0]]
 
     def check(self) -> None:

@@ -102,7 +102,7 @@ def remove_images(
             _stage_all(removal)
             _complete(path)
     finally:
-        release(lock, str(path))
+        release(lock)
     return open_artifact(path, "triplets")
 
 

@@ -6,18 +6,16 @@ A card is public. What surprises: so a setting that is a path is told by its las
 from __future__ import annotations
 
 import json
-import re
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from megapairs_hf.artifacts import storage
-from megapairs_hf.artifacts.shards import part_shards
+from megapairs_hf.artifacts.shards import part_shards, split_of
 from megapairs_hf.artifacts.storage import HUB_ID, join
-from megapairs_hf.artifacts.workspace import RULE_BASED, STAGES, Work, open_work, source_name
+from megapairs_hf.artifacts.workspace import RULE_BASED, STAGES, SYNTHETIC, Work, open_work, source_name
 from megapairs_hf.core.errors import ArtifactError, CardError
 from megapairs_hf.core.version import __version__
-from megapairs_hf.corpus.config import UNUSED
 from megapairs_hf.evaluation.results_table import results_tables
 from megapairs_hf.hub.eval_results import as_shares, in_percent, model_name, shown_metric, spelled
 from megapairs_hf.hub.secret_scan import public
@@ -36,11 +34,9 @@ ASKING = frozenset(
 )
 TRAINING = frozenset({"triplets", "base", "model", "results"})
 HELD_OUT = "heldout"
-DRAWN = "synthetic scenes"
 PARTS = ("triplets", "images", "preview")
 RAW_PARTS = ("descriptions", "instructions")
 BASE_KEYS = ("base_model", "model", "init", "initial")
-SPLIT_FILE = re.compile(r"(?P<split>.+)-\d{5}-of-\d{5}\.parquet")
 SIZES = (
     (10**3, "n<1K"),
     (10**4, "1K<n<10K"),
@@ -87,21 +83,12 @@ def settings_of(work: Work, names: Container[str]) -> list[tuple[str, str]]:
     ]
 
 
-def told_source(corpus: Artifact) -> str:
-    """What a card calls the source of the images."""
-    name = source_name(corpus)
-    return DRAWN if corpus.manifest.config.get("source") == "scenes" else name
-
-
 def used(config: dict[str, Any]) -> dict[str, Any]:
     """The settings that had an effect.
 
-    The rule-based engine asks no model, so no model and no sampling is told; of a corpus, what its source does not
-    use.
+    The rule-based engine asks no model, so no model and no sampling is told.
     """
-    idle = set(UNUSED.get(str(config.get("source")), ())) | (
-        ASKING if config.get("engine") == RULE_BASED else frozenset()
-    )
+    idle = ASKING if config.get("engine") == RULE_BASED else frozenset()
     return {key: value for key, value in config.items() if key not in idle}
 
 
@@ -121,7 +108,7 @@ def common_slots(work: Work, config: PushConfig) -> dict[str, Any]:
         "name": config.repo_id.rsplit("/", 1)[-1],
         "license": config.license,
         "version": __version__,
-        "source": told_source(corpus) if corpus is not None else "",
+        "source": source_name(corpus) if corpus is not None else "",
         "images": corpus.rows if corpus is not None else None,
         "stand_ins": work.stand_ins(),
         "rejections": [
@@ -145,7 +132,7 @@ def dataset_slots(
         "settings": settings_of(work, frozenset(STAGES)),
         "raw": raw,
         "images_shown": rows_shown,
-        "drawn": corpus is not None and told_source(corpus) == DRAWN,
+        "drawn": corpus is not None and source_name(corpus) == SYNTHETIC,
         "splits": splits | raw,
         "triplets": sum(splits.get("triplets", {}).values()),
         "images": sum(splits.get("images", {}).values()),
@@ -165,12 +152,12 @@ def splits_of(triplets: Artifact) -> dict[str, dict[str, int]]:
     found: dict[str, dict[str, int]] = {}
     for part in PARTS:
         for _, shard in part_shards(triplets, part):
-            match = SPLIT_FILE.fullmatch(str(shard["file"]).rsplit("/", 1)[-1])
-            if match is None:
+            split = split_of(str(shard["file"]))
+            if split is None:
                 raise CardError(f"{shard['file']} of {triplets.path} is named like no split; build the triplets again")
             if shard["rows"]:
                 rows = found.setdefault(part, {})
-                rows[match["split"]] = rows.get(match["split"], 0) + int(shard["rows"])
+                rows[split] = rows.get(split, 0) + int(shard["rows"])
     return found
 
 

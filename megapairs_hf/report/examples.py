@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.artifacts import storage
 from megapairs_hf.artifacts.artifact import read_table
-from megapairs_hf.artifacts.shards import part_shards
+from megapairs_hf.artifacts.lookup import sample_rows
+from megapairs_hf.artifacts.shards import part_shards, split_of
 from megapairs_hf.artifacts.storage import join
 from megapairs_hf.artifacts.workspace import RANKINGS, Work
 from megapairs_hf.evaluation.results_table import BASE, TRAINED
@@ -52,26 +53,11 @@ def triplet_sheet(work: Work, count: int, seed: int) -> list[TripletView]:
     artifact = work.artifacts.get("triplets")
     if artifact is None or count == 0:
         return []
-    rows = _draw_rows(artifact, count, seed)
+    rows = sample_rows(artifact, count, random.Random(seed), "triplets/")
     ids = {i for _, row in rows for i in (row["q_img"], row["t_img"], *row["hns"])}
     images = [i for i, _ in part_shards(artifact, "images")]
     thumbnails = find_thumbnails([(artifact, images), *_corpora(work, ("corpus",))], ids)
-    return [_triplet(split, row, thumbnails) for split, row in rows]
-
-
-def _draw_rows(artifact: Artifact, count: int, seed: int) -> list[tuple[str, dict[str, Any]]]:
-    """Draw rows by their number among all, so that only the shards drawn from are read."""
-    shards = part_shards(artifact, "triplets")
-    total = sum(int(shard["rows"]) for _, shard in shards)
-    drawn = sorted(random.Random(seed).sample(range(total), min(count, total)))
-    rows, first = [], 0
-    for index, shard in shards:
-        inside = [n - first for n in drawn if first <= n < first + int(shard["rows"])]
-        first += int(shard["rows"])
-        split = str(shard["file"]).rsplit("/", 1)[-1].split("-", 1)[0]
-        if inside:
-            rows += [(split, row) for row in artifact.shard(index).take(inside).to_pylist()]
-    return rows
+    return [_triplet(split_of(file) or "", row, thumbnails) for file, row in rows]
 
 
 def _triplet(split: str, row: dict[str, Any], thumbnails: dict[str, Thumbnail]) -> TripletView:

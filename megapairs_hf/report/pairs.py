@@ -51,7 +51,7 @@ def annotated_sheet(work: Work, count: int, seed: int) -> list[PairView]:
     if instructions is None or count == 0:
         return []
     draw = random.Random(seed)
-    kept = [_kept(row) for row in sample_rows(instructions, count, draw)]
+    kept = [_kept(row) for _, row in sample_rows(instructions, count, draw)]
     left_out = [row for name in ("instructions", "descriptions") for row in _rejected(work.artifacts.get(name))]
     kept += [left_out[i] for i in sorted(draw.sample(range(len(left_out)), min(MOST_REJECTED, count, len(left_out))))]
     descriptions = _descriptions(work.artifacts.get("descriptions"), {one[:2] for one in kept})

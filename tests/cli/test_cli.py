@@ -53,7 +53,7 @@ def test_every_setting_is_a_flag_and_is_explained(command):
         (["run", "nowhere"], 1, "no recipe 'nowhere' is shipped"),
         (["run", "./nowhere"], 1, "there is no recipe folder nowhere"),
         (["demo", "--set", "train=3"], 1, "must be STAGE.KEY=VALUE"),
-        (["corpus", "--work", "/proc/1/x"], 1, "cannot write"),
+        (["corpus", "--source", "scenes", "--work", "/proc/1/x"], 1, "cannot write"),
     ],
 )
 def test_wrong_use_is_one_sentence(words, status, sentence):

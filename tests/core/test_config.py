@@ -66,7 +66,7 @@ def test_one_key_of_nested_settings_leaves_the_others_at_their_defaults():
 
 
 def test_settings_of_how_do_not_change_the_hash():
-    config = CorpusConfig()
+    config = CorpusConfig("scenes")
     assert config_hash(dataclasses.replace(config, threads=7)) == config_hash(config)
     assert config_hash(dataclasses.replace(config, min_side=7)) != config_hash(config)
 

@@ -155,13 +155,13 @@ def make_scene(config: ScenesConfig, index: int) -> SyntheticScene:
     if member == 0:
         return SyntheticScene(scene_name(config.seed, index), base)
     seen = {base.key()}
-    made: list[tuple[Scene, str, str]] = []
-    while len(made) < member:
+    edits: list[tuple[Scene, str, str]] = []
+    while len(edits) < member:
         edited, text, attribute = _edit(base, rng)
         if edited.key() not in seen:
             seen.add(edited.key())
-            made.append((edited, text, attribute))
-    edited, text, attribute = made[-1]
+            edits.append((edited, text, attribute))
+    edited, text, attribute = edits[-1]
     return SyntheticScene(
         scene_name(config.seed, index), edited, scene_name(config.seed, family * config.family), text, attribute
     )
