@@ -17,7 +17,7 @@ from megapairs_hf.core.config import RUNTIME_ONLY, require
 ENGINES = ("openai", "transformers", "rule_based")
 VERIFY_ENGINES = ("openai", "transformers", "clip")
 VERIFY_MODEL = "OpenGVLab/InternVL2-26B"
-REPLY_FORMATS = ("auto", "list", "json")
+RESPONSE_FORMATS = ("list", "json")
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 STAND_IN = "captions (stand-in, no model)"
 
@@ -106,8 +106,8 @@ class InstructConfig:
         min_words: shortest instruction; ours.
         max_words: longest instruction; ours.
         language: of the instructions; a text that is plainly in another one is rejected; ours.
-        reply_format: `json` sends a JSON schema as `response_format`; `list` asks for a numbered list; `auto` asks
-            each server once whether it keeps to a schema, and takes `json` where all do; ours.
+        response_format: `list` for a numbered list; `json` for a JSON object: TGI gets the schema, other servers
+            only that JSON is expected; ours.
         with_captions: give the two captions to the model as context; ours.
         temperature: of the model's sampling; ours.
         top_p: of the model's sampling; ours.
@@ -129,7 +129,7 @@ class InstructConfig:
     min_words: int = 2
     max_words: int = 60
     language: str = "en"
-    reply_format: str = "auto"
+    response_format: str = "list"
     with_captions: bool = False
     temperature: float = 0.7
     top_p: float = 0.95
@@ -146,7 +146,12 @@ class InstructConfig:
         require(self.wanted >= self.min_instructions, "wanted", self.wanted, f"at least {self.min_instructions}")
         require(1 <= self.min_words <= self.max_words, "min_words", self.min_words, "from 1 to `max_words`")
         require(self.language in LANGUAGES, "language", self.language, "one of " + ", ".join(LANGUAGES))
-        require(self.reply_format in REPLY_FORMATS, "reply_format", self.reply_format, " or ".join(REPLY_FORMATS))
+        require(
+            self.response_format in RESPONSE_FORMATS,
+            "response_format",
+            self.response_format,
+            " or ".join(RESPONSE_FORMATS),
+        )
         _check_common(self)
 
 

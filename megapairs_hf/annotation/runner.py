@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from megapairs_hf.annotation.client.budget import Tally
+from megapairs_hf.annotation.client.budget import Usage
 from megapairs_hf.annotation.client.event_loop import run
 from megapairs_hf.annotation.engines import async_runner
 from megapairs_hf.annotation.engines.journal import Journal, remove_journal
@@ -25,7 +25,7 @@ from megapairs_hf.artifacts.writer import ArtifactWriter, create_artifact
 from megapairs_hf.core import distributed
 from megapairs_hf.core.dependencies import require
 from megapairs_hf.core.errors import ArtifactError, SchemaMismatchError
-from megapairs_hf.core.progress import Progress, note
+from megapairs_hf.core.progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -45,13 +45,11 @@ class Asked:
     """How a step is asked about.
 
     Attributes:
-        job: makes the job for the pairs of one shard; told the format of replies and the shard's number.
-        reply_format: `auto` where the servers are to be asked whether they keep to a JSON schema.
+        job: makes the job for the pairs of one shard, from its rows and its number.
         vision: whether the model in process takes images.
     """
 
-    job: Callable[[pa.Table, str, int], Task]
-    reply_format: str = "list"
+    job: Callable[[pa.Table, int], Task]
     vision: bool = False
 
 
@@ -85,18 +83,16 @@ def make_asked(step: Step, asked: Asked) -> Artifact:
         return writer
     with writer, Journal(step.out, step.identity) as journal:
         _require_engine(step)
-        tally = Tally(step.config.budget, journal.sums())
+        usage = Usage(step.config.budget, journal.sums())
         local = step.config.engine == "transformers"
-        reply_format = _decide(asked, step, journal, tally, local=local)
         with _progress(step, writer) as bar:
-            shards = Shards(step, writer, journal, asked.job, reply_format)
+            shards = Shards(step, writer, journal, asked.job)
             if local:
-                answer_all(shards, journal, writer.mine(), step.config, tally, bar, vision=asked.vision)
+                answer_all(shards, journal, writer.mine(), step.config, usage, bar, vision=asked.vision)
             else:
-                stream = async_runner.Stream(shards, journal, tally, bar)
+                stream = async_runner.Stream(shards, journal, usage, bar)
                 run(async_runner.ask_all(stream, writer.mine(), step.config.endpoint, step.config.model))
-        facts = {"reply_format": reply_format} if asked.reply_format == "auto" else {}
-        facts |= _facts(step, writer)
+        facts = _facts(step, writer)
         facts |= _cost(step.config.budget, journal)
         # the journal is removed with the rest of what is unfinished
         journal.close()
@@ -143,20 +139,6 @@ def _progress(step: Step, writer: ArtifactWriter) -> Progress:
     sizes = {i: int(step.source.manifest.shards[i]["rows"]) for i in distributed.my_shards(len(writer.names))}
     done = sum(size for i, size in sizes.items() if writer.done(i))
     return Progress(step.kind, sum(sizes.values()), "pairs", done)
-
-
-def _decide(asked: Asked, step: Step, journal: Journal, tally: Tally, *, local: bool) -> str:
-    """The format of replies, decided once for the artifact, so that a run that is continued asks alike."""
-    if asked.reply_format != "auto":
-        return asked.reply_format
-    if local:
-        return "list"
-    if distributed.is_main() and journal.fact("reply_format") is None:
-        takes = run(async_runner.takes_schema(step.config.endpoint, tally, step.config.model))
-        journal.keep_fact("reply_format", "json" if takes else "list")
-        note(f"replies are asked for as {'JSON by a schema' if takes else 'a numbered list'}")
-    distributed.barrier()
-    return journal.fact("reply_format") or "list"
 
 
 def _cost(budget: Budget, journal: Journal) -> dict[str, Any]:

@@ -59,8 +59,8 @@ def describe_pairs(
         An artifact of kind `descriptions`; pairs without a usable description are in its `rejected.parquet`.
 
     Raises:
-        ServerUnavailableError: the endpoint refuses or fails every question; answers so far are kept.
-        BudgetSpentError: the budget does not reach; answers so far are kept.
+        ServerUnavailableError: the endpoint refuses or fails every question; responses so far are kept.
+        BudgetSpentError: the budget does not reach; responses so far are kept.
         ConfigError: the prompt file or an attribute cannot be used.
     """
     check_kind(pairs, "pairs")
@@ -72,7 +72,7 @@ def describe_pairs(
         return make_plain(step, partial(describe_by_captions, corpus=corpus, config=config))
     prompt = describe_prompt(config.prompt)
 
-    def job(table: pa.Table, _: str, __: int) -> Describe:
+    def job(table: pa.Table, _: int) -> Describe:
         images = CorpusImages(corpus, config.max_image_side, config.jpeg_quality)
         return Describe(config, prompt, images, _texts(corpus, table) if config.with_captions else {})
 
@@ -103,8 +103,8 @@ def instruct_pairs(
         reply.
 
     Raises:
-        ServerUnavailableError: the endpoint refuses or fails every question; answers so far are kept.
-        BudgetSpentError: the budget does not reach; answers so far are kept.
+        ServerUnavailableError: the endpoint refuses or fails every question; responses so far are kept.
+        BudgetSpentError: the budget does not reach; responses so far are kept.
         ConfigError: the prompt file, the pool or an attribute cannot be used.
     """
     check_kind(descriptions, "descriptions")
@@ -118,12 +118,12 @@ def instruct_pairs(
     prompt = instruct_prompt(config.prompt)
     pool = load_pool(config.pool, config.demonstrations)
 
-    def job(table: pa.Table, reply_format: str, _: int) -> Instruct:
-        return Instruct(config, prompt, pool, _texts(corpus, table) if config.with_captions else {}, reply_format)
+    def job(table: pa.Table, _: int) -> Instruct:
+        return Instruct(config, prompt, pool, _texts(corpus, table) if config.with_captions else {})
 
     inputs |= {"prompt": prompt.digest, "demonstrations": pool_digest(pool)}
     step = Step("instructions", INSTRUCTIONS, descriptions, read, config, inputs, out, overwrite)
-    return make_asked(step, Asked(job, config.reply_format))
+    return make_asked(step, Asked(job))
 
 
 def _texts(corpus: Artifact, table: pa.Table) -> dict[str, Row]:
@@ -157,8 +157,8 @@ def verify_pairs(
     Raises:
         ArtifactError: the instructions were made of other pairs.
         ModelError: the CLIP model is not there, or is none.
-        ServerUnavailableError: the endpoint refuses or fails every question; answers so far are kept.
-        BudgetSpentError: the budget does not reach; answers so far are kept.
+        ServerUnavailableError: the endpoint refuses or fails every question; responses so far are kept.
+        BudgetSpentError: the budget does not reach; responses so far are kept.
     """
     for artifact, kind in ((instructions, "instructions"), (pairs, "pairs"), (corpus, "corpus")):
         check_kind(artifact, kind)
@@ -179,7 +179,7 @@ def verify_pairs(
         return make_plain(step, judge)
     prompt = load_prompt(config.prompt, "verify.jinja", frozenset({*SLOTS, "instruction"}), SLOTS)
 
-    def job(_: pa.Table, __: str, index: int) -> Task:
+    def job(_: pa.Table, index: int) -> Task:
         return Verify(config, prompt, images(), _negatives_of_shard(pairs, corpus, index))
 
     inputs["prompt"] = prompt.digest

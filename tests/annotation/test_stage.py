@@ -173,8 +173,8 @@ def test_killed_and_continued(serve, pairs, corpus, tmp_path):
 def test_a_dead_server_stops_the_run_and_the_answers_are_kept(serve, pairs, corpus, tmp_path):
     server = serve(script=lambda *_: ("status", 503) if len(server.answered) >= 5 else None)
     out = tmp_path / "d"
-    with pytest.raises(ServerUnavailableError, match="answers so far are kept"):
-        dead = at(server, retries=1, concurrency=1, restart_s=0.5)
+    with pytest.raises(ServerUnavailableError, match="responses so far are kept"):
+        dead = at(server, max_retries=1, concurrency=1, restart_s=0.5)
         describe_pairs(pairs, corpus, config=DescribeConfig(endpoint=dead), out=out)
     server.script = None
     assert describe_pairs(pairs, corpus, config=DescribeConfig(endpoint=at(server)), out=out).rows == 11
@@ -240,7 +240,7 @@ def test_one_more_try_and_then_left_out_with_the_raw_reply(serve, pairs, corpus,
 def test_json_replies_are_asked_for_with_a_schema(serve, pairs, corpus, tmp_path):
     made = describe_pairs(pairs, corpus, config=DescribeConfig(**CAPTIONS), out=tmp_path / "d")
     server = serve(answer=lambda body: json.dumps({"instructions": [f"make it {n} {body['seed']}" for n in range(3)]}))
-    config = InstructConfig(reply_format="json", with_captions=True, endpoint=at(server))
+    config = InstructConfig(response_format="json", with_captions=True, endpoint=at(server))
     assert instruct_pairs(made, corpus, config=config, out=tmp_path / "i").rows == 11
     assert "instructions" in json.dumps(server.bodies[0]["response_format"])
     assert "Caption of the query image: a photo of" in server.bodies[0]["messages"][0]["content"]
@@ -284,7 +284,7 @@ def test_wrong_inputs_and_settings(corpus, pairs, tmp_path):
     for bad in ({"engine": "magic"}, {"word_num": (9, 5)}, {"attributes": ("x",)}, {"top_p": 0.0}, {"model": " "}):
         with pytest.raises(ConfigError, match=next(iter(bad))):
             DescribeConfig(**bad)
-    for bad in ({"wanted": 2}, {"min_words": 0}, {"reply_format": "xml"}, {"demonstrations": -1}):
+    for bad in ({"wanted": 2}, {"min_words": 0}, {"response_format": "xml"}, {"demonstrations": -1}):
         with pytest.raises(ConfigError, match=next(iter(bad))):
             InstructConfig(**bad)
 

@@ -160,7 +160,7 @@ def test_transformers_own_server(vlm, pairs, corpus, tmp_path):
         server = subprocess.Popen(command, stdout=log, stderr=log, env=env)
     try:
         wait_for(f"http://127.0.0.1:{port}/v1/models", server, tmp_path / "log")
-        endpoint = Endpoint(urls=(f"http://127.0.0.1:{port}/v1",), concurrency=2, retries=1, timeout_s=600.0)
+        endpoint = Endpoint(urls=(f"http://127.0.0.1:{port}/v1",), concurrency=2, max_retries=1, timeout_s=600.0)
         config = DescribeConfig(model=vlm, max_tokens=12, max_image_side=64, endpoint=endpoint)
         # what a model of random weights says is hardly ever of use
         with contextlib.suppress(ArtifactError):

@@ -107,4 +107,4 @@ def test_the_help_of_a_stage_names_the_keys_of_nested_settings(capsys):
     told = " ".join(capsys.readouterr().out.split())
     assert "--local.batch_size V questions that are answered together" in told
     assert "--budget.spend V most money" in told
-    assert "--endpoint.retries V how often" in told
+    assert "--endpoint.max_retries V how often" in told
