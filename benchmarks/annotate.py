@@ -101,9 +101,9 @@ def make_inputs(folder: Path, pairs: int, shard: int) -> None:
 def annotate(folder: Path, out: str, url: str, **settings: float) -> None:
     """The instruct step with the journal on."""
     endpoint = Endpoint(urls=(url,), **settings)  # type: ignore[arg-type]
-    config = InstructConfig(reply_format="list")
+    config = InstructConfig(response_format="list", endpoint=endpoint)
     descriptions, corpus = open_artifact(folder / "descriptions"), open_artifact(folder / "corpus")
-    instruct_pairs(descriptions, corpus, config=config, out=folder / out, endpoint=endpoint)
+    instruct_pairs(descriptions, corpus, config=config, out=folder / out)
 
 
 def messages(count: int) -> list[list[dict[str, object]]]:
@@ -260,7 +260,9 @@ def main() -> None:
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        annotate(Path(options.child[0]), options.child[1], options.child[2], timeout_s=2.0, backoff_s=0.05, retries=20)
+        annotate(
+            Path(options.child[0]), options.child[1], options.child[2], timeout_s=2.0, backoff_s=0.05, max_retries=20
+        )
         return
     folder = Path(tempfile.mkdtemp(prefix="megapairs-annotate-"))
     try:

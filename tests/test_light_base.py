@@ -108,7 +108,7 @@ def test_the_base_asks_servers(ready, tmp_path):
     shutil.copytree(ready, tmp_path / "work")
     server = ChatDouble(answer=answer)
     at = ("--work", tmp_path / "work", "--endpoint.urls", f"[{server.url}]")
-    calls = [["describe", *at], ["instruct", *at, "--reply_format", "list"], ["verify", *at, "--negatives", "1"]]
+    calls = [["describe", *at], ["instruct", *at, "--response_format", "list"], ["verify", *at, "--negatives", "1"]]
     try:
         succeeded(fresh.commands(fresh.hide(tmp_path / "hide"), *calls, ["build", *at[:2]]))
     finally:

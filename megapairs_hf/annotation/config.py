@@ -7,15 +7,17 @@ depends on which others were sampled with it.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from megapairs_hf.annotation.client.budget import Budget
+from megapairs_hf.annotation.client.endpoint import Endpoint
 from megapairs_hf.annotation.language import LANGUAGES
-from megapairs_hf.core.config import require
+from megapairs_hf.core.config import RUNTIME_ONLY, require
 
 ENGINES = ("openai", "transformers", "rule_based")
 VERIFY_ENGINES = ("openai", "transformers", "clip")
 VERIFY_MODEL = "OpenGVLab/InternVL2-26B"
-REPLY_FORMATS = ("auto", "list", "json")
+RESPONSE_FORMATS = ("list", "json")
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 STAND_IN = "captions (stand-in, no model)"
 
@@ -60,6 +62,8 @@ class DescribeConfig:
         prompt: a jinja file to use instead of the package's `describe.jinja`.
         attributes: `captions` only: fields of the corpus's `meta` column whose differences are told.
         local: how the model runs in process.
+        endpoint: where the servers are and how hard they are pressed; changes no result.
+        budget: what may be spent; changes no result.
     """
 
     engine: str = "openai"
@@ -75,6 +79,8 @@ class DescribeConfig:
     prompt: str | None = None
     attributes: tuple[str, ...] = ()
     local: Local = Local()
+    endpoint: Endpoint = field(default=Endpoint(), metadata=RUNTIME_ONLY)
+    budget: Budget = field(default=Budget(), metadata=RUNTIME_ONLY)
 
     def __post_init__(self) -> None:
         low, high = self.word_num if len(self.word_num) == 2 else (0, 0)
@@ -100,8 +106,8 @@ class InstructConfig:
         min_words: shortest instruction; ours.
         max_words: longest instruction; ours.
         language: of the instructions; a text that is plainly in another one is rejected; ours.
-        reply_format: `json` sends a JSON schema as `response_format`; `list` asks for a numbered list; `auto` asks
-            each server once whether it keeps to a schema, and takes `json` where all do; ours.
+        response_format: `list` for a numbered list; `json` for a JSON object: TGI gets the schema, other servers
+            only that JSON is expected; ours.
         with_captions: give the two captions to the model as context; ours.
         temperature: of the model's sampling; ours.
         top_p: of the model's sampling; ours.
@@ -109,6 +115,8 @@ class InstructConfig:
         prompt: a jinja file to use instead of the package's `instruct.jinja`.
         attributes: `captions` only: fields of the corpus's `meta` column whose differences are told.
         local: how the model runs in process.
+        endpoint: where the servers are and how hard they are pressed; changes no result.
+        budget: what may be spent; changes no result.
     """
 
     engine: str = "openai"
@@ -121,7 +129,7 @@ class InstructConfig:
     min_words: int = 2
     max_words: int = 60
     language: str = "en"
-    reply_format: str = "auto"
+    response_format: str = "list"
     with_captions: bool = False
     temperature: float = 0.7
     top_p: float = 0.95
@@ -129,6 +137,8 @@ class InstructConfig:
     prompt: str | None = None
     attributes: tuple[str, ...] = ()
     local: Local = Local()
+    endpoint: Endpoint = field(default=Endpoint(), metadata=RUNTIME_ONLY)
+    budget: Budget = field(default=Budget(), metadata=RUNTIME_ONLY)
 
     def __post_init__(self) -> None:
         require(self.demonstrations >= 0, "demonstrations", self.demonstrations, "0 or more")
@@ -136,7 +146,12 @@ class InstructConfig:
         require(self.wanted >= self.min_instructions, "wanted", self.wanted, f"at least {self.min_instructions}")
         require(1 <= self.min_words <= self.max_words, "min_words", self.min_words, "from 1 to `max_words`")
         require(self.language in LANGUAGES, "language", self.language, "one of " + ", ".join(LANGUAGES))
-        require(self.reply_format in REPLY_FORMATS, "reply_format", self.reply_format, " or ".join(REPLY_FORMATS))
+        require(
+            self.response_format in RESPONSE_FORMATS,
+            "response_format",
+            self.response_format,
+            " or ".join(RESPONSE_FORMATS),
+        )
         _check_common(self)
 
 
@@ -153,6 +168,8 @@ class VerifyConfig:
         jpeg_quality: of the images that are sent.
         prompt: a jinja file to use instead of the package's `verify.jinja`.
         local: how the model runs in process.
+        endpoint: where the servers are and how hard they are pressed; changes no result.
+        budget: what may be spent; changes no result.
     """
 
     engine: str = "openai"
@@ -163,6 +180,8 @@ class VerifyConfig:
     jpeg_quality: int = 90
     prompt: str | None = None
     local: Local = Local()
+    endpoint: Endpoint = field(default=Endpoint(), metadata=RUNTIME_ONLY)
+    budget: Budget = field(default=Budget(), metadata=RUNTIME_ONLY)
 
     def __post_init__(self) -> None:
         require(self.engine in VERIFY_ENGINES, "engine", self.engine, " or ".join(VERIFY_ENGINES))

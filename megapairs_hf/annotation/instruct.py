@@ -32,10 +32,8 @@ class Instruct(TwoTries):
         prompt: Prompt,
         pool: list[Demonstration],
         texts: Mapping[str, Row],
-        reply_format: str = "list",
     ) -> None:
         self.config, self.prompt, self.pool, self.texts = config, prompt, pool, texts
-        self.reply_format = reply_format
         self.fixed = prompt.fixed
         # what was shown to other pairs counts too: a model that repeats any of the pool was not looking
         self.shown = frozenset(normal(text) for d in pool for text in d.instructions)
@@ -48,13 +46,13 @@ class Instruct(TwoTries):
             row["description"],
             draw_demonstrations(self.pool, self.config.demonstrations, seed),
             count=self.config.wanted,
-            reply_format=self.reply_format,
+            response_format=self.config.response_format,
             words=(self.config.min_words, self.config.max_words),
             captions=captions_of(row, self.texts),
             language=LANGUAGES[self.config.language].name,
         )
         parameters = sampling(self.config, seed)
-        if self.reply_format == "json":
+        if self.config.response_format == "json":
             schema = {"name": "instructions", "schema": reply_schema(self.config.min_instructions)}
             parameters["response_format"] = {"type": "json_schema", "json_schema": schema}
         return Request(messages, self.config.model, parameters)

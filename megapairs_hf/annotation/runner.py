@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from megapairs_hf.annotation.client.budget import Tally
+from megapairs_hf.annotation.client.budget import Usage
 from megapairs_hf.annotation.client.event_loop import run
 from megapairs_hf.annotation.engines import async_runner
 from megapairs_hf.annotation.engines.journal import Journal, remove_journal
@@ -25,7 +25,7 @@ from megapairs_hf.artifacts.writer import ArtifactWriter, create_artifact
 from megapairs_hf.core import distributed
 from megapairs_hf.core.dependencies import require
 from megapairs_hf.core.errors import ArtifactError, SchemaMismatchError
-from megapairs_hf.core.progress import Progress, note
+from megapairs_hf.core.progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from megapairs_hf.annotation.client.budget import Budget
-    from megapairs_hf.annotation.client.endpoint import Endpoint
     from megapairs_hf.annotation.engines.shard_io import Step
     from megapairs_hf.annotation.tasks import Outcome, Row, Task
 
@@ -46,17 +45,11 @@ class Asked:
     """How a step is asked about.
 
     Attributes:
-        job: makes the job for the pairs of one shard; told the format of replies and the shard's number.
-        endpoint: where the servers are.
-        budget: what may be spent.
-        reply_format: `auto` where the servers are to be asked whether they keep to a JSON schema.
+        job: makes the job for the pairs of one shard, from its rows and its number.
         vision: whether the model in process takes images.
     """
 
-    job: Callable[[pa.Table, str, int], Task]
-    endpoint: Endpoint
-    budget: Budget
-    reply_format: str = "list"
+    job: Callable[[pa.Table, int], Task]
     vision: bool = False
 
 
@@ -90,19 +83,17 @@ def make_asked(step: Step, asked: Asked) -> Artifact:
         return writer
     with writer, Journal(step.out, step.identity) as journal:
         _require_engine(step)
-        tally = Tally(asked.budget, journal.sums())
+        usage = Usage(step.config.budget, journal.sums())
         local = step.config.engine == "transformers"
-        reply_format = _decide(asked, journal, tally, step.config.model, local=local)
         with _progress(step, writer) as bar:
-            shards = Shards(step, writer, journal, asked.job, reply_format)
+            shards = Shards(step, writer, journal, asked.job)
             if local:
-                answer_all(shards, journal, writer.mine(), step.config, tally, bar, vision=asked.vision)
+                answer_all(shards, journal, writer.mine(), step.config, usage, bar, vision=asked.vision)
             else:
-                stream = async_runner.Stream(shards, journal, tally, bar)
-                run(async_runner.ask_all(stream, writer.mine(), asked.endpoint, step.config.model))
-        facts = {"reply_format": reply_format} if asked.reply_format == "auto" else {}
-        facts |= _facts(step, writer)
-        facts |= _cost(asked.budget, journal)
+                stream = async_runner.Stream(shards, journal, usage, bar)
+                run(async_runner.ask_all(stream, writer.mine(), step.config.endpoint, step.config.model))
+        facts = _facts(step, writer)
+        facts |= _cost(step.config.budget, journal)
         # the journal is removed with the rest of what is unfinished
         journal.close()
         made = writer.finish(facts)
@@ -148,20 +139,6 @@ def _progress(step: Step, writer: ArtifactWriter) -> Progress:
     sizes = {i: int(step.source.manifest.shards[i]["rows"]) for i in distributed.my_shards(len(writer.names))}
     done = sum(size for i, size in sizes.items() if writer.done(i))
     return Progress(step.kind, sum(sizes.values()), "pairs", done)
-
-
-def _decide(asked: Asked, journal: Journal, tally: Tally, model: str, *, local: bool) -> str:
-    """The format of replies, decided once for the artifact, so that a run that is continued asks alike."""
-    if asked.reply_format != "auto":
-        return asked.reply_format
-    if local:
-        return "list"
-    if distributed.is_main() and journal.fact("reply_format") is None:
-        takes = run(async_runner.takes_schema(asked.endpoint, tally, model))
-        journal.keep_fact("reply_format", "json" if takes else "list")
-        note(f"replies are asked for as {'JSON by a schema' if takes else 'a numbered list'}")
-    distributed.barrier()
-    return journal.fact("reply_format") or "list"
 
 
 def _cost(budget: Budget, journal: Journal) -> dict[str, Any]:

@@ -10,8 +10,6 @@ import random
 from functools import partial
 from typing import TYPE_CHECKING
 
-from megapairs_hf.annotation.client.budget import Budget
-from megapairs_hf.annotation.client.endpoint import Endpoint
 from megapairs_hf.annotation.corpus_reader import CorpusImages, check_attributes, read_texts
 from megapairs_hf.annotation.describe import Describe
 from megapairs_hf.annotation.engines.clip_score import fits_by_clip
@@ -47,8 +45,6 @@ def describe_pairs(
     config: DescribeConfig,
     out: PathLike,
     overwrite: bool = False,
-    endpoint: Endpoint | None = None,
-    budget: Budget | None = None,
 ) -> Artifact:
     """Describe what the two images of every pair share and how they differ.
 
@@ -58,15 +54,13 @@ def describe_pairs(
         config: settings.
         out: folder of the result.
         overwrite: throw away what is there.
-        endpoint: where the servers are; None for a server on this machine.
-        budget: what may be spent; None for no limit.
 
     Returns:
         An artifact of kind `descriptions`; pairs without a usable description are in its `rejected.parquet`.
 
     Raises:
-        ServerUnavailableError: the endpoint refuses or fails every question; answers so far are kept.
-        BudgetSpentError: the budget does not reach; answers so far are kept.
+        ServerUnavailableError: the endpoint refuses or fails every question; responses so far are kept.
+        BudgetSpentError: the budget does not reach; responses so far are kept.
         ConfigError: the prompt file or an attribute cannot be used.
     """
     check_kind(pairs, "pairs")
@@ -78,13 +72,13 @@ def describe_pairs(
         return make_plain(step, partial(describe_by_captions, corpus=corpus, config=config))
     prompt = describe_prompt(config.prompt)
 
-    def job(table: pa.Table, _: str, __: int) -> Describe:
+    def job(table: pa.Table, _: int) -> Describe:
         images = CorpusImages(corpus, config.max_image_side, config.jpeg_quality)
         return Describe(config, prompt, images, _texts(corpus, table) if config.with_captions else {})
 
     inputs["prompt"] = prompt.digest
     step = Step("descriptions", DESCRIPTIONS, pairs, KEYS, config, inputs, out, overwrite)
-    return make_asked(step, Asked(job, endpoint or Endpoint(), budget or Budget(), vision=True))
+    return make_asked(step, Asked(job, vision=True))
 
 
 def instruct_pairs(
@@ -94,8 +88,6 @@ def instruct_pairs(
     config: InstructConfig,
     out: PathLike,
     overwrite: bool = False,
-    endpoint: Endpoint | None = None,
-    budget: Budget | None = None,
 ) -> Artifact:
     """Turn every description into several search instructions.
 
@@ -105,16 +97,14 @@ def instruct_pairs(
         config: settings.
         out: folder of the result.
         overwrite: throw away what is there.
-        endpoint: where the servers are; None for a server on this machine.
-        budget: what may be spent; None for no limit.
 
     Returns:
         An artifact of kind `instructions`; pairs with too few good ones are in its `rejected.parquet`, with the raw
         reply.
 
     Raises:
-        ServerUnavailableError: the endpoint refuses or fails every question; answers so far are kept.
-        BudgetSpentError: the budget does not reach; answers so far are kept.
+        ServerUnavailableError: the endpoint refuses or fails every question; responses so far are kept.
+        BudgetSpentError: the budget does not reach; responses so far are kept.
         ConfigError: the prompt file, the pool or an attribute cannot be used.
     """
     check_kind(descriptions, "descriptions")
@@ -128,12 +118,12 @@ def instruct_pairs(
     prompt = instruct_prompt(config.prompt)
     pool = load_pool(config.pool, config.demonstrations)
 
-    def job(table: pa.Table, reply_format: str, _: int) -> Instruct:
-        return Instruct(config, prompt, pool, _texts(corpus, table) if config.with_captions else {}, reply_format)
+    def job(table: pa.Table, _: int) -> Instruct:
+        return Instruct(config, prompt, pool, _texts(corpus, table) if config.with_captions else {})
 
     inputs |= {"prompt": prompt.digest, "demonstrations": pool_digest(pool)}
     step = Step("instructions", INSTRUCTIONS, descriptions, read, config, inputs, out, overwrite)
-    return make_asked(step, Asked(job, endpoint or Endpoint(), budget or Budget(), config.reply_format))
+    return make_asked(step, Asked(job))
 
 
 def _texts(corpus: Artifact, table: pa.Table) -> dict[str, Row]:
@@ -149,8 +139,6 @@ def verify_pairs(
     out: PathLike,
     work: PathLike = ".",
     overwrite: bool = False,
-    endpoint: Endpoint | None = None,
-    budget: Budget | None = None,
 ) -> Artifact:
     """Hold every instruction against the hard negatives of its pair.
 
@@ -162,8 +150,6 @@ def verify_pairs(
         out: folder of the result.
         work: what `./…` in the path of a CLIP model is relative to.
         overwrite: throw away what is there.
-        endpoint: where the servers are; None for a server on this machine.
-        budget: what may be spent; None for no limit.
 
     Returns:
         The instructions again, with the column `fits`: for each the share of hard negatives that the target beats.
@@ -171,8 +157,8 @@ def verify_pairs(
     Raises:
         ArtifactError: the instructions were made of other pairs.
         ModelError: the CLIP model is not there, or is none.
-        ServerUnavailableError: the endpoint refuses or fails every question; answers so far are kept.
-        BudgetSpentError: the budget does not reach; answers so far are kept.
+        ServerUnavailableError: the endpoint refuses or fails every question; responses so far are kept.
+        BudgetSpentError: the budget does not reach; responses so far are kept.
     """
     for artifact, kind in ((instructions, "instructions"), (pairs, "pairs"), (corpus, "corpus")):
         check_kind(artifact, kind)
@@ -193,12 +179,12 @@ def verify_pairs(
         return make_plain(step, judge)
     prompt = load_prompt(config.prompt, "verify.jinja", frozenset({*SLOTS, "instruction"}), SLOTS)
 
-    def job(_: pa.Table, __: str, index: int) -> Task:
+    def job(_: pa.Table, index: int) -> Task:
         return Verify(config, prompt, images(), _negatives_of_shard(pairs, corpus, index))
 
     inputs["prompt"] = prompt.digest
     step = Step("instructions", VERIFIED, instructions, read, config, inputs, out, overwrite)
-    return make_asked(step, Asked(job, endpoint or Endpoint(), budget or Budget(), vision=True))
+    return make_asked(step, Asked(job, vision=True))
 
 
 def _clip_place(model: str, work: PathLike) -> str:

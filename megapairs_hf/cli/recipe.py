@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.artifacts.storage import is_local, join
 from megapairs_hf.cli.commands import STAGES
-from megapairs_hf.cli.parser import read_stage, set_dotted
+from megapairs_hf.cli.parser import set_dotted
 from megapairs_hf.core import distributed
-from megapairs_hf.core.config import parse_value, read_yaml
+from megapairs_hf.core.config import build_config, parse_value, read_yaml
 from megapairs_hf.core.errors import ConfigError, StaleArtifactError
 from megapairs_hf.core.progress import note
 from megapairs_hf.core.shipped import named, recipes
@@ -56,22 +56,18 @@ class Planned:
         name: of its file.
         stage: the stage.
         config: its settings.
-        sections: its sections that are no settings.
         out: the folder that it writes.
     """
 
     name: str
     stage: Stage
     config: Any
-    sections: dict[str, Any]
     out: str
 
     def run(self, work: str, inputs: dict[str, str], overwrite: bool) -> None:
         """Run it in a work folder, with other inputs than the usual ones where they are named."""
         try:
-            self.stage.run(
-                self.config, work=work, out=self.out, inputs=inputs, overwrite=overwrite, sections=self.sections
-            )
+            self.stage.run(self.config, work=work, out=self.out, inputs=inputs, overwrite=overwrite)
         except StaleArtifactError as error:
             # --overwrite would make the stages before it again too, answers of servers among them
             advice = f"pass --from {self.name}: what comes before stays"
@@ -170,11 +166,9 @@ def run_recipe(folder: Path, work: str, options: argparse.Namespace) -> int:
     planned = []
     for name, values in recipe.items():
         stage = STAGES[COMMAND_OF.get(name, name)]
-        config, sections = read_stage(stage, values, f"{folder / name}.yaml")
+        config = build_config(stage.config_class(), values, f"{folder / name}.yaml")
         if ORDER.index(name) <= last:
-            planned.append(
-                Planned(name, stage, config, sections, join(work, name if name in COMMAND_OF else stage.out))
-            )
+            planned.append(Planned(name, stage, config, join(work, name if name in COMMAND_OF else stage.out)))
     if options.dry_run:
         for each in planned:
             print(f"{each.name}: reads {', '.join(each.stage.inputs) or 'nothing'}; writes {each.out}")  # noqa: T201

@@ -32,6 +32,8 @@ RENAMED = {
     "licence": "license",
     "models": "encoders",
     "neighbours": "neighbors",
+    "reply_format": "response_format",
+    "retries": "max_retries",
 }
 
 

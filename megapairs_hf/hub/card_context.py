@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 # where a server stands, and what opens it, is nobody else's business
 ASKING = frozenset(
     "model word_num max_image_side jpeg_quality with_captions temperature top_p max_tokens prompt attributes local"
-    " demonstrations pool reply_format".split()
+    " demonstrations pool response_format".split()
 )
 TRAINING = frozenset({"triplets", "base", "model", "results"})
 HELD_OUT = "heldout"

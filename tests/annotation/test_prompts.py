@@ -29,10 +29,10 @@ def test_the_pool_is_valid_and_distinct():
         assert 25 <= len(d.description.split()) <= 100
 
 
-@pytest.mark.parametrize("reply_format", ["list", "json"])
+@pytest.mark.parametrize("response_format", ["list", "json"])
 @pytest.mark.parametrize("demonstration", POOL, ids=lambda d: str(d.id))
-def test_a_reply_is_read_as_it_was_written(demonstration, reply_format):
-    said = format_reply(demonstration.instructions, reply_format)
+def test_a_reply_is_read_as_it_was_written(demonstration, response_format):
+    said = format_reply(demonstration.instructions, response_format)
     assert parse_instruct(said) == list(demonstration.instructions)
 
 
@@ -107,7 +107,7 @@ def test_describe_puts_the_images_where_the_prompt_says():
 
 def test_instruct_shows_the_demonstrations_in_order():
     drawn = draw_demonstrations(POOL, 5, seed=3)
-    text = format_instruct(instruct_prompt(), "They differ.", drawn, count=5, reply_format="json")[0]["content"]
+    text = format_instruct(instruct_prompt(), "They differ.", drawn, count=5, response_format="json")[0]["content"]
     assert re.findall(r"^Description: (.*)$", text, re.M) == [*(d.description for d in drawn), "They differ."]
     assert text.endswith("Description: They differ.\nInstructions:")
     assert '{"instructions": [' in text

@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from megapairs_hf.cli.commands import COMMANDS, STAGES
-from megapairs_hf.cli.parser import attribute_help, parse, read_stage, stage_parser
+from megapairs_hf.cli.parser import attribute_help, parse, stage_parser
 from megapairs_hf.cli.recipe import DEMO, ORDER, read_recipe
 from megapairs_hf.core.config import build_config
 from tests.small import ROOT, megapairs
@@ -79,7 +79,7 @@ def test_every_recipe_is_valid(folder):
     for path in sorted(folder.glob("*.yaml")):
         assert path.stem in ORDER
         stage = STAGES["corpus" if path.stem == "heldout" else path.stem]
-        config, _ = read_stage(stage, yaml.safe_load(path.read_text()), path.name)
+        config = build_config(stage.config_class(), yaml.safe_load(path.read_text()), path.name)
         # every key of the file stands as itself in the settings
         for key, value in yaml.safe_load(path.read_text()).items():
             if isinstance(value, (int, float, str)):
@@ -107,4 +107,4 @@ def test_the_help_of_a_stage_names_the_keys_of_nested_settings(capsys):
     told = " ".join(capsys.readouterr().out.split())
     assert "--local.batch_size V questions that are answered together" in told
     assert "--budget.spend V most money" in told
-    assert "--endpoint.retries V how often" in told
+    assert "--endpoint.max_retries V how often" in told

@@ -2,6 +2,7 @@ import dataclasses
 
 import pytest
 
+from megapairs_hf.annotation import Endpoint, InstructConfig
 from megapairs_hf.core.config import RENAMED, build_config, config_hash, parse_value, read_yaml
 from megapairs_hf.core.errors import ConfigError
 from megapairs_hf.corpus import CorpusConfig
@@ -20,7 +21,7 @@ def test_an_unknown_key_names_the_nearest_one():
 def test_an_old_key_is_answered_with_its_new_name(old, new):
     classes = [
         cls
-        for cls in (MineConfig, EmbedConfig, PushConfig)
+        for cls in (MineConfig, EmbedConfig, PushConfig, InstructConfig, Endpoint)
         if new in {field.name for field in dataclasses.fields(cls)}
     ]
     assert classes

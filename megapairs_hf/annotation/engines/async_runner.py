@@ -21,7 +21,7 @@ from megapairs_hf.core.schema import QUERY_ID, TARGET_ID
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from megapairs_hf.annotation.client.budget import Tally
+    from megapairs_hf.annotation.client.budget import Usage
     from megapairs_hf.annotation.client.endpoint import Endpoint
     from megapairs_hf.annotation.engines.journal import Journal
     from megapairs_hf.annotation.engines.shard_io import Shard
@@ -41,8 +41,8 @@ class Shards(Protocol):
 class Stream:
     """Asks about all pairs of some shards."""
 
-    def __init__(self, shards: Shards, journal: Journal, tally: Tally, bar: Progress) -> None:
-        self.shards, self.journal, self.tally, self.bar = shards, journal, tally, bar
+    def __init__(self, shards: Shards, journal: Journal, usage: Usage, bar: Progress) -> None:
+        self.shards, self.journal, self.usage, self.bar = shards, journal, usage, bar
         self.spent = ""
 
     async def run(self, client: Client, indices: Iterable[int], in_hand: int) -> None:
@@ -75,7 +75,7 @@ class Stream:
         if self.spent:
             raise BudgetSpentError(
                 f"the budget is spent: {self.spent} is reached after {self.bar.count:,} of {self.bar.total:,}"
-                f" {self.bar.unit}; raise it and run the same command again, answers so far are kept"
+                f" {self.bar.unit}; raise it and run the same command again, responses so far are kept"
             )
 
     def _open(self, index: int | None) -> asyncio.Task[Shard | None]:
@@ -95,7 +95,7 @@ class Stream:
             return
         finally:
             places.release()
-        self.bar.advance(1, self.tally.line())
+        self.bar.advance(1, self.usage.line())
         shard.left -= 1
         if shard.left == 0:
             group.create_task(self._close(shard))
@@ -104,7 +104,7 @@ class Stream:
         replies = shard.known.pop(number, {})
         while isinstance(attempt := shard.job.settle(row, replies), int):
             try:
-                reply = await client.ask(lambda a=attempt: shard.job.question(row, a))  # type: ignore[misc]
+                reply = await client.request(lambda a=attempt: shard.job.question(row, a))  # type: ignore[misc]
             except ImageRejectedError as error:
                 shard.aside[number] = Outcome(None, error.reason, error.detail)
                 return
@@ -118,7 +118,7 @@ class Stream:
 
     async def _close(self, shard: Shard) -> None:
         refused = [verdict for verdict in shard.aside.values() if verdict.reason == "refused"]
-        none = self.tally.answered == 0 and self.tally.before[0] == 0
+        none = self.usage.answered == 0 and self.usage.before[0] == 0
         if refused and len(refused) == len(shard.todo) and none:
             raise ServerUnavailableError(
                 f"every request was refused ({refused[0].detail}); check that the model takes such input"
@@ -130,11 +130,5 @@ class Stream:
 async def ask_all(stream: Stream, indices: Iterable[int], endpoint: Endpoint, model: str) -> None:
     """Ask about all pairs of some shards."""
     with rare_collection():
-        async with Client(endpoint, stream.tally, model) as client:
+        async with Client(endpoint, stream.usage, model) as client:
             await stream.run(client, indices, 2 * endpoint.concurrency)
-
-
-async def takes_schema(endpoint: Endpoint, tally: Tally, model: str) -> bool:
-    """Whether all servers keep to a JSON schema."""
-    async with Client(endpoint, tally, model) as client:
-        return await client.takes_schema()

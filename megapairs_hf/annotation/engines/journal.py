@@ -33,12 +33,10 @@ TABLE = """CREATE TABLE IF NOT EXISTS replies (
     shard INTEGER, query_id TEXT, target_id TEXT, attempt INTEGER, reply TEXT,
     PRIMARY KEY (shard, query_id, target_id, attempt)
 ) WITHOUT ROWID"""
-FACTS = "CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT)"
 # one statement a group: with one a row the thread would queue for the interpreter's lock at every row
 ADD = """INSERT OR REPLACE INTO replies SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'),
     json_extract(value, '$[2]'), json_extract(value, '$[3]'), json_extract(value, '$[4]')
     FROM json_each(?)"""
-RECALL = "SELECT value FROM facts WHERE name = ?"
 ASK = "SELECT attempt, reply FROM replies WHERE shard = ? AND query_id = ? AND target_id = ?"
 SUMS = """SELECT count(*), coalesce(sum(json_extract(reply, '$.prompt_tokens')), 0),
     coalesce(sum(json_extract(reply, '$.completion_tokens')), 0) FROM replies"""
@@ -59,7 +57,6 @@ class Journal:
             self.base.execute("PRAGMA journal_mode=WAL")
             self.base.execute("PRAGMA synchronous=FULL")
             self.base.execute(TABLE)
-            self.base.execute(FACTS)
         except sqlite3.Error as error:
             raise ArtifactError(f"cannot write {path}: {error}; check the disk, or name another folder") from error
         self.coming: queue.SimpleQueue[tuple[list[Entry], Any] | None] = queue.SimpleQueue()
@@ -104,16 +101,6 @@ class Journal:
                 f"cannot write the journal in {self.folder}: {error}; free some space and run the same command again"
             )
         return None
-
-    def fact(self, name: str) -> str | None:
-        """Something that was decided once for the artifact; None where it was not yet."""
-        with self.reader() as reader:
-            rows = [base.execute(RECALL, (name,)).fetchone() for base in reader.bases]
-        return next((str(row[0]) for row in rows if row), None)
-
-    def keep_fact(self, name: str, value: str) -> None:
-        """Keep what was decided."""
-        self.base.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
 
     def sums(self) -> tuple[int, int, int]:
         """Replies, prompt tokens and completion tokens in the journals of all processes."""
@@ -169,8 +156,8 @@ class Reader:
     def __init__(self, folder: Path) -> None:
         paths = sorted(folder.glob("journal-*.sqlite"))
         bases = [sqlite3.connect(path) for path in paths]
-        # another process may have been killed before it made its tables
-        self.bases = [base for base in bases if _tables(base) >= {"replies", "facts"}]
+        # another process may have been killed before it made its table
+        self.bases = [base for base in bases if "replies" in _tables(base)]
 
     def replies(self, shard: int, query_id: str, target_id: str) -> dict[int, Response]:
         """The replies about one pair, by attempt."""

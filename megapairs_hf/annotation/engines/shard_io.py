@@ -89,7 +89,7 @@ class Step:
         schema: of its rows.
         source: whose shards become its shards.
         read: the columns that are needed of them.
-        config: the settings, with `engine`, `model` and `local`.
+        config: the settings, with `engine`, `model`, `local`, `endpoint` and `budget`.
         inputs: fingerprint of each input by name.
         out: folder of the result.
         overwrite: throw away what is there.
@@ -118,16 +118,15 @@ class Shards:
         step: Step,
         writer: ArtifactWriter,
         journal: Journal,
-        make_job: Callable[[pa.Table, str, int], Task],
-        reply_format: str,
+        make_job: Callable[[pa.Table, int], Task],
     ) -> None:
         self.step, self.writer, self.journal = step, writer, journal
-        self.make_job, self.reply_format = make_job, reply_format
+        self.make_job = make_job
 
     def open(self, index: int) -> Shard:
         """Read a shard, look up what the journal has, and get ready what the other questions need."""
         table = self.step.source.shard(index, self.step.read)
-        shard = Shard(index, table, self.make_job(table, self.reply_format, index))
+        shard = Shard(index, table, self.make_job(table, index))
         with self.journal.reader() as reader:
             find_unsettled(shard, reader)
         shard.job.prepare(row for _, row in shard.rows(shard.todo))

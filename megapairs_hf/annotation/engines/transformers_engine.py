@@ -24,7 +24,7 @@ from megapairs_hf.core.schema import QUERY_ID, TARGET_ID
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from megapairs_hf.annotation.client.budget import Tally
+    from megapairs_hf.annotation.client.budget import Usage
     from megapairs_hf.annotation.client.messages import Request
     from megapairs_hf.annotation.engines.journal import Journal, Reader
     from megapairs_hf.annotation.engines.shard_io import Shard, Shards
@@ -135,7 +135,7 @@ def answer_all(
     journal: Journal,
     indices: Iterable[int],
     config: Any,
-    tally: Tally,
+    usage: Usage,
     bar: Progress,
     *,
     vision: bool,
@@ -143,7 +143,7 @@ def answer_all(
     """Ask a model in this process about all pairs of some shards.
 
     Raises:
-        BudgetSpentError: the budget does not reach; answers so far are kept.
+        BudgetSpentError: the budget does not reach; responses so far are kept.
         ModelError: the model cannot be loaded.
     """
     model: LocalModel | None = None
@@ -152,11 +152,11 @@ def answer_all(
         bar.advance(shard.table.num_rows - len(shard.todo))
         if shard.todo:
             model = model or LocalModel(config, vision=vision)
-            _answer_shard(model, shard, journal, config, tally, bar)
+            _answer_shard(model, shard, journal, config, usage, bar)
         shards.close(shard)
 
 
-def _answer_shard(model: LocalModel, shard: Shard, journal: Journal, config: Any, tally: Tally, bar: Progress) -> None:
+def _answer_shard(model: LocalModel, shard: Shard, journal: Journal, config: Any, usage: Usage, bar: Progress) -> None:
     """One shard, in rounds: the first question about every pair, then the second where one is needed."""
     todo = set(shard.todo)
     for turn in count():
@@ -168,9 +168,9 @@ def _answer_shard(model: LocalModel, shard: Shard, journal: Journal, config: Any
             for start in range(0, len(needed), size):
                 batch = needed[start : start + size]
                 if any(attempt not in shard.replies(reader, row) for _, row, attempt in batch):
-                    _answer_batch(model, shard, batch, journal, config.seed, tally)
+                    _answer_batch(model, shard, batch, journal, config.seed, usage)
                 settled = sum(number in todo for number, _, _ in batch) if turn == 0 else 0
-                bar.advance(settled, tally.line())
+                bar.advance(settled, usage.line())
 
 
 def _needed(shard: Shard, reader: Reader, turn: int) -> list[Item]:
@@ -187,9 +187,9 @@ def _needed(shard: Shard, reader: Reader, turn: int) -> list[Item]:
 
 
 def _answer_batch(
-    model: LocalModel, shard: Shard, batch: Sequence[Item], journal: Journal, seed: int, tally: Tally
+    model: LocalModel, shard: Shard, batch: Sequence[Item], journal: Journal, seed: int, usage: Usage
 ) -> None:
-    spent = tally.spent()
+    spent = usage.exhausted()
     if spent:
         raise BudgetSpentError(f"the budget is spent: {spent} is reached; raise it and run the same command again")
     questions, keys = [], []
@@ -204,7 +204,7 @@ def _answer_batch(
     start = time.monotonic()
     digest = hashlib.sha256(repr((seed, keys)).encode()).digest()
     replies = model.answer(questions, int.from_bytes(digest[:4], "big"))
-    tally.sent += len(replies)
+    usage.sent += len(replies)
     for reply in replies:
-        tally.count(reply, time.monotonic() - start)
+        usage.count(reply, time.monotonic() - start)
     journal.add_all(shard.index, list(zip(keys, replies, strict=True)))

@@ -25,7 +25,7 @@ IMAGE_SLOTS = ("query_image", "target_image")
 DESCRIBE_SLOTS = frozenset({*IMAGE_SLOTS, "word_num", "query_caption", "target_caption"})
 INSTRUCT_SLOTS = frozenset(
     {
-        *("description", "demonstrations", "count", "reply_format"),
+        *("description", "demonstrations", "count", "response_format"),
         *("min_words", "max_words", "query_caption", "target_caption", "language"),
     }
 )
@@ -146,9 +146,9 @@ def format_images(prompt: Prompt, urls: dict[str, str], **slots: Any) -> list[di
     return [{"role": "user", "content": parts}]
 
 
-def format_reply(instructions: tuple[str, ...] | list[str], reply_format: str) -> str:
+def format_reply(instructions: tuple[str, ...] | list[str], response_format: str) -> str:
     """Instructions in the form in which they are asked for."""
-    if reply_format == "json":
+    if response_format == "json":
         return json.dumps({"instructions": list(instructions)}, ensure_ascii=False)
     return "\n".join(f"{i}. {text}" for i, text in enumerate(instructions, 1))
 
@@ -159,20 +159,20 @@ def format_instruct(
     demonstrations: list[Demonstration],
     *,
     count: int,
-    reply_format: str,
+    response_format: str,
     words: tuple[int, int] = (2, 60),
     captions: tuple[str, str] = ("", ""),
     language: str = "English",
 ) -> list[dict[str, Any]]:
     """The chat messages of the second step."""
     shown = [
-        {"description": d.description, "reply": format_reply(d.instructions, reply_format)} for d in demonstrations
+        {"description": d.description, "reply": format_reply(d.instructions, response_format)} for d in demonstrations
     ]
     text = prompt.render(
         description=description,
         demonstrations=shown,
         count=count,
-        reply_format=reply_format,
+        response_format=response_format,
         min_words=words[0],
         max_words=words[1],
         language=language,

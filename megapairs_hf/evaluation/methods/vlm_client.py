@@ -10,7 +10,7 @@ import asyncio
 import base64
 from typing import TYPE_CHECKING, Any
 
-from megapairs_hf.annotation.client.budget import Tally
+from megapairs_hf.annotation.client.budget import Usage
 from megapairs_hf.annotation.client.client import Client
 from megapairs_hf.annotation.client.event_loop import run
 from megapairs_hf.annotation.client.messages import Request
@@ -41,11 +41,11 @@ def ask_all(contents: Sequence[Callable[[], list[dict[str, Any]]]], config: AskC
 
     async def work() -> list[Response]:
         places = asyncio.Semaphore(2 * config.endpoint.concurrency)
-        async with Client(config.endpoint, Tally(), config.model) as client:
+        async with Client(config.endpoint, Usage(), config.model) as client:
 
             async def one(make: Callable[[], list[dict[str, Any]]]) -> Response:
                 async with places:
-                    return await client.ask(
+                    return await client.request(
                         lambda: Request([{"role": "user", "content": make()}], config.model, parameters)
                     )
 
