@@ -33,8 +33,8 @@ MMEB_ROWS, MMEB_CANDIDATES, MMEB_SETS = 1000, 1000, 36
 
 def unit(rng: np.random.Generator, *shape: int) -> np.ndarray:
     """Random unit embeddings, as float16 as they are cached."""
-    made = rng.standard_normal(shape, dtype=np.float32)
-    return (made / np.linalg.norm(made, axis=-1, keepdims=True)).astype(np.float16)
+    embeddings = rng.standard_normal(shape, dtype=np.float32)
+    return (embeddings / np.linalg.norm(embeddings, axis=-1, keepdims=True)).astype(np.float16)
 
 
 def seconds(work, *arguments):
@@ -89,16 +89,16 @@ def time_circo(turns: int) -> None:
         mine, theirs, values = [], [], {}
         for turn in range(turns + 1):
             spent, values = seconds(ours, benchmark, folder)
-            bare_spent, found = seconds(bare, queries, gallery)
+            bare_spent, nearest = seconds(bare, queries, gallery)
             # the first turn reads the files and warms the threads
             if turn:
                 mine.append(spent)
                 theirs.append(bare_spent)
-        best = {int(i) for part in found for i in part.indices[:, 0]}
+        best = {int(i) for part in nearest for i in part.indices[:, 0]}
         assert len(best) > QUERIES // 2
-        told = f"{QUERIES} x {GALLERY:,} x {DIMENSION}: ours {statistics.median(mine):.2f} s"
-        values_told = f"mAP@5 {values['map@5']:.3f}, R@5 {values['recall@5']:.3f}"
-        print(f"{told}, bare {statistics.median(theirs):.2f} s; {values_told}")
+        size = f"{QUERIES} x {GALLERY:,} x {DIMENSION}: ours {statistics.median(mine):.2f} s"
+        values_text = f"mAP@5 {values['map@5']:.3f}, R@5 {values['recall@5']:.3f}"
+        print(f"{size}, bare {statistics.median(theirs):.2f} s; {values_text}")
         over = statistics.median(a / b for a, b in zip(mine, theirs, strict=True))
         print(f"ratio evaluate_circo_vs_bare {over:.2f}")
         print(f"ratio evaluate_circo_seconds {statistics.median(mine):.2f}")

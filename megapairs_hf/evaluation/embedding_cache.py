@@ -97,10 +97,10 @@ class Cache:
         ordered = sorted(distinct)
         places = {key: place for place, key in enumerate(ordered)}
         artifact = self._artifact([distinct[key] for key in ordered], ordered, image, label)
-        kept = artifact.arrays().astype(np.float32)
+        stored = artifact.arrays().astype(np.float32)
         checked = sorted({place * (len(ordered) - 1) // (CHECKED - 1) for place in range(CHECKED)})
-        self._same_model(kept[checked], [distinct[ordered[place]] for place in checked], image, artifact.path)
-        return np.asarray(kept[[places[key] for key in keys]])
+        self._same_model(stored[checked], [distinct[ordered[place]] for place in checked], image, artifact.path)
+        return np.asarray(stored[[places[key] for key in keys]])
 
     def _artifact(self, parts: list[Part], keys: list[str], image: Callable[[str], Any], label: str) -> Artifact:
         content = sha256("\n".join([self.fingerprint, self.config.transform, *keys]).encode()).hexdigest()[:16]
@@ -127,14 +127,14 @@ class Cache:
         storage.write_bytes(join(writer.path, IDS), json_bytes({"ids": keys}))
         return writer.finish()
 
-    def _same_model(self, kept: np.ndarray, parts: list[Part], image: Callable[[str], Any], path: str) -> None:
+    def _same_model(self, stored: np.ndarray, parts: list[Part], image: Callable[[str], Any], path: str) -> None:
         fresh = encode_parts(self.model, parts, image, self.batch_size)
-        if fresh.shape[1] != kept.shape[1]:
+        if fresh.shape[1] != stored.shape[1]:
             raise EvaluationError(
-                f"the model gives embeddings of {fresh.shape[1]} numbers, but the cache has {kept.shape[1]} ({path});"
-                f" it changed under the name {self.fingerprint}, so pin its revision, or delete that folder"
+                f"the model gives embeddings of {fresh.shape[1]} numbers, but the cache has {stored.shape[1]}"
+                f" ({path}); it changed under the name {self.fingerprint}, so pin its revision, or delete that folder"
             )
-        if float((fresh * kept).sum(1).min()) < SAME:
+        if float((fresh * stored).sum(1).min()) < SAME:
             raise EvaluationError(
                 f"the model no longer gives the embeddings of the cache ({path}); it changed under the name"
                 f" {self.fingerprint}, so pin its revision, or delete that folder"

@@ -29,12 +29,12 @@ MAIN = "main"
 
 def benchmark_digest(benchmark: Benchmark) -> str:
     """A hash of all that decides the numbers but images: queries with texts, targets and candidates; gallery ids."""
-    told = sha256()
+    digest = sha256()
     for query in benchmark.queries:
-        told.update(json.dumps(vars(query), default=vars, sort_keys=True).encode() + b"\n")
+        digest.update(json.dumps(vars(query), default=vars, sort_keys=True).encode() + b"\n")
     for name, part in benchmark.gallery.items():
-        told.update(json.dumps([name, part.image, part.text]).encode() + b"\n")
-    return told.hexdigest()[:DIGITS]
+        digest.update(json.dumps([name, part.image, part.text]).encode() + b"\n")
+    return digest.hexdigest()[:DIGITS]
 
 
 def mmeb_digests(config: MMEBConfig) -> dict[str, str]:
@@ -68,11 +68,11 @@ def commit_of(name: str, revision: str | None, kind: str = "model") -> str | Non
     from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 
     try:
-        found = HfApi().repo_info(name, repo_type=kind, revision=revision).sha
+        commit = HfApi().repo_info(name, repo_type=kind, revision=revision).sha
     except (HfHubHTTPError, HTTPError, OfflineModeIsEnabled, OSError, ValueError):
         note(f"{name}: the commit of {revision or MAIN} is not known without the Hub; pin it with --revision")
         return revision
-    return str(found) if found else revision
+    return str(commit) if commit else revision
 
 
 def folder_labels(folders: Sequence[str]) -> dict[str, str]:

@@ -199,8 +199,8 @@ def _rank_block(
             flat.append(even)
             continue
         best = tops[i]
-        found, tied = _rank_of(query, scores[i], gallery)
-        _append(query, [gallery.ids[j] for j in best], scores[i][best], found, out)
+        target_rank, tied = _rank_of(query, scores[i], gallery)
+        _append(query, [gallery.ids[j] for j in best], scores[i][best], target_rank, out)
         _append_subset(query, scores[i], gallery, out)
         ties += tied
     return ties, flat
@@ -252,8 +252,8 @@ def _append_subset(query: CIRQuery, row: np.ndarray, gallery: _Gallery, out: Ran
     if not query.subset or not query.target:
         out.subset_ranks.append(0)
     else:
-        found = query.target in names
-        out.subset_ranks.append(names.index(query.target) + 1 if found else NOT_FOUND)
+        present = query.target in names
+        out.subset_ranks.append(names.index(query.target) + 1 if present else NOT_FOUND)
 
 
 def _rank_candidates(query: CIRQuery, gallery: _Gallery, score: Any, top: int, out: Ranked) -> tuple[int, bool]:
@@ -272,19 +272,19 @@ def _rank_candidates(query: CIRQuery, gallery: _Gallery, score: Any, top: int, o
     right = np.isin(places, gallery.find(query.targets or (query.target,)))
     order = np.lexsort((gallery.order[places], right, -scores))
     names = [gallery.ids[places[i]] for i in order]
-    found, tied = (0, 0) if not query.target else (NOT_FOUND, 0)
+    target_rank, tied = (0, 0) if not query.target else (NOT_FOUND, 0)
     if query.target in names:
-        found = names.index(query.target) + 1
-        tied = int(np.count_nonzero(scores == scores[order[found - 1]]) > 1)
-    _append(query, names[:top], scores[order[:top]], found, out)
+        target_rank = names.index(query.target) + 1
+        tied = int(np.count_nonzero(scores == scores[order[target_rank - 1]]) > 1)
+    _append(query, names[:top], scores[order[:top]], target_rank, out)
     out.subset_ranks.append(0)
     out.subset_tops.append([])
     return tied, len(places) > 1 and equal_scores(scores.min(), scores.max())
 
 
-def _append(query: CIRQuery, names: list[str], scores: np.ndarray, found: int, out: Ranked) -> None:
+def _append(query: CIRQuery, names: list[str], scores: np.ndarray, target_rank: int, out: Ranked) -> None:
     right = set(query.targets)
     out.tops.append(names)
     out.scores.append([float(score) for score in scores])
     out.hits.append([name in right for name in names])
-    out.ranks.append(found)
+    out.ranks.append(target_rank)

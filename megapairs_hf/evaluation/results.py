@@ -169,8 +169,8 @@ def _whole(measured: Sequence[Measured]) -> Measured:
 def _joined(options: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The options of all parts: counts added up, what is equal once, what differs by part."""
     joined: dict[str, Any] = {}
-    for key in dict.fromkeys(key for told in options.values() for key in told):
-        values = {part: told[key] for part, told in options.items() if key in told}
+    for key in dict.fromkeys(key for entries in options.values() for key in entries):
+        values = {part: entries[key] for part, entries in options.items() if key in entries}
         if key in COUNTS:
             joined[key] = sum(values.values())
         elif key == "partial":

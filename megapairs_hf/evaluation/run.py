@@ -118,10 +118,10 @@ def run_model(
         scoring = Scoring(model, benchmark, gallery, config.batch_size, config.vlm, config.llm)
         for strategy in config.strategies:
             ranked = rank(benchmark, scoring.scorer(strategy), config.top)
-            told = {**benchmark.options, "text": text_of(strategy), **scoring.told.get(strategy, {})}
+            options = {**benchmark.options, "text": text_of(strategy), **scoring.notes.get(strategy, {})}
             if embeddings:
-                told["gallery_embeddings"] = "float16"
-            first = Run(replace(benchmark, options=told), ranked, About(name, strategy, revision))
+                options["gallery_embeddings"] = "float16"
+            first = Run(replace(benchmark, options=options), ranked, About(name, strategy, revision))
             runs += [first, *(_reranked(first, how, config) for how in config.rerank)]
     distributed.barrier()
     if share and distributed.launched() and distributed.is_main():
@@ -135,10 +135,10 @@ def _reranked(first: Run, how: str, config: RunConfig) -> Run:
     """A run whose first candidates a model has put in another order."""
     assert config.vlm is not None
     again = RERANKERS[how](first.benchmark, first.ranked, config.vlm, config.rerank_top)
-    told = {**first.benchmark.options, "rerank": f"{how}, first {config.rerank_top}", "reranker": config.vlm.model}
-    told |= {"asked": again.asked, "unusable_rerank": again.unusable}
+    options = {**first.benchmark.options, "rerank": f"{how}, first {config.rerank_top}", "reranker": config.vlm.model}
+    options |= {"asked": again.asked, "unusable_rerank": again.unusable}
     about = replace(first.about, strategy=f"{first.about.strategy}, {how}")
-    return Run(replace(first.benchmark, options=told), again.ranked, about)
+    return Run(replace(first.benchmark, options=options), again.ranked, about)
 
 
 def records_of_runs(runs: Sequence[Run]) -> list[dict[str, Any]]:
@@ -206,7 +206,7 @@ def limited(benchmark: Benchmark, limit: int | None) -> Benchmark:
         return benchmark
     if limit < 1:
         raise EvaluationError(f"--limit is {limit}, but must be at least 1")
-    told = f"first {limit:,} of {len(benchmark.queries):,} queries"
+    label = f"first {limit:,} of {len(benchmark.queries):,} queries"
     if "partial" in benchmark.options:
-        told = f"{told}; {benchmark.options['partial']}"
-    return replace(benchmark, queries=list(benchmark.queries)[:limit], options={**benchmark.options, "partial": told})
+        label = f"{label}; {benchmark.options['partial']}"
+    return replace(benchmark, queries=list(benchmark.queries)[:limit], options={**benchmark.options, "partial": label})

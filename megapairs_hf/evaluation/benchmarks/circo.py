@@ -69,11 +69,13 @@ def read_circo(spec: BenchmarkSpec, data: str | Path, *, check: bool = True) -> 
             )
     groups = ("map@10",) if spec.split == "val" else ()
     gallery = {name: Part(name) for name in names}
-    made = Benchmark("circo", spec.split, queries, gallery, image_folder, metrics=spec.metrics, group_metrics=groups)
+    benchmark = Benchmark(
+        "circo", spec.split, queries, gallery, image_folder, metrics=spec.metrics, group_metrics=groups
+    )
     if not check:
-        return [made]
+        return [benchmark]
     there = {name: image_folder.find(name) is not None for name in names}
-    return [complete(made, there, spec, images, SIZES[f"circo/{spec.split}"])]
+    return [complete(benchmark, there, spec, images, SIZES[f"circo/{spec.split}"])]
 
 
 def gallery_files(info: Path) -> dict[str, str]:

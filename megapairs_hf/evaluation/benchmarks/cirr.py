@@ -66,11 +66,11 @@ def read_cirr(spec: BenchmarkSpec, data: str | Path, *, check: bool = True) -> l
                 f"{captions}, pair {query.key}: image {unknown[0]} is not in {split.name}; get both files again"
             )
     gallery = {name: Part(name) for name in names}
-    made = Benchmark("cirr", spec.split, queries, gallery, image_folder, metrics=spec.metrics)
+    benchmark = Benchmark("cirr", spec.split, queries, gallery, image_folder, metrics=spec.metrics)
     if not check:
-        return [made]
+        return [benchmark]
     there = {name: image_folder.find(name) is not None for name in names}
-    return [complete(made, there, spec, images, SIZES[f"cirr/{spec.split}"])]
+    return [complete(benchmark, there, spec, images, SIZES[f"cirr/{spec.split}"])]
 
 
 def _query(row: dict[str, Any], spec: BenchmarkSpec, path: Path) -> CIRQuery:

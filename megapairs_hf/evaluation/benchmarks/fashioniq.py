@@ -68,7 +68,7 @@ def read_category(category: str, spec: BenchmarkSpec, data: str | Path, *, check
         names = [name for name in names if name in used]
     queries = [_query(number, row, category, spec, captions) for number, row in enumerate(rows)]
     image_folder = ImageFolder(images, {name: name for name in names})
-    made = Benchmark(
+    benchmark = Benchmark(
         "fashioniq",
         spec.split,
         queries,
@@ -79,9 +79,9 @@ def read_category(category: str, spec: BenchmarkSpec, data: str | Path, *, check
         parts=spec.all_parts,
     )
     if not check:
-        return made
+        return benchmark
     there = {name: image_folder.find(name) is not None for name in names}
-    return complete(made, there, spec, images, SIZES[f"fashioniq/{category}/{spec.gallery}"])
+    return complete(benchmark, there, spec, images, SIZES[f"fashioniq/{category}/{spec.gallery}"])
 
 
 def join_captions(captions: tuple[str, str], join: str) -> tuple[str, ...]:
@@ -100,10 +100,10 @@ def join_captions(captions: tuple[str, str], join: str) -> tuple[str, ...]:
 
 
 def _query(number: int, row: dict[str, Any], category: str, spec: BenchmarkSpec, path: Path) -> CIRQuery:
-    said = row["captions"]
-    if not isinstance(said, list) or len(said) != len(("first", "second")):
+    captions = row["captions"]
+    if not isinstance(captions, list) or len(captions) != len(("first", "second")):
         raise EvaluationError(f"{path}, row {number}: `captions` must be two texts; get the file again")
-    joined = join_captions((said[0], said[1]), spec.join)
+    joined = join_captions((captions[0], captions[1]), spec.join)
     texts = [spec.template.format(caption=text) for text in joined]
     return CIRQuery(
         key=str(number),

@@ -62,7 +62,7 @@ def read_task(task: str, spec: BenchmarkSpec, data: str | Path, *, check: bool =
     lists = [query.candidates or () for query in queries]
     gallery = {name: Part(name) for names in lists for name in names}
     needed = [name for query, names in zip(queries, lists, strict=True) for name in (query.part.image or "", *names)]
-    made = Benchmark(
+    benchmark = Benchmark(
         "genecis",
         spec.split,
         queries,
@@ -80,9 +80,9 @@ def read_task(task: str, spec: BenchmarkSpec, data: str | Path, *, check: bool =
         parts=spec.all_parts,
     )
     if not check:
-        return made
+        return benchmark
     there = {name: crops.find(name) is not None for name in dict.fromkeys(needed)}
-    return complete(made, there, spec, images, SIZES.get(f"genecis/{task}", (0, 0)))
+    return complete(benchmark, there, spec, images, SIZES.get(f"genecis/{task}", (0, 0)))
 
 
 def _query(row: dict[str, Any], number: int, task: str, spec: BenchmarkSpec, crops: Crops, place: str) -> CIRQuery:

@@ -132,9 +132,9 @@ def read_mmeb(name: str, config: MMEBConfig, rows: Iterable[Mapping[str, Any]] |
     repeated = 0
     for number, row in enumerate(itertools.islice(read_rows(name, config) if rows is None else rows, config.limit)):
         place = f"{name} row {number}"
-        given = [gallery.add(text, image, place) for text, image in _candidates(row, place)]
-        candidates = tuple(dict.fromkeys(given))
-        repeated += len(given) - len(candidates)
+        ids = [gallery.add(text, image, place) for text, image in _candidates(row, place)]
+        candidates = tuple(dict.fromkeys(ids))
+        repeated += len(ids) - len(candidates)
         if len(candidates) < 2:
             raise EvaluationError(f"{place} has one candidate only, so every model would be right; get the rows again")
         part = make_part(row["qry_text"], row["qry_img_path"], config.placeholder, place)
@@ -191,10 +191,10 @@ def make_part(text: str | None, image: str | None, placeholder: str, place: str)
     Raises:
         EvaluationError: neither text nor image.
     """
-    said = (text or "").replace(PLACEHOLDER, placeholder if image else "").strip()
-    if not said and not image:
+    content = (text or "").replace(PLACEHOLDER, placeholder if image else "").strip()
+    if not content and not image:
         raise EvaluationError(f"{place} has a side with neither text nor image; get the rows again")
-    return Part(image or None, said)
+    return Part(image or None, content)
 
 
 def _candidates(row: Mapping[str, Any], place: str) -> list[tuple[str, str]]:

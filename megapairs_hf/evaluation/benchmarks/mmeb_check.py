@@ -54,12 +54,12 @@ def examine_mmeb(config: MMEBConfig, path: str | Path, *, quick: bool = False) -
         path: the YAML, which says where each part is had.
         quick: only whether the images are there, without reading them.
     """
-    told = read_yaml(path)
-    license = str(told.get("license", ""))
+    settings = read_yaml(path)
+    license = str(settings.get("license", ""))
     folder = Path(config.source) if Path(config.source).is_dir() else Path(config.images).parent
-    rows = Source(f"rows of {len(config.names)} data sets", told["sources"]["rows"], license)
-    images = Source("images (the unpacked images.zip)", told["sources"]["images"], license)
-    listed = Finding(Need(rows, folder=folder), wanted=len(config.names))
+    rows = Source(f"rows of {len(config.names)} data sets", settings["sources"]["rows"], license)
+    images = Source("images (the unpacked images.zip)", settings["sources"]["images"], license)
+    listed = Finding(Need(rows, folder=folder), expected=len(config.names))
     needed: dict[str, None] = {}
     for name in config.names:
         if not any((folder / f"{name}{suffix}").exists() for suffix in SUFFIXES):
@@ -77,8 +77,8 @@ def examine_mmeb(config: MMEBConfig, path: str | Path, *, quick: bool = False) -
     absent = [name for name in needed if not (root / name).is_file()]
     broken = [] if quick else broken_images([root / name for name in needed.keys() - set(absent)])
     good = len(needed) - len(absent) - len(broken)
-    found = Finding(Need(images, folder=root), good, len(needed), absent, sorted(broken))
-    return [listed, found]
+    image_finding = Finding(Need(images, folder=root), good, len(needed), absent, sorted(broken))
+    return [listed, image_finding]
 
 
 def mmeb_report(config: MMEBConfig, findings: Sequence[Finding], data: str) -> str:

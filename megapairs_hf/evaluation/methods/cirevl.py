@@ -64,9 +64,9 @@ def caption_then_compose(benchmark: Benchmark, captioner: AskConfig, composer: A
         raise EvaluationError(f"{benchmark.name} has queries without an image, so there is nothing to caption")
     replies = ask_all([_describe(benchmark, str(name), captioner) for name in names], captioner)
     captions = {name: parse_caption(reply) for name, reply in zip(names, replies, strict=True)}
-    told = [query for query in benchmark.queries if captions[query.part.image]]
-    edits = ask_all([_compose(query, captions[query.part.image]) for query in told], composer)
-    edited = {query.key: parse_edited(reply) for query, reply in zip(told, edits, strict=True)}
+    captioned = [query for query in benchmark.queries if captions[query.part.image]]
+    edits = ask_all([_compose(query, captions[query.part.image]) for query in captioned], composer)
+    edited = {query.key: parse_edited(reply) for query, reply in zip(captioned, edits, strict=True)}
     return Composed(
         [captions[query.part.image] for query in benchmark.queries],
         [edited.get(query.key) or words_of(query) for query in benchmark.queries],
@@ -89,11 +89,11 @@ def _compose(query: CIRQuery, caption: str) -> Any:
 
 def parse_caption(reply: Response) -> str:
     """A caption of one line; empty where the reply is something else."""
-    said = reply.text.strip()
-    return said if usable(reply) and "\n" not in said and len(said) <= LONGEST else ""
+    text = reply.text.strip()
+    return text if usable(reply) and "\n" not in text and len(text) <= LONGEST else ""
 
 
 def parse_edited(reply: Response) -> str:
     """The one line that begins as asked; empty where there is none, or several."""
-    found = EDITED.findall(reply.text) if usable(reply) else []
-    return found[0].strip() if len(found) == 1 and len(found[0]) <= LONGEST else ""
+    lines = EDITED.findall(reply.text) if usable(reply) else []
+    return lines[0].strip() if len(lines) == 1 and len(lines[0]) <= LONGEST else ""

@@ -133,16 +133,16 @@ def _question(benchmark: Benchmark, query: CIRQuery, names: Sequence[str], promp
 
 def parse_yes_no(reply: Response) -> bool | None:
     """Whether the reply is yes or no, with or without a full stop; None for anything else."""
-    said = reply.text.strip().rstrip(".!").casefold()
-    return {"yes": True, "no": False}.get(said) if usable(reply) else None
+    word = reply.text.strip().rstrip(".!").casefold()
+    return {"yes": True, "no": False}.get(word) if usable(reply) else None
 
 
 def parse_ranking(reply: Response, count: int) -> list[int] | None:
     """Positions from 0 in the order of the reply's last line; None unless each of `count` stands there once."""
     if not usable(reply):
         return None
-    found = RANKING.match(reply.text.strip().splitlines()[-1].strip().strip("`*"))
-    numbers = [int(n) - 1 for n in re.findall(r"\d+", found[1])] if found else []
+    match = RANKING.match(reply.text.strip().splitlines()[-1].strip().strip("`*"))
+    numbers = [int(n) - 1 for n in re.findall(r"\d+", match[1])] if match else []
     return numbers if sorted(numbers) == list(range(count)) else None
 
 

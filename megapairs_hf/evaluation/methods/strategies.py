@@ -55,7 +55,7 @@ class Scoring:
         batch_size: inputs at a time.
         vlm: captions the images for `CIReVL`.
         llm: edits the captions; None for `vlm`.
-        told: by strategy, what its records say of its making.
+        notes: by strategy, what its records say besides.
     """
 
     model: Any
@@ -64,7 +64,7 @@ class Scoring:
     batch_size: int = 128
     vlm: AskConfig | None = None
     llm: AskConfig | None = None
-    told: dict[str, dict[str, Any]] = field(default_factory=dict)
+    notes: dict[str, dict[str, Any]] = field(default_factory=dict)
     _sides: list[Sides] = field(default_factory=list)
 
     @property
@@ -91,7 +91,7 @@ class Scoring:
         if name == CIREVL and self.vlm is not None:
             llm = self.llm or self.vlm
             composed = caption_then_compose(self.benchmark, self.vlm, llm)
-            self.told[name] = {"captioner": self.vlm.model, "composer": llm.model, "unusable": composed.unusable}
+            self.notes[name] = {"captioner": self.vlm.model, "composer": llm.model, "unusable": composed.unusable}
             return text_only(replace(self.sides, texts=encode_texts(self.model, composed.texts, self.batch_size)))
         if name == DIRECTIONAL:
             # the two sides must differ by the change alone, so a prompt's other words may stand in neither
