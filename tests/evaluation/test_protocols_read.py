@@ -144,7 +144,7 @@ def test_a_image_that_is_missing_is_named_and_counted(stand_ins, tmp_path):
 def test_circo_keeps_the_reference_and_has_several_answers(tmp_path):
     [val] = load("circo", make_circo(tmp_path))
     query = val.queries[2]
-    assert query.part.text == "Find an image that also shows a dog, but has 2 more."
+    assert query.part.text == "Find a picture that also shows a dog, but has 2 more."
     assert (query.part.image, query.target, query.exclude) == ("1014", "1021", ())
     assert query.targets == ("1021", "1028", "1035", "1042")
     assert query.group == ("negation", "cardinality")

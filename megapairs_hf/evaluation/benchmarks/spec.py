@@ -33,7 +33,7 @@ SLOTS = {
 }
 PROMPTS = {
     "circo": {
-        "mmret": "Find an image that also {shared_concept}, but {relative_caption}.",
+        "mmret": "Find a picture that also {shared_concept}, but {relative_caption}.",
         "magiclens": "find {shared_concept} but {relative_caption}",
         "searle": "{relative_caption}",
     },
