@@ -22,7 +22,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from megapairs_hf.evaluation.benchmarks.base import Benchmark, CIRQuery, Part
+from megapairs_hf.core.inputs import Input
+from megapairs_hf.evaluation.benchmarks.base import Benchmark, Query
 from megapairs_hf.evaluation.benchmarks.mmeb import MMEBConfig, read_mmeb
 from megapairs_hf.evaluation.metrics import average_precision_at_k, recall_at_k
 from megapairs_hf.evaluation.rank import EmbeddingScorer, rank
@@ -52,12 +53,12 @@ def circo(folder: Path) -> Benchmark:
     for n in range(QUERIES):
         targets = rng.choice(GALLERY, rng.integers(1, 9), replace=False)
         names = tuple(ids[t] for t in targets)
-        queries.append(CIRQuery(str(n), Part(ids[n], "text"), targets=names, target=names[0]))
+        queries.append(Query(str(n), Input("text", ids[n]), targets=names, target=names[0]))
         noisy = gallery[targets[0]].astype(np.float32) + 0.09 * rng.standard_normal(DIMENSION, dtype=np.float32)
         embeddings[n] = noisy / np.linalg.norm(noisy)
     np.save(folder / "gallery.npy", gallery)
     np.save(folder / "queries.npy", embeddings)
-    return Benchmark("circo", "test", queries, {name: Part(name) for name in ids}, lambda _: None)
+    return Benchmark("circo", "test", queries, {name: Input(image=name) for name in ids}, lambda _: None)
 
 
 def ours(benchmark: Benchmark, folder: Path) -> dict[str, float]:

@@ -75,13 +75,13 @@ def paired(options: argparse.Namespace, tables_of: list[list[dict[str, Any]]]) -
     for folder, rows in zip(options.results, tables_of, strict=True):
         records = read_results(folder)
         splits = {record["benchmark"]: record["split"] for record in records}
+        groups = {f"{record['benchmark']}/{record['group']}" for record in records if record.get("group")}
         # two rules of ranking are two benchmarks: a test between them would compare the rules
         rules = {record["benchmark"]: rule_of(record) for record in records}
         for row in rows:
-            # the stage of a recipe names its queries otherwise, and measures one benchmark
-            name = next((name for name in splits if row["query"].startswith(f"{name}/")), "")
-            label = f"{row['query'].rpartition('/')[0]} {splits[name]}" if name else ", ".join(splits)
-            label += f", {rules[name]}" if rules.get(name) else ""
+            name = next(name for name in splits if row["query"].startswith(f"{name}/"))
+            part = next((group for group in groups if row["query"].startswith(f"{group}/")), name)
+            label = f"{part} {splits[name]}" + (f", {rules[name]}" if rules[name] else "")
             key = (str(folder), row["model"], row["strategy"])
             measured.setdefault(label, {}).setdefault(key, []).append(row)
     tests = 0

@@ -13,6 +13,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.core.errors import EvaluationError
+from megapairs_hf.core.inputs import Input
 from megapairs_hf.evaluation.benchmarks.base import Ranked
 from megapairs_hf.evaluation.rank import NOT_FOUND
 from megapairs_hf.evaluation.results import query_prefix
@@ -21,7 +22,7 @@ from megapairs_hf.images.decode import encode_image, shrink
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from megapairs_hf.evaluation.benchmarks.base import Benchmark, CIRQuery, Part
+    from megapairs_hf.evaluation.benchmarks.base import Benchmark, Query
 
 TOP, SIDE = 5, 160
 GREEN, BLUE, INK, PAPER = "#1a7f37", "#dbe9ff", "#1f2328", "#ffffff"
@@ -48,7 +49,7 @@ class Found:
         score: of the model.
     """
 
-    part: Part
+    part: Input
     right: bool
     score: float
 
@@ -62,7 +63,7 @@ class View:
         rankings: by model, the rank of the target (0 where it is not public) and the first candidates.
     """
 
-    query: CIRQuery
+    query: Query
     rankings: dict[str, tuple[int, list[Found]]]
 
 
@@ -178,15 +179,15 @@ def _section(benchmark: Benchmark, view: View) -> str:
             for place, one in enumerate(candidates, 1)
         )
         rows.append(f'<div class="row"><h3>{escape(model)}<br><small>{target}</small></h3>{figures}</div>')
-    part = view.query.part
-    image = f"<figure>{_img(benchmark, type(part)(part.image))}</figure>" if part.image is not None else ""
-    query = f'<div class="query">{image}<p>{escape(part.text)}</p></div>'
+    part = view.query.input
+    image = f"<figure>{_img(benchmark, Input(image=part.image))}</figure>" if part.image is not None else ""
+    query = f'<div class="query">{image}<p>{escape(part.text or "")}</p></div>'
     return f"<section>{query}{''.join(rows)}</section>"
 
 
-def _img(benchmark: Benchmark, part: Part) -> str:
+def _img(benchmark: Benchmark, part: Input) -> str:
     if part.image is None:
-        return f"<p>{escape(part.text)}</p>"
+        return f"<p>{escape(part.text or '')}</p>"
     content = base64.b64encode(encode_image(shrink(benchmark.image(part.image), 2 * SIDE), lossy=True)).decode()
     caption = escape(part.text or part.image, quote=True)
     return f'<img alt="{caption}" src="data:image/jpeg;base64,{content}">'

@@ -46,7 +46,7 @@ class Known:
         """From a benchmark that was read."""
         return cls(
             [query.key for query in benchmark.queries],
-            {query.key: query.part.image or "" for query in benchmark.queries},
+            {query.key: query.input.image or "" for query in benchmark.queries},
             frozenset(benchmark.gallery),
             {query.key: query.subset for query in benchmark.queries},
         )

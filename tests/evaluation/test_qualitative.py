@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 from megapairs_hf.core.errors import EvaluationError
-from megapairs_hf.evaluation.benchmarks.base import Benchmark, CIRQuery, Part, Ranked
+from megapairs_hf.core.inputs import Input
+from megapairs_hf.evaluation.benchmarks.base import Benchmark, Query, Ranked
 from megapairs_hf.evaluation.qualitative import SIDE, draw_views, html_sheet
 
 SHADE = {"a": (200, 0, 0), "b": (0, 0, 200), "c": (200, 200, 0)}
@@ -14,8 +15,13 @@ SHADE = {"a": (200, 0, 0), "b": (0, 0, 200), "c": (200, 200, 0)}
 
 @pytest.fixture
 def benchmark():
-    queries = [CIRQuery(str(n), Part("a", f"<script>alert({n})</script>"), ("b",), "b") for n in range(6)]
-    gallery = {"a": Part("a"), "b": Part("b"), "c": Part("c", 'quoted "text"'), "t": Part(text="<b>words</b>")}
+    queries = [Query(str(n), Input(f"<script>alert({n})</script>", "a"), ("b",), "b") for n in range(6)]
+    gallery = {
+        "a": Input(image="a"),
+        "b": Input(image="b"),
+        "c": Input('quoted "text"', "c"),
+        "t": Input("<b>words</b>"),
+    }
     return Benchmark("b<1>", "val", queries, gallery, lambda name: Image.new("RGB", (400, 400), SHADE[name]))
 
 

@@ -145,7 +145,7 @@ def _images(need: Need, spec: BenchmarkSpec, data: str | Path, quick: bool) -> F
     missing = []
     for benchmark in benchmarks:
         images: Any = benchmark.image
-        names = [*benchmark.gallery, *(query.part.image or "" for query in benchmark.queries)]
+        names = [*benchmark.gallery, *(query.input.image or "" for query in benchmark.queries)]
         for name in dict.fromkeys(names):
             path = images.find(name)
             if path is None:

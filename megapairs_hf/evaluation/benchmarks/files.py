@@ -181,7 +181,7 @@ def complete(
         )
     short = _shortfall(benchmark, size)
     gone = set(absent)
-    queries = [query for query in benchmark.queries if query.part.image not in gone]
+    queries = [query for query in benchmark.queries if query.input.image not in gone]
     gallery = {name: part for name, part in benchmark.gallery.items() if part.image not in gone}
     if not queries or not gallery:
         raise EvaluationError(f"{label}: no image of it is in {root}; check --data")
