@@ -197,19 +197,16 @@ def run_train(config: Any, places: dict[str, str], out: str, work: str, overwrit
 def run_eval(config: Any, places: dict[str, str], out: str, work: str, overwrite: bool) -> None:
     """Run the eval stage and print its table."""
     from megapairs_hf.artifacts.workspace import read_results
-    from megapairs_hf.evaluation.entry import evaluate
+    from megapairs_hf.evaluation.entry import ModelSource, evaluate
     from megapairs_hf.evaluation.results_table import results_table
     from megapairs_hf.models import load_mmret
 
     models = {"base": opened(places["base"], "model"), "trained": opened(places["model"], "model")}
-    evaluate(
-        opened(places["heldout"], "corpus"),
-        {name: functools.partial(load_mmret, model.path) for name, model in models.items()},
-        fingerprints={name: model.fingerprint for name, model in models.items()},
-        config=config,
-        out=out,
-        overwrite=overwrite,
-    )
+    sources = {
+        name: ModelSource(functools.partial(load_mmret, model.path), model.fingerprint, model.fingerprint)
+        for name, model in models.items()
+    }
+    evaluate(sources, opened(places["heldout"], "corpus"), out=out, config=config, overwrite=overwrite)
     if distributed.is_main():
         print(results_table(read_results(out)))  # noqa: T201
 

@@ -41,6 +41,6 @@ class MapAtK(evaluate.Metric):
                 raise EvaluationError(f"ranking {row} names an id twice; give each id once")
             if not targets:
                 raise EvaluationError(f"query {row} has no target; leave out queries whose answers are unknown")
-            found = np.isin(ranking[:k], targets)
-            precisions.append(average_precision_at_k(found, len(set(targets)), k))
+            relevant = np.isin(ranking[:k], targets)
+            precisions.append(average_precision_at_k(relevant, len(set(targets)), k))
         return {"map_at_k": float(np.mean(precisions))}

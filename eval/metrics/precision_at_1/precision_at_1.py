@@ -33,17 +33,17 @@ class PrecisionAt1(evaluate.Metric):
     def _compute(self, predictions: list[list[float]], references: list[int]) -> dict[str, float | int]:
         right, ties = 0, 0
         for row, (scores, target) in enumerate(zip(predictions, references, strict=True)):
-            given = np.array(scores, float)
-            if not 0 <= target < len(given):
-                raise EvaluationError(f"query {row} has {len(given)} candidates and no number {target}")
-            if not np.isfinite(given).all():
+            values = np.array(scores, float)
+            if not 0 <= target < len(values):
+                raise EvaluationError(f"query {row} has {len(values)} candidates and no number {target}")
+            if not np.isfinite(values).all():
                 raise EvaluationError(f"a score of query {row} is not finite; look at the model's precision")
             # argmax of constants is 0, where the target stands: a broken model would score 100 %
-            if len(given) < 2 or given.max() == given.min():
+            if len(values) < 2 or values.max() == values.min():
                 raise EvaluationError(
                     f"all scores of query {row} are equal; the model tells no candidate from another"
                 )
-            others = np.delete(given, target)
-            right += bool(given[target] > others.max())
-            ties += bool((others == given[target]).any())
+            others = np.delete(values, target)
+            right += bool(values[target] > others.max())
+            ties += bool((others == values[target]).any())
         return {"precision_at_1": right / len(predictions), "ties": ties}

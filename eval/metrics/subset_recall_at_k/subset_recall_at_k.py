@@ -46,10 +46,10 @@ class SubsetRecallAtK(evaluate.Metric):
         for row, (ranking, target, subset) in enumerate(zip(predictions, references, subsets, strict=True)):
             if target not in subset:
                 raise EvaluationError(f"the target of query {row} is not in its subset; compare the annotations")
-            kept = [name for name in ranking if name in set(subset)]
-            if sorted(kept) != sorted(set(subset)):
+            members = [name for name in ranking if name in set(subset)]
+            if sorted(members) != sorted(set(subset)):
                 raise EvaluationError(
                     f"ranking {row} does not hold each id of its subset once; rank the whole gallery or the subset"
                 )
-            ranks.append(kept.index(target) + 1)
+            ranks.append(members.index(target) + 1)
         return {"subset_recall_at_k": recall_at_k(np.array(ranks), k)}

@@ -67,12 +67,12 @@ def read_json(path: Path, kind: type[Any]) -> Any:
 
 
 def _unique(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    entries = dict(pairs)
+    if len(entries) != len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
         raise EvaluationError(f"{path} names {twice!r} twice; get it again")
-    return found
+    return entries
 
 
 def rows_of(path: Path, keys: Sequence[str]) -> list[dict[str, Any]]:
@@ -181,7 +181,7 @@ def complete(
         )
     short = _shortfall(benchmark, size)
     gone = set(absent)
-    queries = [query for query in benchmark.queries if query.part.image not in gone]
+    queries = [query for query in benchmark.queries if query.input.image not in gone]
     gallery = {name: part for name, part in benchmark.gallery.items() if part.image not in gone}
     if not queries or not gallery:
         raise EvaluationError(f"{label}: no image of it is in {root}; check --data")

@@ -33,7 +33,7 @@ SLOTS = {
 }
 PROMPTS = {
     "circo": {
-        "mmret": "Find an image that also {shared_concept}, but {relative_caption}.",
+        "mmret": "Find a picture that also {shared_concept}, but {relative_caption}.",
         "magiclens": "find {shared_concept} but {relative_caption}",
         "searle": "{relative_caption}",
     },
@@ -142,18 +142,18 @@ class BenchmarkSpec:
     @property
     def options(self) -> dict[str, Any]:
         """What a record says of the protocol."""
-        told: dict[str, Any] = {
+        options: dict[str, Any] = {
             "prompt": self.template,
             "gallery": self.gallery,
             "remove_reference": self.remove_reference,
         }
         if self.join:
-            told["join"] = self.join
+            options["join"] = self.join
         if self.gallery == "union":
-            told["protocol"] = "VAL (gallery of references and targets only, easier)"
+            options["protocol"] = "VAL (gallery of references and targets only, easier)"
         if self.allow_missing:
-            told["allow_missing"] = True
-        return told
+            options["allow_missing"] = True
+        return options
 
 
 def _known_metric(metric: str, allowed: tuple[str, ...]) -> bool:

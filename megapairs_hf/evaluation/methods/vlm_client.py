@@ -37,7 +37,7 @@ def ask_all(contents: Sequence[Callable[[], list[dict[str, Any]]]], config: AskC
     Raises:
         ServerUnavailableError: every server refuses or fails everything.
     """
-    parameters = {"max_tokens": config.max_tokens, "temperature": config.temperature, "seed": config.seed}
+    parameters = {"max_tokens": config.max_new_tokens, "temperature": config.temperature, "seed": config.seed}
 
     async def work() -> list[Response]:
         places = asyncio.Semaphore(2 * config.endpoint.concurrency)
