@@ -88,7 +88,7 @@ def test_the_base_looks_shares_imports_and_exports(work, tmp_path):
         ["push", "dataset", work / "triplets", "me/six", "--license", "apache-2.0", "--dry-run"],
         ["dataset", "remove", work / "triplets", "--image-ids", first, "--min-negatives", "1"],
         ["eval", "check-data", "circo", "--data", tmp_path],
-        ["run", ROOT / "recipes" / "emoji", "--dry-run"],
+        ["run", ROOT / "recipes" / "emoji.yaml", "--dry-run"],
     ]
     succeeded(fresh.commands(fresh.hide(tmp_path / "hide"), *calls))
     assert (work / "report.html").is_file()

@@ -103,6 +103,9 @@ STAGES = {
     ),
 }
 
+# the keys of a recipe in the order of the flow; `heldout` is a second corpus, kept for evaluation
+RECIPE_KEYS = ("corpus", "heldout", *(name for name in STAGES if name != "corpus"))
+
 COMMANDS = {
     "demo": "megapairs_hf.cli.recipe:demo",
     "run": "megapairs_hf.cli.recipe:run",

@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 from megapairs_hf.core.config import build_config, parse_value, read_yaml
+from megapairs_hf.core.errors import ConfigError
 from megapairs_hf.core.version import __version__
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ trained on it.
 
 The whole flow:
   demo       on the embedded corpus, with a report at the end
-  run        every stage of a recipe folder, resuming
+  run        every stage of a recipe, resuming
 
 One stage at a time, each with --config F.yaml, --work DIR, and its settings
 as flags:
@@ -154,7 +155,7 @@ def _stage_call(command: str, stage: Stage, words: list[str]) -> Callable[[], in
     given = expand_dotted(words)
     options = vars(parser.parse_args(given.plain))
     hints = get_type_hints(stage.config_class())
-    values = read_yaml(options["config"]) if options["config"] else {}
+    values = stage_settings(options["config"], command) if options["config"] else {}
     where = options["config"] or f"megapairs {command}"
     for key, value in options.items():
         if value is not None and key.startswith("set."):
@@ -176,6 +177,22 @@ def _stage_call(command: str, stage: Stage, words: list[str]) -> Callable[[], in
         overwrite=options["overwrite"],
         sections=sections,
     )
+
+
+def stage_settings(path: str, command: str) -> dict[str, Any]:
+    """What a file says about a stage: the stage's own key of a recipe, all of any other file.
+
+    Raises:
+        ConfigError: the file is a recipe without that stage.
+    """
+    from megapairs_hf.cli.commands import RECIPE_KEYS
+
+    values = read_yaml(path)
+    if not values or not set(values) <= set(RECIPE_KEYS):
+        return values
+    if command not in values:
+        raise ConfigError(f"{path} is a recipe without `{command}`; it has {', '.join(values)}")
+    return dict(values[command] or {})
 
 
 def read_stage(stage: Stage, values: dict[str, Any], where: str) -> tuple[Any, dict[str, Any]]:

@@ -1,21 +1,25 @@
-"""A recipe: a folder with one YAML file a stage. `run` makes everything that is missing; `demo` runs the one inside.
+"""A recipe: one YAML file with a key per stage. `run` makes everything that is missing; `demo` runs the one inside.
 
-A recipe is data. The names of its files are the commands, in the order of the flow; `heldout.yaml` is a second corpus,
-kept for evaluation. A stage whose file is absent is not run.
+A recipe is data. Its keys are the commands; `heldout` is a second corpus, kept for evaluation. A stage whose key is
+absent is not run.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
+import json
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from megapairs_hf.artifacts.storage import is_local, join
-from megapairs_hf.cli.commands import STAGES
+from megapairs_hf.cli.commands import RECIPE_KEYS, STAGES
 from megapairs_hf.cli.parser import read_stage, set_dotted
 from megapairs_hf.core import distributed
 from megapairs_hf.core.config import parse_value, read_yaml
@@ -28,8 +32,7 @@ if TYPE_CHECKING:
 
     from megapairs_hf.cli.stage import Stage
 
-DEMO = Path(__file__).with_name("demo_recipe")
-ORDER = ("corpus", "heldout", "pretrain", "embed", "mine", "describe", "instruct", "verify", "build", "train", "eval")
+DEMO = Path(__file__).with_name("demo.yaml")
 COMMAND_OF = {"heldout": "corpus"}
 SEEDS = {
     "pretrain": ("clip.seed", "dino.seed"),
@@ -53,7 +56,7 @@ class Planned:
     """A stage of a recipe that is to run.
 
     Attributes:
-        name: of its file.
+        name: its key.
         stage: the stage.
         config: its settings.
         sections: its sections that are no settings.
@@ -82,21 +85,20 @@ def run(words: list[str]) -> Callable[[], int]:
     """`megapairs run RECIPE`."""
     parser = argparse.ArgumentParser("megapairs run", description="Every stage of a recipe, resuming.")
     parser.add_argument(
-        "recipe", metavar="RECIPE", help="a shipped recipe by its name, or the path (with a separator) of a folder"
+        "recipe", metavar="RECIPE", help="a shipped recipe by its name, or the path (with a separator) of a file"
     )
     parser.add_argument("--work", metavar="DIR", help="folder of the pipeline (default: runs/NAME of the recipe)")
     parser.add_argument("--seed", type=int, help="seed of every stage but the corpora and the evaluation")
     parser.add_argument(
         "--set", action="append", default=[], metavar="STAGE.KEY=VALUE", help="change one setting (repeatable)"
     )
-    parser.add_argument("--until", choices=ORDER, help="stop after this stage")
-    parser.add_argument("--from", choices=ORDER, dest="again", help="make this stage and those after it again")
+    parser.add_argument("--until", choices=RECIPE_KEYS, help="stop after this stage")
+    parser.add_argument("--from", choices=RECIPE_KEYS, dest="again", help="make this stage and those after it again")
     parser.add_argument("--overwrite", action="store_true", help="make everything again")
-    parser.add_argument("--dry-run", action="store_true", help="check and print the settings; run nothing")
+    parser.add_argument("--dry-run", action="store_true", help="print every setting as YAML; run nothing")
     options = parser.parse_args(words)
-    folder = named(options.recipe, recipes(), "recipe")
-    work = options.work or str(Path("runs") / folder.resolve().name)
-    return functools.partial(run_recipe, folder, work, options)
+    path = named(options.recipe, recipes(), "recipe")
+    return functools.partial(run_recipe, path, options.work or str(Path("runs") / path.stem), options)
 
 
 def demo(words: list[str]) -> Callable[[], int]:
@@ -107,8 +109,8 @@ def demo(words: list[str]) -> Callable[[], int]:
     )
     parser.add_argument("--seed", type=int, help="seed of every stage but the corpora and the evaluation")
     parser.add_argument("--set", action="append", default=[], metavar="STAGE.KEY=VALUE", help="change one setting")
-    parser.add_argument("--until", choices=ORDER, help="stop after this stage")
-    parser.add_argument("--from", choices=ORDER, dest="again", help="make this stage and those after it again")
+    parser.add_argument("--until", choices=RECIPE_KEYS, help="stop after this stage")
+    parser.add_argument("--from", choices=RECIPE_KEYS, dest="again", help="make this stage and those after it again")
     parser.add_argument("--overwrite", action="store_true", help="make everything again")
     options = parser.parse_args(words)
     options.dry_run = False
@@ -136,23 +138,24 @@ def publish(work: str) -> None:
         note(f"push {kind} --dry-run: {place}")
 
 
-def read_recipe(folder: Path, options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+def read_recipe(path: Path, options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """The settings of every stage of a recipe, with the changes that the flags ask for.
 
     Raises:
-        ConfigError: there is no recipe, or it has a file that is no stage, or a change names no stage of it.
+        ConfigError: there is no recipe, or it has a key that is no stage, or a change names no stage of it.
     """
-    if not folder.is_dir():
-        raise ConfigError(f"there is no recipe folder {folder}; check the path")
-    files = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
-    unknown = [name for name in files if name not in ORDER]
-    if unknown or not files:
-        found = f"{unknown[0]}.yaml is no stage" if unknown else "it has no YAML file"
-        raise ConfigError(f"{folder} is no recipe: {found}; stages are {', '.join(ORDER)}")
-    recipe = {name: read_yaml(files[name]) for name in ORDER if name in files}
+    values = read_yaml(path)
+    for name, settings in values.items():
+        if name not in RECIPE_KEYS:
+            raise ConfigError(f"{path} is no recipe: `{name}` is no stage; stages are {', '.join(RECIPE_KEYS)}")
+        if not isinstance(settings, dict | None):
+            raise ConfigError(f"{path}: `{name}` must hold `key: value` lines, not {settings!r}")
+    if not values:
+        raise ConfigError(f"{path} is no recipe: it is empty; stages are {', '.join(RECIPE_KEYS)}")
+    recipe = {name: values[name] or {} for name in RECIPE_KEYS if name in values}
     for change in options.set:
-        path, equals, value = change.partition("=")
-        stage, _, key = path.partition(".")
+        dotted, equals, value = change.partition("=")
+        stage, _, key = dotted.partition(".")
         if not equals or not key or stage not in recipe:
             raise ConfigError(f"--set {change!r} must be STAGE.KEY=VALUE with a stage of {', '.join(recipe)}")
         set_dotted(recipe[stage], key, parse_value(value))
@@ -163,31 +166,38 @@ def read_recipe(folder: Path, options: argparse.Namespace) -> dict[str, dict[str
     return recipe
 
 
-def run_recipe(folder: Path, work: str, options: argparse.Namespace) -> int:
+def planned_yaml(planned: Planned) -> str:
+    """A stage that is to run, with all its settings, as a part of a recipe."""
+    settings = dataclasses.asdict(planned.config) | {k: dataclasses.asdict(v) for k, v in planned.sections.items()}
+    # tuples become lists
+    plain = json.loads(json.dumps({planned.name: settings}))
+    reads = ", ".join(planned.stage.inputs) or "no artifact"
+    return f"# reads {reads}; writes {planned.out}\n" + yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+
+
+def run_recipe(path: Path, work: str, options: argparse.Namespace) -> int:
     """Check all settings first, then run stage after stage, then write the report."""
-    recipe = read_recipe(folder, options)
-    last = ORDER.index(options.until) if options.until else len(ORDER)
+    recipe = read_recipe(path, options)
+    last = RECIPE_KEYS.index(options.until) if options.until else len(RECIPE_KEYS)
     planned = []
     for name, values in recipe.items():
         stage = STAGES[COMMAND_OF.get(name, name)]
-        config, sections = read_stage(stage, values, f"{folder / name}.yaml")
-        if ORDER.index(name) <= last:
+        config, sections = read_stage(stage, values, f"{path}, {name}")
+        if RECIPE_KEYS.index(name) <= last:
             planned.append(
                 Planned(name, stage, config, sections, join(work, name if name in COMMAND_OF else stage.out))
             )
     if options.dry_run:
-        for each in planned:
-            print(f"{each.name}: reads {', '.join(each.stage.inputs) or 'nothing'}; writes {each.out}")  # noqa: T201
-            print(f"  {each.config}")  # noqa: T201
+        print("\n".join(map(planned_yaml, planned)), end="")  # noqa: T201
         return 0
     for each in planned:
         # an extra that is not installed is named before the hours of the stages in front of it
         each.stage.check(each.out)
-    first = 0 if options.overwrite else ORDER.index(options.again) if options.again else len(ORDER)
+    first = 0 if options.overwrite else RECIPE_KEYS.index(options.again) if options.again else len(RECIPE_KEYS)
     # a recipe that verifies builds from what was verified
     verified = {"instructions": join(work, "verified")} if "verify" in recipe else {}
     for each in planned:
-        each.run(work, verified if each.name == "build" else {}, ORDER.index(each.name) >= first)
+        each.run(work, verified if each.name == "build" else {}, RECIPE_KEYS.index(each.name) >= first)
     if options.until:
         return 0
     if not is_local(work):

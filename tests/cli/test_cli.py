@@ -4,10 +4,11 @@ import sys
 import pytest
 import yaml
 
-from megapairs_hf.cli.commands import COMMANDS, STAGES
-from megapairs_hf.cli.parser import attribute_help, parse, read_stage, stage_parser
-from megapairs_hf.cli.recipe import DEMO, ORDER, read_recipe
+from megapairs_hf.cli.commands import COMMANDS, RECIPE_KEYS, STAGES
+from megapairs_hf.cli.parser import attribute_help, parse, read_stage, stage_parser, stage_settings
+from megapairs_hf.cli.recipe import DEMO, read_recipe
 from megapairs_hf.core.config import build_config
+from megapairs_hf.core.errors import ConfigError
 from tests.small import ROOT, megapairs
 
 
@@ -51,7 +52,7 @@ def test_every_setting_is_a_flag_and_is_explained(command):
         (["embed", "--work", "nowhere"], 1, "check the path, or run `megapairs corpus` first"),
         (["mine", "--work", "nowhere"], 1, "holds no finished embeddings"),
         (["run", "nowhere"], 1, "no recipe 'nowhere' is shipped"),
-        (["run", "./nowhere"], 1, "there is no recipe folder nowhere"),
+        (["run", "./nowhere"], 1, "cannot read the settings nowhere"),
         (["demo", "--set", "train=3"], 1, "must be STAGE.KEY=VALUE"),
         (["corpus", "--work", "/proc/1/x"], 1, "cannot write"),
     ],
@@ -69,24 +70,48 @@ def test_debug_shows_the_traceback():
     assert "Traceback" in done.stderr
 
 
-def recipes():
-    folders = {path.parent for path in (ROOT / "recipes").glob("*/*.yaml")}
-    return [DEMO, *sorted(folder for folder in folders if folder.name != "accelerate")]
+RECIPES = [DEMO, *sorted((ROOT / "recipes").glob("*.yaml"))]
 
 
-@pytest.mark.parametrize("folder", recipes(), ids=lambda path: path.name)
-def test_every_recipe_is_valid(folder):
-    for path in sorted(folder.glob("*.yaml")):
-        assert path.stem in ORDER
-        stage = STAGES["corpus" if path.stem == "heldout" else path.stem]
-        config, _ = read_stage(stage, yaml.safe_load(path.read_text()), path.name)
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_is_valid(path):
+    for name, values in yaml.safe_load(path.read_text()).items():
+        config, _ = read_stage(STAGES["corpus" if name == "heldout" else name], values, name)
         # every key of the file stands as itself in the settings
-        for key, value in yaml.safe_load(path.read_text()).items():
+        for key, value in values.items():
             if isinstance(value, (int, float, str)):
                 assert getattr(config, key) == value
-    done = megapairs("run", folder, "--dry-run", "--seed", "3")
-    assert done.returncode == 0, done.stderr
-    assert "seed=3" in done.stdout
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_dry_run_prints_a_recipe_with_every_setting(path, tmp_path, capsys):
+    assert parse(["run", str(path), "--work", "w", "--dry-run", "--seed", "3"])() == 0
+    (tmp_path / "whole.yaml").write_text(capsys.readouterr().out)
+    whole = yaml.safe_load((tmp_path / "whole.yaml").read_text())
+    assert list(whole) == [name for name in RECIPE_KEYS if name in yaml.safe_load(path.read_text())]
+    assert "seed: 3" in (tmp_path / "whole.yaml").read_text()
+    assert parse(["run", str(tmp_path / "whole.yaml"), "--work", "w", "--dry-run"])() == 0
+    assert yaml.safe_load(capsys.readouterr().out) == whole
+
+
+def test_a_stage_takes_its_own_key_of_a_recipe(tmp_path):
+    recipe, flat = tmp_path / "recipe.yaml", tmp_path / "mine.yaml"
+    recipe.write_text("mine: {neighbors: 7}\nbuild:\n")
+    flat.write_text("neighbors: 7")
+    assert stage_settings(recipe, "mine") == stage_settings(flat, "mine") == {"neighbors": 7}
+    assert stage_settings(recipe, "build") == {}
+    with pytest.raises(ConfigError, match="is a recipe without `embed`; it has mine, build"):
+        stage_settings(recipe, "embed")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [("", "it is empty"), ("mien: {}", "`mien` is no stage"), ("mine: 3", "`mine` must hold `key: value` lines")],
+)
+def test_a_file_that_is_no_recipe(text, sentence, tmp_path):
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=sentence):
+        parse(["run", str(tmp_path / "a.yaml")])()
 
 
 def test_seed_and_set_change_the_settings():
