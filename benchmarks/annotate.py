@@ -101,9 +101,9 @@ def make_inputs(folder: Path, pairs: int, shard: int) -> None:
 def annotate(folder: Path, out: str, url: str, **settings: float) -> None:
     """The instruct step with the journal on."""
     endpoint = Endpoint(urls=(url,), **settings)  # type: ignore[arg-type]
-    config = InstructConfig(reply_format="list")
+    config = InstructConfig(reply_format="list", endpoint=endpoint)
     descriptions, corpus = open_artifact(folder / "descriptions"), open_artifact(folder / "corpus")
-    instruct_pairs(descriptions, corpus, config=config, out=folder / out, endpoint=endpoint)
+    instruct_pairs(descriptions, corpus, config=config, out=folder / out)
 
 
 def messages(count: int) -> list[list[dict[str, object]]]:

@@ -7,10 +7,12 @@ depends on which others were sampled with it.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from megapairs_hf.annotation.client.budget import Budget
+from megapairs_hf.annotation.client.endpoint import Endpoint
 from megapairs_hf.annotation.language import LANGUAGES
-from megapairs_hf.core.config import require
+from megapairs_hf.core.config import RUNTIME_ONLY, require
 
 ENGINES = ("openai", "transformers", "rule_based")
 VERIFY_ENGINES = ("openai", "transformers", "clip")
@@ -60,6 +62,8 @@ class DescribeConfig:
         prompt: a jinja file to use instead of the package's `describe.jinja`.
         attributes: `captions` only: fields of the corpus's `meta` column whose differences are told.
         local: how the model runs in process.
+        endpoint: where the servers are and how hard they are pressed; changes no result.
+        budget: what may be spent; changes no result.
     """
 
     engine: str = "openai"
@@ -75,6 +79,8 @@ class DescribeConfig:
     prompt: str | None = None
     attributes: tuple[str, ...] = ()
     local: Local = Local()
+    endpoint: Endpoint = field(default=Endpoint(), metadata=RUNTIME_ONLY)
+    budget: Budget = field(default=Budget(), metadata=RUNTIME_ONLY)
 
     def __post_init__(self) -> None:
         low, high = self.word_num if len(self.word_num) == 2 else (0, 0)
@@ -109,6 +115,8 @@ class InstructConfig:
         prompt: a jinja file to use instead of the package's `instruct.jinja`.
         attributes: `captions` only: fields of the corpus's `meta` column whose differences are told.
         local: how the model runs in process.
+        endpoint: where the servers are and how hard they are pressed; changes no result.
+        budget: what may be spent; changes no result.
     """
 
     engine: str = "openai"
@@ -129,6 +137,8 @@ class InstructConfig:
     prompt: str | None = None
     attributes: tuple[str, ...] = ()
     local: Local = Local()
+    endpoint: Endpoint = field(default=Endpoint(), metadata=RUNTIME_ONLY)
+    budget: Budget = field(default=Budget(), metadata=RUNTIME_ONLY)
 
     def __post_init__(self) -> None:
         require(self.demonstrations >= 0, "demonstrations", self.demonstrations, "0 or more")
@@ -153,6 +163,8 @@ class VerifyConfig:
         jpeg_quality: of the images that are sent.
         prompt: a jinja file to use instead of the package's `verify.jinja`.
         local: how the model runs in process.
+        endpoint: where the servers are and how hard they are pressed; changes no result.
+        budget: what may be spent; changes no result.
     """
 
     engine: str = "openai"
@@ -163,6 +175,8 @@ class VerifyConfig:
     jpeg_quality: int = 90
     prompt: str | None = None
     local: Local = Local()
+    endpoint: Endpoint = field(default=Endpoint(), metadata=RUNTIME_ONLY)
+    budget: Budget = field(default=Budget(), metadata=RUNTIME_ONLY)
 
     def __post_init__(self) -> None:
         require(self.engine in VERIFY_ENGINES, "engine", self.engine, " or ".join(VERIFY_ENGINES))

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from megapairs_hf.annotation.client.budget import Budget
-    from megapairs_hf.annotation.client.endpoint import Endpoint
     from megapairs_hf.annotation.engines.shard_io import Step
     from megapairs_hf.annotation.tasks import Outcome, Row, Task
 
@@ -47,15 +46,11 @@ class Asked:
 
     Attributes:
         job: makes the job for the pairs of one shard; told the format of replies and the shard's number.
-        endpoint: where the servers are.
-        budget: what may be spent.
         reply_format: `auto` where the servers are to be asked whether they keep to a JSON schema.
         vision: whether the model in process takes images.
     """
 
     job: Callable[[pa.Table, str, int], Task]
-    endpoint: Endpoint
-    budget: Budget
     reply_format: str = "list"
     vision: bool = False
 
@@ -90,19 +85,19 @@ def make_asked(step: Step, asked: Asked) -> Artifact:
         return writer
     with writer, Journal(step.out, step.identity) as journal:
         _require_engine(step)
-        tally = Tally(asked.budget, journal.sums())
+        tally = Tally(step.config.budget, journal.sums())
         local = step.config.engine == "transformers"
-        reply_format = _decide(asked, journal, tally, step.config.model, local=local)
+        reply_format = _decide(asked, step, journal, tally, local=local)
         with _progress(step, writer) as bar:
             shards = Shards(step, writer, journal, asked.job, reply_format)
             if local:
                 answer_all(shards, journal, writer.mine(), step.config, tally, bar, vision=asked.vision)
             else:
                 stream = async_runner.Stream(shards, journal, tally, bar)
-                run(async_runner.ask_all(stream, writer.mine(), asked.endpoint, step.config.model))
+                run(async_runner.ask_all(stream, writer.mine(), step.config.endpoint, step.config.model))
         facts = {"reply_format": reply_format} if asked.reply_format == "auto" else {}
         facts |= _facts(step, writer)
-        facts |= _cost(asked.budget, journal)
+        facts |= _cost(step.config.budget, journal)
         # the journal is removed with the rest of what is unfinished
         journal.close()
         made = writer.finish(facts)
@@ -150,14 +145,14 @@ def _progress(step: Step, writer: ArtifactWriter) -> Progress:
     return Progress(step.kind, sum(sizes.values()), "pairs", done)
 
 
-def _decide(asked: Asked, journal: Journal, tally: Tally, model: str, *, local: bool) -> str:
+def _decide(asked: Asked, step: Step, journal: Journal, tally: Tally, *, local: bool) -> str:
     """The format of replies, decided once for the artifact, so that a run that is continued asks alike."""
     if asked.reply_format != "auto":
         return asked.reply_format
     if local:
         return "list"
     if distributed.is_main() and journal.fact("reply_format") is None:
-        takes = run(async_runner.takes_schema(asked.endpoint, tally, model))
+        takes = run(async_runner.takes_schema(step.config.endpoint, tally, step.config.model))
         journal.keep_fact("reply_format", "json" if takes else "list")
         note(f"replies are asked for as {'JSON by a schema' if takes else 'a numbered list'}")
     distributed.barrier()

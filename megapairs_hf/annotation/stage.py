@@ -10,8 +10,6 @@ import random
 from functools import partial
 from typing import TYPE_CHECKING
 
-from megapairs_hf.annotation.client.budget import Budget
-from megapairs_hf.annotation.client.endpoint import Endpoint
 from megapairs_hf.annotation.corpus_reader import CorpusImages, check_attributes, read_texts
 from megapairs_hf.annotation.describe import Describe
 from megapairs_hf.annotation.engines.clip_score import fits_by_clip
@@ -47,8 +45,6 @@ def describe_pairs(
     config: DescribeConfig,
     out: PathLike,
     overwrite: bool = False,
-    endpoint: Endpoint | None = None,
-    budget: Budget | None = None,
 ) -> Artifact:
     """Describe what the two images of every pair share and how they differ.
 
@@ -58,8 +54,6 @@ def describe_pairs(
         config: settings.
         out: folder of the result.
         overwrite: throw away what is there.
-        endpoint: where the servers are; None for a server on this machine.
-        budget: what may be spent; None for no limit.
 
     Returns:
         An artifact of kind `descriptions`; pairs without a usable description are in its `rejected.parquet`.
@@ -84,7 +78,7 @@ def describe_pairs(
 
     inputs["prompt"] = prompt.digest
     step = Step("descriptions", DESCRIPTIONS, pairs, KEYS, config, inputs, out, overwrite)
-    return make_asked(step, Asked(job, endpoint or Endpoint(), budget or Budget(), vision=True))
+    return make_asked(step, Asked(job, vision=True))
 
 
 def instruct_pairs(
@@ -94,8 +88,6 @@ def instruct_pairs(
     config: InstructConfig,
     out: PathLike,
     overwrite: bool = False,
-    endpoint: Endpoint | None = None,
-    budget: Budget | None = None,
 ) -> Artifact:
     """Turn every description into several search instructions.
 
@@ -105,8 +97,6 @@ def instruct_pairs(
         config: settings.
         out: folder of the result.
         overwrite: throw away what is there.
-        endpoint: where the servers are; None for a server on this machine.
-        budget: what may be spent; None for no limit.
 
     Returns:
         An artifact of kind `instructions`; pairs with too few good ones are in its `rejected.parquet`, with the raw
@@ -133,7 +123,7 @@ def instruct_pairs(
 
     inputs |= {"prompt": prompt.digest, "demonstrations": pool_digest(pool)}
     step = Step("instructions", INSTRUCTIONS, descriptions, read, config, inputs, out, overwrite)
-    return make_asked(step, Asked(job, endpoint or Endpoint(), budget or Budget(), config.reply_format))
+    return make_asked(step, Asked(job, config.reply_format))
 
 
 def _texts(corpus: Artifact, table: pa.Table) -> dict[str, Row]:
@@ -149,8 +139,6 @@ def verify_pairs(
     out: PathLike,
     work: PathLike = ".",
     overwrite: bool = False,
-    endpoint: Endpoint | None = None,
-    budget: Budget | None = None,
 ) -> Artifact:
     """Hold every instruction against the hard negatives of its pair.
 
@@ -162,8 +150,6 @@ def verify_pairs(
         out: folder of the result.
         work: what `./…` in the path of a CLIP model is relative to.
         overwrite: throw away what is there.
-        endpoint: where the servers are; None for a server on this machine.
-        budget: what may be spent; None for no limit.
 
     Returns:
         The instructions again, with the column `fits`: for each the share of hard negatives that the target beats.
@@ -198,7 +184,7 @@ def verify_pairs(
 
     inputs["prompt"] = prompt.digest
     step = Step("instructions", VERIFIED, instructions, read, config, inputs, out, overwrite)
-    return make_asked(step, Asked(job, endpoint or Endpoint(), budget or Budget(), vision=True))
+    return make_asked(step, Asked(job, vision=True))
 
 
 def _clip_place(model: str, work: PathLike) -> str:

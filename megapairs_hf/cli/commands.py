@@ -16,10 +16,6 @@ from megapairs_hf.core import distributed
 from megapairs_hf.core.errors import ArtifactError, IncompleteArtifactError
 from megapairs_hf.core.progress import note
 
-ENDPOINT = {
-    "endpoint": "megapairs_hf.annotation.client.endpoint:Endpoint",
-    "budget": "megapairs_hf.annotation.client.budget:Budget",
-}
 HERE = "megapairs_hf.cli.commands"
 STAGES = {
     "corpus": Stage(
@@ -59,7 +55,6 @@ STAGES = {
         ("pairs", "corpus"),
         "descriptions",
         f"{HERE}:run_describe",
-        ENDPOINT,
     ),
     "instruct": Stage(
         "Three or more search instructions a pair.",
@@ -67,7 +62,6 @@ STAGES = {
         ("descriptions", "corpus"),
         "instructions",
         f"{HERE}:run_instruct",
-        ENDPOINT,
     ),
     "verify": Stage(
         "Hold each instruction against the hard negatives of its pair (optional).",
@@ -75,7 +69,6 @@ STAGES = {
         ("instructions", "pairs", "corpus"),
         "verified",
         f"{HERE}:run_verify",
-        ENDPOINT,
     ),
     "build": Stage(
         "The data set of triplets.",
@@ -155,29 +148,29 @@ def run_mine(config: Any, places: dict[str, str], out: str, work: str, overwrite
     tell(mine_pairs(embeddings, opened(places["corpus"], "corpus"), config=config, out=out, overwrite=overwrite))
 
 
-def run_describe(config: Any, places: dict[str, str], out: str, work: str, overwrite: bool, **sections: Any) -> None:
+def run_describe(config: Any, places: dict[str, str], out: str, work: str, overwrite: bool) -> None:
     """Run the describe stage."""
     from megapairs_hf.annotation import describe_pairs
 
     pairs, corpus = opened(places["pairs"], "pairs"), opened(places["corpus"], "corpus")
-    tell(describe_pairs(pairs, corpus, config=config, out=out, overwrite=overwrite, **sections))
+    tell(describe_pairs(pairs, corpus, config=config, out=out, overwrite=overwrite))
 
 
-def run_instruct(config: Any, places: dict[str, str], out: str, work: str, overwrite: bool, **sections: Any) -> None:
+def run_instruct(config: Any, places: dict[str, str], out: str, work: str, overwrite: bool) -> None:
     """Run the instruct stage."""
     from megapairs_hf.annotation import instruct_pairs
 
     descriptions, corpus = opened(places["descriptions"], "descriptions"), opened(places["corpus"], "corpus")
-    tell(instruct_pairs(descriptions, corpus, config=config, out=out, overwrite=overwrite, **sections))
+    tell(instruct_pairs(descriptions, corpus, config=config, out=out, overwrite=overwrite))
 
 
-def run_verify(config: Any, places: dict[str, str], out: str, work: str, overwrite: bool, **sections: Any) -> None:
+def run_verify(config: Any, places: dict[str, str], out: str, work: str, overwrite: bool) -> None:
     """Run the verify stage."""
     from megapairs_hf.annotation import verify_pairs
 
     instructions, pairs = opened(places["instructions"], "instructions"), opened(places["pairs"], "pairs")
     corpus = opened(places["corpus"], "corpus")
-    tell(verify_pairs(instructions, pairs, corpus, config=config, out=out, work=work, overwrite=overwrite, **sections))
+    tell(verify_pairs(instructions, pairs, corpus, config=config, out=out, work=work, overwrite=overwrite))
 
 
 def run_build(config: Any, places: dict[str, str], out: str, work: str, overwrite: bool) -> None:

@@ -114,18 +114,16 @@ def stage_parser(command: str, stage: Stage) -> argparse.ArgumentParser:
         )
         # a list of such is written in YAML; only a single one has flags for its keys
         if inner is not None and get_origin(hints[field.name]) not in (list, tuple, dict):
-            _add_section(group, field.name, "nested", inner)
-    for name, section in stage.sections().items():
-        _add_section(group, name, "section", section)
+            _add_section(group, field.name, inner)
     return parser
 
 
-def _add_section(group: argparse._ArgumentGroup, name: str, kind: str, cls: Any) -> None:
+def _add_section(group: argparse._ArgumentGroup, name: str, cls: Any) -> None:
     """A flag for each key of a nested mapping."""
     documented = attribute_help(cls)
     for field in dataclasses.fields(cls):
         told = documented.get(field.name, "") + _shown_default(field)
-        group.add_argument(f"--{name}.{field.name}", dest=f"{kind}.{name}.{field.name}", metavar="V", help=told)
+        group.add_argument(f"--{name}.{field.name}", dest=f"nested.{name}.{field.name}", metavar="V", help=told)
 
 
 def _shown_default(field: dataclasses.Field[Any]) -> str:
@@ -161,12 +159,9 @@ def _stage_call(command: str, stage: Stage, words: list[str]) -> Callable[[], in
         if value is not None and key.startswith("set."):
             literal = hints.get(key[4:]) in (str, str | None) and value != "null"
             values[key[4:]] = value if literal else parse_value(value)
-        if value is not None and key.startswith("section."):
-            _, section, field = key.split(".")
-            values.setdefault(section, {})[field] = parse_value(value)
     for path, value in given.dotted.items():
         set_dotted(values, path, value)
-    config, sections = read_stage(stage, values, where)
+    config = build_config(stage.config_class(), values, where)
     inputs = {name: options[name] for name in stage.inputs if options[name]}
     return functools.partial(
         stage.run,
@@ -175,7 +170,6 @@ def _stage_call(command: str, stage: Stage, words: list[str]) -> Callable[[], in
         out=options["out"],
         inputs=inputs,
         overwrite=options["overwrite"],
-        sections=sections,
     )
 
 
@@ -195,17 +189,6 @@ def stage_settings(path: str, command: str) -> dict[str, Any]:
     return dict(values[command] or {})
 
 
-def read_stage(stage: Stage, values: dict[str, Any], where: str) -> tuple[Any, dict[str, Any]]:
-    """The settings of a stage, and its sections that are no settings (the endpoint)."""
-    plain = dict(values)
-    sections = {
-        name: build_config(cls, plain.pop(name), f"{where}, {name}")
-        for name, cls in stage.sections().items()
-        if name in plain
-    }
-    return build_config(stage.config_class(), plain, where), sections
-
-
 @dataclasses.dataclass(frozen=True)
 class Words:
     """Words of the command line: plain ones, and nested settings such as `--scenes.count 100`."""
@@ -221,7 +204,7 @@ def expand_dotted(words: list[str]) -> Words:
     i = 0
     while i < len(words):
         name, equals, value = words[i].partition("=")
-        nested = name.startswith("--") and "." in name and not name.startswith("--endpoint.")
+        nested = name.startswith("--") and "." in name
         if nested and (equals or i + 1 < len(words)):
             dotted[name[2:].replace("-", "_")] = parse_value(value if equals else words[i + 1])
             i += 1 if equals else 2

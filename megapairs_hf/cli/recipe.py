@@ -20,9 +20,9 @@ import yaml
 
 from megapairs_hf.artifacts.storage import is_local, join
 from megapairs_hf.cli.commands import RECIPE_KEYS, STAGES
-from megapairs_hf.cli.parser import read_stage, set_dotted
+from megapairs_hf.cli.parser import set_dotted
 from megapairs_hf.core import distributed
-from megapairs_hf.core.config import parse_value, read_yaml
+from megapairs_hf.core.config import build_config, parse_value, read_yaml
 from megapairs_hf.core.errors import ConfigError, StaleArtifactError
 from megapairs_hf.core.progress import note
 from megapairs_hf.core.shipped import named, recipes
@@ -59,22 +59,18 @@ class Planned:
         name: its key.
         stage: the stage.
         config: its settings.
-        sections: its sections that are no settings.
         out: the folder that it writes.
     """
 
     name: str
     stage: Stage
     config: Any
-    sections: dict[str, Any]
     out: str
 
     def run(self, work: str, inputs: dict[str, str], overwrite: bool) -> None:
         """Run it in a work folder, with other inputs than the usual ones where they are named."""
         try:
-            self.stage.run(
-                self.config, work=work, out=self.out, inputs=inputs, overwrite=overwrite, sections=self.sections
-            )
+            self.stage.run(self.config, work=work, out=self.out, inputs=inputs, overwrite=overwrite)
         except StaleArtifactError as error:
             # --overwrite would make the stages before it again too, answers of servers among them
             advice = f"pass --from {self.name}: what comes before stays"
@@ -168,9 +164,8 @@ def read_recipe(path: Path, options: argparse.Namespace) -> dict[str, dict[str, 
 
 def planned_yaml(planned: Planned) -> str:
     """A stage that is to run, with all its settings, as a part of a recipe."""
-    settings = dataclasses.asdict(planned.config) | {k: dataclasses.asdict(v) for k, v in planned.sections.items()}
     # tuples become lists
-    plain = json.loads(json.dumps({planned.name: settings}))
+    plain = json.loads(json.dumps({planned.name: dataclasses.asdict(planned.config)}))
     reads = ", ".join(planned.stage.inputs) or "no artifact"
     return f"# reads {reads}; writes {planned.out}\n" + yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
 
@@ -182,11 +177,9 @@ def run_recipe(path: Path, work: str, options: argparse.Namespace) -> int:
     planned = []
     for name, values in recipe.items():
         stage = STAGES[COMMAND_OF.get(name, name)]
-        config, sections = read_stage(stage, values, f"{path}, {name}")
+        config = build_config(stage.config_class(), values, f"{path}, {name}")
         if RECIPE_KEYS.index(name) <= last:
-            planned.append(
-                Planned(name, stage, config, sections, join(work, name if name in COMMAND_OF else stage.out))
-            )
+            planned.append(Planned(name, stage, config, join(work, name if name in COMMAND_OF else stage.out)))
     if options.dry_run:
         print("\n".join(map(planned_yaml, planned)), end="")  # noqa: T201
         return 0

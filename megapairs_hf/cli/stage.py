@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from megapairs_hf.artifacts.storage import exists, is_local, join
@@ -23,7 +23,6 @@ class Stage:
         inputs: folders that it reads, in the work folder unless named.
         out: folder that it writes, in the work folder unless named.
         call: `module:function` that runs it.
-        extra: sections of the YAML file that are no settings, as `name` → `module:Class`.
         needs: the extra of the package that it needs; None where the base is enough.
     """
 
@@ -32,16 +31,11 @@ class Stage:
     inputs: tuple[str, ...]
     out: str
     call: str
-    extra: dict[str, str] = field(default_factory=dict)
     needs: str | None = None
 
     def config_class(self) -> type[Any]:
         """The dataclass of the settings."""
         return load(self.config)
-
-    def sections(self) -> dict[str, type[Any]]:
-        """The dataclasses of the other sections."""
-        return {name: load(place) for name, place in self.extra.items()}
 
     def check(self, target: str) -> None:
         """Refuse to begin without the extra that the stage needs.
@@ -62,7 +56,6 @@ class Stage:
         out: str | None = None,
         inputs: dict[str, str] | None = None,
         overwrite: bool = False,
-        sections: dict[str, Any] | None = None,
     ) -> int:
         """Run the stage.
 
@@ -72,7 +65,6 @@ class Stage:
             out: instead of the usual folder in it.
             inputs: instead of the usual folders in it.
             overwrite: throw away what is there.
-            sections: the other sections.
 
         Returns:
             0.
@@ -85,10 +77,10 @@ class Stage:
             from megapairs_hf.artifacts.remote import stage_in
 
             staged = stage_in(work, places, target, overwrite=overwrite)
-            load(self.call)(config, staged.places, staged.target, staged.work, overwrite, **(sections or {}))
+            load(self.call)(config, staged.places, staged.target, staged.work, overwrite)
             staged.send()
             return 0
-        load(self.call)(config, places, target, work, overwrite, **(sections or {}))
+        load(self.call)(config, places, target, work, overwrite)
         return 0
 
 

@@ -51,9 +51,11 @@ def test_the_share_that_parses(server, corpus, tmp_path, reply_format, least):
     pool = load_pool(None, 5)
     rows = [{"query_id": f"q{d.id}", "target_id": f"t{d.id}", "description": d.description} for d in pool]
     described = make_artifact(tmp_path / "d", "descriptions", DESCRIPTIONS, [rows])
-    config = InstructConfig(model="smollm2", demonstrations=2, max_tokens=200, reply_format=reply_format)
     endpoint = Endpoint(urls=(server,), concurrency=2, timeout_s=1200.0)
-    made = instruct_pairs(described, corpus, config=config, out=tmp_path / "i", endpoint=endpoint)
+    config = InstructConfig(
+        model="smollm2", demonstrations=2, max_tokens=200, reply_format=reply_format, endpoint=endpoint
+    )
+    made = instruct_pairs(described, corpus, config=config, out=tmp_path / "i")
     raw = [row["raw"] for row in made.table().to_pylist()] + [detail for _, detail in rejected(made).values()]
     assert len(raw) == 50
     parsed = sum(parses(text) for text in raw)

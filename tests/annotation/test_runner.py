@@ -77,10 +77,10 @@ def test_faults_of_every_kind_leave_no_trace(serve, pairs, corpus, tmp_path):
         return fault
 
     good, bad = serve(), serve(script=script)
-    calm = describe_pairs(pairs, corpus, config=DescribeConfig(), out=tmp_path / "a", endpoint=at(good))
+    calm = describe_pairs(pairs, corpus, config=DescribeConfig(endpoint=at(good)), out=tmp_path / "a")
     # a busy machine may miss the time-out with good answers too
     patient = at(bad, timeout_s=0.5, retries=1000, max_backoff_s=0.1)
-    wild = describe_pairs(pairs, corpus, config=DescribeConfig(), out=tmp_path / "b", endpoint=patient)
+    wild = describe_pairs(pairs, corpus, config=DescribeConfig(endpoint=patient), out=tmp_path / "b")
     assert digests(calm.path) == digests(wild.path)
     assert seen == {repr(fault) for fault in [*FAULTS, None]}
 
@@ -104,7 +104,7 @@ def test_a_restart_in_the_middle_is_waited_for(serve, pairs, corpus, tmp_path, m
     server.script = restart
     monkeypatch.setattr("megapairs_hf.annotation.client.client.note", note)
     endpoint = at(server, retries=3)
-    made = describe_pairs(pairs, corpus, config=DescribeConfig(), out=tmp_path / "d", endpoint=endpoint)
+    made = describe_pairs(pairs, corpus, config=DescribeConfig(endpoint=endpoint), out=tmp_path / "d")
     assert made.rows == 11
     assert [len(server.answered), len(later[0].answered)] == [4, 7]
 
@@ -112,11 +112,9 @@ def test_a_restart_in_the_middle_is_waited_for(serve, pairs, corpus, tmp_path, m
 def test_a_question_that_alone_fails_at_the_end_is_left_out(serve, pairs, corpus, tmp_path):
     server = serve()
     server.script = lambda body, _: ("status", 500) if body["seed"] == sorted(seeds)[0] else None
-    first = describe_pairs(
-        pairs, corpus, config=DescribeConfig(), out=tmp_path / "a", endpoint=at(serve_all := serve())
-    )
+    first = describe_pairs(pairs, corpus, config=DescribeConfig(endpoint=at(serve_all := serve())), out=tmp_path / "a")
     seeds = [body["seed"] for body in serve_all.bodies]
-    made = describe_pairs(pairs, corpus, config=DescribeConfig(), out=tmp_path / "b", endpoint=at(server, retries=2))
+    made = describe_pairs(pairs, corpus, config=DescribeConfig(endpoint=at(server, retries=2)), out=tmp_path / "b")
     assert made.rows == first.rows - 1
     assert [reason for reason, _ in rejected(made).values()] == ["server_failed"]
 
@@ -145,13 +143,13 @@ def test_a_budget_stops_cleanly_and_a_larger_one_goes_on(serve, pairs, corpus, t
     server, out = serve(), tmp_path / "d"
     endpoint = at(server, concurrency=1)
     with pytest.raises(BudgetSpentError, match=told + ".*answers so far are kept"):
-        describe_pairs(pairs, corpus, config=DescribeConfig(), out=out, endpoint=endpoint, budget=budget)
+        describe_pairs(pairs, corpus, config=DescribeConfig(endpoint=endpoint, budget=budget), out=out)
     asked = len(server.bodies)
     assert 5 <= asked <= 7
     with pytest.raises(BudgetSpentError):
-        describe_pairs(pairs, corpus, config=DescribeConfig(), out=out, endpoint=endpoint, budget=budget)
+        describe_pairs(pairs, corpus, config=DescribeConfig(endpoint=endpoint, budget=budget), out=out)
     assert len(server.bodies) == asked
-    assert describe_pairs(pairs, corpus, config=DescribeConfig(), out=out, endpoint=endpoint).rows == 11
+    assert describe_pairs(pairs, corpus, config=DescribeConfig(endpoint=endpoint), out=out).rows == 11
     assert len(server.bodies) == 11
 
 
@@ -179,13 +177,13 @@ def test_the_reply_format_is_found_once(serve, pairs, corpus, tmp_path):
         return json.dumps({"instructions": texts}) if "response_format" in body else instruct(body)
 
     able = serve(answer=answer, schema_reply='{"instructions": ["red"]}')
-    final = instruct_pairs(made, corpus, config=InstructConfig(), out=tmp_path / "i", endpoint=at(able))
+    final = instruct_pairs(made, corpus, config=InstructConfig(endpoint=at(able)), out=tmp_path / "i")
     assert final.manifest.stats["reply_format"] == "json"
     assert all("response_format" in body for body in able.bodies)
     assert sum(able.own.values()) == 2  # to decide, and when the run begins
     plain_server = serve(answer=answer)
     final = instruct_pairs(
-        made, corpus, config=InstructConfig(), out=tmp_path / "j", endpoint=at(able, urls=(able.url, plain_server.url))
+        made, corpus, config=InstructConfig(endpoint=at(able, urls=(able.url, plain_server.url))), out=tmp_path / "j"
     )
     assert final.manifest.stats["reply_format"] == "list"
     assert final.rows == 11
@@ -199,7 +197,7 @@ def test_a_schema_is_sent_in_the_form_that_the_server_keeps_to(serve, pairs, cor
         return json.dumps({"instructions": [f"make it {n} {body['seed']}" for n in ("red", "blue", "green")]})
 
     server = serve(answer=answer, schema_reply='{"instructions": ["red"]}', forms=(form,))
-    final = instruct_pairs(made, corpus, config=InstructConfig(), out=tmp_path / "i", endpoint=at(server))
+    final = instruct_pairs(made, corpus, config=InstructConfig(endpoint=at(server)), out=tmp_path / "i")
     assert (final.rows, final.manifest.stats["reply_format"]) == (11, "json")
     sent = [body["response_format"] for body in server.bodies]
     assert {one["type"] for one in sent} == {form}
@@ -211,10 +209,10 @@ def test_a_schema_is_sent_in_the_form_that_the_server_keeps_to(serve, pairs, cor
 def test_a_server_that_refuses_everything_stops_with_its_own_words(serve, pairs, corpus, tmp_path, said):
     server = serve(script=lambda *_: ("refuse", said))
     with pytest.raises(ServerUnavailableError, match=said):
-        describe_pairs(pairs, corpus, config=DescribeConfig(), out=tmp_path / "d", endpoint=at(server))
+        describe_pairs(pairs, corpus, config=DescribeConfig(endpoint=at(server)), out=tmp_path / "d")
     few = make_artifact(tmp_path / "few", "pairs", PAIRS, [pair_rows(("i1", "i2"))])
     with pytest.raises(ServerUnavailableError, match=said):
-        describe_pairs(few, corpus, config=DescribeConfig(), out=tmp_path / "e", endpoint=at(server))
+        describe_pairs(few, corpus, config=DescribeConfig(endpoint=at(server)), out=tmp_path / "e")
 
 
 def test_one_prompt_too_long_is_left_out(serve, pairs, corpus, tmp_path):
@@ -225,7 +223,7 @@ def test_one_prompt_too_long_is_left_out(serve, pairs, corpus, tmp_path):
         return ("refuse", "too long") if few["left"] == -4 else None
 
     made = describe_pairs(
-        pairs, corpus, config=DescribeConfig(), out=tmp_path / "d", endpoint=at(serve(script=script), concurrency=1)
+        pairs, corpus, config=DescribeConfig(endpoint=at(serve(script=script), concurrency=1)), out=tmp_path / "d"
     )
     assert made.manifest.rejected == {"refused": 1}
     assert "too long" in next(iter(rejected(made).values()))[1]
@@ -252,10 +250,10 @@ def test_groups_in_the_journal_are_durable_when_add_returns(tmp_path):
 def test_the_budget_and_endpoint_are_no_settings(serve, pairs, corpus, tmp_path):
     server = serve()
     made = describe_pairs(
-        pairs, corpus, config=DescribeConfig(), out=tmp_path / "d", endpoint=at(server), budget=Budget(requests=100)
+        pairs, corpus, config=DescribeConfig(endpoint=at(server), budget=Budget(requests=100)), out=tmp_path / "d"
     )
     assert "budget" not in json.dumps(made.manifest.config)
-    again = describe_pairs(pairs, corpus, config=DescribeConfig(), out=tmp_path / "d", endpoint=Endpoint())
+    again = describe_pairs(pairs, corpus, config=DescribeConfig(endpoint=Endpoint()), out=tmp_path / "d")
     assert again.fingerprint == made.fingerprint
 
 
@@ -269,15 +267,15 @@ def test_a_run_of_which_only_refused_pairs_are_left_finishes(serve, corpus, tmp_
 
     server = serve(script=ends)
     with pytest.raises(ServerUnavailableError, match="401"):
-        describe_pairs(pairs, corpus, config=DescribeConfig(), out=tmp_path / "d", endpoint=at(server, concurrency=1))
+        describe_pairs(pairs, corpus, config=DescribeConfig(endpoint=at(server, concurrency=1)), out=tmp_path / "d")
     other = serve(script=lambda *_: ("refuse", "too long"))
-    made = describe_pairs(pairs, corpus, config=DescribeConfig(), out=tmp_path / "d", endpoint=at(other))
+    made = describe_pairs(pairs, corpus, config=DescribeConfig(endpoint=at(other)), out=tmp_path / "d")
     assert (made.rows, made.manifest.rejected) == (10, {"refused": 1})
 
 
 def test_half_a_letter_in_a_reply_is_written_as_a_question_mark(serve, pairs, corpus, tmp_path):
     server = serve(answer=lambda _: "A dog \ud83d here. It sits.")
-    made = describe_pairs(pairs, corpus, config=DescribeConfig(), out=tmp_path / "d", endpoint=at(server))
+    made = describe_pairs(pairs, corpus, config=DescribeConfig(endpoint=at(server)), out=tmp_path / "d")
     assert {row["raw"] for row in made.table().to_pylist()} == {"A dog ? here. It sits."}
 
 
@@ -287,8 +285,6 @@ def test_a_budget_of_hours_ends_while_every_server_is_down(serve, pairs, corpus,
         describe_pairs(
             pairs,
             corpus,
-            config=DescribeConfig(),
+            config=DescribeConfig(endpoint=at(server, retries=1), budget=Budget(hours=2 / 3600)),
             out=tmp_path / "d",
-            endpoint=at(server, retries=1),
-            budget=Budget(hours=2 / 3600),
         )

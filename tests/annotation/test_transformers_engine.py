@@ -160,11 +160,11 @@ def test_transformers_own_server(vlm, pairs, corpus, tmp_path):
         server = subprocess.Popen(command, stdout=log, stderr=log, env=env)
     try:
         wait_for(f"http://127.0.0.1:{port}/v1/models", server, tmp_path / "log")
-        config = DescribeConfig(model=vlm, max_tokens=12, max_image_side=64)
         endpoint = Endpoint(urls=(f"http://127.0.0.1:{port}/v1",), concurrency=2, retries=1, timeout_s=600.0)
+        config = DescribeConfig(model=vlm, max_tokens=12, max_image_side=64, endpoint=endpoint)
         # what a model of random weights says is hardly ever of use
         with contextlib.suppress(ArtifactError):
-            describe_pairs(pairs, corpus, config=config, out=tmp_path / "d", endpoint=endpoint)
+            describe_pairs(pairs, corpus, config=config, out=tmp_path / "d")
         made = open_artifact(tmp_path / "d")
         assert made.rows + sum(made.manifest.rejected.values()) == 11
         assert set(made.manifest.rejected) <= {"empty_reply", "cut_off"}

@@ -53,7 +53,7 @@ def nearer(body):
 
 def test_an_honest_judge_finds_all_and_a_yes_sayer_about_half(serve, instructed, mined, corpus, tmp_path):
     honest = verify_pairs(
-        instructed, mined, corpus, config=VerifyConfig(), out=tmp_path / "v", endpoint=at(serve(answer=nearer))
+        instructed, mined, corpus, config=VerifyConfig(endpoint=at(serve(answer=nearer))), out=tmp_path / "v"
     )
     assert honest.table().schema.equals(VERIFIED)
     rows = honest.table().to_pylist()
@@ -67,7 +67,7 @@ def test_an_honest_judge_finds_all_and_a_yes_sayer_about_half(serve, instructed,
         "no verdict": 3,
     }
     lazy_server = serve(answer=lambda _: "Yes")
-    lazy = verify_pairs(instructed, mined, corpus, config=VerifyConfig(), out=tmp_path / "w", endpoint=at(lazy_server))
+    lazy = verify_pairs(instructed, mined, corpus, config=VerifyConfig(endpoint=at(lazy_server)), out=tmp_path / "w")
     fits = [fit for row in lazy.table().to_pylist()[:7] for fit in row["fits"]]
     assert len(lazy_server.bodies) == 7 * 3 * 3
     assert 0.25 < sum(fits) / len(fits) < 0.75
@@ -75,7 +75,7 @@ def test_an_honest_judge_finds_all_and_a_yes_sayer_about_half(serve, instructed,
 
 def test_no_answer_is_no_verdict(serve, instructed, mined, corpus, tmp_path):
     made = verify_pairs(
-        instructed, mined, corpus, config=VerifyConfig(), out=tmp_path / "v", endpoint=at(serve(answer=lambda _: "Hm"))
+        instructed, mined, corpus, config=VerifyConfig(endpoint=at(serve(answer=lambda _: "Hm"))), out=tmp_path / "v"
     )
     assert all(fit is None for row in made.table().to_pylist() for fit in row["fits"])
     assert share([True, None, False, False]) == pytest.approx(1 / 3)
@@ -89,7 +89,7 @@ def test_a_missing_hard_negative_costs_no_pair(serve, corpus, tmp_path):
     described = describe_pairs(pairs, corpus, config=DescribeConfig(**CAPTIONS), out=tmp_path / "d")
     made = instruct_pairs(described, corpus, config=InstructConfig(**CAPTIONS), out=tmp_path / "i")
     server = serve(answer=nearer)
-    held = verify_pairs(made, pairs, corpus, config=VerifyConfig(), out=tmp_path / "v", endpoint=at(server))
+    held = verify_pairs(made, pairs, corpus, config=VerifyConfig(endpoint=at(server)), out=tmp_path / "v")
     assert (held.rows, held.manifest.rejected) == (5, {})
     assert len(server.bodies) == sum(len(row["instructions"]) for row in made.table().to_pylist())
 
@@ -103,9 +103,8 @@ def test_instructions_of_other_pairs_are_refused(serve, instructed, corpus, tmp_
             instructed,
             pairs,
             corpus,
-            config=VerifyConfig(engine=engine, model="some"),
+            config=VerifyConfig(engine=engine, model="some", endpoint=at(serve())),
             out=tmp_path / "v",
-            endpoint=at(serve()),
         )
 
 
@@ -116,8 +115,8 @@ def test_the_build_applies_the_threshold(serve, instructed, mined, corpus, tmp_p
             nearer(body) if "add" not in said and "show" not in said else {"Yes.": "No.", "No.": "Yes."}[nearer(body)]
         )
 
-    config = VerifyConfig(negatives=2)
-    made = verify_pairs(instructed, mined, corpus, config=config, out=tmp_path / "v", endpoint=at(serve(answer=judge)))
+    config = VerifyConfig(negatives=2, endpoint=at(serve(answer=judge)))
+    made = verify_pairs(instructed, mined, corpus, config=config, out=tmp_path / "v")
     fitting = {
         (row["query_id"], row["target_id"]): [
             text for text, fit in zip(row["instructions"], row["fits"], strict=True) if fit is None or fit >= 0.5
@@ -186,7 +185,7 @@ def test_the_clip_of_the_work_folder_is_named_by_its_place_in_it(work):
     config = VerifyConfig(engine="clip", model="./encoders/clip")
     parts = [open_artifact(work / name) for name in ("instructions", "pairs", "corpus")]
     absent = dataclasses.replace(config, model="./encoders/other")
-    with pytest.raises(ModelError, match=r"there is no folder .*similarity/other to take the model from"):
+    with pytest.raises(ModelError, match=r"there is no folder .*encoders/other to take the model from"):
         verify_pairs(*parts, config=absent, out=work / "w", work=work)
     with pytest.raises(ModelError, match=r"\./encoders/clip is in memory://far, which is elsewhere; copy the model"):
         verify_pairs(*parts, config=config, out=work / "w", work="memory://far")

@@ -1,6 +1,6 @@
 """Where the servers are, and how hard they may be pressed.
 
-What surprises: none of this is part of the settings. Addresses, tokens, time limits and budgets change from machine to
+What surprises: none of this decides the result. Addresses, tokens, time limits and budgets change from machine to
 machine and from day to day and say nothing about what was made, so they are in no manifest and in no hash.
 """
 

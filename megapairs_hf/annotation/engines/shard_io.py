@@ -89,7 +89,7 @@ class Step:
         schema: of its rows.
         source: whose shards become its shards.
         read: the columns that are needed of them.
-        config: the settings, with `engine`, `model` and `local`.
+        config: the settings, with `engine`, `model`, `local`, `endpoint` and `budget`.
         inputs: fingerprint of each input by name.
         out: folder of the result.
         overwrite: throw away what is there.
