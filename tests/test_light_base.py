@@ -238,7 +238,7 @@ def test_an_import_that_nobody_asked_about(monkeypatch, capsys):
 
     monkeypatch.setattr("megapairs_hf.cli.parser.parse", parse)
     assert cli.main(["mine"]) == 1
-    sentence = "megapairs: megapairs mine needs faiss, which is not installed; pip install 'megapairs-hf[mine]'\n"
+    sentence = "megapairs: mine needs faiss, which is not installed; pip install 'megapairs-hf[mine]'\n"
     assert capsys.readouterr().err == sentence
     assert explained(ModuleNotFoundError("a mistake of ours", name="megapairs_hf.nothing"), "mine") is None
     assert explained(ModuleNotFoundError("without a name"), "mine") is None
