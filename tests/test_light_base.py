@@ -88,7 +88,7 @@ def test_the_base_looks_shares_imports_and_exports(work, tmp_path):
         ["push", "dataset", work / "triplets", "me/six", "--license", "apache-2.0", "--dry-run"],
         ["dataset", "remove", work / "triplets", "--image-ids", first, "--min-negatives", "1"],
         ["eval", "check-data", "circo", "--data", tmp_path],
-        ["run", ROOT / "recipes" / "emoji", "--dry-run"],
+        ["run", ROOT / "recipes" / "emoji.yaml", "--dry-run"],
     ]
     succeeded(fresh.commands(fresh.hide(tmp_path / "hide"), *calls))
     assert (work / "report.html").is_file()
@@ -238,7 +238,7 @@ def test_an_import_that_nobody_asked_about(monkeypatch, capsys):
 
     monkeypatch.setattr("megapairs_hf.cli.parser.parse", parse)
     assert cli.main(["mine"]) == 1
-    sentence = "megapairs: megapairs mine needs faiss, which is not installed; pip install 'megapairs-hf[mine]'\n"
+    sentence = "megapairs: mine needs faiss, which is not installed; pip install 'megapairs-hf[mine]'\n"
     assert capsys.readouterr().err == sentence
     assert explained(ModuleNotFoundError("a mistake of ours", name="megapairs_hf.nothing"), "mine") is None
     assert explained(ModuleNotFoundError("without a name"), "mine") is None

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import functools
 import json
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable
 
+    from megapairs_hf.cli.flags import Prepare
 
-def dataset(words: list[str]) -> Callable[[], int]:
+
+def dataset(parser: argparse.ArgumentParser) -> Prepare:
     """`megapairs dataset WHAT …`."""
-    parser = argparse.ArgumentParser("megapairs dataset", description="What is done with a finished data set.")
+    parser.description = "What is done with a finished data set."
     commands = parser.add_subparsers(dest="what", required=True, metavar="import|export|view|remove|sheet")
     _import_flags(commands.add_parser("import", help="the released format (JSON lines and a folder) to triplets"))
     export = commands.add_parser("export", help="triplets to the released format")
@@ -36,12 +38,11 @@ def dataset(words: list[str]) -> Callable[[], int]:
     sheet = commands.add_parser("sheet", help="what the data set holds, was made of and cost")
     sheet.add_argument("work", metavar="WORK", help="folder of the pipeline")
     sheet.add_argument("--json", action="store_true", help="as JSON instead of Markdown")
-    options = parser.parse_args(words)
-    return functools.partial(CALLS[options.what], options)
+    return lambda options: functools.partial(CALLS[options.what], options)
 
 
 def _import_flags(parser: argparse.ArgumentParser) -> None:
-    from megapairs_hf.cli.parser import attribute_help
+    from megapairs_hf.cli.flags import attribute_help
     from megapairs_hf.dataset.config import ImportConfig
 
     parser.add_argument("lines", metavar="LINES.jsonl", help="q_img, q_text, t_img, hns")
@@ -62,13 +63,13 @@ def _import_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _import(options: argparse.Namespace) -> int:
-    from megapairs_hf.cli.commands import tell
+    from megapairs_hf.cli.stage import note_artifact
     from megapairs_hf.dataset.config import ImportConfig
     from megapairs_hf.dataset.megapairs_format.importer import import_megapairs
 
     config = ImportConfig(**{f.name: getattr(options, f.name) for f in dataclasses.fields(ImportConfig)})
     where: dict[str, Any] = {"out": options.out, "validation": options.validation, "overwrite": options.overwrite}
-    tell(import_megapairs(options.lines, options.images, config=config, **where))
+    note_artifact(import_megapairs(options.lines, options.images, config=config, **where))
     return 0
 
 
@@ -99,11 +100,11 @@ def _view(options: argparse.Namespace) -> int:
 
 
 def _remove(options: argparse.Namespace) -> int:
-    from megapairs_hf.cli.commands import tell
+    from megapairs_hf.cli.stage import note_artifact
     from megapairs_hf.dataset.removal import read_ids, remove_images
 
     ids = read_ids(options.image_ids)
-    tell(
+    note_artifact(
         remove_images(options.folder, ids, ignore_missing=options.ignore_missing, min_negatives=options.min_negatives)
     )
     return 0

@@ -6,18 +6,19 @@ What surprises: --data may be the folder of one benchmark or of several, where e
 
 from __future__ import annotations
 
-import argparse
 import functools
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
+from megapairs_hf.cli.flags import Parser
 from megapairs_hf.core import distributed
 from megapairs_hf.core.config import build_config, parse_value
 from megapairs_hf.core.dependencies import require
 from megapairs_hf.core.errors import ConfigError
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable
 
     from megapairs_hf.evaluation.benchmarks.mmeb import MMEBConfig
@@ -27,12 +28,17 @@ if TYPE_CHECKING:
 FLAGS = ("strategies", "top", "limit", "batch_size", "rerank", "rerank_top")
 EPILOG = """examples:
   megapairs eval runs/demo/model circo cirr --data DIR --out results
-  megapairs eval MODEL eval/fashioniq.yaml --set gallery=union --data DIR --out results
-  megapairs eval MODEL circo --split test --data DIR --out results   writes the file for the server
-  megapairs eval MODEL cirr --rerank yes-no --vlm NAME --vlm-urls URL --data DIR --out results
-  megapairs eval MODEL mmeb --set datasets='[GQA, VOC2007]' --data DIR --out results
-  megapairs eval check-data circo --data DIR                             what is there, and where to get the rest
-  megapairs eval --check-submission FILE                             what is wrong with a file for a server
+  megapairs eval MODEL fashioniq --set gallery=union --data DIR --out results
+  megapairs eval MODEL circo --split test --data DIR --out results
+             writes the file for the test server
+  megapairs eval MODEL cirr --rerank yes-no --vlm NAME --vlm-urls URL
+             --data DIR --out results
+  megapairs eval MODEL mmeb --set datasets='[GQA, VOC2007]' --data DIR
+             --out results
+  megapairs eval check-data circo --data DIR
+             what is there, and where to get the rest
+  megapairs eval --check-submission FILE
+             what is wrong with a file for a server
 """
 
 
@@ -48,12 +54,7 @@ def eval_command(words: list[str]) -> Callable[[], int]:
 
 
 def _benchmarks(words: list[str]) -> Callable[[], int]:
-    parser = argparse.ArgumentParser(
-        "megapairs eval",
-        description="A model on the benchmarks of the field.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser("megapairs eval", description="A model on the benchmarks of the field.", epilog=EPILOG)
     parser.add_argument("model", metavar="MODEL", help="folder or Hub id")
     parser.add_argument("benchmarks", metavar="BENCHMARK", nargs="+", help="name, or a file such as eval/circo.yaml")
     protocol_flags(parser)
@@ -90,7 +91,7 @@ def protocol_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _check_data(words: list[str]) -> Callable[[], int]:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "megapairs eval check-data", description="What of a benchmark is there, and where to get the rest."
     )
     parser.add_argument("benchmarks", metavar="BENCHMARK", nargs="+", help="name, or a file such as eval/circo.yaml")
@@ -217,7 +218,7 @@ def mmeb_of(options: argparse.Namespace) -> tuple[MMEBConfig, Path] | None:
 
 def submission(words: list[str]) -> Callable[[], int]:
     """`megapairs eval --check-submission FILE`."""
-    parser = argparse.ArgumentParser("megapairs eval", description="What is wrong with a file for a test server.")
+    parser = Parser("megapairs eval", description="What is wrong with a file for a test server.")
     parser.add_argument("--check-submission", required=True, metavar="FILE", dest="file", help="the file")
     parser.add_argument("--data", metavar="DIR", help="the benchmark's annotations, to check keys and references too")
     return functools.partial(check, parser.parse_args(words))

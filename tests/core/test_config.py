@@ -3,6 +3,7 @@ import dataclasses
 import pytest
 
 from megapairs_hf.annotation import Endpoint, InstructConfig
+from megapairs_hf.annotation.config import DescribeConfig
 from megapairs_hf.core.config import RENAMED, build_config, config_hash, parse_value, read_yaml
 from megapairs_hf.core.errors import ConfigError
 from megapairs_hf.corpus import CorpusConfig
@@ -40,7 +41,9 @@ def test_yaml_floats_without_a_dot_are_floats(tmp_path):
     [
         ({"similarity_range": [0.9, 0.8]}, "`similarity_range` is"),
         ({"negatives": 0}, "`negatives` is 0, but must be at least 1"),
-        ({"relations": "clip"}, "`relations` must be a list"),
+        ({"similarity_range": 0.9}, "`similarity_range` must be a list"),
+        ({"relations": None}, "`relations` must be a list"),
+        ({"relations": "clip"}, "`relations` cannot be ('clip',)"),
         ({"neighbors": "many"}, "`neighbors` cannot be 'many'"),
         ({"range_kind": "relative"}, "`range_kind` cannot be 'relative'; take one of 'absolute'"),
     ],
@@ -54,6 +57,13 @@ def test_a_bad_value_names_field_value_and_range(values, sentence):
 def test_nested_settings_are_dataclasses():
     built = build_config(MineConfig, {"relations": [{"name": "image_text", "query": "a", "target": "b"}]})
     assert built.relations == (RelationConfig("image_text", "a", "b"),)
+
+
+def test_one_value_is_a_list_of_one():
+    assert build_config(TrainConfig, {"relations": "clip_text"}).relations == ("clip_text",)
+    assert build_config(MineConfig, {"relations": {"name": "clip"}}).relations == (RelationConfig("clip"),)
+    config = build_config(DescribeConfig, {"endpoint": {"urls": "http://gpu-1:8080/v1"}})
+    assert config.endpoint.urls == ("http://gpu-1:8080/v1",)
 
 
 def test_one_key_of_nested_settings_leaves_the_others_at_their_defaults():
