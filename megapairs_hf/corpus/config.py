@@ -41,7 +41,6 @@ class CorpusConfig:
         max_side: images with a longer side are reduced; None keeps all pixels.
         images: `embedded` copies the images' files into the corpus; `by_reference` keeps only where they are (an
             `image_folder`, `parquet` or `webdataset` source on a disk that stays), so that nothing is copied.
-        max_caption_words: longer captions are cut, and counted in the manifest.
         shard_rows: source rows a shard.
         threads: decoding threads of a process.
         scenes: settings of the synthetic scenes.
@@ -65,7 +64,6 @@ class CorpusConfig:
     min_side: int = 16
     max_side: int | None = None
     images: Literal["embedded", "by_reference"] = "embedded"
-    max_caption_words: int = 256
     shard_rows: int = 1000
     threads: int = field(default=2, metadata=RUNTIME_ONLY)
     scenes: ScenesConfig = field(default_factory=ScenesConfig)
@@ -89,7 +87,6 @@ class CorpusConfig:
             places = {"image_folder", "parquet", "webdataset"}
             require(self.source in places, "images", self.images, f"embedded for source {self.source!r}")
             require(self.max_side is None, "max_side", self.max_side, "left out for images by reference")
-        require(self.max_caption_words > 0, "max_caption_words", self.max_caption_words, "a positive number of words")
         require(self.shard_rows > 0, "shard_rows", self.shard_rows, "a positive number of rows")
         require(self.threads > 0, "threads", self.threads, "a positive number of threads")
         if self.caption_template is not None:
