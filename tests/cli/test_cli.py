@@ -105,6 +105,6 @@ def test_the_help_of_a_stage_names_the_keys_of_nested_settings(capsys):
     with pytest.raises(SystemExit):
         parse(["describe", "--help"])
     told = " ".join(capsys.readouterr().out.split())
-    assert "--local.batch_size V questions that are answered together" in told
+    assert "--local.batch_size V requests that are sampled together" in told
     assert "--budget.spend V most money" in told
     assert "--endpoint.max_retries V how often" in told
