@@ -1,8 +1,8 @@
-"""Looking rows of the corpus up by their id, without holding the corpus in memory.
+"""Captions and images of pairs, by their ids, without holding the corpus in memory.
 
 The ids of one shard of pairs are located by reading the id columns only; then every needed row is read once, in the
 order of the corpus. What surprises: images are re-encoded at once and wait in a temporary file, because a parquet
-file gives a whole row group or nothing, and reading a group again for every pair would cost a thousand times as much.
+file is read by whole row groups, and reading a group again for every pair would cost a thousand times as much.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from megapairs_hf.artifacts.artifact import Artifact
+
+JPEG_QUALITY = 90
 
 
 def read_texts(corpus: Artifact, ids: Iterable[str], attributes: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
@@ -60,13 +62,13 @@ def check_attributes(corpus: Artifact, names: Sequence[str]) -> None:
 class CorpusImages:
     """The images that one shard of pairs needs, as small JPEG files in one temporary file."""
 
-    def __init__(self, corpus: Artifact, max_side: int, quality: int) -> None:
-        self.corpus, self.max_side, self.quality = corpus, max_side, quality
+    def __init__(self, corpus: Artifact, max_side: int) -> None:
+        self.corpus, self.max_side = corpus, max_side
         self.file = tempfile.TemporaryFile()
-        self.places: dict[str, tuple[int, int]] = {}
+        self.spans: dict[str, tuple[int, int]] = {}
         self.problems: dict[str, str] = {}
 
-    def gather(self, ids: Iterable[str]) -> None:
+    def load(self, ids: Iterable[str]) -> None:
         """Read, shrink and re-encode the images with these ids."""
         for row in rows_by_id(self.corpus, ids, [IMAGE_ID, IMAGE]):
             try:
@@ -74,13 +76,13 @@ class CorpusImages:
             except (ImageRejectedError, ArtifactError, OSError) as error:
                 self.problems[row[IMAGE_ID]] = str(error)
                 continue
-            self.places[row[IMAGE_ID]] = (self.file.tell(), len(content))
+            self.spans[row[IMAGE_ID]] = (self.file.tell(), len(content))
             self.file.write(content)
 
     def _encode(self, stored: dict[str, Any]) -> bytes:
         content = image_bytes(stored, self.corpus.manifest.stats.get(ROOT))
         sink = io.BytesIO()
-        shrink(to_rgb(content), self.max_side).save(sink, "JPEG", quality=self.quality)
+        shrink(to_rgb(content), self.max_side).save(sink, "JPEG", quality=JPEG_QUALITY)
         return sink.getvalue()
 
     def data_url(self, image_id: str) -> str:
@@ -92,9 +94,9 @@ class CorpusImages:
         """
         if image_id in self.problems:
             raise ImageRejectedError("unreadable_image", f"{image_id}: {self.problems[image_id]}")
-        if image_id not in self.places:
+        if image_id not in self.spans:
             raise ImageRejectedError("missing_image", f"{image_id} is not in the corpus")
-        start, length = self.places[image_id]
+        start, length = self.spans[image_id]
         position = self.file.tell()
         self.file.seek(start)
         content = self.file.read(length)

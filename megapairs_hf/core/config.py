@@ -30,11 +30,15 @@ RUNTIME_ONLY: dict[str, bool] = {"how": True}
 RENAMED = {
     "band": "similarity_range",
     "band_kind": "range_kind",
+    "demonstrations": "num_few_shot",
     "licence": "license",
+    "max_tokens": "max_new_tokens",
     "models": "encoders",
     "neighbours": "neighbors",
+    "pool": "few_shot_file",
     "reply_format": "response_format",
     "retries": "max_retries",
+    "wanted": "num_instructions",
 }
 
 

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 # where a server stands, and what opens it, is nobody else's business
 ASKING = frozenset(
-    "model word_num max_image_side jpeg_quality with_captions temperature top_p max_tokens prompt attributes local"
-    " demonstrations pool response_format".split()
+    "model word_num max_image_side temperature top_p max_new_tokens prompt attributes local"
+    " num_few_shot few_shot_file response_format".split()
 )
 TRAINING = frozenset({"triplets", "base", "model", "results"})
 HELD_OUT = "heldout"

@@ -198,7 +198,7 @@ def test_groups_in_the_journal_are_durable_when_add_returns(tmp_path):
     async def add_many(journal):
         await asyncio.gather(*(journal.add(0, (f"q{n}", "t", 0), Response(f"é\n{n}")) for n in range(300)))
         with journal.reader() as reader:
-            return [reader.replies(0, f"q{n}", "t")[0].text for n in range(300)]
+            return [reader.responses(0, f"q{n}", "t")[0].text for n in range(300)]
 
     with Journal(tmp_path, "x") as journal:
         assert asyncio.run(add_many(journal)) == [f"é\n{n}" for n in range(300)]

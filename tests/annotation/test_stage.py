@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from megapairs_hf.annotation import Budget, DescribeConfig, Endpoint, InstructConfig, describe_pairs, instruct_pairs
-from megapairs_hf.annotation.config import STAND_IN
+from megapairs_hf.annotation.config import RULE_BASED
 from megapairs_hf.artifacts.artifact import open_artifact
 from megapairs_hf.core.errors import (
     ArtifactError,
@@ -30,7 +30,7 @@ from megapairs_hf.core.schema import DESCRIPTIONS, INSTRUCTIONS, PAIRS
 from .conftest import CORPUS, image_row, make_artifact, make_image, pair_rows
 from .double import describe, instruct
 
-CAPTIONS = {"engine": "rule_based"}
+RULES = {"engine": "rule_based"}
 # longer than any machine takes: only the tests of these limits set them lower
 NEVER_S = 600.0
 
@@ -126,13 +126,13 @@ CHILD = """
 
 
 def kept(out):
-    """Replies that are in the journal of an unfinished artifact."""
+    """Responses that are in the journal of an unfinished artifact."""
     file = out / ".parts" / "journal-0.sqlite"
     if not file.exists():
         return 0
     try:
         with contextlib.closing(sqlite3.connect(file)) as base:
-            return base.execute("SELECT count(*) FROM replies").fetchone()[0]
+            return base.execute("SELECT count(*) FROM responses").fetchone()[0]
     except sqlite3.OperationalError:
         return 0
 
@@ -211,7 +211,7 @@ def test_nothing_is_dropped_in_silence(serve, tmp_path):
 
 
 def test_one_more_try_and_then_left_out_with_the_raw_reply(serve, pairs, corpus, tmp_path):
-    made = describe_pairs(pairs, corpus, config=DescribeConfig(**CAPTIONS), out=tmp_path / "d")
+    made = describe_pairs(pairs, corpus, config=DescribeConfig(**RULES), out=tmp_path / "d")
     tried = {}
 
     def answer(body):
@@ -237,30 +237,31 @@ def test_one_more_try_and_then_left_out_with_the_raw_reply(serve, pairs, corpus,
     assert all(first != second for first, second in twice)
 
 
-def test_json_replies_are_asked_for_with_a_schema(serve, pairs, corpus, tmp_path):
-    made = describe_pairs(pairs, corpus, config=DescribeConfig(**CAPTIONS), out=tmp_path / "d")
+def test_json_is_requested_with_a_schema_and_a_prompt_may_name_the_captions(serve, pairs, corpus, tmp_path):
+    made = describe_pairs(pairs, corpus, config=DescribeConfig(**RULES), out=tmp_path / "d")
     server = serve(answer=lambda body: json.dumps({"instructions": [f"make it {n} {body['seed']}" for n in range(3)]}))
-    config = InstructConfig(response_format="json", with_captions=True, endpoint=at(server))
+    prompt = tmp_path / "p.jinja"
+    prompt.write_text("From {{ query_caption }} to {{ target_caption }}: {{ description }}")
+    config = InstructConfig(response_format="json", prompt=str(prompt), endpoint=at(server))
     assert instruct_pairs(made, corpus, config=config, out=tmp_path / "i").rows == 11
     assert "instructions" in json.dumps(server.bodies[0]["response_format"])
-    assert "Caption of the query image: a photo of" in server.bodies[0]["messages"][0]["content"]
+    assert server.bodies[0]["messages"][0]["content"].startswith("From a photo of ")
 
 
-def test_both_steps_by_captions(corpus, tmp_path):
+def test_both_steps_by_rules(corpus, tmp_path):
     keys = [("i1", "i2"), ("i3", "i3"), ("i4", "gone")]
     pairs = make_artifact(tmp_path / "pairs", "pairs", PAIRS, [pair_rows(*keys), []])
-    described = describe_pairs(pairs, corpus, config=DescribeConfig(**CAPTIONS), out=tmp_path / "d")
+    described = describe_pairs(pairs, corpus, config=DescribeConfig(**RULES), out=tmp_path / "d")
     assert {k: r for k, (r, _) in rejected(described).items()} == {
         "i3 -> i3": "same_caption",
         "i4 -> gone": "missing_image",
     }
     made = [
-        instruct_pairs(described, corpus, config=InstructConfig(**CAPTIONS), out=tmp_path / name)
-        for name in ("x", "y")
+        instruct_pairs(described, corpus, config=InstructConfig(**RULES), out=tmp_path / name) for name in ("x", "y")
     ]
     assert digests(made[0].path) == digests(made[1].path)
     (row,) = made[0].table().to_pylist()
-    assert row["model"] == STAND_IN
+    assert row["model"] == RULE_BASED
     assert len(row["instructions"]) == 5
     assert all("4" in text for text in row["instructions"])
     assert [shard["rows"] for shard in made[0].manifest.shards] == [1, 0]
@@ -268,8 +269,8 @@ def test_both_steps_by_captions(corpus, tmp_path):
 
 
 def test_attributes_of_the_corpus(corpus, pairs, tmp_path):
-    config = InstructConfig(**CAPTIONS, attributes=("count", "color"))
-    described = describe_pairs(pairs, corpus, config=DescribeConfig(**CAPTIONS), out=tmp_path / "d")
+    config = InstructConfig(**RULES, attributes=("count", "color"))
+    described = describe_pairs(pairs, corpus, config=DescribeConfig(**RULES), out=tmp_path / "d")
     made = instruct_pairs(described, corpus, config=config, out=tmp_path / "i")
     assert all(
         "count" in text and "color" not in text for row in made.table()["instructions"].to_pylist() for text in row
@@ -284,7 +285,7 @@ def test_wrong_inputs_and_settings(corpus, pairs, tmp_path):
     for bad in ({"engine": "magic"}, {"word_num": (9, 5)}, {"attributes": ("x",)}, {"top_p": 0.0}, {"model": " "}):
         with pytest.raises(ConfigError, match=next(iter(bad))):
             DescribeConfig(**bad)
-    for bad in ({"wanted": 2}, {"min_words": 0}, {"response_format": "xml"}, {"demonstrations": -1}):
+    for bad in ({"num_instructions": 2}, {"min_words": 0}, {"response_format": "xml"}, {"num_few_shot": -1}):
         with pytest.raises(ConfigError, match=next(iter(bad))):
             InstructConfig(**bad)
 

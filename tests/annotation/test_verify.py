@@ -14,7 +14,7 @@ from megapairs_hf.dataset import BuildConfig, build_triplets
 from tests.small import make_small_models, megapairs, small_corpus
 
 from .conftest import make_artifact, pair_rows
-from .test_stage import CAPTIONS, at, digests
+from .test_stage import RULES, at, digests
 
 
 @pytest.fixture
@@ -28,8 +28,8 @@ def mined(corpus, tmp_path):
 
 @pytest.fixture
 def instructed(mined, corpus, tmp_path):
-    described = describe_pairs(mined, corpus, config=DescribeConfig(**CAPTIONS), out=tmp_path / "d")
-    return instruct_pairs(described, corpus, config=InstructConfig(**CAPTIONS, wanted=3), out=tmp_path / "i")
+    described = describe_pairs(mined, corpus, config=DescribeConfig(**RULES), out=tmp_path / "d")
+    return instruct_pairs(described, corpus, config=InstructConfig(**RULES, num_instructions=3), out=tmp_path / "i")
 
 
 def reds(body):
@@ -86,8 +86,8 @@ def test_a_missing_hard_negative_costs_no_pair(serve, corpus, tmp_path):
     for row in rows:
         row["negative_ids"] = ["i9", "gone"]
     pairs = make_artifact(tmp_path / "p", "pairs", PAIRS, [rows])
-    described = describe_pairs(pairs, corpus, config=DescribeConfig(**CAPTIONS), out=tmp_path / "d")
-    made = instruct_pairs(described, corpus, config=InstructConfig(**CAPTIONS), out=tmp_path / "i")
+    described = describe_pairs(pairs, corpus, config=DescribeConfig(**RULES), out=tmp_path / "d")
+    made = instruct_pairs(described, corpus, config=InstructConfig(**RULES), out=tmp_path / "i")
     server = serve(answer=nearer)
     held = verify_pairs(made, pairs, corpus, config=VerifyConfig(endpoint=at(server)), out=tmp_path / "v")
     assert (held.rows, held.manifest.rejected) == (5, {})
@@ -135,13 +135,15 @@ def test_the_build_applies_the_threshold(serve, instructed, mined, corpus, tmp_p
     assert build_triplets(made, mined, corpus, config=everything, out=tmp_path / "x").manifest.rejected == {}
 
 
-def test_clip_scores_equal_a_second_computation(instructed, mined, corpus, tmp_path):
+def test_clip_scores_equal_a_second_computation(instructed, mined, corpus, tmp_path, monkeypatch):
     import torch
     from PIL import Image
     from transformers import AutoModel, AutoProcessor
 
     place = f"{make_small_models(tmp_path / 'models', small_corpus(tmp_path / 'scenes'))}/clip"
-    config = VerifyConfig(engine="clip", model=place, jpeg_quality=100)
+    # as good as the images themselves
+    monkeypatch.setattr("megapairs_hf.annotation.corpus_reader.JPEG_QUALITY", 100)
+    config = VerifyConfig(engine="clip", model=place)
     made = verify_pairs(instructed, mined, corpus, config=config, out=tmp_path / "v")
     again = verify_pairs(instructed, mined, corpus, config=config, out=tmp_path / "w")
     assert digests(made.path) == digests(again.path)
@@ -204,6 +206,6 @@ def test_other_pairs_and_bad_settings(instructed, corpus, tmp_path):
     other = make_artifact(tmp_path / "other", "pairs", PAIRS, [pair_rows(("i0", "i1"))])
     with pytest.raises(ArtifactError, match="made of other pairs"):
         verify_pairs(instructed, other, corpus, config=VerifyConfig(), out=tmp_path / "v")
-    for bad in ({"engine": "rule_based"}, {"negatives": 0}, {"jpeg_quality": 0}):
+    for bad in ({"engine": "rule_based"}, {"negatives": 0}, {"max_image_side": 1}):
         with pytest.raises(ConfigError, match=next(iter(bad))):
             VerifyConfig(**bad)

@@ -69,7 +69,7 @@ class Usage:
         before: (requests, prompt tokens, completion tokens) of the responses in the journals of earlier runs, of all
             processes.
         sent: requests of this run.
-        answered: good responses of this run.
+        completed: good responses of this run.
         refused: requests that a server refused.
         retried: requests sent again.
         in_flight: requests without a response yet.
@@ -80,7 +80,7 @@ class Usage:
     budget: Budget = field(default_factory=Budget)
     before: tuple[int, int, int] = (0, 0, 0)
     sent: int = 0
-    answered: int = 0
+    completed: int = 0
     refused: int = 0
     retried: int = 0
     in_flight: int = 0
@@ -92,7 +92,7 @@ class Usage:
 
     def count(self, response: Response, latency_s: float, prompt_chars: int = 0) -> None:
         """Count a response; where the server does not count tokens, four characters are one."""
-        self.answered += 1
+        self.completed += 1
         self.latencies.append(latency_s)
         prompt, completion = response.prompt_tokens, response.completion_tokens
         self.prompt_tokens += prompt_chars // CHARS_PER_TOKEN if prompt is None else prompt
@@ -104,7 +104,7 @@ class Usage:
             return ""
         budget, processes = self.budget, distributed.world_size()
         requests, prompt, completion = self.before
-        mean = self.in_flight / self.answered if self.answered else 0.0
+        mean = self.in_flight / self.completed if self.completed else 0.0
         used = {
             "requests": self.sent * processes + requests,
             "tokens": (self.prompt_tokens + self.completion_tokens) * (1 + mean) * processes + prompt + completion,

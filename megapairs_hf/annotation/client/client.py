@@ -130,7 +130,7 @@ class Client:
 
     def _count_refusal(self, response: Response, server: Server) -> Response:
         self.usage.refused += 1
-        if self.usage.answered == 0 and self.usage.before[0] == 0 and self.usage.refused >= REFUSED_AT_FIRST:
+        if self.usage.completed == 0 and self.usage.before[0] == 0 and self.usage.refused >= REFUSED_AT_FIRST:
             raise ServerUnavailableError(
                 f"{server.url} refused all of the first {REFUSED_AT_FIRST} requests ({response.text});"
                 " check that the model takes such input (images, `max_new_tokens`, the length of the prompt)"
@@ -205,5 +205,5 @@ class Client:
         server.given_up = why
         self.balancer.outages += 1
         if any(not other.given_up for other in self.balancer.servers):
-            note(f"{why}; going on with the other addresses")
+            note(f"{why}; continuing with the other addresses")
         self.balancer.wake_all()
