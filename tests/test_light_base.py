@@ -171,7 +171,7 @@ def test_onnx_and_mteb(ready, tmp_path):
 
 
 def test_metrics_for_evaluate(tmp_path):
-    code = "import evaluate\nprint(evaluate.load('eval/metrics/recall_at_k').compute(predictions=[['a', 'b']],"
+    code = "import evaluate\nprint(evaluate.load('eval/metrics', 'recall_at_k').compute(predictions=[['a', 'b']],"
     done = fresh.python(fresh.hide(tmp_path / "hide", "evaluate"), code + " references=['b'], k=2))")
     assert "{'recall_at_k': 1.0}" in succeeded(done)
 

@@ -299,7 +299,6 @@ def test_captions_and_lists_that_do_not_belong_together_are_refused(tmp_path):
         ("cirr", {"prompt": "no slot"}, "prompt"),
         ("cirr", {"prompt": "{caption"}, "prompt"),
         ("cirr", {"promt": "{caption}"}, "did you mean 'prompt'"),
-        ("cirr", {"images_attribute": "x"}, "images_attribute"),
         ("cirr", {"metrics": []}, "metrics"),
     ],
 )

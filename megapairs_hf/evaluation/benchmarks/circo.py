@@ -37,9 +37,9 @@ INFO_FOLDERS = ("COCO2017_unlabeled/annotations", "annotations", "CIRCO/COCO2017
 
 def folders(data: str | Path, spec: BenchmarkSpec) -> tuple[Path, Path, Path]:
     """The annotation file, COCO's list of images, and the folder of the images."""
-    annotations = find_folder(data, spec.annotations, ANNOTATIONS, f"{spec.split}.json") / f"{spec.split}.json"
-    info = find_folder(data, "", INFO_FOLDERS, INFO) / INFO
-    images = find_folder(data, spec.images, IMAGES, ".")
+    annotations = find_folder(data, ANNOTATIONS, f"{spec.split}.json") / f"{spec.split}.json"
+    info = find_folder(data, INFO_FOLDERS, INFO) / INFO
+    images = find_folder(data, IMAGES, ".")
     return annotations, info, images
 
 

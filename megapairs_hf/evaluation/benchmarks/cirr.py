@@ -34,8 +34,8 @@ FOLDERS = {"val": "dev", "test1": "test1"}
 
 def folders(data: str | Path, spec: BenchmarkSpec) -> tuple[Path, Path, Path]:
     """The captions, the list of images, and the folder of the images."""
-    root = find_folder(data, spec.annotations, ANNOTATIONS, "captions")
-    images = find_folder(data, spec.images, IMAGES, FOLDERS[spec.split])
+    root = find_folder(data, ANNOTATIONS, "captions")
+    images = find_folder(data, IMAGES, FOLDERS[spec.split])
     return (
         root / "captions" / f"cap.rc2.{spec.split}.json",
         root / "image_splits" / f"split.rc2.{spec.split}.json",

@@ -35,8 +35,8 @@ STRIPPED = ".?, "
 
 def folders(data: str | Path, spec: BenchmarkSpec) -> tuple[Path, Path]:
     """The folder of the annotations and the folder of the images."""
-    root = find_folder(data, spec.annotations, ANNOTATIONS, "captions")
-    return root, find_folder(data, spec.images, IMAGES, ".")
+    root = find_folder(data, ANNOTATIONS, "captions")
+    return root, find_folder(data, IMAGES, ".")
 
 
 def read_fashioniq(spec: BenchmarkSpec, data: str | Path, *, check: bool = True) -> list[Benchmark]:

@@ -30,17 +30,16 @@ NAMED = 5
 SUFFIXES = (".jpg", ".png", ".jpeg")
 
 
-def find_folder(data: str | Path, given: str, usual: Sequence[str], holds: str) -> Path:
+def find_folder(data: str | Path, usual: Sequence[str], holds: str) -> Path:
     """The folder below `data` that has `holds`, or the first usual one where none has.
 
     Args:
         data: the benchmark's folder.
-        given: from the settings; empty to look in the usual places.
-        usual: places, the best known layouts first.
+        usual: folders below it, the best known layouts first.
         holds: a file or folder that it must have.
     """
-    places = [Path(data) / name for name in ([given] if given else usual)]
-    return next((place for place in places if (place / holds).exists()), places[0])
+    folders = [Path(data) / name for name in usual]
+    return next((folder for folder in folders if (folder / holds).exists()), folders[0])
 
 
 def read_json(path: Path, kind: type[Any]) -> Any:

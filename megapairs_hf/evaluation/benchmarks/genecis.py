@@ -34,10 +34,10 @@ Box = tuple[float, float, float, float]
 
 def folders(data: str | Path, spec: BenchmarkSpec, task: str) -> tuple[Path, Path]:
     """The annotation file and the folder of the images of a task."""
-    annotations = find_folder(data, spec.annotations, ANNOTATIONS, f"{task}.json") / f"{task}.json"
+    annotations = find_folder(data, ANNOTATIONS, f"{task}.json") / f"{task}.json"
     if task.endswith("object"):
-        return annotations, find_folder(data, spec.images, COCO, ".")
-    return annotations, find_folder(data, spec.images_attribute, GENOME, ".")
+        return annotations, find_folder(data, COCO, ".")
+    return annotations, find_folder(data, GENOME, ".")
 
 
 def read_genecis(spec: BenchmarkSpec, data: str | Path, *, check: bool = True) -> list[Benchmark]:
