@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -41,6 +42,11 @@ def test_siblings_stand_together_and_every_row_once():
     together = np.mean(queries[order][1:] == queries[order][:-1])
     assert together > 0.6
     assert np.mean(queries[sibling_order(queries, 0, 1, 1)][1:] == queries[sibling_order(queries, 0, 1, 1)][:-1]) < 0.1
+
+
+def test_every_setting_stands_in_one_group():
+    grouped = [name for names in TrainConfig.GROUPS.values() for name in names]
+    assert sorted(grouped) == sorted(field.name for field in dataclasses.fields(TrainConfig))
 
 
 def test_learning_rate():
