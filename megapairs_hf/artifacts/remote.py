@@ -39,9 +39,8 @@ if TYPE_CHECKING:
 WHOLE = frozenset({"model", "encoders", "results"})
 COMPANIONS = (REJECTED_FILE, "README.md")
 SENDING = ".sending.json"
-# what a stage reads or writes beside its inputs and its folder: the models that `./encoders/…` names, and the
-# base model that training saves
-BESIDE = ("encoders", "base")
+# what a stage reads beside its inputs: the models that `./encoders/…` names
+BESIDE = ("encoders",)
 
 
 @dataclass(frozen=True)
@@ -98,11 +97,10 @@ def stage_in(work: str, places: Mapping[str, str], target: str, *, overwrite: bo
     mirror.mkdir(parents=True, exist_ok=True)
     with FileLock(mirror / ".lock"):
         near = {name: _near(mirror / name, url) for name, url in places.items()}
-        above, _, name = target.rstrip("/").rpartition("/")
+        name = target.rstrip("/").rpartition("/")[2]
         sends = {}
         if not storage.is_local(target):
             sends[str(mirror / name)] = target
-            sends |= {str(mirror / "base"): join(above, "base")} if "base" not in near else {}
         for folder, url in {**{str(mirror / b): join(work, b) for b in BESIDE if b not in near}, **sends}.items():
             if storage.is_local(url):
                 continue

@@ -85,7 +85,7 @@ STAGES = {
         f"{HERE}:run_build",
     ),
     "train": Stage(
-        "An MMRet on the triplets; the base model is saved beside it.",
+        "An MMRet on the triplets.",
         "megapairs_hf.training.config:TrainConfig",
         ("triplets",),
         "model",
@@ -96,7 +96,7 @@ STAGES = {
         "Composed retrieval on held-out images: the base and the trained model. On the field's benchmarks:"
         " megapairs eval MODEL BENCHMARK --data DIR --out DIR, and megapairs eval check-data BENCHMARK --data DIR.",
         "megapairs_hf.evaluation.config:EvalConfig",
-        ("heldout", "base", "model"),
+        ("heldout", "model"),
         "results",
         f"{HERE}:run_eval",
         needs="models",
@@ -187,32 +187,34 @@ def run_build(config: Any, places: dict[str, str], out: str, work: str, overwrit
 
 
 def run_train(config: Any, places: dict[str, str], out: str, work: str, overwrite: bool) -> None:
-    """Save the base model, then run the train stage."""
+    """Run the train stage."""
     from megapairs_hf.artifacts.storage import HUB_ID
-    from megapairs_hf.training import init_mmret, train_mmret
+    from megapairs_hf.training import train_mmret
 
-    given = places["triplets"]
-    there = given == join(work, "triplets") or Path(given).exists() or not HUB_ID.fullmatch(given)
-    triplets = opened(given, "triplets") if there else given
-    place = Path(out)
-    # a second model of the same work folder starts from another
-    base = place.parent / ("base" if place.name == "model" else f"{place.name}.base")
-    init_mmret(config, out=base, work=work, overwrite=overwrite)
+    path = places["triplets"]
+    folder = path == join(work, "triplets") or Path(path).exists() or not HUB_ID.fullmatch(path)
+    triplets = opened(path, "triplets") if folder else path
     tell(train_mmret(triplets, config=config, out=out, work=work, overwrite=overwrite))
 
 
 def run_eval(config: Any, places: dict[str, str], out: str, work: str, overwrite: bool) -> None:
     """Run the eval stage and print its table."""
+    from megapairs_hf.artifacts.fingerprints import model_place, weights_fingerprint
     from megapairs_hf.artifacts.workspace import read_results
     from megapairs_hf.evaluation.entry import evaluate
     from megapairs_hf.evaluation.results_table import results_table
     from megapairs_hf.models import load_mmret
 
-    models = {"base": opened(places["base"], "model"), "trained": opened(places["model"], "model")}
+    model = opened(places["model"], "model")
+    # the backbone that the model was trained from, as an MMRet
+    base, revision = model_place(model.manifest.config["model"], work), model.manifest.config.get("revision")
     evaluate(
         opened(places["heldout"], "corpus"),
-        {name: functools.partial(load_mmret, model.path) for name, model in models.items()},
-        fingerprints={name: model.fingerprint for name, model in models.items()},
+        {
+            "base": functools.partial(load_mmret, base, revision=revision),
+            "trained": functools.partial(load_mmret, model.path),
+        },
+        fingerprints={"base": weights_fingerprint(base, revision), "trained": model.fingerprint},
         config=config,
         out=out,
         overwrite=overwrite,

@@ -34,7 +34,7 @@ ASKING = frozenset(
     "model word_num max_image_side jpeg_quality with_captions temperature top_p max_tokens prompt attributes local"
     " demonstrations pool reply_format".split()
 )
-TRAINING = frozenset({"triplets", "base", "model", "results"})
+TRAINING = frozenset({"triplets", "model", "results"})
 HELD_OUT = "heldout"
 DRAWN = "synthetic scenes"
 PARTS = ("triplets", "images", "preview")

@@ -17,13 +17,12 @@ class LoopConfig:
         steps: optimizer steps.
         batch_size: queries per step, over all processes.
         lr: peak learning rate.
-        schedule: LR scheduler after the warm-up.
+        schedule: LR scheduler of transformers.
         warmup_steps: steps of linear warm-up.
         weight_decay: of AdamW, on matrices only (no bias, norm or scale).
         max_grad_norm: maximum gradient norm.
         temperature: τ of the loss.
         mixed_precision: of the forward pass.
-        ema: decay of a moving average of the weights, which is then what is evaluated and saved; 0 for none.
         max_steps: stop after so many steps of the schedule, to try a recipe; null for all.
         seed: random seed of the order and of what is sampled.
         log_every: steps between two lines of the log.
@@ -35,13 +34,12 @@ class LoopConfig:
     steps: int
     batch_size: int
     lr: float
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
     warmup_steps: int = 0
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     temperature: float = 0.02
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    ema: float = 0.0
     max_steps: int | None = None
     seed: int = 0
     log_every: int = field(default=10, metadata=RUNTIME_ONLY)
@@ -57,7 +55,6 @@ class LoopConfig:
         require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
         require(self.max_grad_norm > 0, "max_grad_norm", self.max_grad_norm, "a positive number")
         require(self.temperature > 0, "temperature", self.temperature, "a positive number")
-        require(0 <= self.ema < 1, "ema", self.ema, "at least 0 and less than 1")
         require(self.max_steps is None or self.max_steps > 0, "max_steps", self.max_steps, "a positive number or null")
         require(self.log_every > 0, "log_every", self.log_every, "a positive number of steps")
         require(self.checkpoint_every > 0, "checkpoint_every", self.checkpoint_every, "a positive number of steps")
@@ -82,10 +79,10 @@ class SourceConfig:
         split: its split.
         revision: its revision.
         images: folder that the image paths are relative to.
-        weight: how often a batch is drawn from it, relative to the others; null for its number of rows.
-        stream: read it from front to back in shuffled blocks instead of at random; for sets larger than the disk.
-        rows: use at most so many rows, drawn by the run's seed (VLM2Vec takes 50,000 of each of MMEB's); null for all.
-        prompt: what a language model is told before each query, as its query prompt; the default is nothing, since
+        weight: sampling weight beside the other data sets; null for its number of rows.
+        rows: use at most so many rows, sampled by the run's seed (VLM2Vec takes 50,000 of each of MMEB's); null for
+            all.
+        prompt: query prompt of a language model; the default is none, since
             MMEB's `qry` carries its own instruction. Triplets have the prompt of composed retrieval.
     """
 
@@ -95,14 +92,12 @@ class SourceConfig:
     revision: str | None = None
     images: str = "."
     weight: float | None = None
-    stream: bool = False
     rows: int | None = None
     prompt: str = ""
 
     def __post_init__(self) -> None:
         require(self.weight is None or self.weight > 0, "weight", self.weight, "a positive number or null")
         require(self.rows is None or self.rows > 0, "rows", self.rows, "a positive number or null")
-        require(self.rows is None or not self.stream, "rows", self.rows, "null for a stream, whose length is unknown")
 
 
 @dataclass(frozen=True)
@@ -135,11 +130,9 @@ class TrainConfig(LoopConfig):
         dtype: of the weights; bfloat16 halves the memory of weights that adapters leave as they are.
         micro_batch: GradCache mini-batch size in distinct inputs, which gives the whole batch's gradient in the
             memory of one mini-batch; null keeps the activations of the whole batch.
-        chunk: distinct inputs per forward pass without GradCache.
         gradient_checkpointing: compute activations again in the backward pass instead of keeping them.
         cache_gb: memory for decoded images, so that each is decoded once.
         eval_every: steps between two evaluations on the validation split; 0 for none.
-        eval_queries: queries of that evaluation at most.
         best_metric: keep the checkpoint that is best by this and save it in the end; null saves the last.
         patience: early-stopping patience in evaluations; 0 never stops.
     """
@@ -166,13 +159,12 @@ class TrainConfig(LoopConfig):
             "weight_decay",
             "max_grad_norm",
             "temperature",
-            "ema",
             "lora_rank",
             "matryoshka",
             "seed",
         ),
-        "memory": ("mixed_precision", "dtype", "micro_batch", "chunk", "gradient_checkpointing", "cache_gb"),
-        "evaluation": ("eval_every", "eval_queries", "best_metric", "patience"),
+        "memory": ("mixed_precision", "dtype", "micro_batch", "gradient_checkpointing", "cache_gb"),
+        "evaluation": ("eval_every", "best_metric", "patience"),
         "checkpoints": ("checkpoint_every", "keep_checkpoints", "log_every", "tracker"),
     }
 
@@ -201,12 +193,10 @@ class TrainConfig(LoopConfig):
     # memory
     dtype: Literal["float32", "bfloat16"] = "float32"
     micro_batch: int | None = None
-    chunk: int = 64
     gradient_checkpointing: bool = False
     cache_gb: float = field(default=4.0, metadata=RUNTIME_ONLY)
     # evaluation
     eval_every: int = 0
-    eval_queries: int = 500
     best_metric: str | None = None
     patience: int = 0
 
@@ -215,7 +205,6 @@ class TrainConfig(LoopConfig):
         require(self.negatives >= 0, "negatives", self.negatives, "0 or more")
         require(self.group_siblings >= 1, "group_siblings", self.group_siblings, "at least 1")
         require(self.micro_batch is None or self.micro_batch > 0, "micro_batch", self.micro_batch, "positive or null")
-        require(self.chunk > 0, "chunk", self.chunk, "at least 1")
         trained = self.dtype == "float32" or self.lora_rank > 0
         require(trained, "dtype", self.dtype, "float32 without lora_rank, because all weights are trained")
         require(self.lora_rank >= 0, "lora_rank", self.lora_rank, "0 or more")
@@ -223,7 +212,6 @@ class TrainConfig(LoopConfig):
         require(self.weight is None or self.weight >= 0, "weight", self.weight, "0 or more, or null")
         require(self.weight != 0 or bool(self.sources), "weight", self.weight, "above 0 where there are no `sources`")
         require(self.eval_every >= 0, "eval_every", self.eval_every, "0 or more steps")
-        require(self.eval_queries > 0, "eval_queries", self.eval_queries, "at least 1")
         evaluated = self.eval_every > 0 or (self.best_metric is None and self.patience == 0)
         require(evaluated, "eval_every", self.eval_every, "positive where `best_metric` or `patience` is set")
         require(self.patience == 0 or self.best_metric is not None, "patience", self.patience, "0 without best_metric")
