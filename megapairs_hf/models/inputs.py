@@ -66,18 +66,17 @@ def is_image(text: str) -> bool:
         return False
 
 
-def load_image(given: Any, place: int, allow_urls: bool) -> Any:
+def load_image(given: Any, place: int) -> Any:
     """The RGB image of an input.
 
     Args:
         given: as in `Input.image`.
         place: of the input in its list, for errors.
-        allow_urls: whether images may be fetched.
 
     Raises:
         ModelError: it cannot be read or decoded.
     """
     try:
-        return open_image(given, allow_urls=allow_urls)
+        return open_image(given)
     except ImageRejectedError as error:
         raise ModelError(f"the image of input {place} cannot be used ({error}); leave it out or replace it") from error

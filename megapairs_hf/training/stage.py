@@ -15,7 +15,7 @@ from megapairs_hf.core.dependencies import require
 from megapairs_hf.core.errors import ArtifactError, TrainingError
 from megapairs_hf.core.progress import note
 from megapairs_hf.dataset.load import load_triplets
-from megapairs_hf.models.loading import build_mmret, save_mmret
+from megapairs_hf.models.loading import load_mmret, save_mmret
 from megapairs_hf.models.lora import add_lora, unload_lora
 from megapairs_hf.training.checkpoint import explained_save
 from megapairs_hf.training.data.mmeb import open_source, source_fingerprint
@@ -123,8 +123,9 @@ def started_model(config: TrainConfig, work: str | Path) -> Any:
         require_adapters("`lora_rank`")
     import torch
 
-    dtype = getattr(torch, config.dtype)
-    model = build_mmret(model_place(config.model, work), revision=config.revision, device="cpu", dtype=dtype)
+    weights = {"dtype": getattr(torch, config.dtype)}
+    path = model_place(config.model, work)
+    model = load_mmret(path, revision=config.revision, device="cpu", model_kwargs=weights)
     if config.lora_rank:
         # the adapters' first values are drawn
         torch.manual_seed(config.seed)

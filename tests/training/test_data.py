@@ -15,7 +15,7 @@ from PIL import Image
 
 from megapairs_hf.core.errors import ArtifactError, StaleArtifactError, TrainingError
 from megapairs_hf.dataset import load_triplets
-from megapairs_hf.models import build_mmret
+from megapairs_hf.models import load_mmret
 from megapairs_hf.training import TrainConfig, train_mmret
 from megapairs_hf.training.config import SourceConfig
 from megapairs_hf.training.data.batch import make_batch
@@ -232,7 +232,7 @@ def test_worker_processes_decode_the_same(model, rows):
 
 
 def test_a_language_model_sees_each_input_once_and_trains_with_cached_gradients(rows, tmp_path):
-    model = build_mmret(llava(tmp_path / "llava"), device="cpu")
+    model = load_mmret(llava(tmp_path / "llava"), device="cpu")
     settings = {"temperature": 0.1, "negatives": 2, "batch_size": 4}
     task = made_task(model, rows, **settings)
     batch = task.batch(0, 0, 1)
@@ -303,7 +303,7 @@ def test_a_cap_on_the_rows_of_a_source_draws_them_by_the_seed(table):
 
 
 def test_queries_of_a_source_have_its_prompt_and_triplets_the_models(table, rows, tmp_path):
-    model = build_mmret(llava(tmp_path / "llava"), device="cpu")
+    model = load_mmret(llava(tmp_path / "llava"), device="cpu")
     config = TrainConfig(**{**SETTINGS, "batch_size": 4})
 
     def fed(source):
