@@ -30,7 +30,7 @@ from PIL import Image
 
 from megapairs_hf.corpus import CorpusConfig, make_corpus
 from megapairs_hf.embedding import EmbedConfig, EncoderConfig, embed_corpus
-from megapairs_hf.embedding.encoders import Running, load_encoder
+from megapairs_hf.embedding.encoders import load_encoder
 from megapairs_hf.embedding.loader import ImagePreprocessor
 from megapairs_hf.images.decode import decode_image, to_rgb
 from megapairs_hf.models.small_encoders import SmallModelConfig, train_tokenizer
@@ -128,7 +128,7 @@ class Bench:
 
     def load(self, model: str, dtype: str) -> Any:
         config = EncoderConfig("m", f"./{model}", "image")
-        return load_encoder(config, str(self.folder / model), Running(dtype, BATCH, False, "cpu"))
+        return load_encoder(config, str(self.folder / model), EmbedConfig(dtype=dtype, batch_size=BATCH), "cpu")
 
     def forward(self, encoder: Any, dtype: str, count: int) -> Callable[[], None]:
         """The bare model on a batch that lies ready in its own number format."""

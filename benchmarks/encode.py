@@ -32,7 +32,7 @@ def make_clip(folder: Path, size: str) -> str:
     import torch
     from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor
 
-    from megapairs_hf.models import build_mmret, save_mmret
+    from megapairs_hf.models import load_mmret, save_mmret
     from megapairs_hf.models.small_encoders import SmallModelConfig, train_tokenizer
 
     (width, layers, heads, patch, side, dimension), (text_width, text_layers, text_heads) = SIZES[size]
@@ -49,7 +49,7 @@ def make_clip(folder: Path, size: str) -> str:
     pixels = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
     model.save_pretrained(folder / "clip")
     CLIPProcessor(pixels, tokenizer).save_pretrained(folder / "clip")
-    save_mmret(build_mmret(str(folder / "clip"), device="cpu"), folder / "mmret")
+    save_mmret(load_mmret(str(folder / "clip"), device="cpu"), folder / "mmret")
     return str(folder / "mmret")
 
 
@@ -175,7 +175,7 @@ def on_gpu(args: argparse.Namespace) -> None:
             folder = Path(name)
             path = make_llava(folder / "llava") if size == "7b" else make_clip(folder, size)
             torch.cuda.empty_cache()
-            model = load_mmret(path, device="cuda", dtype=torch.bfloat16)
+            model = load_mmret(path, device="cuda", model_kwargs={"dtype": torch.bfloat16})
             kinds = make_inputs(folder, 192 if size == "7b" else args.inputs)
             batch = 16 if size == "7b" else 256
             for kind in ("image", "joint"):

@@ -1,6 +1,6 @@
 """Embedding and exact search on a GPU against the bare model and a bare matrix product.
 
-    python benchmarks/gpu.py            ratios and rates to put into benchmarks/scale.py
+    python benchmarks/gpu.py            ratios and rates to put into the formulas of docs/scale.md
     python benchmarks/gpu.py --quick    fewer images and embeddings
 
 The models have random weights in the sizes of CLIP ViT-L/14's vision tower and DINOv2-L.
@@ -21,7 +21,7 @@ from PIL import Image
 
 from megapairs_hf.corpus import CorpusConfig, make_corpus
 from megapairs_hf.embedding import EmbedConfig, EncoderConfig, embed_corpus
-from megapairs_hf.embedding.encoders import Running, load_encoder
+from megapairs_hf.embedding.encoders import load_encoder
 from megapairs_hf.mining.knn.embeddings import Embeddings
 from megapairs_hf.mining.knn.gpu_search import DeviceSearch
 
@@ -70,7 +70,7 @@ def stage_ratio(name: str, folder: Path, count: int = 8192, device: str = "cuda"
     write_model(name, folder / name)
     corpus = write_corpus(folder / "c", count)
     model = EncoderConfig("m", f"./{name}", "image")
-    encoder = load_encoder(model, str(folder / name), Running(dtype, BATCH, False, device))
+    encoder = load_encoder(model, str(folder / name), EmbedConfig(dtype=dtype, batch_size=BATCH), device)
     pixels = torch.randint(0, 256, (BATCH, 224, 224, 3), dtype=torch.uint8)
     config = EmbedConfig(encoders=(model,), dtype=dtype, batch_size=BATCH, workers=8, device=device)  # type: ignore[arg-type]
     with torch.inference_mode():

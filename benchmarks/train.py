@@ -43,7 +43,7 @@ from PIL import Image
 from torch.nn.functional import cross_entropy, normalize
 
 from megapairs_hf.dataset import Triplets, training_view
-from megapairs_hf.models import build_mmret
+from megapairs_hf.models import load_mmret
 from megapairs_hf.models.small_encoders import SmallModelConfig, small_clip, train_tokenizer
 from megapairs_hf.training import TrainConfig
 from megapairs_hf.training.data.triplets import TripletPool
@@ -93,7 +93,7 @@ def made_model(folder: Path, sizes: SmallModelConfig) -> Any:
         model, processor = small_clip(sizes, train_tokenizer([" ".join(WORDS)] * 50, sizes))
         model.save_pretrained(place)
         processor.save_pretrained(place)
-    return build_mmret(str(place), device="cpu")
+    return load_mmret(str(place), device="cpu")
 
 
 def made_run(model: Any, triplets: Triplets, folder: Path, **settings: Any) -> Run:

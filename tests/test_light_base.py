@@ -207,7 +207,6 @@ def test_what_is_missing_is_one_sentence(work, tmp_path):
     ("code", "sentence"),
     [
         ("m.load_mmret('x')", "an MMRet needs torch, "),
-        ("m.models.build_mmret('x')", "an MMRet needs torch, "),
         ("m.evaluation.sweep.draw_sweep({'a': [(0.0, 1.0)]}, 'x.svg')", "a drawing of the sweep needs matplotlib"),
         ("m.models.onnx.export_onnx(None, 'x')", "ONNX export needs onnx, onnxruntime and onnxscript, which are "),
         ("m.models.mteb_wrapper.mteb_model(None)", "measuring with mteb needs mteb, which is not installed"),

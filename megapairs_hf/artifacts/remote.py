@@ -103,9 +103,7 @@ def stage_in(work: str, places: Mapping[str, str], target: str, *, overwrite: bo
     """
     # processes of one run meet before any of them waits for the lock of another
     distributed.barrier()
-    # train saves its base model beside the result
-    written = [target, join(storage.parent(target), "base")] if not storage.is_local(target) else []
-    outputs = {mirror(url): url for url in written if url not in places.values()}
+    outputs = {mirror(target): target} if not storage.is_local(target) and target not in places.values() else {}
     if overwrite and distributed.is_main():
         for folder in outputs:
             _clear(folder)

@@ -31,7 +31,7 @@ STAGES = (
     "verified",
     "triplets",
 )
-AFTER = ("base", "model", "results")
+AFTER = ("model", "results")
 TRAINING_LOG = "training_log.jsonl"
 RESULTS = "results.jsonl"
 RECORD_KEYS = ("benchmark", "metric", "value", "model", "strategy")

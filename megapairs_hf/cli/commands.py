@@ -6,7 +6,6 @@ To add a stage: write its folder, then one entry here and its place in `RECIPE_K
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 from typing import Any
 
 from megapairs_hf.cli.stage import Stage
@@ -92,11 +91,11 @@ _ALL = (
     ),
     Stage(
         "train",
-        "An MMRet on the triplets; the base model is saved beside it.",
+        "An MMRet on the triplets.",
         "megapairs_hf.training.config:TrainConfig",
         inputs=("triplets",),
         out="model",
-        call=f"{HERE}:run_train",
+        call="megapairs_hf.training:train_mmret",
         needs="models",
         in_work=True,
         local=True,
@@ -105,10 +104,11 @@ _ALL = (
         "eval",
         EVAL_HELP,
         "megapairs_hf.evaluation.config:EvalConfig",
-        inputs=("heldout", "base", "model"),
+        inputs=("heldout", "model"),
         out="results",
         call=f"{HERE}:run_eval",
         needs="models",
+        in_work=True,
         local=True,
     ),
 )
@@ -126,27 +126,20 @@ COMMANDS = {
 }
 
 
-def run_train(triplets: Any, *, config: Any, out: str, work: str, overwrite: bool) -> Any:
-    """Save the base model, then run the train stage."""
-    from megapairs_hf.training import init_mmret, train_mmret
-
-    folder = Path(out)
-    # a second model of the same work folder starts from another
-    base = folder.parent / ("base" if folder.name == "model" else f"{folder.name}.base")
-    init_mmret(config, out=base, work=work, overwrite=overwrite)
-    return train_mmret(triplets, config=config, out=out, work=work, overwrite=overwrite)
-
-
-def run_eval(heldout: Any, base: Any, trained: Any, *, config: Any, out: str, overwrite: bool) -> None:
+def run_eval(heldout: Any, model: Any, *, config: Any, out: str, work: str, overwrite: bool) -> None:
     """Run the eval stage and print its table."""
+    from megapairs_hf.artifacts.fingerprints import model_place, weights_fingerprint
     from megapairs_hf.artifacts.workspace import read_results
     from megapairs_hf.evaluation.entry import ModelSource, evaluate
     from megapairs_hf.evaluation.results_table import results_table
     from megapairs_hf.models import load_mmret
 
+    # the backbone that the model was trained from, as an MMRet
+    base, revision = model_place(model.manifest.config["model"], work), model.manifest.config.get("revision")
+    fingerprint = weights_fingerprint(base, revision)
     sources = {
-        name: ModelSource(functools.partial(load_mmret, model.path), model.fingerprint, model.fingerprint)
-        for name, model in {"base": base, "trained": trained}.items()
+        "base": ModelSource(functools.partial(load_mmret, base, revision=revision), fingerprint, fingerprint),
+        "trained": ModelSource(functools.partial(load_mmret, model.path), model.fingerprint, model.fingerprint),
     }
     evaluate(sources, heldout, out=out, config=config, overwrite=overwrite)
     if distributed.is_main():

@@ -15,7 +15,7 @@ class EncoderConfig:
     Attributes:
         name: of the model here; it names the artifact's folder and, unless mining says otherwise, the relation.
         model: Hub id, folder (`./…` is relative to the work folder), or an open_clip architecture.
-        input: what it looks at, the `image` or the `caption`.
+        input: what it embeds, the `image` or the `caption`.
         library: `transformers` (CLIP, SigLIP, VisionTextDualEncoder, DINOv2 and other vision models), `open_clip`
             (EVA-CLIP; extra `eva`) or `sentence_transformers` (BGE and other text models, CLIP).
         pretrained: open_clip's name of the weights, or a file of weights.
@@ -51,13 +51,12 @@ class EmbedConfig:
     Attributes:
         encoders: the encoders.
         dtype: number format of the forward pass; the embeddings are always stored as float16.
-        batch_size: images or captions a forward pass; it decides the last bits of the result, so it is fixed.
+        batch_size: images or captions per forward pass; it decides the last bits of the result, so it is fixed.
         draft: decode a JPEG at 1/2, 1/4 or 1/8 of its size where at least 1.5 times the pixels that the models' own
             resize leaves remain; false decodes every pixel.
-        compile: compile the image towers of transformers and open_clip models with `torch.compile`.
-        threads: decoding threads of a process, where `workers` is 0.
-        workers: decoding processes of a process; 0 decodes in threads.
-        device: `cuda`, `cpu`, …; None takes what Accelerate finds.
+        threads: decoding threads per process, where `workers` is 0.
+        workers: decoding processes per process; 0 decodes in threads.
+        device: `cuda`, `cpu`, …; None takes what Accelerate chooses.
     """
 
     encoders: tuple[EncoderConfig, ...] = (
@@ -68,7 +67,6 @@ class EmbedConfig:
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     batch_size: int = 64
     draft: bool = True
-    compile: bool = False
     threads: int = field(default=2, metadata=RUNTIME_ONLY)
     workers: int = field(default=0, metadata=RUNTIME_ONLY)
     device: str | None = field(default=None, metadata=RUNTIME_ONLY)
@@ -90,4 +88,3 @@ class ModelSettings:
     dtype: str
     batch_size: int
     draft: bool
-    compile: bool

@@ -7,7 +7,6 @@ length before they are batched, so that short ones are not padded to the longest
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -22,25 +21,8 @@ if TYPE_CHECKING:
 
     import torch
 
-    from megapairs_hf.embedding.config import EncoderConfig
+    from megapairs_hf.embedding.config import EmbedConfig, EncoderConfig
     from megapairs_hf.images.transforms import PlainTransform, ProcessorTransform, Transform
-
-
-@dataclass(frozen=True)
-class Running:
-    """How the models run.
-
-    Attributes:
-        dtype: `float32`, `bfloat16` or `float16`.
-        batch_size: inputs a forward pass.
-        compile: whether the image towers are compiled.
-        device: where.
-    """
-
-    dtype: str
-    batch_size: int
-    compile: bool
-    device: str
 
 
 class Encoder(Protocol):
@@ -50,7 +32,7 @@ class Encoder(Protocol):
     def transform(self) -> Transform | None:
         """What to do with an image where it is decoded; None for a model of captions."""
 
-    def __init__(self, config: EncoderConfig, path: str, running: Running) -> None: ...
+    def __init__(self, config: EncoderConfig, path: str, settings: EmbedConfig, device: str) -> None: ...
 
     def encode_images(self, batch: Any) -> torch.Tensor:
         """Embeddings (Tensor[B, D]) of what the transform gave, not normalized."""
@@ -59,13 +41,14 @@ class Encoder(Protocol):
         """Embeddings (Tensor[N, D]) of any number of captions, not normalized."""
 
 
-def load_encoder(config: EncoderConfig, path: str, running: Running) -> Encoder:
+def load_encoder(config: EncoderConfig, path: str, settings: EmbedConfig, device: str) -> Encoder:
     """Load an encoder.
 
     Args:
         config: which one.
         path: its folder or Hub id.
-        running: how it is to run.
+        settings: of the stage: number format and batch size.
+        device: where it runs.
 
     Raises:
         ModelError: it cannot be loaded, or has no tower for this input.
@@ -77,37 +60,28 @@ def load_encoder(config: EncoderConfig, path: str, running: Running) -> Encoder:
         "sentence_transformers": SentenceTransformersEncoder,
     }
     try:
-        return makers[config.library](config, path, running)
+        return makers[config.library](config, path, settings, device)
     except (OSError, ValueError, RuntimeError) as error:
-        said = str(error).strip().split("\n", 1)[0]
-        raise ModelError(f"cannot load the encoder {config.name} ({path}): {said}") from error
-
-
-def full_batch(pixels: torch.Tensor, size: int) -> torch.Tensor:
-    """The batch filled up with zeros, since a compiled model is compiled again for every other shape."""
-    import torch
-
-    if len(pixels) == size:
-        return pixels
-    return torch.cat([pixels, pixels.new_zeros(size - len(pixels), *pixels.shape[1:])])
+        message = str(error).strip().split("\n", 1)[0]
+        raise ModelError(f"cannot load the encoder {config.name} ({path}): {message}") from error
 
 
 class TransformersEncoder:
     """A CLIP-like tower, or a plain vision model such as DINOv2."""
 
-    def __init__(self, config: EncoderConfig, path: str, running: Running) -> None:
+    def __init__(self, config: EncoderConfig, path: str, settings: EmbedConfig, device: str) -> None:
         import torch
         from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
         check_adapter_of(path, config.revision)
-        self.config, self.running, self.dtype = config, running, getattr(torch, running.dtype)
+        self.config, self.batch_size, self.device = config, settings.batch_size, device
+        self.dtype = getattr(torch, settings.dtype)
         model = AutoModel.from_pretrained(path, revision=config.revision, dtype=self.dtype)
-        self.model = model.to(running.device).eval()
+        self.model = model.to(device).eval()
         self.transform: PlainTransform | ProcessorTransform | None = None
         if config.input == "image":
             processor = AutoImageProcessor.from_pretrained(path, revision=config.revision, backend="pil")
             self.transform = read_transform(processor)
-            self.tower = torch.compile(self._tower) if running.compile else self._tower
         else:
             if not hasattr(model, "get_text_features"):
                 raise ModelError(f"{path} has no text tower, so it cannot embed captions; choose a dual encoder")
@@ -118,12 +92,7 @@ class TransformersEncoder:
     def encode_images(self, batch: Any) -> torch.Tensor:
         """Embeddings (Tensor[B, D])."""
         assert self.transform is not None
-        pixels = self.transform.pixels(batch, self.running.device, self.dtype)
-        if self.running.compile:
-            return self.tower(full_batch(pixels, self.running.batch_size))[: len(batch)]
-        return self.tower(pixels)
-
-    def _tower(self, pixels: torch.Tensor) -> torch.Tensor:
+        pixels = self.transform.pixels(batch, self.device, self.dtype)
         if hasattr(self.model, "get_image_features"):
             return self.model.get_image_features(pixel_values=pixels).pooler_output
         output = self.model(pixel_values=pixels)
@@ -139,11 +108,11 @@ class TransformersEncoder:
         tokens = self.processor(list(captions), truncation=True)
         order = np.argsort([-len(ids) for ids in tokens["input_ids"]], kind="stable")
         parts = []
-        for start in range(0, len(order), self.running.batch_size):
-            rows = order[start : start + self.running.batch_size]
+        for start in range(0, len(order), self.batch_size):
+            rows = order[start : start + self.batch_size]
             names = sorted({"input_ids", "attention_mask"} & set(tokens))
             some = {name: [tokens[name][row] for row in rows] for name in names}
-            padded = self.processor.pad(some, padding=self.padding, return_tensors="pt").to(self.running.device)
+            padded = self.processor.pad(some, padding=self.padding, return_tensors="pt").to(self.device)
             parts.append(self.model.get_text_features(**{name: padded[name] for name in names}).pooler_output)
         return torch.cat(parts)[torch.from_numpy(np.argsort(order))]
 
@@ -151,48 +120,44 @@ class TransformersEncoder:
 class OpenClipEncoder:
     """One tower of an open_clip model; EVA-CLIP is among them."""
 
-    def __init__(self, config: EncoderConfig, path: str, running: Running) -> None:
+    def __init__(self, config: EncoderConfig, path: str, settings: EmbedConfig, device: str) -> None:
         require("eva", f"the encoder {config.name}")
         import open_clip
         import torch
 
-        self.running, self.dtype = running, getattr(torch, running.dtype)
+        self.batch_size, self.device, self.dtype = settings.batch_size, device, getattr(torch, settings.dtype)
         assert config.pretrained is not None
         weights = None if config.pretrained == "random" else config.pretrained
-        made = open_clip.create_model_and_transforms(path, pretrained=weights, device=running.device)
-        self.model = made[0].to(self.dtype).eval()
-        self.transform = FunctionTransform(made[2]) if config.input == "image" else None
-        self.tower = torch.compile(self.model.encode_image) if running.compile else self.model.encode_image
+        model, _, transform = open_clip.create_model_and_transforms(path, pretrained=weights, device=device)
+        self.model = model.to(self.dtype).eval()
+        self.transform = FunctionTransform(transform) if config.input == "image" else None
         self.tokenizer = open_clip.get_tokenizer(path)
 
     def encode_images(self, batch: Any) -> torch.Tensor:
         """Embeddings (Tensor[B, D])."""
-        pixels = batch.to(self.running.device, self.dtype)
-        if self.running.compile:
-            return self.tower(full_batch(pixels, self.running.batch_size))[: len(batch)]
-        return self.tower(pixels)
+        return self.model.encode_image(batch.to(self.device, self.dtype))
 
     def encode_captions(self, captions: Sequence[str]) -> torch.Tensor:
         """Embeddings (Tensor[N, D]); open_clip pads every text to its full length, so their order does not matter."""
         import torch
 
-        size = self.running.batch_size
+        size = self.batch_size
         parts = [list(captions[start : start + size]) for start in range(0, len(captions), size)]
-        return torch.cat([self.model.encode_text(self.tokenizer(part).to(self.running.device)) for part in parts])
+        return torch.cat([self.model.encode_text(self.tokenizer(part).to(self.device)) for part in parts])
 
 
 class SentenceTransformersEncoder:
     """Any Sentence Transformers model: BGE for captions, CLIP for either."""
 
-    def __init__(self, config: EncoderConfig, path: str, running: Running) -> None:
+    def __init__(self, config: EncoderConfig, path: str, settings: EmbedConfig, device: str) -> None:
         import torch
         from sentence_transformers import SentenceTransformer
 
         check_adapter_of(path, config.revision)
-        kwargs = {"dtype": getattr(torch, running.dtype)}
-        self.running = running
+        kwargs = {"dtype": getattr(torch, settings.dtype)}
+        self.batch_size = settings.batch_size
         self.transform = WholeImage() if config.input == "image" else None
-        self.model = SentenceTransformer(path, device=running.device, revision=config.revision, model_kwargs=kwargs)
+        self.model = SentenceTransformer(path, device=device, revision=config.revision, model_kwargs=kwargs)
 
     def encode_images(self, batch: Any) -> torch.Tensor:
         """Embeddings (Tensor[B, D])."""
@@ -205,6 +170,4 @@ class SentenceTransformersEncoder:
         return self._encode(list(captions))
 
     def _encode(self, inputs: list[Any]) -> torch.Tensor:
-        return self.model.encode(
-            inputs, batch_size=self.running.batch_size, convert_to_tensor=True, show_progress_bar=False
-        )
+        return self.model.encode(inputs, batch_size=self.batch_size, convert_to_tensor=True, show_progress_bar=False)

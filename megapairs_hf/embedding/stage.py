@@ -1,8 +1,8 @@
 """The embed stage: one pass over the corpus serves every encoder (paper, section 3.1).
 
 An image is decoded once and given to all image models; captions are sorted by length inside their shard. The
-embeddings are divided by their length and stored as float16, in the order of the corpus, one artifact a model. What
-surprises: batches never cross shards, so the bytes do not depend on how many processes share the work.
+embeddings are divided by their length and stored as float16, in the order of the corpus, one artifact per encoder.
+What surprises: batches never cross shards, so the bytes do not depend on how many processes share the work.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from megapairs_hf.core.distributed import choose_device
 from megapairs_hf.core.progress import Progress
 from megapairs_hf.embedding.config import EmbedConfig, ModelSettings
 from megapairs_hf.embedding.embed import embed_captions, embed_images, undecoded
-from megapairs_hf.embedding.encoders import Running, load_encoder
+from megapairs_hf.embedding.encoders import load_encoder
 from megapairs_hf.embedding.loader import ImagePreprocessor, prepared
 
 
@@ -34,7 +34,7 @@ def embed_corpus(
         config: the settings.
         out: the folder in which each model gets a folder of its name.
         work: what `./…` in a model's path is relative to.
-        overwrite: throw away what is there.
+        overwrite: replace what is there.
 
     Returns:
         An `embeddings` artifact for each model, by name.
@@ -51,7 +51,7 @@ def embed_corpus(
             writer = create_artifact(
                 join(out, model.name),
                 kind="embeddings",
-                config=ModelSettings(model, config.dtype, config.batch_size, config.draft, config.compile),
+                config=ModelSettings(model, config.dtype, config.batch_size, config.draft),
                 inputs={
                     "corpus": corpus.fingerprint,
                     "model": weights_fingerprint(model_place(model.model, work), model.revision, model.pretrained),
@@ -76,9 +76,9 @@ def _embed_missing(corpus: Artifact, config: EmbedConfig, writers: dict[str, Art
     if not todo:
         return
     require("models", "embed")
-    running = Running(config.dtype, config.batch_size, config.compile, choose_device(config.device))
+    device = choose_device(config.device)
     models = [model for model in config.encoders if model.name in writers]
-    encoders = {m.name: load_encoder(m, model_place(m.model, work), running) for m in models}
+    encoders = {m.name: load_encoder(m, model_place(m.model, work), config, device) for m in models}
     missing = {i: [model for model in models if not writers[model.name].done(i)] for i in todo}
     rows = [int(shard["rows"]) for shard in corpus.manifest.shards]
     mine = sum(rows[i] for i in distributed.my_shards(len(rows)))

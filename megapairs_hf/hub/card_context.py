@@ -32,7 +32,7 @@ ASKING = frozenset(
     "model word_num max_image_side temperature top_p max_new_tokens prompt attributes local"
     " num_few_shot few_shot_file response_format".split()
 )
-TRAINING = frozenset({"triplets", "base", "model", "results"})
+TRAINING = frozenset({"triplets", "model", "results"})
 HELD_OUT = "heldout"
 PARTS = ("triplets", "images", "preview")
 RAW_PARTS = ("descriptions", "instructions")

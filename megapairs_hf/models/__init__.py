@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 from megapairs_hf.core import lazy
 
 if TYPE_CHECKING:
-    from megapairs_hf.models.loading import build_mmret, load_mmret, save_mmret
+    from megapairs_hf.models.loading import load_mmret, save_mmret
 else:
-    __getattr__, __dir__ = lazy.exports(__name__, {"loading": ["build_mmret", "load_mmret", "save_mmret"]})
+    __getattr__, __dir__ = lazy.exports(__name__, {"loading": ["load_mmret", "save_mmret"]})
 
-__all__ = ["build_mmret", "load_mmret", "save_mmret"]
+__all__ = ["load_mmret", "save_mmret"]

@@ -66,13 +66,12 @@ def is_image(text: str) -> bool:
         return False
 
 
-def load_image(given: Any, place: int, allow_urls: bool) -> Any:
+def load_image(given: Any, place: int) -> Any:
     """The RGB image of an input.
 
     Args:
         given: as in `Input.image`.
         place: of the input in its list, for errors.
-        allow_urls: whether images may be fetched.
 
     Raises:
         ModelError: it cannot be read or decoded.

@@ -1,8 +1,8 @@
-"""LoRA adapters on an MMRet by PEFT: add, merge, unmerge, export (paper, sections 4.1 and 4.3: rank 32).
+"""LoRA adapters on an MMRet by PEFT: add and merge (paper, sections 4.1 and 4.3: rank 32).
 
 Adapters sit on every linear layer of the vision tower and of the language model (or of a dual encoder's two towers).
 The projector between them is left alone. What surprises: a model saved with adapters is a folder of adapters that
-names its backbone, and loads only while the backbone is there; `export_merged` makes a whole model of it.
+names its backbone, and loads only while the backbone is there; `unload_lora` makes a whole model of it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from megapairs_hf.core.errors import ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from sentence_transformers import SentenceTransformer
 
@@ -51,7 +50,7 @@ def add_lora(
 
     inner = model[0].model
     if any(True for _ in _layers(inner)):
-        raise ModelError("the model has adapters already; merge or unload them first")
+        raise ModelError("the model has adapters already; call unload_lora first")
     targets = lora_targets(inner)
     config = LoraConfig(r=rank, lora_alpha=alpha or 2 * rank, lora_dropout=dropout, target_modules=targets)
     inner.add_adapter(config, adapter_name=name)
@@ -68,15 +67,15 @@ def lora_targets(inner: Any) -> list[str]:
     """
     import torch
 
-    found = []
+    targets = []
     for name, module in inner.named_modules():
         parts = name.split(".")
         # not its subclasses: torch's MultiheadAttention reads the weights of its own kind past any adapter
         if type(module) is torch.nn.Linear and set(parts) & set(TOWERS) and not set(parts) & set(BETWEEN):
-            found.append(name)
-    if not found:
+            targets.append(name)
+    if not targets:
         raise ModelError(f"{type(inner).__name__} has no linear layer below any of {', '.join(TOWERS)}; adapt another")
-    return found
+    return targets
 
 
 def _layers(inner: Any) -> Iterator[tuple[str, Any]]:
@@ -88,64 +87,28 @@ def _layers(inner: Any) -> Iterator[tuple[str, Any]]:
             yield name, module
 
 
-def merge_lora(model: SentenceTransformer, *, keep: bool = True) -> None:
-    """Add the adapters to the weights, so that they cost nothing in a forward pass.
+def unload_lora(model: SentenceTransformer) -> None:
+    """Add the adapters to the weights and remove them: the model is a plain one with other weights.
 
     Args:
         model: an MMRet with adapters.
-        keep: whether the weights without adapters are kept in the CPU's memory, from where `unmerge_lora` takes them;
-            without them it subtracts, which in bfloat16 is far from exact.
 
     Raises:
         ModelError: it has none, or merging gives numbers that are not finite.
     """
-    layers = list(_layers(model[0].model))
+    inner = model[0].model
+    layers = list(_layers(inner))
     if not layers:
         raise ModelError("the model has no adapters to merge; call add_lora, or load an adapted model")
     for name, layer in layers:
-        if keep and not layer.merged:
-            layer.weight_unmerged = layer.get_base_layer().weight.detach().to("cpu", copy=True)
-        try:
-            layer.merge(safe_merge=True)
-        except ValueError as error:
-            raise ModelError(f"the adapter of {name} is not made of finite numbers; train it again") from error
-
-
-def unmerge_lora(model: SentenceTransformer) -> None:
-    """Take the adapters out of the weights again: every bit is as before `merge_lora`, unless it kept none."""
-    for _, layer in _layers(model[0].model):
         if not layer.merged:
-            continue
-        layer.unmerge()
-        kept = layer.__dict__.pop("weight_unmerged", None)
-        if kept is not None:
-            layer.get_base_layer().weight.data.copy_(kept)
-
-
-def unload_lora(model: SentenceTransformer) -> None:
-    """Merge the adapters and forget them: the model is a plain one with other weights.
-
-    Args:
-        model: an MMRet with adapters.
-    """
-    inner = model[0].model
-    if not all(layer.merged for _, layer in _layers(inner)) or not any(True for _ in _layers(inner)):
-        merge_lora(model, keep=False)
-    for name, layer in _layers(inner):
+            try:
+                layer.merge(safe_merge=True)
+            except ValueError as error:
+                raise ModelError(f"the adapter of {name} is not made of finite numbers; train it again") from error
         parent, _, last = name.rpartition(".")
         setattr(inner.get_submodule(parent), last, layer.get_base_layer())
     inner._hf_peft_config_loaded = False
     del inner.peft_config
     for weight in inner.parameters():
         weight.requires_grad_(True)
-
-
-def export_merged(model: SentenceTransformer, path: str | Path) -> None:
-    """Save a whole model with the adapters in its weights; the model in memory is left merged and without adapters.
-
-    Args:
-        model: an MMRet with adapters.
-        path: the folder.
-    """
-    unload_lora(model)
-    model.save(str(path))

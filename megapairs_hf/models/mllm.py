@@ -105,10 +105,9 @@ class MllmProcessor:
 
     Args:
         transformer: the Sentence Transformers `Transformer` module.
-        allow_urls: whether images may be fetched.
     """
 
-    def __init__(self, transformer: Any, allow_urls: bool) -> None:
+    def __init__(self, transformer: Any) -> None:
         config, self.tokenizer = transformer.model.config, transformer.processor.tokenizer
         # a folder that we did not save shows its model images of any size; one of adapters alone has no config.json,
         # so there the prompt tells
@@ -117,7 +116,6 @@ class MllmProcessor:
         self.side: int | None = getattr(config, SIDE_KEY, IMAGE_SIDE if ours else None)
         positions = getattr(config.text_config, "max_position_embeddings", None) or self.tokenizer.model_max_length
         self.limit = min(int(positions), int(self.tokenizer.model_max_length))
-        self.allow_urls = allow_urls
         self.warned = False
         self.frames: dict[tuple[Any, ...], int] = {}
 
@@ -127,7 +125,7 @@ class MllmProcessor:
         if given.text is not None:
             ready["text"] = given.text
         if given.image is not None:
-            image = load_image(given.image, place, self.allow_urls)
+            image = load_image(given.image, place)
             size = image.size if self.side is None else (self.side, self.side)
             ready["image"] = image if image.size == size else image.resize(size)
         return ready

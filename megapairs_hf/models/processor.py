@@ -48,12 +48,10 @@ class DualProcessor:
 
     Args:
         transformer: the Sentence Transformers `Transformer` module.
-        allow_urls: whether images may be fetched.
     """
 
-    def __init__(self, transformer: Any, allow_urls: bool) -> None:
+    def __init__(self, transformer: Any) -> None:
         self.pixels = Pixels(transformer.processor)
-        self.allow_urls = allow_urls
         self.tokenizer = transformer.tokenizer
         longest = transformer.processing_kwargs.get("text", {}).get("max_length")
         self.limit = int(longest or self.tokenizer.model_max_length)
@@ -65,7 +63,7 @@ class DualProcessor:
         if given.text is not None:
             ready["text"] = given.text
         if given.image is not None:
-            ready["image"] = self.pixels.one(load_image(given.image, place, self.allow_urls))
+            ready["image"] = self.pixels.one(load_image(given.image, place))
         return ready
 
     def features(

@@ -1,9 +1,9 @@
 """Checkpoints: a folder that loads as a model, with the state of training beside it; whole or not at all.
 
-A checkpoint is written to a temporary folder and renamed; the newest are kept, and the best. Continuing from one
+A checkpoint is written to a temporary folder and renamed; the newest are kept, and the best. Resuming from one
 gives, on the same machine, the same bits as a run that was never interrupted, because the order of the data depends
-on the step alone. What surprises: the weights are stored twice, since the model beside the state may be the moving
-average, and a library may save it under other names or in another precision.
+on the step alone. What surprises: the weights are stored twice, since a library may save the model beside the state
+under other names or in another precision.
 """
 
 from __future__ import annotations
@@ -26,12 +26,9 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
-    from megapairs_hf.training.schedule import MovingAverage
-
 STATE = "state.safetensors"
 META = "state.json"
 PREFIX = "step-"
-ASIDE = ".old"
 
 
 def checkpoint_folders(root: Path) -> list[Path]:
@@ -43,8 +40,7 @@ def save_checkpoint(
     root: Path,
     module: nn.Module,
     optimizer: Optimizer,
-    average: MovingAverage,
-    told: dict[str, Any],
+    record: dict[str, Any],
     *,
     keep: int,
     save: Callable[[Path], None] | None = None,
@@ -55,8 +51,7 @@ def save_checkpoint(
         root: the folder of all checkpoints.
         module: the model, unwrapped.
         optimizer: over the module's parameters.
-        average: of its weights.
-        told: `step`, `settings`, and what else must be known to go on, as plain values; `best` names a step to keep.
+        record: `step`, `settings`, and what else resuming needs, as plain values; `best` names a step to keep.
         keep: newest checkpoints that stay.
         save: writes the loadable model into a folder.
 
@@ -65,31 +60,32 @@ def save_checkpoint(
     """
     from safetensors.torch import save_file
 
-    tensors = _tensors(module, optimizer, average)
-    shown = whole_weights(module) if sharded(module) else {}
-    shown |= _under(tensors, "average")
+    tensors = _tensors(module, optimizer)
+    gathered = whole_weights(module) if sharded(module) else {}
     if distributed.is_main():
-        name = f"{PREFIX}{told['step']:08d}"
+        name = f"{PREFIX}{record['step']:08d}"
         temporary, final = root / f".{name}.tmp", root / name
         try:
             with explained_save(final):
                 shutil.rmtree(temporary, ignore_errors=True)
                 temporary.mkdir(parents=True)
                 if save is not None:
-                    with replaced(module, shown):
+                    with replaced(module, gathered):
                         save(temporary)
                 save_file(tensors, temporary / STATE)
-                (temporary / META).write_text(json.dumps(told, indent=1), encoding="utf-8")
+                (temporary / META).write_text(json.dumps(record, indent=1), encoding="utf-8")
                 for file in temporary.rglob("*"):
                     if file.is_file():
                         storage.sync_file(file)
-                _put(temporary, final)
+                shutil.rmtree(final, ignore_errors=True)
+                temporary.rename(final)
+                storage.sync_folder(final.parent)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
-        stay = {f"{PREFIX}{told['best']['step']:08d}"} if told.get("best") else set()
+        best = f"{PREFIX}{record['best']['step']:08d}" if record.get("best") else None
         for old in checkpoint_folders(root)[:-keep]:
-            if old.name not in stay:
+            if old.name != best:
                 # without this file it is no checkpoint any more, whatever of the rest a kill leaves
                 (old / META).unlink()
                 shutil.rmtree(old)
@@ -115,64 +111,39 @@ def explained_save(path: Path) -> Iterator[None]:
         except OSError:
             raise
         except Exception as error:
-            found = re.search(r"([^:]*) \(os error (\d+)\)", str(error))
-            if found is None:
+            system_error = re.search(r"([^:]*) \(os error (\d+)\)", str(error))
+            if system_error is None:
                 raise
-            raise OSError(int(found[2]), found[1].strip()) from error
-
-
-def _put(temporary: Path, final: Path) -> None:
-    """Give a written checkpoint its name; a kill leaves it or the one that had the name before."""
-    before = final.with_name(f".{final.name}{ASIDE}")
-    shutil.rmtree(before, ignore_errors=True)
-    if final.exists():
-        final.rename(before)
-    temporary.rename(final)
-    storage.sync_folder(final.parent)
-    shutil.rmtree(before, ignore_errors=True)
-
-
-def _put_back(root: Path) -> None:
-    """What a kill inside `_put` left aside, under its name again."""
-    if distributed.is_main():
-        for before in root.glob(f".{PREFIX}*{ASIDE}"):
-            final = before.with_name(before.name.removeprefix(".").removesuffix(ASIDE))
-            if final.exists() or not (before / META).is_file():
-                shutil.rmtree(before)
-            else:
-                before.rename(final)
-    distributed.barrier()
+            raise OSError(int(system_error[2]), system_error[1].strip()) from error
 
 
 def newest(root: Path, settings: dict[str, Any]) -> tuple[Path, dict[str, Any]] | None:
-    """The newest checkpoint and what it tells; None where there is none. Every process must call this.
+    """The newest checkpoint and its record; None where there is none.
 
     Raises:
         StaleArtifactError: it belongs to a run with other settings; the first that differs is named.
     """
-    _put_back(root)
-    found = checkpoint_folders(root)
-    if not found:
+    folders = checkpoint_folders(root)
+    if not folders:
         return None
-    told: dict[str, Any] = json.loads((found[-1] / META).read_text(encoding="utf-8"))
-    difference = first_difference("settings", told["settings"], json.loads(json.dumps(settings)))
+    record: dict[str, Any] = json.loads((folders[-1] / META).read_text(encoding="utf-8"))
+    difference = first_difference("settings", record["settings"], json.loads(json.dumps(settings)))
     if difference:
         name, old, new = difference
         raise StaleArtifactError(
             f"{root} belongs to a run with another {name} ({old!r} there, {new!r} now); delete it, or name another"
             " folder"
         )
-    return found[-1], told
+    return folders[-1], record
 
 
-def load_checkpoint(folder: Path, module: nn.Module, optimizer: Optimizer | None, average: MovingAverage) -> None:
-    """Put a checkpoint's state into the model, the optimizer and the average.
+def load_checkpoint(folder: Path, module: nn.Module, optimizer: Optimizer | None) -> None:
+    """Put a checkpoint's state into the model and the optimizer.
 
     Args:
         folder: the checkpoint.
         module: the model, unwrapped; its trained weights are replaced.
         optimizer: its state is replaced; None leaves it.
-        average: its values are replaced.
     """
     from safetensors.torch import load_file
     from torch.distributed.checkpoint.state_dict import (
@@ -185,8 +156,6 @@ def load_checkpoint(folder: Path, module: nn.Module, optimizer: Optimizer | None
     tensors = load_file(folder / STATE)
     weights = _under(tensors, "model")
     set_model_state_dict(module, weights, options=StateDictOptions(full_state_dict=True, strict=False))
-    for name, value in _under(tensors, "average").items():
-        average.values[name].copy_(_like(value, average.values[name]))
     if optimizer is None:
         return
     options = StateDictOptions(full_state_dict=True)
@@ -202,7 +171,7 @@ def _under(tensors: dict[str, Any], prefix: str) -> dict[str, Any]:
     return {name[len(prefix) + 1 :]: value for name, value in tensors.items() if name.startswith(f"{prefix}.")}
 
 
-def _tensors(module: nn.Module, optimizer: Optimizer, average: MovingAverage) -> dict[str, Any]:
+def _tensors(module: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
     from torch.distributed.checkpoint.state_dict import (
         StateDictOptions,
         get_model_state_dict,
@@ -216,25 +185,8 @@ def _tensors(module: nn.Module, optimizer: Optimizer, average: MovingAverage) ->
     state = get_optimizer_state_dict(module, optimizer, options=options).get("state", {})
     # empty on all but the first process, which alone writes
     tensors = {f"model.{name}": value for name, value in weights.items() if name in trained}
-    tensors |= {f"optimizer.{name}.{key}": value for name, kept in state.items() for key, value in kept.items()}
-    tensors |= {f"average.{name}": whole(value) for name, value in average.values.items()}
+    tensors |= {f"optimizer.{name}.{key}": value for name, values in state.items() for key, value in values.items()}
     return {name: value.detach().clone().contiguous() for name, value in tensors.items()}
-
-
-def whole(value: Any) -> Any:
-    """A tensor that may be sharded, whole."""
-    from torch.distributed.tensor import DTensor
-
-    return value.full_tensor() if isinstance(value, DTensor) else value
-
-
-def _like(value: Any, other: Any) -> Any:
-    """A whole tensor, sharded as another is."""
-    from torch.distributed.tensor import DTensor, distribute_tensor
-
-    if not isinstance(other, DTensor):
-        return value
-    return distribute_tensor(value.to(other.device), other.device_mesh, other.placements)
 
 
 def sharded(module: nn.Module) -> bool:
@@ -248,14 +200,14 @@ def whole_weights(module: nn.Module) -> dict[str, Any]:
     """The whole weights of a sharded module on the first process, nothing on the others; every process must call."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
-    found = get_model_state_dict(module, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    weights = get_model_state_dict(module, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
     names = {name for name, _ in module.named_parameters()}
-    return {name: value for name, value in found.items() if name in names}
+    return {name: value for name, value in weights.items() if name in names}
 
 
 @contextlib.contextmanager
 def replaced(module: nn.Module, values: dict[str, Any]) -> Iterator[None]:
-    """Put other tensors in the places of parameters for a while, so that what is saved is these.
+    """Put other tensors in place of parameters for a while, so that these are saved.
 
     Args:
         module: whose parameters.
@@ -263,11 +215,11 @@ def replaced(module: nn.Module, values: dict[str, Any]) -> Iterator[None]:
     """
     from torch import nn
 
-    kept = _replace(module, {name: nn.Parameter(value, requires_grad=False) for name, value in values.items()})
+    originals = _replace(module, {name: nn.Parameter(value, requires_grad=False) for name, value in values.items()})
     try:
         yield
     finally:
-        _replace(module, kept)
+        _replace(module, originals)
 
 
 def make_whole(module: nn.Module) -> None:
@@ -275,15 +227,15 @@ def make_whole(module: nn.Module) -> None:
     from torch import nn
 
     if sharded(module):
-        found = whole_weights(module)
-        _replace(module, {name: nn.Parameter(value, requires_grad=False) for name, value in found.items()})
+        weights = whole_weights(module)
+        _replace(module, {name: nn.Parameter(value, requires_grad=False) for name, value in weights.items()})
 
 
 def _replace(module: nn.Module, values: dict[str, Any]) -> dict[str, Any]:
-    kept = {}
+    originals = {}
     for name, value in values.items():
-        place, _, last = name.rpartition(".")
-        owner = module.get_submodule(place)
-        kept[name] = owner._parameters[last]
+        parent, _, last = name.rpartition(".")
+        owner = module.get_submodule(parent)
+        originals[name] = owner._parameters[last]
         owner._parameters[last] = value
-    return kept
+    return originals

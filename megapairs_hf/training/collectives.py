@@ -44,11 +44,11 @@ def all_reduce_sum(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def broadcast(told: dict[str, Any]) -> dict[str, Any]:
-    """What the first process tells, in all of them."""
+def broadcast(record: dict[str, Any]) -> dict[str, Any]:
+    """The first process's record, in all processes."""
     from torch import distributed
 
-    shared = [told]
+    shared = [record]
     if world() > 1:
         distributed.broadcast_object_list(shared)
     return shared[0]

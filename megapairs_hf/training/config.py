@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from megapairs_hf.core.config import RUNTIME_ONLY, require
 from megapairs_hf.models.small_encoders import SmallModelConfig
@@ -15,17 +15,16 @@ class LoopConfig:
 
     Attributes:
         steps: optimizer steps.
-        batch_size: queries a step, over all processes.
-        lr: highest learning rate.
-        schedule: how the learning rate falls after the warm-up.
-        warmup_steps: steps of linear growth before that.
+        batch_size: queries per step, over all processes.
+        lr: peak learning rate.
+        schedule: LR scheduler of transformers.
+        warmup_steps: steps of linear warm-up.
         weight_decay: of AdamW, on matrices only (no bias, norm or scale).
-        max_grad_norm: length to which gradients are clipped.
+        max_grad_norm: maximum gradient norm.
         temperature: τ of the loss.
         mixed_precision: of the forward pass.
-        ema: decay of a moving average of the weights, which is then what is evaluated and saved; 0 for none.
         max_steps: stop after so many steps of the schedule, to try a recipe; null for all.
-        seed: of the order and the draws.
+        seed: random seed of the order and of what is sampled.
         log_every: steps between two lines of the log.
         checkpoint_every: steps between two checkpoints.
         keep_checkpoints: newest checkpoints that are kept, besides the best.
@@ -35,13 +34,12 @@ class LoopConfig:
     steps: int
     batch_size: int
     lr: float
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
     warmup_steps: int = 0
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     temperature: float = 0.02
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    ema: float = 0.0
     max_steps: int | None = None
     seed: int = 0
     log_every: int = field(default=10, metadata=RUNTIME_ONLY)
@@ -57,7 +55,6 @@ class LoopConfig:
         require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
         require(self.max_grad_norm > 0, "max_grad_norm", self.max_grad_norm, "a positive number")
         require(self.temperature > 0, "temperature", self.temperature, "a positive number")
-        require(0 <= self.ema < 1, "ema", self.ema, "at least 0 and less than 1")
         require(self.max_steps is None or self.max_steps > 0, "max_steps", self.max_steps, "a positive number or null")
         require(self.log_every > 0, "log_every", self.log_every, "a positive number of steps")
         require(self.checkpoint_every > 0, "checkpoint_every", self.checkpoint_every, "a positive number of steps")
@@ -82,10 +79,10 @@ class SourceConfig:
         split: its split.
         revision: its revision.
         images: folder that the image paths are relative to.
-        weight: how often a batch is drawn from it, relative to the others; null for its number of rows.
-        stream: read it from front to back in shuffled blocks instead of at random; for sets larger than the disk.
-        rows: use at most so many rows, drawn by the run's seed (VLM2Vec takes 50,000 of each of MMEB's); null for all.
-        prompt: what a language model is told before each query, as its query prompt; the default is nothing, since
+        weight: sampling weight beside the other data sets; null for its number of rows.
+        rows: use at most so many rows, sampled by the run's seed (VLM2Vec takes 50,000 of each of MMEB's); null for
+            all.
+        prompt: query prompt of a language model; the default is none, since
             MMEB's `qry` carries its own instruction. Triplets have the prompt of composed retrieval.
     """
 
@@ -95,14 +92,12 @@ class SourceConfig:
     revision: str | None = None
     images: str = "."
     weight: float | None = None
-    stream: bool = False
     rows: int | None = None
     prompt: str = ""
 
     def __post_init__(self) -> None:
         require(self.weight is None or self.weight > 0, "weight", self.weight, "a positive number or null")
         require(self.rows is None or self.rows > 0, "rows", self.rows, "a positive number or null")
-        require(self.rows is None or not self.stream, "rows", self.rows, "null for a stream, whose length is unknown")
 
 
 @dataclass(frozen=True)
@@ -112,74 +107,104 @@ class TrainConfig(LoopConfig):
     Appendix B: "a batch size of 2048, with each query paired with one positive image and four hard negatives. All
     input images are resized to 224x224 […] all CLIP parameters remain unfrozen. MMRet-base is trained for 15,000
     steps […] an initial learning rate of 5×10^-6 and employ a linear decay strategy"; section 3.3: τ "is set to
-    0.02". Weight decay, clipping, precision and everything below `relations` are ours; the paper gives none.
+    0.02". Weight decay, clipping, precision and all that names no section are ours; the paper gives none.
 
     Attributes:
         model: the model to start from: Hub id, or folder (`./…` is relative to the work folder).
         revision: of the model on the Hub.
-        dtype: of the weights; bfloat16 halves the memory of weights that adapters leave as they are.
         split: split of the triplets.
-        negatives: hard negatives a query, the query image counted.
+        relations: use only triplets of these relations (the paper's Table 5); empty for all.
+        sources: further data sets to mix in.
+        weight: sampling weight of the triplets beside `sources`; null for their number, 0 for never.
+        cluster_column: column of the data set's images that names their near-duplicate cluster; null for none.
+        workers: processes that decode images ahead of the model; 0 for threads of this process.
+        max_rejected: unreadable images that are left out before the run stops.
+        negatives: hard negatives per query, the query image counted.
         query_image_negative: whether the query image is the first of them (the paper's Table 4).
         group_siblings: put up to so many triplets of one query into a batch together; they share its image, and
             their targets are hard negatives for each other (ours; 1 is a plain shuffle).
-        relations: use only triplets of these relations (the paper's Table 5); empty for all.
-        micro_batch: distinct inputs a forward pass with gradients cached, which gives the whole batch's gradient in
-            the memory of one pass; null keeps the activations of the whole batch.
-        chunk: distinct inputs a forward pass where gradients are not cached.
-        gradient_checkpointing: keep no activations inside the towers; compute them again.
-        lora_rank: train adapters of this rank instead of all weights (Appendix B: 32 for the MLLM); 0 for none.
-        matryoshka: leading dimensions whose loss is averaged, such as [512, 256, 64]; empty for all dimensions alone.
         mask_false_negatives: take candidates out of a query's negatives that are its positive, its near-duplicate, or
             the target of the same query and text in another row.
-        cluster_column: column of the data set's images that tells near-duplicates; null for none.
-        sources: further data sets to mix in.
-        weight: how often a batch is drawn from the triplets, relative to `sources`; null for their number, 0 for
-            never.
-        eval_every: steps between two evaluations on the validation split; 0 for none.
-        eval_queries: queries of that evaluation at most.
-        best_metric: keep the checkpoint that is best by this and save it in the end; null saves the last.
-        patience: evaluations without a better value before the run stops; 0 never stops.
-        max_rejected: unreadable images that are left out before the run stops.
-        workers: processes that decode images ahead of the model; 0 for threads of this process.
+        lora_rank: train adapters of this rank instead of all weights (Appendix B: 32 for the MLLM); 0 for none.
+        matryoshka: Matryoshka dimensions whose losses are averaged, such as [512, 256, 64]; empty for all alone.
+        dtype: of the weights; bfloat16 halves the memory of weights that adapters leave as they are.
+        micro_batch: GradCache mini-batch size in distinct inputs, which gives the whole batch's gradient in the
+            memory of one mini-batch; null keeps the activations of the whole batch.
+        gradient_checkpointing: compute activations again in the backward pass instead of keeping them.
         cache_gb: memory for decoded images, so that each is decoded once.
+        eval_every: steps between two evaluations on the validation split; 0 for none.
+        best_metric: keep the checkpoint that is best by this and save it in the end; null saves the last.
+        patience: early-stopping patience in evaluations; 0 never stops.
     """
+
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "data": (
+            "model",
+            "revision",
+            "split",
+            "relations",
+            "sources",
+            "weight",
+            "cluster_column",
+            "workers",
+            "max_rejected",
+        ),
+        "batch": ("batch_size", "negatives", "query_image_negative", "group_siblings", "mask_false_negatives"),
+        "optimization": (
+            "steps",
+            "max_steps",
+            "lr",
+            "schedule",
+            "warmup_steps",
+            "weight_decay",
+            "max_grad_norm",
+            "temperature",
+            "lora_rank",
+            "matryoshka",
+            "seed",
+        ),
+        "memory": ("mixed_precision", "dtype", "micro_batch", "gradient_checkpointing", "cache_gb"),
+        "evaluation": ("eval_every", "best_metric", "patience"),
+        "checkpoints": ("checkpoint_every", "keep_checkpoints", "log_every", "tracker"),
+    }
 
     steps: int = 15_000
     batch_size: int = 2048
     lr: float = 5e-6
     tracker: Literal["none", "auto", "tensorboard", "trackio", "wandb"] = field(default="auto", metadata=RUNTIME_ONLY)
+    # data
     model: str = "openai/clip-vit-base-patch16"
     revision: str | None = None
-    dtype: Literal["float32", "bfloat16"] = "float32"
     split: str = "train"
+    relations: tuple[str, ...] = ()
+    sources: tuple[SourceConfig, ...] = ()
+    weight: float | None = None
+    cluster_column: str | None = None
+    workers: int = field(default=0, metadata=RUNTIME_ONLY)
+    max_rejected: int = field(default=100, metadata=RUNTIME_ONLY)
+    # batch
     negatives: int = 4
     query_image_negative: bool = True
     group_siblings: int = 1
-    relations: tuple[str, ...] = ()
-    micro_batch: int | None = None
-    chunk: int = 64
-    gradient_checkpointing: bool = False
+    mask_false_negatives: bool = True
+    # optimization
     lora_rank: int = 0
     matryoshka: tuple[int, ...] = ()
-    mask_false_negatives: bool = True
-    cluster_column: str | None = None
-    sources: tuple[SourceConfig, ...] = ()
-    weight: float | None = None
+    # memory
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    micro_batch: int | None = None
+    gradient_checkpointing: bool = False
+    cache_gb: float = field(default=4.0, metadata=RUNTIME_ONLY)
+    # evaluation
     eval_every: int = 0
-    eval_queries: int = 500
     best_metric: str | None = None
     patience: int = 0
-    max_rejected: int = field(default=100, metadata=RUNTIME_ONLY)
-    workers: int = field(default=0, metadata=RUNTIME_ONLY)
-    cache_gb: float = field(default=4.0, metadata=RUNTIME_ONLY)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.negatives >= 0, "negatives", self.negatives, "0 or more")
         require(self.group_siblings >= 1, "group_siblings", self.group_siblings, "at least 1")
         require(self.micro_batch is None or self.micro_batch > 0, "micro_batch", self.micro_batch, "positive or null")
-        require(self.chunk > 0, "chunk", self.chunk, "at least 1")
         trained = self.dtype == "float32" or self.lora_rank > 0
         require(trained, "dtype", self.dtype, "float32 without lora_rank, because all weights are trained")
         require(self.lora_rank >= 0, "lora_rank", self.lora_rank, "0 or more")
@@ -187,7 +212,6 @@ class TrainConfig(LoopConfig):
         require(self.weight is None or self.weight >= 0, "weight", self.weight, "0 or more, or null")
         require(self.weight != 0 or bool(self.sources), "weight", self.weight, "above 0 where there are no `sources`")
         require(self.eval_every >= 0, "eval_every", self.eval_every, "0 or more steps")
-        require(self.eval_queries > 0, "eval_queries", self.eval_queries, "at least 1")
         evaluated = self.eval_every > 0 or (self.best_metric is None and self.patience == 0)
         require(evaluated, "eval_every", self.eval_every, "positive where `best_metric` or `patience` is set")
         require(self.patience == 0 or self.best_metric is not None, "patience", self.patience, "0 without best_metric")

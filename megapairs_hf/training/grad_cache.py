@@ -67,13 +67,15 @@ def cached_gradient(
         The loss of this process's queries; None where the batch is not good.
     """
     import torch
+    from sentence_transformers.base.losses.gradcache import RandContext
 
     # sharded parameters are collected in every forward pass, so all processes must make equally many
     passes = most(count, accelerator) if str(accelerator.distributed_type).endswith("FSDP") else count
     states, parts = [], []
+    here = torch.empty(0, device=accelerator.device)
     with torch.no_grad():
         for i in range(passes):
-            states.append(random_state(accelerator.device))
+            states.append(RandContext(here))
             embeddings = module([load(min(i, count - 1))])
             if i < count:
                 parts.append(embeddings.float())
@@ -81,15 +83,13 @@ def cached_gradient(
         return None
     value, gradient = loss(torch.cat(parts))
     gradients = gradient.split([len(part) for part in parts])
-    after = random_state(accelerator.device)
     for i in range(passes):
         last = i == passes - 1
         with contextlib.nullcontext() if last else accelerator.no_sync(module):
-            set_random_state(states[i], accelerator.device)
-            embeddings = module([load(min(i, count - 1))])
+            with states[i]:
+                embeddings = module([load(min(i, count - 1))])
             weight = gradients[i] if i < count else torch.zeros_like(embeddings)
             accelerator.backward((embeddings.float() * weight).sum())
-    set_random_state(after, accelerator.device)
     return value
 
 
@@ -100,19 +100,3 @@ def most(count: int, accelerator: Accelerator) -> int:
     if world() == 1:
         return count
     return int(accelerator.gather(torch.tensor([count], device=accelerator.device)).max())
-
-
-def random_state(device: torch.device) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """What decides the next draws, on the processor and on the device."""
-    import torch
-
-    return torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-
-
-def set_random_state(state: tuple[torch.Tensor, torch.Tensor | None], device: torch.device) -> None:
-    """Make the next draws those that followed `random_state`."""
-    import torch
-
-    torch.set_rng_state(state[0])
-    if state[1] is not None:
-        torch.cuda.set_rng_state(state[1], device)

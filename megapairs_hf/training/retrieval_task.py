@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from megapairs_hf.training.data.dataset import Example, TrainDataset
 
 AHEAD = 4
+# distinct inputs per forward pass without GradCache, whose activations all stay
+FORWARD_SIZE = 64
 
 
 class Fetch:
@@ -69,7 +71,7 @@ class ContrastTask:
         self.drawn, self.before = drawn_pools(weights, config.steps, config.seed)
         self.bad: dict[str, str] = {}
         self.planned: tuple[tuple[int, int], Batch] | None = None
-        self.size = config.micro_batch or config.chunk
+        self.size = config.micro_batch or FORWARD_SIZE
 
     def batch(self, step: int, rank: int, world: int) -> Batch:
         """This process's part of the batch of a step; a function of the step and of the images rejected so far."""

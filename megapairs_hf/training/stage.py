@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ from megapairs_hf.core.dependencies import require
 from megapairs_hf.core.errors import ArtifactError, TrainingError
 from megapairs_hf.core.progress import note
 from megapairs_hf.dataset.load import load_triplets
-from megapairs_hf.models.loading import build_mmret, save_mmret
+from megapairs_hf.models.loading import load_mmret, save_mmret
 from megapairs_hf.models.lora import add_lora, unload_lora
 from megapairs_hf.training.checkpoint import explained_save
 from megapairs_hf.training.data.mmeb import open_source, source_fingerprint
@@ -35,19 +34,7 @@ if TYPE_CHECKING:
     Evaluators = Mapping[str, Callable[[Any], Callable[[], Mapping[str, float]]]]
 
 RUN = ".run"
-
-
-@dataclass(frozen=True)
-class InitConfig:
-    """Settings of an MMRet that was not trained.
-
-    Attributes:
-        model: the backbone.
-        revision: of the backbone on the Hub.
-    """
-
-    model: str
-    revision: str | None = None
+EVAL_QUERIES, EVAL_BATCH = 500, 64
 
 
 def train_mmret(
@@ -106,7 +93,7 @@ def train_mmret(
                 parameter.data = parameter.data.float()
             unload_lora(model)
         left_out = [(name.partition("/")[2], "unreadable", error) for name, error in sorted(task.bad.items())] + small
-        stats = {"rows": sum(pool.rows or 0 for pool in pools), **trained.stats()}
+        stats = {"rows": sum(pool.rows for pool in pools), **trained.stats()}
         return {"save": lambda path: save_mmret(model, path), "stats": stats, "rejected": left_out}
 
     return make_model(out, config, inputs, make, overwrite=overwrite)
@@ -136,8 +123,9 @@ def started_model(config: TrainConfig, work: str | Path) -> Any:
         require_adapters("`lora_rank`")
     import torch
 
-    dtype = getattr(torch, config.dtype)
-    model = build_mmret(model_place(config.model, work), revision=config.revision, device="cpu", dtype=dtype)
+    weights = {"dtype": getattr(torch, config.dtype)}
+    path = model_place(config.model, work)
+    model = load_mmret(path, revision=config.revision, device="cpu", model_kwargs=weights)
     if config.lora_rank:
         # the adapters' first values are drawn
         torch.manual_seed(config.seed)
@@ -177,7 +165,7 @@ def open_pools(
         pools, weights = [pool], [config.weight or pool.rows]
     for source in config.sources:
         for more, weight in zip(*open_source(source, config, work), strict=True):
-            if more.rows is not None and more.rows < config.batch_size:
+            if more.rows < config.batch_size:
                 note(f"{source.path} {source.name or ''}: {more.rows:,} rows of one kind are no whole batch")
                 left_out.append((f"{source.path} {source.name or ''}", "fewer_than_a_batch", f"{more.rows} rows"))
             else:
@@ -202,31 +190,10 @@ def _measures(
                     raise TrainingError(f"best_metric needs a validation split: {error}") from error
                 note(f"there is no validation split, so nothing is measured every {config.eval_every} steps")
         else:
-            found["validation"] = of_triplets(model, rows, config.eval_queries, config.micro_batch or config.chunk)
+            found["validation"] = of_triplets(model, rows, EVAL_QUERIES, config.micro_batch or EVAL_BATCH)
     for name, make in evaluators.items():
         found[name] = make(model)
     return found
-
-
-def init_mmret(config: TrainConfig, *, out: str | Path, work: str | Path = ".", overwrite: bool = False) -> Artifact:
-    """The same model before training, to compare with.
-
-    Args:
-        config: whose `model` to take.
-        out: the folder of the model.
-        work: what `./…` in the model's path is relative to.
-        overwrite: throw away what is there.
-    """
-    settings = InitConfig(config.model, config.revision)
-
-    def make(folder: Path) -> dict[str, Any]:
-        if config.lora_rank:
-            # it is the first thing that a run of adapters loads
-            require_adapters("`lora_rank`")
-        model = build_mmret(model_place(config.model, work), revision=config.revision, device="cpu")
-        return {"save": lambda path: save_mmret(model, path), "stats": {"steps": 0}}
-
-    return make_model(out, settings, {"model": backbone_fingerprint(config, work)}, make, overwrite=overwrite)
 
 
 def make_model(

@@ -1,4 +1,4 @@
-"""What a run tells: the log beside the checkpoints, trackers through Accelerate, and the live line."""
+"""What a run records: the log beside the checkpoints, trackers through Accelerate, and the live line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from megapairs_hf.core.platforms import peak_memory_bytes
 from megapairs_hf.training.collectives import all_reduce_sum
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from accelerate import Accelerator
@@ -60,17 +59,18 @@ class Log:
 
     def __init__(self, path: Path, done: int) -> None:
         self.path = path
-        self.lines: list[dict[str, Any]] = []
-        if path.is_file():
-            read = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-            self.lines = [line for line in read if line["step"] <= done]
+        # the half line of a killed run ends without a line break
+        complete = path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else []
+        self.lines: list[dict[str, Any]] = [line for line in map(json.loads, complete) if line["step"] <= done]
+        if distributed.is_main():
+            storage.write_bytes(path, "".join(json.dumps(line) + "\n" for line in self.lines).encode())
 
     def add(self, line: dict[str, Any]) -> None:
-        """Append a line; a kill leaves whole lines and at most one that resuming drops."""
+        """Append a line."""
         self.lines.append(line)
         if distributed.is_main():
-            text = "".join(json.dumps(line) + "\n" for line in self.lines)
-            storage.write_bytes(self.path, text.encode())
+            with storage.explained(self.path, "finished checkpoints are kept"), self.path.open("ab") as file:
+                file.write((json.dumps(line) + "\n").encode())
 
     @property
     def seconds(self) -> float:
@@ -83,19 +83,11 @@ class Log:
 
 
 class Interval:
-    """What was counted since the last line of the log, by all processes.
+    """What was counted since the last line of the log or the start of this run."""
 
-    It goes into each checkpoint, so that the first line after a resume counts what the uninterrupted run counts.
-
-    Args:
-        kept: `state` of the interval to go on with.
-    """
-
-    def __init__(self, kept: Mapping[str, Any] | None = None) -> None:
-        counts, seconds = (kept["counts"], kept["seconds"]) if kept else ({}, 0.0)
-        # the sum of all processes goes on in the first; the others know the names, since they are summed together
-        self.counts: Counter[str] = Counter({name: distributed.is_main() * count for name, count in counts.items()})
-        self.began = time.monotonic() - seconds
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.began = time.monotonic()
 
     @property
     def seconds(self) -> float:
@@ -114,10 +106,6 @@ class Interval:
         values = torch.tensor([self.counts[name] for name in names], device=device).long()
         return dict(zip(names, all_reduce_sum(values).tolist(), strict=True)) if names else {}
 
-    def state(self, device: Any) -> dict[str, Any]:
-        """What a checkpoint keeps, as plain values; every process must call this."""
-        return {"counts": self.totals(device), "seconds": round(self.seconds, 3)}
-
 
 @dataclass(frozen=True)
 class Trained:
@@ -134,22 +122,22 @@ class Trained:
     best: int | None = None
 
     def stats(self) -> dict[str, Any]:
-        """What the manifest tells; the evaluation is that of the weights that were kept.
+        """Statistics for the manifest; the evaluation is that of the weights that were saved.
 
         There are no times in it, so that a resumed run gives the same bytes.
         """
-        told: dict[str, Any] = {"steps": self.steps}
+        stats: dict[str, Any] = {"steps": self.steps}
         if self.best is not None:
-            told["saved_step"] = self.best
+            stats["saved_step"] = self.best
         losses = [line["loss"] for line in self.log if "loss" in line]
         if losses:
-            told["final_loss"] = round(losses[-1], 6)
-        kept = self.steps if self.best is None else self.best
+            stats["final_loss"] = round(losses[-1], 6)
+        saved = self.steps if self.best is None else self.best
         for line in self.log:
             measured = {name: round(value, 4) for name, value in line.items() if "/" in name}
-            if measured and line["step"] == kept:
-                told["evaluation"] = measured
-        return told
+            if measured and line["step"] == saved:
+                stats["evaluation"] = measured
+        return stats
 
 
 def memory_gb(device: Any) -> float:

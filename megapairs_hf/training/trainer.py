@@ -1,7 +1,7 @@
 """The loop on Accelerate: steps, gradients, learning rate, log, checkpoints, evaluation; what is learnt is a `Task`.
 
 What surprises: there is no data loader. A task makes the batch of step s from the seed and s alone, so a run that
-resumes at step s goes on with exactly the batches that the uninterrupted run would have had.
+resumes at step s takes exactly the batches that the uninterrupted run would have had.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from megapairs_hf.core.progress import Progress, note
 from megapairs_hf.training.checkpoint import PREFIX, load_checkpoint, make_whole, newest, save_checkpoint
 from megapairs_hf.training.collectives import all_reduce_sum, broadcast, world
 from megapairs_hf.training.evaluate import EvalCallback
-from megapairs_hf.training.schedule import MovingAverage, learning_rate
 from megapairs_hf.training.tracking import LOG, Interval, Log, Trained, begin_tracking, chosen_tracker, live_line
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ def run_loop(
     """Train, resuming if there is a checkpoint.
 
     Args:
-        task: what is learnt; afterwards its module holds the final weights (the average, or the best).
+        task: what is learnt; afterwards its module holds the weights to be saved (the last, or the best).
         config: the settings.
         folder: where the checkpoints and the log go.
         label: of the progress bar.
@@ -90,6 +89,7 @@ class Run:
     ) -> None:
         from accelerate import Accelerator, DistributedDataParallelKwargs
         from accelerate.state import AcceleratorState
+        from transformers import get_scheduler
 
         # an earlier run of this process may have had another precision, which Accelerate would insist on
         AcceleratorState._reset_state()
@@ -111,26 +111,19 @@ class Run:
             begin_tracking(self.accelerator, label, config)
         self.settings = {"config": config_dict(config), "inputs": dict(inputs)}
         task.module.to(self.accelerator.device)
-        self.module, self.optimizer = self.accelerator.prepare(task.module, make_optimizer(task.module, config))
+        optimizer = make_optimizer(task.module, config)
+        # not prepared: Accelerate's own would step once per process
+        self.scheduler = get_scheduler(config.schedule, optimizer, config.warmup_steps, config.steps)
+        self.rate = config.lr
+        self.module, self.optimizer = self.accelerator.prepare(task.module, optimizer)
         self.inner = self.accelerator.unwrap_model(self.module)
-        self.average = MovingAverage(self.inner, config.ema)
         self.done, self.poor = 0, 0
         self.best: dict[str, Any] = {"step": 0, "value": -math.inf}
         self.stop = False
         # the step of the last checkpoint: an evaluation may have written it already
         self.saved = 0
+        self._resume()
         self.interval = Interval()
-        found = newest(folder / CHECKPOINTS, self.settings)
-        if found:
-            load_checkpoint(found[0], self.inner, self._raw(), self.average)
-            self.done, self.poor, self.best = found[1]["step"], found[1]["poor"], found[1]["best"] or self.best
-            self.stop, self.saved = found[1]["stop"], self.done
-            if self.accelerator.scaler is not None and found[1].get("scaler"):
-                self.accelerator.scaler.load_state_dict(found[1]["scaler"])
-            task.restore(found[1]["task"])
-            self.interval = Interval(found[1].get("interval"))
-            if self.done < config.last_step:
-                note(f"{self.label}: going on from the checkpoint of step {self.done:,}")
         self.log = Log(folder / LOG, self.done)
 
     @property
@@ -141,69 +134,87 @@ class Run:
     def _raw(self) -> Any:
         return getattr(self.optimizer, "optimizer", self.optimizer)
 
+    def _resume(self) -> None:
+        """Take the state of the newest checkpoint, if there is one."""
+        checkpoint = newest(self.folder / CHECKPOINTS, self.settings)
+        if checkpoint is None:
+            return
+        folder, record = checkpoint
+        load_checkpoint(folder, self.inner, self._raw())
+        self.scheduler.load_state_dict(record["scheduler"])
+        # loading a scheduler leaves the optimizer's own rate as it is
+        for group, rate in zip(self._raw().param_groups, self.scheduler.get_last_lr(), strict=True):
+            group["lr"] = rate
+        self.done, self.poor, self.best = record["step"], record["poor"], record["best"] or self.best
+        self.stop, self.saved = record["stop"], self.done
+        if self.accelerator.scaler is not None and record.get("scaler"):
+            self.accelerator.scaler.load_state_dict(record["scaler"])
+        self.task.restore(record["task"])
+        if self.done < self.config.last_step:
+            note(f"{self.label}: resumes from the checkpoint of step {self.done:,}")
+
     def train(self) -> None:
         """Every step that is left, then the weights to keep."""
         self.module.train()
         began = time.monotonic() - self.log.seconds
         with Progress(self.label, self.config.last_step, "steps", self.done) as bar:
             while self.done < self.config.last_step and not self.stop:
-                learnt = self.step(self.done)
+                output = self.step(self.done)
                 self.done += 1
-                self.interval.counts.update(learnt.counts)
+                self.interval.counts.update(output.counts)
                 last = self.done == self.config.last_step
                 due = last or self.done % self.config.log_every == 0
                 if due:
-                    self._tell(learnt, time.monotonic() - began)
+                    self._record(output, time.monotonic() - began)
                 losses = self.log.losses()
                 bar.advance(1, live_line(losses[-1], self.accelerator.device) if losses else "")
                 if self.watch.every and (self.done % self.watch.every == 0 or last):
                     self._evaluate(time.monotonic() - began)
                 if self.stop and not due:
-                    self._tell(learnt, time.monotonic() - began)
+                    self._record(output, time.monotonic() - began)
                 if self.done % self.config.checkpoint_every == 0 or last or self.stop:
                     self._save()
         self._keep()
 
     def step(self, step: int) -> StepOutput:
         """One step: gradient, checks, update."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.config, step)
-        learnt = self.task.learn(self.module, step, self.accelerator)
+        self.rate = self.scheduler.get_last_lr()[0]
+        output = self.task.learn(self.module, step, self.accelerator)
         norm = self.accelerator.clip_grad_norm_(self.module.parameters(), self.config.max_grad_norm)
         # a loss scale that was too high gives infinite gradients, which the scaler's step leaves out by itself
         gradient = 0.0 if self.config.mixed_precision == "fp16" or norm is None else float(norm)
-        self._guard(step, float(all_reduce_sum(learnt.loss.clone())), gradient, learnt.names)
+        self._guard(step, float(all_reduce_sum(output.loss.clone())), gradient, output.names)
         self.optimizer.step()
         # a step whose scaled gradients overflowed moved nothing
         if not self.accelerator.optimizer_step_was_skipped:
-            self.average.update()
+            self.scheduler.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return learnt
+        return output
 
     def _guard(self, step: int, loss: float, gradient: float, names: list[str]) -> None:
         if math.isfinite(loss) and math.isfinite(gradient):
             return
         what = f"the loss of step {step} is {loss}" if not math.isfinite(loss) else f"the gradient of step {step} is {gradient}"  # fmt: skip  # noqa: E501
         if distributed.is_main():
-            told = json.dumps({"step": step, "loss": str(loss), "rows": names}, indent=1)
-            storage.write_bytes(self.folder / STOPPED, told.encode())
+            record = json.dumps({"step": step, "loss": str(loss), "rows": names}, indent=1)
+            storage.write_bytes(self.folder / STOPPED, record.encode())
         rows = ", ".join(names[:3])
         raise TrainingError(
             f"{what} (rows {rows}, …; all in {self.folder / STOPPED}); lower `lr`, or train with mixed_precision: no;"
             f" the last good checkpoint is kept"
         )
 
-    def _tell(self, learnt: StepOutput, seconds: float) -> None:
+    def _record(self, output: StepOutput, seconds: float) -> None:
         import torch
 
         device = self.accelerator.device
-        loss = float(all_reduce_sum(torch.tensor(float(learnt.loss), device=device).double()))
+        loss = float(all_reduce_sum(torch.tensor(float(output.loss), device=device).double()))
         counted = self.interval.totals(device)
         rate = counted["images"] / max(1e-9, self.interval.seconds)
         line = {
             "step": self.done,
             "loss": loss / world(),
-            "lr": learning_rate(self.config, self.done - 1),
+            "lr": self.rate,
             "seconds": round(seconds, 3),
             **counted,
             "images_per_s": round(rate, 1),
@@ -215,27 +226,28 @@ class Run:
     def _evaluate(self, seconds: float) -> None:
         began = time.monotonic()
         self.inner.eval()
-        with self.average.in_place():
-            found = {
-                f"{name}/{metric}": float(value)
-                for name, measure in self.watch.evaluators.items()
-                for metric, value in measure().items()
-            }
+        results = {
+            f"{name}/{metric}": float(value)
+            for name, measure in self.watch.evaluators.items()
+            for metric, value in measure().items()
+        }
         # every process measures, since the weights may be sharded, but what follows must be the same in all of them
-        found = broadcast(found)
+        results = broadcast(results)
         self.module.train()
         self.interval.leave_out(time.monotonic() - began)
-        self.log.add({"step": self.done, **found, "seconds": round(seconds, 3)})
-        self.accelerator.log(found, step=self.done)
-        wanted = self.watch.best_metric
-        if wanted is None:
+        self.log.add({"step": self.done, **results, "seconds": round(seconds, 3)})
+        self.accelerator.log(results, step=self.done)
+        metric = self.watch.best_metric
+        if metric is None:
             return
-        if wanted not in found:
-            raise TrainingError(f"`best_metric` is {wanted!r}, but what was measured is {', '.join(found)}; name one")
-        better = found[wanted] > self.best["value"]
+        if metric not in results:
+            raise TrainingError(
+                f"`best_metric` is {metric!r}, but what was measured is {', '.join(results)}; name one"
+            )
+        better = results[metric] > self.best["value"]
         self.poor = 0 if better else self.poor + 1
         if better:
-            self.best = {"step": self.done, "value": found[wanted]}
+            self.best = {"step": self.done, "value": results[metric]}
             self._save()
         self.stop = self.watch.patience > 0 and self.poor >= self.watch.patience
 
@@ -248,31 +260,26 @@ class Run:
             raise TrainingError(
                 f"the weights after step {self.done} are not finite; lower `lr`; the last good checkpoint is kept"
             )
-        told = {
+        record = {
             "step": self.done,
             "settings": self.settings,
             "task": self.task.state(),
             "best": self.best if self.best["step"] else None,
             "poor": self.poor,
             "stop": self.stop,
-            "interval": self.interval.state(self.accelerator.device),
+            "scheduler": self.scheduler.state_dict(),
             # of fp16; plain numbers
             "scaler": None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
         }
         root, keep = self.folder / CHECKPOINTS, self.config.keep_checkpoints
-        save_checkpoint(root, self.inner, self._raw(), self.average, told, keep=keep, save=self.watch.save)
+        save_checkpoint(root, self.inner, self._raw(), record, keep=keep, save=self.watch.save)
         self.saved = self.done
 
     def _keep(self) -> None:
-        """Leave the weights to be saved in the module: the best, or the average, or the last."""
-        import torch
-
+        """Leave the weights to be saved in the module: the best, or the last."""
         if self.chosen is not None:
             folder = self.folder / CHECKPOINTS / f"{PREFIX}{self.chosen:08d}"
-            load_checkpoint(folder, self.inner, None, self.average)
-        with torch.no_grad():
-            for name, value in self.average.values.items():
-                self.average.parameters[name].copy_(value)
+            load_checkpoint(folder, self.inner, None)
         make_whole(self.inner)
 
 

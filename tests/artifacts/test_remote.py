@@ -70,7 +70,7 @@ def test_every_command_runs_on_a_work_folder_that_is_elsewhere(cache, capsys):
         "pairs": "pairs",
         "triplets": "triplets",
     }
-    kinds |= {"model": "model", "base": "model", "results": "results"}
+    kinds |= {"model": "model", "results": "results"}
     for name, kind in kinds.items():
         assert open_artifact(f"{work}/{name}").manifest.kind == kind
     left = [name for name in storage.list_files(work) if "/." in f"/{name}"]

@@ -118,22 +118,22 @@ IMPORTS = """
 from megapairs_hf.annotation.config import DescribeConfig, Local
 from megapairs_hf.annotation.engines.transformers_engine import LocalModel
 from megapairs_hf.models.loading import load_model
-from megapairs_hf.embedding import EncoderConfig
-from megapairs_hf.embedding.encoders import Running, load_encoder
-from megapairs_hf.models import build_mmret, load_mmret
-from megapairs_hf.training import TrainConfig, init_mmret
+from megapairs_hf.embedding import EmbedConfig, EncoderConfig
+from megapairs_hf.embedding.encoders import load_encoder
+from megapairs_hf.models import load_mmret
+from megapairs_hf.training import TrainConfig
+from megapairs_hf.training.stage import started_model
 """
 
 
-def test_the_pair_is_named_before_weights_are_loaded(pair, models, adapter, tmp_path):
+def test_the_pair_is_named_before_weights_are_loaded(pair, models, adapter):
     """Wherever an adapter would be put on a model, or a folder of one is named."""
-    folder, out = repr(str(adapter)), repr(str(tmp_path / "out"))
+    folder = repr(str(adapter))
     loads = [
-        f"init_mmret(TrainConfig(model={models + '/clip'!r}, lora_rank=4), out={out})",
+        f"started_model(TrainConfig(model={models + '/clip'!r}, lora_rank=4), '.')",
         f"load_mmret({folder})",
-        f"build_mmret({folder})",
         f"load_model({folder}, 'sentence-transformers', None, None)",
-        f"load_encoder(EncoderConfig('a', 'x', 'image'), {folder}, Running('float32', 2, False, 'cpu'))",
+        f"load_encoder(EncoderConfig('a', 'x', 'image'), {folder}, EmbedConfig(), 'cpu')",
         f"LocalModel(DescribeConfig(model='x', local=Local(adapter={folder})), vision=True)",
         f"LocalModel(DescribeConfig(model={folder}), vision=False)",
     ]

@@ -10,7 +10,7 @@ from megapairs_hf.core.errors import ConfigError
 from megapairs_hf.dataset import export_megapairs, import_megapairs, load_triplets, training_view
 from megapairs_hf.dataset.views import draw
 from megapairs_hf.images.decode import pixel_sha256
-from megapairs_hf.models.loading import build_mmret
+from megapairs_hf.models.loading import load_mmret
 from tests.making import make_work
 
 
@@ -62,7 +62,7 @@ def test_the_trainer_of_sentence_transformers_takes_a_step_on_imported_data(work
     written = export_megapairs(open_artifact(work / "triplets"), tmp_path / "released")
     import_megapairs(written["train"], tmp_path / "released" / "images", out=tmp_path / "t")
     view = training_view(load_triplets(str(tmp_path / "t")), negatives=2)
-    model = build_mmret(f"{models}/clip", device="cpu")
+    model = load_mmret(f"{models}/clip", device="cpu")
     before = [parameter.detach().clone() for parameter in model.parameters()]
     arguments = SentenceTransformerTrainingArguments(
         output_dir=str(tmp_path / "run"),

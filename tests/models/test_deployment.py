@@ -1,16 +1,14 @@
-"""Truncation, codes, ONNX and compilation."""
+"""Truncation and ONNX."""
 
 import numpy as np
 import onnxruntime
 import pytest
-import torch
 from PIL import Image
 
 from megapairs_hf import load_mmret
-from megapairs_hf.core.errors import ConfigError, ModelError
-from megapairs_hf.models import build_mmret, onnx, save_mmret
+from megapairs_hf.core.errors import ModelError
+from megapairs_hf.models import onnx, save_mmret
 from megapairs_hf.models.onnx import export_onnx
-from megapairs_hf.models.quantization import quantized_recall
 from tests.models import tiny
 
 
@@ -21,7 +19,7 @@ def make_image(seed, size=(40, 30)):
 @pytest.fixture(scope="module")
 def folder(models, tmp_path_factory):
     path = tmp_path_factory.mktemp("deployed") / "mmret"
-    save_mmret(build_mmret(f"{models}/clip", device="cpu"), path)
+    save_mmret(load_mmret(f"{models}/clip", device="cpu"), path)
     return str(path)
 
 
@@ -43,7 +41,7 @@ def test_the_graphs_equal_torch(family, beside, folder, tmp_path, monkeypatch):
     model = (
         load_mmret(folder, device="cpu")
         if family == "clip"
-        else build_mmret(tiny.siglip(tmp_path / "siglip"), device="cpu")
+        else load_mmret(tiny.siglip(tmp_path / "siglip"), device="cpu")
     )
     differences = export_onnx(model, tmp_path / "onnx")
     assert set(differences) == {"text", "image", "joint"}
@@ -57,38 +55,6 @@ def test_the_graphs_equal_torch(family, beside, folder, tmp_path, monkeypatch):
         assert np.abs(made - model.encode(given)).max() < 1e-5
 
 
-def test_no_graph_of_patches_of_any_number(tmp_path):
-    with pytest.raises(ModelError, match="SigLIP 2 NaFlex"):
-        export_onnx(build_mmret(tiny.siglip2(tmp_path / "siglip2"), device="cpu"), tmp_path / "onnx")
-
-
 def test_no_graph_of_a_language_model(tmp_path):
     with pytest.raises(ModelError, match="only dual encoders"):
-        export_onnx(build_mmret(tiny.llava(tmp_path / "llava"), device="cpu"), tmp_path / "onnx")
-
-
-def test_a_compiled_model_gives_the_same(folder, monkeypatch):
-    # the graph is captured as for any backend; compiling it to machine code takes minutes and is torch's own matter
-    compiled = []
-    original = torch.nn.Module.compile
-    monkeypatch.setattr(
-        torch.nn.Module, "compile", lambda self, **_: (compiled.append(1), original(self, backend="eager"))
-    )
-    model = load_mmret(folder, device="cpu", compile=True)
-    assert compiled
-    assert np.abs(model.encode(MIXED) - load_mmret(folder, device="cpu").encode(MIXED)).max() < 1e-5
-
-
-def test_what_codes_cost_on_a_retrieval_with_a_known_answer():
-    """Documents are random directions, queries the same with noise: floats find all, a bit a dimension most."""
-    rng = np.random.default_rng(0)
-    documents = rng.standard_normal((500, 64)).astype(np.float32)
-    queries = documents[:200] + 0.9 * rng.standard_normal((200, 64)).astype(np.float32)
-    documents, queries = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (documents, queries))
-    found = quantized_recall(queries, documents, np.arange(200), k=1)
-    assert found["float32"] > 0.95
-    assert found["int8"] >= found["float32"] - 0.01
-    assert found["binary"] < found["binary_rescored"] <= found["float32"] + 0.01
-    assert quantized_recall(documents[:20], documents, np.arange(20), k=1) == dict.fromkeys(found, 1.0)
-    with pytest.raises(ConfigError, match="`k`"):
-        quantized_recall(queries, documents, np.arange(200), k=0)
+        export_onnx(load_mmret(tiny.llava(tmp_path / "llava"), device="cpu"), tmp_path / "onnx")

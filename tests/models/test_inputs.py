@@ -11,14 +11,14 @@ from PIL import Image
 from megapairs_hf import load_mmret
 from megapairs_hf.core.errors import ImageRejectedError, ModelError
 from megapairs_hf.images.decode import open_image, to_rgb
-from megapairs_hf.models import build_mmret, save_mmret
+from megapairs_hf.models import save_mmret
 from tests.small import claimed_png
 
 
 @pytest.fixture(scope="module")
 def folder(models, tmp_path_factory):
     path = tmp_path_factory.mktemp("inputs") / "mmret"
-    save_mmret(build_mmret(f"{models}/clip", device="cpu"), path)
+    save_mmret(load_mmret(f"{models}/clip", device="cpu"), path)
     return str(path)
 
 
@@ -82,7 +82,7 @@ def test_an_empty_list_has_the_width(model):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_arrays_are_float32_whatever_the_weights_are(folder, dtype):
-    assert load_mmret(folder, device="cpu", dtype=dtype).encode(["a"]).dtype == np.float32
+    assert load_mmret(folder, device="cpu", model_kwargs={"dtype": dtype}).encode(["a"]).dtype == np.float32
 
 
 def test_eight_bit_and_binary_forms_are_measured_over_the_whole_list(model, mixed):
@@ -206,7 +206,7 @@ def test_one_pixel_is_a_image(model):
         ("", "input 1 is empty"),
         ({"text": ""}, "input 1 is empty"),
         ({}, "give `text`, `image`, or both"),
-        ({"text": "a", "image": 1}, "give `text`, `image`, or both"),
+        ({"text": "a", "photo": 1}, "give `text`, `image`, or both"),
         ({"text": 3}, "the text of input 1 is a int"),
         ({"text": "a", "image": [1, 2]}, "input 1 has 2 images"),
         (7, "the image of input 1 cannot be used"),

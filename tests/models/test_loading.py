@@ -10,7 +10,7 @@ from transformers import AutoModel, AutoProcessor, CLIPModel
 from megapairs_hf import load_mmret
 from megapairs_hf.core.errors import ModelError
 from megapairs_hf.images.decode import to_rgb
-from megapairs_hf.models import build_mmret, save_mmret
+from megapairs_hf.models import save_mmret
 from tests.models.tiny import assert_same
 from tests.small import run
 
@@ -18,7 +18,7 @@ from tests.small import run
 @pytest.fixture(scope="module")
 def saved(models, tmp_path_factory):
     folder = tmp_path_factory.mktemp("mmret") / "mmret-tiny"
-    save_mmret(build_mmret(f"{models}/clip", device="cpu"), folder)
+    save_mmret(load_mmret(f"{models}/clip", device="cpu"), folder)
     return str(folder)
 
 
@@ -57,7 +57,7 @@ def test_the_joint_embedding_is_the_normalized_sum(saved, models, inputs):
 
 def test_saving_and_loading_keeps_every_bit(saved, models, inputs):
     images, texts = inputs
-    before, after = build_mmret(f"{models}/clip", device="cpu"), load_mmret(saved, device="cpu")
+    before, after = load_mmret(f"{models}/clip", device="cpu"), load_mmret(saved, device="cpu")
     for given in (joint(images, texts), images, texts):
         assert_same(before, after, given)
 
@@ -108,7 +108,7 @@ def test_a_long_text_is_cut(saved):
 
 
 def test_what_is_no_clip_is_refused(models, tmp_path):
-    with pytest.raises(ModelError, match="without get_text_features and get_image_features"):
+    with pytest.raises(ModelError, match="is a dinov2 model, but score fusion takes clip"):
         load_mmret(f"{models}/dino")
     with pytest.raises(ModelError, match="cannot load"):
         load_mmret(str(tmp_path))

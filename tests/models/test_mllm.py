@@ -13,7 +13,7 @@ from transformers import AutoModel
 
 from megapairs_hf import load_mmret
 from megapairs_hf.core.errors import ConfigError, ModelError
-from megapairs_hf.models import build_mmret, save_mmret
+from megapairs_hf.models import save_mmret
 from megapairs_hf.models.mllm import CIR_INSTRUCTION
 from tests.models import tiny
 
@@ -39,7 +39,7 @@ def family(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     with tiny.without_videos() if request.param == "qwen" else contextlib.nullcontext():
         backbone = getattr(tiny, request.param)(folder / "backbone")
-        save_mmret(build_mmret(backbone, device="cpu"), folder / "mmret")
+        save_mmret(load_mmret(backbone, device="cpu"), folder / "mmret")
         yield request.param, backbone, str(folder / "mmret")
 
 
@@ -116,7 +116,7 @@ def test_stock_sentence_transformers_needs_no_flag(family):
 
 def test_saving_and_loading_keeps_every_bit(family, tmp_path):
     _, backbone, saved = family
-    before, after = build_mmret(backbone, device="cpu"), load_mmret(saved, device="cpu")
+    before, after = load_mmret(backbone, device="cpu"), load_mmret(saved, device="cpu")
     tiny.assert_same(before, after, MIXED)
     assert np.abs(before.encode_query(MIXED) - after.encode_query(MIXED)).max() < 1e-6
     after.save(str(tmp_path / "again"))
@@ -125,7 +125,7 @@ def test_saving_and_loading_keeps_every_bit(family, tmp_path):
 
 def test_the_papers_prompt_ends_with_the_end_token(family):
     _, backbone, _ = family
-    model = build_mmret(backbone, device="cpu", prompt_style="paper")
+    model = load_mmret(backbone, device="cpu", prompt_style="paper")
     ids = model.preprocess(MIXED, prompt="Find", task="query")["input_ids"]
     assert (ids[:, -1] == model.tokenizer.eos_token_id).all()
     words = model.tokenizer.decode(model.preprocess(["day"], prompt="Find")["input_ids"][0])
@@ -181,7 +181,7 @@ def test_a_text_may_name_the_video_token(family, text):
 
 def test_there_are_two_prompt_styles(family):
     with pytest.raises(ConfigError, match="`prompt_style` is 'x', but must be released or paper"):
-        build_mmret(family[1], device="cpu", prompt_style="x")
+        load_mmret(family[1], device="cpu", prompt_style="x")
 
 
 def test_a_folder_without_a_prompt_is_refused(family, tmp_path):
@@ -195,9 +195,9 @@ def test_a_folder_without_a_prompt_is_refused(family, tmp_path):
 def test_half_precision_and_the_ways_of_attention(family):
     _, _, saved = family
     exact = load_mmret(saved, device="cpu").encode(MIXED)
-    eager = load_mmret(saved, device="cpu", attn_implementation="eager")
+    eager = load_mmret(saved, device="cpu", model_kwargs={"attn_implementation": "eager"})
     assert eager[0].model.config._attn_implementation == "eager"
     assert np.abs(eager.encode(MIXED) - exact).max() < 1e-5
-    half = load_mmret(saved, device="cpu", dtype=torch.bfloat16, attn_implementation="sdpa")
+    half = load_mmret(saved, device="cpu", model_kwargs={"dtype": torch.bfloat16, "attn_implementation": "sdpa"})
     assert next(half.parameters()).dtype == torch.bfloat16
     assert (half.encode(MIXED) * exact).sum(1).min() > 0.99

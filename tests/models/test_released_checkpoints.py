@@ -14,7 +14,7 @@ from sentence_transformers import SentenceTransformer
 
 from megapairs_hf import load_mmret
 from megapairs_hf.core.errors import ModelError
-from megapairs_hf.models import build_mmret, save_mmret
+from megapairs_hf.models import save_mmret
 from megapairs_hf.models.mllm import CIR_INSTRUCTION
 from tests.models import tiny
 
@@ -177,7 +177,7 @@ def foreign(request, models, tmp_path):
 
 def test_a_foreign_folder_gives_what_the_backbone_gives(foreign, models, tmp_path):
     mixed = ["night", make_image(3), {"image": make_image(4), "text": "day"}]
-    expected = build_mmret(f"{models}/clip", device="cpu").encode(mixed)
+    expected = load_mmret(f"{models}/clip", device="cpu").encode(mixed)
     model = load_mmret(str(foreign[0]), device="cpu")
     assert np.abs(model.encode(mixed) - expected).max() < 1e-6
     save_mmret(model, tmp_path / "again")
@@ -226,7 +226,7 @@ def test_weights_of_another_shape_are_refused(clip, tmp_path):
 
 
 def test_a_weight_that_is_no_number_is_refused(models, tmp_path):
-    save_mmret(build_mmret(f"{models}/clip", device="cpu"), tmp_path / "m")
+    save_mmret(load_mmret(f"{models}/clip", device="cpu"), tmp_path / "m")
     weights = load_file(tmp_path / "m/model.safetensors")
     weights["text_projection.weight"][3, 1] = float("nan")
     save_file(weights, tmp_path / "m/model.safetensors", {"format": "pt"})
@@ -267,7 +267,7 @@ def test_a_folder_that_is_no_model(tmp_path):
 
 @pytest.mark.parametrize("kept", [0, 0.5])
 def test_weights_that_end_early(models, tmp_path, kept):
-    save_mmret(build_mmret(f"{models}/clip", device="cpu"), tmp_path / "m")
+    save_mmret(load_mmret(f"{models}/clip", device="cpu"), tmp_path / "m")
     file = tmp_path / "m/model.safetensors"
     file.write_bytes(file.read_bytes()[: int(kept * file.stat().st_size)])
     with pytest.raises(ModelError, match="cannot load the model"):
@@ -276,7 +276,7 @@ def test_weights_that_end_early(models, tmp_path, kept):
 
 @pytest.mark.parametrize("written", [{"a": 1}, [], [{"idx": 0}], ["Transformer"], None])
 def test_a_list_of_modules_that_is_none(models, tmp_path, written):
-    save_mmret(build_mmret(f"{models}/clip", device="cpu"), tmp_path / "m")
+    save_mmret(load_mmret(f"{models}/clip", device="cpu"), tmp_path / "m")
     (tmp_path / "m/modules.json").write_text(json.dumps(written))
     with pytest.raises(ModelError, match="is no list of modules with a `type` each"):
         load_mmret(tmp_path / "m", device="cpu")
@@ -289,15 +289,6 @@ def test_pickled_weights_are_refused_by_name(models, tmp_path):
         load_mmret(tmp_path / "m", device="cpu")
 
 
-def test_the_missing_method_is_named(models):
-    with pytest.raises(ModelError, match="without get_text_features and get_image_features"):
-        build_mmret(f"{models}/dino", device="cpu")
-
-
-def test_a_backbone_with_one_of_the_two(tmp_path):
-    """CLAP has texts and sounds."""
-    from transformers import ClapConfig
-
-    ClapConfig().save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match="without get_image_features,"):
-        build_mmret(str(tmp_path), device="cpu")
+def test_another_kind_of_model_is_named(models):
+    with pytest.raises(ModelError, match="is a dinov2 model, but score fusion takes clip, siglip, vision-text"):
+        load_mmret(f"{models}/dino", device="cpu")

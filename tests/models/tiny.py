@@ -60,16 +60,6 @@ def siglip(folder: Path) -> str:
     return save(folder, model, t.SiglipProcessor(images(), made))
 
 
-def siglip2(folder: Path) -> str:
-    """The NaFlex form: patches of any number, with a mask and shapes."""
-    torch.manual_seed(2)
-    made = tokenizer()
-    text = {**SHARED, "vocab_size": len(made), "max_position_embeddings": 64, "projection_size": WIDTH}
-    vision = {**SHARED, "num_patches": 16, "patch_size": 16}
-    model = t.Siglip2Model(t.Siglip2Config(text_config=text, vision_config=vision))
-    return save(folder, model, t.Siglip2Processor(t.Siglip2ImageProcessorPil(patch_size=16, max_num_patches=16), made))
-
-
 def bert_vit(folder: Path) -> str:
     torch.manual_seed(3)
     made = tokenizer(longest=10**30)
@@ -87,18 +77,6 @@ def altered_bert_vit(folder: Path, cls) -> str:
     vision = t.ViTConfig(**SHARED, image_size=SIDE, patch_size=16)
     config = t.VisionTextDualEncoderConfig.from_vision_text_configs(vision, text, projection_dim=24)
     return save(folder, t.VisionTextDualEncoderModel(config), t.VisionTextDualEncoderProcessor(images(), made))
-
-
-def flava(folder: Path) -> str:
-    """A model with both methods whose features are those of each token."""
-    torch.manual_seed(7)
-    made = tokenizer(longest=24)
-    text = {**SHARED, "vocab_size": len(made), "max_position_embeddings": 64}
-    sight = {**SHARED, "image_size": SIDE, "patch_size": 16}
-    towers = {"text_config": text, "image_config": sight, "multimodal_config": SHARED}
-    config = t.FlavaConfig(**towers, hidden_size=WIDTH, projection_dim=24)
-    pixels = images(t.FlavaImageProcessorPil, crop_size={"height": SIDE, "width": SIDE})
-    return save(folder, t.FlavaModel(config), t.FlavaProcessor(pixels, made))
 
 
 def llava(folder: Path) -> str:

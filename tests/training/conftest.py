@@ -6,7 +6,7 @@ import pytest
 from megapairs_hf.annotation import DescribeConfig, InstructConfig, describe_pairs, instruct_pairs
 from megapairs_hf.artifacts.artifact import Artifact
 from megapairs_hf.dataset import BuildConfig, build_triplets, load_triplets
-from megapairs_hf.models import build_mmret
+from megapairs_hf.models import load_mmret
 from tests.small import small_pairs
 
 
@@ -29,4 +29,4 @@ def rows(triplets: Artifact) -> Any:
 @pytest.fixture
 def model(models: str) -> Any:
     """A tiny CLIP as an MMRet, with random weights that are the same each time."""
-    return build_mmret(str(Path(models) / "clip"), device="cpu")
+    return load_mmret(str(Path(models) / "clip"), device="cpu")

@@ -1,4 +1,4 @@
-"""What a batch is made of: draws, masks, mixtures, streams, and images that cannot be read."""
+"""What a batch is made of: sampling, masks, mixtures, and images that cannot be read."""
 
 import json
 import math
@@ -15,7 +15,7 @@ from PIL import Image
 
 from megapairs_hf.core.errors import ArtifactError, StaleArtifactError, TrainingError
 from megapairs_hf.dataset import load_triplets
-from megapairs_hf.models import build_mmret
+from megapairs_hf.models import load_mmret
 from megapairs_hf.training import TrainConfig, train_mmret
 from megapairs_hf.training.config import SourceConfig
 from megapairs_hf.training.data.batch import make_batch
@@ -128,20 +128,6 @@ def test_tables_become_pools_of_one_kind(table, model):
     assert {frozenset(kind) for kind in kinds} == {frozenset({True, False}), frozenset({False})}
 
 
-def test_a_stream_gives_every_row_once_and_goes_on_anywhere(table, model, monkeypatch):
-    monkeypatch.setattr("megapairs_hf.training.data.mmeb.BLOCK", 40)
-    config = TrainConfig(**SETTINGS)
-    source = SourceConfig("./rows.parquet", images="./images", weight=1.0, stream=True)
-    (pool,), _ = open_source(source, config, table)
-    seen = [pool.examples(pool.indices(place, 8), place, ()) for place in range(10)]
-    texts = Counter(row.candidates[0].text for batch in seen for row in batch)
-    assert len(texts) == 80 and set(texts.values()) == {1}
-    (later,), _ = open_source(source, config, table)
-    assert later.examples(later.indices(7, 8), 7, ()) == seen[7]
-    with pytest.raises(TrainingError, match="give its `weight`"):
-        open_source(SourceConfig("./rows.parquet", stream=True), config, table)
-
-
 def test_mixtures_train(table, triplets, models, tmp_path):
     source = SourceConfig(str(table / "rows.parquet"), images=str(table / "images"), weight=400.0)
     config = TrainConfig(**{**SETTINGS, "steps": 12}, sources=(source,), micro_batch=5)
@@ -202,9 +188,9 @@ def test_others_are_drawn_evenly_from_those_not_taken():
     assert drawn_others(10**12, {7}, 3, random.Random(5)) == drawn_others(10**12, {7}, 3, random.Random(5))
 
 
-@pytest.mark.parametrize(("kind", "batch_size"), [("triplets", 32), ("table", 32), ("stream", 7)])
-def test_a_batch_is_filled_up_while_any_whole_row_is_left(rows, model, tmp_path, monkeypatch, kind, batch_size):
-    monkeypatch.setattr("megapairs_hf.training.data.mmeb.BLOCK", 35)
+@pytest.mark.parametrize("kind", ["triplets", "table"])
+def test_a_batch_is_filled_up_while_any_whole_row_is_left(rows, model, tmp_path, kind):
+    batch_size = 32
     config = TrainConfig(**{**SETTINGS, "batch_size": batch_size, "steps": 40})
     if kind == "triplets":
         rows.rows = rows.rows.select(range(35))
@@ -212,7 +198,7 @@ def test_a_batch_is_filled_up_while_any_whole_row_is_left(rows, model, tmp_path,
     else:
         told = [{"qry": f"say {i}", "qry_image_path": f"{i}.png", "pos_text": f"said {i}"} for i in range(35)]
         pq.write_table(pa.Table.from_pylist(told), tmp_path / "rows.parquet")
-        source = SourceConfig(str(tmp_path / "rows.parquet"), weight=1.0, stream=kind == "stream")
+        source = SourceConfig(str(tmp_path / "rows.parquet"), weight=1.0)
         (pool,), _ = open_source(source, config, tmp_path)
     task = ContrastTask(model, [pool], [1], config)
 
@@ -246,7 +232,7 @@ def test_worker_processes_decode_the_same(model, rows):
 
 
 def test_a_language_model_sees_each_input_once_and_trains_with_cached_gradients(rows, tmp_path):
-    model = build_mmret(llava(tmp_path / "llava"), device="cpu")
+    model = load_mmret(llava(tmp_path / "llava"), device="cpu")
     settings = {"temperature": 0.1, "negatives": 2, "batch_size": 4}
     task = made_task(model, rows, **settings)
     batch = task.batch(0, 0, 1)
@@ -313,11 +299,11 @@ def test_a_cap_on_the_rows_of_a_source_draws_them_by_the_seed(table):
 
     assert names(0) == names(0) != names(1)
     with pytest.raises(Exception, match="`rows` is"):
-        SourceConfig("x", rows=5, stream=True, weight=1.0)
+        SourceConfig("x", rows=0)
 
 
 def test_queries_of_a_source_have_its_prompt_and_triplets_the_models(table, rows, tmp_path):
-    model = build_mmret(llava(tmp_path / "llava"), device="cpu")
+    model = load_mmret(llava(tmp_path / "llava"), device="cpu")
     config = TrainConfig(**{**SETTINGS, "batch_size": 4})
 
     def fed(source):

@@ -120,14 +120,15 @@ def test_cached_gradients_are_the_whole_batchs(model, rows, micro):
     assert apart(gradients, cached) < 1e-5
 
 
-def test_cached_gradients_see_the_same_dropout(model, rows):
+def test_cached_gradients_see_the_same_dropout(model, rows, monkeypatch):
+    monkeypatch.setattr("megapairs_hf.training.retrieval_task.FORWARD_SIZE", 5)
     for layer in model[0].model.modules():
         if hasattr(layer, "dropout") and isinstance(layer.dropout, float):
             layer.dropout = 0.3
-    still, _ = learnt(made_task(model, rows, temperature=0.1, chunk=5))
-    loss, gradients = learnt(made_task(model, rows, temperature=0.1, chunk=5))
+    still, _ = learnt(made_task(model, rows, temperature=0.1))
+    loss, gradients = learnt(made_task(model, rows, temperature=0.1))
     again, cached = learnt(made_task(model, rows, temperature=0.1, micro_batch=5))
-    other, _ = learnt(made_task(model, rows, temperature=0.1, chunk=5, seed=1))
+    other, _ = learnt(made_task(model, rows, temperature=0.1, seed=1))
     assert still == loss != other
     assert again == pytest.approx(loss, rel=1e-5)
     assert apart(gradients, cached) < 1e-5

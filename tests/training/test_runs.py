@@ -8,7 +8,6 @@ import resource
 import shutil
 import signal
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -25,13 +24,11 @@ from megapairs_hf.training import TrainConfig, tracking, train_mmret, trainer
 from megapairs_hf.training.checkpoint import (
     checkpoint_folders,
     explained_save,
-    newest,
     replaced,
     save_checkpoint,
     whole_weights,
 )
 from megapairs_hf.training.evaluate import EvalCallback, retrieval
-from megapairs_hf.training.schedule import MovingAverage
 from megapairs_hf.training.tracking import Log, chosen_tracker
 from megapairs_hf.training.trainer import Run, make_optimizer, run_loop
 from tests.models.tiny import assert_same
@@ -96,19 +93,6 @@ def test_a_metric_that_is_not_measured(model, rows, tmp_path):
     watch = EvalCallback({"set": lambda: {"recall": 1.0}}, 2, "set/precision")
     with pytest.raises(TrainingError, match="what was measured is set/recall"):
         run(model, rows, tmp_path, watch)
-
-
-def test_moving_average_is_the_weighted_sum(model):
-    module = torch.nn.Linear(2, 1, bias=False)
-    average, seen = MovingAverage(module, 0.5), [module.weight.detach().clone()]
-    for value in (1.0, 2.0):
-        torch.nn.init.constant_(module.weight, value)
-        average.update()
-        seen.append(module.weight.detach().clone())
-    expected = 0.25 * seen[0] + 0.25 * seen[1] + 0.5 * seen[2]
-    with average.in_place():
-        assert torch.allclose(module.weight, expected)
-    assert torch.equal(module.weight, seen[2])
 
 
 def test_saved_weights_may_be_others_than_those_that_train(model, tmp_path):
@@ -229,29 +213,6 @@ class Killed(BaseException):
     """Ends a run as kill -9 would."""
 
 
-def test_counts_of_the_log_go_on_after_a_kill(model, rows, tmp_path, monkeypatch):
-    settings = {"steps": 9, "log_every": 7, "checkpoint_every": 3}
-    start = {name: value.clone() for name, value in model.state_dict().items()}
-    whole = run(model, rows, tmp_path / "whole", **settings)
-    model.load_state_dict(start)
-    task = made_task(model, rows, **settings)
-    learn = task.learn
-
-    def killed(module, step, accelerator):
-        if step == 4:
-            raise Killed
-        return learn(module, step, accelerator)
-
-    monkeypatch.setattr(task, "learn", killed)
-    with pytest.raises(Killed):
-        run_loop(task, task.config, tmp_path / "cut", "train", {"triplets": "x"})
-    cut = run(model, rows, tmp_path / "cut", **settings)
-    timed = {"seconds", "images_per_s"}
-    plain = [[{k: v for k, v in line.items() if k not in timed} for line in log] for log in (whole, cut)]
-    assert plain[0] == plain[1]
-    assert [line["step"] for line in cut] == [7, 9] and cut[0]["images"] > cut[1]["images"] > 0
-
-
 def test_the_rate_is_of_the_training_alone(model, rows, tmp_path, monkeypatch):
     task = made_task(model, rows, steps=3, log_every=3)
     learn, clock = task.learn, [100.0]
@@ -274,35 +235,9 @@ def test_the_rate_is_of_the_training_alone(model, rows, tmp_path, monkeypatch):
     assert line["seconds"] == 36.0
 
 
-@pytest.mark.parametrize("inside", ["before", "after"])
-def test_a_kill_while_a_checkpoint_is_written_again_leaves_one(model, rows, tmp_path, monkeypatch, inside):
-    task = made_task(model, rows)
-    told = {"step": 4, "settings": {}, "best": None}
-    saving = tmp_path, task.module, make_optimizer(task.module, task.config), MovingAverage(task.module, 0), told
-    save_checkpoint(*saving, keep=1)
-    whole = (tmp_path / "step-00000004" / "state.safetensors").read_bytes()
-    rename = Path.rename
-
-    def killed(self, target):
-        if self.name.endswith(".tmp"):
-            if inside == "after":
-                rename(self, target)
-            raise Killed
-        return rename(self, target)
-
-    monkeypatch.setattr(Path, "rename", killed)
-    # what cleans up after an error does not run when a process is killed
-    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
-    with pytest.raises(Killed):
-        save_checkpoint(*saving, keep=1)
-    monkeypatch.undo()
-    folder, _ = newest(tmp_path, {})
-    assert folder.name == "step-00000004" and (folder / "state.safetensors").read_bytes() == whole
-
-
 def test_a_kill_while_an_old_checkpoint_is_deleted_leaves_none_that_looks_whole(model, rows, tmp_path, monkeypatch):
     task = made_task(model, rows)
-    saving = tmp_path, task.module, make_optimizer(task.module, task.config), MovingAverage(task.module, 0)
+    saving = tmp_path, task.module, make_optimizer(task.module, task.config)
     save_checkpoint(*saving, {"step": 2, "settings": {}}, keep=1)
 
     def killed(path, **_):
@@ -345,17 +280,15 @@ def test_the_loss_scale_of_fp16_is_kept(model, rows, tmp_path, monkeypatch):
     task.close()
 
 
-def test_a_step_left_out_by_the_loss_scale_does_not_count_for_the_average(model, rows, tmp_path, monkeypatch):
-    task = made_task(model, rows, ema=0.5, max_steps=1)
+def test_a_step_left_out_by_the_loss_scale_does_not_count_for_the_scheduler(model, rows, tmp_path, monkeypatch):
+    task = made_task(model, rows, max_steps=1)
     loop = Run(task, task.config, tmp_path, "train", {}, EvalCallback(), tmp_path)
-    updates = []
-    monkeypatch.setattr(loop.average, "update", lambda: updates.append(1))
     monkeypatch.setattr(type(loop.accelerator), "optimizer_step_was_skipped", True)
     loop.step(0)
     monkeypatch.setattr(type(loop.accelerator), "optimizer_step_was_skipped", False)
     loop.step(1)
     task.close()
-    assert updates == [1]
+    assert loop.scheduler.last_epoch == 1
 
 
 def test_processes_that_measure_differently_go_on_together(triplets, models, tmp_path):
@@ -416,6 +349,8 @@ def test_a_log_of_a_killed_run_is_cut_to_its_checkpoint(tmp_path):
     log = Log(tmp_path / "log.jsonl", 0)
     for step in (1, 2, 3):
         log.add({"step": step, "loss": 1.0, "seconds": step})
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"step": 2, "lo')
     assert [line["step"] for line in Log(tmp_path / "log.jsonl", 2).lines] == [1, 2]
 
 
@@ -486,7 +421,6 @@ def test_embeddings_that_are_no_numbers_stop_the_evaluation():
     [
         ({"patience": 2, "eval_every": 1}, "patience"),
         ({"best_metric": "a"}, "eval_every"),
-        ({"ema": 1.0}, "ema"),
         ({"micro_batch": 0}, "micro_batch"),
         ({"weight": 0.0}, "weight"),
     ],

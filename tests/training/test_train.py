@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -11,9 +12,7 @@ from megapairs_hf.artifacts.artifact import open_artifact
 from megapairs_hf.core.errors import StaleArtifactError, TrainingError
 from megapairs_hf.models import load_mmret
 from megapairs_hf.training import TrainConfig, train_mmret
-from megapairs_hf.training.config import LoopConfig
 from megapairs_hf.training.data.sampler import sibling_order
-from megapairs_hf.training.schedule import learning_rate
 from megapairs_hf.training.small_encoder_tasks import hue_turns
 from tests.killing import killed_megapairs
 from tests.small import files_of, torchrun
@@ -43,13 +42,24 @@ def test_siblings_stand_together_and_every_row_once():
     assert np.mean(queries[sibling_order(queries, 0, 1, 1)][1:] == queries[sibling_order(queries, 0, 1, 1)][:-1]) < 0.1
 
 
-def test_learning_rate():
-    config = LoopConfig(steps=110, batch_size=2, lr=1.0, warmup_steps=10)
-    assert learning_rate(config, 0) == pytest.approx(0.1)
-    assert learning_rate(config, 10) == pytest.approx(1.0)
-    assert learning_rate(config, 60) == pytest.approx(0.5)
-    cosine = LoopConfig(steps=100, batch_size=2, lr=1.0, schedule="cosine")
-    assert learning_rate(cosine, 50) == pytest.approx(0.5)
+def test_every_setting_stands_in_one_group():
+    grouped = [name for names in TrainConfig.GROUPS.values() for name in names]
+    assert sorted(grouped) == sorted(field.name for field in dataclasses.fields(TrainConfig))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("linear", [0, 0.5, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6]),
+        ("cosine", [0, 0.5, *(0.5 + 0.5 * math.cos(math.pi * step / 6) for step in range(6))]),
+        ("constant_with_warmup", [0, 0.5, 1, 1, 1, 1, 1, 1]),
+    ],
+)
+def test_learning_rate(triplets, models, tmp_path, schedule, expected):
+    config = TrainConfig(**{**SETTINGS, "steps": 8, "lr": 1.0}, warmup_steps=2, schedule=schedule, temperature=5.0)
+    made = train_mmret(triplets, config=config, out=tmp_path / "m", work=models)
+    lines = map(json.loads, (Path(made.path) / "training_log.jsonl").read_text().splitlines())
+    assert [line["lr"] for line in lines] == pytest.approx(expected)
 
 
 def test_turning_the_hue_leaves_grey_and_turns_red_to_green():
@@ -69,15 +79,15 @@ def test_training_learns_and_the_model_loads(triplets, models, tmp_path):
 
 
 def test_a_killed_run_goes_on_to_the_same_weights(triplets, models, tmp_path):
-    settings = {**SETTINGS, "steps": 12, "checkpoint_every": 3, "ema": 0.9, "micro_batch": 16}
+    settings = {**SETTINGS, "steps": 12, "checkpoint_every": 3, "schedule": "cosine", "micro_batch": 16}
     config = TrainConfig(**settings)
     train_mmret(triplets, config=config, out=tmp_path / "whole", work=models)
     words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
     out = tmp_path / "cut"
     words += ["--triplets", triplets.path, "--work", models, "--out", out]
-    # the log is written at every step: killed in the eighth, two steps after a checkpoint
-    killed_megapairs(8, "training_log.jsonl", "train", *words)
-    assert len(losses(out / ".parts" / ".run")) == 7
+    # killed when the checkpoint of step 9 is written, so that it resumes from step 6
+    killed_megapairs(1, "step-00000009", "train", *words)
+    assert len(losses(out / ".parts" / ".run")) == 9
     assert not (out / "manifest.json").exists()
     # a checkpoint is a model of its own
     newest = sorted(out.glob(".parts/.run/checkpoints/step-*"))[-1]

@@ -38,11 +38,11 @@ class TrainDataset(Protocol):
     """Rows of one kind; a batch comes from one pool.
 
     Attributes:
-        rows: how many there are; None for a stream.
+        rows: how many there are.
         prompt: what a language model is told before each query; None for the model's own query prompt.
     """
 
-    rows: int | None
+    rows: int
     prompt: str | None
 
     def indices(self, place: int, size: int) -> list[int]:

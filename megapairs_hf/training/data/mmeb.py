@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import random
 from hashlib import sha256
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,14 +20,13 @@ from megapairs_hf.training.data.dataset import Example, Input
 from megapairs_hf.training.data.sampler import drawn_others, permutation
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Collection, Sequence
 
     from megapairs_hf.training.config import SourceConfig, TrainConfig
     from megapairs_hf.training.data.dataset import TrainDataset
 
 COLUMNS = ("qry", "qry_image_path", "pos_text", "pos_image_path", "neg_text", "neg_image_path")
 MARK = "<|image_1|>"
-BLOCK = 4096
 FILES = {".parquet": "parquet", ".jsonl": "json", ".json": "json"}
 
 
@@ -74,18 +72,16 @@ class TablePool:
     ) -> None:
         self.prompt: str | None = prompt
         self.name, self.table, self.images, self.config = name, table.select(chosen), images, config
-        self.rows: int | None = len(chosen)
+        self.rows = len(chosen)
 
     def indices(self, place: int, size: int) -> list[int]:
         """Whole batches of each epoch's own order."""
-        assert self.rows is not None
         epoch, part = divmod(place, self.rows // size)
         order = permutation(self.rows, self.config.seed, epoch)
         return [int(row) for row in order[part * size : (part + 1) * size]]
 
     def others(self, taken: Collection[int], count: int, rng: random.Random) -> list[int]:
         """`count` more rows, drawn; fewer where no more are left."""
-        assert self.rows is not None
         return drawn_others(self.rows, taken, count, rng)
 
     def examples(self, indices: Sequence[int], step: int, bad: Collection[str]) -> list[Example | None]:
@@ -98,75 +94,6 @@ class TablePool:
             )
             for index, row in zip(indices, rows, strict=True)
         ]
-
-    def files(self, names: Sequence[str]) -> dict[str, bytes]:
-        """The files of images by their paths."""
-        return {name: read_image(self.images, name) for name in names}
-
-    def cluster(self, name: str) -> str:
-        """The path; nothing is known of near-duplicates."""
-        return name
-
-    def __getstate__(self) -> dict[str, Any]:
-        # workers only read images
-        return {"name": self.name, "images": self.images}
-
-
-class StreamPool:
-    """Rows of a table that is read from front to back, again and again, shuffled in blocks.
-
-    What surprises: a batch is still a function of its number alone. The block it lies in is found by skipping, and the
-    order inside a block by its number, so that resuming needs no state.
-
-    Args:
-        name: of the table, for messages.
-        stream: a `datasets.IterableDataset`.
-        images: folder of the images.
-        config: the settings.
-        prompt: of its queries.
-    """
-
-    rows: int | None = None
-
-    def __init__(self, name: str, stream: Any, images: Path, config: TrainConfig, prompt: str = "") -> None:
-        self.prompt: str | None = prompt
-        self.name, self.stream, self.images, self.config = name, stream, images, config
-        self.size = max(BLOCK, 4 * config.batch_size) // config.batch_size * config.batch_size
-        self.begun: Iterator[dict[str, Any]] = iter(())
-        self.next = -1
-        self.blocks: dict[int, list[dict[str, Any]]] = {}
-
-    def _block(self, number: int) -> list[dict[str, Any]]:
-        if number not in self.blocks:
-            if number != self.next:
-                self.begun = iter(self.stream.repeat(None).skip(number * self.size))
-            rows = list(islice(self.begun, self.size))
-            if len(rows) < self.size:
-                raise TrainingError(f"{self.name} holds no row; correct its path")
-            # the one before is still wanted while the next batch is prepared
-            self.blocks = {n: kept for n, kept in self.blocks.items() if n == number - 1} | {number: rows}
-            self.next = number + 1
-        return self.blocks[number]
-
-    def indices(self, place: int, size: int) -> list[int]:
-        """Positions in the endless stream."""
-        block, start = divmod(place * size, self.size)
-        order = permutation(self.size, self.config.seed, block)[start : start + size]
-        return [block * self.size + int(row) for row in order]
-
-    def others(self, taken: Collection[int], count: int, rng: random.Random) -> list[int]:
-        """`count` more rows of the same block, drawn; fewer where no more are left."""
-        first = min(taken) // self.size * self.size
-        return [first + row for row in drawn_others(self.size, [row - first for row in taken], count, rng)]
-
-    def examples(self, indices: Sequence[int], step: int, bad: Collection[str]) -> list[Example | None]:
-        """These rows with the negatives of this step."""
-        made = []
-        for index in indices:
-            row = self._block(index // self.size)[index % self.size]
-            rng = random.Random(f"{self.config.seed}/{step}/{index}")
-            made.append(example_of(row, f"{self.name}[{index}]", bad, self.config, rng))
-        return made
 
     def files(self, names: Sequence[str]) -> dict[str, bytes]:
         """The files of images by their paths."""
@@ -206,7 +133,7 @@ def open_source(source: SourceConfig, config: TrainConfig, work: str | Path) -> 
 
     Raises:
         ArtifactError: it cannot be opened.
-        TrainingError: it has other columns, or a stream without a weight.
+        TrainingError: it has other columns, or a row without query or positive.
     """
     import datasets
 
@@ -214,7 +141,7 @@ def open_source(source: SourceConfig, config: TrainConfig, work: str | Path) -> 
     images = Path(model_place(source.images, work))
     reader, options = _reader(Path(place), source)
     try:
-        table = datasets.load_dataset(reader, streaming=source.stream, **options)
+        table = datasets.load_dataset(reader, **options)
     except Exception as error:  # datasets raises whatever its reader or connection raises
         said = " ".join(str(error).split())[:300]
         raise ArtifactError(f"cannot open the source {place}: {said}") from error
@@ -223,10 +150,6 @@ def open_source(source: SourceConfig, config: TrainConfig, work: str | Path) -> 
         raise TrainingError(f"{place} has no columns qry and pos_text or pos_image_path; rename its columns")
     table = table.select_columns(known)
     name = Path(place).stem
-    if source.stream:
-        if source.weight is None:
-            raise TrainingError(f"the source {place} is a stream of unknown length; give its `weight`")
-        return [StreamPool(name, table, images, config, source.prompt)], [source.weight]
     if source.rows is not None and source.rows < len(table):
         table = table.select(np.sort(np.random.default_rng([config.seed, 37]).permutation(len(table))[: source.rows]))
     kinds: dict[tuple[bool, ...], list[int]] = {}

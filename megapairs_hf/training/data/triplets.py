@@ -32,7 +32,7 @@ class TripletPool:
             wanted = set(config.relations)
             table = table.select([i for i, names in enumerate(table["relation"]) if wanted & set(names)])
         self.table = table
-        self.rows: int | None = len(table)
+        self.rows = len(table)
         self.prompt: str | None = None
         siblings = config.group_siblings > 1 and len(table) > 0
         self.queries = np.unique(table["q_img"], return_inverse=True)[1] if siblings else np.empty(len(table), int)
@@ -50,7 +50,6 @@ class TripletPool:
 
     def indices(self, place: int, size: int) -> list[int]:
         """Whole batches of each epoch's own order."""
-        assert self.rows is not None
         epoch, part = divmod(place, self.rows // size)
         if self.order[0] != epoch:
             order = sibling_order(self.queries, self.config.seed, epoch, self.config.group_siblings)
@@ -91,7 +90,6 @@ class TripletPool:
 
     def others(self, taken: Collection[int], count: int, rng: random.Random) -> list[int]:
         """`count` more rows, drawn; fewer where no more are left."""
-        assert self.rows is not None
         return drawn_others(self.rows, taken, count, rng)
 
     def files(self, names: Sequence[str]) -> dict[str, bytes]:
