@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from megapairs_hf.artifacts import storage
 from megapairs_hf.artifacts.artifact import MANIFEST, PLAN, read_json
@@ -27,7 +27,6 @@ BEFORE = ".before"
 MOVING = ".moving"
 GONE = ".gone"
 CLEARING = ".clearing"
-REMOVAL = ".removal/order.json"
 
 
 def begun(path: PathLike) -> bool:
@@ -61,12 +60,11 @@ def set_aside(path: PathLike) -> None:
     """Make room for an overwriting run; `put_back` comes first.
 
     Raises:
-        ArtifactError: what is there was not made by this package, or images were taken out of it on request.
+        ArtifactError: what is there was not made by this package.
     """
     names = [name for name in storage.list_names(path) if name != LOCK and not _aside(name)]
     if not {MANIFEST, PLAN, CLEARING} & set(names):
         refuse_foreign(path)
-    _refuse_removals(path)
     if not storage.is_local(path):
         _clear(path, names)
         return
@@ -83,22 +81,6 @@ def set_aside(path: PathLike) -> None:
             for name in sorted(names, key=lambda name: (name != MANIFEST, name != PLAN)):
                 (folder / name).rename(folder / MOVING / name)
             (folder / MOVING).rename(folder / BEFORE)
-
-
-def _refuse_removals(path: PathLike) -> None:
-    if storage.exists(join(path, REMOVAL)):
-        raise ArtifactError(
-            f"images are being taken out of {path}; run the same `megapairs dataset remove` again to complete it"
-        )
-    there: dict[str, Any] = {}
-    # what cannot be read is overwritten for that very reason
-    with suppress(ArtifactError):
-        there = read_json(join(path, MANIFEST)) if storage.exists(join(path, MANIFEST)) else {}
-    if there.get("stats", {}).get("removals"):
-        raise ArtifactError(
-            f"images were taken out of {path} on request, and --overwrite would bring them back; name another --out,"
-            " or delete the folder yourself"
-        )
 
 
 def _clear(path: PathLike, names: list[str]) -> None:

@@ -1,6 +1,5 @@
 """An overwriting run loses nothing before it has made something, wherever it is cut."""
 
-import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -160,14 +159,6 @@ def test_a_manifest_that_cannot_be_read_can_be_overwritten(tmp_path):
     assert make(tmp_path / "a", overwrite=True).rows == 8
 
 
-def test_a_removal_that_was_begun_is_not_undone(tmp_path):
-    make(tmp_path / "a")
-    (tmp_path / "a/.removal").mkdir()
-    (tmp_path / "a/.removal/order.json").write_text("{}")
-    with pytest.raises(ArtifactError, match="dataset remove` again"):
-        make(tmp_path / "a", overwrite=True)
-
-
 def test_a_second_overwriting_run_keeps_what_the_first_one_found(tmp_path, monkeypatch):
     before = begin(tmp_path / "a", unfinished=False)
     monkeypatch.setattr("megapairs_hf.artifacts.writer.put_back", lambda _: None)
@@ -180,14 +171,3 @@ def test_a_second_overwriting_run_keeps_what_the_first_one_found(tmp_path, monke
     with pytest.raises(RuntimeError):
         make(tmp_path / "a", Settings(4), overwrite=True, stop_after=0)
     assert files_of(tmp_path / "a") == before
-
-
-def test_images_that_were_taken_out_do_not_come_back(tmp_path):
-    make(tmp_path / "a")
-    manifest = tmp_path / "a/manifest.json"
-    told = json.loads(manifest.read_text())
-    told["stats"]["removals"] = [{"date": "2026-01-01", "images": 1, "triplets": 2}]
-    manifest.write_text(json.dumps(told))
-    with pytest.raises(ArtifactError, match=r"taken out of .* on request"):
-        make(tmp_path / "a", overwrite=True)
-    assert open_artifact(tmp_path / "a").rows == 8

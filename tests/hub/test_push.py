@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from megapairs_hf.core.errors import CardError, HubError, IncompleteArtifactError
-from megapairs_hf.dataset import import_megapairs, load_triplets, remove_images
+from megapairs_hf.dataset import ImportConfig, import_megapairs, load_triplets
 from megapairs_hf.hub.config import PushConfig
 from megapairs_hf.hub.prepare import prepare
 from megapairs_hf.hub.push_results import prepare_results
@@ -316,11 +316,19 @@ def imported(folder, train, validation=()):
     return import_megapairs(folder / "train.jsonl", folder / "images", out=folder / "work" / "triplets", **more)
 
 
-def test_a_folder_prepared_again_after_a_removal_shows_no_removed_image(tmp_path):
+def without(folder, name):
+    """The import again, without an image."""
+    (folder / "ids.txt").write_text(name)
+    config = ImportConfig(exclude=str(folder / "ids.txt"))
+    out = folder / "work" / "triplets"
+    return import_megapairs(folder / "train.jsonl", folder / "images", config=config, out=out, overwrite=True)
+
+
+def test_a_folder_prepared_again_shows_no_excluded_image(tmp_path):
     made = imported(tmp_path, ["ab", "cd"])
     prepare("dataset", made.path, tmp_path / "work", PushConfig(**LICENSED), tmp_path / "out")
     assert len(load_triplets(str(tmp_path / "out"))) == 2
-    remove_images(made.path, ["a.png"])
+    without(tmp_path, "a.png")
     prepare("dataset", made.path, tmp_path / "work", PushConfig(**LICENSED), tmp_path / "out")
     again = load_triplets(str(tmp_path / "out"), check=True)
     assert [again.ids(i)["q_img"] for i in range(len(again))] == ["c.png"]
@@ -364,7 +372,7 @@ def test_another_data_set_of_ours_is_replaced_only_when_told(work, tmp_path):
         change(held, "dataset", PushConfig(**LICENSED), None, files, lineage(other))
     assert change(held, "dataset", PushConfig(**LICENSED, overwrite=True), None, files, lineage(other)).add
     # the same one, built again or with images taken out, is an ordinary push
-    taken = remove_images(theirs.path, ["a.png"])
+    taken = without(tmp_path, "a.png")
     files = prepare("dataset", taken.path, tmp_path, PushConfig(**LICENSED), tmp_path / "third")
     told = change(Held(other / "megapairs.json"), "dataset", PushConfig(**LICENSED), None, files, lineage(other))
     assert "README.md" in told.add and lineage(tmp_path / "third") == lineage(other)
@@ -394,7 +402,7 @@ def test_results_are_prepared_again_for_fewer_benchmarks(tmp_path):
 
 def test_a_split_of_which_every_line_was_rejected_is_in_no_card(tmp_path):
     made = imported(tmp_path, ["ab"], ["ba"])
-    assert made.manifest.rejected == {"crosses_sides": 1}
+    assert made.manifest.rejected == {"crosses_splits": 1}
     out = push("dataset", made.path, PushConfig(**LICENSED, dry_run=True), tmp_path / "out")
     from datasets import load_dataset
 
