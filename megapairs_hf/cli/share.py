@@ -89,17 +89,15 @@ def push(words: list[str]) -> Callable[[], int]:
         help="the triplets or model folder, inside its work folder; the results' folder or file",
     )
     parser.add_argument("repo_id", metavar="REPO_ID", help="user/name on the Hub")
-    parser.add_argument("--license", "--license", help="of the data or model, as the Hub spells it (apache-2.0, …)")
+    parser.add_argument("--license", help="of the data or model, as the Hub spells it (apache-2.0, …)")
     parser.add_argument("--private", action="store_true", help="make the repository private")
     parser.add_argument("--create-pr", action="store_true", help="open a pull request instead of committing")
-    parser.add_argument("--revision", help="branch to push to")
+    parser.add_argument("--revision", help="branch to push to, or refs/pr/N")
     parser.add_argument("--commit-message", help="of the commit")
-    parser.add_argument("--overwrite", action="store_true", help="also into a repository that holds something else")
-    parser.add_argument("--with-raw", action="store_true", help="dataset: the models' raw replies as further configs")
+    parser.add_argument("--overwrite", action="store_true", help="replace what the repository holds")
     parser.add_argument(
         "--card", metavar="F.jinja", help="card template: a path or a shipped one's name (default: the usual card)"
     )
-    parser.add_argument("--card-images", metavar="N", type=int, default=0, help="dataset: triplets shown in the card")
     parser.add_argument("--dataset", metavar="ID", action="append", default=[], help="model: what it was trained on")
     parser.add_argument("--model", metavar="NAME", help="results: whose records (default: trained, or the only one)")
     parser.add_argument(
@@ -107,7 +105,7 @@ def push(words: list[str]) -> Callable[[], int]:
         metavar="NAME=ID",
         action="append",
         default=[],
-        help="results: the benchmark's data set on the Hub, where the records do not tell it (repeatable)",
+        help="results: the benchmark's data set on the Hub, where the records do not have it (repeatable)",
     )
     parser.add_argument("--out", metavar="DIR", help="where the folder to upload is made (default: WORK/publish/KIND)")
     parser.add_argument("--work", metavar="DIR", help="the work folder (default: the parent of PATH)")
@@ -131,8 +129,6 @@ def _push(options: argparse.Namespace) -> int:
         license=options.license,
         dry_run=options.dry_run,
         card=options.card,
-        card_images=options.card_images,
-        with_raw=options.with_raw,
         overwrite=options.overwrite,
         model=options.model,
         datasets=tuple(options.dataset),
