@@ -74,8 +74,8 @@ class PublishedImages:
 
     def rows(self, ids: Iterable[str]) -> dict[str, dict[str, Any]]:
         """Images with their captions, by id."""
-        found = locate(self.corpus, ids)
-        return {row["image_id"]: row for index, rows in found.items() for row in self._read(index, rows)}
+        shards = locate(self.corpus, ids)
+        return {row["image_id"]: row for index, rows in shards.items() for row in self._read(index, rows)}
 
     def _read(self, index: int, rows: np.ndarray) -> list[dict[str, Any]]:
         """Rows of one shard; what is published holds its images, wherever the corpus keeps them."""
