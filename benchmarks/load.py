@@ -91,29 +91,29 @@ def measure(folder: str, reads: int) -> dict[str, float]:
     start = time.perf_counter()
     triplets = load_triplets(folder)
     triplets.ids(0)
-    opened = time.perf_counter() - start
-    places = np.random.default_rng(1).integers(0, len(triplets), reads).tolist()
+    open_s = time.perf_counter() - start
+    rows = np.random.default_rng(1).integers(0, len(triplets), reads).tolist()
     start = time.perf_counter()
-    for place in places:
-        triplets.ids(place)
+    for row in rows:
+        triplets.ids(row)
     single = reads / (time.perf_counter() - start)
     start = time.perf_counter()
     for i in range(0, reads, 100):
-        triplets.ids(places[i : i + 100])
+        triplets.ids(rows[i : i + 100])
     batched = reads / (time.perf_counter() - start)
     start = time.perf_counter()
-    for place in places[: reads // 100]:
-        triplets[place]
+    for row in rows[: reads // 100]:
+        triplets[row]
     decoded = reads // 100 / (time.perf_counter() - start)
-    return {"open_s": opened, "rows_per_s": single, "batched_rows_per_s": batched, "decoded_rows_per_s": decoded}
+    return {"open_s": open_s, "rows_per_s": single, "batched_rows_per_s": batched, "decoded_rows_per_s": decoded}
 
 
 def child(folder: str, reads: int) -> dict[str, float]:
     """`measure` in a process of its own."""
     command = [sys.executable, __file__, "--measure", folder, "--reads", str(reads)]
     run = subprocess.run(command, check=True, capture_output=True, text=True)
-    told: dict[str, float] = json.loads(run.stdout.splitlines()[-1])
-    return told
+    results: dict[str, float] = json.loads(run.stdout.splitlines()[-1])
+    return results
 
 
 def main() -> None:
@@ -136,10 +136,10 @@ def main() -> None:
         make(Path(folder) / "triplets", options.rows, 4_000 if options.quick else 100_000)
         print(f"written in {time.perf_counter() - start:.1f} s")
         for name in ("first time", "again"):
-            told = child(str(Path(folder) / "triplets"), reads)
-            print(f"{name}: " + ", ".join(f"{key} {value:,.2f}" for key, value in told.items()))
-    print(f"ratio load_rows_per_s {told['rows_per_s']:.0f}")
-    print(f"ratio load_open_s {told['open_s']:.2f}")
+            results = child(str(Path(folder) / "triplets"), reads)
+            print(f"{name}: " + ", ".join(f"{key} {value:,.2f}" for key, value in results.items()))
+    print(f"ratio load_rows_per_s {results['rows_per_s']:.0f}")
+    print(f"ratio load_open_s {results['open_s']:.2f}")
 
 
 if __name__ == "__main__":

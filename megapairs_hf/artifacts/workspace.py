@@ -48,7 +48,7 @@ class Work:
 
     Attributes:
         path: the folder.
-        about: name and artifact that a card or a data sheet is about; then `artifacts` are that one and what it was
+        about: name and artifact that a card is about; then `artifacts` are that one and what it was
             made of, by the fingerprints in the manifests, and not what else lies in the folder.
     """
 

@@ -9,8 +9,6 @@ if TYPE_CHECKING:
     from megapairs_hf.dataset.load import Triplets, load_triplets
     from megapairs_hf.dataset.megapairs_format.exporter import export_megapairs
     from megapairs_hf.dataset.megapairs_format.importer import import_megapairs
-    from megapairs_hf.dataset.removal import remove_images
-    from megapairs_hf.dataset.sheet import datasheet
     from megapairs_hf.dataset.stage import build_triplets
     from megapairs_hf.dataset.views import training_view
 else:
@@ -21,8 +19,6 @@ else:
             "load": ["Triplets", "load_triplets"],
             "megapairs_format.exporter": ["export_megapairs"],
             "megapairs_format.importer": ["import_megapairs"],
-            "removal": ["remove_images"],
-            "sheet": ["datasheet"],
             "stage": ["build_triplets"],
             "views": ["training_view"],
         },
@@ -33,10 +29,8 @@ __all__ = [
     "ImportConfig",
     "Triplets",
     "build_triplets",
-    "datasheet",
     "export_megapairs",
     "import_megapairs",
     "load_triplets",
-    "remove_images",
     "training_view",
 ]

@@ -1,4 +1,4 @@
-"""The shape of the published folder: its files, its images, and the YAML by which `load_dataset` finds them.
+"""The layout of the published folder: its files, its images, and the YAML by which `load_dataset` finds them.
 
 What surprises: `datasets` keys its cache of a local folder by the README's YAML and not by the files, so that text
 must change whenever the rows do; each configuration's description carries a mark that does.
@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import pyarrow as pa
 
 from megapairs_hf.core.schema import IMAGE_TYPE, with_features
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
 T = TypeVar("T")
-SIDES = ("train", "validation")
-MEGABYTE = 1_000_000
+SPLITS = ("train", "validation")
+# the most that the Hub advises for a parquet file
+MAX_SHARD_BYTES = 500_000_000
 PREVIEW_FILE = "preview/train-00000-of-00001.parquet"
 FRONT_MATTER = """---
 configs:
@@ -39,15 +41,15 @@ Made by megapairs-hf. `megapairs push dataset` writes the full card.
 """
 
 
-def readme(sides: Sequence[str], mark: str, preview: bool) -> str:
+def readme(splits: Sequence[str], mark: str, preview: bool) -> str:
     """The README of a data set.
 
     Args:
-        sides: the splits that hold triplets.
+        splits: those that hold triplets.
         mark: a hash that changes with the rows.
         preview: whether there is a `preview` configuration.
     """
-    listed = [f"  - split: {side}\n    path: triplets/{side}-*.parquet" for side in sides]
+    listed = [f"  - split: {split}\n    path: triplets/{split}-*.parquet" for split in splits]
     shown = (
         f"- config_name: preview\n  description: {mark}\n"
         "  data_files:\n  - split: train\n    path: preview/train-*.parquet\n"
@@ -55,28 +57,22 @@ def readme(sides: Sequence[str], mark: str, preview: bool) -> str:
     return FRONT_MATTER.format(mark=mark, triplets="\n".join(listed), preview=shown if preview else "")
 
 
-def chunks(
-    rows: Sequence[T], size: int, weigh: Callable[[T], int] | None = None, limit: int = 0
-) -> list[tuple[T, ...]]:
-    """The rows in parts of at most `size`, none heavier than `limit` unless one row alone is.
+def cut(sizes: Sequence[float] | np.ndarray, limit: int | None = None) -> list[slice]:
+    """Neighboring items in parts of at most `limit` bytes; an item that is larger is a part of its own.
 
     Args:
-        rows: to be divided.
-        size: rows a part.
-        weigh: bytes of a row; None for parts by number only.
-        limit: bytes a part.
+        sizes: bytes of each item.
+        limit: bytes per part; None for `MAX_SHARD_BYTES`.
     """
-    if weigh is None:
-        return [tuple(rows[i : i + size]) for i in range(0, len(rows), size)]
-    parts: list[tuple[T, ...]] = []
-    start, total = 0, 0
-    for i, row in enumerate(rows):
-        weight = weigh(row)
-        if i > start and (i - start >= size or total + weight > limit):
-            parts.append(tuple(rows[start:i]))
-            start, total = i, 0
-        total += weight
-    return [*parts, tuple(rows[start:])] if rows else []
+    ends = np.cumsum(sizes)
+    parts: list[slice] = []
+    start = 0
+    while start < len(ends):
+        before = ends[start - 1] if start else 0
+        stop = int(np.searchsorted(ends, before + (MAX_SHARD_BYTES if limit is None else limit), side="right"))
+        parts.append(slice(start, max(start + 1, stop)))
+        start = parts[-1].stop
+    return parts
 
 
 def image_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:

@@ -1,4 +1,4 @@
-"""`load_triplets`: the triplets with their images, joined by id when they are asked for."""
+"""`load_triplets`: the triplets with their images, joined by id when a row is read."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Triplets(Sequence[dict[str, Any]]):
         rows: the triplets as a `datasets.Dataset`, images by id.
         images: the images as a `datasets.Dataset` (image_id, image, caption), undecoded.
         columns: the columns of a row.
-        by_id: where each id stands in `images`.
+        by_id: the row of each id in `images`.
     """
 
     def __init__(
@@ -90,9 +90,9 @@ class Triplets(Sequence[dict[str, Any]]):
             ArtifactError: some are missing; the sentence names them.
         """
         distinct = list(dict.fromkeys(names))
-        places = self.by_id.rows(distinct)
-        self._refuse([name for name, place in zip(distinct, places, strict=True) if place < 0])
-        cells = self.images.select_columns(["image"])[places.tolist()]["image"] if distinct else []
+        indices = self.by_id.rows(distinct)
+        self._refuse([name for name, index in zip(distinct, indices, strict=True) if index < 0])
+        cells = self.images.select_columns(["image"])[indices.tolist()]["image"] if distinct else []
         return {name: image_bytes(cell, self.root) for name, cell in zip(distinct, cells, strict=True)}
 
     def missing(self) -> list[str]:
@@ -104,8 +104,8 @@ class Triplets(Sequence[dict[str, Any]]):
                 flat = column.flatten() if name == "hns" else column
                 names.update(flat.unique().drop_null().to_pylist())
         listed = sorted(names)
-        places = [self.by_id.rows(listed[i : i + BATCH]) for i in range(0, len(listed), BATCH)]
-        return [listed[i] for i in np.nonzero(np.concatenate([np.empty(0), *places]) < 0)[0]]
+        indices = [self.by_id.rows(listed[i : i + BATCH]) for i in range(0, len(listed), BATCH)]
+        return [listed[i] for i in np.nonzero(np.concatenate([np.empty(0), *indices]) < 0)[0]]
 
     def check(self) -> None:
         """Look for the images of all rows.
@@ -122,9 +122,9 @@ class Triplets(Sequence[dict[str, Any]]):
             )
         if missing:
             more = f", and {len(missing) - NAMED:,} more" if len(missing) > NAMED else ""
-            told = ", ".join(map(repr, missing[:NAMED])) + more
+            names = ", ".join(map(repr, missing[:NAMED])) + more
             raise ArtifactError(
-                f"{len(missing):,} images are missing from the images ({told}); build or download the data set again"
+                f"{len(missing):,} images are missing from the images ({names}); build or download the data set again"
             )
 
     def __getitem__(self, index: Any) -> Any:
@@ -132,10 +132,10 @@ class Triplets(Sequence[dict[str, Any]]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         row = self.ids(range(len(self))[index])
-        held = [name for name in IMAGE_COLUMNS if name in row]
-        wanted = [part for name in held for part in ([row[name]] if isinstance(row[name], str) else row[name])]
-        images = self.load_images(wanted)
-        for name in held:
+        present = [name for name in IMAGE_COLUMNS if name in row]
+        ids = [part for name in present for part in ([row[name]] if isinstance(row[name], str) else row[name])]
+        images = self.load_images(ids)
+        for name in present:
             value = row[name]
             row[name] = images[value] if isinstance(value, str) else [images[part] for part in value]
         return row
@@ -155,13 +155,13 @@ def load_triplets(
     Args:
         path_or_repo: folder made by `megapairs build`, or a data set on the Hub.
         split: `train` or `validation`.
-        columns: the columns wanted; None for all.
+        columns: the columns of a row; None for all.
         revision: revision on the Hub.
         token: of the Hub.
-        check: look for the images of all rows now, instead of when a row is asked for.
+        check: look for the images of all rows now, instead of when a row is read.
 
     Returns:
-        The rows; images are decoded when a row is asked for.
+        The rows; images are decoded when a row is read.
 
     Raises:
         ArtifactError: there is no such data set or split, or images are missing.
@@ -175,8 +175,8 @@ def load_triplets(
         rows = datasets.load_dataset(path_or_repo, "triplets", split=split, **options)
         images = datasets.load_dataset(path_or_repo, "images", split="train", **options)
     except Exception as error:  # datasets raises whatever its reader or connection raises
-        said = " ".join(str(error).split())[:300]
-        raise ArtifactError(f"cannot open the triplets of {path_or_repo} ({split}): {said}") from error
+        reason = " ".join(str(error).split())[:300]
+        raise ArtifactError(f"cannot open the triplets of {path_or_repo} ({split}): {reason}") from error
     root = open_artifact(path_or_repo).manifest.stats.get(ROOT) if Path(path_or_repo, MANIFEST).is_file() else None
     triplets = Triplets(rows, images, columns, root)
     if check:

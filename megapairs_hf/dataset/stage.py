@@ -1,60 +1,72 @@
 """The build stage: instructions and pairs become the published data set (`triplets`, `images`, `preview`).
 
 The folder is an ordinary data set: `load_dataset(folder)` gives the triplets with images by id, and its configuration
-`images` the images. What surprises: a triplet keeps only hard negatives of its own side, since the validation side
-must share no image with the training side, not even as a negative.
+`images` the images. Triplets are in the order of the pairs and images in that of the corpus, so each shard of either
+is read a few times and none is held in memory as a whole. What surprises: everything is joined twice, first for the
+sizes, because a shard's name tells how many there are.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 
 from megapairs_hf.artifacts import storage
-from megapairs_hf.artifacts.artifact import Artifact, iter_batches
+from megapairs_hf.artifacts.artifact import Artifact
 from megapairs_hf.artifacts.shards import shard_names
 from megapairs_hf.artifacts.storage import PathLike, join
-from megapairs_hf.artifacts.writer import ArtifactWriter, create_artifact
+from megapairs_hf.artifacts.writer import ArtifactWriter, Rejection, create_artifact
 from megapairs_hf.core import distributed
 from megapairs_hf.core.config import config_hash
 from megapairs_hf.core.errors import ArtifactError
-from megapairs_hf.core.progress import Progress
-from megapairs_hf.core.schema import TRIPLETS, with_features
-from megapairs_hf.dataset.join import join_rows, text_bytes
-from megapairs_hf.dataset.layout import (
-    MEGABYTE,
-    PREVIEW_FILE,
-    SIDES,
-    chunks,
-    image_table,
-    preview_ids,
-    preview_table,
-    readme,
-    thinned,
-)
-from megapairs_hf.images.locate import ROOT, image_bytes
+from megapairs_hf.core.progress import Progress, note
+from megapairs_hf.dataset.exclude import read_excluded
+from megapairs_hf.dataset.join import OTHER_PAIRS, Join
+from megapairs_hf.dataset.layout import PREVIEW_FILE, SPLITS, cut, preview_ids, preview_table, readme, thinned
+from megapairs_hf.dataset.published_images import PublishedImages
+from megapairs_hf.dataset.split import validation_images
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from megapairs_hf.dataset.config import BuildConfig
 
 
-@dataclass(frozen=True)
-class Shard:
-    """One file of the data set.
+@dataclass
+class Summary:
+    """What the first pass over all shards of pairs counts.
 
     Attributes:
-        name: relative path.
-        rows: the triplets, or the image ids, that go into it.
-        kind: triplets, images or preview.
+        sizes: of each split, bytes of the triplets of each shard.
+        rows: triplets of each split.
+        image_ids: the images that triplets name.
+        rejected: the pairs that became no triplet.
+        counts: as those of `Joined`.
+        relations: triplets by relation.
     """
 
-    name: str
-    rows: tuple[Any, ...]
-    kind: str
+    sizes: dict[str, list[int]] = field(default_factory=lambda: {split: [] for split in SPLITS})
+    rows: Counter[str] = field(default_factory=Counter)
+    image_ids: set[str] = field(default_factory=set)
+    rejected: list[Rejection] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    relations: Counter[str] = field(default_factory=Counter)
+
+    def stats(self) -> dict[str, object]:
+        """The facts for the manifest."""
+        return {
+            "rows_in": self.counts["pairs"],
+            "triplets": {split: self.rows[split] for split in SPLITS},
+            "relations": dict(self.relations),
+            "negatives_of_other_split": self.counts["other_split"],
+        }
 
 
 def build_triplets(
@@ -74,7 +86,7 @@ def build_triplets(
         corpus: the images.
         config: the settings.
         out: the artifact's folder.
-        overwrite: throw away what is there.
+        overwrite: replace what is there.
 
     Returns:
         A `triplets` artifact; its folder loads with `datasets.load_dataset`.
@@ -84,102 +96,96 @@ def build_triplets(
     """
     if pairs.manifest.inputs["corpus"] != corpus.fingerprint:
         raise ArtifactError("the pairs were mined from another corpus; run `megapairs mine` again")
-    triplets, rejected, stats = join_rows(instructions, pairs, config)
-    if not triplets["train"]:
+    excluded, hashes = read_excluded(config.exclude)
+    rows, summary = _joined(Join(instructions, pairs, config, _validation(instructions, config), excluded))
+    if not summary.rows["train"]:
         raise ArtifactError(
             f"none of the {instructions.rows:,} annotated pairs makes a triplet; mine more pairs, or lower"
             " `min_negatives` or `validation`"
         )
-    plan = plan_shards(triplets, corpus, config)
-    inputs = {name: art.fingerprint for name, art in
-              (("instructions", instructions), ("pairs", pairs), ("corpus", corpus))}  # fmt: skip
-    names = [shard.name for shard in plan]
-    writer = create_artifact(out, kind="triplets", config=config, inputs=inputs, names=names, overwrite=overwrite)
+    files = _files(rows, summary, PublishedImages(corpus, summary.image_ids), config.preview)
+    inputs = {"instructions": instructions.fingerprint, "pairs": pairs.fingerprint, "corpus": corpus.fingerprint}
+    inputs |= hashes
+    writer = create_artifact(
+        out, kind="triplets", config=config, inputs=inputs, names=list(files), overwrite=overwrite
+    )
     if isinstance(writer, Artifact):
         return writer
     with writer:
-        _write_shards(plan, corpus, writer)
+        _write(list(files.values()), writer)
         if distributed.is_main():
             # the counts too: another version of this package may divide the same pairs otherwise
-            told = json.dumps([config_hash(config), inputs, stats], sort_keys=True)
-            mark = hashlib.sha256(told.encode()).hexdigest()[:16]
-            sides = [side for side in SIDES if triplets[side]]
-            storage.write_bytes(join(out, "README.md"), readme(sides, mark, bool(config.preview)).encode())
-        return writer.finish(stats, rejected)
+            text = json.dumps([config_hash(config), inputs, summary.stats()], sort_keys=True)
+            mark = hashlib.sha256(text.encode()).hexdigest()[:16]
+            splits = [split for split in SPLITS if summary.rows[split]]
+            storage.write_bytes(join(out, "README.md"), readme(splits, mark, bool(config.preview)).encode())
+        return writer.finish(summary.stats(), summary.rejected)
 
 
-def plan_shards(triplets: dict[str, list[dict[str, Any]]], corpus: Artifact, config: BuildConfig) -> list[Shard]:
-    """Which rows go into which file; no file is larger than `max_shard_mb`."""
-    plan = []
-    limit = config.max_shard_mb * MEGABYTE
-    for side in SIDES:
-        parts = chunks(triplets[side], config.rows_per_shard, text_bytes, limit)
-        names = shard_names(len(parts), "parquet", f"triplets/{side}")
-        plan += [Shard(name, part, "triplets") for name, part in zip(names, parts, strict=True)]
-    used = {name for rows in triplets.values() for row in rows for name in (row["t_img"], *row["hns"])}
-    sizes = image_sizes(corpus, used, limit)
-    images = chunks(sorted(used), config.images_per_shard, lambda name: sizes.get(name, 0), limit)
-    names = shard_names(len(images), "parquet", "images/train")
-    plan += [Shard(name, part, "images") for name, part in zip(names, images, strict=True)]
-    if config.preview:
-        plan.append(Shard(PREVIEW_FILE, thinned(triplets["train"], config.preview), "preview"))
-    return plan
+def _validation(instructions: Artifact, config: BuildConfig) -> frozenset[str]:
+    keys = instructions.table(["query_id", "target_id"])
+    queries, targets = (keys[name].to_pylist() for name in ("query_id", "target_id"))
+    return frozenset(validation_images(queries, targets, config.validation, config.seed))
 
 
-def image_sizes(corpus: Artifact, used: set[str], limit: int) -> dict[str, int]:
-    """Bytes of each image's file with its caption; empty where all of them fit into one shard anyway."""
-    root = corpus.manifest.stats.get(ROOT)
-    fits = all(storage.is_local(path) for path in corpus.shard_paths()) and (
-        sum(storage.local(path).stat().st_size for path in corpus.shard_paths()) < limit // 2
-    )
-    # images are compressed already, so the corpus' files are about as large as what they hold
-    if root is None and fits:
-        return {}
-    sizes = {}
-    for index in range(len(corpus.manifest.shards)):
-        for batch in iter_batches(corpus, ["image_id", "image", "caption"], index, 256):
-            for row in batch.to_pylist():
-                if row["image_id"] in used:
-                    sizes[row["image_id"]] = len(image_bytes(row["image"], root)) + len(
-                        (row["caption"] or "").encode()
-                    )
-    return sizes
+def _joined(rows: Join) -> tuple[Join, Summary]:
+    """The join, and what it gives; without a validation split where that would hold no triplet."""
+    if len(rows.instructions.manifest.shards) != len(rows.pairs.manifest.shards):
+        raise ArtifactError(OTHER_PAIRS)
+    summary = _summary(rows)
+    if rows.validation and not summary.counts["validation"]:
+        note(
+            f"build: no triplet lies among the {len(rows.validation):,} images that `validation`"
+            f" {rows.config.validation:g} asks for, so all are for training; raise it, or make more pairs"
+        )
+        rows = dataclasses.replace(rows, validation=frozenset())
+        summary = _summary(rows)
+    return rows, summary
 
 
-def _write_shards(plan: list[Shard], corpus: Artifact, writer: ArtifactWriter) -> None:
-    todo = writer.mine()
-    if not todo:
-        return
-    places = {
-        name: (shard, row)
-        for shard in range(len(corpus.manifest.shards))
-        for row, name in enumerate(corpus.shard(shard, ["image_id"])["image_id"].to_pylist())
-    }
-    with Progress("build", len(plan), "files", len(plan) - len(todo)) as bar:
-        for i in todo:
-            shard = plan[i]
-            if shard.kind == "triplets":
-                table = pa.Table.from_pylist(list(shard.rows), schema=with_features(TRIPLETS))
-            elif shard.kind == "images":
-                rows = fetch(shard.rows, places, corpus)
-                table = image_table([rows[name] for name in shard.rows])
-            else:
-                table = preview_table(shard.rows, fetch(preview_ids(shard.rows), places, corpus))
-            writer.write(i, table)
+def _summary(rows: Join) -> Summary:
+    summary = Summary()
+    for index in range(len(rows.pairs.manifest.shards)):
+        joined = rows.shard(index)
+        for split in SPLITS:
+            summary.sizes[split].append(joined.table(split).nbytes)
+            summary.rows[split] += len(joined.rows[split])
+        summary.image_ids |= joined.image_ids()
+        summary.rejected += joined.rejected
+        summary.counts += joined.counts
+        summary.relations += joined.relations
+    return summary
+
+
+def _files(rows: Join, summary: Summary, images: PublishedImages, preview: int) -> dict[str, Callable[[], pa.Table]]:
+    """The files of the data set, and what makes the rows of each."""
+    files: dict[str, Callable[[], pa.Table]] = {}
+    for split in SPLITS:
+        full = np.flatnonzero(summary.sizes[split]) if summary.rows[split] else np.empty(0, int)
+        parts = [full[part].tolist() for part in cut(np.take(summary.sizes[split], full))]
+        for name, shards in zip(shard_names(len(parts), "parquet", f"triplets/{split}"), parts, strict=True):
+            files[name] = lambda shards=shards, split=split: _triplets(rows, shards, split)  # type: ignore[misc]
+    parts = images.parts()
+    for name, part in zip(shard_names(len(parts), "parquet", "images/train"), parts, strict=True):
+        files[name] = lambda part=part: images.table(part)  # type: ignore[misc]
+    if preview:
+        first = next(i for i, size in enumerate(summary.sizes["train"]) if size)
+        files[PREVIEW_FILE] = lambda: _preview(rows, first, images, preview)
+    return files
+
+
+def _triplets(rows: Join, shards: list[int], split: str) -> pa.Table:
+    return pa.concat_tables([rows.shard(index).table(split) for index in shards])
+
+
+def _preview(rows: Join, index: int, images: PublishedImages, count: int) -> pa.Table:
+    shown = thinned(rows.shard(index).rows["train"], count)
+    return preview_table(shown, images.rows(preview_ids(shown)))
+
+
+def _write(files: list[Callable[[], pa.Table]], writer: ArtifactWriter) -> None:
+    unfinished = writer.mine()
+    with Progress("build", len(files), "files", len(files) - len(unfinished)) as bar:
+        for i in unfinished:
+            writer.write(i, files[i]())
             bar.advance()
-
-
-def fetch(ids: tuple[str, ...], places: dict[str, tuple[int, int]], corpus: Artifact) -> dict[str, dict[str, Any]]:
-    """Rows of the corpus by image id, read shard by shard."""
-    by_shard: dict[int, list[tuple[int, str]]] = {}
-    for name in ids:
-        shard, row = places[name]
-        by_shard.setdefault(shard, []).append((row, name))
-    rows: dict[str, dict[str, Any]] = {}
-    for shard, wanted in sorted(by_shard.items()):
-        table = corpus.shard(shard, ["image_id", "image", "caption"]).take([row for row, _ in wanted])
-        for row in table.to_pylist():
-            # what is published holds its images, wherever the corpus keeps them
-            content = image_bytes(row["image"], corpus.manifest.stats.get(ROOT))
-            rows[row["image_id"]] = {**row, "image": {"bytes": content, "path": None}}
-    return rows

@@ -1,7 +1,7 @@
 """Triplets as the columns that trainers take: anchor, positive, negatives.
 
-What surprises: which instruction and which negatives a row gives is drawn by seed, epoch and the row's images, so any
-process reading any row in any order sees the same; nothing is decoded or copied before a row is asked for.
+What surprises: the instruction and the negatives of a row are sampled by seed, epoch and the row's images, so any
+process reading any row in any order sees the same; nothing is decoded or copied before a row is read.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ def training_view(triplets: Triplets, negatives: int = 4, seed: int = 0, epoch: 
 
     Args:
         triplets: as `load_triplets` gives them, with all columns.
-        negatives: N hard negatives a row; the query image first, the others drawn.
-        seed: of the draws.
-        epoch: of the draws; make another view for each epoch.
+        negatives: N hard negatives per row; the query image first, the others sampled.
+        seed: random seed.
+        epoch: part of the seed; make another view for each epoch.
 
     Returns:
         A data set with the columns `anchor` ({"text", "image"}), `positive`, `negative_1` … `negative_N`, made when
@@ -56,26 +56,26 @@ def training_view(triplets: Triplets, negatives: int = 4, seed: int = 0, epoch: 
 
 
 class _Transform:
-    """Makes a batch of rows when it is asked for; pickles into workers as a few names."""
+    """Makes a batch of rows when it is read; pickles into workers as a few names."""
 
     def __init__(self, triplets: Triplets, negatives: int, seed: int, epoch: int) -> None:
         self.triplets, self.negatives, self.seed, self.epoch = triplets, negatives, seed, epoch
 
     def __call__(self, batch: dict[str, list[int]]) -> dict[str, list[Any]]:
         rows = self.triplets.ids(next(iter(batch.values()), []))
-        drawn = [draw(row, self.negatives, f"{self.seed}/{self.epoch}") for row in rows]
-        wanted = [name for (_, names), row in zip(drawn, rows, strict=True) for name in (row["t_img"], *names)]
-        images = self.triplets.load_images([*wanted, *(row["q_img"] for row in rows)])
-        made: dict[str, Callable[[int], Any]] = {
+        samples = [draw(row, self.negatives, f"{self.seed}/{self.epoch}") for row in rows]
+        ids = [name for (_, names), row in zip(samples, rows, strict=True) for name in (row["t_img"], *names)]
+        images = self.triplets.load_images([*ids, *(row["q_img"] for row in rows)])
+        getters: dict[str, Callable[[int], Any]] = {
             # the order in which the trainer's own card can read them
-            "anchor": lambda i: {"text": drawn[i][0], "image": images[rows[i]["q_img"]]},
+            "anchor": lambda i: {"text": samples[i][0], "image": images[rows[i]["q_img"]]},
             "positive": lambda i: images[rows[i]["t_img"]],
         }
-        columns = {name: [make(i) for i in range(len(rows))] for name, make in made.items() if name in batch}
+        columns = {name: [make(i) for i in range(len(rows))] for name, make in getters.items() if name in batch}
         for number in range(self.negatives):
             name = f"negative_{number + 1}"
             if name in batch:
-                columns[name] = [images[names[number]] for _, names in drawn]
+                columns[name] = [images[names[number]] for _, names in samples]
         return columns
 
 
@@ -85,7 +85,7 @@ def draw(row: dict[str, Any], negatives: int, seed: str) -> tuple[str, list[str]
     Args:
         row: a triplet by ids.
         negatives: N; where the row has fewer, some of its own come twice.
-        seed: of the draw, to which the row's images are added.
+        seed: random seed, to which the row's images are added.
 
     Returns:
         The instruction, and N image ids, the query image first.
@@ -93,8 +93,8 @@ def draw(row: dict[str, Any], negatives: int, seed: str) -> tuple[str, list[str]
     rng = random.Random(f"{seed}/{row['q_img']}/{row['t_img']}")
     text = rng.choice(row[TEXTS])
     first, others = row[NEGATIVES][0], row[NEGATIVES][1:] or row[NEGATIVES][:1]
-    drawn = rng.sample(others, min(negatives - 1, len(others)))
-    return text, [first, *drawn, *_more(others, negatives - 1 - len(drawn), rng)]
+    sample = rng.sample(others, min(negatives - 1, len(others)))
+    return text, [first, *sample, *_more(others, negatives - 1 - len(sample), rng)]
 
 
 def _more(names: Sequence[str], count: int, rng: random.Random) -> list[str]:

@@ -1,6 +1,6 @@
 """What a card may say: the slots of the templates, filled from manifests and result records and from nothing else.
 
-A card is public. What surprises: so a setting that is a path is told by its last part only, and a server not at all.
+What surprises: a card is public, so a setting that is a path is reduced to its last part, and servers are left out.
 """
 
 from __future__ import annotations
@@ -17,35 +17,25 @@ from megapairs_hf.artifacts.workspace import RULE_BASED, STAGES, SYNTHETIC, Work
 from megapairs_hf.core.errors import ArtifactError, CardError
 from megapairs_hf.core.version import __version__
 from megapairs_hf.evaluation.results_table import results_tables
+from megapairs_hf.hub.dataset_facts import dataset_facts
 from megapairs_hf.hub.eval_results import as_shares, in_percent, model_name, shown_metric, spelled
 from megapairs_hf.hub.secret_scan import public
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Sequence
+    from collections.abc import Container
 
     from megapairs_hf.artifacts.artifact import Artifact
     from megapairs_hf.artifacts.storage import PathLike
     from megapairs_hf.hub.config import PushConfig
 
-# where a server stands, and what opens it, is nobody else's business
-ASKING = frozenset(
+# what a rule-based engine does not use
+MODEL_SETTINGS = frozenset(
     "model word_num max_image_side temperature top_p max_new_tokens prompt attributes local"
     " num_few_shot few_shot_file response_format".split()
 )
 TRAINING = frozenset({"triplets", "model", "results"})
 HELD_OUT = "heldout"
 PARTS = ("triplets", "images", "preview")
-RAW_PARTS = ("descriptions", "instructions")
-BASE_KEYS = ("base_model", "model", "init", "initial")
-SIZES = (
-    (10**3, "n<1K"),
-    (10**4, "1K<n<10K"),
-    (10**5, "10K<n<100K"),
-    (10**6, "100K<n<1M"),
-    (10**7, "1M<n<10M"),
-    (10**8, "10M<n<100M"),
-    (10**9, "100M<n<1B"),
-)
 
 
 def needed(work: PathLike, name: str, command: str, artifact: Artifact | None = None) -> tuple[Work, Artifact]:
@@ -63,14 +53,14 @@ def needed(work: PathLike, name: str, command: str, artifact: Artifact | None = 
     if artifact is not None:
         return Work(str(work), (name, artifact)), artifact
     try:
-        opened = open_work(work)
+        folder = open_work(work)
     except ArtifactError as error:
         raise CardError(
-            f"{work} holds no artifact, so a card has nothing to tell; name a pipeline's folder"
+            f"{work} holds no artifact, so there is nothing for a card; name a pipeline's folder"
         ) from error
-    artifact = opened.artifacts.get(name)
+    artifact = folder.artifacts.get(name)
     if artifact is None:
-        raise CardError(f"{name} is {opened.status(name)} in {work}; run `megapairs {command}` first")
+        raise CardError(f"{name} is {folder.status(name)} in {work}; run `megapairs {command}` first")
     return Work(str(work), (name, artifact)), artifact
 
 
@@ -84,11 +74,8 @@ def settings_of(work: Work, names: Container[str]) -> list[tuple[str, str]]:
 
 
 def used(config: dict[str, Any]) -> dict[str, Any]:
-    """The settings that had an effect.
-
-    The rule-based engine asks no model, so no model and no sampling is told.
-    """
-    idle = ASKING if config.get("engine") == RULE_BASED else frozenset()
+    """The settings that had an effect: of a rule-based engine none of a model."""
+    idle = MODEL_SETTINGS if config.get("engine") == RULE_BASED else frozenset()
     return {key: value for key, value in config.items() if key not in idle}
 
 
@@ -120,20 +107,16 @@ def common_slots(work: Work, config: PushConfig) -> dict[str, Any]:
     }
 
 
-def dataset_slots(
-    work: Work, triplets: Artifact, config: PushConfig, rows_shown: Sequence[dict[str, Any]]
-) -> dict[str, Any]:
-    """Slots of a dataset card; `rows_shown` are the rows whose images stand in it."""
+def dataset_slots(work: Work, triplets: Artifact) -> dict[str, Any]:
+    """Slots of a dataset card."""
     corpus, pairs = work.artifacts.get("corpus"), work.artifacts.get("pairs")
     instructions = work.artifacts.get("instructions")
     splits = splits_of(triplets)
-    raw = raw_splits(work) if config.with_raw else {}
     return {
         "settings": settings_of(work, frozenset(STAGES)),
-        "raw": raw,
-        "images_shown": rows_shown,
-        "drawn": corpus is not None and source_name(corpus) == SYNTHETIC,
-        "splits": splits | raw,
+        **dataset_facts(work, triplets),
+        "synthetic": corpus is not None and source_name(corpus) == SYNTHETIC,
+        "splits": splits,
         "triplets": sum(splits.get("triplets", {}).values()),
         "images": sum(splits.get("images", {}).values()),
         "relations": _most_first(pairs.manifest.stats.get("relations", {})) if pairs is not None else {},
@@ -149,33 +132,20 @@ def _most_first(counts: dict[str, int]) -> dict[str, int]:
 
 def splits_of(triplets: Artifact) -> dict[str, dict[str, int]]:
     """Rows of every split of every config of the published data set, the default config first; none of no rows."""
-    found: dict[str, dict[str, int]] = {}
+    splits: dict[str, dict[str, int]] = {}
     for part in PARTS:
         for _, shard in part_shards(triplets, part):
-            split = split_of(str(shard["file"]))
-            if split is None:
-                raise CardError(f"{shard['file']} of {triplets.path} is named like no split; build the triplets again")
             if shard["rows"]:
-                rows = found.setdefault(part, {})
+                split, rows = split_of(str(shard["file"])), splits.setdefault(part, {})
                 rows[split] = rows.get(split, 0) + int(shard["rows"])
-    return found
-
-
-def raw_splits(work: Work) -> dict[str, dict[str, int]]:
-    """Rows of the configs of raw replies."""
-    return {part: {"train": work.artifacts[part].rows} for part in RAW_PARTS if part in work.artifacts}
-
-
-def size_category(rows: int) -> str:
-    """The Hub's word for a number of rows."""
-    return next((name for limit, name in SIZES if rows < limit), "n>1B")
+    return splits
 
 
 def model_slots(work: Work, model: Artifact, config: PushConfig) -> dict[str, Any]:
     """Slots of a model card."""
     records = work.results()
     triplets = work.artifacts.get("triplets")
-    base = next((model.manifest.config.get(key) for key in BASE_KEYS if model.manifest.config.get(key)), None)
+    base = model.manifest.config.get("model")
     return {
         "settings": settings_of(work, TRAINING),
         "tables": results_tables(as_shares(records)),
@@ -195,7 +165,7 @@ class _Values:
         self.records, self.model = in_percent(records), model
 
     def __call__(self, benchmark: str, metric: str, strategy: str = "fused", split: str | None = None) -> str:
-        found = [
+        records = [
             record
             for record in self.records
             if str(record["benchmark"]).lower() == benchmark.lower()
@@ -206,19 +176,19 @@ class _Values:
             # a category's number is not the benchmark's
             and record.get("group") is None
         ]
-        if len(found) != 1:
-            told = "no result record has" if not found else f"{len(found)} result records have"
+        if len(records) != 1:
+            number = "no result record has" if not records else f"{len(records)} result records have"
             raise CardError(
-                f"{told} {shown_metric(spelled(metric))} of {self.model!r}, {strategy}, on {benchmark};"
+                f"{number} {shown_metric(spelled(metric))} of {self.model!r}, {strategy}, on {benchmark};"
                 " run `megapairs eval` on it, or use another card template"
             )
-        return f"{found[0]['value']:.1f}"
+        return f"{records[0]['value']:.1f}"
 
 
 def _needs_code(path: str) -> bool:
     """Whether the model brings a class of its own, which the Hub's users have to allow."""
-    place = join(path, "config.json")
+    file = join(path, "config.json")
     try:
-        return storage.exists(place) and "auto_map" in json.loads(storage.read_bytes(place))
+        return storage.exists(file) and "auto_map" in json.loads(storage.read_bytes(file))
     except ValueError as error:
-        raise CardError(f"{place} is not JSON; save the model again") from error
+        raise CardError(f"{file} is not JSON; save the model again") from error

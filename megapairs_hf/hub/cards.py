@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from megapairs_hf.core.errors import CardError
 from megapairs_hf.core.formatting import table_cell
 from megapairs_hf.core.shipped import card_templates
-from megapairs_hf.hub.card_context import common_slots, dataset_slots, model_slots, needed, size_category
+from megapairs_hf.hub.card_context import common_slots, dataset_slots, model_slots, needed
 from megapairs_hf.hub.eval_results import eval_results, in_percent, model_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
     from megapairs_hf.artifacts.artifact import Artifact
     from megapairs_hf.artifacts.storage import PathLike
@@ -28,16 +28,13 @@ TAGS = ["megapairs", "composed-image-retrieval", "multimodal"]
 LIBRARY = "sentence-transformers"
 
 
-def dataset_card(
-    work: PathLike, config: PushConfig, rows_shown: Sequence[dict[str, Any]] = (), triplets: Artifact | None = None
-) -> str:
+def dataset_card(work: PathLike, config: PushConfig, triplets: Artifact | None = None) -> str:
     """The card of a `triplets` artifact.
 
     Args:
         work: the work folder.
         config: repository, license, template.
-        rows_shown: rows whose images stand in the card, as `preview_images.shown` gives them.
-        triplets: the artifact; None for the one of the work folder. Only what its manifest leads to is told.
+        triplets: the artifact; None for the one of the work folder. Only what its manifest leads to is in the card.
 
     Returns:
         Markdown with YAML metadata, by which `load_dataset` knows the configs.
@@ -45,8 +42,8 @@ def dataset_card(
     Raises:
         CardError: there are no triplets, the license is not given, or a slot of the template has no value.
     """
-    opened, triplets = needed(work, "triplets", "build", triplets)
-    slots = common_slots(opened, config) | dataset_slots(opened, triplets, config, rows_shown)
+    traced, triplets = needed(work, "triplets", "build", triplets)
+    slots = common_slots(traced, config) | dataset_slots(traced, triplets)
     from huggingface_hub import DatasetCardData
 
     data = DatasetCardData(
@@ -54,7 +51,6 @@ def dataset_card(
         language=slots["language"] or None,
         pretty_name=slots["name"],
         task_categories=["image-feature-extraction"],
-        size_categories=[size_category(slots["triplets"])],
         tags=[*TAGS, LIBRARY],
         configs=[
             {
@@ -62,10 +58,7 @@ def dataset_card(
                 **({"default": True} if part == "triplets" else {}),
                 # `datasets` keys its cache by this text, and rows that changed must not be read from it
                 "description": triplets.fingerprint,
-                "data_files": [
-                    {"split": split, "path": f"{part}/{'*' if part in slots['raw'] else f'{split}-*'}"}
-                    for split in splits
-                ],
+                "data_files": [{"split": split, "path": f"{part}/{split}-*"} for split in splits],
             }
             for part, splits in slots["splits"].items()
         ],
@@ -79,19 +72,19 @@ def model_card(work: PathLike, config: PushConfig, model: Artifact | None = None
     Args:
         work: the work folder.
         config: repository, license, template.
-        model: the artifact; None for the one of the work folder. Only what its manifest leads to is told.
+        model: the artifact; None for the one of the work folder. Only what its manifest leads to is in the card.
 
     Returns:
-        Markdown with YAML metadata; what was measured stands in its `model-index`.
+        Markdown with YAML metadata; results are in its `model-index`.
 
     Raises:
         CardError: there is no model, the license is not given, or a slot of the template has no value.
     """
-    opened, model = needed(work, "model", "train", model)
-    slots = common_slots(opened, config) | model_slots(opened, model, config)
+    traced, model = needed(work, "model", "train", model)
+    slots = common_slots(traced, config) | model_slots(traced, model, config)
     from huggingface_hub import ModelCardData
 
-    records = in_percent(opened.results())
+    records = in_percent(traced.results())
     results = eval_results([record for record in records if record["model"] == model_name(records)])
     data = ModelCardData(
         license=config.license,
@@ -157,8 +150,8 @@ def _filled(own: str, slots: Mapping[str, Any], other: str | None) -> str:
         keep_trailing_newline=True,
     )
     environment.filters["cell"] = table_cell
-    told = other or own
-    empty = {name: Empty(f"the slot `{name}` has no value") for name, value in slots.items() if _is_empty(value)}
+    name = other or own
+    empty = {slot: Empty(f"the slot `{slot}` has no value") for slot, value in slots.items() if _is_empty(value)}
     try:
         if other is None:
             template = environment.get_template(f"{PREFIX}/{own}")
@@ -168,10 +161,10 @@ def _filled(own: str, slots: Mapping[str, Any], other: str | None) -> str:
         return template.render({**slots, **empty})
     except TemplateError as error:
         raise CardError(
-            f"the card template {told} cannot be filled: {error.message}; correct it or its slots"
+            f"the card template {name} cannot be filled: {error.message}; correct it or its slots"
         ) from error
     except OSError as error:
-        raise CardError(f"cannot read the card template {told}: {error.strerror}; check --card") from error
+        raise CardError(f"cannot read the card template {name}: {error.strerror}; check --card") from error
 
 
 def _is_empty(value: Any) -> bool:

@@ -9,9 +9,6 @@ from megapairs_hf.artifacts.storage import HUB_ID
 from megapairs_hf.core.config import require
 
 LICENSE_ID = re.compile(r"[a-z0-9][a-z0-9.\-]*")
-# small copies of the images in a card are changed copies, which these licenses do not allow
-NO_DERIVATIVES = re.compile(r"(^|-)nd(-|$)")
-MOST_IMAGES = 24
 
 
 @dataclass(frozen=True)
@@ -21,18 +18,17 @@ class PushConfig:
     Attributes:
         repo_id: `organization/name` or `user/name`.
         private: for a repository that is made by this push; one that exists and is public is refused.
-        create_pr: open a pull request instead of committing; an open one of the same title is continued.
-        revision: branch to commit to, made where it is not there; None for the default one.
+        create_pr: open a pull request instead of committing.
+        revision: branch to commit to, made where it is not there, or `refs/pr/N` to continue a pull request; None for
+            the default branch.
         commit_message: None for one that says what was pushed.
         license: the Hub's identifier of the license (`apache-2.0`, `cc-by-4.0`, `other`); never guessed.
         dry_run: write the folder that would be uploaded, and stop.
         card: another card template: a path, or the name of a shipped one (`mmret-base`); None for the package's own.
-        card_images: triplets to show in the card, as small JPEGs of the preview; 0 for a card without images.
-        with_raw: publish the descriptions and instructions with the models' raw replies, as further configs.
-        overwrite: write into a repository that holds something else.
+        overwrite: replace what a repository holds; for results, a number with another value.
         model: whose result records to push; None for `trained`, or the only one that was measured.
         datasets: data sets on the Hub that the model was trained on, for its card.
-        benchmarks: the benchmark's data set on the Hub, by the benchmark's name, where the records do not tell it.
+        benchmarks: the benchmark's data set on the Hub, by the benchmark's name, where the records do not have it.
         token: of the Hub; None for HF_TOKEN or the saved login.
     """
 
@@ -44,8 +40,6 @@ class PushConfig:
     license: str | None = None
     dry_run: bool = False
     card: str | None = None
-    card_images: int = 0
-    with_raw: bool = False
     overwrite: bool = False
     model: str | None = None
     datasets: tuple[str, ...] = ()
@@ -55,15 +49,12 @@ class PushConfig:
     def __post_init__(self) -> None:
         named = HUB_ID.fullmatch(self.repo_id) is not None
         require(named, "repo_id", self.repo_id, "a name of the Hub, organization/name")
-        one_place = not (self.create_pr and self.revision not in {None, "main"})
-        require(one_place, "revision", self.revision, "left out with create_pr: the Hub opens those against main")
+        one_target = not (self.create_pr and self.revision not in {None, "main"})
+        require(one_target, "revision", self.revision, "left out with create_pr: the Hub opens those against main")
         known = self.license is None or LICENSE_ID.fullmatch(self.license) is not None
         require(known, "license", self.license, "a license identifier of the Hub such as apache-2.0 or cc-by-4.0")
-        require(0 <= self.card_images <= MOST_IMAGES, "card_images", self.card_images, f"from 0 to {MOST_IMAGES}")
-        changed = self.card_images == 0 or NO_DERIVATIVES.search(self.license or "") is None
-        require(changed, "card_images", self.card_images, f"0: {self.license} allows no changed copies of the images")
-        for place in self.datasets:
-            require(HUB_ID.fullmatch(place) is not None, "datasets", place, "a data set on the Hub, organization/name")
-        for name, place in self.benchmarks.items():
-            told = f"the benchmark's data set on the Hub, organization/name, for {name}"
-            require(HUB_ID.fullmatch(place) is not None, "benchmarks", place, told)
+        for name in self.datasets:
+            require(HUB_ID.fullmatch(name) is not None, "datasets", name, "a data set on the Hub, organization/name")
+        for benchmark, name in self.benchmarks.items():
+            expected = f"the benchmark's data set on the Hub, organization/name, for {benchmark}"
+            require(HUB_ID.fullmatch(name) is not None, "benchmarks", name, expected)

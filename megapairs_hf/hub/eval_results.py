@@ -1,4 +1,4 @@
-"""Result records, one number each, as cards and `push results` tell them: in percent, under one spelling a metric.
+"""Result records, one number each, as cards and `push results` show them: in percent, one spelling per metric.
 
 What surprises: a file's values may be shares or percent. Each record's `unit` says which; records of other tools that
 say nothing are in percent where any of their values or intervals is above one, and shares otherwise.
@@ -57,9 +57,9 @@ def _record(line: str, where: str) -> dict[str, Any]:
         record = json.loads(line)
     except ValueError as error:
         raise HubError(f"{where} is not JSON; run the evaluation again") from error
-    told = record if isinstance(record, dict) else {}
-    lacking = [key for key in RECORD_KEYS if key != "value" and not (isinstance(told.get(key), str) and told[key])]
-    lacking += [] if "value" in told else ["value"]
+    fields = record if isinstance(record, dict) else {}
+    lacking = [key for key in RECORD_KEYS if key != "value" and not (isinstance(fields.get(key), str) and fields[key])]
+    lacking += [] if "value" in fields else ["value"]
     if lacking:
         raise HubError(f"{where} has no `{lacking[0]}`; run the evaluation again")
     value = record["value"]
@@ -72,14 +72,14 @@ def in_percent(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The same records with values in percent and metrics spelled as in `METRICS` (`recall@1`, `map@5`)."""
     silent = [r for r in records if r.get("unit") not in FACTORS]
     above = any(edge > 1 for r in silent for edge in (r["value"], *(r.get("ci95") or ())))
-    told = []
+    converted = []
     for r in records:
         factor = FACTORS.get(str(r.get("unit")), 1 if above else 100)
-        made = {**r, "metric": spelled(str(r["metric"])), "value": round(r["value"] * factor, 4), "unit": "percent"}
+        record = {**r, "metric": spelled(str(r["metric"])), "value": round(r["value"] * factor, 4), "unit": "percent"}
         if r.get("ci95"):
-            made["ci95"] = [round(edge * factor, 4) for edge in r["ci95"]]
-        told.append(made)
-    return told
+            record["ci95"] = [round(edge * factor, 4) for edge in r["ci95"]]
+        converted.append(record)
+    return converted
 
 
 def of_wholes(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -88,10 +88,10 @@ def of_wholes(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     Raises:
         HubError: all records are of groups.
     """
-    found = [record for record in records if not record.get("group")]
-    if not found:
+    wholes = [record for record in records if not record.get("group")]
+    if not wholes:
         raise HubError("every record is of a category or a task only; measure the whole benchmark")
-    return found
+    return wholes
 
 
 def as_shares(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -99,12 +99,12 @@ def as_shares(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [
         {k: v for k, v in r.items() if k != "unit"}
         | ({"ci95": [edge / 100 for edge in r["ci95"]]} if r.get("ci95") else {})
-        | {"value": r["value"] / 100, "model": last_part(str(r["model"])), "options": told_options(r)}
+        | {"value": r["value"] / 100, "model": last_part(str(r["model"])), "options": shown_options(r)}
         for r in in_percent(records)
     ]
 
 
-def told_options(record: dict[str, Any]) -> dict[str, Any]:
+def shown_options(record: dict[str, Any]) -> dict[str, Any]:
     """The options that were set; one that is called like a key of the record gets another name beside it."""
     options = public(record.get("options") or {})
     return {f"{key} by" if key in record else key: value for key, value in options.items()}
@@ -142,11 +142,11 @@ def records_of_model(records: Sequence[dict[str, Any]], config: PushConfig) -> l
         HubError: it is not clear which one that is, or it was not measured.
     """
     name = config.model or model_name(records)
-    found = [record for record in records if str(record["model"]) == name]
-    if not found:
+    own = [record for record in records if str(record["model"]) == name]
+    if not own:
         names = ", ".join(sorted({str(record["model"]) for record in records}))
         raise HubError(f"no result record is of a model called {name!r}; name one of {names} with --model")
-    return found
+    return own
 
 
 def eval_results(records: Sequence[dict[str, Any]]) -> list[Any]:

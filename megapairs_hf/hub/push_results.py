@@ -1,8 +1,8 @@
 """`push results`: what was measured goes into a model's repository that exists already.
 
-Three places tell it: the `model-index` of the card's metadata, the table between two marks of a card that we rendered,
-and `.eval_results/*.yaml`, which the Hub shows on the page of the benchmark's data set. What surprises: a number that
-is there with another value is replaced only when told; the same number twice is one.
+It goes into the `model-index` of the card's metadata, the table between two marks of a card that we rendered, and
+`.eval_results/*.yaml`, which the Hub shows on the page of the benchmark's data set. What surprises: a number that is
+there with another value is replaced only with `overwrite`; the same number twice is one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from megapairs_hf.hub.eval_results import (
     shown_metric,
     slug,
 )
-from megapairs_hf.hub.prepare import CARD, PreparedFile, write_folder
+from megapairs_hf.hub.prepare import CARD, write_folder
 
 if TYPE_CHECKING:
     from megapairs_hf.artifacts.storage import PathLike
@@ -38,7 +38,7 @@ FOLDER = ".eval_results"
 BETWEEN = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", re.DOTALL)
 
 
-def prepare_results(api: Any, path: PathLike, config: PushConfig, out: PathLike) -> list[PreparedFile]:
+def prepare_results(api: Any, path: PathLike, config: PushConfig, out: PathLike) -> list[str]:
     """Write the files that change in a model's repository.
 
     Args:
@@ -48,36 +48,36 @@ def prepare_results(api: Any, path: PathLike, config: PushConfig, out: PathLike)
         out: the folder to prepare.
 
     Returns:
-        Its files: the card and one file a benchmark, split and strategy.
+        Its files: the card and one file per benchmark, split and strategy.
 
     Raises:
-        HubError: there are no records of the model, the repository has no card, or it tells another value.
+        HubError: there are no records of the model, the repository has no card, or it has another value.
     """
     everything = read_records(path)
-    records = [_placed(record, config) for record in of_wholes(records_of_model(everything, config))]
-    apart = sorted({f"{r['benchmark']} ({'; '.join(caveats(r))})" for r in records if caveats(r)})
-    if apart:
-        note(f"in the card only, since the Hub would rank them beside whole ones: {', '.join(apart)}")
-    homeless = sorted({str(record["benchmark"]) for record in records if "dataset" not in record})
-    if homeless:
+    records = [_with_dataset(record, config) for record in of_wholes(records_of_model(everything, config))]
+    not_comparable = sorted({f"{r['benchmark']} ({'; '.join(caveats(r))})" for r in records if caveats(r)})
+    if not_comparable:
+        note(f"in the card only, since the Hub would rank them beside whole ones: {', '.join(not_comparable)}")
+    unknown = sorted({str(record["benchmark"]) for record in records if "dataset" not in record})
+    if unknown:
         note(
-            f"{', '.join(homeless)}: in the card only; for the Hub's own results, name the benchmark's data set with"
-            f" --benchmarks '{{{slug(homeless[0])}: ORGANIZATION/NAME}}'"
+            f"{', '.join(unknown)}: in the card only; for the Hub's own results, name the benchmark's data set with"
+            f" --benchmarks '{{{slug(unknown[0])}: ORGANIZATION/NAME}}'"
         )
     before, card = _card(api, config, records, everything)
-    return write_folder(None, {CARD: card.encode()} | eval_files(records), {}, out, {CARD: set(before.split("\n"))})
+    return write_folder({CARD: card.encode()} | eval_files(records), {}, out, {CARD: set(before.split("\n"))})
 
 
-def _placed(record: dict[str, Any], config: PushConfig) -> dict[str, Any]:
+def _with_dataset(record: dict[str, Any], config: PushConfig) -> dict[str, Any]:
     """The record with the Hub id of its benchmark's data set, where it is known."""
     name = str(record["benchmark"])
-    told = config.benchmarks.get(name) or config.benchmarks.get(slug(name)) or record.get("dataset")
-    plain = {key: value for key, value in record.items() if key != "dataset"}
-    return {**plain, "dataset": told} if isinstance(told, str) and HUB_ID.fullmatch(told) else plain
+    dataset = config.benchmarks.get(name) or config.benchmarks.get(slug(name)) or record.get("dataset")
+    others = {key: value for key, value in record.items() if key != "dataset"}
+    return {**others, "dataset": dataset} if isinstance(dataset, str) and HUB_ID.fullmatch(dataset) else others
 
 
 def eval_files(records: list[dict[str, Any]]) -> dict[str, bytes]:
-    """`.eval_results/*.yaml`: one file a benchmark, split and strategy, one entry a metric of the whole benchmark.
+    """`.eval_results/*.yaml`: one file per benchmark, split and strategy, one entry per metric of the whole benchmark.
 
     The Hub ranks these values beside those of others, so a partial one, or one by another rule, is not among them.
     """
@@ -87,12 +87,12 @@ def eval_files(records: list[dict[str, Any]]) -> dict[str, bytes]:
     for record in records:
         if "dataset" not in record or record.get("group") or caveats(record):
             continue
-        told = [str(record["benchmark"]), str(record.get("split") or ""), str(record["strategy"])]
-        name = "-".join(filter(None, map(slug, told)))
+        split = str(record.get("split") or "")
+        name = "-".join(filter(None, map(slug, (str(record["benchmark"]), split, str(record["strategy"])))))
         groups.setdefault(f"{FOLDER}/{name}.yaml", []).append(
             EvalResultEntry(
                 dataset_id=record["dataset"],
-                task_id="_".join(filter(None, [slug(told[1]), slug(str(record["metric"]))])),
+                task_id="_".join(filter(None, [slug(split), slug(str(record["metric"]))])),
                 value=record["value"],
                 dataset_revision=record.get("dataset_revision") or None,
                 date=str(record["date"]) if record.get("date") else None,
@@ -106,14 +106,14 @@ def eval_files(records: list[dict[str, Any]]) -> dict[str, bytes]:
 
 
 def _notes(record: dict[str, Any]) -> str:
-    told = [f"{shown_metric(str(record['metric']))}, query made of {record['strategy']}"]
+    notes = [f"{shown_metric(str(record['metric']))}, query made of {record['strategy']}"]
     if record.get("queries"):
-        told.append(f"{record['queries']} queries")
+        notes.append(f"{record['queries']} queries")
     if record.get("ci95"):
         low, high = record["ci95"]
-        told.append(f"95 % interval {low:.1f} to {high:.1f}")
-    told.append(f"megapairs-hf {record['version']}" if record.get("version") else "megapairs-hf")
-    return "; ".join(told)
+        notes.append(f"95 % interval {low:.1f} to {high:.1f}")
+    notes.append(f"megapairs-hf {record['version']}" if record.get("version") else "megapairs-hf")
+    return "; ".join(notes)
 
 
 def _card(
@@ -134,14 +134,14 @@ def _card(
         old = merged.get(_key(new))
         if old is not None and old.metric_value != new.metric_value and not config.overwrite:
             raise HubError(
-                f"the card of {config.repo_id} tells {new.metric_name} on {new.dataset_name} as {old.metric_value},"
+                f"the card of {config.repo_id} has {new.metric_name} on {new.dataset_name} as {old.metric_value},"
                 f" not {new.metric_value}; pass --overwrite to replace it"
             )
         merged[_key(new)] = new
     card.data.eval_results = list(merged.values())
     card.data.model_name = card.data.model_name or config.repo_id.rsplit("/", 1)[-1]
     tables = render_part("results.md.jinja", {"tables": results_tables(as_shares(everything))})
-    card.text = BETWEEN.sub(lambda found: f"{found[1]}{tables}{found[2]}", card.text)
+    card.text = BETWEEN.sub(lambda match: f"{match[1]}{tables}{match[2]}", card.text)
     return Path(path).read_text(encoding="utf-8"), str(card.content)
 
 

@@ -28,25 +28,26 @@ FOLDER = re.compile(
     r"(?<![\w.:/~\-])/(?:home|Users|root|tmp|mnt|media|srv|scratch|workspace|private|var/folders|nfs|gpfs|lustre)"
     r"/[\w.\-]+|\b[A-Za-z]:\\+Users\\+\w+|\bfile://"
 )
+REFUSAL = "holds what looks like a token of the Hub; remove it, revoke the token, and push again"
 PRIVATE = frozenset({"base_url", "endpoint", "url", "api_key", "token"})
-NOT_TOLD = "(not told)"
-PLACE = re.compile(r"(/|~|\.{1,2}/|file://|[A-Za-z]:\\)")
+WITHHELD = "(withheld)"
+PATH_LIKE = re.compile(r"(/|~|\.{1,2}/|file://|[A-Za-z]:\\)")
 
 
 def public(value: Any) -> Any:
     """A setting without what was left unset, and without the folders and the servers of whoever ran it."""
     if isinstance(value, dict):
-        kept = {key: inner for key, inner in value.items() if inner is not None and inner not in ([], {}, "")}
-        return {key: NOT_TOLD if key in PRIVATE and inner else public(inner) for key, inner in kept.items()}
+        set_values = {key: inner for key, inner in value.items() if inner is not None and inner not in ([], {}, "")}
+        return {key: WITHHELD if key in PRIVATE and inner else public(inner) for key, inner in set_values.items()}
     if isinstance(value, list):
         return [public(inner) for inner in value]
-    if isinstance(value, str) and PLACE.match(value):
+    if isinstance(value, str) and PATH_LIKE.match(value):
         return value.rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1]
     return value
 
 
 def check_public(folder: Path, names: Iterable[str], known: Mapping[str, Container[str]] | None = None) -> None:
-    """Refuse texts that tell a token or a folder of this machine.
+    """Refuse texts with a token or a folder of this machine.
 
     Args:
         folder: the prepared folder.
@@ -66,40 +67,34 @@ def check_public(folder: Path, names: Iterable[str], known: Mapping[str, Contain
 
 def _check_text(where: str, text: str, *, folders: bool) -> None:
     if TOKEN.search(text):
-        raise HubError(
-            f"{where} holds what looks like a token of the Hub; remove it, revoke the token, and push again"
-        )
+        raise HubError(f"{where} {REFUSAL}")
     home = str(Path.home())
-    found = FOLDER.search(text) if folders else None
-    told = found.group() if found else home if folders and len(home) > len("/root") and home in text else ""
-    if told:
-        raise HubError(f"{where} tells a folder of this machine ({told}); remove it and push again")
+    match = FOLDER.search(text) if folders else None
+    folder = match.group() if match else home if folders and len(home) > len("/root") and home in text else ""
+    if folder:
+        raise HubError(f"{where} names a folder of this machine ({folder}); remove it and push again")
 
 
-def check_shards(folder: Path, names: Iterable[str], raw: Container[str]) -> None:
-    """Refuse shards with a token in a column of text, and shards of raw replies with a folder of this machine.
+def check_shards(folder: Path, names: Iterable[str]) -> None:
+    """Refuse shards with a token in a column of text.
 
     Args:
         folder: the prepared folder.
         names: its files.
-        raw: configs that hold what models and machines replied.
 
     Raises:
-        HubError: one does; the message names file, row (from 0) and column, and never shows a token.
+        HubError: one has; the message names file and column, and never shows a token.
     """
     for name in names:
         if not name.endswith(".parquet"):
             continue
-        folders, row = name.split("/", 1)[0] in raw, 0
         file = pq.ParquetFile(folder / name)
-        columns = sorted({place for field in file.schema_arrow for place in _text_columns(field.name, field.type)})
+        columns = sorted({path for field in file.schema_arrow for path in _text_columns(field.name, field.type)})
         for batch in file.iter_batches(batch_size=1000, columns=columns):
             for column, values in zip(batch.schema.names, batch.columns, strict=True):
-                if _suspicious(values, folders=folders):
-                    for i in range(len(values)):
-                        where = f"{name} row {row + i}, column {column},"
-                        _check_text(where, _joined(values.slice(i, 1)), folders=folders)
-            row += len(batch)
+                for texts in _texts(values):
+                    if pc.any(pc.match_substring_regex(texts, TOKEN.pattern)).as_py():
+                        raise HubError(f"{name}, column {column}, {REFUSAL}")
 
 
 def _text_columns(name: str, kind: pa.DataType) -> Iterator[str]:
@@ -109,18 +104,6 @@ def _text_columns(name: str, kind: pa.DataType) -> Iterator[str]:
             yield from _text_columns(f"{name}.{field.name}", field.type)
     elif not (pa.types.is_binary(kind) or pa.types.is_primitive(kind)):
         yield name
-
-
-def _suspicious(values: pa.Array, *, folders: bool) -> bool:
-    """Whether a column is worth a look at every row."""
-    if folders:
-        joined = _joined(values)
-        return any(mark.search(joined) for mark in (TOKEN, FOLDER)) or str(Path.home()) in joined
-    return any(pc.any(pc.match_substring_regex(texts, TOKEN.pattern)).as_py() for texts in _texts(values))
-
-
-def _joined(values: pa.Array) -> str:
-    return "\n".join(text for texts in _texts(values) for text in texts.drop_null().to_pylist())
 
 
 def _texts(values: pa.Array) -> Iterator[pa.Array]:

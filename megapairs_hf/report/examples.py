@@ -1,6 +1,6 @@
-"""The imaged parts of the page: a sheet of triplets, and what each model found for some held-out queries.
+"""The parts of the page with images: triplets, and the rankings of some held-out queries.
 
-Both are drawn at random with the seed of the settings, never chosen: a report of picked examples would say nothing.
+Both are sampled with the random seed of the settings, never chosen: a report of picked examples would say nothing.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class TripletView:
 
 
 def triplet_sheet(work: Work, count: int, seed: int) -> list[TripletView]:
-    """Draw triplets of all splits and find their images."""
+    """Sample triplets of all splits and find their images."""
     artifact = work.artifacts.get("triplets")
     if artifact is None or count == 0:
         return []
@@ -57,7 +57,7 @@ def triplet_sheet(work: Work, count: int, seed: int) -> list[TripletView]:
     ids = {i for _, row in rows for i in (row["q_img"], row["t_img"], *row["hns"])}
     images = [i for i, _ in part_shards(artifact, "images")]
     thumbnails = find_thumbnails([(artifact, images), *_corpora(work, ("corpus",))], ids)
-    return [_triplet(split_of(file) or "", row, thumbnails) for file, row in rows]
+    return [_triplet(split_of(file), row, thumbnails) for file, row in rows]
 
 
 def _triplet(split: str, row: dict[str, Any], thumbnails: dict[str, Thumbnail]) -> TripletView:
@@ -75,23 +75,23 @@ def _triplet(split: str, row: dict[str, Any], thumbnails: dict[str, Thumbnail]) 
 
 
 def _corpora(work: Work, names: Sequence[str]) -> list[tuple[Artifact, list[int]]]:
-    found = [work.artifacts[name] for name in names if name in work.artifacts]
-    return [(one, list(range(len(one.manifest.shards)))) for one in found]
+    corpora = [work.artifacts[name] for name in names if name in work.artifacts]
+    return [(one, list(range(len(one.manifest.shards)))) for one in corpora]
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """What one model found for one query.
+    """The ranking of one query by one model.
 
     Attributes:
         model: its name.
         rank: of the best-placed target.
-        found: the top images, each with whether it is a target, and its score.
+        images: the top images, each with whether it is a target, and its score.
     """
 
     model: str
     rank: int
-    found: list[tuple[Thumbnail, bool, str]]
+    images: list[tuple[Thumbnail, bool, str]]
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class QueryView:
     Attributes:
         reference: the query image.
         text: the query text.
-        targets: what should be found.
+        targets: its target images.
         rankings: by model.
     """
 
@@ -112,13 +112,13 @@ class QueryView:
 
 
 def query_sheet(work: Work, count: int, seed: int) -> list[QueryView]:
-    """Draw held-out queries and show what each model found."""
+    """Sample held-out queries and show the top images of each model."""
     path = join(work.path, "results", RANKINGS)
     if count == 0 or not storage.exists(path):
         return []
     by_query = _by_query([row for row in read_table(path).to_pylist() if row["strategy"] == FUSED])
-    drawn = sorted(random.Random(seed).sample(range(len(by_query)), min(count, len(by_query))))
-    chosen = [list(by_query.values())[i] for i in drawn]
+    numbers = sorted(random.Random(seed).sample(range(len(by_query)), min(count, len(by_query))))
+    chosen = [list(by_query.values())[i] for i in numbers]
     ids = {i for group in chosen for row in group.values() for i in _ids(row)}
     triplets = work.artifacts.get("triplets")
     more = [(triplets, [i for i, _ in part_shards(triplets, "images")])] if triplets is not None else []
@@ -127,7 +127,7 @@ def query_sheet(work: Work, count: int, seed: int) -> list[QueryView]:
 
 
 def _by_query(rows: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Rankings by query and model; only queries that every model answered, so that they stand side by side."""
+    """Rankings by query and model; only queries that every model ranked, so that they stand side by side."""
     groups: dict[str, dict[str, dict[str, Any]]] = {}
     for row in rows:
         groups.setdefault(row["query"], {})[row["model"]] = row
@@ -146,7 +146,7 @@ def _query(group: dict[str, dict[str, Any]], thumbnails: dict[str, Thumbnail]) -
     for model in models:
         row = group[model]
         top = zip(row["top_ids"][:TOP], row["top_scores"][:TOP], strict=True)
-        found = [(thumbnails[i], i in row["target_ids"], f"{score:.3f}") for i, score in top]
-        rankings.append(Ranking(model, row["rank"], found))
+        images = [(thumbnails[i], i in row["target_ids"], f"{score:.3f}") for i, score in top]
+        rankings.append(Ranking(model, row["rank"], images))
     reference = thumbnails.get(some["image_id"]) or Thumbnail("", problem="no image in this query")
     return QueryView(reference, some["text"] or "", [thumbnails[i] for i in some["target_ids"]], rankings)

@@ -16,7 +16,7 @@ from megapairs_hf.core.version import __version__
 from megapairs_hf.evaluation.results_table import headline, results_tables
 from megapairs_hf.report.examples import query_sheet, triplet_sheet
 from megapairs_hf.report.pairs import annotated_sheet
-from megapairs_hf.report.pipeline import flow, made_tables, rejections, settings
+from megapairs_hf.report.pipeline import count_tables, flow, rejections, settings
 from megapairs_hf.report.plots import evaluation_curves, points, training_curve
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def write_report(work: PathLike, out: PathLike, *, config: ReportConfig) -> Path
     """Write the report of a pipeline, finished or not.
 
     Args:
-        work: the work folder; what it lacks is said to be not made yet.
+        work: the work folder; what it lacks is marked as not made yet.
         out: the page, a path that ends in `.html`; any other path is a folder that gets `report.html`.
         config: how much to show.
 
@@ -60,7 +60,7 @@ def render(work: Work, config: ReportConfig) -> str:
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     slots = _slots(work, config)
-    # the drawing is ours and holds no text of the data; it is the only thing that goes in unescaped
+    # the drawing is ours and its text is escaped; it is the only thing that goes in as it is
     slots["curve"] = Markup(slots["curve"])  # noqa: S704
     return environment.get_template(TEMPLATE).render(slots)
 
@@ -77,7 +77,7 @@ def _slots(work: Work, config: ReportConfig) -> dict[str, Any]:
         "stand_ins": work.stand_ins(),
         "headline": headline(records),
         "nodes": flow(work),
-        "made": made_tables(work),
+        "counts": count_tables(work),
         "rejections": rejections(work),
         "tables": results_tables(records),
         "curve": training_curve(log) + evaluation_curves(log),
@@ -96,22 +96,22 @@ def _slots(work: Work, config: ReportConfig) -> dict[str, Any]:
 
 def _training(work: Work, log: list[dict[str, Any]]) -> list[str]:
     """Facts beside the curve."""
-    told = []
-    drawn = points(log)
-    if drawn:
-        told.append(f"{drawn[-1][0]:,} steps; loss {drawn[0][1]:.3g} at the first, {drawn[-1][1]:.3g} at the last")
+    facts = []
+    curve = points(log)
+    if curve:
+        facts.append(f"{curve[-1][0]:,} steps; loss {curve[0][1]:.3g} at the first, {curve[-1][1]:.3g} at the last")
     rates = [line["lr"] for line in log if isinstance(line.get("lr"), int | float)]
     if rates:
-        told.append(f"learning rate up to {max(rates):.2g}")
+        facts.append(f"learning rate up to {max(rates):.2g}")
     seconds = [line["seconds"] for line in log if isinstance(line.get("seconds"), int | float)]
     if seconds:
-        told.append(f"{seconds[-1]:,.1f} s in the log at the last step")
-    odd = sum("loss" in line for line in log) - len(drawn)
+        facts.append(f"{seconds[-1]:,.1f} s in the log at the last step")
+    odd = sum("loss" in line for line in log) - len(curve)
     if odd:
-        told.append(f"{odd:,} logged losses are not finite and are not drawn")
+        facts.append(f"{odd:,} logged losses are not finite and are not drawn")
     model = work.artifacts.get("model")
     if model is not None:
-        known = {"steps", "final_loss"} if drawn else set()
+        known = {"steps", "final_loss"} if curve else set()
         more = {key: value for key, value in model.manifest.stats.items() if key not in known}
-        told += [f"{key.replace('_', ' ')} {format_value(value)}" for key, value in more.items()]
-    return told
+        facts += [f"{key.replace('_', ' ')} {format_value(value)}" for key, value in more.items()]
+    return facts

@@ -1,6 +1,6 @@
 """Pairs as the annotation left them: both images, the description, the instructions, or why there are none.
 
-Drawn at random with the seed of the settings, kept and rejected ones apart, so that a rare reason is seen too. What
+Sampled with the random seed of the settings, accepted and rejected ones apart, so that a rare reason is seen too. What
 surprises: a rejected pair is known by its key alone, as `rejected.parquet` has it, so an image id with an arrow in it
 cannot be told apart and is shown without images.
 """
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from megapairs_hf.artifacts.workspace import Work
 
 ARROW = " -> "
-LONGEST_REPLY = 400
+LONGEST_RESPONSE = 400
 MOST_REJECTED = 4
 
 
@@ -33,8 +33,8 @@ class PairView:
         target: the target image.
         description: what they share and how they differ; empty where it was rejected.
         texts: its instructions, each with its `fits` or an empty text.
-        reason: why the pair was left out, empty where it was kept.
-        detail: what was found there: the raw reply of the model.
+        reason: why the pair was left out, empty where it was not.
+        detail: details: the raw response of the model.
     """
 
     query: Thumbnail
@@ -46,50 +46,50 @@ class PairView:
 
 
 def annotated_sheet(work: Work, count: int, seed: int) -> list[PairView]:
-    """Draw annotated pairs, then rejected ones, and find their images."""
+    """Sample annotated pairs, then rejected ones, and find their images."""
     instructions = work.artifacts.get("verified") or work.artifacts.get("instructions")
     if instructions is None or count == 0:
         return []
-    draw = random.Random(seed)
-    kept = [_kept(row) for _, row in sample_rows(instructions, count, draw)]
+    rng = random.Random(seed)
+    pairs = [_accepted(row) for _, row in sample_rows(instructions, count, rng)]
     left_out = [row for name in ("instructions", "descriptions") for row in _rejected(work.artifacts.get(name))]
-    kept += [left_out[i] for i in sorted(draw.sample(range(len(left_out)), min(MOST_REJECTED, count, len(left_out))))]
-    descriptions = _descriptions(work.artifacts.get("descriptions"), {one[:2] for one in kept})
+    pairs += [left_out[i] for i in sorted(rng.sample(range(len(left_out)), min(MOST_REJECTED, count, len(left_out))))]
+    descriptions = _descriptions(work.artifacts.get("descriptions"), {one[:2] for one in pairs})
     corpus = work.artifacts.get("corpus")
     sources = [(corpus, range(len(corpus.manifest.shards)))] if corpus is not None else []
-    images = find_thumbnails(sources, {i for one in kept for i in one[:2]})
+    images = find_thumbnails(sources, {i for one in pairs for i in one[:2]})
     return [
         PairView(images[query], images[target], descriptions.get((query, target), ""), texts, reason, detail)
-        for query, target, texts, reason, detail in kept
+        for query, target, texts, reason, detail in pairs
     ]
 
 
-Drawn = tuple[str, str, list[tuple[str, str]], str, str]
+Sampled = tuple[str, str, list[tuple[str, str]], str, str]
 
 
-def _kept(row: dict[str, Any]) -> Drawn:
+def _accepted(row: dict[str, Any]) -> Sampled:
     fits = row.get("fits") or [None] * len(row["instructions"])
-    said = [(t, "" if f is None else f"{f:.0%}") for t, f in zip(row["instructions"], fits, strict=True)]
-    return row["query_id"], row["target_id"], said, "", ""
+    texts = [(t, "" if f is None else f"{f:.0%}") for t, f in zip(row["instructions"], fits, strict=True)]
+    return row["query_id"], row["target_id"], texts, "", ""
 
 
-def _rejected(artifact: Artifact | None) -> list[Drawn]:
-    told: list[Drawn] = []
+def _rejected(artifact: Artifact | None) -> list[Sampled]:
+    pairs: list[Sampled] = []
     for row in artifact.rejected().to_pylist() if artifact is not None else ():
         query, arrow, target = row["key"].partition(ARROW)
         if arrow:
-            told.append((query, target, [], row["reason"], shorten(row["detail"] or "", LONGEST_REPLY)))
-    return told
+            pairs.append((query, target, [], row["reason"], shorten(row["detail"] or "", LONGEST_RESPONSE)))
+    return pairs
 
 
 def _descriptions(artifact: Artifact | None, keys: set[tuple[str, str]]) -> dict[tuple[str, str], str]:
     """The descriptions of some pairs, one shard in memory at a time."""
-    found: dict[tuple[str, str], str] = {}
+    descriptions: dict[tuple[str, str], str] = {}
     for index in range(len(artifact.manifest.shards)) if artifact is not None else ():
         assert artifact is not None
         table = artifact.shard(index, ["query_id", "target_id", "description"])
         both = zip(table["query_id"].to_pylist(), table["target_id"].to_pylist(), strict=True)
         for number, key in enumerate(both):
             if key in keys:
-                found[key] = table["description"][number].as_py() or ""
-    return found
+                descriptions[key] = table["description"][number].as_py() or ""
+    return descriptions

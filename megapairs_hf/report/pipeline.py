@@ -6,7 +6,6 @@ again.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -41,62 +40,39 @@ READS = {
 }
 
 
-@dataclass(frozen=True)
-class Node:
-    """One stage of the flow strip.
-
-    Attributes:
-        name: of its folder.
-        status: finished, not finished, or not made yet.
-        taken: what it read, as text; empty where that is not known.
-        made: how much it made, as a number.
-        unit: of what.
-        rejected: how many rows it left out.
-        note: one more fact.
-    """
-
-    name: str
-    status: str
-    taken: str = ""
-    made: str = ""
-    unit: str = ""
-    rejected: int = 0
-    note: str = ""
-
-    @property
-    def finished(self) -> bool:
-        """Whether its artifact is complete."""
-        return self.status == FINISHED
+def flow(work: Work) -> list[dict[str, Any]]:
+    """The stages in order, made or not: name, status, and of a finished one input, rows, unit, rejected, note."""
+    return [_embeddings(work) if name == "embeddings" else _stage(work, name) for name in UNITS]
 
 
-def flow(work: Work) -> list[Node]:
-    """The stages in order, made or not."""
-    return [_embeddings(work) if name == "embeddings" else _node(work, name) for name in UNITS]
-
-
-def _node(work: Work, name: str) -> Node:
+def _stage(work: Work, name: str) -> dict[str, Any]:
     artifact = work.artifacts.get(name)
     if artifact is None:
-        return Node(name, work.status(name))
-    left_out = sum(artifact.manifest.rejected.values())
-    made, note = _made(work, name, artifact)
-    taken = f"{artifact.rows + left_out:,} images" if name == "corpus" else _taken(work, name)
-    return Node(name, FINISHED, taken, made, UNITS[name], left_out, note)
+        return {"name": name, "status": work.status(name)}
+    rejected = sum(artifact.manifest.rejected.values())
+    rows, note = _output(work, name, artifact)
+    source = f"{artifact.rows + rejected:,} images" if name == "corpus" else _input(work, name)
+    return _finished(name, source, rows, rejected, note)
 
 
-def _embeddings(work: Work) -> Node:
-    found = work.embeddings
-    if not found:
-        return Node("embeddings", work.status("embeddings"))
-    left_out = sum(sum(one.manifest.rejected.values()) for one in found.values())
-    rows = f"{sum(one.rows for one in found.values()):,}"
+def _embeddings(work: Work) -> dict[str, Any]:
+    artifacts = work.embeddings
+    if not artifacts:
+        return {"name": "embeddings", "status": work.status("embeddings")}
+    rejected = sum(sum(one.manifest.rejected.values()) for one in artifacts.values())
+    rows = f"{sum(one.rows for one in artifacts.values()):,}"
     note = ", ".join(
-        f"{name} ({format_value(one.manifest.stats.get('dimension', '?'))}\u2011d)" for name, one in found.items()
+        f"{name} ({format_value(one.manifest.stats.get('dimension', '?'))}\u2011d)" for name, one in artifacts.items()
     )
-    return Node("embeddings", FINISHED, _taken(work, "embeddings"), rows, UNITS["embeddings"], left_out, note)
+    return _finished("embeddings", _input(work, "embeddings"), rows, rejected, note)
 
 
-def _taken(work: Work, name: str) -> str:
+def _finished(name: str, source: str, rows: str, rejected: int, note: str) -> dict[str, Any]:
+    facts = {"input": source, "rows": rows, "unit": UNITS[name], "rejected": rejected, "note": note}
+    return {"name": name, "status": FINISHED, **facts}
+
+
+def _input(work: Work, name: str) -> str:
     before = READS[name]
     artifact = work.artifacts.get(before)
     if artifact is None:
@@ -105,7 +81,7 @@ def _taken(work: Work, name: str) -> str:
     return f"{rows:,} {'held-out images' if before == 'heldout' else UNITS[before]}"
 
 
-def _made(work: Work, name: str, artifact: Artifact) -> tuple[str, str]:
+def _output(work: Work, name: str, artifact: Artifact) -> tuple[str, str]:
     stats = artifact.manifest.stats
     if name == "triplets":
         parts = ("images", "preview")
@@ -119,27 +95,15 @@ def _made(work: Work, name: str, artifact: Artifact) -> tuple[str, str]:
     return f"{artifact.rows:,}", ""
 
 
-@dataclass(frozen=True)
-class Count:
-    """One row of a table of counts.
-
-    Attributes:
-        name: what is counted.
-        value: how many.
-        share: of the largest in the table, 0 … 1, for its bar; None for a fact that is no count.
-    """
-
-    name: str
-    value: str
-    share: float | None = None
-
-
-def counts(values: dict[str, Any]) -> list[Count]:
-    """The rows of a table of counts, nested ones with their keys joined."""
+def counts(values: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of a table of counts, nested ones with their keys joined; `share` of the largest is for a row's bar."""
     flat = _flat(values)
     numbers = [v for v in flat.values() if _is_count(v)]
     largest = max(numbers, default=0)
-    return [Count(k, format_value(v), v / largest if largest > 0 and _is_count(v) else None) for k, v in flat.items()]
+    return [
+        {"name": name, "value": format_value(v), "share": v / largest if largest > 0 and _is_count(v) else None}
+        for name, v in flat.items()
+    ]
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -153,7 +117,7 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def made_tables(work: Work) -> list[tuple[str, list[Count]]]:
+def count_tables(work: Work) -> list[tuple[str, list[dict[str, Any]]]]:
     """Title and rows of each table of what was made: pairs by relation, negatives, instructions."""
     titles = [
         ("pairs", "relations", "Pairs by relation"),
@@ -176,29 +140,10 @@ def made_tables(work: Work) -> list[tuple[str, list[Count]]]:
     return tables
 
 
-@dataclass(frozen=True)
-class Rejection:
-    """Rows that one stage left out for one reason, with the first of them.
-
-    Attributes:
-        stage: which stage.
-        reason: a short word.
-        count: how many rows.
-        key: of the first.
-        detail: what was found there.
-    """
-
-    stage: str
-    reason: str
-    count: int
-    key: str
-    detail: str
-
-
-def rejections(work: Work) -> list[Rejection]:
-    """What was left out, by stage and reason, in the order of the flow."""
-    told = []
-    for name, artifact in work.artifacts.items():
+def rejections(work: Work) -> list[dict[str, Any]]:
+    """What was left out, by stage and reason, in the order of the flow, with the first row of each."""
+    rows = []
+    for stage, artifact in work.artifacts.items():
         if not artifact.manifest.rejected:
             continue
         first: dict[str, dict[str, str]] = {}
@@ -206,8 +151,9 @@ def rejections(work: Work) -> list[Rejection]:
             first.setdefault(row["reason"], row)
         for reason, count in sorted(artifact.manifest.rejected.items(), key=lambda item: -item[1]):
             row = first.get(reason, {})
-            told.append(Rejection(name, reason, count, row.get("key") or "", shorten(row.get("detail") or "")))
-    return told
+            facts = {"key": row.get("key") or "", "detail": shorten(row.get("detail") or "")}
+            rows.append({"stage": stage, "reason": reason, "count": count, **facts})
+    return rows
 
 
 def shorten(text: str, limit: int = DETAIL_LENGTH) -> str:
@@ -216,44 +162,15 @@ def shorten(text: str, limit: int = DETAIL_LENGTH) -> str:
     return line if len(line) <= limit else line[: limit - 1].rstrip() + "…"
 
 
-@dataclass(frozen=True)
-class Settings:
-    """The settings of one artifact, as the page shows them.
-
-    Attributes:
-        name: of its folder.
-        kind: of artifact.
-        lines: its settings as YAML.
-        config_hash: of the settings.
-        fingerprint: of the artifact.
-        version: of the package that made it.
-        inputs: fingerprint of each input by name.
-    """
-
-    name: str
-    kind: str
-    lines: str
-    config_hash: str
-    fingerprint: str
-    version: str
-    inputs: dict[str, str]
-
-
-def settings(work: Work) -> list[Settings]:
-    """The settings of every artifact, in the order of the flow."""
-    told = []
-    for name, artifact in work.artifacts.items():
-        manifest = artifact.manifest
-        lines = yaml.safe_dump(manifest.config, sort_keys=False, allow_unicode=True) if manifest.config else "none\n"
-        told.append(
-            Settings(
-                name,
-                manifest.kind,
-                lines,
-                manifest.config_hash,
-                artifact.fingerprint,
-                manifest.version,
-                manifest.inputs,
-            )
-        )
-    return told
+def settings(work: Work) -> list[dict[str, Any]]:
+    """The settings of every artifact as YAML, with its manifest, in the order of the flow."""
+    return [
+        {
+            "name": name,
+            "lines": yaml.safe_dump(one.manifest.config, sort_keys=False, allow_unicode=True)
+            if one.manifest.config
+            else "none\n",
+            "manifest": one.manifest,
+        }
+        for name, one in work.artifacts.items()
+    ]

@@ -1,31 +1,26 @@
-"""The training curve as an SVG that stands inside the page.
+"""The training curves as SVG that stands inside the page.
 
-What surprises: the SVG's colors are the page's own (`currentColor` and a CSS variable), so one drawing serves light
-and dark, and its text is text in the page's font. The same log gives the same bytes.
+What surprises: there are no axes. First, last, lowest and highest value are written beside the line, whose colors are
+the page's own, so one drawing serves light and dark; trackers are there for more. The same log gives the same bytes.
 """
 
 from __future__ import annotations
 
 import html
-import io
 import math
-import re
 from typing import Any
 
-from megapairs_hf.core.dependencies import require
-
-# matplotlib knows no `currentColor`; these two stand for it until the drawing is text
-INK, ACCENT = "#010203", "#040506"
+WIDTH, HEIGHT, MARGIN = 860, 200, 24
 LEAST_POINTS = 2
 WINDOWS = 25  # the smoothed line averages over a 25th of the run
 
 
 def points(log: list[dict[str, Any]]) -> list[tuple[int, float]]:
-    """(step, loss) of each line of the log that tells a finite loss."""
-    told = [(line.get("step"), line.get("loss")) for line in log]
+    """(step, loss) of each line of the log that has a finite loss."""
+    pairs = [(line.get("step"), line.get("loss")) for line in log]
     return [
         (int(step), float(loss))
-        for step, loss in told
+        for step, loss in pairs
         if isinstance(step, int | float) and isinstance(loss, int | float) and math.isfinite(loss)
     ]
 
@@ -49,20 +44,11 @@ def training_curve(log: list[dict[str, Any]]) -> str:
     Returns:
         An `<svg>` element; empty where there are fewer than two losses.
     """
-    drawn = points(log)
-    if len(drawn) < LEAST_POINTS:
-        return ""
-    steps, losses = [step for step, _ in drawn], [loss for _, loss in drawn]
-    window = max(1, len(losses) // WINDOWS)
-    lines = [(steps, losses, 0.8, 0.35 if window > 1 else 1.0)]
-    if window > 1:
-        lines.append((steps, moving_mean(losses, window), 2.0, 1.0))
-    label = f"Training loss from step {steps[0]:,} ({losses[0]:.3g}) to step {steps[-1]:,} ({losses[-1]:.3g})"
-    return _drawing(lines, "loss", label)
+    return _curve(points(log), "Training loss", smoothed=True)
 
 
 def evaluation_curves(log: list[dict[str, Any]]) -> str:
-    """Draw what was measured during training, one drawing a metric.
+    """Draw what was measured during training, one drawing per metric.
 
     Args:
         log: the lines of `training_log.jsonl`; those of an evaluation have keys such as `validation/recall@1`.
@@ -70,61 +56,39 @@ def evaluation_curves(log: list[dict[str, Any]]) -> str:
     Returns:
         `<svg>` elements; empty where nothing was measured twice.
     """
-    found: dict[str, list[tuple[int, float]]] = {}
+    metrics: dict[str, list[tuple[int, float]]] = {}
     for line in log:
         for name, value in line.items():
             if "/" in name and isinstance(value, int | float) and math.isfinite(value):
-                found.setdefault(name, []).append((int(line["step"]), float(value)))
-    drawings = []
-    for name, drawn in found.items():
-        if len(drawn) >= LEAST_POINTS:
-            steps, values = [step for step, _ in drawn], [value for _, value in drawn]
-            label = f"{name} from step {steps[0]:,} ({values[0]:.3g}) to step {steps[-1]:,} ({values[-1]:.3g})"
-            drawings.append(_drawing([(steps, values, 2.0, 1.0)], name, label))
-    return "".join(drawings)
+                metrics.setdefault(name, []).append((int(line["step"]), float(value)))
+    return "".join(_curve(curve, name) for name, curve in metrics.items())
 
 
-def _drawing(lines: list[tuple[list[int], list[float], float, float]], what: str, label: str) -> str:
-    """Lines (steps, values, width, opacity) as one SVG."""
-    require("report", "a curve of the training log")
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
-    with rc_context({"svg.hashsalt": "megapairs", "svg.fonttype": "none", "font.size": 9}):
-        figure = Figure(figsize=(8.6, 2.9), layout="constrained")
-        axes = figure.add_subplot()
-        for steps, values, width, opacity in lines:
-            axes.plot(steps, values, color=ACCENT, linewidth=width, alpha=opacity)
-        _style(axes, what)
-        sink = io.StringIO()
-        figure.savefig(sink, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return _inline(sink.getvalue(), label)
-
-
-def _style(axes: Any, what: str) -> None:
-    axes.set_xlabel("step", color=INK)
-    axes.set_ylabel(what, color=INK)
-    axes.margins(x=0.01)
-    axes.tick_params(colors=INK, length=0)
-    axes.grid(axis="y", color=INK, alpha=0.15, linewidth=0.8)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(INK)
-    axes.spines["bottom"].set_alpha(0.4)
-
-
-def _inline(svg: str, label: str) -> str:
-    body = svg[svg.index("<svg") :]
-    # the style sheet would apply to the whole page, the size is the page's, HTML needs no name spaces
-    for unwanted in (
-        r"<metadata>.*?</metadata>",
-        r"<style.*?</style>",
-        r" font-family: [^;]*;",
-        r' xmlns[:a-z]*="[^"]*"',
-    ):
-        body = re.sub(unwanted, "", body, flags=re.DOTALL)
-    head, rest = body.split(">", 1)
-    head = re.sub(r' (width|height)="[^"]*"', "", head).replace(
-        "<svg", f'<svg role="img" aria-label="{html.escape(label)}"'
+def _curve(curve: list[tuple[int, float]], name: str, *, smoothed: bool = False) -> str:
+    if len(curve) < LEAST_POINTS:
+        return ""
+    steps, values = [step for step, _ in curve], [value for _, value in curve]
+    window = max(1, len(values) // WINDOWS) if smoothed else 1
+    lines = _polyline(steps, values, values, "0.8" if window > 1 else "2", "0.35" if window > 1 else "1")
+    if window > 1:
+        lines += _polyline(steps, moving_mean(values, window), values, "2", "1")
+    label = f"{name} from step {steps[0]:,} ({values[0]:.3g}) to step {steps[-1]:,} ({values[-1]:.3g})"
+    facts = f"{label}; lowest {min(values):.3g}, highest {max(values):.3g}"
+    return (
+        f'<svg role="img" aria-label="{html.escape(label)}" viewBox="0 0 {WIDTH} {HEIGHT + MARGIN}">'
+        f'<text x="0" y="14" font-size="13" fill="currentColor">{html.escape(facts)}</text>{lines}</svg>'
     )
-    return f"{head}>{rest}".replace(INK, "currentColor").replace(ACCENT, "var(--accent)").strip()
+
+
+def _polyline(steps: list[int], values: list[float], scale: list[float], width: str, opacity: str) -> str:
+    """A line whose height is that of `scale`."""
+    across, low = max(1, steps[-1] - steps[0]), min(scale)
+    up = max(scale) - low or 1.0
+    corners = " ".join(
+        f"{(step - steps[0]) / across * WIDTH:.1f},{MARGIN + (1 - (value - low) / up) * HEIGHT:.1f}"
+        for step, value in zip(steps, values, strict=True)
+    )
+    return (
+        f'<polyline points="{corners}" fill="none" stroke="var(--accent)" stroke-width="{width}"'
+        f' stroke-opacity="{opacity}"/>'
+    )

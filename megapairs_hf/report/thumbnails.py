@@ -66,20 +66,20 @@ def find_thumbnails(sources: Sequence[tuple[Artifact, Sequence[int]]], ids: Iter
     Args:
         sources: artifacts with the columns image_id, image and caption, and which of their shards hold them; an
             earlier one wins.
-        ids: whom to look for.
+        ids: image ids.
 
     Returns:
         An image for every id, a placeholder where no source has it.
     """
-    wanted = set(ids)
-    found: dict[str, Thumbnail] = {}
+    names = set(ids)
+    images: dict[str, Thumbnail] = {}
     for artifact, shards in sources:
         for index in shards:
-            missing = wanted - found.keys()
+            missing = names - images.keys()
             if missing:
                 for row in rows_by_id(artifact, missing, [IMAGE_ID, IMAGE, CAPTION], [index]):
-                    found.setdefault(row[IMAGE_ID], _image(artifact, row))
-    return {key: found.get(key, Thumbnail(key, problem="not among the images")) for key in wanted}
+                    images.setdefault(row[IMAGE_ID], _image(artifact, row))
+    return {key: images.get(key, Thumbnail(key, problem="not among the images")) for key in names}
 
 
 def _image(artifact: Artifact, row: dict[str, Any]) -> Thumbnail:

@@ -7,7 +7,7 @@ from megapairs_hf.annotation import DescribeConfig, InstructConfig, describe_pai
 from megapairs_hf.core.errors import ArtifactError
 from megapairs_hf.core.schema import PAIRS
 from megapairs_hf.dataset import BuildConfig, build_triplets
-from megapairs_hf.dataset.split import validation_side
+from megapairs_hf.dataset.split import validation_images
 from megapairs_hf.images.decode import pixel_sha256
 from tests.annotation.conftest import make_artifact
 from tests.small import files_of, small_pairs
@@ -24,7 +24,7 @@ def annotated(corpus, models, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def triplets(annotated, corpus, tmp_path_factory):
-    config = BuildConfig(validation=0.2, preview=5, images_per_shard=40, min_negatives=1)
+    config = BuildConfig(validation=0.2, preview=5, min_negatives=1)
     return build_triplets(*annotated, corpus, config=config, out=tmp_path_factory.mktemp("triplets") / "triplets")
 
 
@@ -43,12 +43,12 @@ def test_the_folder_is_a_data_set(triplets):
     assert preview[0]["target_image"].size == (32, 32)
 
 
-def test_the_sides_share_no_image_and_every_pair_is_accounted_for(triplets, annotated):
-    sides = {side: load_dataset(triplets.path, split=side) for side in ("train", "validation")}
-    assert not images_of(sides["train"]) & images_of(sides["validation"])
+def test_the_splits_share_no_image_and_every_pair_is_accounted_for(triplets, annotated):
+    splits = {split: load_dataset(triplets.path, split=split) for split in ("train", "validation")}
+    assert not images_of(splits["train"]) & images_of(splits["validation"])
     left_out = sum(triplets.manifest.rejected.values())
-    assert len(sides["train"]) + len(sides["validation"]) + left_out == annotated[0].rows
-    for row in sides["train"]:
+    assert len(splits["train"]) + len(splits["validation"]) + left_out == annotated[0].rows
+    for row in splits["train"]:
         assert row["hns"][0] == row["q_img"]
         assert row["t_img"] not in row["hns"]
         assert len(set(row["q_text"])) == len(row["q_text"]) >= 3
@@ -80,28 +80,28 @@ def test_building_twice_gives_the_same_bytes(annotated, corpus, tmp_path):
     assert files_of(tmp_path / "a") == files_of(tmp_path / "b")
 
 
-def test_the_validation_side_cuts_fewer_pairs_than_chance():
+def test_the_validation_split_cuts_fewer_pairs_than_chance():
     rng = np.random.default_rng(0)
     # images in a ring, each related to its neighbors
     queries = rng.integers(0, 2000, 8000)
     targets = (queries + rng.integers(1, 6, 8000)) % 2000
     names = [f"{i:05d}" for i in range(2000)]
-    side = validation_side([names[i] for i in queries], [names[i] for i in targets], 0.1, 0)
-    crossing = np.mean([(names[q] in side) != (names[t] in side) for q, t in zip(queries, targets, strict=True)])
-    assert 0.08 <= len(side) / 2000 <= 0.11
+    inside = validation_images([names[i] for i in queries], [names[i] for i in targets], 0.1, 0)
+    crossing = np.mean([(names[q] in inside) != (names[t] in inside) for q, t in zip(queries, targets, strict=True)])
+    assert 0.08 <= len(inside) / 2000 <= 0.11
     assert crossing < 0.5 * 2 * 0.1 * 0.9
-    assert validation_side(["a"], ["b"], 0.0, 0) == set()
+    assert validation_images(["a"], ["b"], 0.0, 0) == set()
 
 
-def test_a_small_validation_side_holds_pairs_and_a_large_one_is_of_regions_as_before():
+def test_a_small_validation_split_holds_pairs_and_a_large_one_is_of_regions_as_before():
     # seventy images in a ring, each related to its neighbors: a region of one image would cut every pair
     names = [f"{i:02d}" for i in range(70)]
     queries, targets = [i for i in range(70) for _ in range(2)], [(i + k) % 70 for i in range(70) for k in (1, 2)]
     for seed in range(5):
-        side = validation_side([names[i] for i in queries], [names[i] for i in targets], 0.1, seed)
-        inside = sum(names[q] in side and names[t] in side for q, t in zip(queries, targets, strict=True))
+        inside = validation_images([names[i] for i in queries], [names[i] for i in targets], 0.1, seed)
+        kept = sum(names[q] in inside and names[t] in inside for q, t in zip(queries, targets, strict=True))
         # seven neighbors hold six pairs of distance one and five of distance two
-        assert len(side) == 7 and inside == 11
+        assert len(inside) == 7 and kept == 11
 
 
 def star(folder, corpus):
@@ -127,7 +127,7 @@ def test_where_validation_would_get_no_triplet_nothing_is_left_out_for_it(corpus
     config = BuildConfig(validation=0.04, min_negatives=2)
     built = build_triplets(told, pairs, corpus, config=config, out=tmp_path / "t")
     assert built.manifest.stats["triplets"] == {"train": told.rows, "validation": 0}
-    assert built.manifest.rejected == {} and built.manifest.stats["negatives_of_other_side"] == 0
+    assert built.manifest.rejected == {} and built.manifest.stats["negatives_of_other_split"] == 0
     said = capsys.readouterr().err
     assert said.count("no triplet lies among the 1 images that `validation` 0.04 asks for") == 1
     assert set(load_dataset(built.path)) == {"train"}

@@ -1,14 +1,13 @@
 import json
 
-import numpy as np
 import pytest
 from PIL import Image
 
-from megapairs_hf.artifacts import storage
 from megapairs_hf.artifacts.artifact import open_artifact
 from megapairs_hf.artifacts.shards import part_shards
 from megapairs_hf.core.errors import ArtifactError, StaleArtifactError
-from megapairs_hf.dataset import ImportConfig, export_megapairs, import_megapairs, load_triplets, remove_images
+from megapairs_hf.dataset import export_megapairs, import_megapairs, layout, load_triplets
+from megapairs_hf.dataset.megapairs_format import importer
 from tests.making import make_work
 from tests.small import files_of
 
@@ -44,15 +43,21 @@ def rows_of(artifact, part):
     return [row for i, _ in part_shards(artifact, part) for row in artifact.shard(i).to_pylist()]
 
 
-def test_the_released_format_comes_back_line_for_line_and_byte_for_byte(released):
+def test_the_released_format_comes_back_line_for_line_and_byte_for_byte(released, monkeypatch):
     folder, rows = released
-    made = import_megapairs(
-        folder / "lines.jsonl", folder / "images", out=folder / "t", config=ImportConfig(rows_per_shard=3)
-    )
+    monkeypatch.setattr(importer, "LINES_PER_SHARD", 3)
+    made = import_megapairs(folder / "lines.jsonl", folder / "images", out=folder / "t")
     assert made.manifest.stats == {"rows_in": 4, "triplets": {"train": 4}}
     written = export_megapairs(made, folder / "back")
-    assert lines(written["train"]) == rows
-    assert files_of(folder / "back" / "images") == files_of(folder / "images")
+    names = {record["file"]: record["image_id"] for record in lines(folder / "back" / "image_ids.jsonl")}
+    named = [
+        {**row, **{key: names[row[key]] for key in ("q_img", "t_img")}, "hns": [names[name] for name in row["hns"]]}
+        for row in lines(written["train"])
+    ]
+    assert named == rows
+    assert {names[file]: content for file, content in files_of(folder / "back" / "images").items()} == files_of(
+        folder / "images"
+    )
     loaded = load_triplets(str(folder / "t"), check=True)
     assert loaded[2]["q_text"] == ["éd 2", "another way"]
     assert loaded[0]["t_img"].size == (24, 24)
@@ -130,16 +135,15 @@ def test_q_texts_is_read_too_and_other_lines_are_another_data_set(released):
 
 def test_an_interrupted_import_ends_in_the_same_bytes(released, monkeypatch):
     folder, _ = released
-    config = ImportConfig(rows_per_shard=2, images_per_shard=2)
+    monkeypatch.setattr(importer, "LINES_PER_SHARD", 2)
+    monkeypatch.setattr(layout, "MAX_SHARD_BYTES", 1000)
     where = folder / "lines.jsonl", folder / "images"
-    import_megapairs(*where, out=folder / "whole", config=config)
-    from megapairs_hf.dataset.megapairs_format import importer
-
+    import_megapairs(*where, out=folder / "whole")
     with monkeypatch.context() as patch:
         patch.setattr(importer, "_usable", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            import_megapairs(*where, out=folder / "cut", config=config)
-    import_megapairs(*where, out=folder / "cut", config=config)
+            import_megapairs(*where, out=folder / "cut")
+    import_megapairs(*where, out=folder / "cut")
     assert files_of(folder / "cut") == files_of(folder / "whole")
 
 
@@ -151,49 +155,13 @@ def test_paths_that_do_not_exist_are_named(released):
         import_megapairs(folder / "lines.jsonl", folder / "nowhere", out=folder / "t")
 
 
-def test_flag_embedding_lines_name_query_positive_and_negatives(released):
-    folder, rows = released
-    made = import_megapairs(folder / "lines.jsonl", folder / "images", out=folder / "t")
-    told = lines(export_megapairs(made, folder / "flag", flag_embedding=True)["train"])
-    assert told[1] == {
-        "query": rows[1]["q_text"][0],
-        "q_img": rows[1]["q_img"],
-        "pos": [rows[1]["t_img"]],
-        "neg": rows[1]["hns"],
-    }
-    assert all((folder / "flag" / "images" / name).is_file() for row in told for name in (*row["pos"], *row["neg"]))
-
-
-def test_ids_that_are_no_file_names_become_safe_ones(tmp_path):
-    from megapairs_hf.dataset.megapairs_format.exporter import file_name
-
-    make_image(tmp_path / "a.png", 3, "PNG")
-    content = (tmp_path / "a.png").read_bytes()
-    assert file_name("c001", content) == "c001.png"
-    assert file_name("../../etc/passwd", content) == "%2E%2E%2F%2E%2E%2Fetc%2Fpasswd.png"
-    assert file_name("a/b.JPG", content) == "a/b.JPG"
-    assert len(file_name("x" * 400, content)) <= 160
-    assert np.unique([file_name("x" * 400 + str(i), content) for i in range(5)]).size == 5
-
-
-def test_an_export_mends_what_is_torn_and_names_what_is_not_its_own(released, capsys):
-    folder, _ = released
-    made = import_megapairs(folder / "lines.jsonl", folder / "images", out=folder / "t")
-    export_megapairs(made, folder / "back")
-    torn = folder / "back" / "images" / "p0" / "0.jpg"
-    torn.write_bytes(torn.read_bytes()[::-1])
-    (folder / "back" / "images" / "other.txt").write_text("x")
-    export_megapairs(made, folder / "back")
-    assert torn.read_bytes() == (folder / "images" / "p0" / "0.jpg").read_bytes()
-    assert "1 files" in capsys.readouterr().err
-
-
-def test_shards_of_which_nothing_can_be_used_do_not_spoil_the_others(released):
+def test_shards_of_which_nothing_can_be_used_do_not_spoil_the_others(released, monkeypatch):
     folder, rows = released
     lost = {**rows[0], "t_img": "absent.jpg"}
     write(folder / "lines.jsonl", [rows[0], lost, rows[1]])
-    config = ImportConfig(rows_per_shard=1, images_per_shard=1)
-    import_megapairs(folder / "lines.jsonl", folder / "images", out=folder / "t", config=config)
+    monkeypatch.setattr(importer, "LINES_PER_SHARD", 1)
+    monkeypatch.setattr(layout, "MAX_SHARD_BYTES", 1)
+    import_megapairs(folder / "lines.jsonl", folder / "images", out=folder / "t")
     assert len(load_triplets(str(folder / "t"), check=True)) == 2
 
 
@@ -253,7 +221,7 @@ def test_a_image_that_came_later_or_another_folder_is_another_data_set(released)
     assert len(loaded) == 4 and loaded.image("p0/0.jpg").getpixel((5, 5))[0] > 240
 
 
-def test_a_copy_under_another_name_is_on_one_side_only(released):
+def test_a_copy_under_another_name_is_in_one_split_only(released):
     folder, _ = released
     (folder / "images" / "copy.jpg").write_bytes((folder / "images" / "p0" / "0.jpg").read_bytes())
     make_image(folder / "images" / "own.jpg", 251)
@@ -264,7 +232,7 @@ def test_a_copy_under_another_name_is_on_one_side_only(released):
     write(folder / "v.jsonl", lines_of)
     made = import_megapairs(folder / "lines.jsonl", folder / "images", validation=folder / "v.jsonl", out=folder / "t")
     assert made.manifest.stats["triplets"] == {"train": 4, "validation": 1}
-    assert made.manifest.rejected == {"crosses_sides": 2}
+    assert made.manifest.rejected == {"crosses_splits": 2}
 
 
 def test_a_number_that_no_column_holds_is_rejected_with_its_line(released):
@@ -288,22 +256,6 @@ def test_places_elsewhere_are_refused_and_urls_of_this_machine_are_paths(release
     with pytest.raises(ArtifactError, match="memory://far/out must be on this machine"):
         export_megapairs(made, "memory://far/out")
     assert not list(folder.glob("memory*"))
-
-
-def test_what_was_taken_out_goes_from_an_earlier_export_too(released, capsys):
-    folder, _ = released
-    make_image(folder / "images" / "v.jpg", 222)
-    make_image(folder / "images" / "w.jpg", 232)
-    write(folder / "v.jsonl", [{"q_img": "v.jpg", "q_text": ["x"], "t_img": "w.jpg", "hns": ["v.jpg"]}])
-    made = import_megapairs(folder / "lines.jsonl", folder / "images", validation=folder / "v.jsonl", out=folder / "t")
-    export_megapairs(made, folder / "back")
-    (folder / "back" / "images" / "mine.txt").write_text("kept")
-    made = remove_images(folder / "t", ["v.jpg"])
-    assert set(export_megapairs(made, folder / "back")) == {"train"}
-    left = set(files_of(folder / "back"))
-    assert "images/v.jpg" not in left and "validation.jsonl" not in left
-    assert {"images/w.jpg", "images/mine.txt", "train.jsonl"} <= left
-    assert "deleted 2 files of an earlier export" in capsys.readouterr().err
 
 
 def foreign_file(folder):
@@ -345,45 +297,27 @@ def test_an_export_never_writes_into_an_artifact(released):
     assert files_of(folder / "t") == before
 
 
-def test_a_image_of_the_user_in_an_earlier_export_is_not_overwritten(released):
-    folder, rows = released
-    made = import_megapairs(folder / "lines.jsonl", folder / "images", out=folder / "t")
-    export_megapairs(made, folder / "back")
-    make_image(folder / "images" / "mine.jpg", 222)
-    write(folder / "lines.jsonl", [*rows, {**rows[0], "t_img": "mine.jpg"}])
-    made = import_megapairs(folder / "lines.jsonl", folder / "images", out=folder / "t", overwrite=True)
-    (folder / "back" / "images" / "mine.jpg").write_text("keep")
-    for _ in range(2):
-        with pytest.raises(ArtifactError, match=r"mine\.jpg was written by no export; move it away"):
-            export_megapairs(made, folder / "back")
-        assert (folder / "back" / "images" / "mine.jpg").read_text() == "keep"
-    (folder / "back" / "images" / "mine.jpg").unlink()
-    export_megapairs(made, folder / "back")
-    assert files_of(folder / "back" / "images") == files_of(folder / "images")
+@pytest.mark.parametrize("images", [0, 2, 5])
+def test_an_interrupted_export_leaves_nothing_and_is_done_again_whole(released, monkeypatch, images):
+    from megapairs_hf.dataset.megapairs_format import exporter
 
-
-@pytest.mark.parametrize("writes", [0, 2, 6])
-def test_an_interrupted_export_goes_on_and_keeps_nothing_that_was_taken_out(released, monkeypatch, writes):
     folder, _ = released
     made = import_megapairs(folder / "lines.jsonl", folder / "images", out=folder / "t")
-    write_bytes, left = storage.write_bytes, [None] * writes
+    suffix_of, left = exporter.suffix_of, [None] * images
 
-    def cut(path, content):
+    def killed(content):
         if not left:
             raise KeyboardInterrupt
         left.pop()
-        return write_bytes(path, content)
+        return suffix_of(content)
 
+    (folder / "back").mkdir()
     with monkeypatch.context() as patch:
-        patch.setattr(storage, "write_bytes", cut)
+        patch.setattr(exporter, "suffix_of", killed)
         with pytest.raises(KeyboardInterrupt):
             export_megapairs(made, folder / "back")
-    made = remove_images(folder / "t", ["p0/0.jpg"])
-    written = export_megapairs(made, folder / "back")
-    export_megapairs(made, folder / "whole")
-    assert files_of(folder / "back") == files_of(folder / "whole")
-    assert "images/p0/0.jpg" not in files_of(folder / "back") and len(lines(written["train"])) == 3
-    # a name that a kill cut in half
-    (folder / "back" / ".exporting.jsonl").write_bytes(b'"p1/1.jpg"\n"p0/2')
+    assert files_of(folder / "back") == {}
     export_megapairs(made, folder / "back")
-    assert files_of(folder / "back") == files_of(folder / "whole")
+    export_megapairs(made, folder / "again")
+    assert files_of(folder / "back") == files_of(folder / "again")
+    assert not list(folder.glob(".*"))

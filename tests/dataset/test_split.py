@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from datasets import load_dataset
@@ -5,8 +7,8 @@ from datasets import load_dataset
 from megapairs_hf.annotation import DescribeConfig, InstructConfig, describe_pairs, instruct_pairs
 from megapairs_hf.artifacts.shards import part_shards
 from megapairs_hf.corpus import CorpusConfig, make_corpus
-from megapairs_hf.dataset import BuildConfig, build_triplets
-from megapairs_hf.dataset.layout import chunks
+from megapairs_hf.dataset import BuildConfig, build_triplets, layout
+from megapairs_hf.dataset.layout import cut
 from megapairs_hf.embedding import EmbedConfig, embed_corpus
 from megapairs_hf.mining import MineConfig, mine_pairs
 from tests.small import SIMILARITY
@@ -38,20 +40,22 @@ def built(tmp_path_factory, models):
     pairs = mine_pairs(embeddings, corpus, config=mining, out=folder / "pairs")
     described = describe_pairs(pairs, corpus, config=DescribeConfig(engine="rule_based"), out=folder / "descriptions")
     told = instruct_pairs(described, corpus, config=InstructConfig(engine="rule_based"), out=folder / "instructions")
-    config = BuildConfig(validation=0.3, min_negatives=1, max_shard_mb=1, preview=3)
-    return build_triplets(told, pairs, corpus, config=config, out=folder / "triplets"), pairs
+    config = BuildConfig(validation=0.3, min_negatives=1, preview=3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(layout, "MAX_SHARD_BYTES", 1_000_000)
+        return build_triplets(told, pairs, corpus, config=config, out=folder / "triplets"), pairs
 
 
-def test_no_two_of_a_cluster_are_on_different_sides(built):
+def test_no_two_of_a_cluster_are_in_different_splits(built):
     triplets, pairs = built
     assert pairs.manifest.stats["near_duplicates"]["clusters"] == 12
-    sides = []
-    for side in ("train", "validation"):
-        rows = load_dataset(triplets.path, split=side)
+    splits = []
+    for split in ("train", "validation"):
+        rows = load_dataset(triplets.path, split=split)
         assert len(rows) > 0
-        sides.append({n[:3] for row in rows for n in (row["q_img"], row["t_img"], *row["hns"])})
+        splits.append({n[:3] for row in rows for n in (row["q_img"], row["t_img"], *row["hns"])})
     # an image and its near-duplicate have the same three digits
-    assert not sides[0] & sides[1]
+    assert not splits[0] & splits[1]
 
 
 def test_no_shard_of_images_is_larger_than_asked_for(built):
@@ -75,8 +79,34 @@ def test_the_data_set_streams_and_its_preview_holds_images(built):
     assert shown["negative_image"].size == (140, 140)
 
 
-def test_parts_are_cut_by_number_and_by_weight():
-    assert chunks([1, 2, 3, 4, 5], 2) == [(1, 2), (3, 4), (5,)]
-    assert chunks([3, 3, 3, 9, 1], 9, lambda x: x, 6) == [(3, 3), (3,), (9,), (1,)]
-    assert chunks([0] * 5, 2, lambda x: x, 6) == [(0, 0), (0, 0), (0,)]
-    assert chunks([], 2, lambda x: x, 6) == []
+def test_parts_are_cut_by_weight():
+    assert cut([3, 3, 3, 9, 1], 6) == [slice(0, 2), slice(2, 3), slice(3, 4), slice(4, 5)]
+    assert cut([0] * 5, 6) == [slice(0, 5)]
+    assert cut([], 6) == []
+
+
+def test_images_are_in_the_order_of_the_corpus_and_those_by_reference_are_cut_by_their_files(tmp_path, built):
+    triplets, pairs = built
+    from megapairs_hf.artifacts.artifact import open_artifact
+    from megapairs_hf.dataset.published_images import PublishedImages
+
+    folder = Path(pairs.path).parent
+    embedded = open_artifact(folder / "corpus")
+    ids = embedded.table(["image_id"])["image_id"].to_pylist()
+    published = [
+        name for i, _ in part_shards(triplets, "images") for name in triplets.shard(i)["image_id"].to_pylist()
+    ]
+    assert published == [name for name in ids if name in set(published)]
+    corpus = make_corpus(
+        CorpusConfig(
+            source="image_folder",
+            path=str(folder / "images"),
+            caption_template="image {stem} here",
+            images="by_reference",
+        ),
+        out=tmp_path / "corpus",
+    )
+    images = PublishedImages(corpus, set(ids[::2]))
+    rows = [row for part in images.parts() for row in images.table(part).to_pylist()]
+    assert [row["image_id"] for row in rows] == ids[::2]
+    assert rows[0]["image"]["bytes"] == embedded.table(["image"])["image"][0].as_py()["bytes"]

@@ -81,20 +81,12 @@ def test_the_trainer_of_sentence_transformers_takes_a_step_on_imported_data(work
     assert any((old != new).any() for old, new in zip(before, model.parameters(), strict=True))
 
 
-def test_the_command_line_shows_removes_and_tells(work, tmp_path, capsys):
+def test_the_command_line_exports_imports_and_excludes(work, tmp_path, capsys):
     folder = str(work / "triplets")
-    assert main(["dataset", "view", folder, "--rows", "2", "--negatives", "2"]) == 0
-    told = capsys.readouterr().out
-    assert told.count("\n") == 2
-    assert '"negative_2"' in told
     assert main(["dataset", "export", folder, str(tmp_path / "out")]) == 0
     lines = capsys.readouterr().out.split()
     assert lines == [str(tmp_path / "out" / "train.jsonl"), str(tmp_path / "out" / "validation.jsonl")]
-    images, made = str(tmp_path / "out" / "images"), str(tmp_path / "t")
-    assert main(["dataset", "import", lines[0], images, "--out", made, "--rows-per-shard", "7"]) == 0
-    assert "30 rows" not in capsys.readouterr().out
-    assert main(["dataset", "remove", made, "--image-ids", "nope"]) == 1
-    assert "has no image 'nope'" in capsys.readouterr().err
-    assert main(["dataset", "remove", made, "--image-ids", "c001"]) == 0
-    assert main(["dataset", "sheet", str(work)]) == 0
-    assert capsys.readouterr().out.startswith("# Data sheet")
+    (tmp_path / "ids.txt").write_text("c001\n")
+    words = [lines[0], str(tmp_path / "out" / "images"), "--out", str(tmp_path / "t")]
+    assert main(["dataset", "import", *words, "--exclude", str(tmp_path / "ids.txt")]) == 0
+    assert "c001" not in load_triplets(str(tmp_path / "t")).images["image_id"]

@@ -45,7 +45,6 @@ class Hub:
         self.requests: list[tuple[tuple[str, str], int, str]] = []
         self.puts: list[str] = []
         self.faults: list[Fault] = []
-        self.spoil = ""
         self.hung, self.go_on = threading.Event(), threading.Event()
         self.lines, self.hang_up = 0, threading.Condition()
 
@@ -173,15 +172,6 @@ class Handler(BaseHTTPRequestHandler):
             return self.fail(401, "Unauthorized")
         return self.answer(200, {"type": "user", "name": "me", "orgs": []})
 
-    def discussions(self, _: bytes, kind: str, name: str) -> None:
-        repo = self.repo(kind, name)
-        if repo not in self.hub.heads:
-            return self.fail(404, "RepoNotFound")
-        where = {"name": name, "type": repo[0]}
-        common = {"repo": where, "author": {"name": "me"}, "isPullRequest": True, "status": "open", "createdAt": DATE}
-        told = [{**common, "num": n, "title": title} for held, n, title in self.hub.requests if held == repo]
-        return self.answer(200, {"discussions": told, "count": len(told), "start": 0})
-
     def verify(self, content: bytes, kind: str | None, name: str) -> None:
         told = json.loads(content)
         held = self.hub.objects.get(told["oid"])
@@ -232,11 +222,19 @@ class Handler(BaseHTTPRequestHandler):
         return self.answer(201)
 
     def preupload(self, content: bytes, kind: str, name: str, rev: str) -> None:
-        if self.hub.find(self.repo(kind, name), rev) is None:
+        head = self.hub.find(self.repo(kind, name), rev)
+        if head is None:
             return self.fail(404, "RepoNotFound")
-        files = json.loads(content)["files"]
-        modes = [(f["path"], "lfs" if f["path"].endswith(BIG) else "regular") for f in files]
-        return self.answer(200, {"files": [{"path": p, "uploadMode": m, "shouldIgnore": False} for p, m in modes]})
+        files = []
+        for path in (f["path"] for f in json.loads(content)["files"]):
+            mode = "lfs" if path.endswith(BIG) else "regular"
+            file: dict[str, Any] = {"path": path, "uploadMode": mode, "shouldIgnore": False}
+            if path in self.hub.commits[head]:
+                # by which the client leaves out what has not changed
+                entry = self.entry(path, self.hub.commits[head][path])
+                file["oid"] = entry["lfs"]["oid"] if mode == "lfs" else entry["oid"]
+            files.append(file)
+        return self.answer(200, {"files": files})
 
     def batch(self, content: bytes, kind: str | None, name: str) -> None:
         host = f"http://{self.headers['Host']}"
@@ -282,8 +280,7 @@ class Handler(BaseHTTPRequestHandler):
             held = self.hub.objects.get(value["oid"])
             if held is None or len(held) != value["size"]:
                 return False
-            # a Hub that loses half of one file
-            files[value["path"]] = held[: len(held) // 2] if value["path"] == self.hub.spoil else held
+            files[value["path"]] = held
         elif key == "deletedFile":
             del files[value["path"]]
         return key in {"file", "lfsFile", "deletedFile"}
@@ -354,7 +351,6 @@ ROUTES = [
     (rf"{KIND}/commit/(?P<rev>.+)", Handler.do_commit),
     (rf"{KIND}/tree/(?P<rev>refs/[^/]+/[^/]+|[^/]+)(?:/(?P<folder>.+))?", Handler.tree),
     (rf"{KIND}/paths-info/(?P<rev>.+)", Handler.paths),
-    (rf"{KIND}/discussions", Handler.discussions),
     (r"/api/whoami-v2", Handler.who),
     (rf"{FILE}\.git/info/lfs/objects/batch", Handler.batch),
     (rf"{FILE}\.git/info/lfs/objects/verify", Handler.verify),

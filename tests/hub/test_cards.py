@@ -5,13 +5,14 @@ import json
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from megapairs_hf.artifacts.artifact import open_artifact
+from megapairs_hf.artifacts.workspace import Work
 from megapairs_hf.core.errors import CardError, ConfigError
 from megapairs_hf.dataset import import_megapairs
-from megapairs_hf.dataset.sheet import statistics
-from megapairs_hf.hub.card_context import size_category
 from megapairs_hf.hub.cards import dataset_card, model_card
 from megapairs_hf.hub.config import PushConfig
 from megapairs_hf.hub.secret_scan import public
@@ -35,10 +36,47 @@ def test_dataset_metadata_is_what_the_hub_reads(work):
     from huggingface_hub import DatasetCard
 
     data = DatasetCard(dataset_card(work, GOOD)).data
-    assert data.license == "cc-by-4.0" and data.size_categories == ["n<1K"]
+    assert data.license == "cc-by-4.0" and data.size_categories is None
     assert "composed-image-retrieval" in data.tags
     configs = data.to_dict()["configs"]
     assert [c["config_name"] for c in configs] == ["triplets", "images"] and configs[0]["default"] is True
+
+
+def test_the_facts_of_a_data_set_are_those_of_its_rows_and_stages(work, tmp_path):
+    card = dataset_card(work, GOOD)
+    # "make the ground darker", "the same on another ground", "change what is behind": 4, 5 and 4 words
+    assert "An instruction has 4.3 words on average, a triplet 6.0 hard negatives" in card
+    assert "| descriptions | none (rule-based, from the captions) | – | 0 | 0 | not recorded |" in card
+    assert "license stated by the source" not in card
+    shutil.copytree(work, tmp_path / "work")
+    manifest = tmp_path / "work" / "instructions" / "manifest.json"
+    record = json.loads(manifest.read_text())
+    record["config"] |= {"engine": "tgi", "model": "/srv/models/llava-1.6"}
+    record["stats"] |= {"tokens": {"prompt": 1200, "completion": 34}, "spend": 0.5}
+    record["inputs"]["prompt"] = "0123456789abcdef"
+    manifest.write_text(json.dumps(record))
+    triplets = tmp_path / "work" / "triplets" / "manifest.json"
+    record = json.loads(triplets.read_text())
+    record["inputs"]["instructions"] = open_artifact(manifest.parent).fingerprint
+    triplets.write_text(json.dumps(record))
+    card = dataset_card(tmp_path / "work", GOOD)
+    assert "| instructions | llava-1.6 | 0123456789abcdef | 1,200 | 34 | 0.5 |" in card
+
+
+def test_licenses_are_those_of_the_sources_column_and_no_markdown(tmp_path):
+    from megapairs_hf.hub.dataset_facts import dataset_facts
+
+    work = make_work(tmp_path / "work")
+    corpus = open_artifact(work / "corpus")
+    name = "![x](http://evil/t.png) **b**"
+    table = corpus.shard(0).append_column("meta", pa.array([{"License": name}] * corpus.rows))
+    pq.write_table(table, corpus.shard_paths()[0])
+    manifest = work / "corpus" / "manifest.json"
+    record = json.loads(manifest.read_text())
+    record["config"]["meta"] = ["License"]
+    manifest.write_text(json.dumps(record))
+    assert dataset_facts(Work(str(work)), open_artifact(work / "triplets"))["licenses"] == {name: corpus.rows}
+    assert rf"| !\[x\](http://evil/t.png) \*\*b\*\* | {corpus.rows} |" in dataset_card(work, GOOD)
 
 
 def test_dataset_numbers_are_the_manifests(work):
@@ -178,10 +216,7 @@ def test_a_card_tells_the_given_artifact_and_only_what_it_was_made_of(work, tmp_
             "stand-in",
         ):
             assert invented not in card
-        sheet = statistics(tmp_path / "work", theirs)
-        assert sheet["triplets"] == {"train": 1} and sheet["fingerprint"] == theirs.fingerprint
-        assert sheet["provenance"]["source"] is None and not sheet["annotators"] and not sheet["encoders"]
-        assert not sheet["stand_ins"]
+        assert "| descriptions |" not in card
     # the model of this folder was trained on the triplets that are no longer there
     assert "trained on 38" not in model_card(tmp_path / "work", GOOD)
 
@@ -201,11 +236,6 @@ def test_public_keeps_what_is_no_path():
     }
 
 
-@pytest.mark.parametrize(("rows", "size"), [(999, "n<1K"), (1000, "1K<n<10K"), (26_235_105, "10M<n<100M")])
-def test_sizes_are_the_hubs_words(rows, size):
-    assert size_category(rows) == size
-
-
 @pytest.mark.parametrize(
     ("wrong", "field"),
     [
@@ -215,8 +245,6 @@ def test_sizes_are_the_hubs_words(rows, size):
         ({"repo_id": "org/a/b"}, "repo_id"),
         ({"license": "My License"}, "license"),
         ({"create_pr": True, "revision": "v2"}, "revision"),
-        ({"card_images": 100}, "card_images"),
-        ({"card_images": 2, "license": "cc-by-nd-4.0"}, "card_images"),
         ({"datasets": ("here",)}, "datasets"),
         ({"benchmarks": {"CIRCO": "/data/circo"}}, "benchmarks"),
     ],

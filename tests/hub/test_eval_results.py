@@ -101,7 +101,7 @@ def test_no_results_and_unfinished_results_are_told(tmp_path):
 
 def test_which_model_is_asked_for_where_several_were_measured():
     records = [SHARE | {"model": name} for name in ("one", "two", "base")]
-    with pytest.raises(HubError, match=r"called 'trained'; name one of one, two, base with --model"):
+    with pytest.raises(HubError, match=r"called 'trained'; name one of base, one, two with --model"):
         records_of_model(records, PushConfig("org/m"))
     assert records_of_model(records, PushConfig("org/m", model="two")) == [records[1]]
     assert records_of_model(records[1:], PushConfig("org/m")) == [records[1]]

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from megapairs_hf.core.errors import CardError, HubError, IncompleteArtifactError
-from megapairs_hf.dataset import import_megapairs, load_triplets, remove_images
+from megapairs_hf.dataset import ImportConfig, import_megapairs, load_triplets
 from megapairs_hf.hub.config import PushConfig
 from megapairs_hf.hub.prepare import prepare
 from megapairs_hf.hub.push_results import prepare_results
@@ -55,19 +55,16 @@ def work(tmp_path_factory):
 
 def test_the_dataset_folder_holds_the_data_and_nothing_else(work, tmp_path):
     (work / "triplets" / "notes.txt").write_text("mine")
-    files = prepare("dataset", work / "triplets", work, PushConfig(**LICENSED), tmp_path / "out")
-    there = {p.relative_to(tmp_path / "out").as_posix(): p for p in (tmp_path / "out").rglob("*") if p.is_file()}
+    names = prepare("dataset", work / "triplets", work, PushConfig(**LICENSED), tmp_path / "out")
+    there = {p.relative_to(tmp_path / "out").as_posix(): p for p in (tmp_path / "out").rglob("[!.]*") if p.is_file()}
     assert sorted(there) == [
-        "DATASHEET.md",
         "README.md",
         "images/train-00000-of-00002.parquet",
         "images/train-00001-of-00002.parquet",
-        "megapairs.json",
         "triplets/train-00000-of-00001.parquet",
         "triplets/validation-00000-of-00001.parquet",
     ]
-    told = [(name, p.stat().st_size, hashlib.sha256(p.read_bytes()).hexdigest()) for name, p in sorted(there.items())]
-    assert [tuple(file)[:3] for file in files] == told
+    assert names == sorted(there)
 
 
 def test_the_cards_own_snippet_runs_on_the_dataset_folder(work, tmp_path, monkeypatch, capsys):
@@ -88,8 +85,7 @@ def test_the_cards_own_snippet_runs_on_the_dataset_folder(work, tmp_path, monkey
 
 
 def test_the_model_folder_holds_the_model_and_nothing_else(work, tmp_path, capsys):
-    files = prepare("model", work / "model", work, PushConfig(**LICENSED), tmp_path / "out")
-    names = {file.name for file in files}
+    names = set(prepare("model", work / "model", work, PushConfig(**LICENSED), tmp_path / "out"))
     assert {"README.md", "modules.json"} < names
     assert not any("checkpoint" in n or n.endswith((".pt", ".jsonl")) or n == "manifest.json" for n in names)
     said = capsys.readouterr().err
@@ -117,16 +113,6 @@ def test_a_shard_that_was_changed_is_not_pushed(work, tmp_path):
         prepare("dataset", tmp_path / "triplets", work, PushConfig(**LICENSED), tmp_path / "out")
 
 
-def test_images_by_path_are_not_pushed(work, tmp_path):
-    shutil.copytree(work / "triplets", tmp_path / "triplets")
-    shard = tmp_path / "triplets" / "images" / "train-00000-of-00002.parquet"
-    table = pq.read_table(shard)
-    rows = [{**row, "image": {"bytes": None, "path": "a.png"}} for row in table.to_pylist()]
-    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), shard)
-    with pytest.raises(HubError, match="names images by path"):
-        prepare("dataset", tmp_path / "triplets", work, PushConfig(**LICENSED), tmp_path / "out")
-
-
 def test_a_card_is_asked_for_its_license_before_anything_is_written(work, tmp_path):
     with pytest.raises(CardError, match="--license"):
         push("dataset", work / "triplets", PushConfig("org/scenes", dry_run=True), tmp_path / "out")
@@ -140,23 +126,12 @@ def test_what_is_not_finished_is_not_pushed(work, tmp_path):
         prepare("dataset", tmp_path / "triplets", work, PushConfig(**LICENSED), tmp_path / "out")
 
 
-def test_images_that_are_not_among_the_images_are_named(work, tmp_path):
-    shutil.copytree(work / "triplets", tmp_path / "triplets")
-    shard = tmp_path / "triplets" / "triplets" / "validation-00000-of-00001.parquet"
-    table = pq.read_table(shard)
-    rows = [{**row, "t_img": f"gone{i}"} if i < 7 else row for i, row in enumerate(table.to_pylist())]
-    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), shard)
-    told = r"not among the images: 'gone0', 'gone1', 'gone2', 'gone3', 'gone4' and 2 more; build them again"
-    with pytest.raises(HubError, match=told):
-        prepare("dataset", tmp_path / "triplets", work, PushConfig(**LICENSED), tmp_path / "out")
-
-
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('{"_name_or_path": "/home/ann/models/clip"}', r"config\.json line 1 tells a folder of this machine"),
+        ('{"_name_or_path": "/home/ann/models/clip"}', r"config\.json line 1 names a folder of this machine"),
         ('{"token": "hf_' + "aB3" * 12 + '"}', r"config\.json line 1 holds what looks like a token of the Hub"),
-        ('{"a": "C:\\\\Users\\\\ann"}', "tells a folder of this machine"),
+        ('{"a": "C:\\\\Users\\\\ann"}', "names a folder of this machine"),
     ],
 )
 def test_a_text_that_tells_a_secret_stays_here(work, tmp_path, text, said):
@@ -167,57 +142,12 @@ def test_a_text_that_tells_a_secret_stays_here(work, tmp_path, text, said):
     assert "hf_aB3" not in str(told.value)
 
 
-def test_raw_replies_go_out_only_when_asked_for(work, tmp_path):
-    plain = prepare("dataset", work / "triplets", work, PushConfig(**LICENSED), tmp_path / "plain")
-    asked = prepare("dataset", work / "triplets", work, PushConfig(**LICENSED, with_raw=True), tmp_path / "raw")
-    more = {file.name for file in asked} - {file.name for file in plain}
-    assert more == {"descriptions/shard-00000-of-00001.parquet", "instructions/shard-00000-of-00001.parquet"}
-    for file in plain:
-        assert b"raw reply, not for the Hub" not in (tmp_path / "plain" / file.name).read_bytes()
-    # the same folder again without them
-    again = prepare("dataset", work / "triplets", work, PushConfig(**LICENSED), tmp_path / "raw")
-    assert again == plain and not (tmp_path / "raw" / "descriptions" / "shard-00000-of-00001.parquet").exists()
-
-
-def test_images_stand_in_a_card_only_when_asked_for(tmp_path):
-    from PIL import Image
-
-    work = make_work(tmp_path / "work")
-    with pytest.raises(HubError, match="has no preview to take images from; leave out --card-images"):
-        prepare("dataset", work / "triplets", work, PushConfig(**LICENSED, card_images=2), tmp_path / "out")
-    add_preview(work)
-    asked = prepare("dataset", work / "triplets", work, PushConfig(**LICENSED, card_images=2), tmp_path / "out")
-    assets = [file.name for file in asked if file.name.startswith("assets/")]
-    assert assets == ["assets/00-query.jpg", "assets/00-target.jpg", "assets/01-query.jpg", "assets/01-target.jpg"]
-    assert Image.open(tmp_path / "out" / assets[0]).format == "JPEG"
-    card = (tmp_path / "out" / "README.md").read_text()
-    assert all(f"({name})" in card for name in assets) and r"make \| it \<b\>" in card
-    plain = prepare("dataset", work / "triplets", work, PushConfig(**LICENSED), tmp_path / "plain")
-    assert not any("assets" in file.name for file in plain)
-    assert "assets" not in (tmp_path / "plain" / "README.md").read_text()
-
-
-def add_preview(work):
-    from megapairs_hf.artifacts.artifact import open_artifact
-
-    corpus, old = open_artifact(work / "corpus"), open_artifact(work / "triplets")
-    images = corpus.table(["image"])["image"].to_pylist()
-    rows = [{"query_image": images[i], "target_image": images[i + 1], "q_text": ["make | it <b>"]} for i in range(9)]
-    files = {str(s["file"]): old.shard(i) for i, s in enumerate(old.manifest.shards)}
-    shutil.rmtree(work / "triplets")
-    files["preview/train-00000-of-00001.parquet"] = pa.Table.from_pylist(rows)
-    with begin(work / "triplets", "triplets", list(files)) as writer:
-        for i, table in enumerate(files.values()):
-            writer.write(i, table)
-        writer.finish()
-
-
 def test_a_data_set_that_is_elsewhere_is_fetched_and_pushed_from_here(work, tmp_path, monkeypatch):
     import fsspec
 
     monkeypatch.setenv("MEGAPAIRS_CACHE", str(tmp_path / "cache"))
     fsspec.filesystem("memory").put(str(work) + "/", "/far/", recursive=True)
-    config = PushConfig(**LICENSED, with_raw=True)
+    config = PushConfig(**LICENSED)
     far = prepare("dataset", "memory://far/triplets", "memory://far", config, tmp_path / "far")
     assert far == prepare("dataset", work / "triplets", work, config, tmp_path / "near")
     with pytest.raises(HubError, match="must be a folder of this machine; name one with --out"):
@@ -230,23 +160,9 @@ def test_the_dry_run_shows_files_sizes_and_card(work, tmp_path, capsys):
     words = [work / "triplets", "org/scenes", "--license", "mit", "--dry-run", "--out", tmp_path / "out"]
     assert main(["push", "dataset", *map(str, words)]) == 0
     shown = capsys.readouterr().out
-    for path in (p for p in (tmp_path / "out").rglob("*") if p.is_file()):
+    for path in (p for p in (tmp_path / "out").rglob("[!.]*") if p.is_file()):
         assert f"{path.stat().st_size:,}  {path.relative_to(tmp_path / 'out')}" in shown
     assert (tmp_path / "out" / "README.md").read_text() in shown
-
-
-def test_the_folder_of_a_model_leaves_in_no_raw_reply(tmp_path):
-    work = make_work(tmp_path / "work", engine="/home/anna/models/llava-1.6")
-    config = PushConfig(**LICENSED, with_raw=True)
-    prepare("dataset", work / "triplets", work, config, tmp_path / "out")
-    for part in ("descriptions", "instructions"):
-        sent = pq.read_table(tmp_path / "out" / part / "shard-00000-of-00001.parquet")
-        assert set(sent["model"].to_pylist()) == {"llava-1.6"}
-        kept = pq.read_table(work / part / "shard-00000-of-00001.parquet")
-        assert sent.drop_columns(["model"]).equals(kept.drop_columns(["model"]))
-    changed(work / "descriptions" / "shard-00000-of-00001.parquet", "raw", 7, "see /home/anna/x.jpg")
-    with pytest.raises(HubError, match=r"shard-00000-of-00001\.parquet row 7, column raw, tells a folder"):
-        prepare("dataset", work / "triplets", work, config, tmp_path / "out")
 
 
 def changed(shard, column, row, value):
@@ -270,7 +186,7 @@ def test_a_token_in_a_caption_or_an_instruction_stays_here(tmp_path, file, colum
     token = "aB3" * 12
     filled = [part.format(token) for part in value] if isinstance(value, list) else value.format(token)
     changed(work / "triplets" / file, column, 5, filled)
-    with pytest.raises(HubError, match=f"{file} row 5, column {column}, holds what looks like a token") as told:
+    with pytest.raises(HubError, match=f"{file}, column {column}, holds what looks like a token") as told:
         prepare("dataset", work / "triplets", work, PushConfig(**LICENSED), tmp_path / "out")
     assert token not in str(told.value)
 
@@ -297,7 +213,7 @@ def results_of(folder, options, **settings):
 
 def test_results_tell_no_folder_and_no_token_of_their_options(tmp_path):
     card = results_of(tmp_path, {"images": "/home/anna/circo/images", "api_key": "x", "k": 5})
-    assert "anna" not in card and "images: images" in card and "(not told)" in card and "see /home/theirs/x" in card
+    assert "anna" not in card and "images: images" in card and "(withheld)" in card and "see /home/theirs/x" in card
     with pytest.raises(HubError, match=r"README\.md line \d+ holds what looks like a token"):
         results_of(tmp_path, {"key": "hf_" + "a" * 30})
 
@@ -316,11 +232,19 @@ def imported(folder, train, validation=()):
     return import_megapairs(folder / "train.jsonl", folder / "images", out=folder / "work" / "triplets", **more)
 
 
-def test_a_folder_prepared_again_after_a_removal_shows_no_removed_image(tmp_path):
+def without(folder, name):
+    """The import again, without an image."""
+    (folder / "ids.txt").write_text(name)
+    config = ImportConfig(exclude=str(folder / "ids.txt"))
+    out = folder / "work" / "triplets"
+    return import_megapairs(folder / "train.jsonl", folder / "images", config=config, out=out, overwrite=True)
+
+
+def test_a_folder_prepared_again_shows_no_excluded_image(tmp_path):
     made = imported(tmp_path, ["ab", "cd"])
     prepare("dataset", made.path, tmp_path / "work", PushConfig(**LICENSED), tmp_path / "out")
     assert len(load_triplets(str(tmp_path / "out"))) == 2
-    remove_images(made.path, ["a.png"])
+    without(tmp_path, "a.png")
     prepare("dataset", made.path, tmp_path / "work", PushConfig(**LICENSED), tmp_path / "out")
     again = load_triplets(str(tmp_path / "out"), check=True)
     assert [again.ids(i)["q_img"] for i in range(len(again))] == ["c.png"]
@@ -331,43 +255,6 @@ def test_a_name_that_the_hub_does_not_take_is_told_by_a_dry_run_too(work, tmp_pa
         with pytest.raises(HubError, match=r"is no repository name: .*; use organization/name"):
             push("dataset", work / "triplets", PushConfig(name, license="mit", dry_run=True), tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-class Held:
-    """A Hub whose repository holds one `megapairs.json`."""
-
-    def __init__(self, marker):
-        self.marker = marker
-
-    def list_repo_tree(self, *_, **__):
-        from huggingface_hub.hf_api import RepoFile
-
-        return [RepoFile(path="megapairs.json", size=self.marker.stat().st_size, oid="0" * 40)]
-
-    def hf_hub_download(self, *_, **__):
-        return str(self.marker)
-
-
-def lineage(folder):
-    return json.loads((folder / "megapairs.json").read_text())["lineage"]
-
-
-def test_another_data_set_of_ours_is_replaced_only_when_told(work, tmp_path):
-    from megapairs_hf.hub.remote_state import change
-
-    first, other = tmp_path / "first", tmp_path / "other"
-    prepare("dataset", work / "triplets", work, PushConfig(**LICENSED), first)
-    theirs = imported(tmp_path, ["ab", "cd"])
-    files = prepare("dataset", theirs.path, tmp_path, PushConfig(**LICENSED), other)
-    held = Held(first / "megapairs.json")
-    with pytest.raises(HubError, match=r"holds a data set made of other images or lines; .* --overwrite"):
-        change(held, "dataset", PushConfig(**LICENSED), None, files, lineage(other))
-    assert change(held, "dataset", PushConfig(**LICENSED, overwrite=True), None, files, lineage(other)).add
-    # the same one, built again or with images taken out, is an ordinary push
-    taken = remove_images(theirs.path, ["a.png"])
-    files = prepare("dataset", taken.path, tmp_path, PushConfig(**LICENSED), tmp_path / "third")
-    told = change(Held(other / "megapairs.json"), "dataset", PushConfig(**LICENSED), None, files, lineage(other))
-    assert "README.md" in told.add and lineage(tmp_path / "third") == lineage(other)
 
 
 def test_a_model_whose_files_are_links_is_prepared(work, tmp_path):
@@ -394,7 +281,7 @@ def test_results_are_prepared_again_for_fewer_benchmarks(tmp_path):
 
 def test_a_split_of_which_every_line_was_rejected_is_in_no_card(tmp_path):
     made = imported(tmp_path, ["ab"], ["ba"])
-    assert made.manifest.rejected == {"crosses_sides": 1}
+    assert made.manifest.rejected == {"crosses_splits": 1}
     out = push("dataset", made.path, PushConfig(**LICENSED, dry_run=True), tmp_path / "out")
     from datasets import load_dataset
 
@@ -480,7 +367,7 @@ def test_a_branch_is_made_and_filled(hub, work, tmp_path):
         ({}, {"token": ""}, "hf auth login"),
         ({"repo_id": "closed/scenes"}, {}, "may not write there"),
         ({"repo_id": "full/scenes"}, {}, "(You have exceeded your storage quota)"),
-        ({"repo_id": "broken/scenes"}, {}, "run the same command again"),
+        ({"repo_id": "broken/scenes"}, {}, "run the same command again later"),
         ({}, {"endpoint": "http://127.0.0.1:9"}, "does not answer"),
     ],
     ids=["bad token", "not logged in", "no permission", "quota", "hub fails", "no hub"],
@@ -494,4 +381,19 @@ def test_a_name_that_is_taken_by_the_other_kind_is_told(hub, work, tmp_path):
     hub.private[("model", "shared/scenes")] = False
     hub.commit(("model", "shared/scenes"), "main", {"README.md": b"theirs"})
     told = push_to(hub, tmp_path, work, repo_id="shared/scenes")
-    assert told == "HubError shared/scenes exists as a model, not as a dataset; push under another name"
+    assert told.startswith("HubError cannot push shared/scenes: there is no repository of this kind and name")
+
+
+def test_another_data_set_of_ours_is_replaced_only_when_told(hub, work, tmp_path):
+    push_to(hub, tmp_path, work)
+    before = hub.heads[("dataset", "org/scenes")]["main"]
+    imported(tmp_path, ["ab", "cd"])
+    told = push_to(hub, tmp_path, tmp_path / "work")
+    assert told.startswith("HubError org/scenes holds something else (") and "--overwrite" in told
+    assert hub.heads[("dataset", "org/scenes")]["main"] == before
+    push_to(hub, tmp_path, tmp_path / "work", overwrite=True)
+    assert {name for name in hub.commits[hub.heads[("dataset", "org/scenes")]["main"]] if "/" in name} == {
+        "images/train-00000-of-00001.parquet",
+        "preview/train-00000-of-00001.parquet",
+        "triplets/train-00000-of-00001.parquet",
+    }

@@ -17,7 +17,14 @@ def test_curve_takes_the_pages_colors_and_is_the_same_every_time():
     svg = training_curve(log)
     assert svg == training_curve(log)
     assert "var(--accent)" in svg and "currentColor" in svg
-    assert "<style" not in svg and "font-family" not in svg and "#0" not in svg.replace("url(#", "").replace('"#', "")
+    assert "<style" not in svg and "font-family" not in svg and "#" not in svg
+
+
+def test_the_line_goes_from_the_highest_to_the_lowest_value_and_says_both():
+    svg = training_curve([{"step": 10, "loss": 4.0}, {"step": 20, "loss": 1.0}, {"step": 30, "loss": 2.5}])
+    assert 'points="0.0,24.0 430.0,224.0 860.0,124.0"' in svg
+    assert "Training loss from step 10 (4) to step 30 (2.5); lowest 1, highest 4" in svg
+    assert 'points="0.0,224.0 860.0,224.0"' in training_curve([{"step": n, "loss": 1.0} for n in (1, 2)])
 
 
 def test_lines_without_a_loss_are_no_points():

@@ -1,7 +1,7 @@
 """The images that lines of the released format name: their state on the disk, their copies, their ids.
 
-What surprises: whether an image was changed is told by its size and its time, since millions of them are not read
-twice; whether two splits share one is told by its bytes.
+What surprises: a changed image is noticed by its size and time, since millions of them are not read twice; an image
+that two splits share is noticed by its bytes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def on_this_machine(path: PathLike) -> Path:
         ArtifactError: it is elsewhere.
     """
     if not storage.is_local(path):
-        raise ArtifactError(f"{path} must be on this machine; copy it here, or name a local place")
+        raise ArtifactError(f"{path} must be on this machine; copy it here, or name a local path")
     return storage.local(path)
 
 
@@ -47,11 +47,11 @@ def digest_of(root: Path, names: Iterable[str]) -> str:
     digest = hashlib.sha256()
     for name in names:
         try:
-            found = (root / name).stat()
-            told = [name, found.st_size, found.st_mtime_ns]
+            state = (root / name).stat()
+            facts = [name, state.st_size, state.st_mtime_ns]
         except OSError:
-            told = [name]
-        digest.update(json.dumps(told).encode() + b"\n")
+            facts = [name]
+        digest.update(json.dumps(facts).encode() + b"\n")
     return digest.hexdigest()[:16]
 
 
@@ -82,8 +82,8 @@ def known_names(path: Path) -> dict[str, dict[str, str]]:
     try:
         # only "\n" ends a line: captions may hold U+2028 and others that `splitlines` takes for one
         lines = path.read_text(encoding="utf-8").split("\n")
-        told = [json.loads(line) for line in lines if line.strip()]
-        known = {row["file"]: {"image_id": row["image_id"], "caption": row["caption"]} for row in told}
+        records = [json.loads(line) for line in lines if line.strip()]
+        known = {row["file"]: {"image_id": row["image_id"], "caption": row["caption"]} for row in records}
         "".join([*known, *(part or "" for row in known.values() for part in row.values())]).encode()
     except (ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"{path} is not what an export writes; delete it to use the paths as ids") from error
@@ -94,9 +94,9 @@ def check_ids(path: Path, known: Mapping[str, Mapping[str, str]], used: Iterable
     """Refuse two files under one id.
 
     Args:
-        path: the file that tells the ids.
-        known: what it tells, by file.
-        used: the files that lines name; one that it does not tell is its own id.
+        path: the file with the ids.
+        known: its records, by file.
+        used: the files that lines name; one without a record is its own id.
 
     Raises:
         ArtifactError: there are such files.

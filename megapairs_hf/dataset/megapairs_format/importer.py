@@ -26,16 +26,8 @@ from megapairs_hf.core.errors import ArtifactError, ImageRejectedError
 from megapairs_hf.core.progress import Progress
 from megapairs_hf.core.schema import TRIPLETS, with_features
 from megapairs_hf.dataset.config import ImportConfig
-from megapairs_hf.dataset.layout import (
-    MEGABYTE,
-    PREVIEW_FILE,
-    chunks,
-    image_table,
-    preview_ids,
-    preview_table,
-    readme,
-    thinned,
-)
+from megapairs_hf.dataset.exclude import EXCLUDED, read_excluded
+from megapairs_hf.dataset.layout import PREVIEW_FILE, cut, image_table, preview_ids, preview_table, readme, thinned
 from megapairs_hf.dataset.megapairs_format.image_files import (
     check_ids,
     digest_of,
@@ -51,9 +43,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+LINES_PER_SHARD = 100_000
+MAX_PIXELS = 100_000_000
+PREVIEW = 100
+
 
 @dataclass
-class _Side:
+class _Split:
     """The lines of one split: where each shard's begin, and the images they name."""
 
     name: str
@@ -68,11 +64,15 @@ class _Import:
     """What every shard needs."""
 
     root: Path
-    config: ImportConfig
-    sides: list[_Side]
+    splits: list[_Split]
     known: dict[str, dict[str, str]]
     plan: list[tuple[str, Any]]
     shared: frozenset[str]
+    excluded: frozenset[str]
+
+    def image_id(self, name: str) -> str:
+        """The id of an image by its path."""
+        return self.known.get(name, {}).get("image_id", name)
 
     def row(self, name: str) -> dict[str, Any]:
         """An image by its path, decoded once to see that it can be.
@@ -88,10 +88,9 @@ class _Import:
             raise ImageRejectedError("missing_image", error.strerror or "") from error
         if not inside:
             raise ImageRejectedError("unsafe_path", "a link that leads out of the folder")
-        decode_image(content, max_pixels=self.config.max_pixels)
-        told = self.known.get(name, {})
-        image = {"bytes": content, "path": None}
-        return {"image_id": told.get("image_id", name), "image": image, "caption": told.get("caption", "")}
+        decode_image(content, max_pixels=MAX_PIXELS)
+        caption = self.known.get(name, {}).get("caption", "")
+        return {"image_id": self.image_id(name), "image": {"bytes": content, "path": None}, "caption": caption}
 
 
 def import_megapairs(
@@ -112,7 +111,7 @@ def import_megapairs(
         out: the artifact's folder.
         validation: lines of the validation split; those that share an image with `jsonl`, also under another
             name, are rejected.
-        overwrite: throw away what is there.
+        overwrite: replace what is there.
 
     Returns:
         A `triplets` artifact, image ids being the paths; an export of ours gets its own ids, captions, relations and
@@ -123,11 +122,13 @@ def import_megapairs(
         StaleArtifactError: `out` was made of other lines, or of images of other sizes or times.
     """
     config = config or ImportConfig()
-    told = {"train": jsonl} | ({"validation": validation} if validation is not None else {})
-    files = {side: on_this_machine(path) for side, path in told.items()}
-    work = _planned(files, on_this_machine(image_root), config)
-    inputs = {side: sha256_of(str(path))[:16] for side, path in files.items()}
-    inputs["images"] = digest_of(work.root, sorted(set().union(*(side.images for side in work.sides))))
+    paths = {"train": jsonl} | ({"validation": validation} if validation is not None else {})
+    files = {split: on_this_machine(path) for split, path in paths.items()}
+    excluded, hashes = read_excluded(config.exclude)
+    work = _planned(files, on_this_machine(image_root), excluded)
+    inputs = {split: sha256_of(str(path))[:16] for split, path in files.items()}
+    inputs["images"] = digest_of(work.root, sorted(set().union(*(split.images for split in work.splits))))
+    inputs |= hashes
     if work.known:
         inputs["names"] = sha256_of(str(files["train"].with_name(NAMES)))[:16]
     names = [name for name, _ in work.plan]
@@ -138,56 +139,56 @@ def import_megapairs(
         _write(work, writer)
         # the page tells the hash of every shard, and the last may be another process's
         distributed.barrier()
-        counts = {side.name: _rows(writer, f"triplets/{side.name}") for side in work.sides}
+        counts = {split.name: _rows(writer, f"triplets/{split.name}") for split in work.splits}
         if not counts["train"]:
             raise ArtifactError(f"no line of {jsonl} can be used with the images in {image_root}; check both paths")
         if distributed.is_main():
-            held = [writer.sha256(i) for i in range(len(writer.names))]
-            mark = hashlib.sha256(json.dumps(held).encode()).hexdigest()[:16]
-            page = readme([side for side, count in counts.items() if count], mark, bool(config.preview))
+            hashes_of_shards = [writer.sha256(i) for i in range(len(writer.names))]
+            mark = hashlib.sha256(json.dumps(hashes_of_shards).encode()).hexdigest()[:16]
+            page = readme([split for split, count in counts.items() if count], mark, True)
             storage.write_bytes(join(out, "README.md"), page.encode())
-        return writer.finish({"rows_in": sum(side.lines for side in work.sides), "triplets": counts})
+        return writer.finish({"rows_in": sum(split.lines for split in work.splits), "triplets": counts})
 
 
 def _rows(writer: ArtifactWriter, prefix: str) -> int:
     return sum(writer.rows(i) for i, name in enumerate(writer.names) if name.startswith(prefix))
 
 
-def _planned(files: dict[str, Path], root: Path, config: ImportConfig) -> _Import:
+def _planned(files: dict[str, Path], root: Path, excluded: frozenset[str]) -> _Import:
     """Read all lines once: how many, which images, and so which shards."""
     if not root.is_dir():
         raise ArtifactError(f"there is no folder of images {root}; check the path")
-    sides = [_scanned(_Side(name, path), config.rows_per_shard) for name, path in files.items()]
-    used = sorted(set().union(*(side.images for side in sides)))
+    splits = [_scanned(_Split(name, path)) for name, path in files.items()]
+    used = sorted(set().union(*(split.images for split in splits)))
     known = known_names(files["train"].with_name(NAMES))
     check_ids(files["train"].with_name(NAMES), known, used)
-    shared = shared_images(root, sides[0].images, sides[1].images) if len(sides) > 1 else frozenset()
-    parts = chunks(used, config.images_per_shard, lambda name: size_of(root / name), config.max_shard_mb * MEGABYTE)
-    names = shard_names(len(parts), "parquet", "images/train")
-    plan: list[tuple[str, Any]] = list(zip(names, parts, strict=True))
-    for side in sides:
-        names = shard_names(len(side.offsets), "parquet", f"triplets/{side.name}")
-        plan += [(name, (side, i)) for i, name in enumerate(names)]
-    if config.preview:
-        plan.append((PREVIEW_FILE, None))
-    return _Import(root, config, sides, known, plan, shared)
+    shared = shared_images(root, splits[0].images, splits[1].images) if len(splits) > 1 else frozenset()
+    work = _Import(root, splits, known, [], shared, excluded)
+    images = [name for name in used if work.image_id(name) not in excluded]
+    parts = [images[part] for part in cut([size_of(root / name) for name in images])]
+    work.plan.extend(zip(shard_names(len(parts), "parquet", "images/train"), parts, strict=True))
+    for split in splits:
+        names = shard_names(len(split.offsets), "parquet", f"triplets/{split.name}")
+        work.plan.extend((name, (split, i)) for i, name in enumerate(names))
+    work.plan.append((PREVIEW_FILE, None))
+    return work
 
 
-def _scanned(side: _Side, size: int) -> _Side:
-    place = 0
+def _scanned(split: _Split) -> _Split:
+    offset = 0
     try:
-        with side.path.open("rb") as file:
-            for number, line in enumerate(file):
-                if number % size == 0:
-                    side.offsets.append(place)
-                place += len(line)
+        with split.path.open("rb") as file:
+            for number, content in enumerate(file):
+                if number % LINES_PER_SHARD == 0:
+                    split.offsets.append(offset)
+                offset += len(content)
     except OSError as error:
-        raise ArtifactError(f"cannot read {side.path}: {error.strerror}; check the path") from error
-    for told in read_lines(side.path):
-        if told.row is not None:
-            side.images.update((told.row["q_img"], told.row["t_img"], *told.row["hns"]))
-        side.lines += told.row is not None or bool(told.reason)
-    return side
+        raise ArtifactError(f"cannot read {split.path}: {error.strerror}; check the path") from error
+    for line in read_lines(split.path):
+        if line.row is not None:
+            split.images.update((line.row["q_img"], line.row["t_img"], *line.row["hns"]))
+        split.lines += line.row is not None or bool(line.reason)
+    return split
 
 
 def _write(work: _Import, writer: ArtifactWriter) -> None:
@@ -203,12 +204,12 @@ def _write(work: _Import, writer: ArtifactWriter) -> None:
         for i in groups[0]:
             readable.update(read_table(join(writer.path, writer.names[i]), ["image_id"])["image_id"].to_pylist())
         for i in (i for i in groups[1] if i in mine):
-            side, part = work.plan[i][1]
-            rows, rejected = _usable(work, side, part, readable)
+            split, part = work.plan[i][1]
+            rows, rejected = _usable(work, split, part, readable)
             writer.write(i, pa.Table.from_pylist(rows, schema=with_features(TRIPLETS)), rejected)
             bar.advance()
         distributed.barrier()
-        if work.config.preview and len(work.plan) - 1 in mine:
+        if len(work.plan) - 1 in mine:
             _write_preview(work, writer, groups[1])
 
 
@@ -222,32 +223,35 @@ def _write_images(work: _Import, writer: ArtifactWriter, index: int) -> None:
     writer.write(index, image_table(rows), rejected)
 
 
-def _usable(work: _Import, side: _Side, part: int, readable: set[str]) -> tuple[list[dict[str, Any]], list[Rejection]]:
+def _usable(
+    work: _Import, split: _Split, part: int, readable: set[str]
+) -> tuple[list[dict[str, Any]], list[Rejection]]:
     """The rows of one shard of lines, and those that are rejected."""
     rows, rejected = [], []
-    size = work.config.rows_per_shard
-    for line in read_lines(side.path, side.offsets[part], part * size + 1, size):
-        told = line
-        if line.row is not None:
-            told = _checked(work, side, line, readable)
-        if told.row is not None:
-            rows.append(told.row)
-        elif told.reason:
-            rejected.append(told.rejection(os.fspath(side.path.name)))
+    size = LINES_PER_SHARD
+    for line in read_lines(split.path, split.offsets[part], part * size + 1, size):
+        checked = line if line.row is None else _checked(work, split, line, readable)
+        if checked.row is not None:
+            rows.append(checked.row)
+        elif checked.reason:
+            rejected.append(checked.rejection(os.fspath(split.path.name)))
     return rows, rejected
 
 
-def _checked(work: _Import, side: _Side, line: Line, readable: set[str]) -> Line:
+def _checked(work: _Import, split: _Split, line: Line, readable: set[str]) -> Line:
     """A line with image ids instead of paths, or why it cannot be used."""
     row = line.row or {}
-    paths = [row["q_img"], row["t_img"], *row["hns"]]
-    names = [work.known.get(path, {}).get("image_id", path) for path in paths]
+    if {work.image_id(row["q_img"]), work.image_id(row["t_img"])} & work.excluded:
+        return Line(line.number, None, EXCLUDED, "")
+    hard_negatives = [path for path in row["hns"] if work.image_id(path) not in work.excluded]
+    paths = [row["q_img"], row["t_img"], *hard_negatives]
+    names = [work.image_id(path) for path in paths]
     lacking = [path for path, name in zip(paths, names, strict=True) if name not in readable]
     if lacking:
         return Line(line.number, None, "no_image", f"{', '.join(dict.fromkeys(lacking))} cannot be used")
     both = [path for path in paths if path in work.shared]
-    if both and side is not work.sides[0]:
-        return Line(line.number, None, "crosses_sides", f"{both[0]} or a copy is in the training split too")
+    if both and split is not work.splits[0]:
+        return Line(line.number, None, "crosses_splits", f"{both[0]} or a copy is in the training split too")
     return Line(line.number, {**row, "q_img": names[0], "t_img": names[1], "hns": names[2:]})
 
 
@@ -256,8 +260,7 @@ def _write_preview(work: _Import, writer: ArtifactWriter, triplets: Sequence[int
     shown: tuple[dict[str, Any], ...] = ()
     if first is not None:
         table = read_table(join(writer.path, writer.names[first]))
-        places = thinned(range(len(table)), work.config.preview)
-        shown = tuple(table.take(list(places)).to_pylist())
-    files = {told["image_id"]: path for path, told in work.known.items()}
+        shown = tuple(table.take(list(thinned(range(len(table)), PREVIEW))).to_pylist())
+    files = {record["image_id"]: path for path, record in work.known.items()}
     images = {name: work.row(files.get(name, name)) for name in preview_ids(shown)}
     writer.write(len(work.plan) - 1, preview_table(shown, images))

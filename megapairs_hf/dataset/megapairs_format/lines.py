@@ -78,16 +78,16 @@ def parse_line(line: bytes) -> dict[str, Any]:
         LineError: it is no such line.
     """
     try:
-        told = json.loads(line)
+        record = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise LineError("malformed_line", f"no JSON: {str(error)[:200]}") from error
-    if not isinstance(told, dict):
-        raise LineError("malformed_line", f"a {type(told).__name__}, not an object")
-    texts: Any = told.get("q_text", told.get("q_texts"))
+    if not isinstance(record, dict):
+        raise LineError("malformed_line", f"a {type(record).__name__}, not an object")
+    texts: Any = record.get("q_text", record.get("q_texts"))
     texts = [texts] if isinstance(texts, str) else texts
-    query: Any = told.get("q_img")
-    target: Any = told.get("t_img")
-    negatives: Any = told.get("hns")
+    query: Any = record.get("q_img")
+    target: Any = record.get("t_img")
+    negatives: Any = record.get("hns")
     for name, value in (("q_img", query), ("t_img", target)):
         if not isinstance(value, str) or not value:
             raise LineError("malformed_line", f"`{name}` is no path")
@@ -96,7 +96,7 @@ def parse_line(line: bytes) -> dict[str, Any]:
             raise LineError("malformed_line", f"`{name}` is no list of texts")
     if negatives[0] != query:
         raise LineError("first_negative_not_query", "`hns` must begin with the query image")
-    relation, scores = told.get("relation") or [], told.get("scores") or []
+    relation, scores = record.get("relation") or [], record.get("scores") or []
     _check_extras(relation, scores)
     _check_texts([query, target, *negatives], [*texts, *relation])
     row = {"q_img": query, "q_text": texts, "t_img": target, "hns": negatives}

@@ -1,0 +1,83 @@
+"""The images of a corpus that triplets name, in the order of the corpus.
+
+What surprises: the sizes by which shards are cut are estimates where the corpus holds its images. The mean of a row
+group stands in its metadata, so no image is read for it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from megapairs_hf.artifacts import storage
+from megapairs_hf.artifacts.artifact import iter_batches
+from megapairs_hf.artifacts.lookup import locate
+from megapairs_hf.dataset.layout import cut, image_table
+from megapairs_hf.images.locate import ROOT, image_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from megapairs_hf.artifacts.artifact import Artifact
+
+COLUMNS = ("image_id", "image", "caption")
+BATCH = 256
+
+
+class PublishedImages:
+    """Those images of a corpus that a data set publishes.
+
+    Args:
+        corpus: the corpus.
+        ids: image ids.
+    """
+
+    def __init__(self, corpus: Artifact, ids: set[str]) -> None:
+        self.corpus, self.ids = corpus, ids
+        self.root: str | None = corpus.manifest.stats.get(ROOT)
+
+    def parts(self) -> list[dict[int, np.ndarray]]:
+        """The rows of each file of images: shard of the corpus to row numbers, in order."""
+        shards, rows, sizes = [], [], []
+        for index in range(len(self.corpus.manifest.shards)):
+            names = self.corpus.shard(index, ["image_id"])["image_id"].to_pylist()
+            used = np.flatnonzero([name in self.ids for name in names])
+            shards.append(np.full(len(used), index))
+            rows.append(used)
+            sizes.append(self._sizes(index)[used] if len(used) else np.empty(0))
+        if not shards:
+            return []
+        shard, row = np.concatenate(shards), np.concatenate(rows)
+        return [
+            {int(index): row[part][shard[part] == index] for index in np.unique(shard[part])}
+            for part in cut(np.concatenate(sizes))
+        ]
+
+    def _sizes(self, index: int) -> np.ndarray:
+        """About how many bytes the image of each row of a shard has, [rows]."""
+        if self.root is not None:
+            batches = iter_batches(self.corpus, ["image"], index, BATCH)
+            return np.array(
+                [len(image_bytes(cell, self.root)) for batch in batches for cell in batch["image"].to_pylist()]
+            )
+        with storage.open_read(self.corpus.shard_paths()[index]) as file:
+            metadata = pq.ParquetFile(file).metadata
+        groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+        return np.concatenate([np.full(group.num_rows, group.total_byte_size / group.num_rows) for group in groups])
+
+    def table(self, part: dict[int, np.ndarray]) -> pa.Table:
+        """The rows of one file of images."""
+        return image_table([row for index, rows in part.items() for row in self._read(index, rows)])
+
+    def rows(self, ids: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """Images with their captions, by id."""
+        shards = locate(self.corpus, ids)
+        return {row["image_id"]: row for index, rows in shards.items() for row in self._read(index, rows)}
+
+    def _read(self, index: int, rows: np.ndarray) -> list[dict[str, Any]]:
+        """Rows of one shard; what is published holds its images, wherever the corpus keeps them."""
+        records = self.corpus.shard(index, COLUMNS).take(pa.array(rows)).to_pylist()
+        return [{**row, "image": {"bytes": image_bytes(row["image"], self.root), "path": None}} for row in records]

@@ -1,0 +1,87 @@
+"""Facts of a dataset card that no single manifest holds: words, hard negatives, licenses, annotators, tokens.
+
+What surprises: nothing is guessed. What no manifest and no column records (the license of most corpora, the price of
+one's own servers) is left out of the card.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.compute as pc
+
+from megapairs_hf.artifacts.artifact import iter_batches
+from megapairs_hf.artifacts.shards import part_shards
+from megapairs_hf.artifacts.workspace import RULE_BASED
+from megapairs_hf.hub.secret_scan import public
+
+if TYPE_CHECKING:
+    from megapairs_hf.artifacts.artifact import Artifact
+    from megapairs_hf.artifacts.workspace import Work
+
+ANNOTATED = ("descriptions", "instructions", "verified")
+LICENSE_COLUMN = re.compile(r"licen[cs]e", re.IGNORECASE)
+BATCH = 10_000
+
+
+def dataset_facts(work: Work, triplets: Artifact) -> dict[str, Any]:
+    """Slots of the dataset card.
+
+    Args:
+        work: of which only what the triplets were made of is read.
+        triplets: the data set.
+    """
+    corpus = work.artifacts.get("corpus")
+    return {
+        **_means(triplets),
+        "licenses": _licenses(corpus) if corpus is not None else {},
+        "annotators": [_annotator(name, work.artifacts[name]) for name in ANNOTATED if name in work.artifacts],
+    }
+
+
+def _means(triplets: Artifact) -> dict[str, float]:
+    """Mean words per instruction and hard negatives per triplet, the query image counted."""
+    sums: Counter[str] = Counter()
+    for index, _ in part_shards(triplets, "triplets"):
+        for batch in iter_batches(triplets, ["q_text", "hns"], index, BATCH):
+            texts = pc.list_flatten(batch["q_text"])
+            words = pc.list_value_length(pc.utf8_split_whitespace(pc.utf8_trim_whitespace(texts)))
+            sums["texts"] += len(texts)
+            sums["words"] += pc.sum(words).as_py() or 0
+            sums["rows"] += len(batch)
+            sums["negatives"] += pc.sum(pc.list_value_length(batch["hns"])).as_py() or 0
+    return {
+        "mean_words": sums["words"] / max(1, sums["texts"]),
+        "mean_negatives": sums["negatives"] / max(1, sums["rows"]),
+    }
+
+
+def _licenses(corpus: Artifact) -> dict[str, int]:
+    """Images by the license that the source's own column states; empty where no such column was kept."""
+    columns = [name for name in corpus.manifest.config.get("meta") or [] if LICENSE_COLUMN.fullmatch(str(name))]
+    counts: Counter[str] = Counter()
+    for index in range(len(corpus.manifest.shards) if columns else 0):
+        for batch in iter_batches(corpus, ["meta"], index, BATCH):
+            counts.update(
+                str(value) if value else "not stated" for value in batch["meta"].field(columns[0]).to_pylist()
+            )
+    return dict(counts.most_common())
+
+
+def _annotator(name: str, artifact: Artifact) -> dict[str, Any]:
+    """What wrote or judged the texts of a stage, by which prompt, and what it took."""
+    config, inputs, stats = artifact.manifest.config, artifact.manifest.inputs, artifact.manifest.stats
+    rule_based = config.get("engine") == RULE_BASED
+    tokens = stats.get("tokens") or {}
+    return {
+        "stage": name,
+        "model": "none (rule-based, from the captions)"
+        if rule_based
+        else public(config.get("model")) or "not recorded",
+        "prompt": inputs.get("prompt") or "",
+        "prompt_tokens": tokens.get("prompt") or 0,
+        "completion_tokens": tokens.get("completion") or 0,
+        "cost": stats.get("spend") or 0,
+    }
