@@ -103,13 +103,8 @@ class Work:
         """
         if self.about is not None and not _same(self.everything.get(self.about[0]), self.about[1]):
             return []
-        path = join(self.path, "results", RESULTS)
-        records = list(_json_lines(path))
-        for number, record in enumerate(records, start=1):
-            lacking = [key for key in RECORD_KEYS if key not in record]
-            if lacking:
-                raise ArtifactError(f"{path} line {number} has no `{lacking[0]}`; run the evaluation again")
-        return records
+        folder = join(self.path, "results")
+        return read_results(folder) if storage.exists(join(folder, RESULTS)) else []
 
     def stand_ins(self) -> list[str]:
         """One sentence for each part of the paper's method that something simpler took the place of."""
@@ -194,5 +189,17 @@ def _json_lines(path: str) -> Iterator[dict[str, Any]]:
 
 
 def read_results(path: PathLike) -> list[dict[str, Any]]:
-    """The records of a `results` artifact."""
-    return [json.loads(line) for line in storage.read_bytes(join(path, RESULTS)).decode().split("\n") if line]
+    """The records of a `results` artifact, or of one file of JSON lines.
+
+    Raises:
+        ArtifactError: there is none, or a record does not say what was measured.
+    """
+    file = str(path) if str(path).endswith(".jsonl") else join(path, RESULTS)
+    if not storage.exists(file):
+        raise ArtifactError(f"{file} does not exist; check the path, or run `megapairs eval`")
+    records = list(_json_lines(file))
+    for number, record in enumerate(records, start=1):
+        lacking = [key for key in RECORD_KEYS if key not in record]
+        if lacking:
+            raise ArtifactError(f"{file} line {number} has no `{lacking[0]}`; run the evaluation again")
+    return records

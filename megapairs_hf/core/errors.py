@@ -9,15 +9,16 @@
       ├─ CorpusError              a source of images that cannot be used
       │    └─ ImageRejectedError      one image that cannot be used, with its reason
       ├─ AnnotationError          descriptions and instructions
-      │    ├─ ServerUnavailableError  the endpoint does not answer, or answers with a failure
-      │    ├─ BudgetSpentError        the run may ask no more; answers so far are kept
+      │    ├─ ServerUnavailableError  the endpoint does not respond, or responds with a failure
+      │    ├─ BudgetSpentError        the run may ask no more; responses so far are kept
       │    ├─ ReplyRejectedError      a reply that was understood and is no use
       │    └─ ReplyParseError         a reply that was not understood
       ├─ ModelError               a model that cannot be loaded, built or given this input
-      ├─ TrainingError            a run that cannot start or go on
+      ├─ TrainingError            a run that cannot start or continue
       ├─ EvaluationError          a measurement that would not mean what its name says
       ├─ CardError                a model or dataset card with an empty slot
       ├─ HubError                 a push that cannot be made
+      ├─ RejectedError            one image or reply that cannot be used: the base of the two, with reason and detail
       └─ MissingDependencyError   an extra that is not installed (also an ImportError)
 
 Every message is one sentence that says what to do next; the command line prints it and exits with status 1.
@@ -59,18 +60,22 @@ class CorpusError(MegaPairsError):
     """A source of images cannot be used."""
 
 
-class ImageRejectedError(CorpusError):
-    """One image cannot be used.
+class RejectedError(MegaPairsError):
+    """One item cannot be used.
 
     Attributes:
         reason: a short word for counting (`truncated`, `too_many_pixels`, …).
-        detail: what exactly was found.
+        detail: what exactly was wrong.
     """
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason = reason
         self.detail = detail
+
+
+class ImageRejectedError(CorpusError, RejectedError):
+    """One image cannot be used."""
 
 
 class AnnotationError(MegaPairsError):
@@ -78,24 +83,15 @@ class AnnotationError(MegaPairsError):
 
 
 class ServerUnavailableError(AnnotationError):
-    """The endpoint does not answer, or refuses every request."""
+    """The endpoint does not respond, or refuses every request."""
 
 
 class BudgetSpentError(AnnotationError):
     """The requests, tokens, money or hours that a run may use are used up."""
 
 
-class ReplyRejectedError(AnnotationError):
-    """A reply was understood but cannot be used.
-
-    Attributes:
-        reason: a short word for counting.
-    """
-
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(f"{reason}: {detail}" if detail else reason)
-        self.reason = reason
-        self.detail = detail
+class ReplyRejectedError(AnnotationError, RejectedError):
+    """A reply was understood but cannot be used."""
 
 
 class ReplyParseError(ReplyRejectedError):
@@ -107,7 +103,7 @@ class ModelError(MegaPairsError):
 
 
 class TrainingError(MegaPairsError):
-    """A training run cannot start or go on."""
+    """A training run cannot start or continue."""
 
 
 class EvaluationError(MegaPairsError):
