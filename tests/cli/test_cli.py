@@ -58,7 +58,7 @@ def test_every_setting_is_a_flag_and_is_explained(command):
         (["mien"], 2, "did you mean 'mine'?"),
         (["corpus", "--color", "red"], 2, "megapairs corpus: there is no flag --color"),
         (["mine", "--nieghbors", "3"], 2, "there is no flag --nieghbors; did you mean --neighbors?"),
-        (["mine", "--band", "[0.8, 0.9]"], 2, "`--band` is now `--similarity_range`"),
+        (["embed", "--models", "[]"], 2, "`--models` is now `--encoders`"),
         (["mine", "--neighbors", "many"], 1, "megapairs: mine: `neighbors` cannot be 'many'"),
         (["mine", "--similarity_range", "[0.9, 0.1]"], 1, "`similarity_range` is [0.9, 0.1]"),
         (["corpus", "--scenes.cuont", "3"], 2, "there is no flag --scenes.cuont; did you mean --scenes.count?"),
