@@ -20,7 +20,7 @@ from megapairs_hf.annotation.prompts.templates import describe_prompt, instruct_
 from megapairs_hf.annotation.rule_based.engine import describe_by_rules, instruct_by_rules
 from megapairs_hf.annotation.runner import annotate_by_function, annotate_by_model, check_kind
 from megapairs_hf.annotation.tasks import ids_of
-from megapairs_hf.annotation.verify import SLOTS, Verify, negatives_of
+from megapairs_hf.annotation.verify import SLOTS, Verify
 from megapairs_hf.artifacts import storage
 from megapairs_hf.artifacts.fingerprints import model_place, weights_fingerprint
 from megapairs_hf.artifacts.lookup import known_ids
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from megapairs_hf.annotation.config import DescribeConfig, InstructConfig, VerifyConfig
     from megapairs_hf.annotation.prompts.templates import Prompt
-    from megapairs_hf.annotation.tasks import Row, Task
+    from megapairs_hf.annotation.tasks import AnnotationTask, Row
     from megapairs_hf.artifacts.artifact import Artifact
     from megapairs_hf.artifacts.storage import PathLike
 
@@ -179,11 +179,11 @@ def verify_pairs(
         inputs["model"] = weights_fingerprint(path, config.local.revision)
         step = Step("instructions", VERIFIED, instructions, columns, config, inputs, out, overwrite)
         negatives = partial(_negatives_of_shard, pairs, corpus)
-        verify = partial(verify_by_clip, path=path, config=config, images=images, negatives=negatives, of=negatives_of)
+        verify = partial(verify_by_clip, path=path, config=config, images=images, negatives=negatives)
         return annotate_by_function(step, verify)
     prompt = load_prompt(config.prompt, "verify.jinja", frozenset({*SLOTS, "instruction"}), SLOTS)
 
-    def make_task(_: pa.Table, index: int) -> Task:
+    def make_task(_: pa.Table, index: int) -> AnnotationTask:
         return Verify(config, prompt, images(), _negatives_of_shard(pairs, corpus, index))
 
     inputs["prompt"] = prompt.digest
