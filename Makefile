@@ -74,7 +74,7 @@ test-lowest: $(VENV)/.setup ## the suite with the oldest packages that setup.cfg
 
 test-all-pythons: ## the suite under each Python from 3.11 to 3.13 that is installed here
 	@for version in 3.11 3.12 3.13; do \
-		if command -v python$$version >/dev/null; then $(MAKE) test VENV=.venv-$$version PYTHON=python$$version || exit 1; \
+		if python$$version -c "" 2>/dev/null; then $(MAKE) test VENV=.venv-$$version PYTHON=python$$version || exit 1; \
 		else echo "python$$version is not installed here: skipped"; fi; done
 
 lock: $(VENV)/.setup ## resolve lock.txt and lock-open-clip.txt anew

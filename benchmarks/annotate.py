@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from megapairs_hf.annotation import Endpoint, InstructConfig, instruct_pairs  # noqa: E402
-from megapairs_hf.annotation.prompts.few_shot import draw_demonstrations, load_pool  # noqa: E402
+from megapairs_hf.annotation.prompts.few_shot import load_examples, sample_examples  # noqa: E402
 from megapairs_hf.annotation.prompts.templates import format_instruct, instruct_prompt  # noqa: E402
 from megapairs_hf.artifacts.artifact import open_artifact  # noqa: E402
 from megapairs_hf.artifacts.shards import shard_names  # noqa: E402
@@ -38,19 +38,6 @@ from megapairs_hf.core.schema import CAPTION, DESCRIPTIONS, IMAGE_ID  # noqa: E4
 LATENCY_S, CAPACITY = 0.1, 64
 DESCRIPTION = "Both show a dog in a garden. In the target image the dog is wet and jumps through a sprinkler. " * 4
 ASIDE = 0.3
-DISTILABEL = """
-import sys, time, asyncio
-from distilabel.models import OpenAILLM
-url, texts = sys.argv[1], int(sys.argv[2])
-llm = OpenAILLM(model="m", base_url=url, api_key="x", generation_kwargs={"max_new_tokens": 400, "temperature": 0.7})
-llm.load()
-inputs = [[{"role": "user", "content": sys.stdin.read()}]] * texts
-llm.generate_outputs(inputs=inputs[:10])
-start = time.perf_counter()
-for at in range(0, texts, 64):
-    llm.generate_outputs(inputs=inputs[at : at + 64])
-print(texts / (time.perf_counter() - start))
-"""
 
 
 @dataclass(frozen=True)
@@ -101,30 +88,30 @@ def make_inputs(folder: Path, pairs: int, shard: int) -> None:
 def annotate(folder: Path, out: str, url: str, **settings: float) -> None:
     """The instruct step with the journal on."""
     endpoint = Endpoint(urls=(url,), **settings)  # type: ignore[arg-type]
-    config = InstructConfig(reply_format="list")
+    config = InstructConfig(response_format="list", endpoint=endpoint)
     descriptions, corpus = open_artifact(folder / "descriptions"), open_artifact(folder / "corpus")
-    instruct_pairs(descriptions, corpus, config=config, out=folder / out, endpoint=endpoint)
+    instruct_pairs(descriptions, corpus, config=config, out=folder / out)
 
 
 def messages(count: int) -> list[list[dict[str, object]]]:
-    """The questions that the step asks."""
-    pool, prompt = load_pool(None, 5), instruct_prompt()
-    drawn = (draw_demonstrations(pool, 5, seed) for seed in range(count))
-    return [format_instruct(prompt, DESCRIPTION, d, count=5, reply_format="list") for d in drawn]
+    """The messages that the step sends."""
+    examples, prompt = load_examples(None, 5), instruct_prompt()
+    samples = (sample_examples(examples, 5, seed) for seed in range(count))
+    return [format_instruct(prompt, DESCRIPTION, sample, count=5, response_format="list") for sample in samples]
 
 
 async def bare_loop(url: str, count: int) -> float:
-    """Requests a second of 64 coroutines that post and read JSON."""
+    """Requests per second of 64 coroutines that post and read JSON."""
     import httpx2
 
-    asked = messages(min(count, 500))
+    prompts = messages(min(count, 500))
     numbers = iter(range(count))
     limits = httpx2.Limits(max_connections=CAPACITY, max_keepalive_connections=CAPACITY)
     async with httpx2.AsyncClient(timeout=30, limits=limits) as client:
 
         async def work() -> None:
             for n in numbers:
-                body = {"messages": asked[n % len(asked)], "model": "m", "seed": n, "max_tokens": 400}
+                body = {"messages": prompts[n % len(prompts)], "model": "m", "seed": n, "max_tokens": 400}
                 response = await client.post(f"{url}/chat/completions", json=body)
                 assert response.json()["choices"][0]["message"]["content"]
 
@@ -134,18 +121,18 @@ async def bare_loop(url: str, count: int) -> float:
 
 
 def sent_by(out: Path) -> int:
-    """Requests behind a finished artifact: a second one for every pair whose first reply was no use."""
-    from benchmarks.annotate_server import reply
+    """Requests behind a finished artifact: a second one for every pair whose first response was no use."""
+    from benchmarks.annotate_server import response_to
     from megapairs_hf.annotation.config import pair_seed
 
     rows = open_artifact(out.parent / "descriptions").table(["query_id", "target_id"]).to_pylist()
-    second = sum(reply(pair_seed(0, row["query_id"], row["target_id"]))[1] == "stop" and
+    second = sum(response_to(pair_seed(0, row["query_id"], row["target_id"]))[1] == "stop" and
                  pair_seed(0, row["query_id"], row["target_id"]) % 97 == 0 for row in rows)  # fmt: skip
     return len(rows) + second
 
 
 def speed(folder: Path, requests: int) -> tuple[float, float, float]:
-    """(bare, ours) requests a second, and our CPU milliseconds a request."""
+    """(bare, ours) requests per second, and our CPU milliseconds per request."""
     make_inputs(folder, requests, max(1, requests // 5))
     with Server() as server:
         # imports and the first compilation of prompts are in neither figure
@@ -163,22 +150,6 @@ def speed(folder: Path, requests: int) -> tuple[float, float, float]:
     return (bare + again) / 2, sent / seconds, 1000 * cpu / sent
 
 
-def distilabel(python: str, requests: int) -> float | None:
-    """Requests a second of distilabel's OpenAI client; None where it is not installed."""
-    if not python:
-        return None
-    prompt = str(messages(1)[0][0]["content"])
-    with Server() as server:
-        done = subprocess.run(
-            [python, "-c", DISTILABEL, server.url, str(requests)], check=False, capture_output=True, text=True,
-            input=prompt, timeout=300,
-        )  # fmt: skip
-    if done.returncode:
-        print(f"distilabel failed: {done.stderr.strip().splitlines()[-1:]}")
-        return None
-    return float(done.stdout.strip().splitlines()[-1])
-
-
 def digests(path: Path) -> dict[str, str]:
     """sha256 of every file of an artifact."""
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(path.iterdir()) if p.is_file()}
@@ -191,13 +162,13 @@ def child(folder: Path, out: str, url: str) -> subprocess.Popen[bytes]:
 
 
 def durable(folder: Path, out: str) -> dict[tuple[str, str, int], None]:
-    """The keys of the replies in the journal of an unfinished artifact."""
+    """The keys of the responses in the journal of an unfinished artifact."""
     import sqlite3
 
     path = folder / out / ".parts" / "journal-0.sqlite"
     try:
-        base = sqlite3.connect(path)
-        return dict.fromkeys(base.execute("SELECT query_id, target_id, attempt FROM replies"))
+        db = sqlite3.connect(path)
+        return dict.fromkeys(db.execute("SELECT query_id, target_id, attempt FROM responses"))
     except sqlite3.Error:
         return {}
 
@@ -209,8 +180,8 @@ def chaos(folder: Path, pairs: int) -> tuple[int, int]:
     make_inputs(folder, pairs, max(1, pairs // 3))
     with Server(0.02) as server:
         annotate(folder, "calm", server.url)
-    log = folder / "answers.log"
-    kept: list[Counter[int]] = []
+    log = folder / "responses.log"
+    durable_counts: list[Counter[int]] = []
     doubled = 0
     with Server(0.05, ASIDE, str(log)) as server:
         for part in (0.25, 0.5, 0.75):
@@ -221,18 +192,18 @@ def chaos(folder: Path, pairs: int) -> tuple[int, int]:
             process.wait()
             time.sleep(0.3)  # what was under way reaches the log
             durable_seeds = Counter(pair_seed(0, *key) for key in durable(folder, "chaos"))
-            kept.append(Counter({s: Counter(log.read_text().split())[str(s)] for s in durable_seeds}))
+            durable_counts.append(Counter({s: Counter(log.read_text().split())[str(s)] for s in durable_seeds}))
         assert child(folder, "chaos", server.url).wait() == 0
         after = Counter(log.read_text().split())
-        # an answer that was durable when the process was killed must never have been given again
-        doubled = sum(after[str(seed)] > times for seen in kept for seed, times in seen.items())
-    made, calm = open_artifact(folder / "chaos"), open_artifact(folder / "calm")
-    keys = [tuple(row.values()) for row in made.table(["query_id", "target_id"]).to_pylist()]
+        # a response that was durable when the process was killed must never have been sent again
+        doubled = sum(after[str(seed)] > times for seen in durable_counts for seed, times in seen.items())
+    chaotic, calm = open_artifact(folder / "chaos"), open_artifact(folder / "calm")
+    keys = [tuple(row.values()) for row in chaotic.table(["query_id", "target_id"]).to_pylist()]
     doubled += len(keys) - len(set(keys))
-    lost = pairs - made.rows - sum(made.manifest.rejected.values())
-    same = digests(Path(made.path)) == digests(Path(calm.path))
-    left_out = sum(made.manifest.rejected.values())
-    print(f"chaos: {made.rows} annotated + {left_out} rejected of {pairs}; {sum(after.values())} answers given")
+    lost = pairs - chaotic.rows - sum(chaotic.manifest.rejected.values())
+    same = digests(Path(chaotic.path)) == digests(Path(calm.path))
+    left_out = sum(chaotic.manifest.rejected.values())
+    print(f"chaos: {chaotic.rows} annotated + {left_out} rejected of {pairs}; {sum(after.values())} responses")
     print(f"chaos: the artifact {'equals' if same else 'DIFFERS from'} the faultless run's")
     return (lost if same else pairs), doubled
 
@@ -242,41 +213,37 @@ def memory(folder: Path, pairs: int) -> list[float]:
     make_inputs(folder, pairs, 5000)
     with Server(0.005) as server:
         process = child(folder, "memory", server.url)
-        told: list[float] = []
+        sizes: list[float] = []
         while process.poll() is None:
             done = len(list((folder / "memory" / ".parts").glob("*.json"))) * 5000
-            if done >= pairs * (len(told) + 1) / 10:
+            if done >= pairs * (len(sizes) + 1) / 10:
                 status = Path(f"/proc/{process.pid}/status").read_text()
-                told.append(int(status.split("VmRSS:")[1].split()[0]) / 1024)
+                sizes.append(int(status.split("VmRSS:")[1].split()[0]) / 1024)
             time.sleep(0.2)
-    return told
+    return sizes
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="under two minutes; memory is not measured")
-    parser.add_argument("--distilabel", default="", metavar="PYTHON", help="the python of an environment that has it")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        annotate(Path(options.child[0]), options.child[1], options.child[2], timeout_s=2.0, backoff_s=0.05, retries=20)
+        annotate(
+            Path(options.child[0]), options.child[1], options.child[2], timeout_s=2.0, backoff_s=0.05, max_retries=20
+        )
         return
     folder = Path(tempfile.mkdtemp(prefix="megapairs-annotate-"))
     try:
         bare, ours, cpu = speed(folder / "speed", 5000)
         print(f"ratio annotate_vs_bare_loop {ours / bare:.3f}")
         print(f"ratio annotate_cpu_ms {cpu:.3f}", flush=True)
-        theirs = distilabel(options.distilabel, 1000)
-        if theirs:
-            print(f"distilabel {theirs:.0f} requests/s\nratio annotate_vs_distilabel {ours / theirs:.3f}", flush=True)
-        else:
-            print("no ratio annotate_vs_distilabel: name a python that has distilabel with --distilabel", flush=True)
         lost, doubled = chaos(folder / "chaos", 600 if options.quick else 3000)
         print(f"ratio annotate_chaos_lost {lost}\nratio annotate_chaos_doubled {doubled}", flush=True)
         if not options.quick:
-            told = memory(folder / "memory", 100_000)
-            print("resident MiB after each tenth of 100,000 pairs:", json.dumps([round(m) for m in told]))
+            sizes = memory(folder / "memory", 100_000)
+            print("resident MiB after each tenth of 100,000 pairs:", json.dumps([round(m) for m in sizes]))
         print(f"peak of this process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
     finally:
         shutil.rmtree(folder, ignore_errors=True)

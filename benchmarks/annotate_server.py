@@ -1,8 +1,8 @@
 """A chat-completions server of fixed latency and capacity for `benchmarks/annotate.py`, with faults to order.
 
-Written on bare asyncio so that it takes as little of the processor as it can: the client is what is measured. A reply
-depends on the question's seed only, so that a run with faults must end in the artifact of a run without. What
-surprises: it appends every answer that it sent whole to a log, which is how the benchmark knows what was asked twice.
+Written on bare asyncio so that it takes as little CPU time as it can: the client is what is measured. A response
+depends on the request's seed only, so that a run with faults must end in the artifact of a run without. What
+surprises: it appends every response that it sent whole to a log, so the benchmark knows which request was sent twice.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ PLACES = ("beach", "street", "kitchen", "garden", "station", "forest", "harbour"
 FAULTS = ("429", "429-after", "500", "502", "503", "hang", "reset", "truncated", "invalid", "empty", "html")
 
 
-def reply(seed: int) -> tuple[str, str]:
-    """What the "model" says to this seed, and its finish reason."""
+def response_to(seed: int) -> tuple[str, str]:
+    """The text of the "model" for this seed, and its finish reason."""
     if seed % 97 == 0:
         return "I would rather not say anything about this.", "stop"
-    draw = random.Random(seed)
-    word, place = draw.choice(WORDS), draw.choice(PLACES)
+    rng = random.Random(seed)
+    word, place = rng.choice(WORDS), rng.choice(PLACES)
     lines = [
         f"make it {word} and number {seed}",
         f"the same one at a {place} with sign {seed}",
@@ -40,8 +40,8 @@ def reply(seed: int) -> tuple[str, str]:
 
 
 def completion(seed: int) -> bytes:
-    """The body of a good answer."""
-    text, finish = reply(seed)
+    """The body of a good response."""
+    text, finish = response_to(seed)
     return json.dumps(
         {
             "id": "x",
@@ -70,7 +70,7 @@ class Server:
         self.faults = random.Random(7)
 
     def take(self, connection: Connection, body: bytes) -> None:
-        """Serve a request now, or when a place is free."""
+        """Serve a request now, or when there is room."""
         if self.busy < self.capacity:
             self.busy += 1
             asyncio.get_running_loop().call_later(self.latency_s, self.serve, connection, body)
@@ -78,16 +78,16 @@ class Server:
             self.waiting.append((connection, body))
 
     def serve(self, connection: Connection, body: bytes) -> None:
-        """Answer, and take the next in the queue."""
+        """Respond, and take the next in the queue."""
         self.busy -= 1
         if self.waiting:
             self.take(*self.waiting.popleft())
-        found = SEED.search(body)
-        seed = int(found[1]) if found else 0
+        match = SEED.search(body)
+        seed = int(match[1]) if match else 0
         if self.faults.random() < self.fail:
             return connection.spoil(self.faults.choice(FAULTS), seed)
         connection.send(http(200, completion(seed)))
-        if self.log and found:
+        if self.log and match:
             self.log.write(f"{seed}\n")
             self.log.flush()
         return None
@@ -110,8 +110,8 @@ class Connection(asyncio.Protocol):
             end = self.buffer.find(b"\r\n\r\n")
             if end < 0:
                 return
-            found = LENGTH.search(self.buffer[:end])
-            self.need = end + 4 + (int(found[1]) if found else 0)
+            match = LENGTH.search(self.buffer[:end])
+            self.need = end + 4 + (int(match[1]) if match else 0)
         if len(self.buffer) >= self.need:
             body, self.buffer, self.need = bytes(self.buffer[: self.need]), self.buffer[self.need :], 0
             self.server.take(self, body)
@@ -131,18 +131,18 @@ class Connection(asyncio.Protocol):
             self.send(http(200, half, length=len(whole)))
             self.transport.close()
             return
-        answers = {
+        faulty = {
             "429-after": lambda: http(429, b"{}", more="retry-after: 0.2\r\n"),
             "truncated": lambda: http(200, half),
             "invalid": lambda: http(200, b"{'choices': nan"),
             "empty": lambda: http(200, b'{"choices": [], "usage": null}'),
             "html": lambda: http(200, b"<html>a proxy's page</html>", "text/html"),
         }
-        self.send(answers[fault]() if fault in answers else http(int(fault), b'{"error": "scripted"}'))
+        self.send(faulty[fault]() if fault in faulty else http(int(fault), b'{"error": "scripted"}'))
 
 
 async def main(latency_s: float, capacity: int, fail: float, log: str) -> None:
-    """Serve until killed; the port is told on stdout."""
+    """Serve until killed; the port is printed on stdout."""
     server = Server(latency_s, capacity, fail, Path(log) if log else None)
     listener = await asyncio.get_running_loop().create_server(lambda: Connection(server), "127.0.0.1", 0, backlog=512)
     print(listener.sockets[0].getsockname()[1], flush=True)

@@ -22,7 +22,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from megapairs_hf.evaluation.benchmarks.base import Benchmark, CIRQuery, Part
+from megapairs_hf.core.inputs import Input
+from megapairs_hf.evaluation.benchmarks.base import Benchmark, Query
 from megapairs_hf.evaluation.benchmarks.mmeb import MMEBConfig, read_mmeb
 from megapairs_hf.evaluation.metrics import average_precision_at_k, recall_at_k
 from megapairs_hf.evaluation.rank import EmbeddingScorer, rank
@@ -33,8 +34,8 @@ MMEB_ROWS, MMEB_CANDIDATES, MMEB_SETS = 1000, 1000, 36
 
 def unit(rng: np.random.Generator, *shape: int) -> np.ndarray:
     """Random unit embeddings, as float16 as they are cached."""
-    made = rng.standard_normal(shape, dtype=np.float32)
-    return (made / np.linalg.norm(made, axis=-1, keepdims=True)).astype(np.float16)
+    embeddings = rng.standard_normal(shape, dtype=np.float32)
+    return (embeddings / np.linalg.norm(embeddings, axis=-1, keepdims=True)).astype(np.float16)
 
 
 def seconds(work, *arguments):
@@ -52,12 +53,12 @@ def circo(folder: Path) -> Benchmark:
     for n in range(QUERIES):
         targets = rng.choice(GALLERY, rng.integers(1, 9), replace=False)
         names = tuple(ids[t] for t in targets)
-        queries.append(CIRQuery(str(n), Part(ids[n], "text"), targets=names, target=names[0]))
+        queries.append(Query(str(n), Input("text", ids[n]), targets=names, target=names[0]))
         noisy = gallery[targets[0]].astype(np.float32) + 0.09 * rng.standard_normal(DIMENSION, dtype=np.float32)
         embeddings[n] = noisy / np.linalg.norm(noisy)
     np.save(folder / "gallery.npy", gallery)
     np.save(folder / "queries.npy", embeddings)
-    return Benchmark("circo", "test", queries, {name: Part(name) for name in ids}, lambda _: None)
+    return Benchmark("circo", "test", queries, {name: Input(image=name) for name in ids}, lambda _: None)
 
 
 def ours(benchmark: Benchmark, folder: Path) -> dict[str, float]:
@@ -89,16 +90,16 @@ def time_circo(turns: int) -> None:
         mine, theirs, values = [], [], {}
         for turn in range(turns + 1):
             spent, values = seconds(ours, benchmark, folder)
-            bare_spent, found = seconds(bare, queries, gallery)
+            bare_spent, nearest = seconds(bare, queries, gallery)
             # the first turn reads the files and warms the threads
             if turn:
                 mine.append(spent)
                 theirs.append(bare_spent)
-        best = {int(i) for part in found for i in part.indices[:, 0]}
+        best = {int(i) for part in nearest for i in part.indices[:, 0]}
         assert len(best) > QUERIES // 2
-        told = f"{QUERIES} x {GALLERY:,} x {DIMENSION}: ours {statistics.median(mine):.2f} s"
-        values_told = f"mAP@5 {values['map@5']:.3f}, R@5 {values['recall@5']:.3f}"
-        print(f"{told}, bare {statistics.median(theirs):.2f} s; {values_told}")
+        size = f"{QUERIES} x {GALLERY:,} x {DIMENSION}: ours {statistics.median(mine):.2f} s"
+        values_text = f"mAP@5 {values['map@5']:.3f}, R@5 {values['recall@5']:.3f}"
+        print(f"{size}, bare {statistics.median(theirs):.2f} s; {values_text}")
         over = statistics.median(a / b for a, b in zip(mine, theirs, strict=True))
         print(f"ratio evaluate_circo_vs_bare {over:.2f}")
         print(f"ratio evaluate_circo_seconds {statistics.median(mine):.2f}")

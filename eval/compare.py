@@ -44,7 +44,7 @@ def main() -> int:
 
 def compare(options: argparse.Namespace) -> None:
     """Print what the words ask for."""
-    opened = [open_artifact(folder, "results") for folder in options.results]
+    artifacts = [open_artifact(folder, "results") for folder in options.results]
     records = named_apart({folder: read_results(folder) for folder in options.results})
     # a table of 36 columns reads badly; MMEB is told by its means
     shown = [record for record in records if not record["benchmark"].startswith(SET)] + mean_records(records)
@@ -55,7 +55,7 @@ def compare(options: argparse.Namespace) -> None:
         ]
         print("\n" + published_results.published_table(shown, numbers))
     if options.paired:
-        paired(options, [artifact.table().to_pylist() for artifact in opened])
+        paired(options, [artifact.table().to_pylist() for artifact in artifacts])
 
 
 def named_apart(records: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
@@ -75,13 +75,13 @@ def paired(options: argparse.Namespace, tables_of: list[list[dict[str, Any]]]) -
     for folder, rows in zip(options.results, tables_of, strict=True):
         records = read_results(folder)
         splits = {record["benchmark"]: record["split"] for record in records}
+        groups = {f"{record['benchmark']}/{record['group']}" for record in records if record.get("group")}
         # two rules of ranking are two benchmarks: a test between them would compare the rules
         rules = {record["benchmark"]: rule_of(record) for record in records}
         for row in rows:
-            # the stage of a recipe names its queries otherwise, and measures one benchmark
-            name = next((name for name in splits if row["query"].startswith(f"{name}/")), "")
-            label = f"{row['query'].rpartition('/')[0]} {splits[name]}" if name else ", ".join(splits)
-            label += f", {rules[name]}" if rules.get(name) else ""
+            name = next(name for name in splits if row["query"].startswith(f"{name}/"))
+            part = next((group for group in groups if row["query"].startswith(f"{group}/")), name)
+            label = f"{part} {splits[name]}" + (f", {rules[name]}" if rules[name] else "")
             key = (str(folder), row["model"], row["strategy"])
             measured.setdefault(label, {}).setdefault(key, []).append(row)
     tests = 0
@@ -89,12 +89,12 @@ def paired(options: argparse.Namespace, tables_of: list[list[dict[str, Any]]]) -
         first, *others = runs
         for other in others:
             values = [paired_test.values_of(runs[key], options.paired, *key[1:]) for key in (first, other)]
-            found = paired_test.paired_test(*values)
+            result = paired_test.paired_test(*values)
             same = first[1:] == other[1:]
             names = " - ".join(f"{key[1]} ({key[2]})" + (f" of {key[0]}" if same else "") for key in (first, other))
-            counts = f"{found.better} queries better, {found.worse} worse, of {found.queries:,}"
-            gap = f"{100 * found.difference:+.1f} points, p = {found.p_value:.3g}"
-            print(f"\n{name}, {options.paired}: {names} = {gap} ({found.test} test, {counts})")
+            counts = f"{result.better} queries better, {result.worse} worse, of {result.queries:,}"
+            gap = f"{100 * result.difference:+.1f} points, p = {result.p_value:.3g}"
+            print(f"\n{name}, {options.paired}: {names} = {gap} ({result.test} test, {counts})")
             tests += 1
     if not tests:
         raise EvaluationError("there are no two runs of one benchmark to compare; name another folder or strategy")

@@ -3,7 +3,7 @@
     python eval/sheet.py results/base results/large --benchmark circo --data DIR --out sheets
 
 Folders are those that `megapairs eval ... --out` wrote. Each part of the benchmark gives a page that holds its
-images, and the same as one image. Queries are drawn by `--seed`; right answers are outlined.
+images. Queries are sampled by `--seed`; right answers are outlined.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from megapairs_hf.core.errors import ConfigError, MegaPairsError
 from megapairs_hf.evaluation.benchmarks.check_data import data_folder
 from megapairs_hf.evaluation.benchmarks.load import read_benchmark
 from megapairs_hf.evaluation.fingerprints import folder_labels
-from megapairs_hf.evaluation.qualitative import draw_views, html_sheet, png_sheet, stored_rankings
+from megapairs_hf.evaluation.qualitative import draw_views, html_sheet, stored_rankings
 from megapairs_hf.evaluation.run import limited
 
 
@@ -30,7 +30,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=10, metavar="N", help="queries (default: 10)")
     parser.add_argument("--top", type=int, default=5, metavar="K", help="candidates of each ranking (default: 5)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the draw (default: 0)")
-    parser.add_argument("--out", required=True, metavar="DIR", help="where pages and images go")
+    parser.add_argument("--out", required=True, metavar="DIR", help="where the pages go")
     options = parser.parse_args()
     try:
         draw(options)
@@ -41,7 +41,7 @@ def main() -> int:
 
 
 def draw(options: argparse.Namespace) -> None:
-    """Write a page and an image for each part."""
+    """Write a page for each part."""
     options.benchmarks = [options.benchmark]
     specs = specs_of(options)
     if not specs:
@@ -59,8 +59,7 @@ def draw(options: argparse.Namespace) -> None:
         views = draw_views(benchmark, ranked, options.count, options.seed, options.top)
         place = out / "-".join(filter(None, (benchmark.name, benchmark.split, benchmark.part)))
         place.with_suffix(".html").write_text(html_sheet(benchmark, views), encoding="utf-8")
-        place.with_suffix(".png").write_bytes(png_sheet(benchmark, views))
-        print(place.with_suffix(".html"), place.with_suffix(".png"))
+        print(place.with_suffix(".html"))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How much of the text is best: recall@k of `weighted` over α, for one or several models, as a table and a plot.
+"""How much of the text is best: recall@k of `weimocir A` over α, for one or several models, as a table and a plot.
 
     python eval/sweep.py MODEL [MODEL ...] --benchmark cirr --data DIR --out alpha.svg
 

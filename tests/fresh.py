@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # what setup.cfg names; the first is its install_requires
 BASE = (
     "dacite datasets filelock fsspec httpx2 huggingface_hub jinja2 numpy packaging pandas pillow pyarrow pyyaml scipy"
-    " tqdm"
+    " shtab tqdm"
 ).split()
 EXTRAS = {
     "models": "torch transformers sentence-transformers accelerate peft tokenizers safetensors".split(),

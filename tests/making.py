@@ -112,7 +112,7 @@ def make_corpus(work: Path, name: str, captions: dict[int, str] | None = None) -
         image_rows(name[0], captions),
         corpus_schema(None),
         rejected=[("bad.png", "truncated", "image file is truncated"), ("same.png", "duplicate", f"{name[0]}000")],
-        source="synthetic scenes",
+        source="scenes",
         max_side=512,
     )
 

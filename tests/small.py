@@ -37,7 +37,7 @@ SIMILARITY = (
 
 def small_corpus(path: Path, count: int = 96, seed: int = 0) -> Artifact:
     scenes = ScenesConfig(count=count, size=32, seed=seed)
-    return make_corpus(CorpusConfig(scenes=scenes, shard_rows=32), out=path)
+    return make_corpus(CorpusConfig("scenes", scenes=scenes, shard_rows=32), out=path)
 
 
 def make_small_models(path: Path, corpus: Artifact) -> str:

@@ -78,7 +78,7 @@ def test_the_base_looks_shares_imports_and_exports(work, tmp_path):
     out, first = tmp_path / "out", "scene-0-000000"
     kinds = ("corpus", "embeddings/clip_image", "pairs", "descriptions", "instructions", "triplets")
     calls = [
-        ["corpus", "--work", tmp_path / "other", "--scenes.count", "6", "--scenes.size", "32"],
+        ["corpus", "--work", tmp_path / "other", "--source", "scenes", "--scenes.count", "6", "--scenes.size", "32"],
         *(["inspect", work / kind] for kind in kinds),
         ["report", work],
         ["dataset", "view", work / "triplets"],
@@ -88,7 +88,7 @@ def test_the_base_looks_shares_imports_and_exports(work, tmp_path):
         ["push", "dataset", work / "triplets", "me/six", "--license", "apache-2.0", "--dry-run"],
         ["dataset", "remove", work / "triplets", "--image-ids", first, "--min-negatives", "1"],
         ["eval", "check-data", "circo", "--data", tmp_path],
-        ["run", ROOT / "recipes" / "emoji", "--dry-run"],
+        ["run", ROOT / "recipes" / "emoji.yaml", "--dry-run"],
     ]
     succeeded(fresh.commands(fresh.hide(tmp_path / "hide"), *calls))
     assert (work / "report.html").is_file()
@@ -108,7 +108,7 @@ def test_the_base_asks_servers(ready, tmp_path):
     shutil.copytree(ready, tmp_path / "work")
     server = ChatDouble(answer=answer)
     at = ("--work", tmp_path / "work", "--endpoint.urls", f"[{server.url}]")
-    calls = [["describe", *at], ["instruct", *at, "--reply_format", "list"], ["verify", *at, "--negatives", "1"]]
+    calls = [["describe", *at], ["instruct", *at, "--response_format", "list"], ["verify", *at, "--negatives", "1"]]
     try:
         succeeded(fresh.commands(fresh.hide(tmp_path / "hide"), *calls, ["build", *at[:2]]))
     finally:
@@ -171,7 +171,7 @@ def test_onnx_and_mteb(ready, tmp_path):
 
 
 def test_metrics_for_evaluate(tmp_path):
-    code = "import evaluate\nprint(evaluate.load('eval/metrics/recall_at_k').compute(predictions=[['a', 'b']],"
+    code = "import evaluate\nprint(evaluate.load('eval/metrics', 'recall_at_k').compute(predictions=[['a', 'b']],"
     done = fresh.python(fresh.hide(tmp_path / "hide", "evaluate"), code + " references=['b'], k=2))")
     assert "{'recall_at_k': 1.0}" in succeeded(done)
 
@@ -238,7 +238,7 @@ def test_an_import_that_nobody_asked_about(monkeypatch, capsys):
 
     monkeypatch.setattr("megapairs_hf.cli.parser.parse", parse)
     assert cli.main(["mine"]) == 1
-    sentence = "megapairs: megapairs mine needs faiss, which is not installed; pip install 'megapairs-hf[mine]'\n"
+    sentence = "megapairs: mine needs faiss, which is not installed; pip install 'megapairs-hf[mine]'\n"
     assert capsys.readouterr().err == sentence
     assert explained(ModuleNotFoundError("a mistake of ours", name="megapairs_hf.nothing"), "mine") is None
     assert explained(ModuleNotFoundError("without a name"), "mine") is None

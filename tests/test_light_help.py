@@ -19,6 +19,7 @@ PACKAGES = ("annotation", "corpus", "dataset", "embedding", "evaluation", "minin
 HELPS = [
     ["--help"],
     ["help"],
+    ["help", "mine"],
     ["--version"],
     *([name, "--help"] for name in (*STAGES, *COMMANDS)),
     ["eval", "MODEL", "--help"],

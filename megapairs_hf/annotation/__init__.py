@@ -1,8 +1,8 @@
 """Step two of the method: describe what two images share and how they differ, then turn that into instructions (§3.1).
 
-`engine: openai` asks a vision-language model and a language model over HTTP; `engine: transformers` runs them in
-process; `engine: rule_based` is a stand-in that needs no model and writes from the two captions. What surprises: where
-the server is (`Endpoint`) and what it may cost (`Budget`) is no part of the settings, so moving to another machine
+`engine: openai` sends requests to servers of a vision-language model and a language model; `engine: transformers` is
+local inference; `engine: rule_based` needs no model and writes from the two captions. What surprises: where
+the server is (`endpoint`) and what it may cost (`budget`) is in no hash and no manifest, so moving to another machine
 never makes an artifact stale.
 """
 

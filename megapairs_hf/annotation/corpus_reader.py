@@ -1,8 +1,8 @@
-"""Looking rows of the corpus up by their id, without holding the corpus in memory.
+"""Captions and images of pairs, by their ids, without holding the corpus in memory.
 
 The ids of one shard of pairs are located by reading the id columns only; then every needed row is read once, in the
 order of the corpus. What surprises: images are re-encoded at once and wait in a temporary file, because a parquet
-file gives a whole row group or nothing, and reading a group again for every pair would cost a thousand times as much.
+file is read by whole row groups, and reading a group again for every pair would cost a thousand times as much.
 """
 
 from __future__ import annotations
@@ -10,33 +10,32 @@ from __future__ import annotations
 import base64
 import io
 import tempfile
-from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from megapairs_hf.artifacts import storage
-from megapairs_hf.artifacts.lookup import locate
+from megapairs_hf.artifacts.lookup import rows_by_id
 from megapairs_hf.core.errors import ArtifactError, ConfigError, ImageRejectedError
 from megapairs_hf.core.schema import CAPTION, IMAGE, IMAGE_ID, META
 from megapairs_hf.images.decode import shrink, to_rgb
 from megapairs_hf.images.locate import ROOT, image_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
     from megapairs_hf.artifacts.artifact import Artifact
+
+JPEG_QUALITY = 90
 
 
 def read_texts(corpus: Artifact, ids: Iterable[str], attributes: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
     """Caption and the named fields of `meta` of every id that the corpus has."""
     columns = [IMAGE_ID, CAPTION, *([META] if attributes else [])]
     texts = {}
-    for index, rows in locate(corpus, ids).items():
-        for row in corpus.shard(index, columns).take(pa.array(rows)).to_pylist():
-            texts[row[IMAGE_ID]] = {CAPTION: row[CAPTION] or "", META: row.get(META) or {}}
+    for row in rows_by_id(corpus, ids, columns):
+        texts[row[IMAGE_ID]] = {CAPTION: row[CAPTION] or "", META: row.get(META) or {}}
     return texts
 
 
@@ -63,28 +62,27 @@ def check_attributes(corpus: Artifact, names: Sequence[str]) -> None:
 class CorpusImages:
     """The images that one shard of pairs needs, as small JPEG files in one temporary file."""
 
-    def __init__(self, corpus: Artifact, max_side: int, quality: int) -> None:
-        self.corpus, self.max_side, self.quality = corpus, max_side, quality
+    def __init__(self, corpus: Artifact, max_side: int) -> None:
+        self.corpus, self.max_side = corpus, max_side
         self.file = tempfile.TemporaryFile()
-        self.places: dict[str, tuple[int, int]] = {}
+        self.spans: dict[str, tuple[int, int]] = {}
         self.problems: dict[str, str] = {}
 
-    def gather(self, ids: Iterable[str]) -> None:
+    def load(self, ids: Iterable[str]) -> None:
         """Read, shrink and re-encode the images with these ids."""
-        for index, rows in locate(self.corpus, ids).items():
-            for image_id, stored in _read_rows(self.corpus.shard_paths()[index], rows):
-                try:
-                    content = self._encode(stored)
-                except (ImageRejectedError, ArtifactError, OSError) as error:
-                    self.problems[image_id] = str(error)
-                    continue
-                self.places[image_id] = (self.file.tell(), len(content))
-                self.file.write(content)
+        for row in rows_by_id(self.corpus, ids, [IMAGE_ID, IMAGE]):
+            try:
+                content = self._encode(row[IMAGE])
+            except (ImageRejectedError, ArtifactError, OSError) as error:
+                self.problems[row[IMAGE_ID]] = str(error)
+                continue
+            self.spans[row[IMAGE_ID]] = (self.file.tell(), len(content))
+            self.file.write(content)
 
     def _encode(self, stored: dict[str, Any]) -> bytes:
         content = image_bytes(stored, self.corpus.manifest.stats.get(ROOT))
         sink = io.BytesIO()
-        shrink(to_rgb(content), self.max_side).save(sink, "JPEG", quality=self.quality)
+        shrink(to_rgb(content), self.max_side).save(sink, "JPEG", quality=JPEG_QUALITY)
         return sink.getvalue()
 
     def data_url(self, image_id: str) -> str:
@@ -96,9 +94,9 @@ class CorpusImages:
         """
         if image_id in self.problems:
             raise ImageRejectedError("unreadable_image", f"{image_id}: {self.problems[image_id]}")
-        if image_id not in self.places:
+        if image_id not in self.spans:
             raise ImageRejectedError("missing_image", f"{image_id} is not in the corpus")
-        start, length = self.places[image_id]
+        start, length = self.spans[image_id]
         position = self.file.tell()
         self.file.seek(start)
         content = self.file.read(length)
@@ -108,19 +106,3 @@ class CorpusImages:
     def close(self) -> None:
         """Remove them."""
         self.file.close()
-
-
-def _read_rows(path: str, rows: np.ndarray) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(id, stored image) of some rows of a shard; only the row groups that hold one are read."""
-    with storage.open_read(path) as file:
-        parquet = pq.ParquetFile(file)
-        sizes = [parquet.metadata.row_group(g).num_rows for g in range(parquet.num_row_groups)]
-        starts = np.concatenate([[0], np.cumsum(sizes)])
-        by_group: dict[int, list[int]] = defaultdict(list)
-        for row in rows:
-            group = int(np.searchsorted(starts, row, side="right")) - 1
-            by_group[group].append(int(row - starts[group]))
-        for group, inside in by_group.items():
-            table = parquet.read_row_group(group, columns=[IMAGE_ID, IMAGE]).take(pa.array(inside))
-            for index in range(len(table)):
-                yield table[IMAGE_ID][index].as_py(), table[IMAGE][index].as_py()

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from megapairs_hf.annotation.client.messages import Request
-from megapairs_hf.annotation.prompts.few_shot import draw_word_num
+from megapairs_hf.annotation.prompts.few_shot import sample_word_num
 from megapairs_hf.annotation.prompts.parsing import parse_describe
 from megapairs_hf.annotation.prompts.templates import format_describe
-from megapairs_hf.annotation.tasks import Outcome, TwoTries, captions_of, common_row, ids_of, sampling, seed_for
+from megapairs_hf.annotation.tasks import OneRetry, Outcome, captions_of, common_row, ids_of, sampling, seed_for
 from megapairs_hf.core.errors import ReplyRejectedError
 from megapairs_hf.core.schema import QUERY_ID, TARGET_ID
 
@@ -22,39 +22,39 @@ if TYPE_CHECKING:
     from megapairs_hf.annotation.tasks import Row
 
 
-class Describe(TwoTries):
+class Describe(OneRetry):
     """Step one: a vision-language model sees both images."""
 
     def __init__(self, config: DescribeConfig, prompt: Prompt, images: CorpusImages, texts: Mapping[str, Row]) -> None:
         self.config, self.prompt, self.images, self.texts = config, prompt, images, texts
 
     def prepare(self, rows: Iterable[Row]) -> None:
-        """Read and shrink the images."""
-        self.images.gather(ids_of(rows))
+        """Load and shrink the images."""
+        self.images.load(ids_of(rows))
 
     def close(self) -> None:
         """Remove the shrunken images."""
         self.images.close()
 
-    def question(self, row: Row, attempt: int) -> Request:
+    def request(self, row: Row, attempt: int) -> Request:
         """The two images and the prompt."""
         seed = seed_for(self.config.seed, row, attempt)
         messages = format_describe(
             self.prompt,
             self.images.data_url(row[QUERY_ID]),
             self.images.data_url(row[TARGET_ID]),
-            draw_word_num(self.config.word_num, seed),
+            sample_word_num(self.config.word_num, seed),
             captions_of(row, self.texts),
         )
         return Request(messages, self.config.model, sampling(self.config, seed))
 
-    def judge(self, row: Row, attempt: int, reply: Response) -> Outcome:
-        """A description, unless the reply is empty or was cut off before its first full stop."""
-        if reply.refused:
-            return Outcome(None, reply.refused, reply.text)
+    def evaluate(self, row: Row, attempt: int, response: Response) -> Outcome:
+        """A description, unless the response is empty or was cut off before its first full stop."""
+        if response.refused:
+            return Outcome(None, response.refused, response.text)
         try:
-            description = parse_describe(reply.text, reply.finish_reason)
+            description = parse_describe(response.text, response.finish_reason)
         except ReplyRejectedError as error:
-            return Outcome(None, error.reason, reply.text)
-        word_num = draw_word_num(self.config.word_num, seed_for(self.config.seed, row, attempt))
-        return Outcome(common_row(row, self.config, reply) | {"description": description, "word_num": word_num})
+            return Outcome(None, error.reason, response.text)
+        word_num = sample_word_num(self.config.word_num, seed_for(self.config.seed, row, attempt))
+        return Outcome(common_row(row, self.config, response) | {"description": description, "word_num": word_num})

@@ -1,6 +1,6 @@
 """Which instructions may stay, and why the others may not.
 
-Pure functions over strings, used on what a model wrote and on what the stand-in wrote. What surprises: "image 1" and
+Pure functions over strings, for the texts of a model and of the rule-based engine alike. What surprises: "image 1" and
 "the target image" are refused because whoever searches later sees one image and has never heard of a pair.
 """
 
@@ -11,7 +11,7 @@ from collections import Counter
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from megapairs_hf.annotation.language import speaks
+from megapairs_hf.annotation.language import is_language
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -38,7 +38,7 @@ OUTER = " \t\n\r\"'“”‘’*_`-–—•"
 
 
 @lru_cache(maxsize=4096)
-def normal(text: str) -> str:
+def normalize(text: str) -> str:
     """The words only, in lower case: what counts as the same instruction."""
     return " ".join(re.findall(r"\w+", text.lower()))
 
@@ -51,7 +51,7 @@ def trim(text: str) -> str:
 @lru_cache(maxsize=8)
 def shingles(text: str) -> frozenset[str]:
     """Every run of seven words of a text."""
-    return frozenset(_shingle_list(normal(text)))
+    return frozenset(_shingle_list(normalize(text)))
 
 
 def reason_against(
@@ -59,7 +59,7 @@ def reason_against(
     *,
     min_words: int,
     max_words: int,
-    demonstrations: Collection[str] = (),
+    examples: Collection[str] = (),
     prompt: str = "",
     language: str | None = None,
 ) -> str:
@@ -69,7 +69,7 @@ def reason_against(
         text: the instruction, trimmed.
         min_words: fewest words.
         max_words: most words.
-        demonstrations: the instructions that the model was shown, as `normal` gives them.
+        examples: the instructions of the few-shot examples, as `normalize` gives them.
         prompt: the fixed part of the prompt; seven words in a row from it are a leak.
         language: that it must be in; None for any.
 
@@ -80,47 +80,47 @@ def reason_against(
     if language in UNSPACED:
         # two letters say about as much as one English word
         count = max(count, len(text) // 2)
-    said = normal(text)
+    normalized = normalize(text)
     checks = (
         ("too_short", count < min_words),
         ("too_long", count > max_words),
         ("mentions_images", bool(MENTIONS_IMAGES.search(text))),
         ("mentions_description", bool(MENTIONS_DESCRIPTION.search(text))),
-        ("leaks_prompt", bool(LEAKS.search(text)) or not shingles(prompt).isdisjoint(_shingle_list(said))),
-        ("repeats_demonstration", said in demonstrations),
-        ("other_language", language is not None and not speaks(text, language)),
+        ("leaks_prompt", bool(LEAKS.search(text)) or not shingles(prompt).isdisjoint(_shingle_list(normalized))),
+        ("repeats_example", normalized in examples),
+        ("other_language", language is not None and not is_language(text, language)),
     )
     return next((reason for reason, holds in checks if holds), "")
 
 
-def _shingle_list(said: str) -> list[str]:
-    words = said.split()
+def _shingle_list(normalized: str) -> list[str]:
+    words = normalized.split()
     return [" ".join(words[i : i + SHINGLE_WORDS]) for i in range(len(words) - SHINGLE_WORDS + 1)]
 
 
-def clean(
+def filter_instructions(
     instructions: Sequence[str],
     *,
     min_words: int,
     max_words: int,
-    demonstrations: Collection[str] = (),
+    examples: Collection[str] = (),
     prompt: str = "",
     language: str | None = None,
 ) -> tuple[list[str], Counter[str]]:
-    """Trim, leave out what is no use, and leave out what was said before.
+    """Trim, reject what is no use, and reject repetitions.
 
     Args:
         instructions: as they were written.
         min_words: fewest words.
         max_words: most words.
-        demonstrations: the instructions that the model was shown, as `normal` gives them.
+        examples: the instructions of the few-shot examples, as `normalize` gives them.
         prompt: the fixed part of the prompt.
         language: that they must be in; None for any.
 
     Returns:
         The instructions that stay, in order, and how many were left out by reason.
     """
-    kept: dict[str, str] = {}
+    accepted: dict[str, str] = {}
     rejected: Counter[str] = Counter()
     for raw in instructions:
         text = trim(raw)
@@ -128,15 +128,15 @@ def clean(
             text,
             min_words=min_words,
             max_words=max_words,
-            demonstrations=demonstrations,
+            examples=examples,
             prompt=prompt,
             language=language,
         )
-        said = normal(text)
-        if not reason and said in kept:
+        normalized = normalize(text)
+        if not reason and normalized in accepted:
             reason = "duplicate"
         if reason:
             rejected[reason] += 1
         else:
-            kept[said] = text
-    return list(kept.values()), rejected
+            accepted[normalized] = text
+    return list(accepted.values()), rejected

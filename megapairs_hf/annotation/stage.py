@@ -10,17 +10,15 @@ import random
 from functools import partial
 from typing import TYPE_CHECKING
 
-from megapairs_hf.annotation.client.budget import Budget
-from megapairs_hf.annotation.client.endpoint import Endpoint
 from megapairs_hf.annotation.corpus_reader import CorpusImages, check_attributes, read_texts
 from megapairs_hf.annotation.describe import Describe
-from megapairs_hf.annotation.engines.clip_score import fits_by_clip
+from megapairs_hf.annotation.engines.clip_score import verify_by_clip
 from megapairs_hf.annotation.engines.shard_io import Step
 from megapairs_hf.annotation.instruct import Instruct
-from megapairs_hf.annotation.prompts.few_shot import load_pool, pool_digest
+from megapairs_hf.annotation.prompts.few_shot import examples_digest, load_examples
 from megapairs_hf.annotation.prompts.templates import describe_prompt, instruct_prompt, load_prompt
-from megapairs_hf.annotation.rule_based.engine import describe_by_captions, instruct_by_captions
-from megapairs_hf.annotation.runner import Asked, check_kind, make_asked, make_plain
+from megapairs_hf.annotation.rule_based.engine import describe_by_rules, instruct_by_rules
+from megapairs_hf.annotation.runner import annotate_by_function, annotate_by_model, check_kind
 from megapairs_hf.annotation.tasks import ids_of
 from megapairs_hf.annotation.verify import SLOTS, Verify, negatives_of
 from megapairs_hf.artifacts import storage
@@ -33,6 +31,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from megapairs_hf.annotation.config import DescribeConfig, InstructConfig, VerifyConfig
+    from megapairs_hf.annotation.prompts.templates import Prompt
     from megapairs_hf.annotation.tasks import Row, Task
     from megapairs_hf.artifacts.artifact import Artifact
     from megapairs_hf.artifacts.storage import PathLike
@@ -47,26 +46,22 @@ def describe_pairs(
     config: DescribeConfig,
     out: PathLike,
     overwrite: bool = False,
-    endpoint: Endpoint | None = None,
-    budget: Budget | None = None,
 ) -> Artifact:
     """Describe what the two images of every pair share and how they differ.
 
     Args:
-        pairs: what the mining found.
+        pairs: of `mine_pairs`.
         corpus: the images and captions.
         config: settings.
-        out: folder of the result.
-        overwrite: throw away what is there.
-        endpoint: where the servers are; None for a server on this machine.
-        budget: what may be spent; None for no limit.
+        out: output directory.
+        overwrite: replace an earlier result.
 
     Returns:
         An artifact of kind `descriptions`; pairs without a usable description are in its `rejected.parquet`.
 
     Raises:
-        ServerUnavailableError: the endpoint refuses or fails every question; answers so far are kept.
-        BudgetSpentError: the budget does not reach; answers so far are kept.
+        ServerUnavailableError: the servers refuse or fail every request; responses so far are kept.
+        BudgetSpentError: the budget is exhausted; responses so far are kept.
         ConfigError: the prompt file or an attribute cannot be used.
     """
     check_kind(pairs, "pairs")
@@ -75,16 +70,16 @@ def describe_pairs(
     if config.engine == "rule_based":
         check_attributes(corpus, config.attributes)
         step = Step("descriptions", DESCRIPTIONS, pairs, KEYS, config, inputs, out, overwrite)
-        return make_plain(step, partial(describe_by_captions, corpus=corpus, config=config))
+        return annotate_by_function(step, partial(describe_by_rules, corpus=corpus, config=config))
     prompt = describe_prompt(config.prompt)
 
-    def job(table: pa.Table, _: str, __: int) -> Describe:
-        images = CorpusImages(corpus, config.max_image_side, config.jpeg_quality)
-        return Describe(config, prompt, images, _texts(corpus, table) if config.with_captions else {})
+    def make_task(table: pa.Table, _: int) -> Describe:
+        images = CorpusImages(corpus, config.max_image_side)
+        return Describe(config, prompt, images, _texts(corpus, table, prompt))
 
     inputs["prompt"] = prompt.digest
     step = Step("descriptions", DESCRIPTIONS, pairs, KEYS, config, inputs, out, overwrite)
-    return make_asked(step, Asked(job, endpoint or Endpoint(), budget or Budget(), vision=True))
+    return annotate_by_model(step, make_task, vision=True)
 
 
 def instruct_pairs(
@@ -94,49 +89,48 @@ def instruct_pairs(
     config: InstructConfig,
     out: PathLike,
     overwrite: bool = False,
-    endpoint: Endpoint | None = None,
-    budget: Budget | None = None,
 ) -> Artifact:
     """Turn every description into several search instructions.
 
     Args:
-        descriptions: what `describe_pairs` made.
+        descriptions: of `describe_pairs`.
         corpus: the captions.
         config: settings.
-        out: folder of the result.
-        overwrite: throw away what is there.
-        endpoint: where the servers are; None for a server on this machine.
-        budget: what may be spent; None for no limit.
+        out: output directory.
+        overwrite: replace an earlier result.
 
     Returns:
         An artifact of kind `instructions`; pairs with too few good ones are in its `rejected.parquet`, with the raw
-        reply.
+        response.
 
     Raises:
-        ServerUnavailableError: the endpoint refuses or fails every question; answers so far are kept.
-        BudgetSpentError: the budget does not reach; answers so far are kept.
-        ConfigError: the prompt file, the pool or an attribute cannot be used.
+        ServerUnavailableError: the servers refuse or fail every request; responses so far are kept.
+        BudgetSpentError: the budget is exhausted; responses so far are kept.
+        ConfigError: the prompt file, the few-shot file or an attribute cannot be used.
     """
     check_kind(descriptions, "descriptions")
     check_kind(corpus, "corpus")
     inputs = {"descriptions": descriptions.fingerprint, "corpus": corpus.fingerprint}
-    read = (*KEYS, "description")
+    columns = (*KEYS, "description")
     if config.engine == "rule_based":
         check_attributes(corpus, config.attributes)
-        step = Step("instructions", INSTRUCTIONS, descriptions, read, config, inputs, out, overwrite)
-        return make_plain(step, partial(instruct_by_captions, corpus=corpus, config=config))
+        step = Step("instructions", INSTRUCTIONS, descriptions, columns, config, inputs, out, overwrite)
+        return annotate_by_function(step, partial(instruct_by_rules, corpus=corpus, config=config))
     prompt = instruct_prompt(config.prompt)
-    pool = load_pool(config.pool, config.demonstrations)
+    examples = load_examples(config.few_shot_file, config.num_few_shot)
 
-    def job(table: pa.Table, reply_format: str, _: int) -> Instruct:
-        return Instruct(config, prompt, pool, _texts(corpus, table) if config.with_captions else {}, reply_format)
+    def make_task(table: pa.Table, _: int) -> Instruct:
+        return Instruct(config, prompt, examples, _texts(corpus, table, prompt))
 
-    inputs |= {"prompt": prompt.digest, "demonstrations": pool_digest(pool)}
-    step = Step("instructions", INSTRUCTIONS, descriptions, read, config, inputs, out, overwrite)
-    return make_asked(step, Asked(job, endpoint or Endpoint(), budget or Budget(), config.reply_format))
+    inputs |= {"prompt": prompt.digest, "demonstrations": examples_digest(examples)}
+    step = Step("instructions", INSTRUCTIONS, descriptions, columns, config, inputs, out, overwrite)
+    return annotate_by_model(step, make_task)
 
 
-def _texts(corpus: Artifact, table: pa.Table) -> dict[str, Row]:
+def _texts(corpus: Artifact, table: pa.Table, prompt: Prompt) -> dict[str, Row]:
+    """The captions of some pairs, for a prompt that uses them."""
+    if not prompt.needs_captions:
+        return {}
     return read_texts(corpus, ids_of(table.select(list(KEYS)).to_pylist()))
 
 
@@ -149,21 +143,17 @@ def verify_pairs(
     out: PathLike,
     work: PathLike = ".",
     overwrite: bool = False,
-    endpoint: Endpoint | None = None,
-    budget: Budget | None = None,
 ) -> Artifact:
-    """Hold every instruction against the hard negatives of its pair.
+    """Compare the target of every instruction with the hard negatives of its pair.
 
     Args:
-        instructions: what `instruct_pairs` made.
+        instructions: of `instruct_pairs`.
         pairs: with their hard negatives.
         corpus: the images.
         config: settings.
-        out: folder of the result.
+        out: output directory.
         work: what `./…` in the path of a CLIP model is relative to.
-        overwrite: throw away what is there.
-        endpoint: where the servers are; None for a server on this machine.
-        budget: what may be spent; None for no limit.
+        overwrite: replace an earlier result.
 
     Returns:
         The instructions again, with the column `fits`: for each the share of hard negatives that the target beats.
@@ -171,37 +161,37 @@ def verify_pairs(
     Raises:
         ArtifactError: the instructions were made of other pairs.
         ModelError: the CLIP model is not there, or is none.
-        ServerUnavailableError: the endpoint refuses or fails every question; answers so far are kept.
-        BudgetSpentError: the budget does not reach; answers so far are kept.
+        ServerUnavailableError: the servers refuse or fail every request; responses so far are kept.
+        BudgetSpentError: the budget is exhausted; responses so far are kept.
     """
     for artifact, kind in ((instructions, "instructions"), (pairs, "pairs"), (corpus, "corpus")):
         check_kind(artifact, kind)
     if len(pairs.manifest.shards) != len(instructions.manifest.shards):
         raise ArtifactError("the instructions were made of other pairs; run `megapairs describe` and `instruct` again")
     inputs = {"instructions": instructions.fingerprint, "pairs": pairs.fingerprint, "corpus": corpus.fingerprint}
-    read = tuple(INSTRUCTIONS.names)
+    columns = tuple(INSTRUCTIONS.names)
 
     def images() -> CorpusImages:
-        return CorpusImages(corpus, config.max_image_side, config.jpeg_quality)
+        return CorpusImages(corpus, config.max_image_side)
 
     if config.engine == "clip":
-        place = _clip_place(config.model, work)
-        inputs["model"] = weights_fingerprint(place, config.local.revision)
-        step = Step("instructions", VERIFIED, instructions, read, config, inputs, out, overwrite)
+        path = _clip_path(config.model, work)
+        inputs["model"] = weights_fingerprint(path, config.local.revision)
+        step = Step("instructions", VERIFIED, instructions, columns, config, inputs, out, overwrite)
         negatives = partial(_negatives_of_shard, pairs, corpus)
-        judge = partial(fits_by_clip, place=place, config=config, images=images, negatives=negatives, of=negatives_of)
-        return make_plain(step, judge)
+        verify = partial(verify_by_clip, path=path, config=config, images=images, negatives=negatives, of=negatives_of)
+        return annotate_by_function(step, verify)
     prompt = load_prompt(config.prompt, "verify.jinja", frozenset({*SLOTS, "instruction"}), SLOTS)
 
-    def job(_: pa.Table, __: str, index: int) -> Task:
+    def make_task(_: pa.Table, index: int) -> Task:
         return Verify(config, prompt, images(), _negatives_of_shard(pairs, corpus, index))
 
     inputs["prompt"] = prompt.digest
-    step = Step("instructions", VERIFIED, instructions, read, config, inputs, out, overwrite)
-    return make_asked(step, Asked(job, endpoint or Endpoint(), budget or Budget(), vision=True))
+    step = Step("instructions", VERIFIED, instructions, columns, config, inputs, out, overwrite)
+    return annotate_by_model(step, make_task, vision=True)
 
 
-def _clip_place(model: str, work: PathLike) -> str:
+def _clip_path(model: str, work: PathLike) -> str:
     if model.startswith("./") and not storage.is_local(work):
         raise ModelError(f"{model} is in {work}, which is elsewhere; copy the model here and name its folder")
     return model_place(model, work)
@@ -210,8 +200,10 @@ def _clip_place(model: str, work: PathLike) -> str:
 def _negatives_of_shard(pairs: Artifact, corpus: Artifact, index: int) -> dict[tuple[str, str], list[str]]:
     """The hard negatives of the pairs of one shard that the corpus has, each pair's in an order of its own."""
     rows = pairs.shard(index, [QUERY_ID, TARGET_ID, NEGATIVE_IDS]).to_pylist()
-    there = known_ids(corpus, {name for row in rows for name in row[NEGATIVE_IDS]})
-    found = {(row[QUERY_ID], row[TARGET_ID]): [name for name in row[NEGATIVE_IDS] if name in there] for row in rows}
-    for key, names in found.items():
+    known = known_ids(corpus, {name for row in rows for name in row[NEGATIVE_IDS]})
+    negatives = {
+        (row[QUERY_ID], row[TARGET_ID]): [name for name in row[NEGATIVE_IDS] if name in known] for row in rows
+    }
+    for key, names in negatives.items():
         random.Random("\0".join(key)).shuffle(names)
-    return found
+    return negatives

@@ -1,8 +1,8 @@
-"""What is asked about a pair and what is made of the reply, for both steps; pure but for the images.
+"""The requests about a pair and what their responses are worth, for every step; pure but for the images.
 
-A job turns a pair and the number of the attempt into a question, and a reply into a verdict. What surprises: both
-depend on nothing but the pair, the settings and the reply, so a run that is continued comes to the same verdicts from
-the journal alone.
+A task turns a pair and the number of the attempt into a request, and responses into an outcome. What surprises: both
+depend on nothing but the pair, the settings and the responses, so a resumed run comes to the same outcomes from the
+journal alone.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ ATTEMPTS = 2
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a pair.
+    """What becomes of a pair.
 
     Attributes:
-        row: the artifact's row; None where the pair is left out.
-        reason: why it is left out, a short word.
-        detail: the raw reply, or what exactly was found.
+        row: the artifact's row; None where the pair is rejected.
+        reason: why it is rejected, a short word.
+        detail: the raw response, or what exactly is wrong.
         left_out: instructions that were rejected, by reason.
     """
 
@@ -43,47 +43,47 @@ class Outcome:
 class Task(Protocol):
     """One step of the annotation."""
 
-    def question(self, row: Row, attempt: int) -> Request:
-        """What to ask; raises `ImageRejectedError` where an image is missing."""
+    def request(self, row: Row, attempt: int) -> Request:
+        """The request; raises `ImageRejectedError` where an image is missing."""
 
-    def settle(self, row: Row, replies: Mapping[int, Response]) -> Outcome | int:
-        """The verdict that these replies (by attempt) allow, or the number of the next question."""
-
-    def prepare(self, rows: Iterable[Row]) -> None:
-        """Get ready what the questions about these pairs need."""
-
-    def close(self) -> None:
-        """Let go of it."""
-
-
-class TwoTries:
-    """A job that asks once more, with another seed, where the first reply is no use."""
-
-    def judge(self, row: Row, attempt: int, reply: Response) -> Outcome:
-        """What one reply is worth."""
-        raise AssertionError(f"{type(self).__name__} judges nothing")
+    def decide(self, row: Row, responses: Mapping[int, Response]) -> Outcome | int:
+        """The outcome that these responses (by attempt) allow, or the number of the next attempt."""
 
     def prepare(self, rows: Iterable[Row]) -> None:
-        """Nothing to get ready."""
+        """Load what the requests about these pairs need."""
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Release it."""
 
-    def settle(self, row: Row, replies: Mapping[int, Response]) -> Outcome | int:
-        """The verdict that these replies allow, or the number of the next question."""
-        verdict = None
+
+class OneRetry:
+    """A task with a second request, with another seed, where the first response is no use."""
+
+    def evaluate(self, row: Row, attempt: int, response: Response) -> Outcome:
+        """The outcome of one response."""
+        raise NotImplementedError
+
+    def prepare(self, rows: Iterable[Row]) -> None:
+        """Nothing to load."""
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+    def decide(self, row: Row, responses: Mapping[int, Response]) -> Outcome | int:
+        """The outcome that these responses allow, or the number of the next attempt."""
+        outcome = None
         for attempt in range(ATTEMPTS):
-            reply = replies.get(attempt)
-            if reply is None:
+            response = responses.get(attempt)
+            if response is None:
                 return attempt
-            said = self.judge(row, attempt, reply)
+            latest = self.evaluate(row, attempt, response)
             # what an earlier attempt left out is counted as well
-            left_out = said.left_out + verdict.left_out if verdict else said.left_out
-            verdict = Outcome(said.row, said.reason, said.detail, left_out)
-            if verdict.row is not None or reply.refused:
+            left_out = latest.left_out + outcome.left_out if outcome else latest.left_out
+            outcome = Outcome(latest.row, latest.reason, latest.detail, left_out)
+            if outcome.row is not None or response.refused:
                 break
-        assert verdict is not None
-        return verdict
+        assert outcome is not None
+        return outcome
 
 
 def ids_of(rows: Iterable[Row]) -> set[str]:
@@ -97,29 +97,29 @@ def captions_of(row: Row, texts: Mapping[str, Row]) -> tuple[str, str]:
 
 
 def seed_for(seed: int, row: Row, attempt: int) -> int:
-    """The seed of one question."""
+    """The random seed of one request."""
     return pair_seed(seed, row[QUERY_ID], row[TARGET_ID], attempt)
 
 
-def common_row(row: Row, config: DescribeConfig | InstructConfig, reply: Response) -> Row:
+def common_row(row: Row, config: DescribeConfig | InstructConfig, response: Response) -> Row:
     """The columns that both artifacts have."""
     return {
         QUERY_ID: row[QUERY_ID],
         TARGET_ID: row[TARGET_ID],
-        "raw": reply.text,
+        "raw": response.text,
         "model": config.model,
-        "finish_reason": reply.finish_reason,
-        "prompt_tokens": reply.prompt_tokens,
-        "completion_tokens": reply.completion_tokens,
+        "finish_reason": response.finish_reason,
+        "prompt_tokens": response.prompt_tokens,
+        "completion_tokens": response.completion_tokens,
     }
 
 
 def sampling(config: DescribeConfig | InstructConfig, seed: int) -> dict[str, Any]:
-    """How the model is to sample."""
+    """The sampling parameters of a request, as the API names them."""
     return {
         "temperature": config.temperature,
         # TGI refuses 1, which means the same as nothing
         "top_p": config.top_p if config.top_p < 1 else None,
-        "max_tokens": config.max_tokens,
+        "max_tokens": config.max_new_tokens,
         "seed": seed,
     }

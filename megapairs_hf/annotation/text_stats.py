@@ -1,89 +1,55 @@
-"""How the texts of an artifact are worded: how long, how varied, how often the same one serves several pairs.
+"""Statistics of the texts of an artifact: how long, how varied, how often the same one serves several pairs.
 
-Read back from the finished shards, one at a time, so that the numbers do not depend on how many processes wrote them.
-What surprises: the share of distinct n-grams falls with the number of texts it is taken over, so it is always over at
-most the same number of texts, evenly spaced; and texts are compared by a hash of their words, those with high hashes
-left out where there are too many: that halves both sides of the share and keeps all copies of a text together.
+Read back from the finished shards, so that they do not depend on how many processes wrote them. What surprises: all
+are over evenly spaced pairs with at most 20,000 texts, since the share of distinct n-grams falls with the number of
+texts; a text that serves two pairs counts only where both are in the sample.
 """
 
 from __future__ import annotations
 
-import hashlib
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from megapairs_hf.annotation.filters import normal
+from megapairs_hf.annotation.filters import normalize
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Sequence
 
-MOST_SAMPLED, MOST_HASHES = 20_000, 4_000_000
+MAX_TEXTS = 20_000
 PERCENTILES = (5, 50, 95)
 
 
-class Copies:
-    """Counts texts that occur for several pairs, in bounded memory."""
-
-    def __init__(self, most: int = MOST_HASHES) -> None:
-        self.most, self.limit = most, 1 << 64
-        self.hashes: list[int] = []
-
-    def add(self, texts: Iterable[str]) -> None:
-        """Count the texts of one pair, each once."""
-        for said in {normal(text) for text in texts}:
-            number = int.from_bytes(hashlib.blake2b(said.encode(), digest_size=8).digest(), "big")
-            if number < self.limit:
-                self.hashes.append(number)
-        while len(self.hashes) > self.most:
-            self.limit //= 2
-            self.hashes = [number for number in self.hashes if number < self.limit]
-
-    @property
-    def share(self) -> float:
-        """Share of the texts that another pair has too."""
-        if not self.hashes:
-            return 0.0
-        _, counts = np.unique(np.array(self.hashes, np.uint64), return_counts=True)
-        return float(counts[counts > 1].sum() / counts.sum())
-
-
-def wording(lists: Callable[[], Iterator[list[str]]], total: int, rejected: dict[str, int]) -> dict[str, Any]:
-    """Facts about texts.
+def text_stats(samples: Sequence[list[str]], total: int, rejected: dict[str, int]) -> dict[str, Any]:
+    """Statistics of texts.
 
     Args:
-        lists: gives the texts of every pair, in order, whenever it is called.
-        total: of the pairs.
-        rejected: texts that were left out, by reason.
+        samples: the texts of the sampled pairs.
+        total: number of all texts.
+        rejected: texts that were rejected, by reason.
 
     Returns:
         `words` (mean and percentiles), `distinct_1`, `distinct_2` (share of different words and pairs of words),
-        `sampled_texts` that these two are over, `share_in_several_pairs`, `share_rejected` by reason.
+        `share_in_several_pairs`, all over the `sampled_texts`; and `share_rejected` by reason, over all texts.
     """
-    lengths = np.zeros(4096, np.int64)
-    copies = Copies()
-    sample: list[str] = []
-    step = max(1, total // MOST_SAMPLED)
-    for number, texts in enumerate(lists()):
-        copies.add(texts)
-        for text in texts:
-            lengths[min(len(text.split()), len(lengths) - 1)] += 1
-        if number % step == 0 and len(sample) < MOST_SAMPLED:
-            sample += texts
-    count = int(lengths.sum())
-    if count == 0:
+    texts = [text for pair in samples for text in pair][:MAX_TEXTS]
+    if not texts:
         return {}
-    sample = sample[:MOST_SAMPLED]
-    told: dict[str, Any] = {
-        "words": {"mean": round(float((lengths * np.arange(len(lengths))).sum() / count), 2)}
-        | {f"p{p}": int(np.searchsorted(lengths.cumsum(), count * p / 100)) for p in PERCENTILES},
-        "distinct_1": round(distinct(sample, 1), 4),
-        "distinct_2": round(distinct(sample, 2), 4),
-        "sampled_texts": len(sample),
-        "share_in_several_pairs": round(copies.share, 4),
+    lengths = np.array([len(text.split()) for text in texts])
+    copies = Counter(text for pair in samples for text in {normalize(text) for text in pair})
+    repeated = sum(count for count in copies.values() if count > 1)
+    every = total + sum(rejected.values())
+    percentiles = np.percentile(lengths, PERCENTILES, method="inverted_cdf").tolist()
+    return {
+        "words": {"mean": round(float(lengths.mean()), 2)}
+        | {f"p{p}": int(value) for p, value in zip(PERCENTILES, percentiles, strict=True)},
+        "distinct_1": round(distinct(texts, 1), 4),
+        "distinct_2": round(distinct(texts, 2), 4),
+        "sampled_texts": len(texts),
+        "share_in_several_pairs": round(repeated / copies.total(), 4),
+        "share_rejected": {reason: round(count / every, 4) for reason, count in sorted(rejected.items())},
     }
-    every = count + sum(rejected.values())
-    return told | {"share_rejected": {reason: round(n / every, 4) for reason, n in sorted(rejected.items())}}
 
 
 def distinct(texts: Iterable[str], n: int) -> float:
@@ -91,7 +57,7 @@ def distinct(texts: Iterable[str], n: int) -> float:
     seen: set[tuple[str, ...]] = set()
     total = 0
     for text in texts:
-        words = normal(text).split()
+        words = normalize(text).split()
         runs = list(zip(*(words[i:] for i in range(n)), strict=False))
         total += len(runs)
         seen.update(runs)

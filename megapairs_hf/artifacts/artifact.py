@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.json"
 REJECTED_FILE = "rejected.parquet"
+# files of an artifact that its manifest does not list
+COMPANIONS = (REJECTED_FILE, "README.md")
 PLAN = ".plan.json"
 MADE_BY = {
     "corpus": "corpus",
@@ -73,8 +75,8 @@ class Manifest:
         """A hash of what was made and from what; the same wherever and however it was made."""
         from hashlib import sha256
 
-        told = [self.kind, self.schema_version, self.config_hash, self.inputs, self.shards]
-        return sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+        facts = [self.kind, self.schema_version, self.config_hash, self.inputs, self.shards]
+        return sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -202,7 +204,8 @@ def open_artifact(path: PathLike, kind: str | None = None) -> Artifact:
 
 def _what_next(path: PathLike, kind: str | None) -> str:
     """What whoever named a folder without an artifact may have meant."""
-    there = [name for name in storage.list_names(path) if storage.exists(join(path, name, MANIFEST))]
+    names = [name for name in storage.list_names(path) if not name.startswith(".")]
+    there = [name for name in names if storage.exists(join(path, name, MANIFEST))]
     if there:
         return f"name one of its folders: {', '.join(sorted(there))}"
     command = MADE_BY.get(kind or "")

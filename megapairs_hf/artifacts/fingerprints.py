@@ -37,8 +37,8 @@ def weights_fingerprint(path: str, revision: str | None, pretrained: str | None 
     left_out = {MANIFEST, REJECTED_FILE}
     files = [file for file in folder.rglob("*") if file.is_file() and file.suffix != ".jsonl"]
     files = [file for file in files if file.name not in left_out and not file.name.startswith(".")]
-    told = [f"{file.relative_to(folder)} {sha256_of(str(file))}" for file in sorted(files)]
-    return sha256("\n".join(told).encode()).hexdigest()[:16]
+    digests = [f"{file.relative_to(folder)} {sha256_of(str(file))}" for file in sorted(files)]
+    return sha256("\n".join(digests).encode()).hexdigest()[:16]
 
 
 def model_place(model: str, work: PathLike) -> str:

@@ -1,12 +1,14 @@
-"""Rows by image id, by sorted hashes in one memory-mapped file instead of a dict; rows of one shard; a sample of rows.
+"""Rows by image id, and samples of rows: the only look-up of ids.
 
-A dict of 20 M ids takes minutes and gigabytes in every worker; two sorted columns of eight bytes take neither. What
-surprises: the file lies beside the Arrow cache of `datasets`, keyed by the data set's fingerprint; where that folder
-cannot be written the index stays in memory.
+`IdIndex` serves random access to a `datasets.Dataset` from many workers: a dict of 20 M ids takes minutes and
+gigabytes in each, two sorted columns of eight bytes in one memory-mapped file take neither. `rows_by_id` serves a set
+of ids of an artifact in one pass over its shards. What surprises: the file of the index lies beside the Arrow cache of
+`datasets`, keyed by the data set's fingerprint; where that folder cannot be written the index stays in memory.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +20,11 @@ import pyarrow.parquet as pq
 from megapairs_hf.artifacts import storage
 from megapairs_hf.artifacts.artifact import array_bytes
 from megapairs_hf.core.errors import ArtifactError
-from megapairs_hf.core.schema import CAPTION, IMAGE, IMAGE_ID
+from megapairs_hf.core.schema import IMAGE_ID
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from datasets import Dataset
 
@@ -32,52 +34,52 @@ HASH_KEY = "megapairs-hf ids"  # pandas wants 16 bytes
 
 
 class IdIndex:
-    """Places of ids in a column, [2, N] uint64: sorted hashes, and the row of each."""
+    """Rows of ids in a column, [2, N] uint64: sorted hashes, and the row of each."""
 
     def __init__(self, images: Dataset) -> None:
-        self.ids = images.select_columns(["image_id"])
+        self.ids = images.select_columns([IMAGE_ID])
         files = images.cache_files
         self.path = Path(files[0]["filename"]).with_name(f"ids-{images._fingerprint}.npy") if files else None
-        self.table = self._opened()
+        self.table = self._load()
 
-    def _opened(self) -> np.ndarray:
+    def _load(self) -> np.ndarray:
         if self.path is not None and self.path.is_file():
             try:
-                found: np.ndarray = np.load(self.path, mmap_mode="r", allow_pickle=False)
+                cached: np.ndarray = np.load(self.path, mmap_mode="r", allow_pickle=False)
             except (ValueError, EOFError, OSError):
-                found = np.empty((0, 0), np.uint64)
-            if found.shape == (2, len(self.ids)):
-                return found
-        made = self._made()
+                cached = np.empty((0, 0), np.uint64)
+            if cached.shape == (2, len(self.ids)):
+                return cached
+        table = self._sort()
         if self.path is None:
-            return made
+            return table
         try:
-            storage.write_bytes(self.path, array_bytes(made))
+            storage.write_bytes(self.path, array_bytes(table))
         except ArtifactError:
             # a read-only cache: this process keeps the index to itself
             self.path = None
-            return made
+            return table
         mapped: np.ndarray = np.load(self.path, mmap_mode="r", allow_pickle=False)
         return mapped
 
-    def _made(self) -> np.ndarray:
-        column = self.ids.with_format("arrow")[:]["image_id"]
+    def _sort(self) -> np.ndarray:
+        column = self.ids.with_format("arrow")[:][IMAGE_ID]
         hashes = np.concatenate([np.empty(0, np.uint64), *(hashed(chunk) for chunk in column.chunks)])
         order = np.argsort(hashes, kind="stable")
         return np.stack([hashes[order], order.astype(np.uint64)])
 
-    def places(self, names: Sequence[str]) -> np.ndarray:
-        """The row of each id, [len(names)] int64; -1 for one that is not there."""
+    def rows(self, names: Sequence[str]) -> np.ndarray:
+        """The row of each id, [len(names)] int64; -1 for an unknown one."""
         result = np.full(len(names), -1, np.int64)
         if not len(names) or not self.table.shape[1]:
             return result
-        wanted = hashed(names)
+        keys = hashed(names)
         hashes = self.table[0]
-        first = np.searchsorted(hashes, wanted)
-        last = np.searchsorted(hashes, wanted, side="right")
+        first = np.searchsorted(hashes, keys)
+        last = np.searchsorted(hashes, keys, side="right")
         rows = np.where(first < last, self.table[1][np.minimum(first, len(hashes) - 1)], 0).astype(np.int64)
-        found = self.ids[rows.tolist()]["image_id"]
-        for i, (name, there) in enumerate(zip(names, found, strict=True)):
+        stored = self.ids[rows.tolist()][IMAGE_ID]
+        for i, (name, there) in enumerate(zip(names, stored, strict=True)):
             if first[i] < last[i]:
                 result[i] = rows[i] if there == name else self._collided(name, int(first[i]), int(last[i]))
         return result
@@ -85,7 +87,7 @@ class IdIndex:
     def _collided(self, name: str, first: int, last: int) -> int:
         """Among ids of equal hash, the one that is meant."""
         rows = [int(row) for row in self.table[1][first:last]]
-        return next((row for row in rows if self.ids[row]["image_id"] == name), -1)
+        return next((row for row in rows if self.ids[row][IMAGE_ID] == name), -1)
 
     def __getstate__(self) -> dict[str, Any]:
         # a worker maps the file again instead of receiving a copy of it
@@ -94,67 +96,92 @@ class IdIndex:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         if self.table is None:
-            self.table = self._opened()
+            self.table = self._load()
 
 
 def hashed(names: Any) -> np.ndarray:
     """64-bit hashes of strings (a list or an Arrow array), the same in every process."""
     import pandas as pd  # type: ignore[import-untyped]
-    import pyarrow as pa
 
     values = names.to_numpy(zero_copy_only=False) if isinstance(names, pa.Array) else np.array(names, object)
     result: np.ndarray = pd.util.hash_array(values, hash_key=HASH_KEY, categorize=False)
     return result
 
 
-def locate(corpus: Artifact, ids: Iterable[str]) -> dict[int, np.ndarray]:
-    """The rows of the corpus that hold these ids: shard -> sorted row numbers; unknown ids are not in it."""
-    wanted = pa.array(sorted(set(ids)), pa.string())
-    found = {}
-    for index in range(len(corpus.manifest.shards)):
-        there = corpus.shard(index, [IMAGE_ID])[IMAGE_ID]
-        rows = np.flatnonzero(pc.is_in(there, value_set=wanted).to_numpy(zero_copy_only=False))
+def locate(artifact: Artifact, ids: Iterable[str], shards: Iterable[int] | None = None) -> dict[int, np.ndarray]:
+    """The rows that hold these image ids; only the id columns are read.
+
+    Args:
+        artifact: of rows with an `image_id`.
+        ids: which; unknown ones are in no shard.
+        shards: where to look; everywhere by default.
+
+    Returns:
+        For each shard that has some, their row numbers, sorted.
+    """
+    keys = pa.array(sorted(set(ids)), pa.string())
+    located = {}
+    for index in range(len(artifact.manifest.shards)) if shards is None else shards:
+        column = artifact.shard(index, [IMAGE_ID])[IMAGE_ID]
+        rows = np.flatnonzero(pc.is_in(column, value_set=keys).to_numpy(zero_copy_only=False))
         if len(rows):
-            found[index] = rows
-    return found
+            located[index] = rows
+    return located
 
 
-def known_ids(corpus: Artifact, ids: Iterable[str]) -> set[str]:
-    """Those of the ids that the corpus has."""
-    wanted = pa.array(sorted(set(ids)), pa.string())
-    found: set[str] = set()
-    for index in range(len(corpus.manifest.shards)):
-        there = corpus.shard(index, [IMAGE_ID])[IMAGE_ID]
-        found.update(there.filter(pc.is_in(there, value_set=wanted)).to_pylist())
-    return found
+def known_ids(artifact: Artifact, ids: Iterable[str]) -> set[str]:
+    """Those of the ids that the artifact has."""
+    return {row[IMAGE_ID] for row in rows_by_id(artifact, ids, [IMAGE_ID])}
 
 
-def rows_by_id(artifact: Artifact, index: int, ids: set[str]) -> list[dict[str, Any]]:
-    """Rows of one shard by id; only the row groups that hold one of them are read with their images."""
-    rows: list[dict[str, Any]] = []
-    with storage.open_read(artifact.shard_paths()[index]) as file:
-        parquet = pq.ParquetFile(file)
-        for group in range(parquet.num_row_groups):
-            keys = parquet.read_row_group(group, columns=[IMAGE_ID])[IMAGE_ID]
-            if ids.intersection(keys.to_pylist()):
-                table = parquet.read_row_group(group, columns=[IMAGE_ID, IMAGE, CAPTION])
-                rows += table.filter(pc.is_in(table[IMAGE_ID], value_set=_array(ids))).to_pylist()
-    return rows
+def rows_by_id(
+    artifact: Artifact, ids: Iterable[str], columns: Sequence[str], shards: Iterable[int] | None = None
+) -> Iterator[dict[str, Any]]:
+    """The rows with these image ids, in the artifact's order; of a shard only the row groups that hold one are read.
+
+    Args:
+        artifact: of rows with an `image_id`.
+        ids: which; unknown ones are left out.
+        columns: of the rows.
+        shards: where to look; everywhere by default.
+    """
+    for index, rows in locate(artifact, ids, shards).items():
+        with storage.open_read(artifact.shard_paths()[index]) as file:
+            parquet = pq.ParquetFile(file)
+            sizes = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
+            starts = np.concatenate([[0], np.cumsum(sizes)])
+            groups: dict[int, list[int]] = defaultdict(list)
+            for row in rows:
+                group = int(np.searchsorted(starts, row, side="right")) - 1
+                groups[group].append(int(row - starts[group]))
+            for group, inside in groups.items():
+                # one row at a time becomes Python objects: with their images they are large
+                table = parquet.read_row_group(group, columns=list(columns)).take(pa.array(inside))
+                for i in range(len(table)):
+                    yield table.slice(i, 1).to_pylist()[0]
 
 
-def _array(ids: set[str]) -> Any:
-    import pyarrow as pa
+def sample_rows(
+    artifact: Artifact, count: int, rng: random.Random, prefix: str = ""
+) -> list[tuple[str, dict[str, Any]]]:
+    """Rows sampled by their number among all, so that only the shards that hold one are read.
 
-    return pa.array(sorted(ids), pa.string())
+    Args:
+        artifact: of any kind with rows.
+        count: how many; all where there are fewer.
+        rng: decides which.
+        prefix: of the files to sample from.
 
-
-def sample_rows(artifact: Artifact, count: int, draw: random.Random) -> list[dict[str, Any]]:
-    """Rows by their number among all, so that only the shards drawn from are read."""
-    numbers = sorted(draw.sample(range(artifact.rows), min(count, artifact.rows)))
+    Returns:
+        (file, row) in the artifact's order.
+    """
+    shards = [(i, s) for i, s in enumerate(artifact.manifest.shards) if str(s["file"]).startswith(prefix)]
+    total = sum(int(shard["rows"]) for _, shard in shards)
+    numbers = sorted(rng.sample(range(total), min(count, total)))
     rows, first = [], 0
-    for index, shard in enumerate(artifact.manifest.shards):
+    for index, shard in shards:
         inside = [n - first for n in numbers if first <= n < first + int(shard["rows"])]
         first += int(shard["rows"])
         if inside:
-            rows += artifact.shard(index).take(inside).to_pylist()
+            rows += [(str(shard["file"]), row) for row in artifact.shard(index).take(inside).to_pylist()]
     return rows

@@ -1,47 +1,46 @@
-"""Stages that need real files, on folders that are elsewhere: fetch the inputs, run here, send the result back.
+"""Stages that need real files, on folders that are elsewhere: through a mirror of these folders on this machine.
 
-`pretrain`, `embed`, `mine`, `train` and `eval` map embeddings into memory or load models, which wants a disk. Inputs
-are kept under their fingerprint, so none is fetched twice. What surprises: the result is made in a folder of the cache
-that belongs to the target, so a killed run continues there; at the target, the manifest arrives last.
+`pretrain`, `embed`, `mine`, `train` and `eval` map embeddings into memory or load models, which wants a disk. The
+folder of a URL has one place in the mirror; what is there already, by its fingerprint, is not copied again. What
+surprises: the result is made in its place in the mirror too, so a killed run continues there; in both directions the
+manifest arrives last.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from filelock import FileLock
 
 from megapairs_hf.artifacts import storage
 from megapairs_hf.artifacts.artifact import (
+    COMPANIONS,
     MANIFEST,
     PLAN,
-    REJECTED_FILE,
     Artifact,
     json_bytes,
     open_artifact,
     read_json,
 )
 from megapairs_hf.artifacts.fingerprints import sha256_of
+from megapairs_hf.artifacts.replace import OVERWRITES, beside, discard, remove_unlisted
 from megapairs_hf.artifacts.storage import join
+from megapairs_hf.artifacts.writer import acquire, release
 from megapairs_hf.core import distributed
 from megapairs_hf.core.errors import ArtifactError, IncompleteArtifactError
 from megapairs_hf.core.progress import Progress, note
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 # a model is more files than the manifest has hashes of; of every other kind, what the manifest lists is all
 WHOLE = frozenset({"model", "encoders", "results"})
-COMPANIONS = (REJECTED_FILE, "README.md")
-SENDING = ".sending.json"
-# what a stage reads or writes beside its inputs and its folder: the models that `./encoders/…` names, and the
-# base model that training saves
-BESIDE = ("encoders", "base")
+# file systems that can copy many files at once get so many
+AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -52,28 +51,38 @@ class Staged:
         work: what `./…` in a model's path is relative to.
         places: the inputs by name.
         target: where the result is made.
-        sends: where each folder of this machine goes when the stage is done.
+        outputs: where the folders that the stage writes go when it is done, by their place on this machine.
     """
 
     work: str
     places: dict[str, str]
     target: str
-    sends: dict[str, str]
+    outputs: dict[str, str]
 
     def send(self) -> None:
         """Send every finished artifact that was made here; the main process does, the others wait."""
         distributed.barrier()
         if distributed.is_main():
-            for folder, url in self.sends.items():
+            for folder, url in self.outputs.items():
                 for path in artifact_folders(folder):
-                    send(path, join(url, path[len(folder) + 1 :]) if path != folder else url)
+                    send(path, url + path[len(folder) :])
         distributed.barrier()
 
 
 def cache_folder() -> Path:
-    """Where fetched inputs and results on their way are kept: `MEGAPAIRS_CACHE`, or `~/.cache/megapairs`."""
-    told = os.environ.get("MEGAPAIRS_CACHE")
-    return Path(told) if told else Path.home() / ".cache" / "megapairs"
+    """Where the mirror is: `MEGAPAIRS_CACHE`, or `~/.cache/megapairs`."""
+    folder = os.environ.get("MEGAPAIRS_CACHE")
+    return Path(folder) if folder else Path.home() / ".cache" / "megapairs"
+
+
+def mirror(url: str) -> str:
+    """The place of a folder on this machine: its own where it is local, else one below the cache folder."""
+    if storage.is_local(url):
+        return url
+    # `..` would lead out of the mirror, and some characters of a URL stand in no file name
+    names = url.replace("://", "/", 1).split("/")
+    parts = [quote(name, safe=" @+=,") for name in names if name not in {"", ".", ".."}]
+    return str(cache_folder().joinpath("mirror", *parts))
 
 
 def stage_in(work: str, places: Mapping[str, str], target: str, *, overwrite: bool = False) -> Staged:
@@ -94,24 +103,31 @@ def stage_in(work: str, places: Mapping[str, str], target: str, *, overwrite: bo
     """
     # processes of one run meet before any of them waits for the lock of another
     distributed.barrier()
-    mirror = cache_folder() / "work" / hashlib.sha256(f"{work} {target}".encode()).hexdigest()[:16]
-    mirror.mkdir(parents=True, exist_ok=True)
-    with FileLock(mirror / ".lock"):
-        near = {name: _near(mirror / name, url) for name, url in places.items()}
-        above, _, name = target.rstrip("/").rpartition("/")
-        sends = {}
-        if not storage.is_local(target):
-            sends[str(mirror / name)] = target
-            sends |= {str(mirror / "base"): join(above, "base")} if "base" not in near else {}
-        for folder, url in {**{str(mirror / b): join(work, b) for b in BESIDE if b not in near}, **sends}.items():
-            if storage.is_local(url):
-                continue
-            if overwrite and folder in sends:
-                _unlink(Path(folder))
-            else:
-                _link_all(Path(folder), url, artifact_folders(url, strict=False))
-    here = work if storage.is_local(work) else str(mirror)
-    return Staged(here, near, str(mirror / name) if sends else target, sends)
+    # train saves its base model beside the result
+    written = [target, join(storage.parent(target), "base")] if not storage.is_local(target) else []
+    outputs = {mirror(url): url for url in written if url not in places.values()}
+    if overwrite and distributed.is_main():
+        for folder in outputs:
+            _clear(folder)
+    for url in places.values():
+        if not fetch_all(url):
+            # says what is missing there
+            open_artifact(url)
+    # the models that `./encoders/…` names are no inputs; of a result, what is finished there is not made again
+    for url in [join(work, "encoders"), *(outputs.values() if not overwrite else [])]:
+        if url not in places.values():
+            fetch_all(url, strict=False)
+    distributed.barrier()
+    return Staged(mirror(work), {name: mirror(url) for name, url in places.items()}, mirror(target), outputs)
+
+
+def _clear(folder: str) -> None:
+    """Leave of an output only what this run makes: what else is in the mirror may be older than what is there."""
+    lock = acquire(folder)
+    try:
+        discard(folder)
+    finally:
+        release(lock)
 
 
 def artifact_folders(root: str, *, strict: bool = True) -> list[str]:
@@ -126,57 +142,21 @@ def artifact_folders(root: str, *, strict: bool = True) -> list[str]:
     """
     if storage.exists(join(root, MANIFEST)):
         return [root]
-    found = []
+    folders = []
     for path in [join(root, name) for name in storage.list_names(root) if not name.startswith(".")]:
         if storage.exists(join(path, MANIFEST)):
-            found.append(path)
-        elif strict and any(storage.exists(join(path, mark)) for mark in (PLAN, SENDING)):
+            folders.append(path)
+        elif strict and storage.exists(join(path, PLAN)):
             raise IncompleteArtifactError(f"{path} is not finished; run the command that makes it again to continue")
-    return found
+    return folders
 
 
-def _near(link: Path, url: str) -> str:
-    """The folder of this machine for an input: itself, or a link to what was fetched."""
-    if storage.is_local(url):
-        return url
-    folders = artifact_folders(url)
-    if not folders:
-        # says what is missing there
-        open_artifact(url)
-    _link_all(link, url, folders)
-    return str(link)
-
-
-def _link_all(link: Path, url: str, folders: list[str]) -> None:
-    for folder in folders:
-        _link(link if folder == url else link / folder.rsplit("/", 1)[-1], fetch(folder))
-
-
-def _link(link: Path, folder: Path) -> None:
-    """Let `link` lead to a fetched folder; what is right already stays, other processes may be reading it."""
-    if link.resolve() == folder.resolve():
-        return
-    if link.is_dir() and not link.is_symlink():
-        if (link / MANIFEST).is_file() and open_artifact(link).fingerprint == open_artifact(folder).fingerprint:
-            return
-        # begun or made here once; what is finished there now is another
-        shutil.rmtree(link)
-    link.unlink(missing_ok=True)
-    link.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        link.symlink_to(folder, target_is_directory=True)
-    except OSError as error:
-        raise ArtifactError(
-            f"cannot link {link} to {folder}: {error.strerror or error}; on Windows switch on its developer mode, or"
-            " work in a local folder"
-        ) from error
-
-
-def _unlink(path: Path) -> None:
-    """Remove links, so that a stage which makes everything again does not write into what was fetched."""
-    for place in [path, *(path.iterdir() if path.is_dir() and not path.is_symlink() else [])]:
-        if place.is_symlink():
-            place.unlink()
+def fetch_all(url: str, *, strict: bool = True) -> list[str]:
+    """Fetch the finished artifacts of a folder that is elsewhere; their folders there."""
+    folders = artifact_folders(url, strict=strict)
+    for folder in folders if not storage.is_local(url) else ():
+        fetch(folder)
+    return folders
 
 
 def fetch(url: str) -> Path:
@@ -186,37 +166,63 @@ def fetch(url: str) -> Path:
         url: its folder.
 
     Returns:
-        Its folder in the cache, named by its fingerprint.
+        Its folder in the mirror.
 
     Raises:
         ArtifactError: it is not there, or a file did not arrive as the manifest says.
     """
     artifact = open_artifact(url)
-    target = cache_folder() / "artifacts" / f"{artifact.manifest.kind}-{artifact.fingerprint}"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{target}.lock"):
-        if (target / MANIFEST).is_file():
-            return target
-        names = files_of(artifact)
-        digests = {str(shard["file"]): shard["sha256"] for shard in artifact.manifest.shards}
-        with Progress(f"fetch {artifact.manifest.kind}", len(names), "files") as bar:
-            for name in names:
-                place = target / name
-                if not (name in digests and place.is_file() and sha256_of(str(place)) == digests[name]):
-                    storage.download(join(url, name), place)
-                    if sha256_of(str(place)) != digests.get(name, sha256_of(str(place))):
-                        raise ArtifactError(
-                            f"{join(url, name)} is not what its manifest says; make the artifact again"
-                        )
-                bar.advance()
-        storage.download(join(url, MANIFEST), target / MANIFEST)
-    return target
+    folder = Path(mirror(url))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(beside(folder, "fetch")):
+        if not _is_there(str(folder), artifact):
+            # refused while a run of this machine makes it anew
+            lock = acquire(folder)
+            try:
+                _fetch(artifact, folder)
+            finally:
+                release(lock)
+    return folder
+
+
+def _is_there(folder: str, artifact: Artifact) -> bool:
+    return storage.exists(join(folder, MANIFEST)) and open_artifact(folder).fingerprint == artifact.fingerprint
+
+
+def _fetch(artifact: Artifact, folder: Path) -> None:
+    names = files_of(artifact)
+    digests = {str(shard["file"]): shard["sha256"] for shard in artifact.manifest.shards}
+    # what was cut is continued; of another artifact or of a run that was begun here, nothing may stay
+    storage.write_bytes(folder / PLAN, json_bytes({"kind": artifact.manifest.kind}))
+    for name in [MANIFEST, *storage.list_files(folder)]:
+        if name not in {PLAN, *names}:
+            (folder / name).unlink(missing_ok=True)
+    missing = [n for n in names if not (n in digests and _has_digest(folder / n, digests[n]))]
+    with Progress(f"fetch {artifact.manifest.kind}", len(names), "files", len(names) - len(missing)) as bar:
+        for batch in _batches(missing):
+            storage.download(artifact.path, batch, folder)
+            for name in batch:
+                if name in digests and not _has_digest(folder / name, digests[name]):
+                    raise ArtifactError(
+                        f"{join(artifact.path, name)} is not what its manifest says; make the artifact again"
+                    )
+            bar.advance(len(batch))
+    storage.download(artifact.path, [MANIFEST], folder)
+    (folder / PLAN).unlink()
+
+
+def _has_digest(file: Path, digest: str) -> bool:
+    return file.is_file() and sha256_of(str(file)) == digest
+
+
+def _batches(names: Sequence[str]) -> list[Sequence[str]]:
+    return [names[i : i + AT_ONCE] for i in range(0, len(names), AT_ONCE)]
 
 
 def files_of(artifact: Artifact) -> list[str]:
     """The files of an artifact but its manifest; hidden ones belong to no artifact."""
     if artifact.manifest.kind in WHOLE:
-        return [n for n in storage.list_files(artifact.path) if n != MANIFEST and not f"/{n}".count("/.")]
+        return [n for n in storage.list_files(artifact.path) if n != MANIFEST and "/." not in f"/{n}"]
     listed = [str(shard["file"]) for shard in artifact.manifest.shards]
     return listed + [name for name in COMPANIONS if storage.exists(join(artifact.path, name))]
 
@@ -228,24 +234,24 @@ def send(folder: str, url: str) -> None:
         folder: on this machine.
         url: where to.
     """
-    if Path(folder).is_symlink():
-        return
     artifact = open_artifact(folder)
-    if storage.exists(join(url, MANIFEST)):
-        if open_artifact(url).fingerprint == artifact.fingerprint:
-            return
-        # the manifest goes first: cut half-way, what is left must not look finished
-        storage.remove(join(url, MANIFEST))
-    mark = {"fingerprint": artifact.fingerprint}
-    continued = storage.exists(join(url, SENDING)) and read_json(join(url, SENDING)) == mark
-    storage.write_bytes(join(url, SENDING), json_bytes(mark))
-    names = files_of(artifact)
-    with Progress(f"send {artifact.manifest.kind}", len(names), "files") as bar:
-        for name in names:
-            source = storage.local(join(folder, name))
-            if not (continued and storage.size(join(url, name)) == source.stat().st_size):
-                storage.upload(source, join(url, name))
-            bar.advance()
-    storage.upload(storage.local(join(folder, MANIFEST)), join(url, MANIFEST))
-    storage.remove(join(url, SENDING))
-    note(f"sent {artifact.manifest.kind} to {url}")
+    names, plan = files_of(artifact), join(url, PLAN)
+    if not _is_there(url, artifact):
+        mark = {"kind": artifact.manifest.kind, "fingerprint": artifact.fingerprint, OVERWRITES: True}
+        if storage.exists(plan) and read_json(plan) == mark:
+            # files of another result would have the same sizes; those that came after this plan are of this one
+            left = [n for n in names if storage.size(join(url, n)) != storage.local(join(folder, n)).stat().st_size]
+        else:
+            left = names
+            # cut half-way, what is left must not look finished, and files of the old result not like ours
+            storage.remove(join(url, MANIFEST))
+            storage.write_bytes(plan, json_bytes(mark))
+        with Progress(f"send {artifact.manifest.kind}", len(names), "files", len(names) - len(left)) as bar:
+            for batch in _batches(left):
+                storage.upload(storage.local(folder), batch, url)
+                bar.advance(len(batch))
+        storage.upload(storage.local(folder), [MANIFEST], url)
+        note(f"sent {artifact.manifest.kind} to {url}")
+    if storage.exists(plan):
+        remove_unlisted(url, {MANIFEST, *names})
+        storage.remove(plan)

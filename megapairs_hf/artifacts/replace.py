@@ -1,45 +1,47 @@
 """Making room for a run that overwrites, without losing what is there before there is something in its place.
 
-What was there is set aside in the folder, put back if the run fails before it writes anything, and deleted once the
-first shard with a row is finished. What surprises: every step may be cut by `kill -9`, so folders are complete or not
-by their name. `.moving` is always moved back, `.before` is whole, `.gone…` is never looked at again. Elsewhere than on
-a local disk nothing can be moved, and what is there is deleted.
+On a local disk the folder `NAME` becomes `.NAME.old` beside it: one atomic rename, and so is the way back. It is put
+back if the run fails before it writes anything of its own, and deleted once the first shard with a row is finished.
+What surprises: a folder is renamed before it is deleted, since `kill -9` may cut the deletion; `.NAME.gone…` is never
+read again. Elsewhere nothing can be renamed: the new plan takes the place of the old manifest, shards are written over
+the old ones, and what the new manifest does not list is removed at the end.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import time
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.artifacts import storage
-from megapairs_hf.artifacts.artifact import MANIFEST, PLAN, read_json
+from megapairs_hf.artifacts.artifact import MANIFEST, PLAN, json_bytes, read_json
 from megapairs_hf.artifacts.storage import PathLike, join
 from megapairs_hf.core.errors import ArtifactError
 
 if TYPE_CHECKING:
+    from collections.abc import Container
     from pathlib import Path
 
 PARTS = ".parts"
-LOCK = ".lock"
-BEFORE = ".before"
-MOVING = ".moving"
-GONE = ".gone"
-CLEARING = ".clearing"
+LOCK, OLD, GONE = "lock", "old", "gone"
+# in the plan of a remote folder: files of an earlier result may be left in it
+OVERWRITES = "overwrites"
+
+
+def beside(path: PathLike, mark: str) -> Path:
+    """`.NAME.mark` in the folder that holds a local one; of a link, beside what it leads to."""
+    folder = storage.local(path).resolve()
+    return folder.with_name(f".{folder.name}.{mark}")
 
 
 def begun(path: PathLike) -> bool:
     """Whether a folder with a plan holds anything else; of a remote one that is taken for granted."""
     if not storage.is_local(path):
         return True
-    folder = storage.local(path)
-    files = (file for file in folder.rglob("*") if file.is_file() and file.name not in {PLAN, LOCK})
-    return any(not _aside(file.relative_to(folder).parts[0]) for file in files)
-
-
-def _aside(name: str) -> bool:
-    return name in {BEFORE, MOVING} or name.startswith(GONE)
+    files = (file for file in storage.local(path).rglob("*") if file.is_file())
+    return any(file.name != PLAN and file.suffix != f".{LOCK}" for file in files)
 
 
 def refuse_foreign(path: PathLike) -> None:
@@ -57,95 +59,82 @@ def refuse_foreign(path: PathLike) -> None:
 
 
 def set_aside(path: PathLike) -> None:
-    """Make room for an overwriting run; `put_back` comes first.
+    """Make room in a local folder for an overwriting run; `recover` comes first.
 
     Raises:
         ArtifactError: what is there was not made by this package.
     """
-    names = [name for name in storage.list_names(path) if name != LOCK and not _aside(name)]
-    if not {MANIFEST, PLAN, CLEARING} & set(names):
+    _refuse_unknown(path)
+    folder, old = storage.local(path).resolve(), beside(path, OLD)
+    with storage.explained(path):
+        if old.exists():
+            # an overwriting run that was killed began what is there, and has set aside what it found
+            discard(path)
+        elif storage.list_names(path):
+            folder.rename(old)
+
+
+def plan_over(path: PathLike, plan: dict[str, Any]) -> None:
+    """Begin an overwriting run in a remote folder; killed at any step, the old result or the new plan is whole.
+
+    Raises:
+        ArtifactError: what is there was not made by this package.
+    """
+    _refuse_unknown(path)
+    # a record tells of a finished shard, so records go before what they rely on
+    for name in sorted(storage.list_names(join(path, PARTS)), key=lambda name: not name.endswith(".json")):
+        storage.remove(join(path, PARTS, name))
+    storage.write_bytes(join(path, PLAN), json_bytes(plan | {OVERWRITES: True}))
+    storage.remove(join(path, MANIFEST))
+
+
+def _refuse_unknown(path: PathLike) -> None:
+    if not any(storage.exists(join(path, name)) for name in (MANIFEST, PLAN)):
         refuse_foreign(path)
-    if not storage.is_local(path):
-        _clear(path, names)
-        return
-    folder = storage.local(path)
-    with storage.explained(path):
-        if (folder / BEFORE).exists():
-            # what a second overwriting run finds was begun by the first, and what that one found is set aside already;
-            # the plan goes last, so that it is known for begun until then
-            _throw_away(folder, [name for name in names if name != PLAN])
-            _throw_away(folder, [PLAN])
-        elif names:
-            (folder / MOVING).mkdir(exist_ok=True)
-            # the manifest and the plan go first: what is left must look neither finished nor begun
-            for name in sorted(names, key=lambda name: (name != MANIFEST, name != PLAN)):
-                (folder / name).rename(folder / MOVING / name)
-            (folder / MOVING).rename(folder / BEFORE)
 
 
-def _clear(path: PathLike, names: list[str]) -> None:
-    """Delete what is there; a mark tells the next run, should this one be killed, that it may go on."""
-    storage.write_bytes(join(path, CLEARING), b"")
-    # the manifest goes first: killed half-way, what is left must not look finished
-    for name in sorted(names, key=lambda name: name != MANIFEST):
-        if name != CLEARING:
-            storage.remove(join(path, name))
-    storage.remove(join(path, CLEARING))
+def remove_unlisted(path: PathLike, listed: Container[str]) -> None:
+    """Remove what an earlier result left in a remote folder whose new manifest is written; hidden files stay."""
+    plan = join(path, PLAN)
+    if not storage.is_local(path) and storage.exists(plan) and read_json(plan).get(OVERWRITES):
+        for name in storage.list_files(path):
+            if name not in listed and "/." not in f"/{name}":
+                storage.remove(join(path, name))
 
 
-def was_clearing(path: PathLike) -> bool:
-    """Whether an overwriting run was killed while it made room in a remote folder."""
-    return not storage.is_local(path) and storage.exists(join(path, CLEARING))
-
-
-def put_back(path: PathLike) -> None:
-    """Undo an overwriting run that wrote nothing, or that was killed while it made room."""
+def recover(path: PathLike) -> None:
+    """Undo an overwriting run that wrote nothing, and complete what a killed one had begun to delete."""
     if not storage.is_local(path):
         return
-    folder = storage.local(path)
+    folder, old = storage.local(path).resolve(), beside(path, OLD)
     with storage.explained(path):
-        if (folder / MOVING).exists():
-            _move_back(folder)
-        if not (folder / BEFORE).exists():
-            pass
-        elif (folder / MANIFEST).exists():
-            drop_before(path)
-        elif not (folder / PLAN).exists() or not begun(path):
-            shutil.rmtree(folder / PARTS, ignore_errors=True)
-            (folder / PLAN).unlink(missing_ok=True)
-            (folder / BEFORE).rename(folder / MOVING)
-            _move_back(folder)
-        for rest in folder.glob(f"{GONE}*"):
-            shutil.rmtree(rest, ignore_errors=True)
+        if old.exists():
+            if (folder / MANIFEST).exists():
+                drop_old(path)
+            elif not begun(path):
+                discard(path)
+                old.rename(folder)
+        gone = beside(path, GONE).name
+        for rest in folder.parent.iterdir() if folder.parent.is_dir() else ():
+            if rest.name.startswith(gone):
+                shutil.rmtree(rest, ignore_errors=True)
 
 
-def _move_back(folder: Path) -> None:
-    moving = folder / MOVING
-    # these two come last: killed half-way, this is done again
-    for name in sorted((file.name for file in moving.iterdir()), key=lambda name: (name == MANIFEST, name == PLAN)):
-        if (folder / name).exists():
-            _throw_away(folder, [name])
-        (moving / name).rename(folder / name)
-    moving.rmdir()
+def drop_old(path: PathLike) -> None:
+    """Delete what was set aside: something is in its place. Any process may be the first."""
+    _discard(path, beside(path, OLD))
 
 
-def _throw_away(folder: Path, names: list[str]) -> None:
-    """Move out of the way at once, then delete at leisure."""
-    place = folder / f"{GONE}-{os.getpid()}"
-    place.mkdir(exist_ok=True)
-    for name in names:
-        if (folder / name).exists():
-            (folder / name).rename(place / f"{sum(1 for _ in place.iterdir())}-{name}")
-    shutil.rmtree(place, ignore_errors=True)
+def discard(path: PathLike) -> None:
+    """Delete a local folder: it is renamed at once, and deleted at leisure."""
+    _discard(path, storage.local(path).resolve())
 
 
-def drop_before(path: PathLike) -> None:
-    """Let go of what was set aside: something is in its place. Any process may be the first."""
-    folder = storage.local(path)
-    place = folder / f"{GONE}-{os.getpid()}-before"
+def _discard(path: PathLike, folder: Path) -> None:
+    gone = beside(path, f"{GONE}-{os.getpid()}-{time.monotonic_ns()}")
     with suppress(FileNotFoundError):
-        (folder / BEFORE).rename(place)
-        shutil.rmtree(place, ignore_errors=True)
+        folder.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
 
 
 def came_to_nothing(path: PathLike, kind: str) -> bool:

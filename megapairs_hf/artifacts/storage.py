@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from megapairs_hf.core.errors import ArtifactError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 PathLike = str | os.PathLike[str]
 NO_SYNC = {errno.EACCES, errno.EPERM, errno.EISDIR, errno.EBADF, errno.EINVAL, errno.ENOTSUP}
@@ -56,8 +56,8 @@ def file_system(path: PathLike) -> tuple[Any, str]:
     """The fsspec file system of a path, and the path's name in it."""
     import fsspec
 
-    found: tuple[Any, str] = fsspec.core.url_to_fs(str(path))
-    return found
+    result: tuple[Any, str] = fsspec.core.url_to_fs(str(path))
+    return result
 
 
 def exists(path: PathLike) -> bool:
@@ -190,7 +190,7 @@ def list_files(path: PathLike) -> list[str]:
     """Names of all files below a folder, relative to it, sorted; empty where there is no folder."""
     fs, name = file_system(path)
     root = str(fs._strip_protocol(name)).rstrip("/")
-    return sorted(str(found).removeprefix(root).lstrip("/") for found in fs.find(root)) if fs.exists(name) else []
+    return sorted(str(file).removeprefix(root).lstrip("/") for file in fs.find(root)) if fs.exists(name) else []
 
 
 def size(path: PathLike) -> int | None:
@@ -199,27 +199,40 @@ def size(path: PathLike) -> int | None:
     return int(fs.size(name)) if fs.isfile(name) else None
 
 
-def download(path: PathLike, target: Path) -> None:
-    """Copy a file from anywhere to this machine, whole or not at all."""
-    fs, name = file_system(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+def download(url: PathLike, names: Sequence[str], folder: Path) -> None:
+    """Copy files of a folder anywhere to this machine, many at once where the file system can.
+
+    Args:
+        url: the folder there.
+        names: of its files.
+        folder: where to.
+    """
+    fs, root = file_system(url)
+    targets = [folder / name for name in names]
     try:
-        with explained(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            fs.get_file(name, str(temporary))
-            temporary.replace(target)
+        with explained(folder):
+            for target in targets:
+                target.parent.mkdir(parents=True, exist_ok=True)
+            fs.get([f"{root.rstrip('/')}/{name}" for name in names], [str(target) for target in targets])
     except FileNotFoundError as error:
-        raise ArtifactError(f"{path} does not exist; check the path, or run the stage that makes it") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+        raise ArtifactError(f"{url} lacks one of its files; make the artifact again") from error
 
 
-def upload(source: Path, path: PathLike) -> None:
-    """Copy a file of this machine to anywhere."""
-    fs, name = file_system(path)
-    with explained(path):
-        fs.makedirs(fs._parent(name), exist_ok=True)
-        fs.put_file(str(source), name)
+def upload(folder: Path, names: Sequence[str], url: PathLike) -> None:
+    """Copy files of a folder of this machine to a folder anywhere, many at once where the file system can.
+
+    Args:
+        folder: on this machine.
+        names: of its files.
+        url: where to.
+    """
+    fs, root = file_system(url)
+    targets = [f"{root.rstrip('/')}/{name}" for name in names]
+    with explained(url):
+        # object stores have no folders; servers that have some want them made
+        for parent_folder in sorted({fs._parent(target) for target in targets}):
+            fs.makedirs(parent_folder, exist_ok=True)
+        fs.put([str(folder / name) for name in names], targets)
 
 
 def remove(path: PathLike) -> None:
@@ -231,18 +244,18 @@ def remove(path: PathLike) -> None:
 
 
 @contextmanager
-def explained(path: PathLike, kept: str = "finished shards are kept") -> Iterator[None]:
+def explained(path: PathLike, preserved: str = "finished shards are kept") -> Iterator[None]:
     """Turn an operating-system error about `path` into one sentence that says what to do.
 
     Args:
         path: what is being written.
-        kept: what a full disk leaves as it was.
+        preserved: what a full disk leaves as it was.
     """
     try:
         yield
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-            advice = f"the disk is full; free some space and run the same command again, {kept}"
+            advice = f"the disk is full; free some space and run the same command again, {preserved}"
         elif error.errno in {errno.EROFS, errno.EACCES, errno.EPERM}:
             advice = "the folder is read-only; make it writable or name another with --work or --out"
         elif error.errno in {errno.ENOTDIR, errno.EEXIST}:

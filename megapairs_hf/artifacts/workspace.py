@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.artifacts import storage
 from megapairs_hf.artifacts.artifact import MANIFEST, PLAN, Artifact, open_artifact
-from megapairs_hf.artifacts.storage import PathLike, join
+from megapairs_hf.artifacts.storage import HUB_ID, PathLike, join
 from megapairs_hf.core.errors import ArtifactError
 from megapairs_hf.core.formatting import format_value
 
@@ -38,6 +38,7 @@ RECORD_KEYS = ("benchmark", "metric", "value", "model", "strategy")
 RANKINGS = "rankings.parquet"
 ABSENT, UNFINISHED, FINISHED = "not made yet", "not finished", "finished"
 RULE_BASED = "rule_based"
+SYNTHETIC = "synthetic scenes"
 WRITTEN = ("descriptions", "instructions")
 
 
@@ -75,14 +76,14 @@ class Work:
     @cached_property
     def everything(self) -> dict[str, Artifact]:
         """Every finished artifact of the folder."""
-        found = {}
+        artifacts = {}
         for name in (*STAGES, *AFTER):
-            inner = [f"{name}/{child}" for child in storage.list_names(join(self.path, name))]
+            inner = [f"{name}/{child}" for child in storage.list_names(join(self.path, name)) if child[0] != "."]
             for place in [name, *(inner if name == "embeddings" else [])]:
                 artifact = self.find(place)
                 if artifact is not None:
-                    found[place] = artifact
-        return found
+                    artifacts[place] = artifact
+        return artifacts
 
     @property
     def embeddings(self) -> dict[str, Artifact]:
@@ -112,19 +113,19 @@ class Work:
 
     def stand_ins(self) -> list[str]:
         """One sentence for each part of the paper's method that something simpler took the place of."""
-        told = []
+        sentences = []
         engines = {n: self.artifacts[n].manifest.config.get("engine") for n in WRITTEN if n in self.artifacts}
         written = [name for name, engine in engines.items() if engine == RULE_BASED]
         if written:
-            told.append(
+            sentences.append(
                 f"The {' and the '.join(written)} were written by the offline stand-in, from the captions and without"
                 " any model: no multimodal or language model saw an image or wrote a sentence."
             )
         similarity = self.artifacts.get("encoders")
         if similarity is not None:
             for part, value in similarity.manifest.stats.get("stands_in_for", {}).items():
-                told.append(f"Similarity {part} stands in for {format_value(value)}.")
-        return told
+                sentences.append(f"Similarity {part} stands in for {format_value(value)}.")
+        return sentences
 
 
 def _same(one: Artifact | None, other: Artifact) -> bool:
@@ -133,22 +134,22 @@ def _same(one: Artifact | None, other: Artifact) -> bool:
 
 def _traced(everything: dict[str, Artifact], name: str, artifact: Artifact) -> dict[str, Artifact]:
     """An artifact, and those of a work folder that it was made of, however indirectly."""
-    found, made_of = {name: artifact}, set(artifact.manifest.inputs.values())
-    while more := {n: a for n, a in everything.items() if n not in found and a.fingerprint in made_of}:
-        found |= more
+    related, made_of = {name: artifact}, set(artifact.manifest.inputs.values())
+    while more := {n: a for n, a in everything.items() if n not in related and a.fingerprint in made_of}:
+        related |= more
         made_of |= {mark for one in more.values() for mark in one.manifest.inputs.values()}
-    if any(_model_of(one).startswith("./encoders/") for one in found.values()):
+    if any(_model_of(one).startswith("./encoders/") for one in related.values()):
         # models of this folder: the manifest of what they embedded tells their weights, not the stage that made them
-        found |= {n: a for n, a in everything.items() if n == "encoders"}
+        related |= {n: a for n, a in everything.items() if n == "encoders"}
     if _same(everything.get(name), artifact) and name == "model":
-        found |= {n: a for n, a in everything.items() if n in AFTER}
-    return {n: found[n] for n in (*(n for n in everything if n in found), name)}
+        related |= {n: a for n, a in everything.items() if n in AFTER}
+    return {n: related[n] for n in (*(n for n in everything if n in related), name)}
 
 
 def _model_of(artifact: Artifact) -> str:
     """The model that made embeddings; empty for anything else."""
-    told = artifact.manifest.config.get("model") if artifact.manifest.kind == "embeddings" else None
-    return str(told.get("model") if isinstance(told, dict) else told or "")
+    model = artifact.manifest.config.get("model") if artifact.manifest.kind == "embeddings" else None
+    return str(model.get("model") if isinstance(model, dict) else model or "")
 
 
 def open_work(path: PathLike) -> Work:
@@ -164,16 +165,13 @@ def open_work(path: PathLike) -> Work:
     return work
 
 
-def source_name(artifact: Artifact) -> str:
-    """What a corpus calls the place it came from, without any folder of this machine; empty where it says nothing."""
-    for key in ("source", "dataset", "repo_id", "name", "path"):
-        value = artifact.manifest.config.get(key)
-        if isinstance(value, dict):
-            value = value.get("path") or value.get("name")
-        if isinstance(value, str) and value:
-            hub_like = value.count("/") <= 1 and not value.startswith((".", "/", "~")) and "\\" not in value
-            return value if hub_like else value.rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1]
-    return ""
+def source_name(corpus: Artifact) -> str:
+    """Where the images of a corpus come from: a Hub id, or the last part of a path; empty where it is not known."""
+    if corpus.manifest.config.get("source") == "scenes":
+        return SYNTHETIC
+    path = str(corpus.manifest.config.get("path") or "").replace("\\", "/").rstrip("/")
+    on_hub = corpus.manifest.config.get("source") == "dataset" and HUB_ID.fullmatch(path)
+    return path if on_hub else path.rsplit("/", 1)[-1]
 
 
 def _json_lines(path: str) -> Iterator[dict[str, Any]]:

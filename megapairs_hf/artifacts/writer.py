@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from contextlib import suppress
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -19,6 +20,7 @@ from filelock import FileLock, Timeout
 
 from megapairs_hf.artifacts import storage
 from megapairs_hf.artifacts.artifact import (
+    COMPANIONS,
     MANIFEST,
     PLAN,
     REJECTED_FILE,
@@ -36,11 +38,13 @@ from megapairs_hf.artifacts.replace import (
     LOCK,
     PARTS,
     begun,
-    drop_before,
-    put_back,
+    beside,
+    drop_old,
+    plan_over,
+    recover,
     refuse_foreign,
+    remove_unlisted,
     set_aside,
-    was_clearing,
 )
 from megapairs_hf.artifacts.storage import PathLike, join
 from megapairs_hf.core import distributed
@@ -74,8 +78,8 @@ class ArtifactWriter:
 
     def stats(self, index: int) -> dict[str, Any]:
         """The counters of a finished shard."""
-        told: dict[str, Any] = read_json(self._part(index, "json"))["stats"]
-        return told
+        stats: dict[str, Any] = read_json(self._part(index, "json"))["stats"]
+        return stats
 
     def mine(self) -> list[int]:
         """The unfinished shards of this process."""
@@ -126,7 +130,7 @@ class ArtifactWriter:
         storage.write_bytes(self._part(index, "json"), json_bytes(record))
         # what an overwriting run set aside is kept until there is something in its place
         if rows and storage.is_local(self.path):
-            drop_before(self.path)
+            drop_old(self.path)
 
     def finish(self, stats: Mapping[str, Any] | None = None, rejected: Sequence[Rejection] = ()) -> Artifact:
         """Wait for every process, write the manifest, and open the artifact.
@@ -161,8 +165,8 @@ class ArtifactWriter:
             rejected=dict(sorted(Counter(left_out["reason"].to_pylist()).items())),
             stats={**counted, **stats},
         )
-        told = asdict(manifest) | {"fingerprint": manifest.fingerprint}
-        storage.write_bytes(join(self.path, MANIFEST), json_bytes(told))
+        record = asdict(manifest) | {"fingerprint": manifest.fingerprint}
+        storage.write_bytes(join(self.path, MANIFEST), json_bytes(record))
         _tidy(self.path)
 
     def _part(self, index: int, suffix: str) -> str:
@@ -176,8 +180,8 @@ class ArtifactWriter:
     ) -> None:
         # other processes may still be writing; then the next run looks
         if error is not None and distributed.world_size() == 1:
-            put_back(self.path)
-        release(self.lock, self.path)
+            recover(self.path)
+        release(self.lock)
 
 
 def add_counts(total: dict[str, Any], more: Mapping[str, Any]) -> None:
@@ -230,10 +234,10 @@ def create_artifact(
             _prepare(path, plan, overwrite)
         distributed.barrier()
         if storage.exists(join(path, MANIFEST)):
-            release(lock, str(path))
+            release(lock)
             return open_artifact(path, kind)
     except BaseException:
-        release(lock, str(path))
+        release(lock)
         raise
     return ArtifactWriter(str(path), plan, names, lock)
 
@@ -243,7 +247,8 @@ def acquire(path: PathLike) -> FileLock | None:
     if not storage.is_local(path):
         return None
     storage.make_folder(path)
-    lock = FileLock(storage.local(join(path, LOCK)))
+    # beside the folder, because an overwriting run renames it
+    lock = FileLock(beside(path, LOCK))
     try:
         with storage.explained(path):
             lock.acquire(timeout=0)
@@ -254,18 +259,21 @@ def acquire(path: PathLike) -> FileLock | None:
     return lock
 
 
-def release(lock: FileLock | None, path: str) -> None:
-    """Let go of a folder and leave no trace in it."""
+def release(lock: FileLock | None) -> None:
+    """Let go of a folder and leave no trace beside it."""
     if lock is not None:
         # Windows deletes no open file; there the lock itself goes with its release
         with suppress(PermissionError):
-            storage.local(join(path, LOCK)).unlink(missing_ok=True)
+            Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
 
 
 def _prepare(path: PathLike, plan: dict[str, Any], overwrite: bool) -> None:
-    put_back(path)
-    if overwrite or was_clearing(path):
+    recover(path)
+    if overwrite and not storage.is_local(path):
+        plan_over(path, plan)
+        return
+    if overwrite:
         set_aside(path)
     if storage.exists(join(path, MANIFEST)):
         there = read_json(join(path, MANIFEST))
@@ -300,22 +308,24 @@ def first_difference(name: str, old: Any, new: Any) -> tuple[str, Any, Any] | No
     """The first place where two plain values differ: dotted name, old value, new value."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted(old.keys() | new.keys()):
-            found = first_difference(f"{name}.{key}", old.get(key), new.get(key))
-            if found:
-                return found
+            difference = first_difference(f"{name}.{key}", old.get(key), new.get(key))
+            if difference:
+                return difference
         return None
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         for i, (left, right) in enumerate(zip(old, new, strict=True)):
-            found = first_difference(f"{name}[{i}]", left, right)
-            if found:
-                return found
+            difference = first_difference(f"{name}[{i}]", left, right)
+            if difference:
+                return difference
         return None
     return None if old == new else (name, old, new)
 
 
 def _tidy(path: str) -> None:
+    shards = read_json(join(path, MANIFEST))["shards"]
+    remove_unlisted(path, {MANIFEST, *COMPANIONS, *(shard["file"] for shard in shards)})
     for name in (PLAN, PARTS):
         storage.remove(join(path, name))
     if storage.is_local(path):
         storage.remove_temporary(path)
-        drop_before(path)
+        drop_old(path)

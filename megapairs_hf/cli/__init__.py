@@ -42,17 +42,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # a terminal or pipe of another encoding gets a question mark, not an exception
         sys.stdout.reconfigure(errors="replace")
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in given
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
     try:
-        return _run([word for word in given if word != "--debug"])
+        return _run([word for word in words if word != "--debug"])
     except MegaPairsError as error:
         if debug:
             traceback.print_exc()
         print(f"megapairs: {error}", file=sys.stderr)  # noqa: T201
         return 1
     except KeyboardInterrupt:
-        print("megapairs: interrupted; the same command goes on from here", file=sys.stderr)  # noqa: T201
+        print("megapairs: interrupted; the same command resumes from here", file=sys.stderr)  # noqa: T201
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -66,7 +66,7 @@ def _run(words: list[str]) -> int:
         return parse(words)()
     except ModuleNotFoundError as error:
         # most commands have said before they began which extra they need
-        missing = explained(error, f"megapairs {words[0]}")
+        missing = explained(error, words[0])
         if missing is None:
             raise
         raise missing from error

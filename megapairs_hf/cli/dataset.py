@@ -2,46 +2,51 @@
 
 from __future__ import annotations
 
-import argparse
 import functools
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import argparse
+
+    from megapairs_hf.cli.flags import Prepare
 
 
-def dataset(words: list[str]) -> Callable[[], int]:
+def dataset(parser: argparse.ArgumentParser) -> Prepare:
     """`megapairs dataset WHAT …`."""
-    parser = argparse.ArgumentParser("megapairs dataset", description="The released format, both ways.")
+    from megapairs_hf.cli.flags import add_settings
+    from megapairs_hf.dataset.config import ImportConfig
+
+    parser.description = "The released format, both ways."
     commands = parser.add_subparsers(dest="what", required=True, metavar="import|export")
     reader = commands.add_parser("import", help="the released format (JSON lines and a folder) to triplets")
     reader.add_argument("lines", metavar="LINES.jsonl", help="q_img, q_text, t_img, hns")
     reader.add_argument("images", metavar="FOLDER", help="what the paths in it are relative to")
     reader.add_argument("--out", default="work/triplets", metavar="DIR", help="output directory (%(default)s)")
     reader.add_argument("--validation", metavar="F.jsonl", help="lines of the validation split")
-    reader.add_argument("--exclude", default="", metavar="IDS.txt", help="file of image ids to leave out")
+    add_settings(reader, ImportConfig)
     reader.add_argument("--overwrite", action="store_true", help="overwrite what is there")
     writer = commands.add_parser("export", help="triplets to the released format")
     writer.add_argument("folder", metavar="FOLDER", help="the triplets")
     writer.add_argument("out", metavar="OUT", help="a new or empty folder for the lines and the images")
-    options = parser.parse_args(words)
-    return functools.partial({"import": _import, "export": _export}[options.what], options)
+    return lambda options: functools.partial({"import": _import, "export": _export}[options.what], options)
 
 
 def _import(options: argparse.Namespace) -> int:
-    from megapairs_hf.cli.commands import tell
+    from megapairs_hf.cli.flags import nested, selected
+    from megapairs_hf.cli.stage import note_artifact
+    from megapairs_hf.core.config import build_config
     from megapairs_hf.dataset.config import ImportConfig
     from megapairs_hf.dataset.megapairs_format.importer import import_megapairs
 
     artifact = import_megapairs(
         options.lines,
         options.images,
-        config=ImportConfig(exclude=options.exclude),
+        config=build_config(ImportConfig, nested(selected(options, ImportConfig)), "dataset import"),
         out=options.out,
         validation=options.validation,
         overwrite=options.overwrite,
     )
-    tell(artifact)
+    note_artifact(artifact)
     return 0
 
 

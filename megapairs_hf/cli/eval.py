@@ -6,32 +6,39 @@ What surprises: --data may be the folder of one benchmark or of several, where e
 
 from __future__ import annotations
 
-import argparse
 import functools
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
+from megapairs_hf.cli.flags import Parser
 from megapairs_hf.core import distributed
-from megapairs_hf.core.config import parse_value
+from megapairs_hf.core.config import build_config, parse_value
 from megapairs_hf.core.dependencies import require
 from megapairs_hf.core.errors import ConfigError
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable
 
     from megapairs_hf.evaluation.benchmarks.mmeb import MMEBConfig
     from megapairs_hf.evaluation.benchmarks.spec import BenchmarkSpec
+    from megapairs_hf.evaluation.entry import ModelSource
 
-MMEB = "mmeb"
+FLAGS = ("strategies", "top", "limit", "batch_size", "rerank", "rerank_top")
 EPILOG = """examples:
   megapairs eval runs/demo/model circo cirr --data DIR --out results
-  megapairs eval MODEL eval/fashioniq.yaml --set gallery=union --data DIR --out results
-  megapairs eval MODEL circo --split test --data DIR --out results   writes the file for the server
-  megapairs eval MODEL cirr --rerank yes-no --vlm NAME --vlm-urls URL --data DIR --out results
-  megapairs eval MODEL mmeb --set datasets='[GQA, VOC2007]' --data DIR --out results
-  megapairs eval check-data circo --data DIR                             what is there, and where to get the rest
-  megapairs eval --check-submission FILE                             what is wrong with a file for a server
+  megapairs eval MODEL fashioniq --set gallery=union --data DIR --out results
+  megapairs eval MODEL circo --split test --data DIR --out results
+             writes the file for the test server
+  megapairs eval MODEL cirr --rerank yes-no --vlm NAME --vlm-urls URL
+             --data DIR --out results
+  megapairs eval MODEL mmeb --set datasets='[GQA, VOC2007]' --data DIR
+             --out results
+  megapairs eval check-data circo --data DIR
+             what is there, and where to get the rest
+  megapairs eval --check-submission FILE
+             what is wrong with a file for a server
 """
 
 
@@ -47,19 +54,14 @@ def eval_command(words: list[str]) -> Callable[[], int]:
 
 
 def _benchmarks(words: list[str]) -> Callable[[], int]:
-    parser = argparse.ArgumentParser(
-        "megapairs eval",
-        description="A model on the benchmarks of the field.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser("megapairs eval", description="A model on the benchmarks of the field.", epilog=EPILOG)
     parser.add_argument("model", metavar="MODEL", help="folder or Hub id")
     parser.add_argument("benchmarks", metavar="BENCHMARK", nargs="+", help="name, or a file such as eval/circo.yaml")
     protocol_flags(parser)
     parser.add_argument("--out", required=True, metavar="DIR", help="where results and rankings go")
     parser.add_argument("--strategies", nargs="+", metavar="S", default=["fused"],
-                        help="fused by the model (default), 'image only', 'text only', sum, product, 'weighted 0.7',"
-                        " directional, CIReVL")  # fmt: skip
+                        help="fused by the model (default), 'image only', 'text only', sum, 'weimocir 0.7', pdv,"
+                        " product (after BASIC, without its projection and expansion), CIReVL")  # fmt: skip
     parser.add_argument("--rerank", nargs="+", metavar="R", default=[],
                         help="also re-rank the first candidates by a model: yes-no, listwise")  # fmt: skip
     parser.add_argument("--rerank-top", type=int, default=10, metavar="K", help="how many of them (default: 10)")
@@ -89,7 +91,7 @@ def protocol_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _check_data(words: list[str]) -> Callable[[], int]:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "megapairs eval check-data", description="What of a benchmark is there, and where to get the rest."
     )
     parser.add_argument("benchmarks", metavar="BENCHMARK", nargs="+", help="name, or a file such as eval/circo.yaml")
@@ -115,32 +117,42 @@ def _check_data(words: list[str]) -> Callable[[], int]:
 def measure_benchmarks(options: argparse.Namespace) -> int:
     """Measure, write, and print."""
     require("models", "eval")
-    from megapairs_hf.core.config import build_config
-    from megapairs_hf.evaluation.config import RunConfig
-    from megapairs_hf.evaluation.entry import run_benchmarks
+    from megapairs_hf.artifacts.workspace import read_results
+    from megapairs_hf.evaluation.config import EvalConfig
+    from megapairs_hf.evaluation.entry import evaluate
     from megapairs_hf.evaluation.results_table import tables
-    from megapairs_hf.models.loading import load_model
 
-    config = build_config(RunConfig, run_values(options), "megapairs eval")
+    config = build_config(EvalConfig, run_values(options), "megapairs eval")
     mmeb = mmeb_of(options)
-    records = run_benchmarks(
-        options.model,
-        lambda commit: load_model(options.model, options.loader, commit, options.device),
-        specs_of(options),
-        mmeb[0] if mmeb is not None else None,
-        config,
-        data=options.data,
+    protocols: list[str | BenchmarkSpec | MMEBConfig] = [*specs_of(options), *([mmeb[0]] if mmeb is not None else [])]
+    evaluate(
+        {options.name or options.model: functools.partial(model_source, options)},
+        protocols,
         out=options.out,
-        loader=options.loader,
-        name=options.name,
-        revision=options.revision,
-        limit=options.limit,
+        data=options.data,
+        config=config,
         cache=options.cache,
         overwrite=options.overwrite,
     )
     if distributed.is_main():
-        print(tables(records))  # noqa: T201
+        print(tables(read_results(options.out)))  # noqa: T201
     return 0
+
+
+def model_source(options: argparse.Namespace) -> ModelSource:
+    """The model that the flags name, with the commit behind its branch on the Hub."""
+    from megapairs_hf.artifacts.fingerprints import weights_fingerprint
+    from megapairs_hf.evaluation.entry import ModelSource
+    from megapairs_hf.evaluation.fingerprints import commit_of
+    from megapairs_hf.models.loading import load_model
+
+    commit = commit_of(options.model, options.revision)
+    weights = weights_fingerprint(options.model, commit)
+    return ModelSource(
+        functools.partial(load_model, options.model, options.loader, commit, options.device),
+        f"{options.loader} {weights}",
+        commit or (weights if Path(options.model).is_dir() else None),
+    )
 
 
 def run_values(options: argparse.Namespace) -> dict[str, Any]:
@@ -149,7 +161,7 @@ def run_values(options: argparse.Namespace) -> dict[str, Any]:
     Raises:
         ConfigError: a model that is asked has no address, or an address no model.
     """
-    values = {name: getattr(options, name) for name in ("strategies", "top", "batch_size", "rerank", "rerank_top")}
+    values = {name: getattr(options, name) for name in FLAGS}
     for name in ("vlm", "llm"):
         model, urls = getattr(options, name), getattr(options, f"{name}_urls")
         if bool(model) != bool(urls):
@@ -165,6 +177,7 @@ def specs_of(options: argparse.Namespace) -> list[BenchmarkSpec]:
     Raises:
         ConfigError: a change is not `key=value`, or no setting; or one split is named twice.
     """
+    from megapairs_hf.evaluation.benchmarks.load import is_mmeb
     from megapairs_hf.evaluation.benchmarks.spec import BenchmarkSpec, read_spec
 
     hints = get_type_hints(BenchmarkSpec)
@@ -176,7 +189,7 @@ def specs_of(options: argparse.Namespace) -> list[BenchmarkSpec]:
             raise ConfigError(f"--set {word} must be key=value; keys: {known}")
         # a prompt such as {caption} would be a mapping in YAML
         changes[key] = value if hints.get(key) is str else parse_value(value)
-    specs = [read_spec(name, changes) for name in options.benchmarks if not _is_mmeb(name)]
+    specs = [read_spec(name, changes) for name in options.benchmarks if not is_mmeb(name)]
     named = [f"{spec.benchmark} {spec.split}" for spec in specs]
     twice = [name for name in named if named.count(name) > 1]
     if twice:
@@ -190,27 +203,22 @@ def mmeb_of(options: argparse.Namespace) -> tuple[MMEBConfig, Path] | None:
     Raises:
         ConfigError: an option that MMEB does not have, or a change in a command that names other benchmarks too.
     """
-    from megapairs_hf.evaluation.benchmarks.mmeb_check import mmeb_settings
+    from megapairs_hf.evaluation.benchmarks.load import is_mmeb
+    from megapairs_hf.evaluation.benchmarks.mmeb import mmeb_settings
     from megapairs_hf.evaluation.benchmarks.spec import spec_file
 
-    named = [name for name in options.benchmarks if _is_mmeb(name)]
+    named = [name for name in options.benchmarks if is_mmeb(name)]
     if not named:
         return None
     if options.split or (options.changes and len(options.benchmarks) > 1):
         raise ConfigError("mmeb has no --split, and takes --set in a command of its own only")
     path = spec_file(named[0])
-    limit = vars(options).get("limit")
-    changes = options.changes if limit is None else [*options.changes, f"limit={limit}"]
-    return mmeb_settings(path, options.data, changes), path
-
-
-def _is_mmeb(name: str) -> bool:
-    return Path(name).name.removesuffix(".yaml") == MMEB
+    return mmeb_settings(path, options.data, options.changes), path
 
 
 def submission(words: list[str]) -> Callable[[], int]:
     """`megapairs eval --check-submission FILE`."""
-    parser = argparse.ArgumentParser("megapairs eval", description="What is wrong with a file for a test server.")
+    parser = Parser("megapairs eval", description="What is wrong with a file for a test server.")
     parser.add_argument("--check-submission", required=True, metavar="FILE", dest="file", help="the file")
     parser.add_argument("--data", metavar="DIR", help="the benchmark's annotations, to check keys and references too")
     return functools.partial(check, parser.parse_args(words))

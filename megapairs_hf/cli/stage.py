@@ -2,15 +2,42 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
-from dataclasses import dataclass, field
-from typing import Any
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.artifacts.storage import exists, is_local, join
+from megapairs_hf.cli.flags import add_settings, selected, set_dotted
+from megapairs_hf.core.config import build_config, read_yaml
 from megapairs_hf.core.dependencies import require
+from megapairs_hf.core.errors import ArtifactError, ConfigError, IncompleteArtifactError
+from megapairs_hf.core.progress import note
 
-# these map embeddings into memory or load models; elsewhere than on a local disk they work through the cache
-NEEDS_FILES = {"pretrain", "embed", "mine", "train", "eval"}
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+
+    from megapairs_hf.cli.flags import Prepare
+
+# the keys of a recipe in the order of the flow; `heldout` is a second corpus, kept for evaluation
+RECIPE_KEYS = (
+    "corpus",
+    "heldout",
+    "pretrain",
+    "embed",
+    "mine",
+    "describe",
+    "instruct",
+    "verify",
+    "build",
+    "train",
+    "eval",
+)
+# what an input holds, where that is not its name
+KINDS = {"heldout": "corpus", "base": "model"}
 
 
 @dataclass(frozen=True)
@@ -18,30 +45,55 @@ class Stage:
     """A stage as a command.
 
     Attributes:
+        name: of the command.
         help: what it does.
         config: `module:Class` of its settings.
         inputs: folders that it reads, in the work folder unless named.
         out: folder that it writes, in the work folder unless named.
-        call: `module:function` that runs it.
-        extra: sections of the YAML file that are no settings, as `name` → `module:Class`.
+        call: `module:function`; gets the inputs in their order, then `config`, `out` and `overwrite` by name, and
+            returns an artifact, several by name, or None.
         needs: the extra of the package that it needs; None where the base is enough.
+        in_work: the function gets `work` too, since its settings name paths in the work folder.
+        local: it maps files into memory or loads models: folders that are elsewhere are copied to this machine.
     """
 
+    name: str
     help: str
     config: str
     inputs: tuple[str, ...]
     out: str
     call: str
-    extra: dict[str, str] = field(default_factory=dict)
     needs: str | None = None
+    in_work: bool = False
+    local: bool = False
 
     def config_class(self) -> type[Any]:
         """The dataclass of the settings."""
         return load(self.config)
 
-    def sections(self) -> dict[str, type[Any]]:
-        """The dataclasses of the other sections."""
-        return {name: load(place) for name, place in self.extra.items()}
+    def add_flags(self, parser: argparse.ArgumentParser) -> Prepare:
+        """Put its inputs and every field of its settings into a parser, and return what runs it with them."""
+        parser.description = self.help
+        group = parser.add_argument_group("files")
+        group.add_argument("--config", metavar="F.yaml", help="a recipe, or settings of this stage; flags win")
+        group.add_argument("--work", default="work", metavar="DIR", help="work folder of the pipeline (default: work)")
+        for name in self.inputs:
+            group.add_argument(f"--{name}", metavar="DIR", help=f"input (default: WORK/{name})")
+        group.add_argument("--out", metavar="DIR", help=f"output directory (default: WORK/{self.out})")
+        group.add_argument("--overwrite", action="store_true", help="overwrite what is there")
+        add_settings(parser, self.config_class())
+        return self.prepare
+
+    def prepare(self, options: argparse.Namespace) -> Callable[[], int]:
+        """Read the settings that file and flags give; what is returned runs the stage with them."""
+        values = stage_settings(options.config, self.name) if options.config else {}
+        for key, value in selected(options, self.config_class()).items():
+            set_dotted(values, key, value)
+        config = build_config(self.config_class(), values, options.config or self.name)
+        inputs = {name: getattr(options, name) for name in self.inputs if getattr(options, name)}
+        return functools.partial(
+            self.run, config, work=options.work, out=options.out, inputs=inputs, overwrite=options.overwrite
+        )
 
     def check(self, target: str) -> None:
         """Refuse to begin without the extra that the stage needs.
@@ -52,7 +104,7 @@ class Stage:
             MissingDependencyError: the extra is not installed.
         """
         if self.needs is not None and not exists(target):
-            require(self.needs, self.call.rsplit("_", 1)[1])
+            require(self.needs, self.name)
 
     def run(
         self,
@@ -62,7 +114,6 @@ class Stage:
         out: str | None = None,
         inputs: dict[str, str] | None = None,
         overwrite: bool = False,
-        sections: dict[str, Any] | None = None,
     ) -> int:
         """Run the stage.
 
@@ -71,28 +122,93 @@ class Stage:
             work: the work folder.
             out: instead of the usual folder in it.
             inputs: instead of the usual folders in it.
-            overwrite: throw away what is there.
-            sections: the other sections.
+            overwrite: overwrite what is there.
 
         Returns:
             0.
         """
-        places = {name: (inputs or {}).get(name) or join(work, name) for name in self.inputs}
+        paths = {name: (inputs or {}).get(name) or join(work, name) for name in self.inputs}
         target = out or join(work, self.out)
         self.check(target)
-        far = not all(is_local(place) for place in (work, target, *places.values()))
-        if far and self.call.rsplit("_", 1)[1] in NEEDS_FILES:
+        if self.local and not all(is_local(path) for path in (work, target, *paths.values())):
             from megapairs_hf.artifacts.remote import stage_in
 
-            staged = stage_in(work, places, target, overwrite=overwrite)
-            load(self.call)(config, staged.places, staged.target, staged.work, overwrite, **(sections or {}))
+            staged = stage_in(work, paths, target, overwrite=overwrite)
+            self._run_here(config, staged.places, staged.target, staged.work, overwrite)
             staged.send()
-            return 0
-        load(self.call)(config, places, target, work, overwrite, **(sections or {}))
+        else:
+            self._run_here(config, paths, target, work, overwrite)
         return 0
 
+    def _run_here(self, config: Any, paths: dict[str, str], out: str, work: str, overwrite: bool) -> None:
+        inputs = [open_input(name, paths[name], work) for name in self.inputs]
+        where = {"out": out, "work": work} if self.in_work else {"out": out}
+        result = load(self.call)(*inputs, config=config, overwrite=overwrite, **where)
+        for artifact in result.values() if isinstance(result, dict) else filter(None, [result]):
+            note_artifact(artifact)
 
-def load(place: str) -> Any:
+
+def stage_settings(path: str, stage: str) -> dict[str, Any]:
+    """What a file says about a stage: the stage's own key of a recipe, all of any other file.
+
+    Raises:
+        ConfigError: the file is a recipe without that stage.
+    """
+    values = read_yaml(path)
+    if not values or not set(values) <= set(RECIPE_KEYS):
+        return values
+    if stage not in values:
+        raise ConfigError(f"{path} is a recipe without `{stage}`; it has {', '.join(values)}")
+    return dict(values[stage] or {})
+
+
+def load(name: str) -> Any:
     """The object at `module:name`."""
-    module, name = place.split(":")
-    return getattr(importlib.import_module(module), name)
+    module, attribute = name.split(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def open_input(name: str, path: str, work: str) -> Any:
+    """An input of a stage: an artifact, the embeddings of each encoder by name, or a data set's id on the Hub."""
+    from megapairs_hf.artifacts.artifact import open_artifact
+    from megapairs_hf.artifacts.storage import HUB_ID
+
+    if name == "embeddings":
+        return open_embeddings(path)
+    if name == "triplets" and path != join(work, name) and HUB_ID.fullmatch(path) and not exists(path):
+        return path
+    return open_artifact(path, KINDS.get(name, name))
+
+
+def open_embeddings(folder: str) -> dict[str, Any]:
+    """The embeddings in a folder, by encoder.
+
+    Raises:
+        IncompleteArtifactError: some were begun and not finished.
+        ArtifactError: there are none.
+    """
+    from megapairs_hf.artifacts.artifact import open_artifact
+
+    names = sorted(path.parent.name for path in Path(folder).glob("[!.]*/manifest.json"))
+    begun = sorted(path.parent.name for path in Path(folder).glob("[!.]*/.plan.json"))
+    if set(begun) - set(names):
+        raise IncompleteArtifactError(f"{folder}/{begun[0]} is not finished; run `megapairs embed` again to continue")
+    if not names:
+        raise ArtifactError(f"{folder} holds no finished embeddings; run `megapairs embed` first")
+    return {name: open_artifact(str(Path(folder) / name), "embeddings") for name in names}
+
+
+def note_artifact(artifact: Any) -> None:
+    """Say what an artifact holds and what was left out."""
+    manifest = artifact.manifest
+    left_out = ", ".join(f"{count:,} {reason}" for reason, count in manifest.rejected.items())
+    steps = manifest.stats.get("steps")
+    rows = f"{manifest.rows:,} rows" if manifest.rows or steps is None else f"{steps:,} steps"
+    if manifest.kind == "encoders":
+        rows = f"{len(manifest.shards):,} files"
+    if manifest.kind == "triplets":
+        from megapairs_hf.artifacts.shards import part_rows
+
+        rows = f"{part_rows(artifact, 'triplets'):,} rows, {part_rows(artifact, 'images'):,} images"
+    what = manifest.kind if manifest.kind != "embeddings" else f"embeddings {os.path.basename(artifact.path)}"  # noqa: PTH119
+    note(f"{what}: {rows}{'; left out: ' + left_out if left_out else ''} ({artifact.path})")

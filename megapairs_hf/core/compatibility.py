@@ -38,8 +38,8 @@ class Pair:
     def sentence(self) -> str | None:
         """What is wrong with the versions that are installed; None where nothing is."""
         versions = [installed_version(name) for name, _ in (self.first, self.second)]
-        for found, (_, failing) in zip(versions, (self.first, self.second), strict=True):
-            if found is None or not SpecifierSet(failing).contains(found, prereleases=True):
+        for installed, (_, failing) in zip(versions, (self.first, self.second), strict=True):
+            if installed is None or not SpecifierSet(failing).contains(installed, prereleases=True):
                 return None
         return (
             f"{self.first[0]} {versions[0]} does not work with {self.second[0]} {versions[1]}"

@@ -11,6 +11,7 @@ import difflib
 import hashlib
 import json
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import dacite
@@ -29,9 +30,15 @@ RUNTIME_ONLY: dict[str, bool] = {"how": True}
 RENAMED = {
     "band": "similarity_range",
     "band_kind": "range_kind",
+    "demonstrations": "num_few_shot",
     "licence": "license",
+    "max_tokens": "max_new_tokens",
     "models": "encoders",
     "neighbours": "neighbors",
+    "pool": "few_shot_file",
+    "reply_format": "response_format",
+    "retries": "max_retries",
+    "wanted": "num_instructions",
 }
 
 
@@ -101,18 +108,27 @@ def build_config(cls: type[T], values: Mapping[str, Any], where: str = "settings
 
 
 def _completed(cls: type[Any], values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Settings inside settings: keys that are not given keep what the field's own default says."""
-    made = dict(values)
+    """One value for a list of one; and settings inside settings, where an absent key has the field's own default."""
+    complete, hints = dict(values), get_type_hints(cls)
     for field in dataclasses.fields(cls):
-        given = made.get(field.name)
-        if not isinstance(given, dict):
+        value = complete.get(field.name)
+        if _is_list(hints[field.name]) and not isinstance(value, (list, tuple, NoneType)):
+            complete[field.name] = [value]
+        if not isinstance(value, dict):
             continue
         default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
         if dataclasses.is_dataclass(default) and not isinstance(default, type):
-            check_keys(type(default), given, f"{where}, {field.name}")
+            inside = f"{where}, {field.name}"
+            check_keys(type(default), value, inside)
             own = {f.name: getattr(default, f.name) for f in dataclasses.fields(default)}
-            made[field.name] = {name: _whole(value) for name, value in own.items()} | given
-    return made
+            defaults = {name: _whole(each) for name, each in own.items()}
+            complete[field.name] = defaults | _completed(type(default), value, inside)
+    return complete
+
+
+def _is_list(hint: Any) -> bool:
+    """Whether a setting is a list of any length; a range has two values."""
+    return get_origin(hint) is tuple and get_args(hint)[-1] is Ellipsis
 
 
 def _whole(value: Any) -> Any:
@@ -128,7 +144,9 @@ def check_keys(cls: type[Any], values: Mapping[str, Any], where: str) -> None:
     hints = get_type_hints(cls)
     for key, value in values.items():
         if get_origin(hints.get(key)) is tuple and not isinstance(value, (list, tuple)):
-            raise ConfigError(f"{where}: `{key}` must be a list, such as [{value}], not {value!r}")
+            # one value is taken for a list of one, but not for a range of two
+            if value is None or not _is_list(hints[key]):
+                raise ConfigError(f"{where}: `{key}` must be a list in square brackets, not {value!r}")
         if key not in known:
             if RENAMED.get(str(key)) in known:
                 raise ConfigError(f"{where}: `{key}` is now `{RENAMED[str(key)]}`")

@@ -7,10 +7,10 @@ import json
 
 def table_cell(text: object) -> str:
     """A text as one cell of a Markdown table: on one line, its marks harmless."""
-    told = " ".join(str(text).split())
+    cell = " ".join(str(text).split())
     for mark in "\\|`*_<>[]":
-        told = told.replace(mark, f"\\{mark}")
-    return told
+        cell = cell.replace(mark, f"\\{mark}")
+    return cell
 
 
 def format_value(value: object) -> str:

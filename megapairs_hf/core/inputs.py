@@ -15,8 +15,8 @@ class Input:
         image: where the image is, or the image itself; None for a text alone.
     """
 
-    text: str | None
-    image: Any
+    text: str | None = None
+    image: Any = None
 
     @property
     def kind(self) -> str:

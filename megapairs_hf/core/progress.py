@@ -36,7 +36,7 @@ class Progress:
 
     def __init__(self, label: str, total: int, unit: str, done: int = 0) -> None:
         self.label, self.total, self.unit, self.count = label, total, unit, done
-        self.first, self.start, self.said = done, time.monotonic(), time.monotonic()
+        self.first, self.start, self.reported_at = done, time.monotonic(), time.monotonic()
         self.bar = None
         if is_main() and sys.stderr.isatty():
             from tqdm import tqdm
@@ -50,8 +50,8 @@ class Progress:
             self.bar.update(count)
             if text:
                 self.bar.set_postfix_str(text, refresh=False)
-        elif time.monotonic() - self.said >= PLAIN_INTERVAL_S:
-            self.said = time.monotonic()
+        elif time.monotonic() - self.reported_at >= PLAIN_INTERVAL_S:
+            self.reported_at = time.monotonic()
             note(self.line(text))
 
     def line(self, text: str = "") -> str:

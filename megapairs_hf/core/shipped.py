@@ -14,8 +14,6 @@ from pathlib import Path
 from megapairs_hf.core.errors import ConfigError
 
 SHIPPED = ("recipes", "eval", "model_cards")
-# beside the recipes: how to launch them
-AIDS = {"accelerate", "slurm"}
 
 
 def shipped(name: str) -> Path:
@@ -57,8 +55,7 @@ def named(name: str, known: dict[str, Path], what: str) -> Path:
 
 def recipes() -> dict[str, Path]:
     """The shipped recipes, by name."""
-    folders = [path for path in sorted(shipped("recipes").iterdir()) if path.is_dir() and path.name not in AIDS]
-    return {path.name: path for path in folders}
+    return {path.stem: path for path in sorted(shipped("recipes").glob("*.yaml"))}
 
 
 def card_templates() -> dict[str, Path]:

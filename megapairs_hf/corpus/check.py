@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from megapairs_hf.corpus.sources.base import RawRow
 
 NO_CAPTION = "no_caption"
+# longer captions are truncated, and counted in the manifest
+MAX_CAPTION_WORDS = 256
 PER_MILLE = 10_000
 
 
@@ -45,8 +47,8 @@ def check_row(raw: RawRow, config: CorpusConfig) -> Row | Rejection:
         return (raw.key, NO_CAPTION, "the caption is missing or empty")
     notes = []
     words = caption.split(" ")
-    if len(words) > config.max_caption_words:
-        caption = " ".join(words[: config.max_caption_words])
+    if len(words) > MAX_CAPTION_WORDS:
+        caption = " ".join(words[:MAX_CAPTION_WORDS])
         notes.append("caption_cut")
     assert raw.image is not None
     try:

@@ -3,34 +3,23 @@
 from __future__ import annotations
 
 import string
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Literal
 
 from megapairs_hf.core.config import RUNTIME_ONLY, require
-from megapairs_hf.core.errors import ConfigError
 from megapairs_hf.corpus.synthetic.scenes import ScenesConfig
 
 PILLOW_LIMIT = 178_956_970
-_OF_A_DATA_SET = ("name", "split", "revision")
-# settings that would do nothing, by source; the order is that in which they are named
-UNUSED = {
-    "scenes": ("path", *_OF_A_DATA_SET, "image_column", "caption_column", "caption_template", "id_column", "meta"),
-    "dataset": ("scenes",),
-    "image_folder": (*_OF_A_DATA_SET, "image_column", "id_column", "scenes"),
-    "parquet": (*_OF_A_DATA_SET, "scenes"),
-    "webdataset": (*_OF_A_DATA_SET, "scenes"),
-}
 
 
 @dataclass(frozen=True)
 class CorpusConfig:
     """Where the images come from and which are accepted.
 
-    The paper (section 3.1) takes 20 M captioned images of Recap-DataComp-1B; the limits and defaults here are ours. A
-    setting that the source does not use must keep its default: one that did nothing would be taken for obeyed.
+    The paper (section 3.1) takes 20 M captioned images of Recap-DataComp-1B; the limits and defaults here are ours.
 
     Attributes:
-        source: `scenes` (the embedded corpus), `dataset` (a Hub id or anything `datasets.load_dataset` reads),
+        source: required: `scenes` (synthetic scenes), `dataset` (a Hub id or anything `datasets.load_dataset` reads),
             `image_folder`, `parquet` (a folder of parquet files) or `webdataset` (a folder of tars).
         path: Hub id, folder, file or glob; not used by `scenes`.
         name: configuration of the data set; like `split` and `revision` for source `dataset` only.
@@ -52,13 +41,12 @@ class CorpusConfig:
         max_side: images with a longer side are reduced; None keeps all pixels.
         images: `embedded` copies the images' files into the corpus; `by_reference` keeps only where they are (an
             `image_folder`, `parquet` or `webdataset` source on a disk that stays), so that nothing is copied.
-        max_caption_words: longer captions are cut, and counted in the manifest.
         shard_rows: source rows a shard.
         threads: decoding threads of a process.
         scenes: settings of the synthetic scenes.
     """
 
-    source: Literal["scenes", "dataset", "image_folder", "parquet", "webdataset"] = "scenes"
+    source: Literal["scenes", "dataset", "image_folder", "parquet", "webdataset"]
     path: str | None = None
     name: str | None = None
     split: str = "train"
@@ -76,13 +64,11 @@ class CorpusConfig:
     min_side: int = 16
     max_side: int | None = None
     images: Literal["embedded", "by_reference"] = "embedded"
-    max_caption_words: int = 256
     shard_rows: int = 1000
     threads: int = field(default=2, metadata=RUNTIME_ONLY)
     scenes: ScenesConfig = field(default_factory=ScenesConfig)
 
     def __post_init__(self) -> None:
-        self._check_use()
         require(self.source == "scenes" or bool(self.path), "path", self.path, f"given for source {self.source!r}")
         require(0 <= self.held_out < 1, "held_out", self.held_out, "a share from 0 up to, not including, 1")
         if self.part != "all":
@@ -101,22 +87,12 @@ class CorpusConfig:
             places = {"image_folder", "parquet", "webdataset"}
             require(self.source in places, "images", self.images, f"embedded for source {self.source!r}")
             require(self.max_side is None, "max_side", self.max_side, "left out for images by reference")
-        require(self.max_caption_words > 0, "max_caption_words", self.max_caption_words, "a positive number of words")
         require(self.shard_rows > 0, "shard_rows", self.shard_rows, "a positive number of rows")
         require(self.threads > 0, "threads", self.threads, "a positive number of threads")
         if self.caption_template is not None:
             require(
                 bool(self.template_columns()), "caption_template", self.caption_template, "a text with {column} slots"
             )
-
-    def _check_use(self) -> None:
-        """Refuse settings that the source does not use."""
-        defaults = {f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in fields(self)}
-        told = next((name for name in UNUSED.get(self.source, ()) if getattr(self, name) != defaults[name]), None)
-        if told is not None:
-            drawn = self.source == "scenes"
-            advice = "such as image_folder or dataset" if drawn else "or leave it out"
-            raise ConfigError(f"source {self.source!r} does not use `{told}`; name the `source` that does, {advice}")
 
     def template_columns(self) -> list[str]:
         """The columns that the caption template names."""

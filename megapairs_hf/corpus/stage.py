@@ -78,10 +78,10 @@ def make_corpus(config: CorpusConfig, *, out: PathLike, overwrite: bool = False)
 def _usable(corpus: Artifact, rows: int, config: CorpusConfig) -> Artifact:
     if corpus.rows == 0:
         reasons = corpus.manifest.rejected
-        told = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
+        counts = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
         hint = "; name their column with --caption_column, or make captions with --caption_template"
         raise CorpusError(
-            f"none of the {rows:,} images of {config.path} can be used ({told}); see"
+            f"none of the {rows:,} images of {config.path} can be used ({counts}); see"
             f" {corpus.path}/rejected.parquet{hint if NO_CAPTION in reasons else ''}"
         )
     return corpus
@@ -102,9 +102,9 @@ def open_source(config: CorpusConfig) -> Source:
         source = load_dataset_source(config)
     if config.part != "all":
         assert config.group_column is not None
-        wanted = config.part == "held_out"
+        held_out = config.part == "held_out"
         groups = source.groups(config.group_column)
-        source = source.select([i for i, g in enumerate(groups) if is_held_out(g, config.held_out) == wanted])
+        source = source.select([i for i, g in enumerate(groups) if is_held_out(g, config.held_out) == held_out])
     if config.limit is not None and source.rows > config.limit:
         source = source.select(range(config.limit))
     if source.rows == 0:
@@ -160,14 +160,14 @@ def _checked(
 def _leave_out_doubles(decoded: Artifact, writer: ArtifactWriter) -> None:
     doubles = find_doubles(decoded)
     for i in writer.mine():
-        found = doubles.get(i, {})
+        left_out = doubles.get(i, {})
         table = decoded.shard(i)
-        rejected = [(table["image_id"][row].as_py(), *why) for row, why in sorted(found.items())]
-        if not found and storage.is_local(writer.path):
+        rejected = [(table["image_id"][row].as_py(), *why) for row, why in sorted(left_out.items())]
+        if not left_out and storage.is_local(writer.path):
             link(decoded.shard_paths()[i], join(writer.path, writer.names[i]))
             writer.adopt(i, table.num_rows, rejected, {})
         else:
-            keep = pa.array([row not in found for row in range(table.num_rows)], pa.bool_())
+            keep = pa.array([row not in left_out for row in range(table.num_rows)], pa.bool_())
             writer.write(i, table.filter(keep), rejected)
 
 

@@ -90,7 +90,7 @@ class Triplets(Sequence[dict[str, Any]]):
             ArtifactError: some are missing; the sentence names them.
         """
         distinct = list(dict.fromkeys(names))
-        indices = self.by_id.places(distinct)
+        indices = self.by_id.rows(distinct)
         self._refuse([name for name, index in zip(distinct, indices, strict=True) if index < 0])
         cells = self.images.select_columns(["image"])[indices.tolist()]["image"] if distinct else []
         return {name: image_bytes(cell, self.root) for name, cell in zip(distinct, cells, strict=True)}
@@ -104,7 +104,7 @@ class Triplets(Sequence[dict[str, Any]]):
                 flat = column.flatten() if name == "hns" else column
                 names.update(flat.unique().drop_null().to_pylist())
         listed = sorted(names)
-        indices = [self.by_id.places(listed[i : i + BATCH]) for i in range(0, len(listed), BATCH)]
+        indices = [self.by_id.rows(listed[i : i + BATCH]) for i in range(0, len(listed), BATCH)]
         return [listed[i] for i in np.nonzero(np.concatenate([np.empty(0), *indices]) < 0)[0]]
 
     def check(self) -> None:

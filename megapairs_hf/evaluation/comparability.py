@@ -21,10 +21,10 @@ def caveats(record: Mapping[str, Any]) -> list[str]:
 def rule_of(record: Mapping[str, Any]) -> str:
     """By which rule other than the published one a record was ranked; empty for the published one."""
     options = record.get("options") or {}
-    told = []
+    rules = []
     if options.get("gallery") == "union":
-        told.append("union gallery, easier")
+        rules.append("union gallery, easier")
     removed = options.get("remove_reference")
     if record["benchmark"] in REMOVED and removed is not None and bool(removed) != REMOVED[record["benchmark"]]:
-        told.append("reference removed" if removed else "reference kept")
-    return ", ".join(told)
+        rules.append("reference removed" if removed else "reference kept")
+    return ", ".join(rules)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import string
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from megapairs_hf.annotation.client.endpoint import Endpoint
 from megapairs_hf.core.config import RUNTIME_ONLY, require
 
-Strategy = Literal["image only", "text only", "fused"]
 RERANKER_NAMES = ("yes-no", "listwise")
-FUSED, WEIGHTED, DIRECTIONAL, CIREVL = "fused", "weighted", "directional", "CIReVL"
+FUSED, WEIMOCIR, PDV, CIREVL = "fused", "weimocir", "pdv", "CIReVL"
 COMPOSED_NAMES = ("image only", "text only", "sum", "product")
-NAMES = (FUSED, *COMPOSED_NAMES, f"{WEIGHTED} A", DIRECTIONAL, CIREVL)
+NAMES = (FUSED, *COMPOSED_NAMES, f"{WEIMOCIR} A", PDV, CIREVL)
 
 
 @dataclass(frozen=True)
@@ -43,22 +42,28 @@ class RuleConfig:
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """Settings of the evaluation. All defaults are ours; the reference rule is CIRR's.
+    """Settings of the evaluation. All defaults are ours; the reference rule of a corpus is CIRR's.
 
     Attributes:
-        name: of the benchmark, in the results.
-        queries: `edits` reads the columns `edit_of` and `edit` of `meta` (synthetic scenes have them); `attributes`
-            derives
-            queries by `rules`.
+        name: of a held-out corpus, in the results.
+        queries: of a corpus: `edits` reads the columns `edit_of` and `edit` of `meta` (synthetic scenes have them);
+            `attributes` derives queries by `rules`.
         rules: for `attributes`.
-        remove_reference: whether the query's own image is deleted from its ranking (CIRR does, CIRCO does not).
-        max_queries: draw so many at the most; None for all.
-        seed: of the draw.
-        recall_at: k of the recalls.
-        map_at: k of the mean average precisions.
-        strategies: what of the query is encoded.
-        top: images of each ranking that are kept for looking at.
-        batch_size: images a forward pass.
+        remove_reference: whether a corpus query's own image is deleted from its ranking (CIRR does, CIRCO does not).
+        max_queries: sample at most so many queries of a corpus; None for all.
+        seed: random seed of the sample.
+        recall_at: k of the recalls on a corpus.
+        map_at: k of the mean average precisions on a corpus.
+        strategies: how image and text become a score: `fused` by the model, `image only`, `text only`, `sum`,
+            `weimocir A`, `pdv`, `product` (after BASIC, without its projection and expansion), `CIReVL`.
+        top: ids of each ranking that are kept; the servers of CIRCO and CIRR take 50.
+        limit: the first queries of each benchmark only, which the records call partial; None for all.
+        batch_size: images per forward pass.
+        rerank: ways to re-rank the first candidates of every strategy, `yes-no` or `listwise`; each gives further
+            records beside those of the first ranking.
+        rerank_top: how many candidates are re-ranked.
+        vlm: the vision language model that re-ranks, and captions for `CIReVL`.
+        llm: the language model that edits captions for `CIReVL`; None for `vlm`.
     """
 
     name: str = "composed"
@@ -69,36 +74,9 @@ class EvalConfig:
     seed: int = 0
     recall_at: tuple[int, ...] = (1, 5, 10)
     map_at: tuple[int, ...] = (5,)
-    strategies: tuple[Strategy, ...] = ("image only", "text only", "fused")
+    strategies: tuple[str, ...] = ("image only", "text only", FUSED)
     top: int = 10
-    batch_size: int = field(default=128, metadata=RUNTIME_ONLY)
-
-    def __post_init__(self) -> None:
-        require(self.queries == "edits" or bool(self.rules), "rules", [], "given for queries 'attributes'")
-        require(self.max_queries is None or self.max_queries > 0, "max_queries", self.max_queries, "positive")
-        require(all(k > 0 for k in self.recall_at), "recall_at", list(self.recall_at), "positive numbers")
-        require(all(k > 0 for k in self.map_at), "map_at", list(self.map_at), "positive numbers")
-        require(bool(self.strategies), "strategies", list(self.strategies), "at least one")
-        require(self.top > 0, "top", self.top, "a positive number")
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """Settings of a run over benchmarks. Defaults are ours.
-
-    Attributes:
-        strategies: how image and text become a score: `fused` by the model, or a name of `NAMES`.
-        top: ids of each ranking that are kept; CIRCO's and CIRR's servers want 50.
-        batch_size: images at a time.
-        rerank: ways to re-rank the first candidates of every strategy, `yes-no` or `listwise`; each gives further
-            records beside those of the first ranking.
-        rerank_top: how many candidates are re-ranked.
-        vlm: the vision language model that re-ranks, and captions for `CIReVL`.
-        llm: the language model that edits captions for `CIReVL`; None for `vlm`.
-    """
-
-    strategies: tuple[str, ...] = ("fused",)
-    top: int = 50
+    limit: int | None = None
     batch_size: int = field(default=128, metadata=RUNTIME_ONLY)
     rerank: tuple[str, ...] = ()
     rerank_top: int = 10
@@ -106,15 +84,21 @@ class RunConfig:
     llm: AskConfig | None = None
 
     def __post_init__(self) -> None:
-        known = all(known_strategy(name) for name in self.strategies)
-        require(bool(self.strategies) and known, "strategies", list(self.strategies), f"some of {list(NAMES)}")
+        require(self.queries == "edits" or bool(self.rules), "rules", [], "given for queries 'attributes'")
+        require(self.max_queries is None or self.max_queries > 0, "max_queries", self.max_queries, "positive")
+        require(all(k > 0 for k in self.recall_at), "recall_at", list(self.recall_at), "positive numbers")
+        require(all(k > 0 for k in self.map_at), "map_at", list(self.map_at), "positive numbers")
+        known = bool(self.strategies) and all(known_strategy(name) for name in self.strategies)
+        require(known, "strategies", list(self.strategies), f"some of {list(NAMES)}")
         require(self.top > 0, "top", self.top, "a positive number")
         require(self.batch_size > 0, "batch_size", self.batch_size, "a positive number")
-        fit = all(name in RERANKER_NAMES for name in self.rerank)
-        fit = fit and len(set(self.rerank)) == len(self.rerank)
-        require(fit, "rerank", list(self.rerank), f"some of {list(RERANKER_NAMES)}, each once")
-        fit = not self.rerank or 2 <= self.rerank_top <= self.top
-        require(fit, "rerank_top", self.rerank_top, f"from 2 to `top` ({self.top})")
+        self._check_models()
+
+    def _check_models(self) -> None:
+        known = all(name in RERANKER_NAMES for name in self.rerank) and len(set(self.rerank)) == len(self.rerank)
+        require(known, "rerank", list(self.rerank), f"some of {list(RERANKER_NAMES)}, each once")
+        fits = not self.rerank or 2 <= self.rerank_top <= self.top
+        require(fits, "rerank_top", self.rerank_top, f"from 2 to `top` ({self.top})")
         asks = bool(self.rerank) or CIREVL in self.strategies
         require(self.vlm is not None or not asks, "vlm", None, "the model that re-ranks and captions for CIReVL")
 
@@ -124,21 +108,27 @@ class RunConfig:
         return tuple(label for name in self.strategies for label in (name, *(f"{name}, {how}" for how in self.rerank)))
 
 
+def benchmark_config(**changes: Any) -> EvalConfig:
+    """The settings for the benchmarks of the field: the model's own fusion, rankings as long as the servers take."""
+    defaults: dict[str, Any] = {"strategies": (FUSED,), "top": 50}
+    return EvalConfig(**(defaults | changes))
+
+
 @dataclass(frozen=True)
 class AskConfig:
-    """Whom to ask, and how. All defaults are ours.
+    """Requests to a language model. All defaults are ours.
 
     Attributes:
         model: what the endpoint calls the model.
-        max_tokens: longest reply.
+        max_new_tokens: tokens of the longest response.
         temperature: of the sampling; 0 for the likeliest words.
         seed: of the sampling.
         max_image_side: images are shrunk to it.
-        endpoint: where the servers are.
+        endpoint: addresses of the servers, and limits.
     """
 
     model: str
-    max_tokens: int = 256
+    max_new_tokens: int = 256
     temperature: float = 0.0
     seed: int = 0
     max_image_side: int = 448
@@ -146,21 +136,21 @@ class AskConfig:
 
     def __post_init__(self) -> None:
         require(bool(self.model.strip()), "model", self.model, "the name by which the endpoint knows the model")
-        require(self.max_tokens >= 1, "max_tokens", self.max_tokens, "at least 1")
+        require(self.max_new_tokens >= 1, "max_new_tokens", self.max_new_tokens, "at least 1")
         require(self.temperature >= 0, "temperature", self.temperature, "0 or more")
         require(self.max_image_side >= 28, "max_image_side", self.max_image_side, "at least 28 pixels")
 
 
 def known_strategy(name: str) -> bool:
     """Whether it is one of `NAMES`, where A is a number from 0 to 1."""
-    return name in {FUSED, DIRECTIONAL, CIREVL} or name in COMPOSED_NAMES or alpha_of(name) is not None
+    return name in {FUSED, PDV, CIREVL} or name in COMPOSED_NAMES or alpha_of(name) is not None
 
 
 def alpha_of(name: str) -> float | None:
-    """The weight of the text in `weighted 0.7`; None for any other name."""
+    """The weight of the text in `weimocir 0.7`; None for any other name."""
     word, _, number = name.partition(" ")
     try:
         alpha = float(number)
     except ValueError:
         return None
-    return alpha if word == WEIGHTED and 0 <= alpha <= 1 else None
+    return alpha if word == WEIMOCIR and 0 <= alpha <= 1 else None

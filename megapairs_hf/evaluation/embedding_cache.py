@@ -21,14 +21,15 @@ from megapairs_hf.artifacts.writer import create_artifact
 from megapairs_hf.core.config import require
 from megapairs_hf.core.errors import EvaluationError
 from megapairs_hf.evaluation.benchmarks.files import ImageFolder
-from megapairs_hf.evaluation.encode import encode_parts
+from megapairs_hf.evaluation.encode import encode_inputs
 from megapairs_hf.images.decode import pixel_sha256
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from megapairs_hf.artifacts.writer import ArtifactWriter
-    from megapairs_hf.evaluation.benchmarks.base import Benchmark, Part
+    from megapairs_hf.core.inputs import Input
+    from megapairs_hf.evaluation.benchmarks.base import Benchmark
 
 IDS = "ids.json"
 # float16 and another batch size move a unit vector by less; another model by more
@@ -75,7 +76,7 @@ class Cache:
         """Embeddings [G, D] float32 of a benchmark's gallery, in its order, on every process."""
         return self.embeddings(list(benchmark.gallery.values()), benchmark.image, benchmark.name)
 
-    def embeddings(self, parts: Sequence[Part], image: Callable[[str], Any], label: str = "") -> np.ndarray:
+    def embeddings(self, parts: Sequence[Input], image: Callable[[str], Any], label: str = "") -> np.ndarray:
         """Embeddings of parts; those that are equal in image bytes and text are encoded once.
 
         Args:
@@ -97,12 +98,12 @@ class Cache:
         ordered = sorted(distinct)
         places = {key: place for place, key in enumerate(ordered)}
         artifact = self._artifact([distinct[key] for key in ordered], ordered, image, label)
-        kept = artifact.arrays().astype(np.float32)
+        stored = artifact.arrays().astype(np.float32)
         checked = sorted({place * (len(ordered) - 1) // (CHECKED - 1) for place in range(CHECKED)})
-        self._same_model(kept[checked], [distinct[ordered[place]] for place in checked], image, artifact.path)
-        return np.asarray(kept[[places[key] for key in keys]])
+        self._same_model(stored[checked], [distinct[ordered[place]] for place in checked], image, artifact.path)
+        return np.asarray(stored[[places[key] for key in keys]])
 
-    def _artifact(self, parts: list[Part], keys: list[str], image: Callable[[str], Any], label: str) -> Artifact:
+    def _artifact(self, parts: list[Input], keys: list[str], image: Callable[[str], Any], label: str) -> Artifact:
         content = sha256("\n".join([self.fingerprint, self.config.transform, *keys]).encode()).hexdigest()[:16]
         path = join(self.folder, content)
         count = -(-len(parts) // self.config.rows)
@@ -119,32 +120,32 @@ class Cache:
             return self._encode(writer, parts, keys, image, label)
 
     def _encode(
-        self, writer: ArtifactWriter, parts: list[Part], keys: list[str], image: Callable[[str], Any], label: str
+        self, writer: ArtifactWriter, parts: list[Input], keys: list[str], image: Callable[[str], Any], label: str
     ) -> Artifact:
         for index in writer.mine():
             some = parts[index * self.config.rows : (index + 1) * self.config.rows]
-            writer.write(index, encode_parts(self.model, some, image, self.batch_size, label).astype(np.float16))
+            writer.write(index, encode_inputs(self.model, some, image, self.batch_size, label).astype(np.float16))
         storage.write_bytes(join(writer.path, IDS), json_bytes({"ids": keys}))
         return writer.finish()
 
-    def _same_model(self, kept: np.ndarray, parts: list[Part], image: Callable[[str], Any], path: str) -> None:
-        fresh = encode_parts(self.model, parts, image, self.batch_size)
-        if fresh.shape[1] != kept.shape[1]:
+    def _same_model(self, stored: np.ndarray, parts: list[Input], image: Callable[[str], Any], path: str) -> None:
+        fresh = encode_inputs(self.model, parts, image, self.batch_size)
+        if fresh.shape[1] != stored.shape[1]:
             raise EvaluationError(
-                f"the model gives embeddings of {fresh.shape[1]} numbers, but the cache has {kept.shape[1]} ({path});"
-                f" it changed under the name {self.fingerprint}, so pin its revision, or delete that folder"
+                f"the model gives embeddings of {fresh.shape[1]} numbers, but the cache has {stored.shape[1]}"
+                f" ({path}); it changed under the name {self.fingerprint}, so pin its revision, or delete that folder"
             )
-        if float((fresh * kept).sum(1).min()) < SAME:
+        if float((fresh * stored).sum(1).min()) < SAME:
             raise EvaluationError(
                 f"the model no longer gives the embeddings of the cache ({path}); it changed under the name"
                 f" {self.fingerprint}, so pin its revision, or delete that folder"
             )
 
 
-def key_of(part: Part, digests: dict[str, str]) -> str:
+def key_of(part: Input, digests: dict[str, str]) -> str:
     """What a vector is made of, as 32 hex digits."""
     image = "" if part.image is None else digests[part.image]
-    return sha256(f"{image}\0{part.text}".encode()).hexdigest()[:32]
+    return sha256(f"{image}\0{part.text or ''}".encode()).hexdigest()[:32]
 
 
 def image_digests(names: Sequence[str], image: Callable[[str], Any]) -> dict[str, str]:

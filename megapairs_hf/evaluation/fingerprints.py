@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.artifacts import storage
 from megapairs_hf.artifacts.fingerprints import sha256_of
@@ -28,20 +28,40 @@ MAIN = "main"
 
 
 def benchmark_digest(benchmark: Benchmark) -> str:
-    """A hash of all that decides the numbers but images: queries with texts, targets and candidates; gallery ids."""
-    told = sha256()
+    """A hash of all that decides the numbers but images: protocol, queries with texts and targets, gallery ids."""
+    digest = sha256(json.dumps([dict(benchmark.options), list(benchmark.metrics)], sort_keys=True).encode())
     for query in benchmark.queries:
-        told.update(json.dumps(vars(query), default=vars, sort_keys=True).encode() + b"\n")
+        digest.update(json.dumps(vars(query), default=vars, sort_keys=True).encode() + b"\n")
     for name, part in benchmark.gallery.items():
-        told.update(json.dumps([name, part.image, part.text]).encode() + b"\n")
-    return told.hexdigest()[:DIGITS]
+        digest.update(json.dumps([name, part.image, part.text]).encode() + b"\n")
+    return digest.hexdigest()[:DIGITS]
 
 
 def mmeb_digests(config: MMEBConfig) -> dict[str, str]:
-    """A hash of the rows of each data set, by `mmeb/NAME`: of the files of a copy, or the Hub's commit."""
-    if not storage.exists(config.source):
-        return {f"mmeb/{name}": f"{config.source}@{config.revision}" for name in config.names}
-    return {f"mmeb/{name}": _rows_digest(config.source, name) for name in config.names}
+    """What decides the numbers of each data set, by `mmeb/NAME`: a hash of the rows or the commit, placeholder."""
+    local = storage.exists(config.source)
+    rows = {name: _rows_digest(config.source, name) if local else config.revision for name in config.names}
+    return {f"mmeb/{name}": f"{config.source}@{digest} {config.placeholder}".strip() for name, digest in rows.items()}
+
+
+def model_digest(model: Any) -> str:
+    """A hash of a loaded model's weights.
+
+    Raises:
+        EvaluationError: it is no module of torch.
+    """
+    import torch
+
+    if not isinstance(model, torch.nn.Module):
+        raise EvaluationError(
+            "only the weights of a torch module can be hashed; give {name: ModelSource(load, fingerprint)} instead"
+        )
+    digest = sha256()
+    for name, tensor in model.state_dict().items():
+        content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(content.numpy())
+    return digest.hexdigest()[:DIGITS]
 
 
 def _rows_digest(source: str, name: str) -> str:
@@ -68,11 +88,11 @@ def commit_of(name: str, revision: str | None, kind: str = "model") -> str | Non
     from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 
     try:
-        found = HfApi().repo_info(name, repo_type=kind, revision=revision).sha
+        commit = HfApi().repo_info(name, repo_type=kind, revision=revision).sha
     except (HfHubHTTPError, HTTPError, OfflineModeIsEnabled, OSError, ValueError):
         note(f"{name}: the commit of {revision or MAIN} is not known without the Hub; pin it with --revision")
         return revision
-    return str(found) if found else revision
+    return str(commit) if commit else revision
 
 
 def folder_labels(folders: Sequence[str]) -> dict[str, str]:

@@ -59,11 +59,11 @@ def average_precisions(hits: Sequence[Sequence[bool]], targets: np.ndarray, k: i
     Returns:
         [Q], from 0 to 1.
     """
-    found = np.zeros((len(hits), k))
+    relevant = np.zeros((len(hits), k))
     for row, some in enumerate(hits):
-        found[row, : min(len(some), k)] = some[:k]
-    precision = np.cumsum(found, axis=1) / np.arange(1, k + 1)
-    result: np.ndarray = (precision * found).sum(1) / np.minimum(targets, k)
+        relevant[row, : min(len(some), k)] = some[:k]
+    precision = np.cumsum(relevant, axis=1) / np.arange(1, k + 1)
+    result: np.ndarray = (precision * relevant).sum(1) / np.minimum(targets, k)
     return result
 
 

@@ -69,8 +69,8 @@ def paired_test(first: Mapping[str, float], second: Mapping[str, float], seed: i
         test = "permutation"
         flips = {"permutation_type": "samples", "n_resamples": DRAWS, "rng": np.random.default_rng(seed)}
         # one sample against zeros: each permutation flips the signs of some differences
-        found = stats.permutation_test((gap, np.zeros_like(gap)), _mean_gap, vectorized=True, **flips)
-        p_value = float(found.pvalue)
+        result = stats.permutation_test((gap, np.zeros_like(gap)), _mean_gap, vectorized=True, **flips)
+        p_value = float(result.pvalue)
     return Paired(float(gap.mean()), p_value, test, better, worse, len(names))
 
 
@@ -102,13 +102,13 @@ def values_of(rows: Iterable[Mapping[str, Any]], metric: str, model: str, strate
     longest = max(len(row["top_ids"]) for row in chosen)
     values = {}
     for row in chosen:
-        found = np.isin(row["top_ids"], row["target_ids"])
+        relevant = np.isin(row["top_ids"], row["target_ids"])
         if name == "map":
             if k > len(row["top_ids"]) and len(row["top_ids"]) == longest:
                 raise EvaluationError(
                     f"{metric} needs rankings of {k}, but {longest} ids of each are kept; measure with --top {k}"
                 )
-            values[row["query"]] = average_precision_at_k(found, len(row["target_ids"]), k)
+            values[row["query"]] = average_precision_at_k(relevant, len(row["target_ids"]), k)
         else:
             # the rank of the one target, which for MMEB has already lost its ties
             values[row["query"]] = float(0 < row["rank"] <= k)

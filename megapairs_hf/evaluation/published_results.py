@@ -47,18 +47,18 @@ def read_reference(path: str | Path) -> list[Published]:
     Raises:
         ConfigError: a row lacks a part, or a value is no percentage.
     """
-    told = read_yaml(path)
+    reference = read_yaml(path)
     numbers = []
-    for place, row in enumerate(told.get("rows") or []):
+    for number, row in enumerate(reference.get("rows") or []):
         absent = [key for key in ("model", "table", "row", "split", "values") if key not in row]
-        if absent or "benchmark" not in told:
-            raise ConfigError(f"{path}, row {place}: `{(absent or ['benchmark'])[0]}` is required; add it")
+        if absent or "benchmark" not in reference:
+            raise ConfigError(f"{path}, row {number}: `{(absent or ['benchmark'])[0]}` is required; add it")
         for metric, value in row["values"].items():
             if not 0 <= float(value) <= 100:
-                raise ConfigError(f"{path}, row {place}: {metric} is {value}, but must be a percentage")
+                raise ConfigError(f"{path}, row {number}: {metric} is {value}, but must be a percentage")
             where = f"table {row['table']}, {row['row']}"
             model = str(row["model"])
-            numbers.append(Published(told["benchmark"], row["split"], metric, model, float(value) / 100, where))
+            numbers.append(Published(reference["benchmark"], row["split"], metric, model, float(value) / 100, where))
     return numbers
 
 
@@ -83,8 +83,8 @@ def published_table(records: Sequence[Mapping[str, Any]], published: Sequence[Pu
         other = [record for record in mine if rule_of(record)]
         whole = [r for r in mine if r not in other and not r.get("options", {}).get("partial")]
         rows = [(r["value"], f"{r['model']} ({r['strategy']})", "measured here", _interval(r)) for r in whole]
-        told = [p for p in published if (p.benchmark, p.split, p.metric) == (benchmark, split, metric)]
-        rows += [(p.value, p.model, p.where, "") for p in told]
+        references = [p for p in published if (p.benchmark, p.split, p.metric) == (benchmark, split, metric)]
+        rows += [(p.value, p.model, p.where, "") for p in references]
         rows.sort(key=lambda row: -row[0])
         grid = [["model", "from", "%", "95 % interval"]]
         grid += [[model, where, f"{100 * value:.1f}", interval] for value, model, where, interval in rows]

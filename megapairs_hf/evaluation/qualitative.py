@@ -7,13 +7,13 @@ its images itself and asks no server for anything, so it can be sent by mail; al
 from __future__ import annotations
 
 import base64
-import io
 import random
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.core.errors import EvaluationError
+from megapairs_hf.core.inputs import Input
 from megapairs_hf.evaluation.benchmarks.base import Ranked
 from megapairs_hf.evaluation.rank import NOT_FOUND
 from megapairs_hf.evaluation.results import query_prefix
@@ -22,11 +22,10 @@ from megapairs_hf.images.decode import encode_image, shrink
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from megapairs_hf.evaluation.benchmarks.base import Benchmark, CIRQuery, Part
+    from megapairs_hf.evaluation.benchmarks.base import Benchmark, Query
 
-TOP, SIDE, GAP, LINE = 5, 160, 8, 14
+TOP, SIDE = 5, 160
 GREEN, BLUE, INK, PAPER = "#1a7f37", "#dbe9ff", "#1f2328", "#ffffff"
-LETTERS = 26
 STYLE = f"""
 body {{ font: 15px/1.45 system-ui, sans-serif; color: {INK}; background: {PAPER}; margin: 2em auto; max-width: 72em }}
 section {{ margin: 0 0 2.5em }}
@@ -50,7 +49,7 @@ class Found:
         score: of the model.
     """
 
-    part: Part
+    part: Input
     right: bool
     score: float
 
@@ -64,7 +63,7 @@ class View:
         rankings: by model, the rank of the target (0 where it is not public) and the first candidates.
     """
 
-    query: CIRQuery
+    query: Query
     rankings: dict[str, tuple[int, list[Found]]]
 
 
@@ -111,39 +110,39 @@ def stored_rankings(benchmark: Benchmark, rows: Iterable[Mapping[str, Any]], lab
         EvaluationError: nothing of this benchmark is there, or a run lacks one of its queries.
     """
     prefix = query_prefix(benchmark)
-    found: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
+    runs: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
     for row in rows:
         if row["query"].startswith(prefix):
-            found.setdefault((row["model"], row["strategy"]), {})[row["query"].removeprefix(prefix)] = row
-    if not found:
+            runs.setdefault((row["model"], row["strategy"]), {})[row["query"].removeprefix(prefix)] = row
+    if not runs:
         raise EvaluationError(f"there are no rankings of {prefix.rstrip('/')}; name results that hold it")
-    made = {}
-    for (model, strategy), kept in found.items():
-        absent = [query.key for query in benchmark.queries if query.key not in kept]
+    rankings = {}
+    for (model, strategy), rows_by_key in runs.items():
+        absent = [query.key for query in benchmark.queries if query.key not in rows_by_key]
         if absent:
             raise EvaluationError(
                 f"{label}{model} ({strategy}) ranked no query {absent[0]!r} of {prefix.rstrip('/')}; name the split,"
                 " --set and --limit that the results were made with"
             )
-        chosen = [kept[query.key] for query in benchmark.queries]
-        made[f"{label}{model} ({strategy})"] = Ranked(
+        chosen = [rows_by_key[query.key] for query in benchmark.queries]
+        rankings[f"{label}{model} ({strategy})"] = Ranked(
             [row["top_ids"] for row in chosen],
             [row["top_scores"] for row in chosen],
             [row["rank"] for row in chosen],
             [[name in row["target_ids"] for name in row["top_ids"]] for row in chosen],
             [0] * len(chosen),
         )
-    return made
+    return rankings
 
 
 def _rankings(
     benchmark: Benchmark, ranked: Mapping[str, Ranked], row: int, top: int
 ) -> dict[str, tuple[int, list[Found]]]:
-    made = {}
+    rankings = {}
     for name, one in ranked.items():
         first = zip(one.tops[row][:top], one.hits[row][:top], one.scores[row][:top], strict=True)
-        made[name] = (one.ranks[row], [Found(benchmark.gallery[i], hit, score) for i, hit, score in first])
-    return made
+        rankings[name] = (one.ranks[row], [Found(benchmark.gallery[i], hit, score) for i, hit, score in first])
+    return rankings
 
 
 def place_of(rank: int) -> str:
@@ -172,83 +171,23 @@ def html_sheet(benchmark: Benchmark, views: list[View], title: str = "") -> str:
 
 def _section(benchmark: Benchmark, view: View) -> str:
     rows = []
-    for model, (rank, found) in view.rankings.items():
-        told = place_of(rank)
+    for model, (rank, candidates) in view.rankings.items():
+        target = place_of(rank)
         figures = "".join(
             f'<figure class="{"right" if one.right else "other"}">{_img(benchmark, one.part)}'
             f"<figcaption>{place}. {one.score:.3f}{' · right' if one.right else ''}</figcaption></figure>"
-            for place, one in enumerate(found, 1)
+            for place, one in enumerate(candidates, 1)
         )
-        rows.append(f'<div class="row"><h3>{escape(model)}<br><small>{told}</small></h3>{figures}</div>')
-    part = view.query.part
-    image = f"<figure>{_img(benchmark, type(part)(part.image))}</figure>" if part.image is not None else ""
-    query = f'<div class="query">{image}<p>{escape(part.text)}</p></div>'
+        rows.append(f'<div class="row"><h3>{escape(model)}<br><small>{target}</small></h3>{figures}</div>')
+    part = view.query.input
+    image = f"<figure>{_img(benchmark, Input(image=part.image))}</figure>" if part.image is not None else ""
+    query = f'<div class="query">{image}<p>{escape(part.text or "")}</p></div>'
     return f"<section>{query}{''.join(rows)}</section>"
 
 
-def _img(benchmark: Benchmark, part: Part) -> str:
+def _img(benchmark: Benchmark, part: Input) -> str:
     if part.image is None:
-        return f"<p>{escape(part.text)}</p>"
+        return f"<p>{escape(part.text or '')}</p>"
     content = base64.b64encode(encode_image(shrink(benchmark.image(part.image), 2 * SIDE), lossy=True)).decode()
     caption = escape(part.text or part.image, quote=True)
     return f'<img alt="{caption}" src="data:image/jpeg;base64,{content}">'
-
-
-def png_sheet(benchmark: Benchmark, views: list[View]) -> bytes:
-    """The same as one image: each query on blue, a row for each model below it.
-
-    Args:
-        benchmark: gives the images.
-        views: of `draw_views`.
-
-    Raises:
-        EvaluationError: there is nothing to draw.
-    """
-    from PIL import Image, ImageDraw
-
-    if not views:
-        raise EvaluationError("there is no query to draw; draw at least one")
-    most = max(len(found) for view in views for _, found in view.rankings.values())
-    width = GAP + (most + 1) * (SIDE + GAP)
-    heights = [(len(view.rankings) + 1) * (SIDE + LINE + 2 * GAP) for view in views]
-    sheet = Image.new("RGB", (width, sum(heights) + GAP), PAPER)
-    draw = ImageDraw.Draw(sheet)
-    above = GAP
-    for view, height in zip(views, heights, strict=True):
-        draw.rectangle((0, above, width, above + SIDE + GAP), fill=BLUE)
-        part = view.query.part
-        if part.image is not None:
-            _paste(sheet, benchmark.image(part.image), GAP, above + GAP // 2)
-        _write(draw, part.text, SIDE + 2 * GAP, above + GAP, (width - SIDE) // 7)
-        for row, (model, (rank, found)) in enumerate(view.rankings.items(), 1):
-            top = above + row * (SIDE + LINE + 2 * GAP)
-            _write(draw, f"{model}\n{place_of(rank)}", GAP, top, LETTERS)
-            for place, one in enumerate(found, 1):
-                _draw_found(sheet, draw, benchmark, one, GAP + place * (SIDE + GAP), top)
-        above += height
-    sink = io.BytesIO()
-    sheet.save(sink, "PNG")
-    return sink.getvalue()
-
-
-def _draw_found(sheet: Any, draw: Any, benchmark: Benchmark, one: Found, left: int, top: int) -> None:
-    if one.part.image is None:
-        _write(draw, one.part.text, left, top, LETTERS)
-    else:
-        _paste(sheet, benchmark.image(one.part.image), left, top)
-    if one.right:
-        draw.rectangle((left, top, left + SIDE - 1, top + SIDE - 1), outline=GREEN, width=5)
-    draw.text((left, top + SIDE), f"{one.score:.3f}", fill=INK)
-
-
-def _paste(sheet: Any, image: Any, left: int, top: int) -> None:
-    small = shrink(image, SIDE)
-    sheet.paste(small, (left + (SIDE - small.width) // 2, top + (SIDE - small.height) // 2))
-
-
-def _write(draw: Any, text: str, left: int, top: int, letters: int) -> None:
-    import textwrap
-
-    lines = [line for part in text.splitlines() for line in textwrap.wrap(part, letters)][: SIDE // LINE]
-    # Pillow's built-in font knows Latin letters only where FreeType is absent
-    draw.multiline_text((left, top), "\n".join(lines).encode("latin-1", "replace").decode("latin-1"), fill=INK)

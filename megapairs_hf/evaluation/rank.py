@@ -7,20 +7,20 @@ query, because the best of equal scores is whatever stands first, and several be
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from megapairs_hf.core.errors import EvaluationError
-from megapairs_hf.evaluation.benchmarks.base import Ranked
+from megapairs_hf.evaluation.benchmarks.base import Gallery, Ranked
 from megapairs_hf.evaluation.score_checks import check_finite, check_scores, equal_scores
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from megapairs_hf.evaluation.benchmarks.base import Benchmark, CIRQuery
+    from megapairs_hf.evaluation.benchmarks.base import Benchmark, Query
 
 # scores of a block: 64 queries over CIRCO's gallery are 32 MB, which is what keeps a matrix product at its full rate
 BLOCK_BYTES = 32 * 2**20
@@ -79,45 +79,26 @@ class EmbeddingScorer:
         import torch
 
         # a memory-mapped array cannot be written to, and torch warns of that
-        sides = [np.asarray(side) for side in (self.queries, self.gallery)]
-        plain = [side if side.flags.writeable else side.copy() for side in sides]
-        queries, gallery = (torch.from_numpy(side).float() for side in plain)
+        arrays = [np.asarray(array) for array in (self.queries, self.gallery)]
+        writable = [array if array.flags.writeable else array.copy() for array in arrays]
+        queries, gallery = (torch.from_numpy(array).float() for array in writable)
         return queries, gallery
 
-    def some(self, row: int, places: np.ndarray) -> np.ndarray:
+    def some(self, query: int, rows: np.ndarray) -> np.ndarray:
         """Scores of one query over some of the gallery.
 
         Args:
-            row: the query.
-            places: [C] positions in the gallery.
+            query: its row.
+            rows: [C] of the gallery.
 
         Returns:
             [C] float32; equal embeddings have equal scores, which the kernels of a matrix product do not promise.
         """
-        return np.einsum("cd,d->c", _float32(self.gallery[places]), _float32(self.queries[row]))
+        return np.einsum("cd,d->c", _float32(self.gallery[rows]), _float32(self.queries[query]))
 
 
 def _float32(array: np.ndarray) -> np.ndarray:
     return np.asarray(array, np.float32)
-
-
-@dataclass
-class _Gallery:
-    """Positions and tie-breaking of the gallery's ids."""
-
-    ids: list[str]
-    places: dict[str, int] = field(init=False)
-    order: np.ndarray = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.places = {name: i for i, name in enumerate(self.ids)}
-        self.order = np.empty(len(self.ids), np.int64)
-        self.order[sorted(range(len(self.ids)), key=self.ids.__getitem__)] = np.arange(len(self.ids))
-
-    def find(self, names: Sequence[str]) -> np.ndarray:
-        """Positions of the ids that are in the gallery, each once."""
-        known = dict.fromkeys(self.places[name] for name in names if name in self.places)
-        return np.fromiter(known, np.int64, len(known))
 
 
 def rank(benchmark: Benchmark, scorer: Scorer, top: int = 50) -> Ranked:
@@ -140,7 +121,7 @@ def rank(benchmark: Benchmark, scorer: Scorer, top: int = 50) -> Ranked:
     """
     if top < 1:
         raise EvaluationError(f"`top` is {top}, but at least one id of each ranking must be kept")
-    gallery = _Gallery(list(benchmark.gallery))
+    gallery = Gallery(list(benchmark.gallery))
     if not gallery.ids:
         raise EvaluationError(f"{benchmark.name} {benchmark.split} has an empty gallery; check its image folder")
     result = Ranked([], [], [], [], [], 0)
@@ -180,7 +161,7 @@ def _block(scorer: Scorer, start: int, stop: int, benchmark: Benchmark) -> np.nd
 
 
 def _rank_block(
-    queries: Sequence[CIRQuery], scores: np.ndarray, gallery: _Gallery, top: int, out: Ranked
+    queries: Sequence[Query], scores: np.ndarray, gallery: Gallery, top: int, out: Ranked
 ) -> tuple[int, list[bool]]:
     """Append the rankings of a block.
 
@@ -199,24 +180,24 @@ def _rank_block(
             flat.append(even)
             continue
         best = tops[i]
-        found, tied = _rank_of(query, scores[i], gallery)
-        _append(query, [gallery.ids[j] for j in best], scores[i][best], found, out)
+        target_rank, tied = _rank_of(query, scores[i], gallery)
+        _append(query, [gallery.ids[j] for j in best], scores[i][best], target_rank, out)
         _append_subset(query, scores[i], gallery, out)
         ties += tied
     return ties, flat
 
 
 def _tops_of(
-    queries: Sequence[CIRQuery], scores: np.ndarray, rows: list[int], gallery: _Gallery, top: int
+    queries: Sequence[Query], scores: np.ndarray, rows: list[int], gallery: Gallery, top: int
 ) -> list[np.ndarray]:
-    """Positions of the best of each row, best first; deletes what the queries exclude from `scores`."""
+    """Gallery rows of the best of each query, best first; deletes what the queries exclude from `scores`."""
     import torch
 
     lowest = scores.min(1)
     for i in rows:
         scores[i, gallery.find(queries[i].exclude)] = DELETED
     count = min(top + 1, scores.shape[1])
-    values, places = (part.numpy() for part in torch.topk(torch.from_numpy(scores), count))
+    values, columns = (part.numpy() for part in torch.topk(torch.from_numpy(scores), count))
     results = []
     for i in rows:
         check_scores(queries[i].key, lowest[i], values[i, 0], scores.shape[1])
@@ -224,39 +205,41 @@ def _tops_of(
         if count > top and values[i, top] == values[i, top - 1]:
             chosen = np.flatnonzero(scores[i] >= values[i, top - 1])
         else:
-            chosen = places[i]
+            chosen = columns[i]
         chosen = chosen[scores[i][chosen] > DELETED]
         results.append(chosen[np.lexsort((gallery.order[chosen], -scores[i][chosen]))][:top])
     return results
 
 
-def _rank_of(query: CIRQuery, row: np.ndarray, gallery: _Gallery) -> tuple[int, int]:
-    """Rank of the target among all that is not deleted, from 1, and whether another shares its score."""
-    if not query.target:
+def _rank_of(query: Query, scores: np.ndarray, gallery: Gallery) -> tuple[int, int]:
+    """Rank of the best counted target among all that is not deleted, from 1, and whether another shares its score."""
+    if not query.counted:
         return 0, 0
-    place = gallery.places.get(query.target)
-    if place is None or row[place] == DELETED:
+    targets = gallery.find(query.counted)
+    targets = targets[scores[targets] > DELETED]
+    if not len(targets):
         return NOT_FOUND, 0
-    equal = np.flatnonzero(row == row[place])
-    before = int(np.count_nonzero(row > row[place]))
-    if len(equal) > 1:
-        before += int(np.count_nonzero(gallery.order[equal] < gallery.order[place]))
+    best = targets[np.lexsort((gallery.order[targets], -scores[targets]))[0]]
+    equal = np.flatnonzero(scores == scores[best])
+    before = int(np.count_nonzero(scores > scores[best]))
+    before += int(np.count_nonzero(gallery.order[equal] < gallery.order[best]))
     return before + 1, int(len(equal) > 1)
 
 
-def _append_subset(query: CIRQuery, row: np.ndarray, gallery: _Gallery, out: Ranked) -> None:
+def first_rank(names: Sequence[str], counted: Sequence[str]) -> int:
+    """Rank of the first of `counted` in a ranking, from 1; `NOT_FOUND` where none is in it."""
+    return min((names.index(name) + 1 for name in counted if name in names), default=NOT_FOUND)
+
+
+def _append_subset(query: Query, scores: np.ndarray, gallery: Gallery, out: Ranked) -> None:
     members = gallery.find(query.subset)
-    order = members[np.lexsort((gallery.order[members], -row[members]))]
-    names = [gallery.ids[place] for place in order if row[place] > DELETED]
+    order = members[np.lexsort((gallery.order[members], -scores[members]))]
+    names = [gallery.ids[row] for row in order if scores[row] > DELETED]
     out.subset_tops.append(names)
-    if not query.subset or not query.target:
-        out.subset_ranks.append(0)
-    else:
-        found = query.target in names
-        out.subset_ranks.append(names.index(query.target) + 1 if found else NOT_FOUND)
+    out.subset_ranks.append(first_rank(names, query.counted) if query.subset and query.counted else 0)
 
 
-def _rank_candidates(query: CIRQuery, gallery: _Gallery, score: Any, top: int, out: Ranked) -> tuple[int, bool]:
+def _rank_candidates(query: Query, gallery: Gallery, score: Any, top: int, out: Ranked) -> tuple[int, bool]:
     """Append the ranking of a query's own candidates.
 
     Returns:
@@ -264,27 +247,26 @@ def _rank_candidates(query: CIRQuery, gallery: _Gallery, score: Any, top: int, o
     """
     assert query.candidates is not None
     deleted = set(query.exclude)
-    places = gallery.find([name for name in query.candidates if name not in deleted])
-    if not len(places):
+    rows = gallery.find([name for name in query.candidates if name not in deleted])
+    if not len(rows):
         raise EvaluationError(f"query {query.key!r} has no candidate in the gallery; check its image folder")
-    scores = np.asarray(score(places), np.float32)
+    scores = np.asarray(score(rows), np.float32)
     check_finite(query.key, scores.min(), scores.max())
-    right = np.isin(places, gallery.find(query.targets or (query.target,)))
-    order = np.lexsort((gallery.order[places], right, -scores))
-    names = [gallery.ids[places[i]] for i in order]
-    found, tied = (0, 0) if not query.target else (NOT_FOUND, 0)
-    if query.target in names:
-        found = names.index(query.target) + 1
-        tied = int(np.count_nonzero(scores == scores[order[found - 1]]) > 1)
-    _append(query, names[:top], scores[order[:top]], found, out)
+    right = np.isin(rows, gallery.find(query.targets or query.counted))
+    order = np.lexsort((gallery.order[rows], right, -scores))
+    names = [gallery.ids[rows[i]] for i in order]
+    target_rank = first_rank(names, query.counted) if query.counted else 0
+    known = 0 < target_rank < NOT_FOUND
+    tied = int(known and np.count_nonzero(scores == scores[order[target_rank - 1]]) > 1)
+    _append(query, names[:top], scores[order[:top]], target_rank, out)
     out.subset_ranks.append(0)
     out.subset_tops.append([])
-    return tied, len(places) > 1 and equal_scores(scores.min(), scores.max())
+    return tied, len(rows) > 1 and equal_scores(scores.min(), scores.max())
 
 
-def _append(query: CIRQuery, names: list[str], scores: np.ndarray, found: int, out: Ranked) -> None:
+def _append(query: Query, names: list[str], scores: np.ndarray, target_rank: int, out: Ranked) -> None:
     right = set(query.targets)
     out.tops.append(names)
     out.scores.append([float(score) for score in scores])
     out.hits.append([name in right for name in names])
-    out.ranks.append(found)
+    out.ranks.append(target_rank)

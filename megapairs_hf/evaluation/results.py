@@ -114,6 +114,11 @@ def query_values(metric: str, benchmark: Benchmark, ranked: Ranked) -> np.ndarra
     raise EvaluationError(f"unknown metric {metric!r}; known: recall@k, map@k, subset_recall@k, precision@1")
 
 
+def map_cuts(benchmark: Benchmark) -> list[int]:
+    """The k of the benchmark's average precisions, which need rankings as long; 1 where it has none."""
+    return [1, *(int(name.rpartition("@")[2]) for name in benchmark.metrics if name.startswith("map@"))]
+
+
 def records_of(measured: Sequence[Measured], about: About) -> list[dict[str, Any]]:
     """Records of a benchmark: of its groups, of its parts, and of the whole; one a number.
 
@@ -169,8 +174,8 @@ def _whole(measured: Sequence[Measured]) -> Measured:
 def _joined(options: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The options of all parts: counts added up, what is equal once, what differs by part."""
     joined: dict[str, Any] = {}
-    for key in dict.fromkeys(key for told in options.values() for key in told):
-        values = {part: told[key] for part, told in options.items() if key in told}
+    for key in dict.fromkeys(key for entries in options.values() for key in entries):
+        values = {part: entries[key] for part, entries in options.items() if key in entries}
         if key in COUNTS:
             joined[key] = sum(values.values())
         elif key == "partial":
@@ -245,8 +250,8 @@ def ranking_rows(benchmark: Benchmark, ranked: Ranked, about: About, top: int | 
             "model": about.model,
             "strategy": about.strategy,
             "query": prefix + query.key,
-            "image_id": query.part.image or "",
-            "text": query.part.text,
+            "image_id": query.input.image or "",
+            "text": query.input.text or "",
             "target_ids": list(query.targets),
             "top_ids": ranked.tops[row][:top],
             "top_scores": ranked.scores[row][:top],

@@ -116,8 +116,8 @@ def _table(title: str, records: list[dict[str, Any]]) -> Table:
     metrics = [m for m in METRICS if any(r["metric"] == m for r in records)]
     metrics += sorted({str(r["metric"]) for r in records} - METRICS.keys())
     values: dict[tuple[str, str, str], dict[str, float]] = {}
-    for record, told in zip(records, facts, strict=True):
-        apart = ", ".join(f"{k} {v}" for k, v in told.items() if k not in common)
+    for record, fact in zip(records, facts, strict=True):
+        apart = ", ".join(f"{k} {v}" for k, v in fact.items() if k not in common)
         row = values.setdefault((str(record["strategy"]), str(record["model"]), apart), {})
         if _is_number(record["value"]):
             row[str(record["metric"])] = float(record["value"])
@@ -137,9 +137,9 @@ def _table(title: str, records: list[dict[str, Any]]) -> Table:
 
 
 def _facts(record: dict[str, Any]) -> dict[str, str]:
-    told = {name: format_value(record[name]) for name in SHARED if record.get(name) is not None}
+    facts = {name: format_value(record[name]) for name in SHARED if record.get(name) is not None}
     options = record.get("options") or {}
-    return told | {str(k): format_value(v) if not isinstance(v, dict) else json.dumps(v) for k, v in options.items()}
+    return facts | {str(k): format_value(v) if not isinstance(v, dict) else json.dumps(v) for k, v in options.items()}
 
 
 def _row(key: tuple[str, str, str], values: dict[tuple[str, str, str], dict[str, float]], metrics: list[str]) -> Row:

@@ -21,20 +21,22 @@ from megapairs_hf.artifacts.writer import create_artifact
 from megapairs_hf.core import distributed
 from megapairs_hf.core.errors import EvaluationError
 from megapairs_hf.core.schema import RANKINGS
-from megapairs_hf.evaluation.config import RunConfig
+from megapairs_hf.evaluation.config import EvalConfig, benchmark_config
 from megapairs_hf.evaluation.encode import encode_gallery
 from megapairs_hf.evaluation.methods import rerank
 from megapairs_hf.evaluation.methods.strategies import Scoring, text_of
 from megapairs_hf.evaluation.rank import EmbeddingScorer, Scorer, rank
-from megapairs_hf.evaluation.results import About, Measured, measure, ranking_rows, records_of
+from megapairs_hf.evaluation.results import About, Measured, map_cuts, measure, ranking_rows, records_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     import numpy as np
 
     from megapairs_hf.evaluation.benchmarks.base import Benchmark, Ranked
 
+# the benchmarks whose query texts a prompt makes; the texts of a corpus are its own
+PROMPTED = {"prompt", "placeholder"}
 RERANKERS = {"yes-no": rerank.yes_no, "listwise": rerank.listwise}
 
 
@@ -82,12 +84,12 @@ def run_benchmark(
 
 
 def run_model(
-    benchmarks: Sequence[Benchmark],
+    benchmarks: Iterable[Benchmark],
     model: Any,
     *,
     name: str,
     revision: str | None = None,
-    config: RunConfig | None = None,
+    config: EvalConfig | None = None,
     share: str = "",
     embeddings: Callable[[Benchmark], np.ndarray] | None = None,
 ) -> list[Run]:
@@ -100,16 +102,16 @@ def run_model(
         revision: of the model.
         config: strategies and sizes.
         share: folder that all processes of a launcher see.
-        embeddings: gives the embeddings of a gallery (`Cache.gallery`); None encodes them. The records tell which,
-            since kept embeddings are rounded to float16.
+        embeddings: gives the embeddings of a gallery (`Cache.gallery`); None encodes them. The records say which,
+            since cached embeddings are rounded to float16.
 
     Returns:
-        One a benchmark and strategy; on processes but the first, none.
+        One per benchmark and strategy; on processes but the first, none.
 
     Raises:
         EvaluationError: an image cannot be read, or the scores give no ranking.
     """
-    config = config or RunConfig()
+    config = config or benchmark_config()
     runs = []
     for benchmark in benchmarks:
         gallery = embeddings(benchmark) if embeddings else encode_gallery(model, benchmark, config.batch_size, share)
@@ -117,11 +119,13 @@ def run_model(
             continue
         scoring = Scoring(model, benchmark, gallery, config.batch_size, config.vlm, config.llm)
         for strategy in config.strategies:
-            ranked = rank(benchmark, scoring.scorer(strategy), config.top)
-            told = {**benchmark.options, "text": text_of(strategy), **scoring.told.get(strategy, {})}
+            ranked = rank(benchmark, scoring.scorer(strategy), max(config.top, *map_cuts(benchmark)))
+            options = {**benchmark.options, **scoring.notes.get(strategy, {})}
+            if PROMPTED & options.keys():
+                options["text"] = text_of(strategy)
             if embeddings:
-                told["gallery_embeddings"] = "float16"
-            first = Run(replace(benchmark, options=told), ranked, About(name, strategy, revision))
+                options["gallery_embeddings"] = "float16"
+            first = Run(replace(benchmark, options=options), ranked, About(name, strategy, revision))
             runs += [first, *(_reranked(first, how, config) for how in config.rerank)]
     distributed.barrier()
     if share and distributed.launched() and distributed.is_main():
@@ -131,14 +135,14 @@ def run_model(
     return runs
 
 
-def _reranked(first: Run, how: str, config: RunConfig) -> Run:
+def _reranked(first: Run, how: str, config: EvalConfig) -> Run:
     """A run whose first candidates a model has put in another order."""
     assert config.vlm is not None
     again = RERANKERS[how](first.benchmark, first.ranked, config.vlm, config.rerank_top)
-    told = {**first.benchmark.options, "rerank": f"{how}, first {config.rerank_top}", "reranker": config.vlm.model}
-    told |= {"asked": again.asked, "unusable_rerank": again.unusable}
+    options = {**first.benchmark.options, "rerank": f"{how}, first {config.rerank_top}", "reranker": config.vlm.model}
+    options |= {"asked": again.asked, "unusable_rerank": again.unusable}
     about = replace(first.about, strategy=f"{first.about.strategy}, {how}")
-    return Run(replace(first.benchmark, options=told), again.ranked, about)
+    return Run(replace(first.benchmark, options=options), again.ranked, about)
 
 
 def records_of_runs(runs: Sequence[Run]) -> list[dict[str, Any]]:
@@ -158,7 +162,7 @@ def write_runs(
     make: Callable[[], Sequence[Run]],
     *,
     out: PathLike,
-    config: Any,
+    config: EvalConfig,
     inputs: Mapping[str, str],
     overwrite: bool = False,
 ) -> Artifact:
@@ -168,9 +172,9 @@ def write_runs(
         make: gives the runs; not called where the folder holds them already, so stale folders are refused before
             hours of encoding.
         out: the folder.
-        config: the settings that the runs are made with, a dataclass.
+        config: the settings that the runs are made with.
         inputs: fingerprints or ids of what goes in, by name.
-        overwrite: throw away what is there.
+        overwrite: whether to overwrite the folder.
 
     Returns:
         The artifact.
@@ -191,7 +195,7 @@ def write_runs(
             records = records_of_runs(runs)
             lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
             storage.write_bytes(join(out, RESULTS), lines.encode())
-            rows = [row for run in runs for row in ranking_rows(run.benchmark, run.ranked, run.about)]
+            rows = [row for run in runs for row in ranking_rows(run.benchmark, run.ranked, run.about, config.top)]
             writer.write(0, pa.Table.from_pylist(rows, schema=RANKINGS))
         return writer.finish()
 
@@ -206,7 +210,7 @@ def limited(benchmark: Benchmark, limit: int | None) -> Benchmark:
         return benchmark
     if limit < 1:
         raise EvaluationError(f"--limit is {limit}, but must be at least 1")
-    told = f"first {limit:,} of {len(benchmark.queries):,} queries"
+    label = f"first {limit:,} of {len(benchmark.queries):,} queries"
     if "partial" in benchmark.options:
-        told = f"{told}; {benchmark.options['partial']}"
-    return replace(benchmark, queries=list(benchmark.queries)[:limit], options={**benchmark.options, "partial": told})
+        label = f"{label}; {benchmark.options['partial']}"
+    return replace(benchmark, queries=list(benchmark.queries)[:limit], options={**benchmark.options, "partial": label})

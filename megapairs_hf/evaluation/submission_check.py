@@ -46,7 +46,7 @@ class Known:
         """From a benchmark that was read."""
         return cls(
             [query.key for query in benchmark.queries],
-            {query.key: query.part.image or "" for query in benchmark.queries},
+            {query.key: query.input.image or "" for query in benchmark.queries},
             frozenset(benchmark.gallery),
             {query.key: query.subset for query in benchmark.queries},
         )
@@ -107,81 +107,81 @@ def problems(content: bytes, known: Known | None = None) -> list[str]:
         return [f"it is cut off or no JSON ({error}); write it again"]
     if not isinstance(loaded, dict):
         return [f"it must be one JSON object of query to list, and is a {type(loaded).__name__}"]
-    found = [f"{len(twice):,} keys stand twice ({_some(twice)}); each query once"] if twice else []
+    faults = [f"{len(twice):,} keys stand twice ({_some(twice)}); each query once"] if twice else []
     if len(content) > MAX_BYTES:
-        found.append(f"it has {len(content):,} bytes, and the server takes {MAX_BYTES:,}; write it without spaces")
-    return found + (_circo(loaded, known) if _kind(loaded) == "CIRCO" else _cirr(loaded, known))
+        faults.append(f"it has {len(content):,} bytes, and the server takes {MAX_BYTES:,}; write it without spaces")
+    return faults + (_circo(loaded, known) if _kind(loaded) == "CIRCO" else _cirr(loaded, known))
 
 
 def _circo(loaded: dict[str, Any], known: Known | None) -> list[str]:
     # always all 800: annotations that were cut short make no shorter file right
     expected = [str(i) for i in range(CIRCO_QUERIES["test"])]
-    found = []
+    faults = []
     if len(loaded) == CIRCO_QUERIES["val"]:
-        found.append("it has the 220 queries of val, whose answers are public; the server takes the 800 of test")
+        faults.append("it has the 220 queries of val, whose answers are public; the server takes the 800 of test")
         expected = [str(i) for i in range(CIRCO_QUERIES["val"])]
-    found += _keys(loaded, expected)
-    found += _lists(loaded, TOP, "ids")
+    faults += _keys(loaded, expected)
+    faults += _lists(loaded, TOP, "ids")
     wrong = [k for k, v in _listed(loaded) if any(not isinstance(i, int) or isinstance(i, bool) for i in v)]
     if wrong:
-        found.append(f'{len(wrong):,} queries have ids that are no integers ({_some(wrong)}); write 123, not "123"')
-    return found + _gallery({k: v for k, v in loaded.items() if k not in wrong}, known)
+        faults.append(f'{len(wrong):,} queries have ids that are no integers ({_some(wrong)}); write 123, not "123"')
+    return faults + _gallery({k: v for k, v in loaded.items() if k not in wrong}, known)
 
 
 def _cirr(loaded: dict[str, Any], known: Known | None) -> list[str]:
-    found = []
+    faults = []
     if loaded.get("version") != CIRR_VERSION:
-        found.append(f'"version" is {loaded.get("version")!r} and must be "{CIRR_VERSION}"')
+        faults.append(f'"version" is {loaded.get("version")!r} and must be "{CIRR_VERSION}"')
     metric = loaded.get("metric")
     if not isinstance(metric, str) or metric not in CIRR_METRICS:
-        return [*found, f'"metric" is {metric!r} and must be "recall" or "recall_subset"']
+        return [*faults, f'"metric" is {metric!r} and must be "recall" or "recall_subset"']
     queries = {key: value for key, value in loaded.items() if key not in {"version", "metric"}}
     if len(queries) != CIRR_QUERIES:
-        found.append(f"it has {len(queries):,} queries, and test1 has {CIRR_QUERIES:,}")
+        faults.append(f"it has {len(queries):,} queries, and test1 has {CIRR_QUERIES:,}")
     if known:
-        found += _keys(queries, known.keys)
+        faults += _keys(queries, known.keys)
     else:
         odd = [key for key in queries if not key.isdigit()]
         if odd:
-            found.append(f"{len(odd):,} keys are no pair ids ({_some(odd)})")
-    found += _lists(queries, CIRR_METRICS[metric], "names")
+            faults.append(f"{len(odd):,} keys are no pair ids ({_some(odd)})")
+    faults += _lists(queries, CIRR_METRICS[metric], "names")
     texts = [key for key, value in _listed(queries) if not all(isinstance(name, str) for name in value)]
     if texts:
-        found.append(f"{len(texts):,} queries have names that are no strings ({_some(texts)})")
+        faults.append(f"{len(texts):,} queries have names that are no strings ({_some(texts)})")
     own = [k for k, v in _listed(queries) if known and known.references.get(k) in v]
     if own:
-        found.append(f"{len(own):,} queries have their own reference in the list ({_some(own)}); delete it")
+        faults.append(f"{len(own):,} queries have their own reference in the list ({_some(own)}); delete it")
     if known and metric == "recall_subset":
         strange = [k for k, v in _listed(queries) if k in known.subsets and not _within(v, known.subsets[k])]
         if strange:
-            found.append(f"{len(strange):,} queries name images outside their subset ({_some(strange)})")
-    return found + _gallery(queries, known)
+            faults.append(f"{len(strange):,} queries name images outside their subset ({_some(strange)})")
+    return faults + _gallery(queries, known)
 
 
 def _keys(loaded: Mapping[str, Any], expected: Sequence[str]) -> list[str]:
-    wanted = set(expected)
+    expected_keys = set(expected)
     absent = [key for key in expected if key not in loaded]
-    foreign = [key for key in loaded if key not in wanted]
-    found = []
+    foreign = [key for key in loaded if key not in expected_keys]
+    faults = []
     if absent:
-        found.append(f"{len(absent):,} of {len(expected):,} queries are absent ({_some(absent)})")
+        faults.append(f"{len(absent):,} of {len(expected):,} queries are absent ({_some(absent)})")
     if foreign:
-        found.append(f"{len(foreign):,} keys are no queries ({_some(foreign)}); remove them")
-    return found
+        faults.append(f"{len(foreign):,} keys are no queries ({_some(foreign)}); remove them")
+    return faults
 
 
 def _lists(loaded: Mapping[str, Any], count: int, what: str) -> list[str]:
-    found = []
+    faults = []
     no_list = [key for key, value in loaded.items() if not isinstance(value, list)]
     if no_list:
-        found.append(f"{len(no_list):,} queries have no list ({_some(no_list)})")
+        faults.append(f"{len(no_list):,} queries have no list ({_some(no_list)})")
     length = [f"{key}: {len(value)}" for key, value in _listed(loaded) if len(value) != count]
     if length:
-        found.append(f"{len(length):,} queries have not {count} {what} ({_some(length)})")
+        faults.append(f"{len(length):,} queries have not {count} {what} ({_some(length)})")
     again = [key for key, value in _listed(loaded) if len(set(map(str, value))) != len(value)]
     if again:
-        found.append(f"{len(again):,} queries have {what} twice ({_some(again)}); rank each image once")
-    return found
+        faults.append(f"{len(again):,} queries have {what} twice ({_some(again)}); rank each image once")
+    return faults
 
 
 def _gallery(loaded: Mapping[str, Any], known: Known | None) -> list[str]:

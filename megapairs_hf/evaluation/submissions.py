@@ -15,6 +15,7 @@ from megapairs_hf.artifacts import storage
 from megapairs_hf.artifacts.storage import PathLike, join
 from megapairs_hf.core.errors import ConfigError, EvaluationError
 from megapairs_hf.core.progress import note
+from megapairs_hf.evaluation.results import map_cuts
 from megapairs_hf.evaluation.submission_check import CIRR_METRICS, CIRR_VERSION, TOP, Known, problems
 
 if TYPE_CHECKING:
@@ -95,8 +96,7 @@ def check_top(benchmarks: Sequence[Benchmark], top: int) -> None:
         ConfigError: `top` is below what one of them needs.
     """
     for benchmark in benchmarks:
-        cuts = [int(name.rpartition("@")[2]) for name in benchmark.metrics if name.startswith("map@")]
-        need = TOP if has_server(benchmark) else max(cuts, default=1)
+        need = TOP if has_server(benchmark) else max(map_cuts(benchmark))
         # a ranking cannot be longer than its gallery without the reference
         if top < min(need, len(benchmark.gallery) - 1):
             raise ConfigError(f"--top is {top}, but {label_of(benchmark)} needs rankings of {need}; pass --top {need}")

@@ -8,7 +8,7 @@ import numpy as np
 
 from megapairs_hf.core.dependencies import require
 from megapairs_hf.core.errors import EvaluationError
-from megapairs_hf.evaluation.methods.zero_shot import weighted
+from megapairs_hf.evaluation.methods.zero_shot import weimocir
 from megapairs_hf.evaluation.metrics import recall_at_k
 from megapairs_hf.evaluation.rank import rank
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def sweep(benchmark: Benchmark, sides: Sides, alphas: Sequence[float], k: int = 1) -> list[tuple[float, float]]:
-    """Recall@k for each α of `weighted`.
+    """Recall@k for each α of `weimocir A`.
 
     Args:
         benchmark: queries with public answers.
@@ -34,11 +34,11 @@ def sweep(benchmark: Benchmark, sides: Sides, alphas: Sequence[float], k: int = 
     Raises:
         EvaluationError: the split has no public answers, or an α is out of range.
     """
-    if not all(query.target for query in benchmark.queries):
+    if not all(query.counted for query in benchmark.queries):
         raise EvaluationError(f"{benchmark.name} {benchmark.split} has no public answers; sweep on its val split")
     points = []
     for alpha in alphas:
-        ranked = rank(benchmark, weighted(sides, alpha), max(k, 1))
+        ranked = rank(benchmark, weimocir(sides, alpha), max(k, 1))
         points.append((float(alpha), recall_at_k(np.array(ranked.ranks), k)))
     return points
 

@@ -13,10 +13,9 @@ import yaml
 from megapairs_hf.artifacts import storage
 from megapairs_hf.artifacts.shards import part_shards, split_of
 from megapairs_hf.artifacts.storage import HUB_ID, join
-from megapairs_hf.artifacts.workspace import RULE_BASED, STAGES, Work, open_work, source_name
+from megapairs_hf.artifacts.workspace import RULE_BASED, STAGES, SYNTHETIC, Work, open_work, source_name
 from megapairs_hf.core.errors import ArtifactError, CardError
 from megapairs_hf.core.version import __version__
-from megapairs_hf.corpus.config import UNUSED
 from megapairs_hf.evaluation.results_table import results_tables
 from megapairs_hf.hub.dataset_facts import dataset_facts
 from megapairs_hf.hub.eval_results import as_shares, in_percent, model_name, shown_metric, spelled
@@ -31,12 +30,11 @@ if TYPE_CHECKING:
 
 # what a rule-based engine does not use
 MODEL_SETTINGS = frozenset(
-    "model word_num max_image_side jpeg_quality with_captions temperature top_p max_tokens prompt attributes local"
-    " demonstrations pool reply_format".split()
+    "model word_num max_image_side temperature top_p max_new_tokens prompt attributes local"
+    " num_few_shot few_shot_file response_format".split()
 )
 TRAINING = frozenset({"triplets", "base", "model", "results"})
 HELD_OUT = "heldout"
-SYNTHETIC = "synthetic scenes"
 PARTS = ("triplets", "images", "preview")
 
 
@@ -75,17 +73,9 @@ def settings_of(work: Work, names: Container[str]) -> list[tuple[str, str]]:
     ]
 
 
-def described_source(corpus: Artifact) -> str:
-    """What a card calls the source of the images."""
-    name = source_name(corpus)
-    return SYNTHETIC if corpus.manifest.config.get("source") == "scenes" else name
-
-
 def used(config: dict[str, Any]) -> dict[str, Any]:
-    """The settings that had an effect: of a rule-based engine none of a model, of a corpus those of its source."""
-    idle = set(UNUSED.get(str(config.get("source")), ())) | (
-        MODEL_SETTINGS if config.get("engine") == RULE_BASED else frozenset()
-    )
+    """The settings that had an effect: of a rule-based engine none of a model."""
+    idle = MODEL_SETTINGS if config.get("engine") == RULE_BASED else frozenset()
     return {key: value for key, value in config.items() if key not in idle}
 
 
@@ -105,7 +95,7 @@ def common_slots(work: Work, config: PushConfig) -> dict[str, Any]:
         "name": config.repo_id.rsplit("/", 1)[-1],
         "license": config.license,
         "version": __version__,
-        "source": described_source(corpus) if corpus is not None else "",
+        "source": source_name(corpus) if corpus is not None else "",
         "images": corpus.rows if corpus is not None else None,
         "stand_ins": work.stand_ins(),
         "rejections": [
@@ -125,7 +115,7 @@ def dataset_slots(work: Work, triplets: Artifact) -> dict[str, Any]:
     return {
         "settings": settings_of(work, frozenset(STAGES)),
         **dataset_facts(work, triplets),
-        "synthetic": corpus is not None and described_source(corpus) == SYNTHETIC,
+        "synthetic": corpus is not None and source_name(corpus) == SYNTHETIC,
         "splits": splits,
         "triplets": sum(splits.get("triplets", {}).values()),
         "images": sum(splits.get("images", {}).values()),
@@ -145,9 +135,13 @@ def splits_of(triplets: Artifact) -> dict[str, dict[str, int]]:
     splits: dict[str, dict[str, int]] = {}
     for part in PARTS:
         for _, shard in part_shards(triplets, part):
-            if shard["rows"]:
-                split, rows = split_of(str(shard["file"])), splits.setdefault(part, {})
-                rows[split] = rows.get(split, 0) + int(shard["rows"])
+            if not shard["rows"]:
+                continue
+            split = split_of(str(shard["file"]))
+            if split is None:
+                raise CardError(f"{shard['file']} of {triplets.path} is named like no split; build the triplets again")
+            rows = splits.setdefault(part, {})
+            rows[split] = rows.get(split, 0) + int(shard["rows"])
     return splits
 
 

@@ -62,7 +62,7 @@ def prepare_results(api: Any, path: PathLike, config: PushConfig, out: PathLike)
     if unknown:
         note(
             f"{', '.join(unknown)}: in the card only; for the Hub's own results, name the benchmark's data set with"
-            f" --benchmark {slug(unknown[0])}=ORGANIZATION/NAME"
+            f" --benchmarks '{{{slug(unknown[0])}: ORGANIZATION/NAME}}'"
         )
     before, card = _card(api, config, records, everything)
     return write_folder({CARD: card.encode()} | eval_files(records), {}, out, {CARD: set(before.split("\n"))})

@@ -116,8 +116,8 @@ def resize(decoded: Decoded, height: int, width: int, resample: int) -> np.ndarr
     image = torch.from_numpy(np.array(decoded.image)).permute(2, 0, 1)[None]
     across, down = decoded.extent
     operator = getattr(torch.ops.aten, FILTERS[resample])
-    made = operator(image, [height, width], False, height / down, width / across)
-    array: np.ndarray = made[0].permute(1, 2, 0).numpy()
+    resized = operator(image, [height, width], False, height / down, width / across)
+    array: np.ndarray = resized[0].permute(1, 2, 0).numpy()
     return array
 
 
@@ -127,10 +127,10 @@ def center_crop(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     inside = pixels[max(top, 0) : max(top, 0) + height, max(left, 0) : max(left, 0) + width]
     if inside.shape[:2] == (height, width):
         return inside
-    made = np.zeros((height, width, 3), np.uint8)
+    padded = np.zeros((height, width, 3), np.uint8)
     down, right = max(-top, 0), max(-left, 0)
-    made[down : down + inside.shape[0], right : right + inside.shape[1]] = inside
-    return made
+    padded[down : down + inside.shape[0], right : right + inside.shape[1]] = inside
+    return padded
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,6 @@ def load_image(given: Any, place: int, allow_urls: bool) -> Any:
         ModelError: it cannot be read or decoded.
     """
     try:
-        return open_image(given, allow_urls=allow_urls)
+        return open_image(given)
     except ImageRejectedError as error:
         raise ModelError(f"the image of input {place} cannot be used ({error}); leave it out or replace it") from error

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.artifacts import storage
 from megapairs_hf.artifacts.artifact import read_table
+from megapairs_hf.artifacts.lookup import sample_rows
 from megapairs_hf.artifacts.shards import part_shards, split_of
 from megapairs_hf.artifacts.storage import join
 from megapairs_hf.artifacts.workspace import RANKINGS, Work
@@ -52,26 +53,11 @@ def triplet_sheet(work: Work, count: int, seed: int) -> list[TripletView]:
     artifact = work.artifacts.get("triplets")
     if artifact is None or count == 0:
         return []
-    rows = _sample_triplets(artifact, count, seed)
+    rows = sample_rows(artifact, count, random.Random(seed), "triplets/")
     ids = {i for _, row in rows for i in (row["q_img"], row["t_img"], *row["hns"])}
     images = [i for i, _ in part_shards(artifact, "images")]
     thumbnails = find_thumbnails([(artifact, images), *_corpora(work, ("corpus",))], ids)
-    return [_triplet(split, row, thumbnails) for split, row in rows]
-
-
-def _sample_triplets(artifact: Artifact, count: int, seed: int) -> list[tuple[str, dict[str, Any]]]:
-    """Sample rows by their number among all, so that only the shards that hold one are read."""
-    shards = part_shards(artifact, "triplets")
-    total = sum(int(shard["rows"]) for _, shard in shards)
-    numbers = sorted(random.Random(seed).sample(range(total), min(count, total)))
-    rows, first = [], 0
-    for index, shard in shards:
-        inside = [n - first for n in numbers if first <= n < first + int(shard["rows"])]
-        first += int(shard["rows"])
-        split = split_of(str(shard["file"]))
-        if inside:
-            rows += [(split, row) for row in artifact.shard(index).take(inside).to_pylist()]
-    return rows
+    return [_triplet(split_of(file) or "", row, thumbnails) for file, row in rows]
 
 
 def _triplet(split: str, row: dict[str, Any], thumbnails: dict[str, Thumbnail]) -> TripletView:

@@ -51,7 +51,7 @@ def annotated_sheet(work: Work, count: int, seed: int) -> list[PairView]:
     if instructions is None or count == 0:
         return []
     rng = random.Random(seed)
-    pairs = [_accepted(row) for row in sample_rows(instructions, count, rng)]
+    pairs = [_accepted(row) for _, row in sample_rows(instructions, count, rng)]
     left_out = [row for name in ("instructions", "descriptions") for row in _rejected(work.artifacts.get(name))]
     pairs += [left_out[i] for i in sorted(rng.sample(range(len(left_out)), min(MOST_REJECTED, count, len(left_out))))]
     descriptions = _descriptions(work.artifacts.get("descriptions"), {one[:2] for one in pairs})

@@ -77,7 +77,7 @@ def find_thumbnails(sources: Sequence[tuple[Artifact, Sequence[int]]], ids: Iter
         for index in shards:
             missing = names - images.keys()
             if missing:
-                for row in rows_by_id(artifact, index, missing):
+                for row in rows_by_id(artifact, missing, [IMAGE_ID, IMAGE, CAPTION], [index]):
                     images.setdefault(row[IMAGE_ID], _image(artifact, row))
     return {key: images.get(key, Thumbnail(key, problem="not among the images")) for key in names}
 

@@ -18,8 +18,6 @@ from PIL import Image
 
 from tests.small import reserve
 
-FORMS = ("json_schema", "json_object")
-
 
 def describe(body):
     """A reply that depends on the question only; it tells the sizes and colors of the images that arrived."""
@@ -47,12 +45,11 @@ class ChatDouble(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, answer=describe, script=None, token=None, port=0, schema_reply="red, blue", forms=FORMS):
+    def __init__(self, answer=describe, script=None, token=None, port=0):
         self.port, self.gone = reserve(port), threading.Event()
         super().__init__(self.port.getsockname(), Handler)
         self.answer, self.script, self.token = answer, script, token
-        self.own, self.schema_reply, self.forms = Counter(), schema_reply, forms
-        self.asked, self.answered, self.bodies, self.headers = Counter(), Counter(), [], []
+        self.own, self.asked, self.answered, self.bodies, self.headers = Counter(), Counter(), Counter(), [], []
         self.times, self.guard = [], threading.Lock()
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
@@ -94,7 +91,7 @@ class Handler(BaseHTTPRequestHandler):
         server = self.server
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         question = json.dumps(body, sort_keys=True)
-        # what the client asks on its own account (is it up, does it keep to a schema) has no seed
+        # what the client sends on its own account (is the server up?) has no seed
         own = "seed" not in body
         body.setdefault("seed", 0)
         with server.guard:
@@ -113,9 +110,7 @@ class Handler(BaseHTTPRequestHandler):
         if fault:
             return self.fail(fault, server.answer(body))
         if own:
-            form = body.get("response_format", {"type": ""})["type"]
-            text = (server.schema_reply if form in server.forms else "red and blue") if form else "yes"
-            return self.send(200, completion(text))
+            return self.send(200, completion("yes"))
         with server.guard:
             server.answered[question] += 1
         return self.send(200, completion(server.answer(body)))

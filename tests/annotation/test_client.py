@@ -4,8 +4,8 @@ import threading
 
 import pytest
 
-from megapairs_hf.annotation.client import load_balancer
-from megapairs_hf.annotation.client.budget import Tally
+from megapairs_hf.annotation.client import concurrency_limit
+from megapairs_hf.annotation.client.budget import Usage
 from megapairs_hf.annotation.client.client import Client
 from megapairs_hf.annotation.client.endpoint import Endpoint
 from megapairs_hf.annotation.client.messages import Request
@@ -21,12 +21,12 @@ def question(seed=1):
     return Request([{"role": "user", "content": "hello"}], "double", {"seed": seed, "max_tokens": 5})
 
 
-def ask(server, count=1, tally=None, **settings):
+def ask(server, count=1, usage=None, **settings):
     settings = {"urls": (server.url,), "backoff_s": 0.01, "timeout_s": NEVER_S, "restart_s": NEVER_S, **settings}
 
     async def all_of_them():
-        async with Client(Endpoint(**settings), tally or Tally(), "double") as client:
-            return await asyncio.gather(*(client.ask(lambda n=n: question(n)) for n in range(count)))
+        async with Client(Endpoint(**settings), usage or Usage(), "double") as client:
+            return await asyncio.gather(*(client.request(lambda n=n: question(n)) for n in range(count)))
 
     return asyncio.run(all_of_them())
 
@@ -51,23 +51,23 @@ def plain(body):
 )
 def test_a_failure_that_passes_is_asked_again(serve, fault):
     server = serve(answer=plain, script=lambda _, n: fault if n <= 2 else None)
-    tally = Tally()
-    replies = ask(server, 3, tally)
+    usage = Usage()
+    replies = ask(server, 3, usage)
     assert [reply.text for reply in replies] == ["reply 0", "reply 1", "reply 2"]
     assert [replies[0].finish_reason, replies[0].prompt_tokens, replies[0].completion_tokens] == ["stop", 11, 7]
     assert set(server.asked.values()) == {3}
-    assert tally.retried == 6
+    assert usage.retried == 6
 
 
 def test_a_server_that_does_not_answer_in_time_is_asked_again(serve):
     server = serve(answer=plain, script=lambda _, n: ("hang",) if n <= 2 else None)
-    tally = Tally()
+    usage = Usage()
     # a busy machine may miss the time-out with good answers too: they are asked for again like the others
-    replies = ask(server, 3, tally, timeout_s=0.5, retries=1000, max_backoff_s=0.1)
+    replies = ask(server, 3, usage, timeout_s=0.5, max_retries=1000, max_backoff_s=0.1)
     assert [reply.text for reply in replies] == ["reply 0", "reply 1", "reply 2"]
     assert all(count >= 3 for count in server.asked.values())
-    assert tally.retried == len(server.bodies) - 3 >= 6
-    assert tally.answered == 3
+    assert usage.retried == len(server.bodies) - 3 >= 6
+    assert usage.completed == 3
 
 
 def test_retry_after_is_honored(serve):
@@ -142,12 +142,12 @@ def test_a_server_that_refuses_everything_stops_the_run(serve):
 def test_a_server_that_fails_everything_stops_the_run(serve):
     server = serve(answer=plain, script=lambda *_: ("status", 500))
     with pytest.raises(ServerUnavailableError, match=r"failed every request for .* s \(HTTP 500\); look at"):
-        ask(server, retries=2, restart_s=0.3)
+        ask(server, max_retries=2, restart_s=0.3)
 
 
 def test_a_question_that_alone_fails_is_its_own_fault(serve):
     server = serve(answer=plain, script=lambda body, _: ("status", 500) if body["seed"] == 1 else None)
-    replies = ask(server, 3, retries=3)
+    replies = ask(server, 3, max_retries=3)
     assert [reply.refused for reply in replies] == ["", "server_failed", ""]
 
 
@@ -158,7 +158,7 @@ def test_nobody_listens(monkeypatch):
         host, port = free.getsockname()
         url = f"http://{host}:{port}/v1"
         with pytest.raises(ServerUnavailableError, match=f"nothing answers at {url}; start the server"):
-            asyncio.run(Client(Endpoint(urls=(url,)), Tally(), "double").__aenter__())
+            asyncio.run(Client(Endpoint(urls=(url,)), Usage(), "double").__aenter__())
     assert tries == [(host, port)]  # once, and not as often as a question
 
 
@@ -171,19 +171,19 @@ def test_offline_mode_is_named(serve, monkeypatch):
 
 
 def test_a_server_that_restarts_is_waited_for(serve):
-    server, tally = serve(answer=plain), Tally()
+    server, usage = serve(answer=plain), Usage()
 
     def stops(*_):
         server.stop()
         return ("status", 503, {"Connection": "close"})
 
     async def before_and_after():
-        endpoint = Endpoint(urls=(server.url,), backoff_s=0.1, max_backoff_s=0.1, retries=1000)
-        async with Client(endpoint, tally, "double") as client:
+        endpoint = Endpoint(urls=(server.url,), backoff_s=0.1, max_backoff_s=0.1, max_retries=1000)
+        async with Client(endpoint, usage, "double") as client:
             server.script = stops
-            first = asyncio.create_task(client.ask(question))
+            first = asyncio.create_task(client.request(question))
             # the failure, and one attempt while nobody listens
-            while tally.retried < 2:
+            while usage.retried < 2:
                 await asyncio.sleep(0.01)
             assert len(server.bodies) == 1
             serve(answer=plain, port=server.server_port)
@@ -193,7 +193,7 @@ def test_a_server_that_restarts_is_waited_for(serve):
 
 
 def test_many_connections(serve, monkeypatch):
-    monkeypatch.setattr(load_balancer, "FIRST", 120)
+    monkeypatch.setattr(concurrency_limit, "FIRST", 120)
     everyone = threading.Barrier(120)
     # nobody is answered before all are there
     server = serve(answer=plain, script=lambda *_: everyone.wait() and None)

@@ -3,37 +3,37 @@ import re
 
 import pytest
 
-from megapairs_hf.annotation.filters import clean, normal
-from megapairs_hf.annotation.prompts.few_shot import draw_demonstrations, draw_word_num, load_pool
+from megapairs_hf.annotation.filters import filter_instructions, normalize
+from megapairs_hf.annotation.prompts.few_shot import load_examples, sample_examples, sample_word_num
 from megapairs_hf.annotation.prompts.parsing import parse_describe, parse_instruct
 from megapairs_hf.annotation.prompts.templates import (
     describe_prompt,
     format_describe,
     format_instruct,
-    format_reply,
+    format_response,
     instruct_prompt,
 )
 from megapairs_hf.core.errors import ConfigError, ReplyParseError
 
-POOL = load_pool(None, 5)
+EXAMPLES = load_examples(None, 5)
 
 
-def test_the_pool_is_valid_and_distinct():
-    assert [d.id for d in POOL] == list(range(1, 51))
-    assert len({normal(d.description) for d in POOL}) == 50
-    every = [normal(text) for d in POOL for text in d.instructions]
+def test_the_few_shot_examples_are_valid_and_distinct():
+    assert [d.id for d in EXAMPLES] == list(range(1, 51))
+    assert len({normalize(d.description) for d in EXAMPLES}) == 50
+    every = [normalize(text) for d in EXAMPLES for text in d.instructions]
     assert len(set(every)) == len(every) >= 150
-    for d in POOL:
+    for d in EXAMPLES:
         assert len(d.instructions) >= 3
-        assert clean(d.instructions, min_words=2, max_words=60) == (list(d.instructions), {})
+        assert filter_instructions(d.instructions, min_words=2, max_words=60) == (list(d.instructions), {})
         assert 25 <= len(d.description.split()) <= 100
 
 
-@pytest.mark.parametrize("reply_format", ["list", "json"])
-@pytest.mark.parametrize("demonstration", POOL, ids=lambda d: str(d.id))
-def test_a_reply_is_read_as_it_was_written(demonstration, reply_format):
-    said = format_reply(demonstration.instructions, reply_format)
-    assert parse_instruct(said) == list(demonstration.instructions)
+@pytest.mark.parametrize("response_format", ["list", "json"])
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda d: str(d.id))
+def test_a_reply_is_read_as_it_was_written(example, response_format):
+    said = format_response(example.instructions, response_format)
+    assert parse_instruct(said) == list(example.instructions)
 
 
 @pytest.mark.parametrize(
@@ -93,21 +93,28 @@ def test_useless_replies(said, reason):
 
 
 def test_describe_puts_the_images_where_the_prompt_says():
-    messages = format_describe(describe_prompt(), "data:q", "data:t", 77, ("a {{ x }} dog", ""))
-    parts = messages[0]["content"]
+    parts = format_describe(describe_prompt(), "data:q", "data:t", 77)[0]["content"]
     kinds = [part.get("image_url", {}).get("url") or part["text"] for part in parts]
     assert kinds[1] == "data:q"
     assert kinds[3] == "data:t"
     assert "query image" in kinds[0]
-    assert "a {{ x }} dog" in kinds[2]
     assert "target image" in kinds[2]
     assert "77 words" in kinds[4]
-    assert "caption" not in kinds[4]
+    assert "caption" not in " ".join(kinds).lower()
+
+
+def test_a_prompt_file_may_name_the_captions(tmp_path):
+    file = tmp_path / "p.jinja"
+    file.write_text("{{ query_caption }}{{ query_image }}{{ target_image }}")
+    prompt = describe_prompt(str(file))
+    assert prompt.needs_captions and not describe_prompt().needs_captions
+    parts = format_describe(prompt, "data:q", "data:t", 77, ("a {{ x }} dog", "b"))[0]["content"]
+    assert parts[0] == {"type": "text", "text": "a {{ x }} dog"}
 
 
 def test_instruct_shows_the_demonstrations_in_order():
-    drawn = draw_demonstrations(POOL, 5, seed=3)
-    text = format_instruct(instruct_prompt(), "They differ.", drawn, count=5, reply_format="json")[0]["content"]
+    drawn = sample_examples(EXAMPLES, 5, seed=3)
+    text = format_instruct(instruct_prompt(), "They differ.", drawn, count=5, response_format="json")[0]["content"]
     assert re.findall(r"^Description: (.*)$", text, re.M) == [*(d.description for d in drawn), "They differ."]
     assert text.endswith("Description: They differ.\nInstructions:")
     assert '{"instructions": [' in text
@@ -117,11 +124,11 @@ def test_instruct_shows_the_demonstrations_in_order():
 
 
 def test_draws_cover_the_range_and_repeat():
-    drawn = [draw_word_num((60, 100), seed) for seed in range(2000)]
+    drawn = [sample_word_num((60, 100), seed) for seed in range(2000)]
     assert set(drawn) == set(range(60, 101))
-    ids = {d.id for seed in range(200) for d in draw_demonstrations(POOL, 5, seed)}
+    ids = {d.id for seed in range(200) for d in sample_examples(EXAMPLES, 5, seed)}
     assert ids == set(range(1, 51))
-    assert draw_demonstrations(POOL, 5, 9) == draw_demonstrations(POOL, 5, 9)
+    assert sample_examples(EXAMPLES, 5, 9) == sample_examples(EXAMPLES, 5, 9)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +146,7 @@ def test_bad_prompt_files(tmp_path, text, sentence):
         describe_prompt(str(file))
 
 
-def test_bad_pools(tmp_path):
+def test_bad_few_shot_files(tmp_path):
     file = tmp_path / "pool.json"
     few = [{"id": i, "description": "d", "instructions": ["a b"]} for i in range(4)]
     letters = [{"id": 1, "description": "d", "instructions": "a b"}]
@@ -151,6 +158,6 @@ def test_bad_pools(tmp_path):
     ):
         file.write_text(json.dumps(value))
         with pytest.raises(ConfigError, match=sentence):
-            load_pool(str(file), 5)
+            load_examples(str(file), 5)
     with pytest.raises(ConfigError, match="cannot read"):
-        load_pool(str(tmp_path / "none.json"), 5)
+        load_examples(str(tmp_path / "none.json"), 5)

@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from megapairs_hf.annotation.filters import clean
+from megapairs_hf.annotation.filters import filter_instructions
 from megapairs_hf.annotation.rule_based.caption_diff import content, find_edits, shared_part, words_of
 from megapairs_hf.annotation.rule_based.templates import (
     STYLES,
@@ -40,8 +40,8 @@ PAIRS = [
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize(("query", "target"), PAIRS)
 def test_every_instruction_is_usable_and_tells_what_is_new(query, target, seed):
-    written = write_instructions(query, target, [], wanted=5, seed=seed)
-    kept, rejected = clean(written, min_words=2, max_words=60)
+    written = write_instructions(query, target, [], count=5, seed=seed)
+    kept, rejected = filter_instructions(written, min_words=2, max_words=60)
     assert kept == written
     assert not rejected
     assert len(written) >= 3
@@ -78,19 +78,19 @@ def test_every_instruction_is_usable_and_tells_what_is_new(query, target, seed):
     ],
 )
 def test_natural_sentences(query, target, said):
-    written = {text for seed in range(30) for text in write_instructions(query, target, [], wanted=5, seed=seed)}
+    written = {text for seed in range(30) for text in write_instructions(query, target, [], count=5, seed=seed)}
     assert said & written, sorted(written)
 
 
 def test_the_same_seed_says_the_same_and_another_something_else():
-    several = [write_instructions(*PAIRS[0], [], wanted=5, seed=seed) for seed in (1, 1, 2)]
+    several = [write_instructions(*PAIRS[0], [], count=5, seed=seed) for seed in (1, 1, 2)]
     assert several[0] == several[1] != several[2]
 
 
 @pytest.mark.parametrize("same", [("a red star", "A red star."), ("a star", "the star"), ("star!", "star")])
 def test_equal_captions_are_rejected(same):
     with pytest.raises(ReplyRejectedError) as error:
-        write_instructions(*same, [], wanted=5, seed=0)
+        write_instructions(*same, [], count=5, seed=0)
     assert error.value.reason == "same_caption"
 
 
@@ -107,7 +107,7 @@ def test_attributes_speak_even_where_captions_are_equal():
         {"color": "blue", "n_dots": 3.0, "same": 1},
         ["color", "n_dots", "same", "absent"],
     )
-    written = write_instructions("a star", "a star", edits, wanted=5, seed=0)
+    written = write_instructions("a star", "a star", edits, count=5, seed=0)
     assert len(written) == 5
     assert all("blue" in text and "n dots" in text and "3" in text for text in written)
     assert all(style[1].keys() == STYLES["change"][1].keys() for style in STYLES.values())

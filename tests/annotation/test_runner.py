@@ -8,9 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from megapairs_hf.annotation import Budget, DescribeConfig, Endpoint, InstructConfig, describe_pairs, instruct_pairs
-from megapairs_hf.annotation.client import load_balancer as pool_module
-from megapairs_hf.annotation.client.budget import Tally
+from megapairs_hf.annotation import Budget, DescribeConfig, Endpoint, describe_pairs
+from megapairs_hf.annotation.client import concurrency_limit
+from megapairs_hf.annotation.client.budget import Usage
 from megapairs_hf.annotation.client.load_balancer import Server
 from megapairs_hf.annotation.client.messages import Response
 from megapairs_hf.annotation.engines.journal import Journal
@@ -18,9 +18,8 @@ from megapairs_hf.core.errors import BudgetSpentError, ConfigError, ServerUnavai
 from megapairs_hf.core.schema import PAIRS
 
 from .conftest import make_artifact, pair_rows
-from .double import instruct
 from .test_client import ask, plain
-from .test_stage import CAPTIONS, at, digests, rejected
+from .test_stage import at, digests, rejected
 
 FAULTS = [
     ("status", 429),
@@ -39,16 +38,16 @@ FAULTS = [
 @pytest.mark.parametrize("capacity", [10, 48])
 def test_the_limit_of_a_server_that_refuses_is_found(capacity, monkeypatch):
     # every round of requests takes a second
-    monkeypatch.setattr(pool_module, "time", SimpleNamespace(monotonic=count(1.0).__next__))
+    monkeypatch.setattr(concurrency_limit, "time", SimpleNamespace(monotonic=count(1.0).__next__))
     server = Server("http://x", 256, object)
     seen = []
     for _ in range(400):
         out = []
-        while server.free:
-            out.append(server.take())
+        while server.available:
+            out.append(server.acquire())
         seen.append(len(out))
         for place, index in enumerate(out):
-            server.give(index, overloaded=place >= capacity)
+            server.release(index, overloaded=place >= capacity)
     settled = seen[200:]
     assert capacity * 0.7 <= sum(settled) / len(settled) <= capacity * 1.5
 
@@ -57,14 +56,14 @@ def test_the_cap_holds_and_a_server_that_is_back_begins_anew():
     server = Server("http://x", 5, object)
     for _ in range(50):
         out = []
-        while server.free:
-            out.append(server.take())
+        while server.available:
+            out.append(server.acquire())
         assert len(out) <= 5
         for index in out:
-            server.give(index, overloaded=True)
-    assert server.limit == 1
-    server.back()
-    assert server.limit == 5
+            server.release(index, overloaded=True)
+    assert server.limit.value == 1
+    server.restart()
+    assert server.limit.value == 5
 
 
 def test_faults_of_every_kind_leave_no_trace(serve, pairs, corpus, tmp_path):
@@ -77,10 +76,10 @@ def test_faults_of_every_kind_leave_no_trace(serve, pairs, corpus, tmp_path):
         return fault
 
     good, bad = serve(), serve(script=script)
-    calm = describe_pairs(pairs, corpus, config=DescribeConfig(), out=tmp_path / "a", endpoint=at(good))
+    calm = describe_pairs(pairs, corpus, config=DescribeConfig(endpoint=at(good)), out=tmp_path / "a")
     # a busy machine may miss the time-out with good answers too
-    patient = at(bad, timeout_s=0.5, retries=1000, max_backoff_s=0.1)
-    wild = describe_pairs(pairs, corpus, config=DescribeConfig(), out=tmp_path / "b", endpoint=patient)
+    patient = at(bad, timeout_s=0.5, max_retries=1000, max_backoff_s=0.1)
+    wild = describe_pairs(pairs, corpus, config=DescribeConfig(endpoint=patient), out=tmp_path / "b")
     assert digests(calm.path) == digests(wild.path)
     assert seen == {repr(fault) for fault in [*FAULTS, None]}
 
@@ -103,8 +102,8 @@ def test_a_restart_in_the_middle_is_waited_for(serve, pairs, corpus, tmp_path, m
 
     server.script = restart
     monkeypatch.setattr("megapairs_hf.annotation.client.client.note", note)
-    endpoint = at(server, retries=3)
-    made = describe_pairs(pairs, corpus, config=DescribeConfig(), out=tmp_path / "d", endpoint=endpoint)
+    endpoint = at(server, max_retries=3)
+    made = describe_pairs(pairs, corpus, config=DescribeConfig(endpoint=endpoint), out=tmp_path / "d")
     assert made.rows == 11
     assert [len(server.answered), len(later[0].answered)] == [4, 7]
 
@@ -112,11 +111,9 @@ def test_a_restart_in_the_middle_is_waited_for(serve, pairs, corpus, tmp_path, m
 def test_a_question_that_alone_fails_at_the_end_is_left_out(serve, pairs, corpus, tmp_path):
     server = serve()
     server.script = lambda body, _: ("status", 500) if body["seed"] == sorted(seeds)[0] else None
-    first = describe_pairs(
-        pairs, corpus, config=DescribeConfig(), out=tmp_path / "a", endpoint=at(serve_all := serve())
-    )
+    first = describe_pairs(pairs, corpus, config=DescribeConfig(endpoint=at(serve_all := serve())), out=tmp_path / "a")
     seeds = [body["seed"] for body in serve_all.bodies]
-    made = describe_pairs(pairs, corpus, config=DescribeConfig(), out=tmp_path / "b", endpoint=at(server, retries=2))
+    made = describe_pairs(pairs, corpus, config=DescribeConfig(endpoint=at(server, max_retries=2)), out=tmp_path / "b")
     assert made.rows == first.rows - 1
     assert [reason for reason, _ in rejected(made).values()] == ["server_failed"]
 
@@ -129,7 +126,7 @@ def test_retry_after_longer_than_the_deadline_stops(serve):
 
 def test_the_deadline_ends_a_question(serve):
     server = serve(answer=plain, script=lambda body, _: ("status", 500) if body["seed"] == 1 else None)
-    replies = ask(server, 3, deadline_s=0.3, backoff_s=0.1, retries=100)
+    replies = ask(server, 3, deadline_s=0.3, backoff_s=0.1, max_retries=100)
     assert [reply.refused for reply in replies] == ["", "deadline", ""]
 
 
@@ -144,22 +141,22 @@ def test_the_deadline_ends_a_question(serve):
 def test_a_budget_stops_cleanly_and_a_larger_one_goes_on(serve, pairs, corpus, tmp_path, budget, told):
     server, out = serve(), tmp_path / "d"
     endpoint = at(server, concurrency=1)
-    with pytest.raises(BudgetSpentError, match=told + ".*answers so far are kept"):
-        describe_pairs(pairs, corpus, config=DescribeConfig(), out=out, endpoint=endpoint, budget=budget)
+    with pytest.raises(BudgetSpentError, match=told + ".*responses so far are kept"):
+        describe_pairs(pairs, corpus, config=DescribeConfig(endpoint=endpoint, budget=budget), out=out)
     asked = len(server.bodies)
     assert 5 <= asked <= 7
     with pytest.raises(BudgetSpentError):
-        describe_pairs(pairs, corpus, config=DescribeConfig(), out=out, endpoint=endpoint, budget=budget)
+        describe_pairs(pairs, corpus, config=DescribeConfig(endpoint=endpoint, budget=budget), out=out)
     assert len(server.bodies) == asked
-    assert describe_pairs(pairs, corpus, config=DescribeConfig(), out=out, endpoint=endpoint).rows == 11
+    assert describe_pairs(pairs, corpus, config=DescribeConfig(endpoint=endpoint), out=out).rows == 11
     assert len(server.bodies) == 11
 
 
 def test_what_is_told_while_it_runs():
-    tally = Tally(Budget(price_prompt=1.0, price_completion=2.0))
+    usage = Usage(Budget(price_prompt=1.0, price_completion=2.0))
     for n in range(100):
-        tally.count(Response("x", prompt_tokens=1_000, completion_tokens=500), n / 100)
-    line = tally._line(10.0)
+        usage.count(Response("x", prompt_tokens=1_000, completion_tokens=500), n / 100)
+    line = usage._line(10.0)
     assert "5,000 tokens/s" in line
     assert "p50 0.49 s, p95 0.94 s" in line
     assert "0.20 spent" in line  # 100,000 at 1 and 50,000 at 2 a million
@@ -171,50 +168,14 @@ def test_bad_budgets(bad):
         Budget(**bad)
 
 
-def test_the_reply_format_is_found_once(serve, pairs, corpus, tmp_path):
-    made = describe_pairs(pairs, corpus, config=DescribeConfig(**CAPTIONS), out=tmp_path / "d")
-
-    def answer(body):
-        texts = [f"make it shade {body['seed']}", f"the same in {body['seed']}", f"all over {body['seed']}"]
-        return json.dumps({"instructions": texts}) if "response_format" in body else instruct(body)
-
-    able = serve(answer=answer, schema_reply='{"instructions": ["red"]}')
-    final = instruct_pairs(made, corpus, config=InstructConfig(), out=tmp_path / "i", endpoint=at(able))
-    assert final.manifest.stats["reply_format"] == "json"
-    assert all("response_format" in body for body in able.bodies)
-    assert sum(able.own.values()) == 2  # to decide, and when the run begins
-    plain_server = serve(answer=answer)
-    final = instruct_pairs(
-        made, corpus, config=InstructConfig(), out=tmp_path / "j", endpoint=at(able, urls=(able.url, plain_server.url))
-    )
-    assert final.manifest.stats["reply_format"] == "list"
-    assert final.rows == 11
-
-
-@pytest.mark.parametrize("form", ["json_schema", "json_object"])
-def test_a_schema_is_sent_in_the_form_that_the_server_keeps_to(serve, pairs, corpus, tmp_path, form):
-    made = describe_pairs(pairs, corpus, config=DescribeConfig(**CAPTIONS), out=tmp_path / "d")
-
-    def answer(body):
-        return json.dumps({"instructions": [f"make it {n} {body['seed']}" for n in ("red", "blue", "green")]})
-
-    server = serve(answer=answer, schema_reply='{"instructions": ["red"]}', forms=(form,))
-    final = instruct_pairs(made, corpus, config=InstructConfig(), out=tmp_path / "i", endpoint=at(server))
-    assert (final.rows, final.manifest.stats["reply_format"]) == (11, "json")
-    sent = [body["response_format"] for body in server.bodies]
-    assert {one["type"] for one in sent} == {form}
-    schema = sent[0]["json_schema"]["schema"] if form == "json_schema" else sent[0]["value"]
-    assert schema["properties"]["instructions"]["minItems"] == 3
-
-
 @pytest.mark.parametrize("said", ["this model has no image input", "the prompt is longer than 4096 tokens"])
 def test_a_server_that_refuses_everything_stops_with_its_own_words(serve, pairs, corpus, tmp_path, said):
     server = serve(script=lambda *_: ("refuse", said))
     with pytest.raises(ServerUnavailableError, match=said):
-        describe_pairs(pairs, corpus, config=DescribeConfig(), out=tmp_path / "d", endpoint=at(server))
+        describe_pairs(pairs, corpus, config=DescribeConfig(endpoint=at(server)), out=tmp_path / "d")
     few = make_artifact(tmp_path / "few", "pairs", PAIRS, [pair_rows(("i1", "i2"))])
     with pytest.raises(ServerUnavailableError, match=said):
-        describe_pairs(few, corpus, config=DescribeConfig(), out=tmp_path / "e", endpoint=at(server))
+        describe_pairs(few, corpus, config=DescribeConfig(endpoint=at(server)), out=tmp_path / "e")
 
 
 def test_one_prompt_too_long_is_left_out(serve, pairs, corpus, tmp_path):
@@ -225,7 +186,7 @@ def test_one_prompt_too_long_is_left_out(serve, pairs, corpus, tmp_path):
         return ("refuse", "too long") if few["left"] == -4 else None
 
     made = describe_pairs(
-        pairs, corpus, config=DescribeConfig(), out=tmp_path / "d", endpoint=at(serve(script=script), concurrency=1)
+        pairs, corpus, config=DescribeConfig(endpoint=at(serve(script=script), concurrency=1)), out=tmp_path / "d"
     )
     assert made.manifest.rejected == {"refused": 1}
     assert "too long" in next(iter(rejected(made).values()))[1]
@@ -237,13 +198,11 @@ def test_groups_in_the_journal_are_durable_when_add_returns(tmp_path):
     async def add_many(journal):
         await asyncio.gather(*(journal.add(0, (f"q{n}", "t", 0), Response(f"é\n{n}")) for n in range(300)))
         with journal.reader() as reader:
-            return [reader.replies(0, f"q{n}", "t")[0].text for n in range(300)]
+            return [reader.responses(0, f"q{n}", "t")[0].text for n in range(300)]
 
     with Journal(tmp_path, "x") as journal:
         assert asyncio.run(add_many(journal)) == [f"é\n{n}" for n in range(300)]
         assert journal.sums() == (300, 0, 0)
-        journal.keep_fact("reply_format", "json")
-        assert journal.fact("reply_format") == "json"
         with ThreadPoolExecutor(1) as pool:
             pool.submit(journal.add_all, 1, [(("a", "b", 0), Response("x", prompt_tokens=3))]).result()
         assert journal.sums() == (301, 3, 0)
@@ -252,10 +211,10 @@ def test_groups_in_the_journal_are_durable_when_add_returns(tmp_path):
 def test_the_budget_and_endpoint_are_no_settings(serve, pairs, corpus, tmp_path):
     server = serve()
     made = describe_pairs(
-        pairs, corpus, config=DescribeConfig(), out=tmp_path / "d", endpoint=at(server), budget=Budget(requests=100)
+        pairs, corpus, config=DescribeConfig(endpoint=at(server), budget=Budget(requests=100)), out=tmp_path / "d"
     )
     assert "budget" not in json.dumps(made.manifest.config)
-    again = describe_pairs(pairs, corpus, config=DescribeConfig(), out=tmp_path / "d", endpoint=Endpoint())
+    again = describe_pairs(pairs, corpus, config=DescribeConfig(endpoint=Endpoint()), out=tmp_path / "d")
     assert again.fingerprint == made.fingerprint
 
 
@@ -269,15 +228,15 @@ def test_a_run_of_which_only_refused_pairs_are_left_finishes(serve, corpus, tmp_
 
     server = serve(script=ends)
     with pytest.raises(ServerUnavailableError, match="401"):
-        describe_pairs(pairs, corpus, config=DescribeConfig(), out=tmp_path / "d", endpoint=at(server, concurrency=1))
+        describe_pairs(pairs, corpus, config=DescribeConfig(endpoint=at(server, concurrency=1)), out=tmp_path / "d")
     other = serve(script=lambda *_: ("refuse", "too long"))
-    made = describe_pairs(pairs, corpus, config=DescribeConfig(), out=tmp_path / "d", endpoint=at(other))
+    made = describe_pairs(pairs, corpus, config=DescribeConfig(endpoint=at(other)), out=tmp_path / "d")
     assert (made.rows, made.manifest.rejected) == (10, {"refused": 1})
 
 
 def test_half_a_letter_in_a_reply_is_written_as_a_question_mark(serve, pairs, corpus, tmp_path):
     server = serve(answer=lambda _: "A dog \ud83d here. It sits.")
-    made = describe_pairs(pairs, corpus, config=DescribeConfig(), out=tmp_path / "d", endpoint=at(server))
+    made = describe_pairs(pairs, corpus, config=DescribeConfig(endpoint=at(server)), out=tmp_path / "d")
     assert {row["raw"] for row in made.table().to_pylist()} == {"A dog ? here. It sits."}
 
 
@@ -287,8 +246,6 @@ def test_a_budget_of_hours_ends_while_every_server_is_down(serve, pairs, corpus,
         describe_pairs(
             pairs,
             corpus,
-            config=DescribeConfig(),
+            config=DescribeConfig(endpoint=at(server, max_retries=1), budget=Budget(hours=2 / 3600)),
             out=tmp_path / "d",
-            endpoint=at(server, retries=1),
-            budget=Budget(hours=2 / 3600),
         )

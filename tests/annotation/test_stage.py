@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from megapairs_hf.annotation import Budget, DescribeConfig, Endpoint, InstructConfig, describe_pairs, instruct_pairs
-from megapairs_hf.annotation.config import STAND_IN
+from megapairs_hf.annotation.config import RULE_BASED
 from megapairs_hf.artifacts.artifact import open_artifact
 from megapairs_hf.core.errors import (
     ArtifactError,
@@ -30,7 +30,7 @@ from megapairs_hf.core.schema import DESCRIPTIONS, INSTRUCTIONS, PAIRS
 from .conftest import CORPUS, image_row, make_artifact, make_image, pair_rows
 from .double import describe, instruct
 
-CAPTIONS = {"engine": "rule_based"}
+RULES = {"engine": "rule_based"}
 # longer than any machine takes: only the tests of these limits set them lower
 NEVER_S = 600.0
 
@@ -55,7 +55,7 @@ def rejected(artifact):
 
 def test_both_steps_by_a_server(serve, pairs, corpus, tmp_path):
     server = serve(answer=describe)
-    made = describe_pairs(pairs, corpus, config=DescribeConfig(), out=tmp_path / "d", endpoint=at(server))
+    made = describe_pairs(pairs, corpus, config=DescribeConfig(endpoint=at(server)), out=tmp_path / "d")
     rows = made.table().to_pylist()
     assert made.table().schema.equals(DESCRIPTIONS)
     assert [(r["query_id"], r["target_id"]) for r in rows] == [(f"i{n}", f"i{n + 1}") for n in range(11)]
@@ -72,9 +72,7 @@ def test_both_steps_by_a_server(serve, pairs, corpus, tmp_path):
 
     second = serve(answer=instruct)
     prices = Budget(price_prompt=1000, price_completion=2000)
-    final = instruct_pairs(
-        made, corpus, config=InstructConfig(), out=tmp_path / "i", endpoint=at(second), budget=prices
-    )
+    final = instruct_pairs(made, corpus, config=InstructConfig(endpoint=at(second), budget=prices), out=tmp_path / "i")
     rows = final.table().to_pylist()
     assert final.table().schema.equals(INSTRUCTIONS)
     assert all(len(r["instructions"]) == 3 and len(set(r["demonstration_ids"])) == 5 for r in rows)
@@ -93,29 +91,27 @@ def test_both_steps_by_a_server(serve, pairs, corpus, tmp_path):
 
 def test_faults_and_the_order_of_replies_leave_no_trace(serve, pairs, corpus, tmp_path):
     good, bad = serve(), serve(script=lambda body, n: [("status", 500), ("empty",), None][(body["seed"] + n) % 3])
-    plain = describe_pairs(
-        pairs, corpus, config=DescribeConfig(), out=tmp_path / "a", endpoint=at(good, concurrency=1)
-    )
-    chaos = describe_pairs(pairs, corpus, config=DescribeConfig(), out=tmp_path / "b", endpoint=at(bad, concurrency=8))
+    plain = describe_pairs(pairs, corpus, config=DescribeConfig(endpoint=at(good, concurrency=1)), out=tmp_path / "a")
+    chaos = describe_pairs(pairs, corpus, config=DescribeConfig(endpoint=at(bad, concurrency=8)), out=tmp_path / "b")
     assert digests(plain.path) == digests(chaos.path)
     assert len(bad.bodies) > len(good.bodies)
 
 
 def test_a_finished_artifact_asks_nothing_and_does_not_mind_where_the_server_is(serve, pairs, corpus, tmp_path):
     server = serve()
-    describe_pairs(pairs, corpus, config=DescribeConfig(), out=tmp_path / "d", endpoint=at(server))
+    describe_pairs(pairs, corpus, config=DescribeConfig(endpoint=at(server)), out=tmp_path / "d")
     elsewhere = Endpoint(urls=("http://127.0.0.1:9/v1",), concurrency=2)
-    describe_pairs(pairs, corpus, config=DescribeConfig(), out=tmp_path / "d", endpoint=elsewhere)
+    describe_pairs(pairs, corpus, config=DescribeConfig(endpoint=elsewhere), out=tmp_path / "d")
     assert len(server.bodies) == 11
     with pytest.raises(StaleArtifactError, match="seed"):
-        describe_pairs(pairs, corpus, config=DescribeConfig(seed=1), out=tmp_path / "d", endpoint=elsewhere)
+        describe_pairs(pairs, corpus, config=DescribeConfig(seed=1, endpoint=elsewhere), out=tmp_path / "d")
     prompt = tmp_path / "p.jinja"
     prompt.write_text("{{ query_image }} and {{ target_image }}")
-    config = DescribeConfig(prompt=str(prompt))
-    describe_pairs(pairs, corpus, config=config, out=tmp_path / "e", endpoint=at(server))
+    config = DescribeConfig(prompt=str(prompt), endpoint=at(server))
+    describe_pairs(pairs, corpus, config=config, out=tmp_path / "e")
     prompt.write_text("{{ query_image }} or {{ target_image }}")
     with pytest.raises(StaleArtifactError, match="prompt"):
-        describe_pairs(pairs, corpus, config=config, out=tmp_path / "e", endpoint=at(server))
+        describe_pairs(pairs, corpus, config=config, out=tmp_path / "e")
 
 
 CHILD = """
@@ -124,25 +120,26 @@ CHILD = """
     from megapairs_hf.artifacts.artifact import open_artifact
     corpus, pairs, out, url = sys.argv[1:]
     endpoint = Endpoint(urls=(url,), concurrency=2, timeout_s=600.0)
-    describe_pairs(open_artifact(pairs), open_artifact(corpus), config=DescribeConfig(), out=out, endpoint=endpoint)
+    config = DescribeConfig(endpoint=endpoint)
+    describe_pairs(open_artifact(pairs), open_artifact(corpus), config=config, out=out)
 """
 
 
 def kept(out):
-    """Replies that are in the journal of an unfinished artifact."""
+    """Responses that are in the journal of an unfinished artifact."""
     file = out / ".parts" / "journal-0.sqlite"
     if not file.exists():
         return 0
     try:
         with contextlib.closing(sqlite3.connect(file)) as base:
-            return base.execute("SELECT count(*) FROM replies").fetchone()[0]
+            return base.execute("SELECT count(*) FROM responses").fetchone()[0]
     except sqlite3.OperationalError:
         return 0
 
 
 def test_killed_and_continued(serve, pairs, corpus, tmp_path):
     faultless = serve()
-    first = describe_pairs(pairs, corpus, config=DescribeConfig(), out=tmp_path / "a", endpoint=at(faultless))
+    first = describe_pairs(pairs, corpus, config=DescribeConfig(endpoint=at(faultless)), out=tmp_path / "a")
     enough, guard, let_through = 0, threading.Lock(), set()
 
     def script(body, _):
@@ -175,12 +172,12 @@ def test_killed_and_continued(serve, pairs, corpus, tmp_path):
 
 def test_a_dead_server_stops_the_run_and_the_answers_are_kept(serve, pairs, corpus, tmp_path):
     server = serve(script=lambda *_: ("status", 503) if len(server.answered) >= 5 else None)
-    config, out = DescribeConfig(), tmp_path / "d"
-    with pytest.raises(ServerUnavailableError, match="answers so far are kept"):
-        dead = at(server, retries=1, concurrency=1, restart_s=0.5)
-        describe_pairs(pairs, corpus, config=config, out=out, endpoint=dead)
+    out = tmp_path / "d"
+    with pytest.raises(ServerUnavailableError, match="responses so far are kept"):
+        dead = at(server, max_retries=1, concurrency=1, restart_s=0.5)
+        describe_pairs(pairs, corpus, config=DescribeConfig(endpoint=dead), out=out)
     server.script = None
-    assert describe_pairs(pairs, corpus, config=config, out=out, endpoint=at(server)).rows == 11
+    assert describe_pairs(pairs, corpus, config=DescribeConfig(endpoint=at(server)), out=out).rows == 11
     assert set(server.answered.values()) == {1}
 
 
@@ -200,9 +197,7 @@ def test_nothing_is_dropped_in_silence(serve, tmp_path):
             return ("reply", "", "stop")
         return ("reply", "Cut off before the first sto", "length") if "64x32" not in sizes else None
 
-    made = describe_pairs(
-        pairs, corpus, config=DescribeConfig(), out=tmp_path / "d", endpoint=at(serve(script=script))
-    )
+    made = describe_pairs(pairs, corpus, config=DescribeConfig(endpoint=at(serve(script=script))), out=tmp_path / "d")
     assert made.rows == 1
     assert "115x768" in made.table()["description"][0].as_py()
     told = rejected(made)
@@ -216,7 +211,7 @@ def test_nothing_is_dropped_in_silence(serve, tmp_path):
 
 
 def test_one_more_try_and_then_left_out_with_the_raw_reply(serve, pairs, corpus, tmp_path):
-    made = describe_pairs(pairs, corpus, config=DescribeConfig(**CAPTIONS), out=tmp_path / "d")
+    made = describe_pairs(pairs, corpus, config=DescribeConfig(**RULES), out=tmp_path / "d")
     tried = {}
 
     def answer(body):
@@ -228,9 +223,7 @@ def test_one_more_try_and_then_left_out_with_the_raw_reply(serve, pairs, corpus,
             return "1. like image 2\n2. like the description\n3. one thing\n4. one thing\n5. two things"
         return instruct(body)
 
-    final = instruct_pairs(
-        made, corpus, config=InstructConfig(), out=tmp_path / "i", endpoint=at(serve(answer=answer))
-    )
+    final = instruct_pairs(made, corpus, config=InstructConfig(endpoint=at(serve(answer=answer))), out=tmp_path / "i")
     assert rejected(final) == {"i0 -> i1": ("too_few_instructions", "I would rather not.")}
     assert final.rows == 10
     assert final.manifest.stats["instructions"]["rejected"] == {
@@ -244,30 +237,31 @@ def test_one_more_try_and_then_left_out_with_the_raw_reply(serve, pairs, corpus,
     assert all(first != second for first, second in twice)
 
 
-def test_json_replies_are_asked_for_with_a_schema(serve, pairs, corpus, tmp_path):
-    made = describe_pairs(pairs, corpus, config=DescribeConfig(**CAPTIONS), out=tmp_path / "d")
+def test_json_is_requested_with_a_schema_and_a_prompt_may_name_the_captions(serve, pairs, corpus, tmp_path):
+    made = describe_pairs(pairs, corpus, config=DescribeConfig(**RULES), out=tmp_path / "d")
     server = serve(answer=lambda body: json.dumps({"instructions": [f"make it {n} {body['seed']}" for n in range(3)]}))
-    config = InstructConfig(reply_format="json", with_captions=True)
-    assert instruct_pairs(made, corpus, config=config, out=tmp_path / "i", endpoint=at(server)).rows == 11
+    prompt = tmp_path / "p.jinja"
+    prompt.write_text("From {{ query_caption }} to {{ target_caption }}: {{ description }}")
+    config = InstructConfig(response_format="json", prompt=str(prompt), endpoint=at(server))
+    assert instruct_pairs(made, corpus, config=config, out=tmp_path / "i").rows == 11
     assert "instructions" in json.dumps(server.bodies[0]["response_format"])
-    assert "Caption of the query image: a photo of" in server.bodies[0]["messages"][0]["content"]
+    assert server.bodies[0]["messages"][0]["content"].startswith("From a photo of ")
 
 
-def test_both_steps_by_captions(corpus, tmp_path):
+def test_both_steps_by_rules(corpus, tmp_path):
     keys = [("i1", "i2"), ("i3", "i3"), ("i4", "gone")]
     pairs = make_artifact(tmp_path / "pairs", "pairs", PAIRS, [pair_rows(*keys), []])
-    described = describe_pairs(pairs, corpus, config=DescribeConfig(**CAPTIONS), out=tmp_path / "d")
+    described = describe_pairs(pairs, corpus, config=DescribeConfig(**RULES), out=tmp_path / "d")
     assert {k: r for k, (r, _) in rejected(described).items()} == {
         "i3 -> i3": "same_caption",
         "i4 -> gone": "missing_image",
     }
     made = [
-        instruct_pairs(described, corpus, config=InstructConfig(**CAPTIONS), out=tmp_path / name)
-        for name in ("x", "y")
+        instruct_pairs(described, corpus, config=InstructConfig(**RULES), out=tmp_path / name) for name in ("x", "y")
     ]
     assert digests(made[0].path) == digests(made[1].path)
     (row,) = made[0].table().to_pylist()
-    assert row["model"] == STAND_IN
+    assert row["model"] == RULE_BASED
     assert len(row["instructions"]) == 5
     assert all("4" in text for text in row["instructions"])
     assert [shard["rows"] for shard in made[0].manifest.shards] == [1, 0]
@@ -275,16 +269,14 @@ def test_both_steps_by_captions(corpus, tmp_path):
 
 
 def test_attributes_of_the_corpus(corpus, pairs, tmp_path):
-    config = InstructConfig(**CAPTIONS, attributes=("count", "color"))
-    described = describe_pairs(pairs, corpus, config=DescribeConfig(**CAPTIONS), out=tmp_path / "d")
+    config = InstructConfig(**RULES, attributes=("count", "color"))
+    described = describe_pairs(pairs, corpus, config=DescribeConfig(**RULES), out=tmp_path / "d")
     made = instruct_pairs(described, corpus, config=config, out=tmp_path / "i")
     assert all(
         "count" in text and "color" not in text for row in made.table()["instructions"].to_pylist() for text in row
     )
-    with pytest.raises(ConfigError, match="'color', which the corpus's meta lacks; known fields: color, count, tags"):
-        instruct_pairs(
-            described, corpus, config=dataclasses.replace(config, attributes=("color",)), out=tmp_path / "j"
-        )
+    with pytest.raises(ConfigError, match="'hue', which the corpus's meta lacks; known fields: color, count, tags"):
+        instruct_pairs(described, corpus, config=dataclasses.replace(config, attributes=("hue",)), out=tmp_path / "j")
 
 
 def test_wrong_inputs_and_settings(corpus, pairs, tmp_path):
@@ -293,7 +285,7 @@ def test_wrong_inputs_and_settings(corpus, pairs, tmp_path):
     for bad in ({"engine": "magic"}, {"word_num": (9, 5)}, {"attributes": ("x",)}, {"top_p": 0.0}, {"model": " "}):
         with pytest.raises(ConfigError, match=next(iter(bad))):
             DescribeConfig(**bad)
-    for bad in ({"wanted": 2}, {"min_words": 0}, {"reply_format": "xml"}, {"demonstrations": -1}):
+    for bad in ({"num_instructions": 2}, {"min_words": 0}, {"response_format": "xml"}, {"num_few_shot": -1}):
         with pytest.raises(ConfigError, match=next(iter(bad))):
             InstructConfig(**bad)
 
@@ -302,7 +294,7 @@ def test_works_inside_a_running_loop(serve, pairs, corpus, tmp_path):
     import asyncio
 
     async def notebook():
-        return describe_pairs(pairs, corpus, config=DescribeConfig(), out=tmp_path / "d", endpoint=at(serve()))
+        return describe_pairs(pairs, corpus, config=DescribeConfig(endpoint=at(serve())), out=tmp_path / "d")
 
     assert asyncio.run(notebook()).rows == 11
 
@@ -312,15 +304,15 @@ def test_the_report_shows_pairs_with_their_reasons(serve, pairs, corpus, tmp_pat
     from megapairs_hf.report.inspect import inspect_artifact
     from megapairs_hf.report.page import write_report
 
-    config = DescribeConfig()
-    made = describe_pairs(pairs, corpus, config=config, out=tmp_path / "descriptions", endpoint=at(serve()))
+    config = DescribeConfig(endpoint=at(serve()))
+    made = describe_pairs(pairs, corpus, config=config, out=tmp_path / "descriptions")
     refuses = made.table().to_pylist()[0]["description"]
 
     def answer(body):
         return "I will <b>not</b>." if refuses in json.dumps(body) else instruct(body)
 
     final = instruct_pairs(
-        made, corpus, config=InstructConfig(), out=tmp_path / "instructions", endpoint=at(serve(answer=answer))
+        made, corpus, config=InstructConfig(endpoint=at(serve(answer=answer))), out=tmp_path / "instructions"
     )
     assert final.manifest.rejected == {"too_few_instructions": 1}
     page = write_report(tmp_path, tmp_path / "r.html", config=ReportConfig(annotated=20)).read_text()
@@ -339,19 +331,19 @@ def test_replies_of_no_use_are_no_success_and_are_asked_again(serve, pairs, corp
     silent = serve(answer=lambda _: "")
     for _ in range(2):
         with pytest.raises(ArtifactError, match=r"none of the 11 pairs got descriptions .*11 empty_reply"):
-            describe_pairs(pairs, corpus, config=DescribeConfig(), out=tmp_path / "d", endpoint=at(silent))
+            describe_pairs(pairs, corpus, config=DescribeConfig(endpoint=at(silent)), out=tmp_path / "d")
     better = serve(answer=describe)
-    made = describe_pairs(pairs, corpus, config=DescribeConfig(), out=tmp_path / "d", endpoint=at(better))
+    made = describe_pairs(pairs, corpus, config=DescribeConfig(endpoint=at(better)), out=tmp_path / "d")
     assert made.rows == 11
 
 
 def test_a_server_that_was_never_reached_blocks_no_other_settings_and_loses_nothing(pairs, corpus, tmp_path):
     nobody = Endpoint(urls=("http://127.0.0.1:9/v1",), connect_timeout_s=1.0)
     with pytest.raises(ServerUnavailableError, match="nothing answers"):
-        describe_pairs(pairs, corpus, config=DescribeConfig(), out=tmp_path / "d", endpoint=nobody)
+        describe_pairs(pairs, corpus, config=DescribeConfig(endpoint=nobody), out=tmp_path / "d")
     made = describe_pairs(pairs, corpus, config=DescribeConfig(engine="rule_based"), out=tmp_path / "d")
     before = digests(tmp_path / "d")
     with pytest.raises(ServerUnavailableError, match="nothing answers"):
-        describe_pairs(pairs, corpus, config=DescribeConfig(), out=tmp_path / "d", endpoint=nobody, overwrite=True)
+        describe_pairs(pairs, corpus, config=DescribeConfig(endpoint=nobody), out=tmp_path / "d", overwrite=True)
     assert digests(tmp_path / "d") == before
     assert open_artifact(tmp_path / "d").fingerprint == made.fingerprint

@@ -1,9 +1,9 @@
 import pytest
 
-from megapairs_hf.annotation.filters import clean
-from megapairs_hf.annotation.language import LANGUAGES, speaks
-from megapairs_hf.annotation.prompts.few_shot import load_pool
-from megapairs_hf.annotation.text_stats import Copies, distinct, wording
+from megapairs_hf.annotation.filters import filter_instructions
+from megapairs_hf.annotation.language import LANGUAGES, is_language
+from megapairs_hf.annotation.prompts.few_shot import load_examples
+from megapairs_hf.annotation.text_stats import distinct, text_stats
 
 SENTENCES = {
     "en": "make the mug dark blue with gold stars",
@@ -25,25 +25,28 @@ SENTENCES = {
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_a_sentence_passes_in_its_own_language_and_english_fails_elsewhere(language):
-    assert speaks(SENTENCES[language], language)
-    assert not speaks(SENTENCES[language], "en") or language == "en"
-    assert not speaks("the same dog is on the snow with a ball", language) or language == "en"
+    assert is_language(SENTENCES[language], language)
+    # languages of one script are told apart from English only
+    assert is_language(SENTENCES[language], "en") is (LANGUAGES[language].scripts == ("LATIN",))
+    assert not is_language("the same dog is on the snow with a ball", language) or language == "en"
 
 
-def test_every_demonstration_is_english():
-    assert all(speaks(text, "en") for d in load_pool(None, 5) for text in d.instructions)
+def test_every_few_shot_example_is_english():
+    assert all(is_language(text, "en") for d in load_examples(None, 5) for text in d.instructions)
 
 
 @pytest.mark.parametrize("text", ["café au lait in a jug", "a Renault 4", "Tokyo (東京) at night", "blue"])
 def test_foreign_words_are_no_foreign_language(text):
-    assert speaks(text, "en")
+    assert is_language(text, "en")
 
 
 def test_the_reason_is_told():
-    kept, rejected = clean(["ein Hund auf der Wiese", "a dog on the grass"], min_words=2, max_words=60, language="en")
+    kept, rejected = filter_instructions(
+        ["雪の中の 犬です", "a dog on the grass"], min_words=2, max_words=60, language="en"
+    )
     assert kept == ["a dog on the grass"]
     assert rejected == {"other_language": 1}
-    assert clean(["雪の中の犬"], min_words=2, max_words=60, language="ja")[0] == ["雪の中の犬"]
+    assert filter_instructions(["雪の中の犬"], min_words=2, max_words=60, language="ja")[0] == ["雪の中の犬"]
 
 
 def test_distinct_by_hand():
@@ -52,19 +55,16 @@ def test_distinct_by_hand():
     assert distinct(["one"], 2) == 0
 
 
-def test_copies_are_counted_over_pairs_and_in_bounded_memory():
-    copies = Copies(most=1000)
-    for n in range(3000):
-        copies.add([f"own text {n}", f"own text {n}!", f"shared {n // 2}"])
-    assert len(copies.hashes) <= 1000
-    # of 6,000 texts 3,000 occur for two pairs each; the hashes that are kept are a sample
-    assert copies.share == pytest.approx(0.5, abs=0.08)
+@pytest.mark.parametrize("language", ["de", "fr", "es", "it", "pt", "nl", "pl"])
+@pytest.mark.parametrize("text", ["of", "is wit of zwart", "as flores no vaso", "to jest kot", "La Niña at Sea"])
+def test_small_words_of_other_languages_are_no_english(language, text):
+    assert is_language(text, language)
 
 
 def test_facts_by_hand():
     lists = [["make it red", "now in blue"], ["make it red", "with a hat on"]]
-    told = wording(lambda: iter(lists), 2, {"too_short": 1})
-    assert told["words"] == {"mean": 3.25, "p5": 3, "p50": 3, "p95": 4}
-    assert told["share_in_several_pairs"] == 0.5
-    assert told["share_rejected"] == {"too_short": 0.2}
-    assert told["distinct_1"] == round(10 / 13, 4)
+    stats = text_stats(lists, 4, {"too_short": 1})
+    assert stats["words"] == {"mean": 3.25, "p5": 3, "p50": 3, "p95": 4}
+    assert stats["share_in_several_pairs"] == 0.5
+    assert stats["share_rejected"] == {"too_short": 0.2}
+    assert stats["distinct_1"] == round(10 / 13, 4)

@@ -1,4 +1,4 @@
-"""Models in process, and behind transformers' own server, with images that really travel."""
+"""Local models, and models behind transformers' own server, with images that really travel."""
 
 import contextlib
 import importlib.util
@@ -22,7 +22,7 @@ from megapairs_hf.core.errors import ArtifactError, ConfigError, ModelError
 from tests.small import reserve
 
 from .small_models import save_llm, save_vlm
-from .test_stage import CAPTIONS, digests, rejected
+from .test_stage import RULES, digests, rejected
 
 TEXTS = ["make it red and put the circle on the left", "This is the query image:", "a photo of two red circles"] * 5
 FOUR = Local(batch_size=4, dtype="float32")
@@ -39,10 +39,10 @@ def vlm(tmp_path_factory):
 
 
 def short(model, **settings):
-    return DescribeConfig(engine="transformers", model=model, max_tokens=12, local=FOUR, **settings)
+    return DescribeConfig(engine="transformers", model=model, max_new_tokens=12, local=FOUR, **settings)
 
 
-def test_a_vlm_in_process_describes_and_is_the_same_after_an_interruption(vlm, pairs, corpus, tmp_path, monkeypatch):
+def test_a_local_vlm_describes_and_is_the_same_after_an_interruption(vlm, pairs, corpus, tmp_path, monkeypatch):
     config = short(vlm, max_image_side=64)
     whole = describe_pairs(pairs, corpus, config=config, out=tmp_path / "a")
     assert whole.rows + sum(whole.manifest.rejected.values()) == 11
@@ -69,28 +69,28 @@ def test_images_reach_the_model(vlm, corpus, tmp_path):
     model = LocalModel(short(vlm), vision=True)
     from megapairs_hf.annotation.corpus_reader import CorpusImages
 
-    images = CorpusImages(corpus, 64, 90)
-    images.gather(["i0", "i11"])
+    images = CorpusImages(corpus, 64)
+    images.load(["i0", "i11"])
 
-    def question(*names):
+    def request(*names):
         parts = [{"type": "image_url", "image_url": {"url": images.data_url(name)}} for name in names]
         content = [*parts, {"type": "text", "text": "compare"}]
         return Request([{"role": "user", "content": content}], "m", {"temperature": 0, "top_p": None, "max_tokens": 3})
 
-    one, two = model.answer([question("i0"), question("i0", "i11")], 0)
+    one, two = model.generate([request("i0"), request("i0", "i11")], 0)
     # each image of 64 x 32 is 4 tokens of the whole, and two tiles of 4 with a line break a row
     assert two.prompt_tokens - one.prompt_tokens > 10
     images.close()
 
 
-def test_a_llm_in_process_answers_as_transformers_does(llm, pairs, corpus, tmp_path):
+def test_a_local_llm_responds_as_transformers_does(llm, pairs, corpus, tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    config = InstructConfig(engine="transformers", model=llm, max_tokens=9, temperature=0.0, local=FOUR)
+    config = InstructConfig(engine="transformers", model=llm, max_new_tokens=9, temperature=0.0, local=FOUR)
     model = LocalModel(config, vision=False)
     texts = ["make it red", "on the left of a circle and more", "x"]
     how = {"temperature": 0.0, "top_p": None, "max_tokens": 9}
-    said = model.answer([Request([{"role": "user", "content": text}], llm, how) for text in texts], 0)
+    said = model.generate([Request([{"role": "user", "content": text}], llm, how) for text in texts], 0)
     plain, tokenizer = AutoModelForCausalLM.from_pretrained(llm), AutoTokenizer.from_pretrained(llm)
     for text, reply in zip(texts, said, strict=True):
         ids = tokenizer(f"user: {text}\nassistant: ", return_tensors="pt").input_ids
@@ -101,8 +101,8 @@ def test_a_llm_in_process_answers_as_transformers_does(llm, pairs, corpus, tmp_p
 
 
 def test_a_llm_of_random_weights_is_rejected_pair_by_pair(llm, pairs, corpus, tmp_path):
-    described = describe_pairs(pairs, corpus, config=DescribeConfig(**CAPTIONS), out=tmp_path / "d")
-    config = InstructConfig(engine="transformers", model=llm, max_tokens=9, local=FOUR)
+    described = describe_pairs(pairs, corpus, config=DescribeConfig(**RULES), out=tmp_path / "d")
+    config = InstructConfig(engine="transformers", model=llm, max_new_tokens=9, local=FOUR)
     with pytest.raises(ArtifactError, match="none of the 11 pairs got instructions that are any use"):
         instruct_pairs(described, corpus, config=config, out=tmp_path / "i")
     made = open_artifact(tmp_path / "i")
@@ -121,12 +121,12 @@ def test_a_lora_adapter_changes_what_is_said(llm, tmp_path):
     adapted = get_peft_model(base, LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False))
     adapted.save_pretrained(tmp_path / "lora")
     how = {"temperature": 0.0, "top_p": None, "max_tokens": 20}
-    question = [Request([{"role": "user", "content": "make it red"}], llm, how)]
+    request = [Request([{"role": "user", "content": "make it red"}], llm, how)]
     config = InstructConfig(engine="transformers", model=llm, local=FOUR)
-    plain = LocalModel(config, vision=False).answer(question, 0)
+    plain = LocalModel(config, vision=False).generate(request, 0)
     local = Local(batch_size=4, dtype="float32", adapter=str(tmp_path / "lora"))
     other = InstructConfig(engine="transformers", model=llm, local=local)
-    assert LocalModel(other, vision=False).answer(question, 0) != plain
+    assert LocalModel(other, vision=False).generate(request, 0) != plain
 
 
 def test_wrong_models_and_settings(tmp_path, pairs, corpus):
@@ -160,11 +160,11 @@ def test_transformers_own_server(vlm, pairs, corpus, tmp_path):
         server = subprocess.Popen(command, stdout=log, stderr=log, env=env)
     try:
         wait_for(f"http://127.0.0.1:{port}/v1/models", server, tmp_path / "log")
-        config = DescribeConfig(model=vlm, max_tokens=12, max_image_side=64)
-        endpoint = Endpoint(urls=(f"http://127.0.0.1:{port}/v1",), concurrency=2, retries=1, timeout_s=600.0)
+        endpoint = Endpoint(urls=(f"http://127.0.0.1:{port}/v1",), concurrency=2, max_retries=1, timeout_s=600.0)
+        config = DescribeConfig(model=vlm, max_new_tokens=12, max_image_side=64, endpoint=endpoint)
         # what a model of random weights says is hardly ever of use
         with contextlib.suppress(ArtifactError):
-            describe_pairs(pairs, corpus, config=config, out=tmp_path / "d", endpoint=endpoint)
+            describe_pairs(pairs, corpus, config=config, out=tmp_path / "d")
         made = open_artifact(tmp_path / "d")
         assert made.rows + sum(made.manifest.rejected.values()) == 11
         assert set(made.manifest.rejected) <= {"empty_reply", "cut_off"}

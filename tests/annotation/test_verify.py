@@ -14,7 +14,7 @@ from megapairs_hf.dataset import BuildConfig, build_triplets
 from tests.small import make_small_models, megapairs, small_corpus
 
 from .conftest import make_artifact, pair_rows
-from .test_stage import CAPTIONS, at, digests
+from .test_stage import RULES, at, digests
 
 
 @pytest.fixture
@@ -28,8 +28,8 @@ def mined(corpus, tmp_path):
 
 @pytest.fixture
 def instructed(mined, corpus, tmp_path):
-    described = describe_pairs(mined, corpus, config=DescribeConfig(**CAPTIONS), out=tmp_path / "d")
-    return instruct_pairs(described, corpus, config=InstructConfig(**CAPTIONS, wanted=3), out=tmp_path / "i")
+    described = describe_pairs(mined, corpus, config=DescribeConfig(**RULES), out=tmp_path / "d")
+    return instruct_pairs(described, corpus, config=InstructConfig(**RULES, num_instructions=3), out=tmp_path / "i")
 
 
 def reds(body):
@@ -53,7 +53,7 @@ def nearer(body):
 
 def test_an_honest_judge_finds_all_and_a_yes_sayer_about_half(serve, instructed, mined, corpus, tmp_path):
     honest = verify_pairs(
-        instructed, mined, corpus, config=VerifyConfig(), out=tmp_path / "v", endpoint=at(serve(answer=nearer))
+        instructed, mined, corpus, config=VerifyConfig(endpoint=at(serve(answer=nearer))), out=tmp_path / "v"
     )
     assert honest.table().schema.equals(VERIFIED)
     rows = honest.table().to_pylist()
@@ -67,7 +67,7 @@ def test_an_honest_judge_finds_all_and_a_yes_sayer_about_half(serve, instructed,
         "no verdict": 3,
     }
     lazy_server = serve(answer=lambda _: "Yes")
-    lazy = verify_pairs(instructed, mined, corpus, config=VerifyConfig(), out=tmp_path / "w", endpoint=at(lazy_server))
+    lazy = verify_pairs(instructed, mined, corpus, config=VerifyConfig(endpoint=at(lazy_server)), out=tmp_path / "w")
     fits = [fit for row in lazy.table().to_pylist()[:7] for fit in row["fits"]]
     assert len(lazy_server.bodies) == 7 * 3 * 3
     assert 0.25 < sum(fits) / len(fits) < 0.75
@@ -75,7 +75,7 @@ def test_an_honest_judge_finds_all_and_a_yes_sayer_about_half(serve, instructed,
 
 def test_no_answer_is_no_verdict(serve, instructed, mined, corpus, tmp_path):
     made = verify_pairs(
-        instructed, mined, corpus, config=VerifyConfig(), out=tmp_path / "v", endpoint=at(serve(answer=lambda _: "Hm"))
+        instructed, mined, corpus, config=VerifyConfig(endpoint=at(serve(answer=lambda _: "Hm"))), out=tmp_path / "v"
     )
     assert all(fit is None for row in made.table().to_pylist() for fit in row["fits"])
     assert share([True, None, False, False]) == pytest.approx(1 / 3)
@@ -86,10 +86,10 @@ def test_a_missing_hard_negative_costs_no_pair(serve, corpus, tmp_path):
     for row in rows:
         row["negative_ids"] = ["i9", "gone"]
     pairs = make_artifact(tmp_path / "p", "pairs", PAIRS, [rows])
-    described = describe_pairs(pairs, corpus, config=DescribeConfig(**CAPTIONS), out=tmp_path / "d")
-    made = instruct_pairs(described, corpus, config=InstructConfig(**CAPTIONS), out=tmp_path / "i")
+    described = describe_pairs(pairs, corpus, config=DescribeConfig(**RULES), out=tmp_path / "d")
+    made = instruct_pairs(described, corpus, config=InstructConfig(**RULES), out=tmp_path / "i")
     server = serve(answer=nearer)
-    held = verify_pairs(made, pairs, corpus, config=VerifyConfig(), out=tmp_path / "v", endpoint=at(server))
+    held = verify_pairs(made, pairs, corpus, config=VerifyConfig(endpoint=at(server)), out=tmp_path / "v")
     assert (held.rows, held.manifest.rejected) == (5, {})
     assert len(server.bodies) == sum(len(row["instructions"]) for row in made.table().to_pylist())
 
@@ -103,9 +103,8 @@ def test_instructions_of_other_pairs_are_refused(serve, instructed, corpus, tmp_
             instructed,
             pairs,
             corpus,
-            config=VerifyConfig(engine=engine, model="some"),
+            config=VerifyConfig(engine=engine, model="some", endpoint=at(serve())),
             out=tmp_path / "v",
-            endpoint=at(serve()),
         )
 
 
@@ -116,8 +115,8 @@ def test_the_build_applies_the_threshold(serve, instructed, mined, corpus, tmp_p
             nearer(body) if "add" not in said and "show" not in said else {"Yes.": "No.", "No.": "Yes."}[nearer(body)]
         )
 
-    config = VerifyConfig(negatives=2)
-    made = verify_pairs(instructed, mined, corpus, config=config, out=tmp_path / "v", endpoint=at(serve(answer=judge)))
+    config = VerifyConfig(negatives=2, endpoint=at(serve(answer=judge)))
+    made = verify_pairs(instructed, mined, corpus, config=config, out=tmp_path / "v")
     fitting = {
         (row["query_id"], row["target_id"]): [
             text for text, fit in zip(row["instructions"], row["fits"], strict=True) if fit is None or fit >= 0.5
@@ -136,13 +135,15 @@ def test_the_build_applies_the_threshold(serve, instructed, mined, corpus, tmp_p
     assert build_triplets(made, mined, corpus, config=everything, out=tmp_path / "x").manifest.rejected == {}
 
 
-def test_clip_scores_equal_a_second_computation(instructed, mined, corpus, tmp_path):
+def test_clip_scores_equal_a_second_computation(instructed, mined, corpus, tmp_path, monkeypatch):
     import torch
     from PIL import Image
     from transformers import AutoModel, AutoProcessor
 
     place = f"{make_small_models(tmp_path / 'models', small_corpus(tmp_path / 'scenes'))}/clip"
-    config = VerifyConfig(engine="clip", model=place, jpeg_quality=100)
+    # as good as the images themselves
+    monkeypatch.setattr("megapairs_hf.annotation.corpus_reader.JPEG_QUALITY", 100)
+    config = VerifyConfig(engine="clip", model=place)
     made = verify_pairs(instructed, mined, corpus, config=config, out=tmp_path / "v")
     again = verify_pairs(instructed, mined, corpus, config=config, out=tmp_path / "w")
     assert digests(made.path) == digests(again.path)
@@ -186,7 +187,7 @@ def test_the_clip_of_the_work_folder_is_named_by_its_place_in_it(work):
     config = VerifyConfig(engine="clip", model="./encoders/clip")
     parts = [open_artifact(work / name) for name in ("instructions", "pairs", "corpus")]
     absent = dataclasses.replace(config, model="./encoders/other")
-    with pytest.raises(ModelError, match=r"there is no folder .*similarity/other to take the model from"):
+    with pytest.raises(ModelError, match=r"there is no folder .*encoders/other to take the model from"):
         verify_pairs(*parts, config=absent, out=work / "w", work=work)
     with pytest.raises(ModelError, match=r"\./encoders/clip is in memory://far, which is elsewhere; copy the model"):
         verify_pairs(*parts, config=config, out=work / "w", work="memory://far")
@@ -205,6 +206,6 @@ def test_other_pairs_and_bad_settings(instructed, corpus, tmp_path):
     other = make_artifact(tmp_path / "other", "pairs", PAIRS, [pair_rows(("i0", "i1"))])
     with pytest.raises(ArtifactError, match="made of other pairs"):
         verify_pairs(instructed, other, corpus, config=VerifyConfig(), out=tmp_path / "v")
-    for bad in ({"engine": "rule_based"}, {"negatives": 0}, {"jpeg_quality": 0}):
+    for bad in ({"engine": "rule_based"}, {"negatives": 0}, {"max_image_side": 1}):
         with pytest.raises(ConfigError, match=next(iter(bad))):
             VerifyConfig(**bad)

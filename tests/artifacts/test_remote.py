@@ -3,6 +3,7 @@ twice."""
 
 import hashlib
 import json
+from pathlib import Path
 
 import fsspec
 import pytest
@@ -12,7 +13,7 @@ from megapairs_hf.artifacts import remote, storage
 from megapairs_hf.artifacts.artifact import open_artifact
 from megapairs_hf.cli import main
 from megapairs_hf.core.errors import ArtifactError, IncompleteArtifactError
-from tests.small import small_corpus, torchrun
+from tests.small import files_of, small_corpus, torchrun
 
 SCENES = ["--scenes.size", "32", "--shard_rows", "32"]
 MODEL = (
@@ -99,7 +100,7 @@ def test_other_processes_read_what_was_sent(tmp_path, monkeypatch, capsys):
         patch.setenv("MEGAPAIRS_CACHE", str(tmp_path / "one"))
         assert main(["corpus", "--work", work, "--source", "scenes", "--scenes.count", "48", *SCENES]) == 0
         assert main(["pretrain", "--work", work, "--model", MODEL, *fast("clip."), *fast("dino.")]) == 0
-        assert f"sent similarity to {work}/encoders" in capsys.readouterr().err
+        assert f"sent encoders to {work}/encoders" in capsys.readouterr().err
     # two processes of one run share one cache, and neither waits for the other's lock
     done = torchrun(2, "embed", "--work", work, "--encoders", MODELS)
     assert done.returncode == 0, done.stderr
@@ -115,31 +116,59 @@ class CutError(OSError):
     pass
 
 
-def test_a_cut_sending_is_not_finished_and_is_continued(corpus, monkeypatch):
-    url, sent = "memory://cut/corpus", []
-    upload = storage.upload
+def counting(monkeypatch, call, cut_at=None):
+    """The files that the memory file system copies; the line breaks at one of them."""
+    fs, copied = fsspec.filesystem("memory"), []
+    plain = getattr(fs, call)
 
-    def cut(source, path):
-        if len(sent) == 1:
+    def counted(source, target, **options):
+        if len(copied) == cut_at:
             raise CutError("the line is down")
-        sent.append(path)
-        upload(source, path)
+        copied.append(source if call == "get_file" else target)
+        return plain(source, target, **options)
 
-    monkeypatch.setattr(storage, "upload", cut)
-    with pytest.raises(CutError):
-        remote.send(corpus.path, url)
-    with pytest.raises(ArtifactError):
+    monkeypatch.setattr(fs, call, counted)
+    return copied
+
+
+def test_a_cut_sending_is_not_finished_and_is_continued(corpus, monkeypatch):
+    url = "memory://cut/corpus"
+    with monkeypatch.context() as patch:
+        sent = counting(patch, "put_file", cut_at=1)
+        with pytest.raises(ArtifactError, match="the line is down"):
+            remote.send(corpus.path, url)
+    with pytest.raises(IncompleteArtifactError):
         open_artifact(url)
     with pytest.raises(IncompleteArtifactError, match="is not finished"):
         remote.artifact_folders("memory://cut")
     assert remote.artifact_folders("memory://cut", strict=False) == []
-    monkeypatch.setattr(storage, "upload", lambda source, path: (sent.append(path), upload(source, path)))
+    more = counting(monkeypatch, "put_file")
     remote.send(corpus.path, url)
+    sent += more
     assert len(sent) == len(set(sent)) == len(corpus.manifest.shards) + 2
-    assert sent[-1] == f"{url}/manifest.json"
+    assert sent[-1].endswith("/corpus/manifest.json")
     assert open_artifact(url).fingerprint == corpus.fingerprint
+    more.clear()
     remote.send(corpus.path, url)
-    assert sent[-1] == f"{url}/manifest.json" and len(sent) == len(corpus.manifest.shards) + 2
+    assert not more and not storage.exists(f"{url}/.plan.json")
+
+
+def test_what_is_sent_over_another_result_leaves_nothing_of_it(tmp_path, corpus, monkeypatch):
+    url, other = "memory://over/corpus", small_corpus(tmp_path / "other", count=64, seed=1)
+    remote.send(small_corpus(tmp_path / "longer", count=96).path, url)
+    # cut at each step, then done: sizes alone do not tell the one from the other
+    for step in range(3):
+        with monkeypatch.context() as patch:
+            counting(patch, "put_file", cut_at=step)
+            with pytest.raises(ArtifactError, match="the line is down"):
+                remote.send(other.path, url)
+        with monkeypatch.context() as patch:
+            counting(patch, "put_file", cut_at=step)
+            with pytest.raises(ArtifactError, match="the line is down"):
+                remote.send(corpus.path, url)
+    remote.send(corpus.path, url)
+    assert open_artifact(url).table().equals(corpus.table())
+    assert storage.list_files(url) == sorted([*remote.files_of(corpus), "manifest.json"])
 
 
 def test_fetching_takes_listed_files_once_and_checks_them(corpus, cache, monkeypatch):
@@ -147,10 +176,35 @@ def test_fetching_takes_listed_files_once_and_checks_them(corpus, cache, monkeyp
     remote.send(corpus.path, url)
     storage.write_bytes(f"{url}/diary.txt", b"mine")
     folder = remote.fetch(url)
-    assert folder.parent.parent == cache and not (folder / "diary.txt").exists()
+    assert folder.is_relative_to(cache) and not (folder / "diary.txt").exists()
     assert open_artifact(folder).table().equals(corpus.table())
-    monkeypatch.setattr(storage, "download", lambda *_: pytest.fail("fetched twice"))
-    assert remote.fetch(url) == folder
+    fetched = counting(monkeypatch, "get_file")
+    assert remote.fetch(url) == folder and not fetched
+
+
+def test_a_cut_fetch_is_continued_and_another_artifact_leaves_nothing(tmp_path, corpus, monkeypatch):
+    url = "memory://anew/corpus"
+    remote.send(small_corpus(tmp_path / "longer", count=96, seed=2).path, url)
+    folder = remote.fetch(url)
+    remote.send(corpus.path, url)
+    with monkeypatch.context() as patch:
+        counting(patch, "get_file", cut_at=1)
+        with pytest.raises(ArtifactError, match="the line is down"):
+            remote.fetch(url)
+    with pytest.raises(IncompleteArtifactError):
+        open_artifact(folder)
+    fetched = counting(monkeypatch, "get_file")
+    assert remote.fetch(url) == folder and len(fetched) == len(corpus.manifest.shards) + 1
+    assert files_of(folder) == files_of(Path(corpus.path))
+
+
+def test_an_output_that_is_made_again_sends_nothing_older(tmp_path, corpus):
+    work, target = "memory://older", "memory://older/embeddings"
+    remote.send(corpus.path, f"{target}/a")
+    remote.stage_in(work, {}, target)
+    remote.send(small_corpus(tmp_path / "newer", count=32).path, f"{target}/a")
+    remote.stage_in(work, {}, target, overwrite=True).send()
+    assert open_artifact(f"{target}/a").rows == 32
 
 
 def test_a_shard_that_is_not_what_the_manifest_says_is_named(corpus):

@@ -1,5 +1,8 @@
 """An overwriting run loses nothing before it has made something, wherever it is cut."""
 
+import multiprocessing
+import os
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -7,7 +10,7 @@ import pytest
 
 from megapairs_hf.artifacts import storage
 from megapairs_hf.artifacts.artifact import open_artifact
-from megapairs_hf.artifacts.replace import drop_before
+from megapairs_hf.artifacts.replace import drop_old
 from megapairs_hf.core.errors import ArtifactError, StaleArtifactError
 from tests.artifacts.test_artifact import Settings, make
 from tests.small import files_of
@@ -17,12 +20,16 @@ class KilledError(BaseException):
     """Stands for `kill -9`: nothing catches it."""
 
 
-def begin(path, unfinished):
+def start(path, unfinished):
     if unfinished:
         with pytest.raises(RuntimeError):
             make(path, stop_after=2)
     else:
         make(path)
+
+
+def begin(path, unfinished):
+    start(path, unfinished)
     return files_of(path)
 
 
@@ -70,13 +77,13 @@ def test_a_kill_while_it_makes_room_or_puts_back_is_undone(tmp_path, monkeypatch
         make(tmp_path / "a", Settings(3))
     assert files_of(tmp_path / "a") == before
     assert make(tmp_path / "a", Settings(3), overwrite=True).table()["x"].to_pylist()[2] == 3
-    assert not list((tmp_path / "a").glob(".*"))
+    assert [path.name for path in tmp_path.iterdir()] == ["a"] and not list((tmp_path / "a").glob(".*"))
 
 
 def cut_second(path, monkeypatch, step):
     """An overwriting run that has written something, and a second one that is killed at its n-th renaming."""
     with monkeypatch.context() as patch:
-        patch.setattr("megapairs_hf.artifacts.writer.put_back", lambda _: None)
+        patch.setattr("megapairs_hf.artifacts.writer.recover", lambda _: None)
         with pytest.raises(RuntimeError):
             make(path, Settings(3), overwrite=True, stop_after=0)
     (path / ".parts/more").mkdir(parents=True)
@@ -109,12 +116,12 @@ def test_a_second_overwriting_run_that_is_killed_leaves_what_the_first_one_found
 
 def test_several_processes_let_go_of_what_was_there_at_once(tmp_path):
     for turn in range(20):
-        (tmp_path / str(turn) / ".before").mkdir(parents=True)
+        (tmp_path / f".{turn}.old").mkdir(parents=True)
         for n in range(40):
-            (tmp_path / str(turn) / ".before" / f"s{n}").write_text("x")
+            (tmp_path / f".{turn}.old" / f"s{n}").write_text("x")
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(drop_before, [str(tmp_path / str(turn)) for turn in range(20) for _ in range(4)]))
-    assert not list(tmp_path.glob("*/.*"))
+        list(pool.map(drop_old, [str(tmp_path / str(turn)) for turn in range(20) for _ in range(4)]))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_half_deleted_result_is_not_put_back(tmp_path, monkeypatch):
@@ -136,21 +143,92 @@ def test_a_half_deleted_result_is_not_put_back(tmp_path, monkeypatch):
     assert make(tmp_path / "a", Settings(3)).table()["x"].to_pylist()[2] == 3
 
 
-def test_a_remote_folder_whose_clearing_was_cut_is_cleared_by_the_next_run(monkeypatch):
-    make("memory://clearing/a")
-    plain, calls = storage.remove, []
+def dying(path, number):
+    """An overwriting run that dies before its n-th change of the disk: each renaming, deletion and new folder."""
+    left = number
 
-    def remove(path):
-        if len(calls) == 3:
-            raise KilledError
-        calls.append(path)
-        plain(path)
+    def counted(change):
+        def changed(*args, **options):
+            nonlocal left
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return change(*args, **options)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(storage, "remove", remove)
-        with pytest.raises(KilledError):
-            make("memory://clearing/a", Settings(3), overwrite=True)
-    assert make("memory://clearing/a", Settings(3)).table()["x"].to_pylist()[2] == 3
+        return changed
+
+    for name in ("rename", "replace", "unlink", "rmdir", "mkdir"):
+        setattr(os, name, counted(getattr(os, name)))
+    make(path, Settings(3), overwrite=True)
+
+
+@pytest.mark.parametrize("unfinished", [False, True])
+def test_killed_at_any_change_of_the_disk_the_old_result_or_the_new_one_is_whole(tmp_path, unfinished):
+    make(tmp_path / "old")
+    make(tmp_path / "new", Settings(3))
+    whole = {factor: files_of(tmp_path / name) for factor, name in ((2, "old"), (3, "new"))}
+    context = multiprocessing.get_context("fork")
+    seen = set()
+    for number in range(1, 100):
+        folder = tmp_path / str(number)
+        before = begin(folder / "a", unfinished)
+        child = context.Process(target=dying, args=(folder / "a", number))
+        child.start()
+        child.join()
+        try:
+            make(folder / "a", Settings(3))
+            factor = 3
+        except StaleArtifactError:
+            # what was there is there again, to the byte
+            assert files_of(folder / "a") == before
+            make(folder / "a")
+            factor = 2
+        seen.add(factor)
+        assert files_of(folder / "a") == whole[factor]
+        assert [path.name for path in folder.iterdir()] == ["a"]
+        if child.exitcode == 0:
+            break
+        assert child.exitcode == -signal.SIGKILL
+    assert seen == {2, 3} and number > 25
+
+
+@pytest.mark.parametrize("unfinished", [False, True])
+def test_killed_at_any_change_of_a_remote_folder_nothing_is_mixed(monkeypatch, unfinished):
+    root = f"memory://over/{unfinished}"
+    make(f"{root}/new", Settings(3))
+    new = {name: storage.read_bytes(f"{root}/new/{name}") for name in storage.list_files(f"{root}/new")}
+    for number in range(1, 100):
+        path = f"{root}/{number}"
+        start(path, unfinished)
+        # what an earlier result had more of
+        storage.write_bytes(f"{path}/shard-9.parquet", b"old")
+        calls = []
+
+        def counted(change, number=number, calls=calls):
+            def changed(*args):
+                calls.append(args)
+                if len(calls) == number:
+                    raise KilledError
+                return change(*args)
+
+            return changed
+
+        with monkeypatch.context() as patch:
+            for name in ("remove", "write_bytes"):
+                patch.setattr(storage, name, counted(getattr(storage, name)))
+            try:
+                make(path, Settings(3), overwrite=True)
+            except KilledError:
+                pass
+        try:
+            make(path, Settings(3))
+        except StaleArtifactError:
+            assert make(path).table()["x"].to_pylist() == [0, 0, 2, 1, 4, 2, 6, 3]
+            continue
+        assert {name: storage.read_bytes(f"{path}/{name}") for name in storage.list_files(path)} == new
+        if len(calls) < number:
+            break
+    assert number > 15
 
 
 def test_a_manifest_that_cannot_be_read_can_be_overwritten(tmp_path):
@@ -161,7 +239,7 @@ def test_a_manifest_that_cannot_be_read_can_be_overwritten(tmp_path):
 
 def test_a_second_overwriting_run_keeps_what_the_first_one_found(tmp_path, monkeypatch):
     before = begin(tmp_path / "a", unfinished=False)
-    monkeypatch.setattr("megapairs_hf.artifacts.writer.put_back", lambda _: None)
+    monkeypatch.setattr("megapairs_hf.artifacts.writer.recover", lambda _: None)
     with pytest.raises(RuntimeError):
         make(tmp_path / "a", Settings(3), overwrite=True, stop_after=0)
     # something was made, but no shard yet

@@ -174,7 +174,7 @@ def test_the_recipe_for_a_folder_of_ones_own(tmp_path):
     pretrain = [word for word in CHANGES if word.startswith("pretrain.")]
     changes = [f"corpus.path={photos}", "train.steps=4", "train.warmup_steps=0", *pretrain]
     words = [word for change in changes for word in ("--set", change)]
-    done = megapairs("run", ROOT / "recipes/folder", "--work", tmp_path / "work", *words)
+    done = megapairs("run", ROOT / "recipes/folder.yaml", "--work", tmp_path / "work", *words)
     assert done.returncode == 0, done.stderr
     told = re.search(r"triplets: ([\d,]+) rows, (\d+) images", done.stderr)
     assert told and int(told[1]) > 20 and int(told[2]) <= 60

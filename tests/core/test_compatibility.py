@@ -148,9 +148,9 @@ def test_the_command_says_it_too(pair, models, tmp_path):
     call += ["--triplets", str(tmp_path / "triplets")]
     (tmp_path / "triplets").mkdir()
     script = f"""
-import megapairs_hf.cli.commands as commands
+import megapairs_hf.cli.stage as stage
 class Known: path, fingerprint = "x", "x"
-commands.opened = lambda *_: Known
+stage.open_input = lambda *_: Known
 sys.exit(main({call!r}))
 """
     done = python(pair, LOADED + script)

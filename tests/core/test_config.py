@@ -2,6 +2,8 @@ import dataclasses
 
 import pytest
 
+from megapairs_hf.annotation import Endpoint, InstructConfig
+from megapairs_hf.annotation.config import DescribeConfig
 from megapairs_hf.core.config import RENAMED, build_config, config_hash, parse_value, read_yaml
 from megapairs_hf.core.errors import ConfigError
 from megapairs_hf.corpus import CorpusConfig
@@ -20,7 +22,7 @@ def test_an_unknown_key_names_the_nearest_one():
 def test_an_old_key_is_answered_with_its_new_name(old, new):
     classes = [
         cls
-        for cls in (MineConfig, EmbedConfig, PushConfig)
+        for cls in (MineConfig, EmbedConfig, PushConfig, InstructConfig, Endpoint)
         if new in {field.name for field in dataclasses.fields(cls)}
     ]
     assert classes
@@ -39,7 +41,9 @@ def test_yaml_floats_without_a_dot_are_floats(tmp_path):
     [
         ({"similarity_range": [0.9, 0.8]}, "`similarity_range` is"),
         ({"negatives": 0}, "`negatives` is 0, but must be at least 1"),
-        ({"relations": "clip"}, "`relations` must be a list"),
+        ({"similarity_range": 0.9}, "`similarity_range` must be a list"),
+        ({"relations": None}, "`relations` must be a list"),
+        ({"relations": "clip"}, "`relations` cannot be ('clip',)"),
         ({"neighbors": "many"}, "`neighbors` cannot be 'many'"),
         ({"range_kind": "relative"}, "`range_kind` cannot be 'relative'; take one of 'absolute'"),
     ],
@@ -55,6 +59,13 @@ def test_nested_settings_are_dataclasses():
     assert built.relations == (RelationConfig("image_text", "a", "b"),)
 
 
+def test_one_value_is_a_list_of_one():
+    assert build_config(TrainConfig, {"relations": "clip_text"}).relations == ("clip_text",)
+    assert build_config(MineConfig, {"relations": {"name": "clip"}}).relations == (RelationConfig("clip"),)
+    config = build_config(DescribeConfig, {"endpoint": {"urls": "http://gpu-1:8080/v1"}})
+    assert config.endpoint.urls == ("http://gpu-1:8080/v1",)
+
+
 def test_one_key_of_nested_settings_leaves_the_others_at_their_defaults():
     given = build_config(PretrainConfig, {"clip": {"steps": 7, "warmup_steps": 2}, "model": {"width": 32}})
     assert (given.clip.steps, given.clip.warmup_steps, given.model.width) == (7, 2, 32)
@@ -66,7 +77,7 @@ def test_one_key_of_nested_settings_leaves_the_others_at_their_defaults():
 
 
 def test_settings_of_how_do_not_change_the_hash():
-    config = CorpusConfig()
+    config = CorpusConfig("scenes")
     assert config_hash(dataclasses.replace(config, threads=7)) == config_hash(config)
     assert config_hash(dataclasses.replace(config, min_side=7)) != config_hash(config)
 

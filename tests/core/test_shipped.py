@@ -21,10 +21,10 @@ def test_a_bare_name_is_a_shipped_recipe_from_anywhere(name, tmp_path, monkeypat
 
 def test_a_name_with_a_separator_is_a_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(ConfigError, match="has no YAML file"):
+    (tmp_path / "folder").write_text("")
+    with pytest.raises(ConfigError, match="it is empty"):
         parse(["run", "./folder", "--dry-run"])()
-    with pytest.raises(ConfigError, match="no recipe folder"):
+    with pytest.raises(ConfigError, match="cannot read the settings recipes/folder"):
         parse(["run", "recipes/folder", "--dry-run"])()
 
 
@@ -32,7 +32,8 @@ def test_a_name_with_a_separator_is_a_path(tmp_path, monkeypatch):
     ("name", "said"),
     [
         ("foldr", "did you mean 'folder'"),
-        ("zzz", "shipped are annotate, clothing, emoji, folder"),
+        ("emoji.yaml", "did you mean 'emoji'"),
+        ("zzz", "shipped are annotate, emoji, folder"),
         ("mine", r"write \./mine"),
     ],
 )
@@ -58,9 +59,11 @@ def test_cards_are_shipped_by_name():
 
 
 def test_an_installed_wheel_reads_its_own_copy(tmp_path, monkeypatch):
-    (tmp_path / "megapairs_hf" / "_shipped" / "recipes" / "one").mkdir(parents=True)
+    folder = tmp_path / "megapairs_hf" / "_shipped" / "recipes"
+    (folder / "slurm").mkdir(parents=True)
+    (folder / "one.yaml").write_text("")
     monkeypatch.setattr(shipped.resources, "files", lambda package: tmp_path / package)
-    assert shipped.recipes() == {"one": tmp_path / "megapairs_hf" / "_shipped" / "recipes" / "one"}
+    assert shipped.recipes() == {"one": folder / "one.yaml"}
 
 
 def requirements(text):

@@ -117,7 +117,7 @@ def test_captions_from_metadata(tmp_path):
         (["--source", "parquet", "--path", "PARQUET", "--caption_column", "captoin"], "did you mean 'caption'?"),
         (["--source", "parquet", "--path", "PARQUET", "--meta", "[size]"], "there is no column 'size'"),
         (["--source", "image_folder"], "`path` is None, but must be given"),
-        (["--part", "train"], "`group_column` is None"),
+        (["--source", "scenes", "--part", "train"], "`group_column` is None"),
         (["--config", "EMPTY/none.yaml"], "cannot read the settings"),
     ],
 )

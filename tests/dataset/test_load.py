@@ -25,14 +25,14 @@ def _own_cache(tmp_path_factory, monkeypatch):
 
 def test_every_id_is_found_and_no_other():
     names = [f"image {i * 7919 % 5000}" for i in range(5000)]
-    places = IdIndex(Dataset.from_dict({"image_id": names, "caption": names})).places([*names, "gone", ""])
-    assert places.tolist() == [*range(5000), -1, -1]
+    rows = IdIndex(Dataset.from_dict({"image_id": names, "caption": names})).rows([*names, "gone", ""])
+    assert rows.tolist() == [*range(5000), -1, -1]
 
 
 def test_ids_of_equal_hash_are_told_apart(monkeypatch):
     monkeypatch.setattr(lookup, "hashed", lambda names: np.zeros(len(names), np.uint64))
-    found = IdIndex(Dataset.from_dict({"image_id": ["a", "b", "c"]})).places(["c", "a", "d", "b"])
-    assert found.tolist() == [2, 0, -1, 1]
+    rows = IdIndex(Dataset.from_dict({"image_id": ["a", "b", "c"]})).rows(["c", "a", "d", "b"])
+    assert rows.tolist() == [2, 0, -1, 1]
 
 
 def test_hashes_of_lists_and_arrow_arrays_agree():

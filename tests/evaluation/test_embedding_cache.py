@@ -9,7 +9,8 @@ from PIL import Image
 
 from megapairs_hf.artifacts.artifact import open_artifact
 from megapairs_hf.core.errors import EvaluationError
-from megapairs_hf.evaluation.benchmarks.base import Benchmark, CIRQuery, Part
+from megapairs_hf.core.inputs import Input
+from megapairs_hf.evaluation.benchmarks.base import Benchmark, Query
 from megapairs_hf.evaluation.benchmarks.files import ImageFolder
 from megapairs_hf.evaluation.embedding_cache import Cache, CacheConfig
 
@@ -49,7 +50,9 @@ def benchmark(tmp_path):
 
 def images_of(folder):
     images = ImageFolder(folder, {str(n): f"{n}.png" for n in range(10)})
-    return Benchmark("b", "val", [CIRQuery("q", Part("0", "x"))], {str(n): Part(str(n)) for n in range(10)}, images)
+    return Benchmark(
+        "b", "val", [Query("q", Input("x", "0"))], {str(n): Input(image=str(n)) for n in range(10)}, images
+    )
 
 
 def cache(tmp_path, model, fingerprint="m@1", **settings):
@@ -64,7 +67,7 @@ def test_a_second_evaluation_encodes_the_queries_only(benchmark, tmp_path):
     # one image, to see that it is the same model
     assert len(second.encoded) == 4
     np.testing.assert_array_equal(made, again)
-    cache(tmp_path, second).embeddings([Part("0", "another prompt")], benchmark.image)
+    cache(tmp_path, second).embeddings([Input("another prompt", "0")], benchmark.image)
     assert len(second.encoded) == 4 + 2
     expected = np.stack([first.vector(benchmark.image(str(n))) for n in range(10)])
     np.testing.assert_allclose(made, expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=1e-3)
@@ -74,7 +77,7 @@ def test_equal_parts_are_encoded_once_and_all_come_back(benchmark, tmp_path):
     (benchmark.image.root / "9.png").write_bytes((benchmark.image.root / "3.png").read_bytes())
     model = Model()
     made = cache(tmp_path, model).embeddings(
-        [Part("3"), Part("1"), Part("9"), Part("3"), Part("3", "t")], benchmark.image
+        [Input(image="3"), Input(image="1"), Input(image="9"), Input(image="3"), Input("t", "3")], benchmark.image
     )
     assert len(model.encoded) == 3 + 3
     np.testing.assert_array_equal(made[0], made[2])

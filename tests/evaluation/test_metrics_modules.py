@@ -14,7 +14,7 @@ def load():
     import evaluate
 
     loaded = {}
-    return lambda name: loaded.setdefault(name, evaluate.load(str(METRICS / name)))
+    return lambda name: loaded.setdefault(name, evaluate.load(str(METRICS), name))
 
 
 def judged(queries=60, gallery=40, most=9, seed=0):
@@ -86,7 +86,11 @@ def test_a_tie_with_the_target_is_no_win(load):
 
 
 def test_constant_and_broken_scores_have_no_precision(load):
-    for scores, said in (([0.3, 0.3, 0.3], "all scores"), ([1.0, float("nan")], "not finite"), ([1.0], "all scores")):
+    for scores, said in (
+        ([0.3, 0.3, 0.3], "all 3 scores"),
+        ([1.0, float("nan")], "NaN or infinite"),
+        ([1.0], "one candidate only"),
+    ):
         with pytest.raises(EvaluationError, match=said):
             load("precision_at_1").compute(predictions=[scores], references=[0])
     with pytest.raises(EvaluationError, match="no number 2"):

@@ -10,11 +10,10 @@ from PIL import Image
 
 from megapairs_hf.core.config import build_config, read_yaml
 from megapairs_hf.core.errors import EvaluationError
-from megapairs_hf.evaluation.benchmarks.mmeb import IND, META_TASKS, OOD, TASKS, MMEBConfig, read_mmeb
+from megapairs_hf.evaluation.benchmarks.mmeb import IND, META_TASKS, OOD, TASKS, MMEBConfig, read_all, read_mmeb
 from megapairs_hf.evaluation.benchmarks.mmeb_means import mean_records, mmeb_means, mmeb_table
-from megapairs_hf.evaluation.config import RunConfig
-from megapairs_hf.evaluation.entry import run_mmeb
-from megapairs_hf.evaluation.run import records_of_runs
+from megapairs_hf.evaluation.config import benchmark_config
+from megapairs_hf.evaluation.run import records_of_runs, run_model
 
 
 def row(target="cat", others=("dog", "cow"), image="a.png"):
@@ -55,8 +54,8 @@ def test_each_distinct_candidate_is_one_entry_and_the_target_is_the_first():
 @pytest.mark.parametrize(("placeholder", "start"), [("", "Represent"), ("<image>", "<image>\nRepresent")])
 def test_the_placeholder_becomes_the_models_own(placeholder, start):
     made = read_mmeb("VOC2007", MMEBConfig(placeholder=placeholder), [row()])
-    assert made.queries[0].part.text.startswith(start)
-    assert made.queries[0].part.image == "a.png"
+    assert made.queries[0].input.text.startswith(start)
+    assert made.queries[0].input.image == "a.png"
     assert made.options["placeholder"] == placeholder
 
 
@@ -79,14 +78,14 @@ def test_one_empty_text_stands_for_all_images():
     alone = {"qry_text": "find it", "qry_img_path": "", "tgt_text": "", "tgt_img_path": ["a.png", "b.png"]}
     made = read_mmeb("MSCOCO_t2i", MMEBConfig(), [alone])
     assert [part.image for part in made.gallery.values()] == ["a.png", "b.png"]
-    assert made.queries[0].part.image is None
+    assert made.queries[0].input.image is None
 
 
 def test_a_line_separator_inside_a_text_ends_no_row(tmp_path):
     told = {**row(), "qry_text": "one\u2028two\u0085three"}
     (tmp_path / "VOC2007.jsonl").write_text(json.dumps(told, ensure_ascii=False) + "\n", encoding="utf-8")
     config = MMEBConfig(source=str(tmp_path), images=str(tmp_path))
-    assert read_mmeb("VOC2007", config).queries[0].part.text == "one\u2028two\u0085three"
+    assert read_mmeb("VOC2007", config).queries[0].input.text == "one\u2028two\u0085three"
 
 
 @pytest.mark.parametrize("form", ["parquet", "jsonl", "json"])
@@ -196,7 +195,7 @@ def copy(tmp_path):
 
 def test_a_run_from_rows_to_the_table(copy):
     model = Words()
-    runs = run_mmeb(model, copy, name="m", revision="1", run=RunConfig(top=5))
+    runs = run_model(read_all(copy), model, name="m", revision="1", config=benchmark_config(top=5))
     records = records_of_runs(runs)
     assert [record["value"] for record in records] == [pytest.approx(2 / 3, abs=1e-5)] * 2
     # three queries and six words a data set, whatever the rows repeat
@@ -209,7 +208,7 @@ def test_a_run_from_rows_to_the_table(copy):
 
 def test_a_model_that_gives_constants_has_no_score(copy):
     with pytest.raises(EvaluationError, match="tells no candidate from another"):
-        run_mmeb(Words(constant=True), copy, name="m", revision=None, run=RunConfig())
+        run_model(read_all(copy), Words(constant=True), name="m")
 
 
 def test_the_script_writes_results_and_prints_the_means(copy, tmp_path, monkeypatch, capsys, request):

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 
 from megapairs_hf.core.errors import EvaluationError
-from megapairs_hf.evaluation.benchmarks.base import Benchmark, CIRQuery, Part
+from megapairs_hf.core.inputs import Input
+from megapairs_hf.evaluation.benchmarks.base import Benchmark, Query
 from megapairs_hf.evaluation.rank import BLOCK_BYTES, NOT_FOUND, EmbeddingScorer, rank
 from megapairs_hf.evaluation.results import query_values
 
 
 def made(queries, ids):
-    return Benchmark("toy", "val", queries, {name: Part(name) for name in ids}, image=lambda _: None)
+    return Benchmark("toy", "val", queries, {name: Input(image=name) for name in ids}, image=lambda _: None)
 
 
 class Given:
@@ -34,8 +35,8 @@ def test_equals_a_plain_sort_with_deletions_ties_and_blocks(levels, monkeypatch)
     ids = [f"g{i:03d}" for i in rng.permutation(60)]
     scores = rng.integers(0, levels, (37, 60)).astype(np.float32)
     queries = [
-        CIRQuery(
-            f"q{i}", Part("g0", "t"), targets=(t,), target=t, exclude=tuple(rng.choice(ids, 2)), subset=tuple(ids[:5])
+        Query(
+            f"q{i}", Input("t", "g0"), targets=(t,), target=t, exclude=tuple(rng.choice(ids, 2)), subset=tuple(ids[:5])
         )
         for i, t in enumerate(rng.choice(ids, 37))
     ]
@@ -66,14 +67,14 @@ def test_embeddings_are_ranked_as_their_products():
     rng = np.random.default_rng(0)
     q, g = rng.standard_normal((9, 8)), rng.standard_normal((30, 8))
     ids = [f"{i:02d}" for i in range(30)]
-    queries = [CIRQuery(str(i), Part("00"), targets=("07",), target="07") for i in range(9)]
+    queries = [Query(str(i), Input(image="00"), targets=("07",), target="07") for i in range(9)]
     ranked = rank(made(queries, ids), EmbeddingScorer(q, g), top=50)
     for i in range(9):
         assert ranked.tops[i] == plain_ranking(q[i] @ g.T, ids)
 
 
 def test_a_target_among_candidates_loses_every_tie():
-    query = CIRQuery("q", Part("a"), targets=("a",), target="a", candidates=("a", "b", "c", "d"))
+    query = Query("q", Input(image="a"), targets=("a",), target="a", candidates=("a", "b", "c", "d"))
     ranked = rank(made([query], "abcd"), Given([[0.5, 0.5, 0.1, 0.5]]))
     assert ranked.tops == [["b", "d", "a", "c"]]
     assert (ranked.ranks, ranked.ties) == ([3], 1)
@@ -84,7 +85,9 @@ def test_candidates_by_embeddings_and_by_blocks_agree():
     q, g = rng.standard_normal((20, 8)), rng.standard_normal((40, 8))
     ids = [f"{i:02d}" for i in range(40)]
     chosen = [tuple(rng.choice(ids, 6, replace=False)) for _ in range(20)]
-    queries = [CIRQuery(str(i), Part("00"), targets=c[:1], target=c[0], candidates=c) for i, c in enumerate(chosen)]
+    queries = [
+        Query(str(i), Input(image="00"), targets=c[:1], target=c[0], candidates=c) for i, c in enumerate(chosen)
+    ]
     scorer = EmbeddingScorer(q, g)
     fast, slow = (rank(made(queries, ids), s) for s in (scorer, Given(scorer.block(0, 20))))
     assert (fast.tops, fast.ranks) == (slow.tops, slow.ranks)
@@ -97,7 +100,7 @@ def test_a_model_of_constant_output_is_refused_whichever_way_it_is_scored():
     constant /= np.linalg.norm(constant)
     ids = [f"{i:02d}" for i in range(33)]
     for candidates in (None, tuple(ids[:15])):
-        query = CIRQuery("q17", Part("00"), targets=("00",), target="00", candidates=candidates)
+        query = Query("q17", Input(image="00"), targets=("00",), target="00", candidates=candidates)
         scorer = EmbeddingScorer(constant, np.repeat(constant, 33, 0))
         for some in (scorer, Given(scorer.block(0, 1))):
             said = r"all .* scores of query 'q17' are equal" if candidates is None else "every query of toy are equal"
@@ -108,7 +111,7 @@ def test_a_model_of_constant_output_is_refused_whichever_way_it_is_scored():
 @pytest.mark.parametrize(("bad", "own"), itertools.product([np.nan, np.inf, -np.inf], [False, True]))
 def test_scores_that_are_not_finite_name_the_query(bad, own):
     queries = [
-        CIRQuery(f"q{i}", Part("a"), targets=("a",), target="a", candidates=("a", "b", "c") if own else None)
+        Query(f"q{i}", Input(image="a"), targets=("a",), target="a", candidates=("a", "b", "c") if own else None)
         for i in range(2)
     ]
     with pytest.raises(EvaluationError, match="'q1' has scores that are NaN or infinite"):
@@ -119,24 +122,24 @@ def test_embeddings_of_two_dimensions_are_refused():
     with pytest.raises(EvaluationError, match="same model"):
         EmbeddingScorer(np.ones((2, 8)), np.ones((3, 16)))
     with pytest.raises(EvaluationError, match="encode the gallery again"):
-        rank(made([CIRQuery("q", Part("a"))], "abc"), EmbeddingScorer(np.ones((1, 8)), np.ones((4, 8))))
+        rank(made([Query("q", Input(image="a"))], "abc"), EmbeddingScorer(np.ones((1, 8)), np.ones((4, 8))))
 
 
 def test_a_target_outside_the_gallery_is_behind_everything():
-    queries = [CIRQuery("q", Part("a"), targets=("z",), target="z", subset=("a", "z"))]
+    queries = [Query("q", Input(image="a"), targets=("z",), target="z", subset=("a", "z"))]
     ranked = rank(made(queries, "abc"), Given([[1, 2, 3]]))
     assert (ranked.ranks, ranked.subset_ranks, ranked.hits) == ([NOT_FOUND], [NOT_FOUND], [[False] * 3])
 
 
 def test_a_missing_target_is_found_at_no_cut_however_few_candidates_are_left():
-    query = CIRQuery("q", Part("a"), targets=("z",), target="z", candidates=("z", "b", "c"))
+    query = Query("q", Input(image="a"), targets=("z",), target="z", candidates=("z", "b", "c"))
     ranked = rank(made([query], "abc"), Given([[3, 2, 1]]))
     assert ranked.ranks == [NOT_FOUND]
     assert query_values("recall@3", made([query], "abc"), ranked).tolist() == [0]
 
 
 def test_two_candidates_may_have_equal_scores_by_chance():
-    queries = [CIRQuery(f"q{i}", Part("a"), targets=("a",), target="a", candidates=("a", "b")) for i in range(3)]
+    queries = [Query(f"q{i}", Input(image="a"), targets=("a",), target="a", candidates=("a", "b")) for i in range(3)]
     ranked = rank(made(queries, "abc"), Given([[0.7, 0.2, 0], [0.7, 0.7, 0], [0.1, 0.9, 0]]))
     # the target loses the tie
     assert (ranked.ranks, ranked.ties) == ([1, 2, 2], 1)
@@ -145,5 +148,5 @@ def test_two_candidates_may_have_equal_scores_by_chance():
 
 
 def test_a_split_without_answers_has_tops_and_no_ranks():
-    ranked = rank(made([CIRQuery("q", Part("a"))], "abc"), Given([[1, 2, 3]]), top=2)
+    ranked = rank(made([Query("q", Input(image="a"))], "abc"), Given([[1, 2, 3]]), top=2)
     assert (ranked.tops, ranked.ranks, ranked.ties) == ([["c", "b"]], [0], 0)

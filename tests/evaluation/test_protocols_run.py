@@ -8,11 +8,12 @@ import pytest
 from megapairs_hf.cli.eval import specs_of
 from megapairs_hf.core.config import build_config
 from megapairs_hf.core.errors import ConfigError, EvaluationError, StaleArtifactError
-from megapairs_hf.evaluation.benchmarks.base import Benchmark, CIRQuery, Part
+from megapairs_hf.core.inputs import Input
+from megapairs_hf.evaluation.benchmarks.base import Benchmark, Query
 from megapairs_hf.evaluation.benchmarks.mmeb_means import mean_records
 from megapairs_hf.evaluation.benchmarks.spec import read_spec
-from megapairs_hf.evaluation.config import RunConfig
-from megapairs_hf.evaluation.encode import encode_parts, query_embeddings
+from megapairs_hf.evaluation.config import EvalConfig, benchmark_config
+from megapairs_hf.evaluation.encode import encode_inputs, encode_queries
 from megapairs_hf.evaluation.fingerprints import commit_of
 from megapairs_hf.evaluation.metrics import average_precision_at_k, average_precisions, bootstrap_means, interval95
 from megapairs_hf.evaluation.run import limited, records_of_runs, run_benchmark, run_model, write_runs
@@ -39,11 +40,11 @@ class Model:
 
 
 def toy(part="", parts=(), count=12, shift=0):
-    gallery = {f"{i:02d}": Part(f"{i:02d}") for i in range(40)}
+    gallery = {f"{i:02d}": Input(image=f"{i:02d}") for i in range(40)}
     queries = [
-        CIRQuery(
+        Query(
             f"{i}",
-            Part(f"{i:02d}", f"{i + 1 + shift}"),
+            Input(f"{i + 1 + shift}", f"{i:02d}"),
             (f"{i + 1:02d}", f"{i + 2:02d}"),
             f"{i + 1:02d}",
             (f"{i:02d}",),
@@ -57,7 +58,9 @@ def toy(part="", parts=(), count=12, shift=0):
 
 def test_one_record_a_number_with_everything_that_it_takes_to_compare_it():
     model = Model()
-    runs = run_model([toy()], model, name="m", config=RunConfig(strategies=("image only", "text only", "fused")))
+    runs = run_model(
+        [toy()], model, name="m", config=benchmark_config(strategies=("image only", "text only", "fused"))
+    )
     records = records_of_runs(runs)
     assert all(set(record) == KEYS for record in records)
     assert all(0 <= record["ci95"][0] <= record["value"] <= record["ci95"][1] <= 1 for record in records)
@@ -119,7 +122,7 @@ def test_fewer_queries_are_labeled():
 
 
 def test_results_are_an_artifact_that_is_not_made_twice(tmp_path):
-    config = RunConfig()
+    config = benchmark_config()
     made = write_runs(
         lambda: run_model([toy()], Model(), name="m", revision="r1", config=config),
         out=tmp_path / "out",
@@ -158,8 +161,8 @@ def test_rankings_shorter_than_a_metric_are_refused():
 
 def test_kinds_are_encoded_apart_and_come_back_in_order():
     model = Model()
-    parts = [Part("03"), Part(None, "5"), Part("03", "4"), Part("07")]
-    embeddings = encode_parts(model, parts, str, 2)
+    parts = [Input(image="03"), Input("5"), Input("4", "03"), Input(image="07")]
+    embeddings = encode_inputs(model, parts, str, 2)
     assert all(len({type(item) for item in batch}) == 1 for batch in model.batches)
     for part, vector in zip(parts, embeddings, strict=True):
         one = model.one(
@@ -169,8 +172,8 @@ def test_kinds_are_encoded_apart_and_come_back_in_order():
 
 
 def test_further_phrasings_are_averaged():
-    query = CIRQuery("q", Part("01", "2"), other_texts=("3",))
-    embeddings = query_embeddings(Model(), replace(toy(), queries=[query]), "text only")
+    query = Query("q", Input("2", "01"), other_texts=("3",))
+    embeddings = encode_queries(Model(), replace(toy(), queries=[query]), "text only")
     model = Model()
     two = [model.one(name) / np.linalg.norm(model.one(name)) for name in ("2", "3")]
     assert embeddings[0] == pytest.approx(sum(two) / np.linalg.norm(sum(two)), abs=1e-6)
@@ -181,7 +184,7 @@ def test_a_image_that_cannot_be_read_is_named():
         raise OSError(f"{name} is cut off")
 
     with pytest.raises(EvaluationError, match=r"2 of the next 2 images cannot be read: a \(a is cut off\), b"):
-        encode_parts(Model(), [Part("a"), Part("b")], image)
+        encode_inputs(Model(), [Input(image="a"), Input(image="b")], image)
 
 
 def test_average_precisions_equal_those_one_by_one():
@@ -202,20 +205,20 @@ def test_the_interval_has_the_width_of_the_normal_approximation_and_is_the_same_
 
 @pytest.mark.parametrize(
     "values",
-    [{"strategies": ["fuse"]}, {"strategies": ["weighted 2"]}, {"strategies": []}, {"top": 0}, {"batch_size": 0}],
+    [{"strategies": ["fuse"]}, {"strategies": ["weimocir 2"]}, {"strategies": []}, {"top": 0}, {"batch_size": 0}],
 )
 def test_settings_out_of_range_are_refused(values):
     with pytest.raises(ConfigError):
-        build_config(RunConfig, values)
+        build_config(EvalConfig, values)
 
 
 def test_every_strategy_runs_on_one_encoding_of_images_and_texts():
     model = Model()
-    names = ("fused", "image only", "text only", "sum", "product", "weighted 0.25", "weighted 1", "directional")
-    runs = run_model([toy()], model, name="m", config=RunConfig(strategies=names))
+    names = ("fused", "image only", "text only", "sum", "product", "weimocir 0.25", "weimocir 1", "pdv")
+    runs = run_model([toy()], model, name="m", config=benchmark_config(strategies=names))
     values = {r["strategy"]: r["value"] for r in records_of_runs(runs) if r["metric"] == "recall@1" and not r["group"]}
     assert list(values) == list(names)
-    assert values["weighted 1"] == values["text only"] == 1
+    assert values["weimocir 1"] == values["text only"] == 1
     assert values["image only"] == 0
     # the gallery, fused queries, images, texts, PDV's empty caption and its changed ones
     assert [len(batch) for batch in model.batches] == [40, 12, 12, 12, 1, 12]
@@ -230,10 +233,10 @@ def test_the_direction_is_that_of_the_caption_and_not_of_the_prompt():
             return np.eye(40)[hash(str(item)) % 40] + 0.001 * np.arange(40)
 
     asked = [
-        replace(q, caption="is red", other_captions=("red is it",), part=replace(q.part, text="Find a red one."))
+        replace(q, caption="is red", other_captions=("red is it",), input=replace(q.input, text="Find a red one."))
         for q in toy().queries
     ]
-    config = RunConfig(strategies=("directional", "sum"))
+    config = benchmark_config(strategies=("pdv", "sum"))
     runs = run_model([replace(toy(), queries=asked)], Texts(), name="m", config=config)
     assert set(seen) == {"a photo", "a photo is red", "a photo red is it"}
     assert [run.benchmark.options["text"] for run in runs] == ["'a photo' + caption", "prompt"]

@@ -65,7 +65,7 @@ def test_cirr_s_two_files_have_no_reference_and_the_best_three_of_the_subset(tmp
     assert [(f["version"], f["metric"]) for f in (recall, subset)] == [("rc2", "recall"), ("rc2", "recall_subset")]
     for query, top in zip(test.queries, ranked.tops, strict=True):
         assert recall[query.key] == top[:50]
-        assert query.part.image not in recall[query.key] + subset[query.key]
+        assert query.input.image not in recall[query.key] + subset[query.key]
         assert subset[query.key] == [name for name in top if name in query.subset][:3] or len(top) < 59
         assert set(subset[query.key]) <= set(query.subset)
     assert all(check_submission(path, Known.of(test))[1] == [] for path in paths)
@@ -84,7 +84,7 @@ def test_a_reference_that_was_kept_is_found_before_anything_is_written(tmp_path,
     data = make_cirr(tmp_path, gallery=60, split="test1")
     [test] = read_benchmark(read_spec("cirr", {"split": "test1", "remove_reference": False}), data)
     ranked = ranked_at_random(test)
-    tops = [[query.part.image, *top][:50] for query, top in zip(test.queries, ranked.tops, strict=True)]
+    tops = [[query.input.image, *top][:50] for query, top in zip(test.queries, ranked.tops, strict=True)]
     with pytest.raises(EvaluationError, match="4 queries have their own reference in the list"):
         write_submissions(test, replace(ranked, tops=tops), tmp_path / "out")
     assert not (tmp_path / "out").exists()

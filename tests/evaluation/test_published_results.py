@@ -7,9 +7,10 @@ import pytest
 from scipy import stats
 
 from megapairs_hf.core.errors import ConfigError, EvaluationError
+from megapairs_hf.core.inputs import Input
 from megapairs_hf.evaluation import comparability, paired_test, published_results, results_table
-from megapairs_hf.evaluation.benchmarks.base import Benchmark, CIRQuery, Part
-from megapairs_hf.evaluation.config import RunConfig
+from megapairs_hf.evaluation.benchmarks.base import Benchmark, Query
+from megapairs_hf.evaluation.config import benchmark_config
 from megapairs_hf.evaluation.fingerprints import folder_labels
 from megapairs_hf.evaluation.run import run_model, write_runs
 
@@ -177,11 +178,11 @@ class Colors:
 @pytest.fixture
 def results(tmp_path):
     """Two models on CIRCO's form, one of them right on all queries and one wrong on eight."""
-    queries = [CIRQuery(str(n), Part(str(n), str(n)), (str(n),), str(n)) for n in range(12)]
-    gallery = {str(n): Part(str(n)) for n in range(12)}
+    queries = [Query(str(n), Input(str(n), str(n)), (str(n),), str(n)) for n in range(12)]
+    gallery = {str(n): Input(image=str(n)) for n in range(12)}
     benchmark = Benchmark("circo", "test", queries, gallery, int, metrics=("map@5", "recall@1"))
     for name, wrong in (("good", ()), ("bad", range(8))):
-        config = RunConfig()
+        config = benchmark_config()
         write_runs(
             lambda name=name, wrong=wrong, config=config: run_model(
                 [benchmark], Colors(wrong), name=name, config=config

@@ -11,9 +11,7 @@ import pytest
 
 from megapairs_hf.artifacts.artifact import open_artifact
 from megapairs_hf.artifacts.workspace import Work
-from megapairs_hf.core.config import config_dict
 from megapairs_hf.core.errors import CardError, ConfigError
-from megapairs_hf.corpus import CorpusConfig, ScenesConfig
 from megapairs_hf.dataset import import_megapairs
 from megapairs_hf.hub.cards import dataset_card, model_card
 from megapairs_hf.hub.config import PushConfig
@@ -88,26 +86,6 @@ def test_dataset_numbers_are_the_manifests(work):
     assert "| pairs | no_neighbor_in_range | 32 |" in card
     assert "The descriptions and the instructions were written by the offline stand-in" in card
     assert "Similarity dino_image stands in for DINOv2." in card
-
-
-@pytest.mark.parametrize(
-    ("config", "told", "not_told"),
-    [
-        (
-            CorpusConfig(source="image_folder", path="/home/me/photos"),
-            "path: photos",
-            ["scenes", "split:", "revision"],
-        ),
-        (CorpusConfig(source="dataset", path="me/photos", revision="v2"), "revision: v2", ["scenes", "count: 3"]),
-        (CorpusConfig(scenes=ScenesConfig(count=333)), "count: 333", ["caption_column", "split:", "path:"]),
-    ],
-)
-def test_a_card_tells_only_the_settings_that_the_source_of_the_images_uses(tmp_path, config, told, not_told):
-    place = make_work(tmp_path / "work") / "corpus" / "manifest.json"
-    place.write_text(json.dumps(json.loads(place.read_text()) | {"config": config_dict(config)}))
-    card = dataset_card(tmp_path / "work", GOOD)
-    settings = card.partition(f"source: {config.source}\n")[2].partition("```")[0]
-    assert told in settings and not [word for word in not_told if word in settings]
 
 
 def test_model_results_are_the_records(work):

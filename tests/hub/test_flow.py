@@ -81,7 +81,7 @@ def trained(shared_hub, home, work):
     assert done.stdout.strip() == f"{shared_hub.endpoint}/datasets/org/megapairs"
     told = child(shared_hub, home, TRAIN, work / "model", home / "small" / "clip")
     assert told.splitlines() == ["{'train': 30, 'validation': 8}", "c000", "(120, 96)", "3"]
-    words = ["--license", "mit", "--dataset", "org/megapairs"]
+    words = ["--license", "mit", "--datasets", "org/megapairs"]
     done = megapairs(shared_hub, home, "push", "model", work / "model", "org/mmret-base", *words)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == f"{shared_hub.endpoint}/org/mmret-base"
@@ -110,7 +110,7 @@ def test_the_pushed_model_and_the_cards_own_snippets_run(shared_hub, home, train
 
 
 def test_results_are_added_replaced_only_when_told_and_proposed(shared_hub, home, trained):
-    results, change = trained / "results", ["--benchmark", "held-out-scenes=org/scenes"]
+    results, change = trained / "results", ["--benchmarks", "{held-out-scenes: org/scenes}"]
     push = ["push", "results", results, "org/mmret-base", *change]
     done = megapairs(shared_hub, home, *push)
     assert done.returncode == 0, done.stderr

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import yaml
 
-from megapairs_hf.evaluation.benchmarks.base import Benchmark, CIRQuery, Part
+from megapairs_hf.core.inputs import Input
+from megapairs_hf.evaluation.benchmarks.base import Benchmark, Query
 from megapairs_hf.evaluation.rank import EmbeddingScorer, rank
 from megapairs_hf.evaluation.results import About, measure, records_of
 from megapairs_hf.hub.eval_results import as_shares, eval_results, in_percent, read_records
@@ -18,8 +19,8 @@ def records():
     """Half right on `a`, all right on `b`: 75 % is the whole's number."""
     measured = []
     for part, right in (("a", 5), ("b", 10)):
-        queries = [CIRQuery(str(n), Part(str(n), "x"), (str(n),), str(n)) for n in range(10)]
-        some = Benchmark("fashioniq", "val", queries, {str(n): Part(str(n)) for n in range(10)}, str)
+        queries = [Query(str(n), Input("x", str(n)), (str(n),), str(n)) for n in range(10)]
+        some = Benchmark("fashioniq", "val", queries, {str(n): Input(image=str(n)) for n in range(10)}, str)
         some = replace(some, part=part, parts=("a", "b"))
         embeddings = np.roll(np.eye(10), 1, axis=1)
         embeddings[:right] = np.eye(10)[:right]

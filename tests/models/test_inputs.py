@@ -1,10 +1,7 @@
 """Mixed lists, every form of an image, and what is refused."""
 
 import base64
-import functools
-import http.server
 import io
-import threading
 
 import numpy as np
 import pytest
@@ -192,19 +189,9 @@ def test_one_opened_image_many_times_in_a_list(model, tmp_path):
         assert np.abs(made[:16] - expected).max() < 1e-6
 
 
-def test_urls_are_fetched_only_when_asked(folder, model, tmp_path):
-    make_image(6).save(tmp_path / "served.png")
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_port}/served.png"
-        with pytest.raises(ModelError, match="allow_urls=True"):
-            model.encode(url)
-        free = load_mmret(folder, device="cpu", allow_urls=True)
-        assert np.array_equal(free.encode(url), free.encode(make_image(6)))
-        with pytest.raises(ModelError, match="unreadable"):
-            free.encode(url.replace("served", "absent"))
-        server.shutdown()
+def test_urls_are_not_fetched(model):
+    with pytest.raises(ModelError, match="is a URL; fetch it"):
+        model.encode("http://127.0.0.1:9/served.png")
 
 
 def test_one_pixel_is_a_image(model):

@@ -14,7 +14,7 @@ from megapairs_hf.models import load_mmret
 from tests.models.tiny import llava
 from tests.small import ROOT
 
-RECIPES = sorted(path.parent.name for path in (ROOT / "recipes").glob("mmret_*/train.yaml"))
+RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("mmret_*.yaml"))
 PAPER = {
     "mmret_clip_base": {"steps": 15000, "batch_size": 2048, "negatives": 4},
     "mmret_clip_large": {"steps": 25000, "batch_size": 2048, "negatives": 4},
@@ -24,7 +24,7 @@ PAPER = {
 
 
 def settings(name):
-    return yaml.safe_load((ROOT / "recipes" / name / "train.yaml").read_text())
+    return yaml.safe_load((ROOT / "recipes" / f"{name}.yaml").read_text())["train"]
 
 
 def test_recipes_have_the_papers_settings():
@@ -40,7 +40,7 @@ def test_recipes_have_the_papers_settings():
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_makes_two_steps(name, triplets, models, tmp_path):
     place = llava(tmp_path / "llava") if "mllm" in name else f"{models}/clip"
-    words = ["train", "--config", str(ROOT / "recipes" / name / "train.yaml"), "--max-steps", "2", "--model", place]
+    words = ["train", "--config", str(ROOT / "recipes" / f"{name}.yaml"), "--max-steps", "2", "--model", place]
     words += ["--batch_size", "4", "--workers", "0", "--triplets", triplets.path, "--work", str(tmp_path)]
     if "sources" in settings(name):
         rows = [{"qry": f"say {i}", "pos_text": f"said {i}", "neg_text": f"not {i}"} for i in range(8)]
@@ -71,9 +71,9 @@ def test_the_mmeb_recipe_follows_the_mllm_recipe_in_one_work_folder(triplets, tm
         "--work",
         str(tmp_path),
     ]
-    first = [str(ROOT / "recipes" / "mmret_mllm" / "train.yaml"), "--model", llava(tmp_path / "llava")]
+    first = [str(ROOT / "recipes" / "mmret_mllm.yaml"), "--model", llava(tmp_path / "llava")]
     assert parse(["train", "--config", *first, *words])() == 0
-    then = [str(ROOT / "recipes" / "mmret_mllm_mmeb" / "train.yaml"), "--sources", "[{path: ./rows.parquet}]"]
+    then = [str(ROOT / "recipes" / "mmret_mllm_mmeb.yaml"), "--sources", "[{path: ./rows.parquet}]"]
     assert parse(["train", "--config", *then, *words, "--out", str(tmp_path / "model-mmeb")])() == 0
     made = {
         name: open_artifact(tmp_path / name, "model") for name in ("base", "model", "model-mmeb", "model-mmeb.base")

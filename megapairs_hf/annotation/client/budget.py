@@ -1,7 +1,7 @@
-"""What a run has asked, heard and spent so far: for the progress line and for the budget.
+"""The budget of a run, and its usage so far: requests, tokens, latencies.
 
-What surprises: a budget of tokens is checked before a request whose length nobody knows yet, so what is in flight is
-counted at the mean of what came back; the last requests end a little above or below the limit.
+What surprises: a budget of tokens is checked before a request whose length nobody knows yet, so a request in flight
+counts as the mean of the responses so far; the last requests end a little above or below the limit.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
     from megapairs_hf.annotation.client.messages import Response
 
 LINE_EVERY_S = 0.5
-LETTERS_A_TOKEN = 4
+CHARS_PER_TOKEN = 4
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What an artifact may cost. None sets no limit; a limit that is reached stops the run, and answers are kept.
+    """What an artifact may cost. None sets no limit; a limit that is reached stops the run, and responses are kept.
 
     Attributes:
         requests: most requests, failed ones of this run included.
-        tokens: most tokens, of prompts and replies together, as the servers count them.
+        tokens: most tokens, of prompts and responses together, as the servers count them.
         spend: most money, in the currency of the prices.
         hours: longest run; unlike the others it begins anew with every run.
         price_prompt: of a million tokens of prompts; 0 where the servers are one's own.
-        price_completion: of a million tokens of replies.
+        price_completion: of a million tokens of responses.
     """
 
     requests: int | None = None
@@ -61,25 +61,26 @@ class Budget:
 
 
 @dataclass
-class Tally:
+class Usage:
     """Counters of one process.
 
     Attributes:
-        budget: what may be spent.
-        before: (requests, prompt tokens, completion tokens) of the answers that earlier runs kept, of all processes.
+        budget: the limits.
+        before: (requests, prompt tokens, completion tokens) of the responses in the journals of earlier runs, of all
+            processes.
         sent: requests of this run.
-        answered: good answers of this run.
-        refused: questions that a server will not answer.
-        retried: questions asked again.
-        in_flight: requests that are out.
-        prompt_tokens: of this run's answers.
+        completed: good responses of this run.
+        refused: requests that a server refused.
+        retried: requests sent again.
+        in_flight: requests without a response yet.
+        prompt_tokens: of this run's responses.
         completion_tokens: likewise.
     """
 
     budget: Budget = field(default_factory=Budget)
     before: tuple[int, int, int] = (0, 0, 0)
     sent: int = 0
-    answered: int = 0
+    completed: int = 0
     refused: int = 0
     retried: int = 0
     in_flight: int = 0
@@ -87,23 +88,23 @@ class Tally:
     completion_tokens: int = 0
     start: float = field(default_factory=time.monotonic)
     latencies: deque[float] = field(default_factory=lambda: deque(maxlen=1000))
-    shown: tuple[float, str] = (0.0, "")
+    last_line: tuple[float, str] = (0.0, "")
 
-    def count(self, reply: Response, latency_s: float, prompt_letters: int = 0) -> None:
-        """Count an answer; where the server does not count tokens, four letters are one."""
-        self.answered += 1
+    def count(self, response: Response, latency_s: float, prompt_chars: int = 0) -> None:
+        """Count a response; where the server does not count tokens, four characters are one."""
+        self.completed += 1
         self.latencies.append(latency_s)
-        prompt, completion = reply.prompt_tokens, reply.completion_tokens
-        self.prompt_tokens += prompt_letters // LETTERS_A_TOKEN if prompt is None else prompt
-        self.completion_tokens += len(reply.text) // LETTERS_A_TOKEN if completion is None else completion
+        prompt, completion = response.prompt_tokens, response.completion_tokens
+        self.prompt_tokens += prompt_chars // CHARS_PER_TOKEN if prompt is None else prompt
+        self.completion_tokens += len(response.text) // CHARS_PER_TOKEN if completion is None else completion
 
-    def spent(self) -> str:
-        """Which part of the budget is used up, as `requests of 1,000`; empty while there is some left."""
+    def exhausted(self) -> str:
+        """Which limit of the budget is reached, as "`budget.requests` (1,000)"; empty while there is some left."""
         if not self.budget.limited:
             return ""
         budget, processes = self.budget, distributed.world_size()
         requests, prompt, completion = self.before
-        mean = self.in_flight / self.answered if self.answered else 0.0
+        mean = self.in_flight / self.completed if self.completed else 0.0
         used = {
             "requests": self.sent * processes + requests,
             "tokens": (self.prompt_tokens + self.completion_tokens) * (1 + mean) * processes + prompt + completion,
@@ -117,23 +118,23 @@ class Tally:
         )
 
     def line(self) -> str:
-        """Speed, latency, spend and trouble in a few words, made anew twice a second."""
+        """Speed, latency, cost and retries in a few words, renewed twice a second."""
         now = time.monotonic()
-        if now - self.shown[0] >= LINE_EVERY_S:
-            self.shown = (now, self._line(max(now - self.start, 1e-9)))
-        return self.shown[1]
+        if now - self.last_line[0] >= LINE_EVERY_S:
+            self.last_line = (now, self._line(max(now - self.start, 1e-9)))
+        return self.last_line[1]
 
     def _line(self, seconds: float) -> str:
-        told = [f"{self.completion_tokens / seconds:,.0f} tokens/s"]
+        parts = [f"{self.completion_tokens / seconds:,.0f} tokens/s"]
         if self.latencies:
             ordered = sorted(self.latencies)
-            told.append(
+            parts.append(
                 f"p50 {ordered[(len(ordered) - 1) // 2]:.2g} s, p95 {ordered[int(0.95 * (len(ordered) - 1))]:.2g} s"
             )
-        told.append(f"{self.in_flight:,} in flight")
+        parts.append(f"{self.in_flight:,} in flight")
         if self.budget.price_prompt or self.budget.price_completion:
             total = self.before[1] + self.prompt_tokens, self.before[2] + self.completion_tokens
-            told.append(f"{self.budget.cost(*total):,.2f} spent")
+            parts.append(f"{self.budget.cost(*total):,.2f} spent")
         if self.retried:
-            told.append(f"{self.retried:,} asked again")
-        return ", ".join(told)
+            parts.append(f"{self.retried:,} retries")
+        return ", ".join(parts)

@@ -1,7 +1,6 @@
-"""Where the servers are, and how hard they may be pressed.
+"""Where the servers are, and the limits of requests to them.
 
-What surprises: none of this is part of the settings. Addresses, tokens, time limits and budgets change from machine to
-machine and from day to day and say nothing about what was made, so they are in no manifest and in no hash.
+What surprises: addresses, tokens and time limits do not decide the result, so they are in no manifest and in no hash.
 """
 
 from __future__ import annotations
@@ -13,19 +12,19 @@ from megapairs_hf.core.config import require
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where the servers are and how hard they are pressed. All defaults are ours.
+    """Where the servers are, and the limits of requests to them. All defaults are ours.
 
     Attributes:
         urls: base addresses, such as `http://gpu-1:8080/v1`; requests go to the one with the fewest in flight.
         token_env: the environment variable that holds the token; a token saved on disk is never sent.
-        concurrency: most requests in flight at once, over all addresses; how many are best is found under this cap.
+        concurrency: most requests in flight at once, over all addresses; the best number below it is estimated.
         timeout_s: time limit of one request.
         connect_timeout_s: time limit of the first contact.
-        deadline_s: time limit of one question with all its tries; the time in which no server was up is not counted.
-        restart_s: how long a server that fails everything is waited for before it is given up.
-        retries: how often one question is asked again after a failure that may pass.
-        backoff_s: first wait before asking again; it doubles each time, with a random part.
-        max_backoff_s: longest such wait; a server's `Retry-After` is waited for up to `deadline_s`.
+        deadline_s: time limit of one request with all its retries; the time in which no server was up is not counted.
+        restart_s: how long to wait for a server that fails everything before it is given up.
+        max_retries: how often one request is sent again after a failure that may pass.
+        backoff_s: first wait before a retry; it doubles each time, with a random part.
+        max_backoff_s: longest such wait; a server's `Retry-After` is obeyed up to `deadline_s`.
     """
 
     urls: tuple[str, ...] = ("http://127.0.0.1:8080/v1",)
@@ -35,7 +34,7 @@ class Endpoint:
     connect_timeout_s: float = 5.0
     deadline_s: float = 900.0
     restart_s: float = 600.0
-    retries: int = 6
+    max_retries: int = 6
     backoff_s: float = 1.0
     max_backoff_s: float = 60.0
 
@@ -49,5 +48,5 @@ class Endpoint:
         require(self.connect_timeout_s > 0, "connect_timeout_s", self.connect_timeout_s, "above 0")
         require(self.deadline_s > 0, "deadline_s", self.deadline_s, "above 0")
         require(self.restart_s >= 0, "restart_s", self.restart_s, "0 or more")
-        require(self.retries >= 0, "retries", self.retries, "0 or more")
+        require(self.max_retries >= 0, "max_retries", self.max_retries, "0 or more")
         require(0 < self.backoff_s <= self.max_backoff_s, "backoff_s", self.backoff_s, "above 0, to `max_backoff_s`")

@@ -21,7 +21,7 @@ RARELY = (20_000, 20, 20)
 def rare_collection() -> Iterator[None]:
     """Look for garbage in cycles more rarely: each request makes some hundred objects and hardly a cycle.
 
-    With Python's own thresholds the search takes about a tenth of the processor's time.
+    With Python's own thresholds the search takes about a tenth of the CPU time.
     """
     before = gc.get_threshold()
     gc.freeze()

@@ -8,15 +8,15 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Request:
-    """One request: chat messages and how the model is to sample."""
+    """One request: chat messages and the sampling parameters."""
 
     messages: list[dict[str, Any]]
     model: str
     parameters: dict[str, Any]
 
     @property
-    def letters(self) -> int:
-        """How long its text is; images are not counted."""
+    def num_chars(self) -> int:
+        """Characters of its text; images are not counted."""
         parts = [message["content"] for message in self.messages]
         texts = [[part] if isinstance(part, str) else [p.get("text", "") for p in part] for part in parts]
         return sum(len(text) for group in texts for text in group)
@@ -24,15 +24,16 @@ class Request:
 
 @dataclass(frozen=True)
 class Response:
-    """What an endpoint said.
+    """The response of a server or of a local model.
 
     Attributes:
         text: word for word.
         finish_reason: `stop`, `length`, …
         prompt_tokens: as the server counted them; None where it does not say.
         completion_tokens: likewise.
-        refused: why there is no reply: a short word for counting; `text` then holds the server's words. Such a one is
-            in no journal, so a run that is continued asks again.
+        refused: why there is no response, a short word for counting; `text` then holds the server's words. It is kept
+            in no journal, so a resumed run sends the request again.
+        latency_s: of the request.
     """
 
     text: str

@@ -1,7 +1,7 @@
-"""One request through huggingface_hub's client: what goes out, and what every kind of answer means.
+"""One request through huggingface_hub's client, and what every kind of response means.
 
-What surprises: without a token of its own the library would send the one that `hf auth login` saved to any address at
-all, so a placeholder goes out instead.
+What surprises: without a token the library would send the one that `hf auth login` saved to any address at all, so a
+placeholder is sent instead.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from megapairs_hf.annotation.client.endpoint import Endpoint
     from megapairs_hf.annotation.client.messages import Request
 
-OPENAI_FORM, TGI_FORM = "openai", "tgi"
 RETRIED = frozenset({408, 409, 425, 429})
 OVERLOAD = frozenset({408, 429, 503, 504})
 ADVICE = {
@@ -45,7 +44,7 @@ class FaultError(Exception):
 
 
 class Transport:
-    """Makes the library's clients, and sends one question through one of them."""
+    """Makes the library's clients, and sends one request through one of them."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
@@ -59,17 +58,16 @@ class Transport:
             base_url=url, api_key=self.token or "none", headers=headers, timeout=self.endpoint.timeout_s
         )
 
-    async def send(self, client: Any, url: str, question: Request, form: str = OPENAI_FORM) -> Response:
-        """Send a question.
+    async def send(self, client: Any, url: str, request: Request) -> Response:
+        """Send a request.
 
         Args:
             client: as `connect` made it.
             url: for messages.
-            question: what to ask.
-            form: how a JSON schema is written, `openai` or `tgi`.
+            request: the messages and parameters.
 
         Returns:
-            The reply; `refused` is set where the server will not answer this question.
+            The response; `refused` is set where the server refuses this request.
 
         Raises:
             FaultError: it failed in a way that may pass.
@@ -77,14 +75,13 @@ class Transport:
         """
         from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 
-        client.schema_form = form
         try:
             async with asyncio.timeout(self.endpoint.timeout_s):
-                output = await client.chat_completion(question.messages, model=question.model, **question.parameters)
+                output = await client.chat_completion(request.messages, model=request.model, **request.parameters)
         except TimeoutError as error:
-            raise FaultError(f"no answer within {self.endpoint.timeout_s:g} s", overload=True) from error
+            raise FaultError(f"no response within {self.endpoint.timeout_s:g} s", overload=True) from error
         except HfHubHTTPError as error:
-            return self._refusal(url, question.model, error.response)
+            return self._refusal(url, request.model, error.response)
         except OfflineModeIsEnabled as error:
             raise ServerUnavailableError(
                 f"HF_HUB_OFFLINE keeps requests from {url}; unset it and run again"
@@ -92,19 +89,19 @@ class Transport:
         except HTTPError as error:
             raise FaultError(f"the connection broke: {type(error).__name__}") from error
         except (ValueError, TypeError) as error:
-            raise FaultError("the answer is no chat completion in JSON") from error
+            raise FaultError("the response is no chat completion in JSON") from error
         return read_output(output)
 
     def _refusal(self, url: str, model: str, response: Any) -> Response:
         status = int(response.status_code)
         if status in RETRIED or status >= 500:
-            asked = retry_after(response.headers.get("retry-after", ""))
-            if asked is not None and asked > self.endpoint.deadline_s:
+            wait_s = retry_after(response.headers.get("retry-after", ""))
+            if wait_s is not None and wait_s > self.endpoint.deadline_s:
                 raise ServerUnavailableError(
-                    f"{url} answers HTTP {status} and asks to wait {asked:,.0f} s, longer than `deadline_s`"
-                    f" ({self.endpoint.deadline_s:g}); run the same command again later, answers so far are kept"
+                    f"{url} answers HTTP {status} and asks to wait {wait_s:,.0f} s, longer than `deadline_s`"
+                    f" ({self.endpoint.deadline_s:g}); run the same command again later, responses so far are kept"
                 ) from None
-            raise FaultError(f"HTTP {status}", asked, overload=status in OVERLOAD)
+            raise FaultError(f"HTTP {status}", wait_s, overload=status in OVERLOAD)
         if status in ADVICE:
             self._stop(url, status, model)
         return Response(
@@ -121,12 +118,10 @@ class Transport:
 
 
 def client_class() -> type[Any]:
-    """The library's client, made so that all of them share the certificates, and with both forms of a schema.
+    """The library's client, so that all clients share the certificates.
 
-    Reading certificates takes 25 ms a client, as long as a dozen requests. The library rewrites a schema in OpenAI's
-    form to TGI's wherever an address is given, and vLLM, SGLang and llama.cpp take that for "any JSON": it is written
-    back for servers that keep to OpenAI's. A later version of the library that does not call the methods which are
-    overridden here would read certificates for each client and speak TGI's form only, and otherwise work the same.
+    Reading certificates takes 25 ms per client, as long as a dozen requests. A later version of the library that does
+    not call the method which is overridden here would read them for each client, and otherwise work the same.
     """
     import httpx2
     from huggingface_hub import AsyncInferenceClient
@@ -136,35 +131,25 @@ def client_class() -> type[Any]:
     hooks = {"request": [async_hf_request_event_hook], "response": [async_hf_response_event_hook]}
 
     class SharingClient(AsyncInferenceClient):
-        schema_form = TGI_FORM
-
-        async def _inner_post(self, request_parameters: Any, *, stream: bool = False) -> Any:
-            body = request_parameters.json or {}
-            asked = body.get("response_format") or {}
-            if self.schema_form == OPENAI_FORM and "value" in asked:
-                schema = {"name": "reply", "schema": asked["value"], "strict": True}
-                body["response_format"] = {"type": "json_schema", "json_schema": schema}
-            return await super()._inner_post(request_parameters, stream=stream)  # type: ignore[misc]
-
         async def _get_async_client(self) -> Any:
             if self._async_client is None:  # type: ignore[has-type]
-                made = httpx2.AsyncClient(
+                client = httpx2.AsyncClient(
                     event_hooks=hooks,  # type: ignore[arg-type]
                     follow_redirects=True,
                     timeout=None,
                     verify=certificates,
                 )
-                self._async_client = await self.exit_stack.enter_async_context(made)
+                self._async_client = await self.exit_stack.enter_async_context(client)
             return self._async_client
 
     return SharingClient
 
 
 async def reach(url: str, timeout_s: float) -> None:
-    """Fail within seconds where nobody listens, instead of after all retries.
+    """Fail within seconds where nothing listens, instead of after all retries.
 
     Raises:
-        ServerUnavailableError: nobody does.
+        ServerUnavailableError: nothing does.
     """
     parts = urlsplit(url)
     host = parts.hostname or ""
@@ -182,7 +167,7 @@ async def reach(url: str, timeout_s: float) -> None:
 
 
 def read_output(output: Any) -> Response:
-    """The reply in a `ChatCompletionOutput`, whatever the server left out of it.
+    """The response in a `ChatCompletionOutput`, whatever the server left out of it.
 
     Raises:
         FaultError: there is no choice or no message in it.
@@ -190,10 +175,10 @@ def read_output(output: Any) -> Response:
     choices = output.choices
     message = getattr(choices[0], "message", None) if isinstance(choices, list) and choices else None
     if message is None:
-        raise FaultError("the answer holds no choice")
+        raise FaultError("the response holds no choice")
     usage = output.usage
     return Response(
-        # half of a surrogate pair is legal in JSON and can be written in no file
+        # half of a surrogate pair is legal in JSON, but no file can hold it
         text=(message.content or "").encode("utf-8", "replace").decode(),
         finish_reason=choices[0].finish_reason or "",
         prompt_tokens=getattr(usage, "prompt_tokens", None),

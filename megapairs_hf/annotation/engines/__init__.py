@@ -1,1 +1,1 @@
-"""What answers: servers asked in parallel, a model in this process, or CLIP as a verifier."""
+"""The engines: servers with many requests in flight, a local model, and CLIP scores as a verifier."""

@@ -1,19 +1,19 @@
-"""Asking about every pair, many at a time, with the journal between the servers and the artifact.
+"""Requests about all pairs, many in flight, with the journal between the servers and the artifact.
 
-All shards of a process go through one stream: while the last pairs of a shard are being answered, the next shard's are
-asked already, and the images of the one after are being read. What surprises: a shard's rows are made from the
-journal after all of its replies have come, in the order of the pairs, so neither the order of replies nor an
-interruption shows in the artifact, and no reply waits in memory.
+All shards of a process go through one stream: while the last pairs of a shard wait for responses, requests of the next
+shard are sent already, and the images of the one after are being read. What surprises: a shard's rows are made from
+the journal after all of its responses have come, in the order of the pairs, so neither the order of responses nor an
+interruption shows in the artifact, and no response waits in memory.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from megapairs_hf.annotation.client.client import Client
 from megapairs_hf.annotation.client.event_loop import rare_collection
-from megapairs_hf.annotation.engines.shard_io import KEPT
+from megapairs_hf.annotation.engines.shard_io import MAX_OUTCOMES
 from megapairs_hf.annotation.tasks import Outcome, Row
 from megapairs_hf.core.errors import BudgetSpentError, ImageRejectedError, ServerUnavailableError
 from megapairs_hf.core.schema import QUERY_ID, TARGET_ID
@@ -21,120 +21,104 @@ from megapairs_hf.core.schema import QUERY_ID, TARGET_ID
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from megapairs_hf.annotation.client.budget import Tally
+    from megapairs_hf.annotation.client.budget import Usage
     from megapairs_hf.annotation.client.endpoint import Endpoint
     from megapairs_hf.annotation.engines.journal import Journal
-    from megapairs_hf.annotation.engines.shard_io import Shard
+    from megapairs_hf.annotation.engines.shard_io import Shard, ShardIO
     from megapairs_hf.core.progress import Progress
 
 
-class Shards(Protocol):
-    """Where shards come from and go to; both ends run in a thread."""
+class AsyncRunner:
+    """Sends the requests about all pairs of some shards."""
 
-    def open(self, index: int) -> Shard:
-        """Read a shard and get ready what its questions need."""
+    def __init__(self, shards: ShardIO, journal: Journal, usage: Usage, bar: Progress) -> None:
+        self.shards, self.journal, self.usage, self.bar = shards, journal, usage, bar
+        self.exhausted = ""
 
-    def close(self, shard: Shard) -> None:
-        """Write a settled shard."""
-
-
-class Stream:
-    """Asks about all pairs of some shards."""
-
-    def __init__(self, shards: Shards, journal: Journal, tally: Tally, bar: Progress) -> None:
-        self.shards, self.journal, self.tally, self.bar = shards, journal, tally, bar
-        self.spent = ""
-
-    async def run(self, client: Client, indices: Iterable[int], in_hand: int) -> None:
-        """Ask, and write each shard when it is settled.
+    async def run(self, client: Client, indices: Iterable[int], max_pairs: int) -> None:
+        """Send requests, and write each shard when it is complete.
 
         Args:
-            client: whom to ask.
+            client: of the servers.
             indices: the shards.
-            in_hand: how many pairs are held at once; more than are in flight, so that a pair whose reply is being
-                written to the journal, or which waits before it asks again, leaves no place empty.
+            max_pairs: how many pairs are held at once; more than are in flight, so that a pair whose response is being
+                written to the journal, or which waits before a retry, leaves no server idle.
 
         Raises:
-            BudgetSpentError: the budget does not reach; what was in flight is answered and kept.
+            BudgetSpentError: the budget is exhausted; what was in flight is kept.
         """
-        places = asyncio.Semaphore(in_hand)
+        slots = asyncio.Semaphore(max_pairs)
         async with asyncio.TaskGroup() as group:
-            waiting = iter(indices)
-            coming = self._open(next(waiting, None))
-            while (shard := await coming) is not None and not self.spent:
-                coming = self._open(next(waiting, None))
-                self.bar.advance(shard.table.num_rows - len(shard.todo))
-                if not shard.todo:
-                    group.create_task(self._close(shard))
-                for number, row in shard.rows(shard.todo):
-                    await places.acquire()
-                    if self.spent:
+            upcoming = iter(indices)
+            next_shard = self._read(next(upcoming, None))
+            while (shard := await next_shard) is not None and not self.exhausted:
+                next_shard = self._read(next(upcoming, None))
+                self.bar.advance(shard.table.num_rows - len(shard.pending))
+                if not shard.pending:
+                    group.create_task(self._write(shard))
+                for number, row in shard.rows(shard.pending):
+                    await slots.acquire()
+                    if self.exhausted:
                         break
-                    group.create_task(self._pair(client, shard, number, row, places, group))
-            await coming
-        if self.spent:
+                    group.create_task(self._pair(client, shard, number, row, slots, group))
+            await next_shard
+        if self.exhausted:
             raise BudgetSpentError(
-                f"the budget is spent: {self.spent} is reached after {self.bar.count:,} of {self.bar.total:,}"
-                f" {self.bar.unit}; raise it and run the same command again, answers so far are kept"
+                f"the budget is spent: {self.exhausted} is reached after {self.bar.count:,} of {self.bar.total:,}"
+                f" {self.bar.unit}; raise it and run the same command again, responses so far are kept"
             )
 
-    def _open(self, index: int | None) -> asyncio.Task[Shard | None]:
-        async def opened() -> Shard | None:
-            return None if index is None else await asyncio.to_thread(self.shards.open, index)
+    def _read(self, index: int | None) -> asyncio.Task[Shard | None]:
+        async def read() -> Shard | None:
+            return None if index is None else await asyncio.to_thread(self.shards.read, index)
 
-        return asyncio.get_running_loop().create_task(opened())
+        return asyncio.get_running_loop().create_task(read())
 
     async def _pair(
-        self, client: Client, shard: Shard, number: int, row: Row, places: asyncio.Semaphore, group: asyncio.TaskGroup
+        self, client: Client, shard: Shard, number: int, row: Row, slots: asyncio.Semaphore, group: asyncio.TaskGroup
     ) -> None:
-        """Ask about one pair until there is a verdict; the last one of a shard has it written."""
+        """Send requests about one pair until there is an outcome; the last one of a shard has it written."""
         try:
-            await self._settle(client, shard, number, row)
+            await self._complete(client, shard, number, row)
         except BudgetSpentError as error:
-            self.spent = str(error)
+            self.exhausted = str(error)
             return
         finally:
-            places.release()
-        self.bar.advance(1, self.tally.line())
-        shard.left -= 1
-        if shard.left == 0:
-            group.create_task(self._close(shard))
+            slots.release()
+        self.bar.advance(1, self.usage.line())
+        shard.remaining -= 1
+        if shard.remaining == 0:
+            group.create_task(self._write(shard))
 
-    async def _settle(self, client: Client, shard: Shard, number: int, row: Row) -> None:
-        replies = shard.known.pop(number, {})
-        while isinstance(attempt := shard.job.settle(row, replies), int):
+    async def _complete(self, client: Client, shard: Shard, number: int, row: Row) -> None:
+        responses = shard.responses.pop(number, {})
+        while isinstance(attempt := shard.task.decide(row, responses), int):
             try:
-                reply = await client.ask(lambda a=attempt: shard.job.question(row, a))  # type: ignore[misc]
+                response = await client.request(lambda a=attempt: shard.task.request(row, a))  # type: ignore[misc]
             except ImageRejectedError as error:
-                shard.aside[number] = Outcome(None, error.reason, error.detail)
+                shard.outcomes[number] = Outcome(None, error.reason, error.detail)
                 return
-            replies[attempt] = reply
-            if reply.refused:
-                shard.aside[number] = Outcome(None, reply.refused, reply.text)
+            responses[attempt] = response
+            if response.refused:
+                shard.outcomes[number] = Outcome(None, response.refused, response.text)
                 return
-            await self.journal.add(shard.index, (row[QUERY_ID], row[TARGET_ID], attempt), reply)
-        if len(shard.aside) < KEPT:
-            shard.aside[number] = attempt
+            await self.journal.add(shard.index, (row[QUERY_ID], row[TARGET_ID], attempt), response)
+        if len(shard.outcomes) < MAX_OUTCOMES:
+            shard.outcomes[number] = attempt
 
-    async def _close(self, shard: Shard) -> None:
-        refused = [verdict for verdict in shard.aside.values() if verdict.reason == "refused"]
-        none = self.tally.answered == 0 and self.tally.before[0] == 0
-        if refused and len(refused) == len(shard.todo) and none:
+    async def _write(self, shard: Shard) -> None:
+        refused = [outcome for outcome in shard.outcomes.values() if outcome.reason == "refused"]
+        no_response = self.usage.completed == 0 and self.usage.before[0] == 0
+        if refused and len(refused) == len(shard.pending) and no_response:
             raise ServerUnavailableError(
                 f"every request was refused ({refused[0].detail}); check that the model takes such input"
-                " (images, `max_tokens`, the length of the prompt), then run the same command again"
+                " (images, `max_new_tokens`, the length of the prompt), then run the same command again"
             )
-        await asyncio.to_thread(self.shards.close, shard)
+        await asyncio.to_thread(self.shards.write, shard)
 
 
-async def ask_all(stream: Stream, indices: Iterable[int], endpoint: Endpoint, model: str) -> None:
-    """Ask about all pairs of some shards."""
+async def run_requests(runner: AsyncRunner, indices: Iterable[int], endpoint: Endpoint, model: str) -> None:
+    """Send the requests about all pairs of some shards."""
     with rare_collection():
-        async with Client(endpoint, stream.tally, model) as client:
-            await stream.run(client, indices, 2 * endpoint.concurrency)
-
-
-async def takes_schema(endpoint: Endpoint, tally: Tally, model: str) -> bool:
-    """Whether all servers keep to a JSON schema."""
-    async with Client(endpoint, tally, model) as client:
-        return await client.takes_schema()
+        async with Client(endpoint, runner.usage, model) as client:
+            await runner.run(client, indices, 2 * endpoint.concurrency)

@@ -23,32 +23,32 @@ if TYPE_CHECKING:
     from megapairs_hf.artifacts.storage import PathLike
     from megapairs_hf.artifacts.writer import ArtifactWriter
 
-CHUNK, KEPT = 256, 10_000
-PIECE = 1000
+CHUNK, MAX_OUTCOMES = 256, 10_000
+ROWS_PER_TABLE = 1000
 
 
 @dataclass
 class Shard:
-    """The pairs of one shard while they are being asked about.
+    """The pairs of one shard while requests about them are sent.
 
     Attributes:
         index: its number.
         table: its pairs.
-        job: what is asked about them.
-        todo: the numbers of the rows about which something must still be asked.
-        known: replies to a first question that was no use, by row.
-        left: how many of `todo` are not settled yet.
-        aside: verdicts that are in no journal, by row (a missing image, a refusal), and as many others as may wait
-            in memory, so that they need not be reached again.
+        task: what the requests are.
+        pending: the numbers of the rows that need a further request.
+        responses: those to a first request that were no use, by row.
+        remaining: how many of `pending` have no outcome yet.
+        outcomes: those that are in no journal, by row (a missing image, a refusal), and as many others as may wait in
+            memory, so that they need not be computed again.
     """
 
     index: int
     table: pa.Table
-    job: Task
-    todo: list[int] = field(default_factory=list)
-    known: dict[int, dict[int, Response]] = field(default_factory=dict)
-    left: int = 0
-    aside: dict[int, Outcome] = field(default_factory=dict)
+    task: Task
+    pending: list[int] = field(default_factory=list)
+    responses: dict[int, dict[int, Response]] = field(default_factory=dict)
+    remaining: int = 0
+    outcomes: dict[int, Outcome] = field(default_factory=dict)
 
     def rows(self, numbers: Sequence[int] | None = None) -> Iterator[tuple[int, Row]]:
         """Rows with their numbers, a few hundred at a time."""
@@ -57,27 +57,27 @@ class Shard:
             part = numbers[start : start + CHUNK]
             yield from zip(part, self.table.take(list(part)).to_pylist(), strict=True)
 
-    def replies(self, reader: Reader, row: Row) -> dict[int, Response]:
-        """What the journal has about a pair."""
-        return reader.replies(self.index, row[QUERY_ID], row[TARGET_ID])
+    def recorded(self, reader: Reader, row: Row) -> dict[int, Response]:
+        """The responses about a pair in the journal."""
+        return reader.responses(self.index, row[QUERY_ID], row[TARGET_ID])
 
-    def verdicts(self, reader: Reader) -> Iterator[tuple[Row, Outcome]]:
-        """Every pair with its verdict, in order."""
+    def all_outcomes(self, reader: Reader) -> Iterator[tuple[Row, Outcome]]:
+        """Every pair with its outcome, in order."""
         for number, row in self.rows():
-            verdict = self.aside.get(number) or self.job.settle(row, self.replies(reader, row))
-            assert isinstance(verdict, Outcome)
-            yield row, verdict
+            outcome = self.outcomes.get(number) or self.task.decide(row, self.recorded(reader, row))
+            assert isinstance(outcome, Outcome)
+            yield row, outcome
 
 
-def find_unsettled(shard: Shard, reader: Reader) -> None:
-    """Note the rows about which something must still be asked, with what is known of them."""
+def find_pending(shard: Shard, reader: Reader) -> None:
+    """Note the rows that need a further request, with the responses so far."""
     for number, row in shard.rows():
-        replies = shard.replies(reader, row)
-        if isinstance(shard.job.settle(row, replies), int):
-            shard.todo.append(number)
-            if replies:
-                shard.known[number] = replies
-    shard.left = len(shard.todo)
+        responses = shard.recorded(reader, row)
+        if isinstance(shard.task.decide(row, responses), int):
+            shard.pending.append(number)
+            if responses:
+                shard.responses[number] = responses
+    shard.remaining = len(shard.pending)
 
 
 @dataclass(frozen=True)
@@ -88,17 +88,17 @@ class Step:
         kind: of the artifact.
         schema: of its rows.
         source: whose shards become its shards.
-        read: the columns that are needed of them.
-        config: the settings, with `engine`, `model` and `local`.
+        columns: those that are read of them.
+        config: the settings, with `engine`, `model`, `local`, `endpoint` and `budget`.
         inputs: fingerprint of each input by name.
-        out: folder of the result.
-        overwrite: throw away what is there.
+        out: output directory.
+        overwrite: replace an earlier result.
     """
 
     kind: str
     schema: pa.Schema
     source: Artifact
-    read: Sequence[str]
+    columns: Sequence[str]
     config: Any
     inputs: Mapping[str, str]
     out: PathLike
@@ -106,67 +106,64 @@ class Step:
 
     @property
     def identity(self) -> str:
-        """What makes this artifact another one than the next at the same place."""
+        """What tells this artifact from the next one in the same folder."""
         return f"{config_hash(self.config)} {sorted(self.inputs.items())}"
 
 
-class Shards:
+class ShardIO:
     """Reads the shards of the source and writes those of the artifact."""
 
     def __init__(
-        self,
-        step: Step,
-        writer: ArtifactWriter,
-        journal: Journal,
-        make_job: Callable[[pa.Table, str, int], Task],
-        reply_format: str,
+        self, step: Step, writer: ArtifactWriter, journal: Journal, make_task: Callable[[pa.Table, int], Task]
     ) -> None:
-        self.step, self.writer, self.journal = step, writer, journal
-        self.make_job, self.reply_format = make_job, reply_format
+        self.step, self.writer, self.journal, self.make_task = step, writer, journal, make_task
 
-    def open(self, index: int) -> Shard:
-        """Read a shard, look up what the journal has, and get ready what the other questions need."""
-        table = self.step.source.shard(index, self.step.read)
-        shard = Shard(index, table, self.make_job(table, self.reply_format, index))
+    def read(self, index: int) -> Shard:
+        """Read a shard, look up its responses in the journal, and prepare the requests that are left."""
+        table = self.step.source.shard(index, self.step.columns)
+        shard = Shard(index, table, self.make_task(table, index))
         with self.journal.reader() as reader:
-            find_unsettled(shard, reader)
-        shard.job.prepare(row for _, row in shard.rows(shard.todo))
+            find_pending(shard, reader)
+        shard.task.prepare(row for _, row in shard.rows(shard.pending))
         return shard
 
-    def close(self, shard: Shard) -> None:
-        """Write a settled shard."""
-        shard.job.close()
+    def write(self, shard: Shard) -> None:
+        """Write a complete shard."""
+        shard.task.close()
         with self.journal.reader() as reader:
-            write(self.step, self.writer, shard.index, shard.verdicts(reader))
+            write_shard(self.step, self.writer, shard.index, shard.all_outcomes(reader))
 
 
-def write(step: Step, writer: ArtifactWriter, index: int, verdicts: Iterable[tuple[Row, Outcome]]) -> None:
+def write_shard(step: Step, writer: ArtifactWriter, index: int, outcomes: Iterable[tuple[Row, Outcome]]) -> None:
     """Write one shard: rows and rejections in the order of the pairs."""
-    pieces: list[pa.Table] = []
-    made: list[Row] = []
+    tables: list[pa.Table] = []
+    rows: list[Row] = []
     rejected: list[tuple[str, str, str]] = []
     left_out: Counter[str] = Counter()
-    kept = 0
-    for row, verdict in verdicts:
-        left_out += verdict.left_out
-        if verdict.row is None:
-            rejected.append((pair_key(row[QUERY_ID], row[TARGET_ID]), verdict.reason, verdict.detail))
+    num_instructions = 0
+    for row, outcome in outcomes:
+        left_out += outcome.left_out
+        if outcome.row is None:
+            rejected.append((pair_key(row[QUERY_ID], row[TARGET_ID]), outcome.reason, outcome.detail))
             continue
-        made.append({name: verdict.row.get(name) for name in step.schema.names})
-        kept += len(verdict.row.get("instructions") or ())
-        if len(made) == PIECE:
-            pieces.append(pa.Table.from_pylist(made, schema=step.schema))
-            made = []
-    pieces.append(pa.Table.from_pylist(made, schema=step.schema))
+        rows.append({name: outcome.row.get(name) for name in step.schema.names})
+        num_instructions += len(outcome.row.get("instructions") or ())
+        if len(rows) == ROWS_PER_TABLE:
+            tables.append(pa.Table.from_pylist(rows, schema=step.schema))
+            rows = []
+    tables.append(pa.Table.from_pylist(rows, schema=step.schema))
     stats: dict[str, Any] = {}
     if step.kind == "instructions":
-        stats["instructions"] = {"kept": kept, "rejected": dict(sorted(left_out.items()))}
+        stats["instructions"] = {"kept": num_instructions, "rejected": dict(sorted(left_out.items()))}
     if "fits" in step.schema.names:
-        fits = [fit for piece in pieces for row in piece["fits"].to_pylist() for fit in row]
-        stats["verdicts"] = {
-            "beats all hard negatives": sum(fit == 1 for fit in fits),
-            "beats half of them or more": sum(fit is not None and 0.5 <= fit < 1 for fit in fits),
-            "beats fewer": sum(fit is not None and fit < 0.5 for fit in fits),
-            "no verdict": sum(fit is None for fit in fits),
-        }
-    writer.write(index, pa.concat_tables(pieces), rejected=rejected, stats=stats)
+        stats["verdicts"] = _verdicts([fit for table in tables for row in table["fits"].to_pylist() for fit in row])
+    writer.write(index, pa.concat_tables(tables), rejected=rejected, stats=stats)
+
+
+def _verdicts(fits: Sequence[float | None]) -> dict[str, int]:
+    return {
+        "beats all hard negatives": sum(fit == 1 for fit in fits),
+        "beats half of them or more": sum(fit is not None and 0.5 <= fit < 1 for fit in fits),
+        "beats fewer": sum(fit is not None and fit < 0.5 for fit in fits),
+        "no verdict": sum(fit is None for fit in fits),
+    }

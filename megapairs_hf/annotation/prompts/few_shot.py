@@ -13,8 +13,8 @@ from megapairs_hf.core.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Demonstration:
-    """One worked example of the second step."""
+class Example:
+    """One few-shot example of the second step."""
 
     id: int
     description: str
@@ -31,46 +31,46 @@ def read_prompt_file(path: str | None, default: str) -> tuple[str, str]:
         raise ConfigError(f"cannot read {path}: {error}; check the path in the settings") from error
 
 
-def load_pool(path: str | None, draw: int) -> list[Demonstration]:
-    """The demonstrations to draw from.
+def load_examples(path: str | None, count: int) -> list[Example]:
+    """The few-shot examples to sample from.
 
     Args:
         path: a JSON file, a list of objects with `id`, `description`, `instructions`; None for the package's own.
-        draw: how many will be drawn for each pair.
+        count: how many will be sampled for each pair.
 
     Raises:
-        ConfigError: it cannot be read, has another form, or holds fewer than `draw`.
+        ConfigError: the file cannot be read, has another form, or holds fewer than `count`.
     """
     text, name = read_prompt_file(path, "few_shot_examples.json")
     try:
-        pool = [Demonstration(int(d["id"]), str(d["description"]), tuple(d["instructions"])) for d in json.loads(text)]
+        examples = [Example(int(d["id"]), str(d["description"]), tuple(d["instructions"])) for d in json.loads(text)]
     except (ValueError, TypeError, KeyError) as error:
         raise ConfigError(
-            f"the pool {name} must be a JSON list of objects with id, description and instructions ({error!r})"
+            f"the few-shot file {name} must be a JSON list of objects with id, description, instructions ({error!r})"
         ) from error
-    for d in pool:
+    for d in examples:
         if not d.instructions or not all(isinstance(text, str) and len(text) > 1 for text in d.instructions):
-            raise ConfigError(f"the pool {name} has no list of instructions under id {d.id}; write some")
-    if len({d.id for d in pool}) < len(pool):
-        raise ConfigError(f"the pool {name} has an id twice; number its demonstrations")
-    if len(pool) < draw:
+            raise ConfigError(f"the few-shot file {name} has no list of instructions under id {d.id}; write some")
+    if len({d.id for d in examples}) < len(examples):
+        raise ConfigError(f"the few-shot file {name} has an id twice; number its examples")
+    if len(examples) < count:
         raise ConfigError(
-            f"the pool {name} holds {len(pool)} demonstrations, but `demonstrations` is {draw}; add some"
+            f"the few-shot file {name} holds {len(examples)} examples, but `num_few_shot` is {count}; add some"
         )
-    return pool
+    return examples
 
 
-def pool_digest(pool: list[Demonstration]) -> str:
-    """A hash of the demonstrations."""
-    told = [[d.id, d.description, list(d.instructions)] for d in pool]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+def examples_digest(examples: list[Example]) -> str:
+    """A hash of the few-shot examples."""
+    values = [[d.id, d.description, list(d.instructions)] for d in examples]
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
 
 
-def draw_demonstrations(pool: list[Demonstration], count: int, seed: int) -> list[Demonstration]:
-    """A pair's own demonstrations, in the order in which they are shown."""
-    return random.Random(seed).sample(pool, count)
+def sample_examples(examples: list[Example], count: int, seed: int) -> list[Example]:
+    """The few-shot examples of a pair, in the order of the prompt."""
+    return random.Random(seed).sample(examples, count)
 
 
-def draw_word_num(bounds: tuple[int, int], seed: int) -> int:
-    """A pair's own WORD_NUM."""
+def sample_word_num(bounds: tuple[int, int], seed: int) -> int:
+    """The WORD_NUM of a pair."""
     return random.Random(seed).randint(*bounds)

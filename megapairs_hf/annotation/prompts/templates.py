@@ -1,8 +1,8 @@
-"""The two prompts (figures 3 and 4 of the paper) as pairs of pure functions: format what is asked, parse what comes.
+"""The prompts (figures 3 and 4 of the paper): load their files and fill them.
 
-The wording is in `prompts/*.jinja` and the demonstrations in `prompts/few_shot_examples.json`; the paper prints its
-own only as images, so the wording is ours. What surprises: the parser reads numbered lists and JSON whichever was
-asked for, because servers and models differ in whether they obey.
+The wording is in `prompts/*.jinja` and the few-shot examples in `prompts/few_shot_examples.json`; the paper prints its
+own only as images, so the wording is ours. What surprises: a prompt file of one's own may also name the captions
+(`{{ query_caption }}`, `{{ target_caption }}`), which ours does not, as the paper's does not.
 """
 
 from __future__ import annotations
@@ -18,24 +18,31 @@ from megapairs_hf.annotation.prompts.few_shot import read_prompt_file
 from megapairs_hf.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from megapairs_hf.annotation.prompts.few_shot import Demonstration
+    from megapairs_hf.annotation.prompts.few_shot import Example
 
 
 IMAGE_SLOTS = ("query_image", "target_image")
-DESCRIBE_SLOTS = frozenset({*IMAGE_SLOTS, "word_num", "query_caption", "target_caption"})
+CAPTION_SLOTS = ("query_caption", "target_caption")
+DESCRIBE_SLOTS = frozenset({*IMAGE_SLOTS, *CAPTION_SLOTS, "word_num"})
 INSTRUCT_SLOTS = frozenset(
     {
-        *("description", "demonstrations", "count", "reply_format"),
-        *("min_words", "max_words", "query_caption", "target_caption", "language"),
+        *("description", "examples", "count", "response_format"),
+        *("min_words", "max_words", "language", *CAPTION_SLOTS),
     }
 )
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """The text of a prompt file, its slots checked."""
+    """The text of a prompt file, its slots checked, and the slots that it uses."""
 
     text: str
+    slots: frozenset[str] = frozenset()
+
+    @property
+    def needs_captions(self) -> bool:
+        """Whether it uses a caption."""
+        return not self.slots.isdisjoint(CAPTION_SLOTS)
 
     @property
     def digest(self) -> str:
@@ -92,7 +99,7 @@ def load_prompt(path: str | None, default: str, slots: frozenset[str], needed: t
     for slot in needed:
         if slot not in used:
             raise ConfigError(f"the prompt {name} lacks the slot {slot!r}; put {{{{ {slot} }}}} where it belongs")
-    return Prompt(text)
+    return Prompt(text, frozenset(used))
 
 
 def describe_prompt(path: str | None = None) -> Prompt:
@@ -111,17 +118,17 @@ def format_describe(
     """The chat messages of the first step.
 
     Args:
-        prompt: what `describe_prompt` gave.
+        prompt: of `describe_prompt`.
         query_url: the query image as a data URL.
         target_url: the target image as a data URL.
         word_num: how many words to ask for.
-        captions: of both, as context; empty for none.
+        captions: of both, for a prompt that uses them.
 
     Returns:
         One user message, its text and its two images in the order of the prompt file.
     """
     urls = dict(zip(IMAGE_SLOTS, (query_url, target_url), strict=True))
-    slots = dict(zip(("query_caption", "target_caption"), captions, strict=True))
+    slots = dict(zip(CAPTION_SLOTS, captions, strict=True))
     return format_images(prompt, urls, word_num=word_num, **slots)
 
 
@@ -135,20 +142,20 @@ def format_images(prompt: Prompt, urls: dict[str, str], **slots: Any) -> list[di
     """
     # captions come from the open web: a character that no text holds keeps them from being taken for an image
     marks = {slot: f"\x00{slot}\x00" for slot in urls}
-    told = {name: value.replace("\x00", "") if isinstance(value, str) else value for name, value in slots.items()}
-    shown = {marks[slot]: url for slot, url in urls.items()}
+    clean = {name: value.replace("\x00", "") if isinstance(value, str) else value for name, value in slots.items()}
+    by_mark = {marks[slot]: url for slot, url in urls.items()}
     parts: list[dict[str, Any]] = []
-    for piece in re.split("(\x00\\w+\x00)", prompt.render(**marks, **told)):
-        if piece in shown:
-            parts.append({"type": "image_url", "image_url": {"url": shown[piece]}})
+    for piece in re.split("(\x00\\w+\x00)", prompt.render(**marks, **clean)):
+        if piece in by_mark:
+            parts.append({"type": "image_url", "image_url": {"url": by_mark[piece]}})
         elif piece.strip():
             parts.append({"type": "text", "text": piece.strip()})
     return [{"role": "user", "content": parts}]
 
 
-def format_reply(instructions: tuple[str, ...] | list[str], reply_format: str) -> str:
-    """Instructions in the form in which they are asked for."""
-    if reply_format == "json":
+def format_response(instructions: tuple[str, ...] | list[str], response_format: str) -> str:
+    """Instructions in the format that the prompt asks for."""
+    if response_format == "json":
         return json.dumps({"instructions": list(instructions)}, ensure_ascii=False)
     return "\n".join(f"{i}. {text}" for i, text in enumerate(instructions, 1))
 
@@ -156,23 +163,24 @@ def format_reply(instructions: tuple[str, ...] | list[str], reply_format: str) -
 def format_instruct(
     prompt: Prompt,
     description: str,
-    demonstrations: list[Demonstration],
+    examples: list[Example],
     *,
     count: int,
-    reply_format: str,
+    response_format: str,
     words: tuple[int, int] = (2, 60),
     captions: tuple[str, str] = ("", ""),
     language: str = "English",
 ) -> list[dict[str, Any]]:
     """The chat messages of the second step."""
-    shown = [
-        {"description": d.description, "reply": format_reply(d.instructions, reply_format)} for d in demonstrations
+    formatted = [
+        {"description": each.description, "response": format_response(each.instructions, response_format)}
+        for each in examples
     ]
     text = prompt.render(
         description=description,
-        demonstrations=shown,
+        examples=formatted,
         count=count,
-        reply_format=reply_format,
+        response_format=response_format,
         min_words=words[0],
         max_words=words[1],
         language=language,

@@ -70,8 +70,8 @@ def content(tokens: list[str]) -> list[str]:
 
 def shared_part(query: str, target: str) -> float:
     """Which part of the target's words with meaning the query has too, 0 to 1."""
-    there, wanted = set(content(words_of(query))), set(content(words_of(target)))
-    return len(there & wanted) / len(wanted) if wanted else 0.0
+    in_query, in_target = set(content(words_of(query))), set(content(words_of(target)))
+    return len(in_query & in_target) / len(in_target) if in_target else 0.0
 
 
 def find_edits(query: str, target: str) -> list[Edit]:
@@ -85,8 +85,8 @@ def find_edits(query: str, target: str) -> list[Edit]:
         No edit where they differ in case, articles or punctuation only.
     """
     a, b = _plain_start(words_of(query)), _plain_start(words_of(target))
-    found = [_edit(a, b, span) for span in _spans(a, b)]
-    return list(dict.fromkeys(edit for edit in found if edit is not None))
+    edits = [_edit(a, b, span) for span in _spans(a, b)]
+    return list(dict.fromkeys(edit for edit in edits if edit is not None))
 
 
 def _plain_start(tokens: list[str]) -> list[str]:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from megapairs_hf.annotation.config import STAND_IN, DescribeConfig, InstructConfig, pair_seed
+from megapairs_hf.annotation.config import RULE_BASED, DescribeConfig, InstructConfig, pair_seed
 from megapairs_hf.annotation.corpus_reader import read_texts
-from megapairs_hf.annotation.filters import clean
-from megapairs_hf.annotation.prompts.templates import format_reply
+from megapairs_hf.annotation.filters import filter_instructions
+from megapairs_hf.annotation.prompts.templates import format_response
 from megapairs_hf.annotation.rule_based import templates
 from megapairs_hf.annotation.tasks import Outcome, Row, captions_of, ids_of
 from megapairs_hf.core.errors import ReplyRejectedError
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from megapairs_hf.core.progress import Progress
 
 
-def describe_by_captions(
+def describe_by_rules(
     rows: list[Row], bar: Progress, _: int, *, corpus: Artifact, config: DescribeConfig
 ) -> list[Outcome]:
     """One shard by the rule-based engine."""
@@ -32,12 +32,12 @@ def describe_by_captions(
 
     def write(row: Row, edits: list[Edit]) -> Outcome:
         description = templates.write_description(*captions_of(row, texts), edits)
-        return Outcome(_stand_in(row, description) | {"description": description})
+        return Outcome(_row(row, description) | {"description": description})
 
-    return _by_captions(rows, bar, texts, config.attributes, write)
+    return _by_rules(rows, bar, texts, config.attributes, write)
 
 
-def instruct_by_captions(
+def instruct_by_rules(
     rows: list[Row], bar: Progress, _: int, *, corpus: Artifact, config: InstructConfig
 ) -> list[Outcome]:
     """One shard by the rule-based engine."""
@@ -46,44 +46,44 @@ def instruct_by_captions(
     def write(row: Row, edits: list[Edit]) -> Outcome:
         seed = pair_seed(config.seed, row[QUERY_ID], row[TARGET_ID])
         query, target = captions_of(row, texts)
-        written = templates.write_instructions(query, target, edits, wanted=config.wanted, seed=seed)
-        kept, left_out = clean(written, min_words=config.min_words, max_words=config.max_words)
-        raw = format_reply(written, "list")
-        if len(kept) < config.min_instructions:
+        written = templates.write_instructions(query, target, edits, count=config.num_instructions, seed=seed)
+        instructions, left_out = filter_instructions(written, min_words=config.min_words, max_words=config.max_words)
+        raw = format_response(written, "list")
+        if len(instructions) < config.min_instructions:
             return Outcome(None, "too_few_instructions", raw, left_out)
-        return Outcome(_stand_in(row, raw) | {"instructions": kept, "demonstration_ids": []}, left_out=left_out)
+        return Outcome(_row(row, raw) | {"instructions": instructions, "demonstration_ids": []}, left_out=left_out)
 
-    return _by_captions(rows, bar, texts, config.attributes, write)
+    return _by_rules(rows, bar, texts, config.attributes, write)
 
 
-def _by_captions(
+def _by_rules(
     rows: list[Row],
     bar: Progress,
     texts: Mapping[str, Row],
     attributes: Sequence[str],
     write: Callable[[Row, list[Edit]], Outcome],
 ) -> list[Outcome]:
-    """A verdict on every pair, in order."""
-    verdicts = []
+    """An outcome for every pair, in order."""
+    outcomes = []
     for row in rows:
         absent = next((row[name] for name in (QUERY_ID, TARGET_ID) if row[name] not in texts), None)
         if absent is not None:
-            verdicts.append(Outcome(None, "missing_image", f"{absent} is not in the corpus"))
+            outcomes.append(Outcome(None, "missing_image", f"{absent} is not in the corpus"))
         else:
             edits = templates.attribute_edits(texts[row[QUERY_ID]][META], texts[row[TARGET_ID]][META], attributes)
             try:
-                verdicts.append(write(row, edits))
+                outcomes.append(write(row, edits))
             except ReplyRejectedError as error:
-                verdicts.append(Outcome(None, error.reason, error.detail))
+                outcomes.append(Outcome(None, error.reason, error.detail))
         bar.advance()
-    return verdicts
+    return outcomes
 
 
-def _stand_in(row: Row, raw: str) -> Row:
+def _row(row: Row, raw: str) -> Row:
     return {
         QUERY_ID: row[QUERY_ID],
         TARGET_ID: row[TARGET_ID],
         "raw": raw,
-        "model": STAND_IN,
+        "model": RULE_BASED,
         "finish_reason": "stop",
     }

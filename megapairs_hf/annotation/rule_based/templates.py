@@ -1,7 +1,7 @@
 """English for what changed: the writing half of the rule-based engine.
 
-Each style is one way of asking for a change, with a clause for every kind of edit. What surprises: the draw is by the
-pair's seed, so the same pair always gets the same sentences, whatever was asked before.
+Each style is one way of asking for a change, with a clause for every kind of edit. What surprises: sentences are
+sampled with the pair's seed, so the same pair always gets the same ones, whatever came before.
 """
 
 from __future__ import annotations
@@ -159,18 +159,18 @@ def usable_edits(query: str, target: str) -> list[Edit]:
     return edits
 
 
-def write_instructions(query: str, target: str, attributes: Sequence[Edit], *, wanted: int, seed: int) -> list[str]:
+def write_instructions(query: str, target: str, attributes: Sequence[Edit], *, count: int, seed: int) -> list[str]:
     """Instructions that lead from the query's caption to the target's.
 
     Args:
         query: its caption.
         target: its caption.
         attributes: what differs in the fields of `meta`.
-        wanted: how many.
+        count: how many.
         seed: the pair's own.
 
     Returns:
-        Up to `wanted` instructions, each carrying every edit.
+        Up to `count` instructions, each carrying every edit.
 
     Raises:
         ReplyRejectedError: `same_caption` where nothing differs, `no_caption` where there is nothing to tell.
@@ -183,13 +183,13 @@ def write_instructions(query: str, target: str, attributes: Sequence[Edit], *, w
     for _ in range(ROUNDS if edits else 0):
         for style in rng.sample(list(STYLES), len(STYLES)):
             written.setdefault(_sentence(style, edits, rng))
-        if len(written) >= wanted:
+        if len(written) >= count:
             break
     if not usable_edits(query, target) and find_edits(query, target):
         whole = [text.format(target=shorten(target)) for text in rng.sample(WHOLE, len(WHOLE))]
         # the caption says more than the fields do, so it goes first
-        written = dict.fromkeys([*whole[:wanted], *written])
-    return list(written)[:wanted]
+        written = dict.fromkeys([*whole[:count], *written])
+    return list(written)[:count]
 
 
 def check_differ(query: str, target: str) -> None:
@@ -215,12 +215,12 @@ def write_description(query: str, target: str, attributes: Sequence[Edit]) -> st
     """
     if not attributes:
         check_differ(query, target)
-    said = [f"The query shows {shorten(query)}." if words_of(query) else "The query has no caption."]
+    sentences = [f"The query shows {shorten(query)}." if words_of(query) else "The query has no caption."]
     if words_of(target):
-        said.append(f"The target shows {shorten(target)}.")
+        sentences.append(f"The target shows {shorten(target)}.")
     edits = [*usable_edits(query, target), *attributes]
     if edits:
         clauses = STYLES["contrast"][1]
-        told = [clauses[e.kind][0].format(**asdict(e)) for e in edits]
-        said.append(f"What differs in the target: {'; '.join(told)}.")
-    return " ".join(said)
+        parts = [clauses[e.kind][0].format(**asdict(e)) for e in edits]
+        sentences.append(f"What differs in the target: {'; '.join(parts)}.")
+    return " ".join(sentences)

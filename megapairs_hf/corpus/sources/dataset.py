@@ -41,8 +41,8 @@ class DatasetSource:
         self.meta = meta_type(dataset, config)
         self.roots = (Path(str(config.path)), Path(datasets.config.HF_DATASETS_CACHE), Path(HF_HUB_CACHE))
         self.labels = {n: f for n, f in dataset.features.items() if isinstance(f, datasets.ClassLabel)}
-        told = [name for name in (config.caption_column, *config.meta, *config.template_columns()) if name in known]
-        texts = [short_hash(*dataset[name]) for name in told]
+        names = [name for name in (config.caption_column, *config.meta, *config.template_columns()) if name in known]
+        texts = [short_hash(*dataset[name]) for name in names]
         self.fingerprint = short_hash(self.rows, dataset.features, dataset.info.dataset_size, config.path, texts)
 
     def read(self, start: int, stop: int) -> Iterator[RawRow]:
@@ -147,17 +147,17 @@ def find_image_column(dataset: Dataset, config: CorpusConfig) -> list[str]:
             raise missing_column(config.image_column, "image_column", dataset.column_names)
         return [config.image_column]
     if config.source == "webdataset":
-        found = [name for name in WEBDATASET_IMAGES if name in dataset.column_names]
+        columns = [name for name in WEBDATASET_IMAGES if name in dataset.column_names]
     else:
-        found = [name for name, feature in dataset.features.items() if isinstance(feature, Image)]
-        if len(found) > 1:
-            raise CorpusError(f"several columns hold images ({', '.join(found)}); choose one with `image_column`")
-    if not found:
+        columns = [name for name, feature in dataset.features.items() if isinstance(feature, Image)]
+        if len(columns) > 1:
+            raise CorpusError(f"several columns hold images ({', '.join(columns)}); choose one with `image_column`")
+    if not columns:
         raise CorpusError(
             f"no column of {config.path} holds images; name one with `image_column` (columns:"
             f" {', '.join(dataset.column_names)})"
         )
-    return found
+    return columns
 
 
 def undecoded(dataset: Dataset) -> Dataset:
@@ -205,5 +205,5 @@ def load_dataset_source(config: CorpusConfig) -> DatasetSource:
     except CorpusError:
         raise
     except Exception as error:  # datasets raises whatever its reader, parser or connection raises
-        said = " ".join(f"{error} {error.__cause__ or ''}".split())[:300]
-        raise CorpusError(f"cannot open the data set {config.path}: {said or type(error).__name__}") from error
+        reason = " ".join(f"{error} {error.__cause__ or ''}".split())[:300]
+        raise CorpusError(f"cannot open the data set {config.path}: {reason or type(error).__name__}") from error

@@ -22,12 +22,12 @@ def parquet_files(config: CorpusConfig) -> list[tuple[str, int, int]]:
     """Each file of a parquet source, relative to its root, with the rows that it holds."""
     import pyarrow.parquet as pq
 
-    found, row = [], 0
+    files, row = [], 0
     for file in data_files(config):
         rows = int(pq.read_metadata(file).num_rows)
-        found.append((below(file, config), row, row + rows))
+        files.append((below(file, config), row, row + rows))
         row += rows
-    return found
+    return files
 
 
 def data_files(config: CorpusConfig) -> list[str]:

@@ -52,9 +52,9 @@ class FolderSource:
 
     def _check(self) -> None:
         known = {"folder", "stem"}.union(*self.columns.values()) if self.columns else {"folder", "stem"}
-        wanted = [(name, "caption_template") for name in self.config.template_columns()]
-        wanted += [(name, "meta") for name in self.config.meta]
-        for name, setting in wanted:
+        required = [(name, "caption_template") for name in self.config.template_columns()]
+        required += [(name, "meta") for name in self.config.meta]
+        for name, setting in required:
             if name not in known:
                 raise missing_column(name, setting, sorted(known))
 
@@ -66,8 +66,10 @@ class FolderSource:
             return
         if not any(self._sidecar(file).is_file() for file in self.files):
             near = difflib.get_close_matches(name, known, n=1)
-            told = f"it has {', '.join(known)}{f' (did you mean {near[0]!r}?)' if near else ''}"
-            advice = f"{told}; name it with --caption_column" if known else "make captions with --caption_template"
+            described = f"it has {', '.join(known)}{f' (did you mean {near[0]!r}?)' if near else ''}"
+            advice = (
+                f"{described}; name it with --caption_column" if known else "make captions with --caption_template"
+            )
             raise CorpusError(f"there is no column {name!r} in {metadata_file(self.root)}; {advice}")
 
     def read(self, start: int, stop: int) -> Iterator[RawRow]:
@@ -127,11 +129,11 @@ def file_state(path: Path) -> tuple[int, int]:
 
 def list_images(root: Path, columns: dict[str, dict[str, Any]]) -> list[str]:
     """Relative paths of all images, and of what the metadata names even if it is not there."""
-    found = set(columns)
+    images = set(columns)
     for folder, _, names in os.walk(root):
         inside = Path(folder).relative_to(root)
-        found.update((inside / name).as_posix() for name in names if Path(name).suffix.lower() in SUFFIXES)
-    return sorted(found, key=os.fsencode)
+        images.update((inside / name).as_posix() for name in names if Path(name).suffix.lower() in SUFFIXES)
+    return sorted(images, key=os.fsencode)
 
 
 def metadata_file(root: Path) -> Path | None:

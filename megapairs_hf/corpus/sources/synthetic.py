@@ -27,7 +27,7 @@ class SceneSource:
         self.config = config
         self.indices = range(config.count) if indices is None else indices
         self.rows = len(self.indices)
-        self.fingerprint = short_hash("scenes", config.seed, config.size, config.family, config.two_groups, self.rows)
+        self.fingerprint = short_hash("scenes", config.seed, config.size, config.family, self.rows)
 
     def read(self, start: int, stop: int) -> Iterator[RawRow]:
         """Draw scenes."""

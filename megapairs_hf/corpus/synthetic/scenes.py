@@ -2,10 +2,9 @@
 
 A scene is a background and one or two groups of things; each group has a shape, color, size, texture, count and
 position. Scenes come in families: a base scene and edits of it, each changing exactly one attribute, so it is known
-which scene answers "this image, but with blue stars". Scene i of a seed is always the same image, whatever N is.
-What
-surprises: the same attributes never give the same pixels, since places, hues and sizes are jittered, as in
-    photographs.
+which scene answers "this image, but with blue stars". Scene i of a seed is always the same image, whatever N is. What
+surprises: the same attributes never give the same pixels, since positions, hues and sizes are jittered, as in
+photographs.
 """
 
 from __future__ import annotations
@@ -33,6 +32,8 @@ TEXTURES = ("plain", "striped", "dotted")
 COUNTS = {1: "one", 2: "two", 3: "three"}
 POSITIONS = ("left", "right", "top", "bottom")
 BACKGROUNDS = ("plain", "striped", "checked", "shaded")
+# share of base scenes with two groups of things
+TWO_GROUPS = 0.5
 PARTNERS = {"left": "right", "right": "left", "top": "bottom", "bottom": "top"}
 
 
@@ -45,20 +46,17 @@ class ScenesConfig:
         size: side of an image in pixels.
         seed: another seed gives other scenes, none of them in common but by chance.
         family: scenes in a family: one base and `family - 1` edits of it.
-        two_groups: share of base scenes with two groups of things.
     """
 
     count: int = 3000
     size: int = 64
     seed: int = 0
     family: int = 8
-    two_groups: float = 0.5
 
     def __post_init__(self) -> None:
         require(self.count > 0, "scenes.count", self.count, "a positive number of scenes")
         require(16 <= self.size <= 4096, "scenes.size", self.size, "16 to 4096 pixels")
         require(2 <= self.family <= 20, "scenes.family", self.family, "2 to 20")
-        require(0 <= self.two_groups <= 1, "scenes.two_groups", self.two_groups, "a share between 0 and 1")
 
 
 @dataclass(frozen=True)
@@ -151,28 +149,28 @@ def make_scene(config: ScenesConfig, index: int) -> SyntheticScene:
     """
     family, member = divmod(index, config.family)
     rng = random.Random(f"{config.seed}/{family}")
-    base = _base_scene(rng, config.two_groups)
+    base = _base_scene(rng)
     if member == 0:
         return SyntheticScene(scene_name(config.seed, index), base)
     seen = {base.key()}
-    made: list[tuple[Scene, str, str]] = []
-    while len(made) < member:
+    edits: list[tuple[Scene, str, str]] = []
+    while len(edits) < member:
         edited, text, attribute = _edit(base, rng)
         if edited.key() not in seen:
             seen.add(edited.key())
-            made.append((edited, text, attribute))
-    edited, text, attribute = made[-1]
+            edits.append((edited, text, attribute))
+    edited, text, attribute = edits[-1]
     return SyntheticScene(
         scene_name(config.seed, index), edited, scene_name(config.seed, family * config.family), text, attribute
     )
 
 
-def _base_scene(rng: random.Random, two_groups: float) -> Scene:
+def _base_scene(rng: random.Random) -> Scene:
     background = rng.choice(list(COLORS))
     position = rng.choice(POSITIONS)
     first = _group(rng, position, {background})
     groups: tuple[Group, ...] = (first,)
-    if rng.random() < two_groups:
+    if rng.random() < TWO_GROUPS:
         groups = (first, _group(rng, PARTNERS[position], {background, first.color}, first.shape))
     return Scene(groups, background, rng.choice(BACKGROUNDS))
 

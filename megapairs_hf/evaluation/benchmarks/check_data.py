@@ -58,14 +58,14 @@ class Finding:
 
     need: Need
     present: int = 0
-    wanted: int = 0
+    expected: int = 0
     missing: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
 
     @property
     def complete(self) -> bool:
         """Whether nothing is missing or broken."""
-        return bool(self.wanted) and not self.missing and not self.unreadable
+        return bool(self.expected) and not self.missing and not self.unreadable
 
 
 def examine(spec: BenchmarkSpec, data: str | Path, *, quick: bool = False) -> list[Finding]:
@@ -98,12 +98,12 @@ def needs(spec: BenchmarkSpec, data: str | Path) -> list[Need]:
         names += [f"image_splits/split.{part}.{spec.split}.json" for part in parts]
         return [Need(sources[0], tuple(root / name for name in names)), Need(sources[1], folder=images)]
     files = tuple(genecis.folders(data, spec, part)[0] for part in parts)
-    found = [Need(sources[0], files)]
+    needed = [Need(sources[0], files)]
     for kind, source in ((OBJECT, sources[1]), (ATTRIBUTE, sources[2])):
         some = tuple(part for part in parts if part.endswith(kind))
         if some:
-            found.append(Need(source, folder=genecis.folders(data, spec, some[0])[1], parts=some))
-    return found
+            needed.append(Need(source, folder=genecis.folders(data, spec, some[0])[1], parts=some))
+    return needed
 
 
 def data_folder(data: str | Path, spec: BenchmarkSpec) -> Path:
@@ -123,17 +123,17 @@ def _begun(need: Need) -> bool:
 
 
 def _files(need: Need) -> Finding:
-    found = Finding(need, wanted=len(need.files))
+    finding = Finding(need, expected=len(need.files))
     for path in need.files:
         if not path.exists():
-            found.missing.append(str(path))
+            finding.missing.append(str(path))
             continue
         try:
             read_json(path, object)
-            found.present += 1
+            finding.present += 1
         except EvaluationError as error:
-            found.unreadable.append(str(error))
-    return found
+            finding.unreadable.append(str(error))
+    return finding
 
 
 def _images(need: Need, spec: BenchmarkSpec, data: str | Path, quick: bool) -> Finding:
@@ -145,7 +145,7 @@ def _images(need: Need, spec: BenchmarkSpec, data: str | Path, quick: bool) -> F
     missing = []
     for benchmark in benchmarks:
         images: Any = benchmark.image
-        names = [*benchmark.gallery, *(query.part.image or "" for query in benchmark.queries)]
+        names = [*benchmark.gallery, *(query.input.image or "" for query in benchmark.queries)]
         for name in dict.fromkeys(names):
             path = images.find(name)
             if path is None:
@@ -161,8 +161,8 @@ def _images(need: Need, spec: BenchmarkSpec, data: str | Path, quick: bool) -> F
 def broken_images(paths: Sequence[Path]) -> list[str]:
     """Which of the files are no whole image, each with the reason."""
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        told = progress(pool.map(_fault, paths), "check data", len(paths), "images")
-        return [fault for fault in told if fault]
+        faults = progress(pool.map(_fault, paths), "check data", len(paths), "images")
+        return [fault for fault in faults if fault]
 
 
 def _fault(path: Path) -> str:
@@ -203,12 +203,12 @@ def page(label: str, benchmark: str, data: str | Path, findings: Sequence[Findin
 
 def _state(finding: Finding) -> str:
     if finding.complete:
-        return f"all {finding.wanted:,} there"
-    if not finding.wanted:
+        return f"all {finding.expected:,} there"
+    if not finding.expected:
         return "counted once the annotation files are there"
     if not finding.present and not finding.unreadable:
-        return f"none of {finding.wanted:,} there yet" if finding.wanted > 1 else "not there yet"
-    parts = [f"{finding.present:,} of {finding.wanted:,} good"]
+        return f"none of {finding.expected:,} there yet" if finding.expected > 1 else "not there yet"
+    parts = [f"{finding.present:,} of {finding.expected:,} good"]
     parts += [f"{len(finding.missing):,} missing"] if finding.missing else []
     parts += [f"{len(finding.unreadable):,} unreadable"] if finding.unreadable else []
     return ", ".join(parts)

@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.core.errors import EvaluationError
-from megapairs_hf.evaluation.benchmarks.base import Benchmark, CIRQuery, Part
+from megapairs_hf.core.inputs import Input
+from megapairs_hf.evaluation.benchmarks.base import Benchmark, Query
 from megapairs_hf.evaluation.benchmarks.files import (
     ImageFolder,
     complete,
@@ -36,9 +37,9 @@ INFO_FOLDERS = ("COCO2017_unlabeled/annotations", "annotations", "CIRCO/COCO2017
 
 def folders(data: str | Path, spec: BenchmarkSpec) -> tuple[Path, Path, Path]:
     """The annotation file, COCO's list of images, and the folder of the images."""
-    annotations = find_folder(data, spec.annotations, ANNOTATIONS, f"{spec.split}.json") / f"{spec.split}.json"
-    info = find_folder(data, "", INFO_FOLDERS, INFO) / INFO
-    images = find_folder(data, spec.images, IMAGES, ".")
+    annotations = find_folder(data, ANNOTATIONS, f"{spec.split}.json") / f"{spec.split}.json"
+    info = find_folder(data, INFO_FOLDERS, INFO) / INFO
+    images = find_folder(data, IMAGES, ".")
     return annotations, info, images
 
 
@@ -62,18 +63,20 @@ def read_circo(spec: BenchmarkSpec, data: str | Path, *, check: bool = True) -> 
     image_folder = ImageFolder(images, names)
     queries = [_query(row, spec) for row in rows]
     for query in queries:
-        unknown = [name for name in (query.part.image, *query.targets) if name not in names]
+        unknown = [name for name in (query.input.image, *query.targets) if name not in names]
         if unknown:
             raise EvaluationError(
                 f"{annotations}, query {query.key}: image {unknown[0]} is not in {info.name}; get both files again"
             )
     groups = ("map@10",) if spec.split == "val" else ()
-    gallery = {name: Part(name) for name in names}
-    made = Benchmark("circo", spec.split, queries, gallery, image_folder, metrics=spec.metrics, group_metrics=groups)
+    gallery = {name: Input(image=name) for name in names}
+    benchmark = Benchmark(
+        "circo", spec.split, queries, gallery, image_folder, metrics=spec.metrics, group_metrics=groups
+    )
     if not check:
-        return [made]
+        return [benchmark]
     there = {name: image_folder.find(name) is not None for name in names}
-    return [complete(made, there, spec, images, SIZES[f"circo/{spec.split}"])]
+    return [complete(benchmark, there, spec, images, SIZES[f"circo/{spec.split}"])]
 
 
 def gallery_files(info: Path) -> dict[str, str]:
@@ -89,13 +92,13 @@ def gallery_files(info: Path) -> dict[str, str]:
     return {name: f"{int(name):012d}.jpg" for name in names}
 
 
-def _query(row: dict[str, Any], spec: BenchmarkSpec) -> CIRQuery:
+def _query(row: dict[str, Any], spec: BenchmarkSpec) -> Query:
     reference = str(row["reference_img_id"])
     text = spec.template.format(shared_concept=row["shared_concept"], relative_caption=row["relative_caption"])
     answered = spec.split == "val"
-    return CIRQuery(
+    return Query(
         key=str(row["id"]),
-        part=Part(reference, text),
+        input=Input(text, reference),
         targets=tuple(dict.fromkeys(str(name) for name in row["gt_img_ids"])) if answered else (),
         target=str(row["target_img_id"]) if answered else "",
         exclude=(reference,) if spec.remove_reference else (),

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.core.errors import EvaluationError
-from megapairs_hf.evaluation.benchmarks.base import Benchmark, CIRQuery, Part
+from megapairs_hf.core.inputs import Input
+from megapairs_hf.evaluation.benchmarks.base import Benchmark, Query
 from megapairs_hf.evaluation.benchmarks.files import (
     ImageFolder,
     complete,
@@ -33,8 +34,8 @@ FOLDERS = {"val": "dev", "test1": "test1"}
 
 def folders(data: str | Path, spec: BenchmarkSpec) -> tuple[Path, Path, Path]:
     """The captions, the list of images, and the folder of the images."""
-    root = find_folder(data, spec.annotations, ANNOTATIONS, "captions")
-    images = find_folder(data, spec.images, IMAGES, FOLDERS[spec.split])
+    root = find_folder(data, ANNOTATIONS, "captions")
+    images = find_folder(data, IMAGES, FOLDERS[spec.split])
     return (
         root / "captions" / f"cap.rc2.{spec.split}.json",
         root / "image_splits" / f"split.rc2.{spec.split}.json",
@@ -60,20 +61,20 @@ def read_cirr(spec: BenchmarkSpec, data: str | Path, *, check: bool = True) -> l
     image_folder = ImageFolder(images, {name: Path(path).as_posix() for name, path in names.items()})
     queries = [_query(row, spec, captions) for row in rows]
     for query in queries:
-        unknown = [n for n in (query.part.image, *query.targets, *query.subset) if n not in names]
+        unknown = [n for n in (query.input.image, *query.targets, *query.subset) if n not in names]
         if unknown:
             raise EvaluationError(
                 f"{captions}, pair {query.key}: image {unknown[0]} is not in {split.name}; get both files again"
             )
-    gallery = {name: Part(name) for name in names}
-    made = Benchmark("cirr", spec.split, queries, gallery, image_folder, metrics=spec.metrics)
+    gallery = {name: Input(image=name) for name in names}
+    benchmark = Benchmark("cirr", spec.split, queries, gallery, image_folder, metrics=spec.metrics)
     if not check:
-        return [made]
+        return [benchmark]
     there = {name: image_folder.find(name) is not None for name in names}
-    return [complete(made, there, spec, images, SIZES[f"cirr/{spec.split}"])]
+    return [complete(benchmark, there, spec, images, SIZES[f"cirr/{spec.split}"])]
 
 
-def _query(row: dict[str, Any], spec: BenchmarkSpec, path: Path) -> CIRQuery:
+def _query(row: dict[str, Any], spec: BenchmarkSpec, path: Path) -> Query:
     reference = row["reference"]
     members = row["img_set"].get("members") if isinstance(row["img_set"], dict) else None
     if not members or reference not in members:
@@ -81,9 +82,9 @@ def _query(row: dict[str, Any], spec: BenchmarkSpec, path: Path) -> CIRQuery:
             f"{path}, pair {row['pairid']}: `img_set.members` must be a list with the reference; get the file again"
         )
     target = row["target_hard"] if spec.split == "val" else ""
-    return CIRQuery(
+    return Query(
         key=str(row["pairid"]),
-        part=Part(reference, spec.template.format(caption=row["caption"])),
+        input=Input(spec.template.format(caption=row["caption"]), reference),
         targets=(target,) if target else (),
         target=target,
         exclude=(reference,) if spec.remove_reference else (),

@@ -1,56 +1,80 @@
-"""Composed queries with known answers, from what a corpus says of its own images."""
+"""A held-out corpus as a benchmark: composed queries with known answers, from the columns of its own images.
+
+What surprises: any of a query's targets counts for Recall@k, since all images of the edited scene (or with the
+attribute that is asked for) are right.
+"""
 
 from __future__ import annotations
 
 import random
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from megapairs_hf.core.config import config_dict
 from megapairs_hf.core.errors import EvaluationError
+from megapairs_hf.core.inputs import Input
+from megapairs_hf.evaluation.benchmarks.base import Benchmark, Query
+from megapairs_hf.images.decode import to_rgb
+from megapairs_hf.images.locate import ROOT, image_bytes
 
 if TYPE_CHECKING:
     from megapairs_hf.artifacts.artifact import Artifact
     from megapairs_hf.evaluation.config import EvalConfig, RuleConfig
 
+SPLIT = "held-out"
+# settings by which the numbers of two runs could differ
+OPTIONS = ("queries", "remove_reference", "max_queries", "seed")
 
-@dataclass(frozen=True)
-class Query:
-    """A composed query.
 
-    Attributes:
-        name: of the query.
-        image_id: the reference image.
-        text: what should be different.
-        target_ids: all right answers.
-        rule: where it comes from.
+def read_corpus(corpus: Artifact, config: EvalConfig) -> Benchmark:
+    """The corpus as a benchmark; all of its images are the gallery.
+
+    Raises:
+        EvaluationError: it lacks a column, gives no query, or a query has no target but its own image.
     """
-
-    name: str
-    image_id: str
-    text: str
-    target_ids: tuple[str, ...]
-    rule: str
+    table = corpus.table(["image_id", "image"])
+    cells = dict(zip(table["image_id"].to_pylist(), table["image"].to_pylist(), strict=True))
+    root = corpus.manifest.stats.get(ROOT)
+    settings = config_dict(config)
+    return Benchmark(
+        config.name,
+        SPLIT,
+        make_queries(corpus, config),
+        {name: Input(image=name) for name in cells},
+        lambda name: to_rgb(image_bytes(cells[name], root)),
+        options={key: settings[key] for key in OPTIONS},
+        metrics=(*(f"recall@{k}" for k in config.recall_at), *(f"map@{k}" for k in config.map_at)),
+    )
 
 
 def make_queries(corpus: Artifact, config: EvalConfig) -> list[Query]:
-    """All queries of a corpus, or a seeded draw of them, in the order of the corpus.
+    """All queries of a corpus, or a seeded sample of them, in the order of the corpus.
 
     Raises:
-        EvaluationError: the corpus lacks a column, or gives no query.
+        EvaluationError: the corpus lacks a column, gives no query, or a query has no target but its own image.
     """
     if "meta" not in corpus.shard(0).column_names:
         raise EvaluationError(f"{corpus.path} keeps no `meta` columns to make queries of; add them to the corpus")
     table = corpus.table(["image_id", "meta"])
-    rows = [{"image_id": name, **meta} for name, meta in zip(*(table[c].to_pylist() for c in table.column_names),
-                                                              strict=True)]  # fmt: skip
+    names, metas = (table[column].to_pylist() for column in table.column_names)
+    rows = [{"image_id": name, **meta} for name, meta in zip(names, metas, strict=True)]
     queries = edit_queries(rows) if config.queries == "edits" else attribute_queries(rows, config.rules)
     if not queries:
         raise EvaluationError(f"{corpus.path} gives no query of kind {config.queries!r}; check `rules` and the corpus")
     if config.max_queries is not None and len(queries) > config.max_queries:
-        drawn = random.Random(config.seed).sample(range(len(queries)), config.max_queries)
-        queries = [queries[i] for i in sorted(drawn)]
-    return queries
+        sampled = random.Random(config.seed).sample(range(len(queries)), config.max_queries)
+        queries = [queries[i] for i in sorted(sampled)]
+    return [_without_reference(query) for query in queries] if config.remove_reference else queries
+
+
+def _without_reference(query: Query) -> Query:
+    """The query with its own image deleted from the ranking, and so from the targets."""
+    reference = str(query.input.image)
+    targets = tuple(name for name in query.targets if name != reference)
+    if not targets:
+        raise EvaluationError(f"query {query.key} has no target but its own image; correct the rules")
+    return replace(query, targets=targets, exclude=(reference,))
 
 
 def edit_queries(rows: list[dict[str, Any]]) -> list[Query]:
@@ -59,13 +83,13 @@ def edit_queries(rows: list[dict[str, Any]]) -> list[Query]:
     Args:
         rows: with `image_id`, `scene` (equal for equal scenes), `edit_of` and `edit`.
     """
-    need(rows, ("scene", "edit_of", "edit", "attribute"))
+    need(rows, ("scene", "edit_of", "edit"))
     scenes: dict[str, list[str]] = defaultdict(list)
     for row in rows:
         scenes[row["scene"]].append(row["image_id"])
     known = {row["image_id"] for row in rows}
     return [
-        Query(row["image_id"], row["edit_of"], row["edit"], tuple(scenes[row["scene"]]), row["attribute"])
+        Query(row["image_id"], Input(row["edit"], row["edit_of"]), tuple(scenes[row["scene"]]))
         for row in rows
         if row["edit_of"] in known
     ]
@@ -88,8 +112,8 @@ def attribute_queries(rows: list[dict[str, Any]], rules: tuple[RuleConfig, ...])
             for value, targets in alike[tuple(row[name] for name in rule.same)].items():
                 if value != str(row[rule.change]):
                     text = rule.text.format(value=rule.values.get(value, value))
-                    name = f"{row['image_id']}/{rule.name}/{value}"
-                    queries.append(Query(name, row["image_id"], text, tuple(targets), rule.name))
+                    key = f"{row['image_id']}/{rule.name}/{value}"
+                    queries.append(Query(key, Input(text, row["image_id"]), tuple(targets)))
     return queries
 
 

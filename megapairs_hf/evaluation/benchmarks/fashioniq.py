@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.core.errors import EvaluationError
-from megapairs_hf.evaluation.benchmarks.base import Benchmark, CIRQuery, Part
+from megapairs_hf.core.inputs import Input
+from megapairs_hf.evaluation.benchmarks.base import Benchmark, Query
 from megapairs_hf.evaluation.benchmarks.files import (
     ImageFolder,
     complete,
@@ -34,8 +35,8 @@ STRIPPED = ".?, "
 
 def folders(data: str | Path, spec: BenchmarkSpec) -> tuple[Path, Path]:
     """The folder of the annotations and the folder of the images."""
-    root = find_folder(data, spec.annotations, ANNOTATIONS, "captions")
-    return root, find_folder(data, spec.images, IMAGES, ".")
+    root = find_folder(data, ANNOTATIONS, "captions")
+    return root, find_folder(data, IMAGES, ".")
 
 
 def read_fashioniq(spec: BenchmarkSpec, data: str | Path, *, check: bool = True) -> list[Benchmark]:
@@ -68,20 +69,20 @@ def read_category(category: str, spec: BenchmarkSpec, data: str | Path, *, check
         names = [name for name in names if name in used]
     queries = [_query(number, row, category, spec, captions) for number, row in enumerate(rows)]
     image_folder = ImageFolder(images, {name: name for name in names})
-    made = Benchmark(
+    benchmark = Benchmark(
         "fashioniq",
         spec.split,
         queries,
-        {name: Part(name) for name in names},
+        {name: Input(image=name) for name in names},
         image_folder,
         metrics=spec.metrics,
         part=category,
         parts=spec.all_parts,
     )
     if not check:
-        return made
+        return benchmark
     there = {name: image_folder.find(name) is not None for name in names}
-    return complete(made, there, spec, images, SIZES[f"fashioniq/{category}/{spec.gallery}"])
+    return complete(benchmark, there, spec, images, SIZES[f"fashioniq/{category}/{spec.gallery}"])
 
 
 def join_captions(captions: tuple[str, str], join: str) -> tuple[str, ...]:
@@ -99,15 +100,15 @@ def join_captions(captions: tuple[str, str], join: str) -> tuple[str, ...]:
     return f"{first} and {second}", f"{second} and {first}"
 
 
-def _query(number: int, row: dict[str, Any], category: str, spec: BenchmarkSpec, path: Path) -> CIRQuery:
-    said = row["captions"]
-    if not isinstance(said, list) or len(said) != len(("first", "second")):
+def _query(number: int, row: dict[str, Any], category: str, spec: BenchmarkSpec, path: Path) -> Query:
+    captions = row["captions"]
+    if not isinstance(captions, list) or len(captions) != len(("first", "second")):
         raise EvaluationError(f"{path}, row {number}: `captions` must be two texts; get the file again")
-    joined = join_captions((said[0], said[1]), spec.join)
+    joined = join_captions((captions[0], captions[1]), spec.join)
     texts = [spec.template.format(caption=text) for text in joined]
-    return CIRQuery(
+    return Query(
         key=str(number),
-        part=Part(row["candidate"], texts[0]),
+        input=Input(texts[0], row["candidate"]),
         targets=(row["target"],),
         target=row["target"],
         exclude=(row["candidate"],) if spec.remove_reference else (),

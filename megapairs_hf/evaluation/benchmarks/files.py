@@ -30,17 +30,16 @@ NAMED = 5
 SUFFIXES = (".jpg", ".png", ".jpeg")
 
 
-def find_folder(data: str | Path, given: str, usual: Sequence[str], holds: str) -> Path:
+def find_folder(data: str | Path, usual: Sequence[str], holds: str) -> Path:
     """The folder below `data` that has `holds`, or the first usual one where none has.
 
     Args:
         data: the benchmark's folder.
-        given: from the settings; empty to look in the usual places.
-        usual: places, the best known layouts first.
+        usual: folders below it, the best known layouts first.
         holds: a file or folder that it must have.
     """
-    places = [Path(data) / name for name in ([given] if given else usual)]
-    return next((place for place in places if (place / holds).exists()), places[0])
+    folders = [Path(data) / name for name in usual]
+    return next((folder for folder in folders if (folder / holds).exists()), folders[0])
 
 
 def read_json(path: Path, kind: type[Any]) -> Any:
@@ -67,12 +66,12 @@ def read_json(path: Path, kind: type[Any]) -> Any:
 
 
 def _unique(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    entries = dict(pairs)
+    if len(entries) != len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
         raise EvaluationError(f"{path} names {twice!r} twice; get it again")
-    return found
+    return entries
 
 
 def rows_of(path: Path, keys: Sequence[str]) -> list[dict[str, Any]]:
@@ -181,7 +180,7 @@ def complete(
         )
     short = _shortfall(benchmark, size)
     gone = set(absent)
-    queries = [query for query in benchmark.queries if query.part.image not in gone]
+    queries = [query for query in benchmark.queries if query.input.image not in gone]
     gallery = {name: part for name, part in benchmark.gallery.items() if part.image not in gone}
     if not queries or not gallery:
         raise EvaluationError(f"{label}: no image of it is in {root}; check --data")

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.core.errors import EvaluationError
-from megapairs_hf.evaluation.benchmarks.base import Benchmark, CIRQuery, Part
+from megapairs_hf.core.inputs import Input
+from megapairs_hf.evaluation.benchmarks.base import Benchmark, Query
 from megapairs_hf.evaluation.benchmarks.files import ImageFolder, complete, find_folder, rows_of
 from megapairs_hf.evaluation.benchmarks.spec import SIZES
 
@@ -33,10 +34,10 @@ Box = tuple[float, float, float, float]
 
 def folders(data: str | Path, spec: BenchmarkSpec, task: str) -> tuple[Path, Path]:
     """The annotation file and the folder of the images of a task."""
-    annotations = find_folder(data, spec.annotations, ANNOTATIONS, f"{task}.json") / f"{task}.json"
+    annotations = find_folder(data, ANNOTATIONS, f"{task}.json") / f"{task}.json"
     if task.endswith("object"):
-        return annotations, find_folder(data, spec.images, COCO, ".")
-    return annotations, find_folder(data, spec.images_attribute, GENOME, ".")
+        return annotations, find_folder(data, COCO, ".")
+    return annotations, find_folder(data, GENOME, ".")
 
 
 def read_genecis(spec: BenchmarkSpec, data: str | Path, *, check: bool = True) -> list[Benchmark]:
@@ -60,9 +61,9 @@ def read_task(task: str, spec: BenchmarkSpec, data: str | Path, *, check: bool =
     rows = rows_of(path, KEYS)
     queries = [_query(row, number, task, spec, crops, f"{path}, row {number}") for number, row in enumerate(rows)]
     lists = [query.candidates or () for query in queries]
-    gallery = {name: Part(name) for names in lists for name in names}
-    needed = [name for query, names in zip(queries, lists, strict=True) for name in (query.part.image or "", *names)]
-    made = Benchmark(
+    gallery = {name: Input(image=name) for names in lists for name in names}
+    needed = [name for query, names in zip(queries, lists, strict=True) for name in (query.input.image or "", *names)]
+    benchmark = Benchmark(
         "genecis",
         spec.split,
         queries,
@@ -80,20 +81,20 @@ def read_task(task: str, spec: BenchmarkSpec, data: str | Path, *, check: bool =
         parts=spec.all_parts,
     )
     if not check:
-        return made
+        return benchmark
     there = {name: crops.find(name) is not None for name in dict.fromkeys(needed)}
-    return complete(made, there, spec, images, SIZES.get(f"genecis/{task}", (0, 0)))
+    return complete(benchmark, there, spec, images, SIZES.get(f"genecis/{task}", (0, 0)))
 
 
-def _query(row: dict[str, Any], number: int, task: str, spec: BenchmarkSpec, crops: Crops, place: str) -> CIRQuery:
+def _query(row: dict[str, Any], number: int, task: str, spec: BenchmarkSpec, crops: Crops, place: str) -> Query:
     reference = crops.add(row["reference"], task, place)
     if not isinstance(row["gallery"], list):
         raise EvaluationError(f"{place}: `gallery` must be a list of images; get the file again")
     candidates = tuple(dict.fromkeys(crops.add(item, task, place) for item in (row["target"], *row["gallery"])))
     condition = str(row["condition"])
-    return CIRQuery(
+    return Query(
         key=str(number),
-        part=Part(reference, spec.template.format(condition=condition)),
+        input=Input(spec.template.format(condition=condition), reference),
         targets=candidates[:1],
         target=candidates[0],
         exclude=(reference,) if spec.remove_reference else (),

@@ -12,6 +12,7 @@ import difflib
 import itertools
 import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -19,14 +20,18 @@ import pyarrow as pa
 from megapairs_hf.artifacts import storage
 from megapairs_hf.artifacts.artifact import read_table
 from megapairs_hf.artifacts.storage import join
-from megapairs_hf.core.config import RUNTIME_ONLY, require
-from megapairs_hf.core.errors import ArtifactError, EvaluationError
-from megapairs_hf.evaluation.benchmarks.base import Benchmark, CIRQuery, Part
+from megapairs_hf.core.config import RUNTIME_ONLY, build_config, parse_value, read_yaml, require
+from megapairs_hf.core.errors import ArtifactError, ConfigError, EvaluationError
+from megapairs_hf.core.inputs import Input
+from megapairs_hf.evaluation.benchmarks.base import Benchmark, Query
 from megapairs_hf.images.decode import to_rgb
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+MMEB = "mmeb"
+# a copy of the rows of a data set: its folder of parquet files, or one of these files
+SUFFIXES = ("", ".jsonl", ".json")
 REPO = "TIGER-Lab/MMEB-eval"
 PLACEHOLDER = "<|image_1|>"
 ROWS = 1000
@@ -99,6 +104,31 @@ class MMEBConfig:
         return self.datasets or tuple(TASKS)
 
 
+def mmeb_settings(path: str | Path, data: str, changes: Sequence[str]) -> MMEBConfig:
+    """MMEB's settings, with rows and images below `data` where they are there.
+
+    Args:
+        path: the YAML.
+        data: folder with `images` and, for a copy, the rows; or a folder with that in `mmeb`.
+        changes: words such as `datasets=[GQA]`.
+
+    Raises:
+        ConfigError: a change is not `key=value`, or no setting of MMEB.
+    """
+    own = Path(data) / MMEB
+    folder = own if own.is_dir() else Path(data)
+    values: dict[str, Any] = dict(read_yaml(path).get(MMEB, {}))
+    values["images"] = str(folder / values.get("images", "images"))
+    if any((folder / f"{name}{suffix}").exists() for name in TASKS for suffix in SUFFIXES):
+        values["source"] = str(folder)
+    for word in changes:
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {word} must be key=value; keys: {', '.join(MMEBConfig.__dataclass_fields__)}")
+        values[key] = parse_value(value) if key in {"datasets", "limit"} else value
+    return build_config(MMEBConfig, values, str(path))
+
+
 def known_name(name: str) -> str:
     """The name itself.
 
@@ -127,25 +157,25 @@ def read_mmeb(name: str, config: MMEBConfig, rows: Iterable[Mapping[str, Any]] |
         EvaluationError: the name is unknown, or a row cannot be used; nothing is left out in silence.
     """
     meta, where = TASKS[known_name(name)]
-    gallery = _Gallery(config.placeholder)
+    distinct = DistinctInputs(config.placeholder)
     queries = []
     repeated = 0
     for number, row in enumerate(itertools.islice(read_rows(name, config) if rows is None else rows, config.limit)):
         place = f"{name} row {number}"
-        given = [gallery.add(text, image, place) for text, image in _candidates(row, place)]
-        candidates = tuple(dict.fromkeys(given))
-        repeated += len(given) - len(candidates)
+        ids = [distinct.add(text, image, place) for text, image in _candidates(row, place)]
+        candidates = tuple(dict.fromkeys(ids))
+        repeated += len(ids) - len(candidates)
         if len(candidates) < 2:
             raise EvaluationError(f"{place} has one candidate only, so every model would be right; get the rows again")
         part = make_part(row["qry_text"], row["qry_img_path"], config.placeholder, place)
         queries.append(
-            CIRQuery(
+            Query(
                 key=str(number),
-                part=part,
+                input=part,
                 targets=candidates[:1],
                 target=candidates[0],
                 candidates=candidates,
-                caption=part.text,
+                caption=part.text or "",
             )
         )
     if not queries:
@@ -161,19 +191,34 @@ def read_mmeb(name: str, config: MMEBConfig, rows: Iterable[Mapping[str, Any]] |
     if len(queries) != ROWS:
         options["partial"] = f"{len(queries):,} of {ROWS:,} queries"
     images = image_reader(config.images)
-    return Benchmark(f"mmeb/{name}", "test", queries, gallery.parts, images, options, metrics=("precision@1",))
+    return Benchmark(f"mmeb/{name}", "test", queries, distinct.gallery, images, options, metrics=("precision@1",))
 
 
-class _Gallery:
+def read_all(config: MMEBConfig) -> Iterator[Benchmark]:
+    """The data sets one after the other, so that one gallery is in memory at a time.
+
+    Raises:
+        EvaluationError: a row of one of them cannot be used.
+    """
+    if len(config.names) > 1:
+        # rows that cannot be used are found now and not after hours of encoding
+        for name in config.names:
+            read_mmeb(name, config)
+    for name in config.names:
+        yield read_mmeb(name, config)
+
+
+class DistinctInputs:
     """Gives each distinct (text, image) one id."""
 
     def __init__(self, placeholder: str) -> None:
         self.placeholder = placeholder
-        self.ids: dict[Part, str] = {}
+        self.ids: dict[Input, str] = {}
         # 36 million candidates are named, and a hundredth of them are distinct
         self.seen: dict[tuple[str, str], str] = {}
 
     def add(self, text: str, image: str, place: str) -> str:
+        """The id of a candidate of the row that `place` names."""
         known = self.seen.get((text, image))
         if known is None:
             part = make_part(text, image, self.placeholder, place)
@@ -181,20 +226,21 @@ class _Gallery:
         return known
 
     @property
-    def parts(self) -> dict[str, Part]:
-        return {name: part for part, name in self.ids.items()}
+    def gallery(self) -> dict[str, Input]:
+        """The distinct candidates by id."""
+        return {name: candidate for candidate, name in self.ids.items()}
 
 
-def make_part(text: str | None, image: str | None, placeholder: str, place: str) -> Part:
+def make_part(text: str | None, image: str | None, placeholder: str, place: str) -> Input:
     """A side of a row, with the model's own word for the image.
 
     Raises:
         EvaluationError: neither text nor image.
     """
-    said = (text or "").replace(PLACEHOLDER, placeholder if image else "").strip()
-    if not said and not image:
+    content = (text or "").replace(PLACEHOLDER, placeholder if image else "").strip()
+    if not content and not image:
         raise EvaluationError(f"{place} has a side with neither text nor image; get the rows again")
-    return Part(image or None, said)
+    return Input(content or None, image or None)
 
 
 def _candidates(row: Mapping[str, Any], place: str) -> list[tuple[str, str]]:

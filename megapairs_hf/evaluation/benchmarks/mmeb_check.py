@@ -1,4 +1,4 @@
-"""MMEB's settings for a folder, and its data check: which of the 36 sets of rows are there, and which images are not.
+"""The data check of MMEB: which of the 36 sets of rows are there, and which images are not.
 
 What surprises: the rows can be read from the Hub without a copy, the images cannot, because they are one archive.
 """
@@ -6,44 +6,16 @@ What surprises: the rows can be read from the Hub without a copy, the images can
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from megapairs_hf.core.config import build_config, parse_value, read_yaml
-from megapairs_hf.core.errors import ConfigError, EvaluationError
+from megapairs_hf.core.config import read_yaml
+from megapairs_hf.core.errors import EvaluationError
 from megapairs_hf.evaluation.benchmarks.check_data import Finding, Need, broken_images, page
-from megapairs_hf.evaluation.benchmarks.mmeb import TASKS, MMEBConfig, read_mmeb
+from megapairs_hf.evaluation.benchmarks.mmeb import SUFFIXES, MMEBConfig, read_mmeb
 from megapairs_hf.evaluation.benchmarks.spec import Source
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-MMEB = "mmeb"
-SUFFIXES = ("", ".jsonl", ".json")
-
-
-def mmeb_settings(path: str | Path, data: str, changes: Sequence[str]) -> MMEBConfig:
-    """MMEB's settings, with rows and images below `data` where they are there.
-
-    Args:
-        path: the YAML.
-        data: folder with `images` and, for a copy, the rows; or a folder with that in `mmeb`.
-        changes: words such as `datasets=[GQA]`.
-
-    Raises:
-        ConfigError: a change is not `key=value`, or no setting of MMEB.
-    """
-    own = Path(data) / MMEB
-    folder = own if own.is_dir() else Path(data)
-    values: dict[str, Any] = dict(read_yaml(path).get(MMEB, {}))
-    values["images"] = str(folder / values.get("images", "images"))
-    if any((folder / f"{name}{suffix}").exists() for name in TASKS for suffix in SUFFIXES):
-        values["source"] = str(folder)
-    for word in changes:
-        key, equals, value = word.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {word} must be key=value; keys: {', '.join(MMEBConfig.__dataclass_fields__)}")
-        values[key] = parse_value(value) if key in {"datasets", "limit"} else value
-    return build_config(MMEBConfig, values, str(path))
 
 
 def examine_mmeb(config: MMEBConfig, path: str | Path, *, quick: bool = False) -> list[Finding]:
@@ -54,12 +26,12 @@ def examine_mmeb(config: MMEBConfig, path: str | Path, *, quick: bool = False) -
         path: the YAML, which says where each part is had.
         quick: only whether the images are there, without reading them.
     """
-    told = read_yaml(path)
-    license = str(told.get("license", ""))
+    settings = read_yaml(path)
+    license = str(settings.get("license", ""))
     folder = Path(config.source) if Path(config.source).is_dir() else Path(config.images).parent
-    rows = Source(f"rows of {len(config.names)} data sets", told["sources"]["rows"], license)
-    images = Source("images (the unpacked images.zip)", told["sources"]["images"], license)
-    listed = Finding(Need(rows, folder=folder), wanted=len(config.names))
+    rows = Source(f"rows of {len(config.names)} data sets", settings["sources"]["rows"], license)
+    images = Source("images (the unpacked images.zip)", settings["sources"]["images"], license)
+    listed = Finding(Need(rows, folder=folder), expected=len(config.names))
     needed: dict[str, None] = {}
     for name in config.names:
         if not any((folder / f"{name}{suffix}").exists() for suffix in SUFFIXES):
@@ -71,14 +43,14 @@ def examine_mmeb(config: MMEBConfig, path: str | Path, *, quick: bool = False) -
             listed.unreadable.append(str(error))
             continue
         listed.present += 1
-        parts = [*benchmark.gallery.values(), *(query.part for query in benchmark.queries)]
+        parts = [*benchmark.gallery.values(), *(query.input for query in benchmark.queries)]
         needed |= dict.fromkeys(part.image for part in parts if part.image)
     root = Path(config.images)
     absent = [name for name in needed if not (root / name).is_file()]
     broken = [] if quick else broken_images([root / name for name in needed.keys() - set(absent)])
     good = len(needed) - len(absent) - len(broken)
-    found = Finding(Need(images, folder=root), good, len(needed), absent, sorted(broken))
-    return [listed, found]
+    image_finding = Finding(Need(images, folder=root), good, len(needed), absent, sorted(broken))
+    return [listed, image_finding]
 
 
 def mmeb_report(config: MMEBConfig, findings: Sequence[Finding], data: str) -> str:

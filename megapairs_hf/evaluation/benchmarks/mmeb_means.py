@@ -58,12 +58,12 @@ def mean_records(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     Raises:
         EvaluationError: a data set stands twice with another value.
     """
-    found: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    runs: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
     for record in records:
         if record["benchmark"].startswith(SET) and record["metric"] == "precision@1" and record["group"] is None:
-            found.setdefault(_run_of(record), []).append(record)
-    made = []
-    for some in found.values():
+            runs.setdefault(_run_of(record), []).append(record)
+    means = []
+    for some in runs.values():
         _check_once(some)
         values = {record["benchmark"].removeprefix(SET): float(record["value"]) for record in some}
         counts = {record["benchmark"].removeprefix(SET): int(record["queries"]) for record in some}
@@ -74,12 +74,12 @@ def mean_records(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 "mean": f"over {len(names)} data sets",
             }
             options |= {"partial": label.removeprefix("partial ").strip("()")} if label else {}
-            told = {"benchmark": "mmeb", "group": group, "value": round(value, 6), "options": options, "ci95": None}
-            told["queries"] = sum(counts[name] for name in names)
-            told["ties"] = sum(r["ties"] for r in some if r["benchmark"].removeprefix(SET) in names)
-            told["gallery"] = sum(r["gallery"] for r in some if r["benchmark"].removeprefix(SET) in names)
-            made.append({**some[0], **told})
-    return made
+            changes = {"benchmark": "mmeb", "group": group, "value": round(value, 6), "options": options, "ci95": None}
+            changes["queries"] = sum(counts[name] for name in names)
+            changes["ties"] = sum(r["ties"] for r in some if r["benchmark"].removeprefix(SET) in names)
+            changes["gallery"] = sum(r["gallery"] for r in some if r["benchmark"].removeprefix(SET) in names)
+            means.append({**some[0], **changes})
+    return means
 
 
 def _run_of(record: Mapping[str, Any]) -> tuple[str, ...]:
@@ -104,6 +104,6 @@ def mmeb_table(records: Sequence[Mapping[str, Any]]) -> str:
     for record in records:
         label = record["options"].get("partial")
         name = f"{record['group']} — partial ({label})" if label else record["group"]
-        made = f"{record['model']} | {record['strategy']}"
-        lines.append(f"| {made} | {name} | {100 * record['value']:.1f} | {record['queries']:,} |")
+        run = f"{record['model']} | {record['strategy']}"
+        lines.append(f"| {run} | {name} | {100 * record['value']:.1f} | {record['queries']:,} |")
     return "\n".join(lines)

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import difflib
 import string
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megapairs_hf.core.config import RUNTIME_ONLY, build_config, read_yaml, require
+from megapairs_hf.core.config import build_config, read_yaml, require
 from megapairs_hf.core.errors import ConfigError, EvaluationError
 from megapairs_hf.core.shipped import is_bare, shipped
 
@@ -33,7 +33,7 @@ SLOTS = {
 }
 PROMPTS = {
     "circo": {
-        "mmret": "Find an image that also {shared_concept}, but {relative_caption}.",
+        "mmret": "Find a picture that also {shared_concept}, but {relative_caption}.",
         "magiclens": "find {shared_concept} but {relative_caption}",
         "searle": "{relative_caption}",
     },
@@ -92,9 +92,6 @@ class BenchmarkSpec:
         join: FashionIQ, the two captions: `mmret` (", and "), `magiclens` (" and "), `searle` (both ways round).
         parts: categories or tasks; empty for all.
         allow_missing: measure with the images that are there, and record how many are not.
-        annotations: folder with the annotation files, below `--data`.
-        images: folder with the images, below `--data`.
-        images_attribute: GeneCIS, folder with Visual Genome's images.
     """
 
     benchmark: str
@@ -108,9 +105,6 @@ class BenchmarkSpec:
     join: str = ""
     parts: tuple[str, ...] = ()
     allow_missing: bool = False
-    annotations: str = field(default="", metadata=RUNTIME_ONLY)
-    images: str = field(default="", metadata=RUNTIME_ONLY)
-    images_attribute: str = field(default="", metadata=RUNTIME_ONLY)
 
     def __post_init__(self) -> None:
         known_benchmark(self.benchmark)
@@ -125,8 +119,6 @@ class BenchmarkSpec:
         require(right, "metrics", list(self.metrics), f"some of {list(allowed)} for {self.benchmark}")
         joins = JOINS if self.benchmark == "fashioniq" else ("",)
         require(self.join in joins, "join", self.join, f"one of {list(joins)} for {self.benchmark}")
-        own = self.benchmark == "genecis" or not self.images_attribute
-        require(own, "images_attribute", self.images_attribute, f"absent for {self.benchmark}")
         _check_template(self)
 
     @property
@@ -142,18 +134,18 @@ class BenchmarkSpec:
     @property
     def options(self) -> dict[str, Any]:
         """What a record says of the protocol."""
-        told: dict[str, Any] = {
+        options: dict[str, Any] = {
             "prompt": self.template,
             "gallery": self.gallery,
             "remove_reference": self.remove_reference,
         }
         if self.join:
-            told["join"] = self.join
+            options["join"] = self.join
         if self.gallery == "union":
-            told["protocol"] = "VAL (gallery of references and targets only, easier)"
+            options["protocol"] = "VAL (gallery of references and targets only, easier)"
         if self.allow_missing:
-            told["allow_missing"] = True
-        return told
+            options["allow_missing"] = True
+        return options
 
 
 def _known_metric(metric: str, allowed: tuple[str, ...]) -> bool:

@@ -15,7 +15,7 @@ from megapairs_hf.evaluation.methods.vlm_client import ask_all, image_part, text
 
 if TYPE_CHECKING:
     from megapairs_hf.annotation.client.messages import Response
-    from megapairs_hf.evaluation.benchmarks.base import Benchmark, CIRQuery
+    from megapairs_hf.evaluation.benchmarks.base import Benchmark, Query
     from megapairs_hf.evaluation.config import AskConfig
 
 DESCRIBE = "Describe this image in one sentence. Reply with the sentence only."
@@ -53,47 +53,47 @@ def caption_then_compose(benchmark: Benchmark, captioner: AskConfig, composer: A
         composer: a language model; may be the same.
 
     Returns:
-        Texts to search by (`zero_shot.with_texts`), and captions, from which `zero_shot.directional` takes its base.
+        Texts to search by, and captions, from which `zero_shot.pdv` takes its base.
 
     Raises:
         EvaluationError: a query has no image.
         ServerUnavailableError: an endpoint fails everything.
     """
-    names = list(dict.fromkeys(query.part.image for query in benchmark.queries))
+    names = list(dict.fromkeys(query.input.image for query in benchmark.queries))
     if None in names:
         raise EvaluationError(f"{benchmark.name} has queries without an image, so there is nothing to caption")
     replies = ask_all([_describe(benchmark, str(name), captioner) for name in names], captioner)
     captions = {name: parse_caption(reply) for name, reply in zip(names, replies, strict=True)}
-    told = [query for query in benchmark.queries if captions[query.part.image]]
-    edits = ask_all([_compose(query, captions[query.part.image]) for query in told], composer)
-    edited = {query.key: parse_edited(reply) for query, reply in zip(told, edits, strict=True)}
+    captioned = [query for query in benchmark.queries if captions[query.input.image]]
+    edits = ask_all([_compose(query, captions[query.input.image]) for query in captioned], composer)
+    edited = {query.key: parse_edited(reply) for query, reply in zip(captioned, edits, strict=True)}
     return Composed(
-        [captions[query.part.image] for query in benchmark.queries],
+        [captions[query.input.image] for query in benchmark.queries],
         [edited.get(query.key) or words_of(query) for query in benchmark.queries],
         sum(not edited.get(query.key) for query in benchmark.queries),
     )
 
 
-def words_of(query: CIRQuery) -> str:
+def words_of(query: Query) -> str:
     """The benchmark's own words, before any prompt."""
-    return query.caption or query.part.text
+    return query.caption or query.input.text or ""
 
 
 def _describe(benchmark: Benchmark, name: str, config: AskConfig) -> Any:
     return lambda: [image_part(benchmark.image(name), config.max_image_side), text_part(DESCRIBE)]
 
 
-def _compose(query: CIRQuery, caption: str) -> Any:
+def _compose(query: Query, caption: str) -> Any:
     return lambda: [text_part(COMPOSE.format(caption=caption, text=words_of(query)))]
 
 
 def parse_caption(reply: Response) -> str:
     """A caption of one line; empty where the reply is something else."""
-    said = reply.text.strip()
-    return said if usable(reply) and "\n" not in said and len(said) <= LONGEST else ""
+    text = reply.text.strip()
+    return text if usable(reply) and "\n" not in text and len(text) <= LONGEST else ""
 
 
 def parse_edited(reply: Response) -> str:
     """The one line that begins as asked; empty where there is none, or several."""
-    found = EDITED.findall(reply.text) if usable(reply) else []
-    return found[0].strip() if len(found) == 1 and len(found[0]) <= LONGEST else ""
+    lines = EDITED.findall(reply.text) if usable(reply) else []
+    return lines[0].strip() if len(lines) == 1 and len(lines[0]) <= LONGEST else ""

@@ -16,12 +16,13 @@ from megapairs_hf.core.errors import EvaluationError
 from megapairs_hf.evaluation.benchmarks.base import Ranked
 from megapairs_hf.evaluation.methods.cirevl import words_of
 from megapairs_hf.evaluation.methods.vlm_client import ask_all, image_part, text_part, usable
+from megapairs_hf.evaluation.rank import NOT_FOUND, first_rank
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from megapairs_hf.annotation.client.messages import Response
-    from megapairs_hf.evaluation.benchmarks.base import Benchmark, CIRQuery
+    from megapairs_hf.evaluation.benchmarks.base import Benchmark, Query
     from megapairs_hf.evaluation.config import AskConfig
 
 YES_NO = (
@@ -112,7 +113,7 @@ def _heads(benchmark: Benchmark, ranked: Ranked, top: int) -> list[list[str]]:
         raise EvaluationError(f"`top` is {top}, but at least {LEAST} candidates are needed for another order")
     heads = [names[:top] for names in ranked.tops]
     for query, head in zip(benchmark.queries, heads, strict=True):
-        if query.part.image is None or any(benchmark.gallery[name].image is None for name in head):
+        if query.input.image is None or any(benchmark.gallery[name].image is None for name in head):
             raise EvaluationError(
                 f"query {query.key!r} of {benchmark.name} or one of its candidates has no image to show;"
                 " re-rank benchmarks of images"
@@ -120,9 +121,9 @@ def _heads(benchmark: Benchmark, ranked: Ranked, top: int) -> list[list[str]]:
     return heads
 
 
-def _question(benchmark: Benchmark, query: CIRQuery, names: Sequence[str], prompt: str, config: AskConfig) -> Any:
+def _question(benchmark: Benchmark, query: Query, names: Sequence[str], prompt: str, config: AskConfig) -> Any:
     def make() -> list[dict[str, Any]]:
-        images = [query.part.image, *(benchmark.gallery[name].image for name in names)]
+        images = [query.input.image, *(benchmark.gallery[name].image for name in names)]
         image_parts = [image_part(benchmark.image(str(image)), config.max_image_side) for image in images]
         # an example in falling order, so that copying it is no safe way to change nothing
         example = ", ".join(str(n) for n in range(len(names), 0, -1))
@@ -133,16 +134,16 @@ def _question(benchmark: Benchmark, query: CIRQuery, names: Sequence[str], promp
 
 def parse_yes_no(reply: Response) -> bool | None:
     """Whether the reply is yes or no, with or without a full stop; None for anything else."""
-    said = reply.text.strip().rstrip(".!").casefold()
-    return {"yes": True, "no": False}.get(said) if usable(reply) else None
+    word = reply.text.strip().rstrip(".!").casefold()
+    return {"yes": True, "no": False}.get(word) if usable(reply) else None
 
 
 def parse_ranking(reply: Response, count: int) -> list[int] | None:
     """Positions from 0 in the order of the reply's last line; None unless each of `count` stands there once."""
     if not usable(reply):
         return None
-    found = RANKING.match(reply.text.strip().splitlines()[-1].strip().strip("`*"))
-    numbers = [int(n) - 1 for n in re.findall(r"\d+", found[1])] if found else []
+    match = RANKING.match(reply.text.strip().splitlines()[-1].strip().strip("`*"))
+    numbers = [int(n) - 1 for n in re.findall(r"\d+", match[1])] if match else []
     return numbers if sorted(numbers) == list(range(count)) else None
 
 
@@ -164,13 +165,14 @@ def _reranked(
         tops.append(names)
         scores.append([ranked.scores[row][i] for i in whole])
         hits.append([ranked.hits[row][i] for i in whole])
-        ranks.append(head.index(query.target) + 1 if query.target in head else ranked.ranks[row])
+        best = first_rank(head, query.counted)
+        ranks.append(ranked.ranks[row] if best == NOT_FOUND else best)
         # what was re-ranked still stands before all else, in the subset too
         before = ranked.subset_tops[row] if ranked.subset_tops else []
         members = [name for name in head if name in before] + [name for name in before if name not in head]
         subset_tops.append(members)
-        known = query.target in members
-        subset_ranks.append(members.index(query.target) + 1 if known else ranked.subset_ranks[row])
+        best = first_rank(members, query.counted)
+        subset_ranks.append(ranked.subset_ranks[row] if best == NOT_FOUND else best)
     changed = sum(list(order) != list(range(len(order))) for order in orders)
     new = Ranked(tops, scores, ranks, hits, subset_ranks, ranked.ties, subset_tops)
     return Reranked(new, asked, unusable, changed)

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from megapairs_hf.core.errors import EvaluationError
-from megapairs_hf.evaluation.config import CIREVL, DIRECTIONAL, FUSED, NAMES, alpha_of
-from megapairs_hf.evaluation.encode import query_embeddings
+from megapairs_hf.evaluation.config import CIREVL, FUSED, NAMES, PDV, alpha_of
+from megapairs_hf.evaluation.encode import encode_queries
 from megapairs_hf.evaluation.methods.cirevl import caption_then_compose
 from megapairs_hf.evaluation.methods.zero_shot import (
     COMPOSED,
     Sides,
-    directional,
     encode_sides,
     encode_texts,
+    pdv,
     text_only,
-    weighted,
+    weimocir,
 )
 from megapairs_hf.evaluation.rank import EmbeddingScorer, Scorer
 
@@ -41,7 +41,7 @@ def text_of(strategy: str) -> str:
         return "none"
     if strategy == CIREVL:
         return "edited caption"
-    return f"{NO_CAPTION!r} + caption" if strategy == DIRECTIONAL else "prompt"
+    return f"{NO_CAPTION!r} + caption" if strategy == PDV else "prompt"
 
 
 @dataclass
@@ -55,7 +55,7 @@ class Scoring:
         batch_size: inputs at a time.
         vlm: captions the images for `CIReVL`.
         llm: edits the captions; None for `vlm`.
-        told: by strategy, what its records say of its making.
+        notes: by strategy, what its records say besides.
     """
 
     model: Any
@@ -64,7 +64,7 @@ class Scoring:
     batch_size: int = 128
     vlm: AskConfig | None = None
     llm: AskConfig | None = None
-    told: dict[str, dict[str, Any]] = field(default_factory=dict)
+    notes: dict[str, dict[str, Any]] = field(default_factory=dict)
     _sides: list[Sides] = field(default_factory=list)
 
     @property
@@ -83,22 +83,22 @@ class Scoring:
         """
         alpha = alpha_of(name)
         if name == FUSED:
-            return EmbeddingScorer(query_embeddings(self.model, self.benchmark, name, self.batch_size), self.gallery)
+            return EmbeddingScorer(encode_queries(self.model, self.benchmark, name, self.batch_size), self.gallery)
         if name in COMPOSED:
             return COMPOSED[name](self.sides)
         if alpha is not None:
-            return weighted(self.sides, alpha)
+            return weimocir(self.sides, alpha)
         if name == CIREVL and self.vlm is not None:
             llm = self.llm or self.vlm
             composed = caption_then_compose(self.benchmark, self.vlm, llm)
-            self.told[name] = {"captioner": self.vlm.model, "composer": llm.model, "unusable": composed.unusable}
+            self.notes[name] = {"captioner": self.vlm.model, "composer": llm.model, "unusable": composed.unusable}
             return text_only(replace(self.sides, texts=encode_texts(self.model, composed.texts, self.batch_size)))
-        if name == DIRECTIONAL:
+        if name == PDV:
             # the two sides must differ by the change alone, so a prompt's other words may stand in neither
             base = encode_texts(self.model, [NO_CAPTION], self.batch_size)
-            texts = query_embeddings(self.model, _changed(self.benchmark), "text only", self.batch_size)
+            texts = encode_queries(self.model, _changed(self.benchmark), "text only", self.batch_size)
             sides = replace(self.sides, texts=texts)
-            return directional(sides, np.repeat(base, len(texts), axis=0))
+            return pdv(sides, np.repeat(base, len(texts), axis=0))
         raise EvaluationError(f"unknown strategy {name!r}; known: {', '.join(NAMES)}")
 
 
@@ -107,7 +107,7 @@ def _changed(benchmark: Benchmark) -> Benchmark:
     queries = [
         replace(
             query,
-            part=replace(query.part, text=f"{NO_CAPTION} {query.caption or query.part.text}"),
+            input=replace(query.input, text=f"{NO_CAPTION} {query.caption or query.input.text}"),
             other_texts=tuple(f"{NO_CAPTION} {words}" for words in query.other_captions),
         )
         for query in benchmark.queries

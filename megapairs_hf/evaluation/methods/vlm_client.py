@@ -10,7 +10,7 @@ import asyncio
 import base64
 from typing import TYPE_CHECKING, Any
 
-from megapairs_hf.annotation.client.budget import Tally
+from megapairs_hf.annotation.client.budget import Usage
 from megapairs_hf.annotation.client.client import Client
 from megapairs_hf.annotation.client.event_loop import run
 from megapairs_hf.annotation.client.messages import Request
@@ -37,15 +37,15 @@ def ask_all(contents: Sequence[Callable[[], list[dict[str, Any]]]], config: AskC
     Raises:
         ServerUnavailableError: every server refuses or fails everything.
     """
-    parameters = {"max_tokens": config.max_tokens, "temperature": config.temperature, "seed": config.seed}
+    parameters = {"max_tokens": config.max_new_tokens, "temperature": config.temperature, "seed": config.seed}
 
     async def work() -> list[Response]:
         places = asyncio.Semaphore(2 * config.endpoint.concurrency)
-        async with Client(config.endpoint, Tally(), config.model) as client:
+        async with Client(config.endpoint, Usage(), config.model) as client:
 
             async def one(make: Callable[[], list[dict[str, Any]]]) -> Response:
                 async with places:
-                    return await client.ask(
+                    return await client.request(
                         lambda: Request([{"role": "user", "content": make()}], config.model, parameters)
                     )
 

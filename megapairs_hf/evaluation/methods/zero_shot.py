@@ -7,21 +7,24 @@ nearly 0 on CIRCO's rule and not on CIRR's; a comparison of strategies says the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from megapairs_hf.core.errors import EvaluationError
-from megapairs_hf.evaluation.benchmarks.base import Part
-from megapairs_hf.evaluation.encode import encode_parts, query_embeddings
-from megapairs_hf.evaluation.rank import EmbeddingScorer, Scorer, rank
+from megapairs_hf.core.inputs import Input
+from megapairs_hf.evaluation.encode import encode_inputs, encode_queries
+from megapairs_hf.evaluation.rank import EmbeddingScorer, Scorer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from megapairs_hf.evaluation.benchmarks.base import Benchmark, Ranked
+    from megapairs_hf.evaluation.benchmarks.base import Benchmark
+
+# λ of Harris' measure, from BASIC
+HARRIS = 0.1
 
 
 @dataclass(frozen=True)
@@ -60,17 +63,17 @@ def encode_sides(model: Any, benchmark: Benchmark, gallery: np.ndarray, batch_si
         EvaluationError: a query is no composed one.
     """
     for query in benchmark.queries:
-        if query.part.image is None or not query.part.text:
+        if query.input.image is None or not query.input.text:
             raise EvaluationError(
                 f"query {query.key!r} of {benchmark.name} lacks an image or a text, so there is nothing to compose"
             )
-    images = query_embeddings(model, benchmark, "image only", batch_size)
-    return Sides(images, query_embeddings(model, benchmark, "text only", batch_size), gallery)
+    images = encode_queries(model, benchmark, "image only", batch_size)
+    return Sides(images, encode_queries(model, benchmark, "text only", batch_size), gallery)
 
 
 def encode_texts(model: Any, texts: Sequence[str], batch_size: int = 128) -> np.ndarray:
     """Unit embeddings [N, D] of texts."""
-    return encode_parts(model, [Part(text=text) for text in texts], lambda _: None, batch_size)
+    return encode_inputs(model, [Input(text) for text in texts], lambda _: None, batch_size)
 
 
 def unit(embeddings: np.ndarray) -> np.ndarray:
@@ -91,81 +94,59 @@ def text_only(sides: Sides) -> Scorer:
 
 def added(sides: Sides) -> Scorer:
     """Sum of the unit embeddings: "Image + Text" of Pic2Word (arXiv:2302.03084) and all tables since."""
-    return weighted(sides, 0.5)
+    return weimocir(sides, 0.5)
 
 
-def weighted(
-    sides: Sides, alpha: float = 0.5, captions: np.ndarray | None = None, beta: float = 0.0
-) -> Scorer:  # fmt: skip
-    """WeiMoCIR (arXiv:2409.04918): q = (1 - α)·image + α·text, scored against images and their captions.
+def weimocir(sides: Sides, alpha: float = 0.5) -> Scorer:
+    """WeiMoCIR (arXiv:2409.04918) without captions of the gallery: q = (1 - α)·image + α·text.
 
     Args:
         sides: the embeddings.
         alpha: weight of the text, from 0 (the image alone) to 1 (the text alone).
-        captions: [G, D] embeddings of the gallery's captions; the score is then (1 - β)·q·image + β·q·caption.
-        beta: weight of the captions.
 
     Raises:
-        EvaluationError: a weight is not from 0 to 1, or there is no caption to be weighed.
+        EvaluationError: the weight is not from 0 to 1.
     """
-    for name, value in (("alpha", alpha), ("beta", beta)):
-        if not 0 <= value <= 1:
-            raise EvaluationError(f"`{name}` is {value}, but must be from 0 to 1")
-    if beta and captions is None:
-        raise EvaluationError("`beta` weighs the gallery's captions; give their embeddings, or leave it 0")
-    gallery = sides.gallery if captions is None else (1 - beta) * sides.gallery + beta * captions
-    return EmbeddingScorer(unit((1 - alpha) * sides.images + alpha * sides.texts), gallery)
+    if not 0 <= alpha <= 1:
+        raise EvaluationError(f"`alpha` is {alpha}, but must be from 0 to 1")
+    return EmbeddingScorer(unit((1 - alpha) * sides.images + alpha * sides.texts), sides.gallery)
 
 
-def directional(
-    sides: Sides, base: np.ndarray, alpha_image: float = 1.0, alpha_text: float = 1.0, beta: float = 0.5
-) -> Scorer:
-    """Prompt directional embeddings, PDV (arXiv:2502.07215): what the prompt changes in the text moves the image too.
+def pdv(sides: Sides, base: np.ndarray) -> Scorer:
+    """Prompt Directional Vector, PDV (arXiv:2502.07215): what the prompt changes in the text moves the image too.
 
-    With Δ = text of the composed caption - text of the reference's own caption: the image moves by α_I·Δ, the
-    caption by α_T·Δ, and the two are fused by β.
+    With Δ = text of the composed caption - text of the reference's own caption: the mean of image + Δ and of the
+    composed caption; the paper's α_I and α_T are 1 and its β is 0.5.
 
     Args:
         sides: the embeddings; `texts` are of composed captions ("a dog" + "at night").
         base: [Q, D] unit embeddings of the captions without the change; of "a photo" where there are none.
-        alpha_image: how far the image is moved.
-        alpha_text: how far the caption is moved; 1 is the composed caption itself.
-        beta: weight of the text.
 
     Raises:
         EvaluationError: `base` does not fit the texts.
     """
     if base.shape != sides.texts.shape:
-        raise EvaluationError(f"`base` is {list(base.shape)}, but must be {list(sides.texts.shape)}, one a query")
-    change = sides.texts - base
-    image = unit(sides.images + alpha_image * change)
-    text = unit(base + alpha_text * change)
-    return EmbeddingScorer(unit((1 - beta) * image + beta * text), sides.gallery)
+        raise EvaluationError(f"`base` is {list(base.shape)}, but must be {list(sides.texts.shape)}, one per query")
+    return EmbeddingScorer(unit(unit(sides.images + sides.texts - base) + unit(sides.texts)), sides.gallery)
 
 
 @dataclass(frozen=True)
 class ProductScorer:
-    """BASIC (arXiv:2510.25387): centerd similarities to image and to text, multiplied.
+    """After BASIC (arXiv:2510.25387), without its projection and expansion: centered similarities, multiplied.
 
     Both are shifted and scaled by a smallest similarity, cut off at 0, and joined as s_i·s_t - λ·(s_i + s_t)², Harris'
-    measure, which wants both large. BASIC's projection and query expansion need word lists and are left out. The
-    authors take means and minima from LAION and from generated queries; here they come from the benchmark itself,
-    without labels, so numbers differ from theirs.
+    measure with λ = 0.1, which wants both large. BASIC's projection and query expansion need word lists and are left
+    out, and its means and minima come from LAION and from generated queries; here they come from the benchmark itself,
+    without labels. So the numbers compare with no paper's.
 
     Attributes:
         sides: the embeddings.
-        harris: λ; 0 is the plain product.
-        centerd: whether the means of gallery and texts are taken off.
     """
 
     sides: Sides
-    harris: float = 0.1
-    centerd: bool = True
 
     @cached_property
     def _embeddings(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        if not self.centerd:
-            return self.sides.images, self.sides.texts, self.sides.gallery
         of_images, of_texts = self.sides.gallery.mean(0), self.sides.texts.mean(0)
         # a single text minus its own mean is nothing: then the texts stay where they are
         texts = self.sides.texts - of_texts if len(np.unique(self.sides.texts, axis=0)) > 1 else self.sides.texts
@@ -187,13 +168,8 @@ class ProductScorer:
         low_image, low_text = self._smallest
         image = np.maximum((images[start:stop] @ gallery.T + low_image) / low_image, 0)
         text = np.maximum((texts[start:stop] @ gallery.T + low_text) / low_text, 0)
-        scores: np.ndarray = image * text - self.harris * (image + text) ** 2
+        scores: np.ndarray = image * text - HARRIS * (image + text) ** 2
         return scores.astype(np.float32)
-
-
-def product(sides: Sides, harris: float = 0.1, *, centerd: bool = True) -> Scorer:
-    """Product of the two similarities; see `ProductScorer`."""
-    return ProductScorer(sides, harris, centerd)
 
 
 # what needs nothing but the embeddings, by the name in the records
@@ -201,23 +177,5 @@ COMPOSED: Mapping[str, Callable[[Sides], Scorer]] = {
     "image only": image_only,
     "text only": text_only,
     "sum": added,
-    "product": product,
+    "product": ProductScorer,
 }
-
-
-def compare(benchmark: Benchmark, scorers: Mapping[str, Scorer], top: int = 50) -> dict[str, Ranked]:
-    """Rank one benchmark by several strategies, side by side."""
-    return {name: rank(benchmark, scorer, top) for name, scorer in scorers.items()}
-
-
-def with_texts(benchmark: Benchmark, texts: Sequence[str]) -> Benchmark:
-    """The benchmark with other texts, such as captions composed by a language model (CIReVL).
-
-    Raises:
-        EvaluationError: there is not one text a query.
-    """
-    if len(texts) != len(benchmark.queries):
-        raise EvaluationError(f"{len(texts)} texts for {len(benchmark.queries)} queries; give one each")
-    pairs = zip(benchmark.queries, texts, strict=True)
-    queries = [replace(query, part=replace(query.part, text=text), other_texts=()) for query, text in pairs]
-    return replace(benchmark, queries=queries)
