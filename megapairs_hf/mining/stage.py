@@ -64,16 +64,20 @@ def mine_pairs(
         return usable_pairs(writer)
     with writer:
         require("mine", "mine")
-        wanted = config.relations or tuple(RelationConfig(name) for name in embeddings)
-        relations = open_relations(embeddings, wanted)
+        settings = config.relations or tuple(RelationConfig(name) for name in embeddings)
+        relations = open_relations(embeddings, settings)
         starts = np.cumsum([0, *(int(shard["rows"]) for shard in corpus.manifest.shards)])
         files = Neighbors(writer.path, starts)
         searches = find_neighbors(relations, config, files)
-        ranges = {r.name: score_range(r, setting, config, files) for r, setting in zip(relations, wanted, strict=True)}
+        ranges = {
+            r.name: score_range(r, setting, config, files) for r, setting in zip(relations, settings, strict=True)
+        }
         representative = join_near_duplicates(relations, ranges, config, files)
         pick_all(Mining(relations, ranges, representative, config, files), corpus, writer)
-        told = {name: [round(float(end), 4) for end in similarity_range] for name, similarity_range in ranges.items()}
-        stats = {"ranges": told, "search": searches, "near_duplicates": cluster_stats(representative)}
+        rounded = {
+            name: [round(float(end), 4) for end in similarity_range] for name, similarity_range in ranges.items()
+        }
+        stats = {"ranges": rounded, "search": searches, "near_duplicates": cluster_stats(representative)}
         no_pairs = "" if any_rows(writer) else no_pairs_sentence(relations, config, files)
         pairs = writer.finish(stats)
         if no_pairs:

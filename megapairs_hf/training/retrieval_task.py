@@ -61,9 +61,9 @@ class ContrastTask:
     ) -> None:
         self.model, self.pools, self.config = model, list(pools), config
         self.joint = is_joint(model)
-        for told in {pool.prompt for pool in self.pools if pool.prompt} if not self.joint else ():
+        for prompt in {pool.prompt for pool in self.pools if pool.prompt} if not self.joint else ():
             raise TrainingError(
-                f"a source has the prompt {told!r}, but only language models are told one; leave it out"
+                f"a source has the prompt {prompt!r}, but only language models are told one; leave it out"
             )
         self.module = trainable(model)
         self.partial = config.micro_batch is not None or len(pools) > 1 or self.joint
@@ -89,18 +89,18 @@ class ContrastTask:
         size = self.config.batch_size
         bad = {name for key, _ in self.bad.items() for own, _, name in [key.partition("/")] if own == str(number)}
         rows = pool.indices(int(self.before[step]), size)
-        made = [example for example in pool.examples(rows, step, bad) if example is not None]
+        examples = [example for example in pool.examples(rows, step, bad) if example is not None]
         taken, rng = set(rows), random.Random(f"{self.config.seed}/{step}/refill")
-        while len(made) < size:
-            more = pool.others(taken, size - len(made), rng)
+        while len(examples) < size:
+            more = pool.others(taken, size - len(examples), rng)
             if not more:
                 raise TrainingError(
-                    f"step {step} has only {len(made):,} rows with readable images for a batch of {size:,}; lower"
+                    f"step {step} has only {len(examples):,} rows with readable images for a batch of {size:,}; lower"
                     " batch_size, or mend the images"
                 )
             taken.update(more)
-            made += [example for example in pool.examples(more, step, bad) if example is not None]
-        return made
+            examples += [example for example in pool.examples(more, step, bad) if example is not None]
+        return examples
 
     def learn(self, module: Any, step: int, accelerator: Accelerator) -> StepOutput:
         """Leave the gradient of a step's batch on the parameters.
@@ -141,8 +141,8 @@ class ContrastTask:
             return loss_and_gradient(embeddings, pieces, self.config.temperature, self.config.matryoshka)
 
         way = plain_gradient if self.config.micro_batch is None else cached_gradient
-        found = way(module, accelerator, len(chunks), load, lambda: not self._reject(wrong), loss)
-        return None if found is None else (found, dict(zip(COUNTS, counts, strict=True)))
+        value = way(module, accelerator, len(chunks), load, lambda: not self._reject(wrong), loss)
+        return None if value is None else (value, dict(zip(COUNTS, counts, strict=True)))
 
     def _ahead(self, batch: Batch, start: int) -> None:
         chunks = batch.chunks(self.size)
@@ -154,8 +154,8 @@ class ContrastTask:
         import torch
 
         def mask(start: int, end: int) -> torch.Tensor:
-            masked, found = batch.mask(start, end, self.config.mask_false_negatives)
-            counts[:] = [a + b for a, b in zip(counts, found, strict=True)]
+            masked, masked_counts = batch.mask(start, end, self.config.mask_false_negatives)
+            counts[:] = [a + b for a, b in zip(counts, masked_counts, strict=True)]
             return torch.from_numpy(masked).to(device)
 
         queries, candidates = (torch.from_numpy(places).to(device) for places in (batch.queries, batch.candidates))
@@ -163,14 +163,14 @@ class ContrastTask:
 
     def _reject(self, wrong: dict[str, str]) -> bool:
         """Note the images that any process could not read; whether there are any."""
-        found = dict(wrong)
+        errors = dict(wrong)
         if world() > 1:
             from torch import distributed
 
-            told: list[Any] = [None] * world()
-            distributed.all_gather_object(told, wrong)
-            found = {name: error for part in told for name, error in part.items()}
-        for name, error in sorted(found.items()):
+            gathered: list[Any] = [None] * world()
+            distributed.all_gather_object(gathered, wrong)
+            errors = {name: error for part in gathered for name, error in part.items()}
+        for name, error in sorted(errors.items()):
             self.bad[name] = error
             note(f"left out the image {name.partition('/')[2]}: {error}")
         if len(self.bad) > self.config.max_rejected:
@@ -179,9 +179,9 @@ class ContrastTask:
                 f"{len(self.bad)} images cannot be read, more than max_rejected {self.config.max_rejected}"
                 f" ({name.partition('/')[2]}: {error}, …); mend them, or raise max_rejected"
             )
-        if found:
+        if errors:
             self.images.forget()
-        return bool(found)
+        return bool(errors)
 
     def state(self) -> dict[str, Any]:
         """What the plan depends on besides the step."""

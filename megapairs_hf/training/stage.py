@@ -110,9 +110,9 @@ def published_fingerprint(repo_id: str) -> str:
     try:
         return " ".join(str(load_dataset_builder(repo_id, name).hash) for name in ("triplets", "images"))
     except Exception as error:  # datasets raises whatever its reader or connection raises
-        said = " ".join(str(error).split())[:300]
+        message = " ".join(str(error).split())[:300]
         raise ArtifactError(
-            f"cannot open the triplets of {repo_id}: {said}; name a folder of `megapairs build` or a Hub data set"
+            f"cannot open the triplets of {repo_id}: {message}; name a folder of `megapairs build` or a Hub data set"
         ) from error
 
 
@@ -180,7 +180,7 @@ def _measures(
     model: Any, path: str, config: TrainConfig, evaluators: Evaluators
 ) -> dict[str, Callable[[], Mapping[str, float]]]:
     """What is measured during training."""
-    found: dict[str, Callable[[], Mapping[str, float]]] = {}
+    measures: dict[str, Callable[[], Mapping[str, float]]] = {}
     if config.eval_every:
         try:
             rows = load_triplets(path, "validation")
@@ -190,10 +190,10 @@ def _measures(
                     raise TrainingError(f"best_metric needs a validation split: {error}") from error
                 note(f"there is no validation split, so nothing is measured every {config.eval_every} steps")
         else:
-            found["validation"] = of_triplets(model, rows, EVAL_QUERIES, config.micro_batch or EVAL_BATCH)
+            measures["validation"] = of_triplets(model, rows, EVAL_QUERIES, config.micro_batch or EVAL_BATCH)
     for name, make in evaluators.items():
-        found[name] = make(model)
-    return found
+        measures[name] = make(model)
+    return measures
 
 
 def make_model(
@@ -223,10 +223,10 @@ def make_model(
     with writer:
         run = Path(out) / ".parts" / RUN
         run.mkdir(parents=True, exist_ok=True)
-        made = make(run)
+        outcome = make(run)
         if distributed.is_main():
-            _place(writer, run, Path(out), made["save"], files)
-        return writer.finish(made["stats"], made.get("rejected", ()))
+            _place(writer, run, Path(out), outcome["save"], files)
+        return writer.finish(outcome["stats"], outcome.get("rejected", ()))
 
 
 def _place(writer: ArtifactWriter, run: Path, out: Path, save: Callable[[Path], None], files: tuple[str, ...]) -> None:

@@ -82,20 +82,20 @@ class Batch:
 
     def chunks(self, size: int) -> list[list[int]]:
         """Numbers of parts that share a forward pass: of one kind, at most `size`."""
-        made: list[list[int]] = []
+        chunks: list[list[int]] = []
         for i, part in enumerate(self.parts):
-            if not made or len(made[-1]) == size or self.parts[made[-1][0]].kind != part.kind:
-                made.append([])
-            made[-1].append(i)
-        return made
+            if not chunks or len(chunks[-1]) == size or self.parts[chunks[-1][0]].kind != part.kind:
+                chunks.append([])
+            chunks[-1].append(i)
+        return chunks
 
-    def mask(self, start: int, end: int, wanted: bool = True) -> tuple[np.ndarray, tuple[int, int, int]]:
+    def mask(self, start: int, end: int, false_negatives: bool = True) -> tuple[np.ndarray, tuple[int, int, int]]:
         """Which candidates do not count for a range of this process's queries.
 
         Args:
             start: first query.
             end: after the last.
-            wanted: whether false negatives are masked; what is absent always is.
+            false_negatives: whether these are masked too; what is absent always is.
 
         Returns:
             [rows, C] booleans, and how many candidates were masked for each of `COUNTS`.
@@ -107,8 +107,8 @@ class Batch:
         positive[np.arange(len(rows)), own] = True
         masked = np.broadcast_to(keys.absent, positive.shape).copy()
         counts = []
-        for found in self._false(rows, own) if wanted else ():
-            fresh = found & ~masked & ~positive
+        for candidates in self._false(rows, own) if false_negatives else ():
+            fresh = candidates & ~masked & ~positive
             counts.append(int(fresh.sum()))
             masked |= fresh
         return masked, (counts[0], counts[1], counts[2]) if counts else (0, 0, 0)
@@ -151,21 +151,21 @@ def make_batch(
     mine = examples[rank * size : (rank + 1) * size]
     width = max(len(example.candidates) for example in examples)
     sides = ("query", "document") if joint else ("", "")
-    wanted: dict[Part, None] = {}
+    distinct: dict[Part, None] = {}
     for example in mine:
         for part in _parts(example.query, sides[0], joint):
-            wanted[part] = None
+            distinct[part] = None
         for item in example.candidates:
             for part in _parts(item, sides[1], joint):
-                wanted[part] = None
+                distinct[part] = None
     # those with images first, since they are dearest; in the order in which they were met
-    parts = sorted(wanted, key=lambda part: (part.image is None, part.text is None, part.side))
+    parts = sorted(distinct, key=lambda part: (part.image is None, part.text is None, part.side))
     places = {part: i for i, part in enumerate(parts)}
     nothing = len(parts)
 
     def places_of(item: Input | None, side: str) -> list[int]:
-        found = [] if item is None else [places[part] for part in _parts(item, side, joint)]
-        return [*found, nothing, nothing][:2]
+        indices = [] if item is None else [places[part] for part in _parts(item, side, joint)]
+        return [*indices, nothing, nothing][:2]
 
     filled = [example.candidates[i] if i < len(example.candidates) else None for example in mine for i in range(width)]
     return Batch(
@@ -184,8 +184,8 @@ def make_batch(
 def _parts(item: Input, side: str, joint: bool) -> list[Part]:
     if joint:
         return [Part(side, item.text, item.image)]
-    found = [Part(side, None, item.image)] if item.image is not None else []
-    return [*found, Part(side, item.text, None)] if item.text is not None else found
+    parts = [Part(side, None, item.image)] if item.image is not None else []
+    return [*parts, Part(side, item.text, None)] if item.text is not None else parts
 
 
 def _keys(examples: Sequence[Example], width: int, cluster: Callable[[str], str]) -> FalseNegativeKeys:

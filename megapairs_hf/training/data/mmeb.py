@@ -33,14 +33,14 @@ FILES = {".parquet": "parquet", ".jsonl": "json", ".json": "json"}
 def read_side(row: dict[str, Any], text: str, image: str) -> list[Input]:
     """The inputs of one side of a row; a cell may be a value or a list of them."""
     texts, images = (value if isinstance(value, list) else [value] for value in (row.get(text), row.get(image)))
-    made = []
+    inputs = []
     for i in range(max(len(texts), len(images))):
         words = (texts[i] if i < len(texts) else None) or ""
         shown = (images[i] if i < len(images) else None) or None
-        said = words.replace(MARK, "").strip() or None
-        if said is not None or shown is not None:
-            made.append(Input(said, shown))
-    return made
+        cleaned = words.replace(MARK, "").strip() or None
+        if cleaned is not None or shown is not None:
+            inputs.append(Input(cleaned, shown))
+    return inputs
 
 
 def example_of(
@@ -143,8 +143,8 @@ def open_source(source: SourceConfig, config: TrainConfig, work: str | Path) -> 
     try:
         table = datasets.load_dataset(reader, **options)
     except Exception as error:  # datasets raises whatever its reader or connection raises
-        said = " ".join(str(error).split())[:300]
-        raise ArtifactError(f"cannot open the source {place}: {said}") from error
+        message = " ".join(str(error).split())[:300]
+        raise ArtifactError(f"cannot open the source {place}: {message}") from error
     known = [name for name in COLUMNS if name in (table.column_names or ())]
     if "qry" not in known or not {"pos_text", "pos_image_path"} & set(known):
         raise TrainingError(f"{place} has no columns qry and pos_text or pos_image_path; rename its columns")
@@ -178,15 +178,15 @@ def source_fingerprint(source: SourceConfig, work: str | Path) -> str:
     place = Path(work) / source.path[2:] if source.path.startswith("./") else Path(source.path)
     reader, options = _reader(place, source)
     if "data_files" in options:
-        told = [f"{Path(file).name} {sha256_of(file)}" for file in options["data_files"]]
-        return sha256("\n".join(told).encode()).hexdigest()[:16]
+        hashes = [f"{Path(file).name} {sha256_of(file)}" for file in options["data_files"]]
+        return sha256("\n".join(hashes).encode()).hexdigest()[:16]
     try:
         # the commit that the revision stands for today
-        found = datasets.load_dataset_builder(reader, source.name, revision=source.revision).hash
+        commit = datasets.load_dataset_builder(reader, source.name, revision=source.revision).hash
     except Exception as error:  # datasets raises whatever its connection raises
-        said = " ".join(str(error).split())[:300]
-        raise ArtifactError(f"cannot open the source {place}: {said}") from error
-    return f"{source.path}@{found}"
+        message = " ".join(str(error).split())[:300]
+        raise ArtifactError(f"cannot open the source {place}: {message}") from error
+    return f"{source.path}@{commit}"
 
 
 def _reader(place: Path, source: SourceConfig) -> tuple[str, dict[str, Any]]:

@@ -114,5 +114,5 @@ def drawn_pools(weights: Sequence[float], steps: int, seed: int) -> tuple[np.nda
 
 def number(*values: str | None) -> int:
     """A hash of texts that is the same in every process."""
-    told = "\0".join("\1" if value is None else value for value in values)
-    return int.from_bytes(blake2b(told.encode(), digest_size=7).digest(), "big")
+    joined = "\0".join("\1" if value is None else value for value in values)
+    return int.from_bytes(blake2b(joined.encode(), digest_size=7).digest(), "big")

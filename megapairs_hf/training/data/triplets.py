@@ -29,8 +29,8 @@ class TripletPool:
         self.triplets, self.config = triplets, config
         table = triplets.rows
         if config.relations:
-            wanted = set(config.relations)
-            table = table.select([i for i, names in enumerate(table["relation"]) if wanted & set(names)])
+            relations = set(config.relations)
+            table = table.select([i for i, names in enumerate(table["relation"]) if relations & set(names)])
         self.table = table
         self.rows = len(table)
         self.prompt: str | None = None
@@ -59,14 +59,14 @@ class TripletPool:
     def examples(self, indices: Sequence[int], step: int, bad: Collection[str]) -> list[Example | None]:
         """One of the row's instructions and its negatives, drawn by seed, step and row."""
         columns = self.table[list(indices)]
-        made: list[Example | None] = []
+        examples: list[Example | None] = []
         together: dict[str, set[str]] = {}
         for query, target in zip(columns["q_img"], columns["t_img"], strict=True):
             together.setdefault(query, set()).add(target)
         for i, index in enumerate(indices):
             query, target, negatives = columns["q_img"][i], columns["t_img"][i], columns["hns"][i]
             if query in bad or target in bad:
-                made.append(None)
+                examples.append(None)
                 continue
             rng = random.Random(f"{self.config.seed}/{step}/{index}")
             texts = columns["q_text"][i]
@@ -76,8 +76,8 @@ class TripletPool:
             near = together[query] if grouped else set()
             chosen = [target, *self._negatives([name for name in negatives if name not in bad], query, key, near)]
             same = tuple(Input(text, query) for text in texts)
-            made.append(Example(f"{query} -> {target}", drawn, tuple(Input(None, name) for name in chosen), same))
-        return made
+            examples.append(Example(f"{query} -> {target}", drawn, tuple(Input(None, name) for name in chosen), same))
+        return examples
 
     def _negatives(self, names: list[str], query: str, key: str, near: Collection[str]) -> list[str]:
         # Siblings take each other's targets first and draw the rest alike, so that they share those images. The draw
@@ -94,8 +94,8 @@ class TripletPool:
 
     def files(self, names: Sequence[str]) -> dict[str, bytes]:
         """The files of images by their ids."""
-        found: dict[str, bytes] = self.triplets.files(names)
-        return found
+        files: dict[str, bytes] = self.triplets.files(names)
+        return files
 
     def cluster(self, name: str) -> str:
         """The image's value in `cluster_column`, never the same as an id."""
