@@ -131,7 +131,7 @@ def plain_step(task: Any, module: Any, optimizer: Any, step: int) -> float:
     batch = task.batch(step, 0, 1)
     chunks = []
     for numbers in batch.chunks(task.size):
-        parts = [batch.parts[i] for i in numbers]
+        parts = [batch.inputs[i] for i in numbers]
         images, _ = task.images.load(0, [part.image for part in parts if part.image is not None])
         chunks.append(prepared(task.model, parts, images, torch.device("cpu")))
     queries, candidates = torch.from_numpy(batch.queries), torch.from_numpy(batch.candidates)
@@ -155,7 +155,7 @@ def naive_step(task: Any, module: Any, optimizer: Any, step: int) -> float:
     columns = [batch.queries[:, 0], batch.queries[:, 1], *table.T]
     ready = []
     for column in columns:
-        parts = [batch.parts[i] for i in column]
+        parts = [batch.inputs[i] for i in column]
         images, _ = task.images.load(0, [part.image for part in parts if part.image is not None])
         ready.append(prepared(task.model, parts, images, torch.device("cpu")))
 

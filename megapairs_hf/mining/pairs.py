@@ -15,7 +15,7 @@ from megapairs_hf.core.progress import Progress
 from megapairs_hf.core.schema import PAIRS
 from megapairs_hf.mining.knn.thread_pool import release_memory
 from megapairs_hf.mining.near_duplicates import threshold
-from megapairs_hf.mining.sampling import Drawn, draw_pairs
+from megapairs_hf.mining.sampling import Sampled, sample_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -109,31 +109,33 @@ def pick_all(mining: Mining, corpus: Artifact, writer: ArtifactWriter) -> None:
 def _pick_shard(shard: int, mining: Mining, ids: pa.Array, writer: ArtifactWriter) -> None:
     low, high = int(mining.files.starts[shard]), int(mining.files.starts[shard + 1])
     lists = {r.name: mining.files.read(r.name, shard) for r in mining.relations}
-    drawn: list[Drawn] = []
+    sampled: list[Sampled] = []
     rejected: list[Rejection] = []
     for row in range(low, high):
         key = ids[row].as_py()
         own = mining.representative[row]
         if own != row:
             rejected.append((key, "near_duplicate", f"near-duplicate of {ids[int(own)].as_py()}"))
-            drawn.append(Drawn([], []))
+            sampled.append(Sampled([], []))
             continue
         neighbors = {name: (indices[row - low], scores[row - low]) for name, (indices, scores) in lists.items()}
         rng = random.Random(f"{mining.config.seed}/{key}")
-        drawn.append(draw_pairs(row, neighbors, mining.ranges, mining.representative, mining.config, rng))
-        if drawn[-1].reason is not None:
-            rejected.append((key, *drawn[-1].reason))
-    table, alone = _pair_table(low, drawn, mining, ids)
-    rejected += [(ids[row].as_py(), "no_neighbor_in_range", "every target drawn is a near-duplicate") for row in alone]
+        sampled.append(sample_pairs(row, neighbors, mining.ranges, mining.representative, mining.config, rng))
+        if sampled[-1].reason is not None:
+            rejected.append((key, *sampled[-1].reason))
+    table, alone = _pair_table(low, sampled, mining, ids)
+    rejected += [
+        (ids[row].as_py(), "no_neighbor_in_range", "every target sampled is a near-duplicate") for row in alone
+    ]
     stats = {"rows_in": high - low, **pair_counts(table, mining.ranges)}
     writer.write(shard, table, rejected, stats)
 
 
-def _pair_table(low: int, drawn: Sequence[Drawn], mining: Mining, ids: pa.Array) -> tuple[pa.Table, list[int]]:
+def _pair_table(low: int, sampled: Sequence[Sampled], mining: Mining, ids: pa.Array) -> tuple[pa.Table, list[int]]:
     """The pairs of one shard with exact scores under every relation, and the rows that lost all their targets."""
-    left = np.array([low + n for n, one in enumerate(drawn) for _ in one.targets], np.int64)
-    right = np.array([target for one in drawn for target in one.targets], np.int64)
-    negatives = [indices for one in drawn for indices in one.negatives]
+    left = np.array([low + n for n, one in enumerate(sampled) for _ in one.targets], np.int64)
+    right = np.array([target for one in sampled for target in one.targets], np.int64)
+    negatives = [indices for one in sampled for indices in one.negatives]
     scores = {r.name: _scores(r, left, right) for r in mining.relations}
     sizes = [len(indices) for indices in negatives]
     tried = np.array([index for indices in negatives for index in indices], np.int64)

@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
     from megapairs_hf.mining.config import MineConfig
 
-# negatives that are drawn beyond those wanted, because some turn out to be near-duplicates of the target
+# negatives that are sampled beyond those wanted, because some turn out to be near-duplicates of the target
 SPARE = 5
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """What was drawn for one query.
+class Sampled:
+    """What was sampled for one query.
 
     Attributes:
         targets: indices of the targets, ascending.
@@ -32,14 +32,14 @@ class Drawn:
     reason: tuple[str, str] | None = None
 
 
-def draw_pairs(
+def sample_pairs(
     row: int,
     neighbors: Mapping[str, tuple[np.ndarray, np.ndarray]],
     ranges: Mapping[str, tuple[float, float]],
     representative: np.ndarray,
     config: MineConfig,
     rng: random.Random,
-) -> Drawn:
+) -> Sampled:
     """Choose targets and negatives for one query.
 
     Args:
@@ -53,7 +53,7 @@ def draw_pairs(
     usable = {name: _usable(row, indices, scores, representative) for name, (indices, scores) in neighbors.items()}
     retrieved = sorted({index for pairs in usable.values() for _, index in pairs})
     if not retrieved:
-        return Drawn([], [], ("no_neighbor", "no other image was found beside near-duplicates"))
+        return Sampled([], [], ("no_neighbor", "no other image was found beside near-duplicates"))
     chosen: set[int] = set()
     for name, pairs in usable.items():
         low, high = ranges[name]
@@ -61,11 +61,11 @@ def draw_pairs(
         chosen.update(spread(inside, (low, high), config.targets_per_relation, rng))
     if not chosen:
         best = ", ".join(f"{name} {max(pairs)[0]:.3f}" for name, pairs in usable.items() if pairs)
-        return Drawn([], [], ("no_neighbor_in_range", f"highest similarity: {best}"))
+        return Sampled([], [], ("no_neighbor_in_range", f"highest similarity: {best}"))
     targets = sorted(chosen)
     count = min(len(retrieved), config.negatives + SPARE)
     negatives = [[n for n in rng.sample(retrieved, count) if n != target] for target in targets]
-    return Drawn(targets, negatives)
+    return Sampled(targets, negatives)
 
 
 def _usable(row: int, indices: np.ndarray, scores: np.ndarray, representative: np.ndarray) -> list[tuple[float, int]]:
@@ -79,14 +79,14 @@ def spread(
 ) -> list[int]:
     """Draw indices so that their scores lie all over the similarity range.
 
-    The similarity range is cut into as many equal pieces as targets are wanted, one is drawn from each piece that
-    holds any, and what is then still wanting is drawn from all others.
+    The similarity range is cut into as many equal pieces as targets are wanted, one is sampled from each piece that
+    holds any, and what is then still wanting is sampled from all others.
 
     Args:
         pairs: (score, index), scores inside the similarity range.
         similarity_range: low and high similarity.
         count: how many, at most.
-        rng: the draws.
+        rng: decides.
     """
     if len(pairs) <= count:
         return [index for _, index in pairs]
@@ -94,6 +94,6 @@ def spread(
     pieces: list[list[int]] = [[] for _ in range(count)]
     for score, index in pairs:
         pieces[min(count - 1, int((score - low) / (high - low) * count))].append(index)
-    drawn = [rng.choice(piece) for piece in pieces if piece]
-    others = [index for _, index in pairs if index not in drawn]
-    return drawn + rng.sample(others, count - len(drawn))
+    sampled = [rng.choice(piece) for piece in pieces if piece]
+    others = [index for _, index in pairs if index not in sampled]
+    return sampled + rng.sample(others, count - len(sampled))

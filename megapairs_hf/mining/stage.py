@@ -1,9 +1,9 @@
 """The mine stage: pairs of images that are related in one or more of several ways (paper, section 3.1, Figure 1a).
 
 First every row's nearest neighbors are found under each relation (`neighbors.py`), then near-duplicates are joined
-(`near_duplicates.py`), then targets are drawn from those inside the similarity range and hard negatives from all that
-were retrieved (`sampling.py`). A pair carries all its relations and all its scores. What surprises: the first image
-of a cluster of near-duplicates stands for all of it; the others are neither queries nor targets nor negatives.
+(`near_duplicates.py`), then targets are sampled from those inside the similarity range and hard negatives from all
+that were retrieved (`sampling.py`). A pair carries all its relations and all its scores. What surprises: the first
+image of a cluster of near-duplicates stands for all of it; the others are neither queries nor targets nor negatives.
 """
 
 from __future__ import annotations

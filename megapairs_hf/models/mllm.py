@@ -119,13 +119,13 @@ class MllmProcessor:
         self.warned = False
         self.frames: dict[tuple[Any, ...], int] = {}
 
-    def one(self, value: Input, place: int) -> Prepared:
+    def one(self, value: Input, index: int) -> Prepared:
         """Text, and the image made square."""
         ready = Prepared()
         if value.text is not None:
             ready["text"] = value.text
         if value.image is not None:
-            image = load_image(value.image, place)
+            image = load_image(value.image, index)
             size = image.size if self.side is None else (self.side, self.side)
             ready["image"] = image if image.size == size else image.resize(size)
         return ready
@@ -167,7 +167,9 @@ class MllmProcessor:
         if len(tokens["input_ids"]) <= room:
             return text
         if not self.warned:
-            LOG.warning("a text of %d tokens was cut to %d; longer ones follow without a word", len(tokens[0]), room)
+            LOG.warning(
+                "text truncated from %d to %d tokens; further truncations are not logged", len(tokens[0]), room
+            )
             self.warned = True
         return text[: tokens["offset_mapping"][room - 1][1]]
 

@@ -48,11 +48,11 @@ def export_onnx(model: MMRet, folder: str | Path, *, opset: int | None = None) -
 
     if FUSED not in model[0].modality_config or "message" in model[0].modality_config:
         raise ModelError("only dual encoders are exported to ONNX; serve a multimodal language model by its folder")
-    place = Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
     differences = {}
     for name, modality in GRAPHS.items():
-        file = place / f"{name}.onnx"
+        file = path / f"{name}.onnx"
         _export(model, name, modality, file, opset)
         session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
         other = _example(model, name, 3)

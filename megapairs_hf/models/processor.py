@@ -31,7 +31,7 @@ class Prepared(dict):  # type: ignore[type-arg]
 class Processor(Protocol):
     """Turns inputs into features."""
 
-    def one(self, value: Input, place: int) -> Prepared:
+    def one(self, value: Input, index: int) -> Prepared:
         """What a thread does: decode and resize."""
 
     def features(
@@ -57,13 +57,13 @@ class DualProcessor:
         self.limit = int(longest or self.tokenizer.model_max_length)
         self.warned = False
 
-    def one(self, value: Input, place: int) -> Prepared:
+    def one(self, value: Input, index: int) -> Prepared:
         """Text, and pixels or the processor's arrays."""
         ready = Prepared()
         if value.text is not None:
             ready["text"] = value.text
         if value.image is not None:
-            ready["image"] = self.pixels.one(load_image(value.image, place))
+            ready["image"] = self.pixels.one(load_image(value.image, index))
         return ready
 
     def features(
@@ -89,7 +89,9 @@ class DualProcessor:
         for text in long:
             count = len(self.tokenizer(text, verbose=False)["input_ids"])
             if count > self.limit:
-                LOG.warning("a text of %d tokens was cut to %d; longer ones follow without a word", count, self.limit)
+                LOG.warning(
+                    "text truncated from %d to %d tokens; further truncations are not logged", count, self.limit
+                )
                 self.warned = True
                 return
 

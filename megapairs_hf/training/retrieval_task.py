@@ -15,7 +15,7 @@ from megapairs_hf.core.progress import note
 from megapairs_hf.training.collectives import world
 from megapairs_hf.training.data.batch import COUNTS, Batch, make_batch
 from megapairs_hf.training.data.loader import ImageLoader, Reader
-from megapairs_hf.training.data.sampler import drawn_pools
+from megapairs_hf.training.data.sampler import sample_pools
 from megapairs_hf.training.encoder import ImageTransform, is_joint, prepared, trainable
 from megapairs_hf.training.grad_cache import cached_gradient, plain_gradient
 from megapairs_hf.training.loss import BatchIndices, loss_and_gradient
@@ -52,7 +52,7 @@ class ContrastTask:
     Args:
         model: an MMRet.
         pools: rows, each pool of one kind.
-        weights: how often a batch is drawn from each.
+        weights: how often a batch is sampled from each.
         config: the settings.
     """
 
@@ -68,7 +68,7 @@ class ContrastTask:
         self.module = trainable(model)
         self.partial = config.micro_batch is not None or len(pools) > 1 or self.joint
         self.images = ImageLoader(Reader(Fetch(self.pools), ImageTransform(model)), config.cache_gb, config.workers)
-        self.drawn, self.before = drawn_pools(weights, config.steps, config.seed)
+        self.sampled, self.before = sample_pools(weights, config.steps, config.seed)
         self.bad: dict[str, str] = {}
         self.planned: tuple[tuple[int, int], Batch] | None = None
         self.size = config.micro_batch or FORWARD_SIZE
@@ -78,7 +78,7 @@ class ContrastTask:
         key = (step, len(self.bad))
         if self.planned is not None and self.planned[0] == key:
             return self.planned[1]
-        number = int(self.drawn[step])
+        number = int(self.sampled[step])
         pool = self.pools[number]
         examples = self._examples(pool, number, step)
         batch = make_batch(step, number, examples, rank, world, joint=self.joint, cluster=pool.cluster)
@@ -119,8 +119,8 @@ class ContrastTask:
                 loss, counts = result
                 if step + 1 < self.config.last_step:
                     self._ahead(self.batch(step + 1, distributed.rank(), distributed.world_size()), 0)
-                shown = sum(part.image is not None for part in batch.parts)
-                return StepOutput(loss, batch.names, {"images": shown, **counts})
+                images = sum(item.image is not None for item in batch.inputs)
+                return StepOutput(loss, batch.names, {"images": images, **counts})
 
     def _attempt(
         self, module: Any, batch: Batch, accelerator: Accelerator
@@ -131,10 +131,10 @@ class ContrastTask:
 
         def load(i: int) -> dict[str, Any]:
             self._ahead(batch, i)
-            parts = [batch.parts[k] for k in chunks[i]]
-            images, bad = self.images.load(batch.pool, [part.image for part in parts if part.image is not None])
+            inputs = [batch.inputs[k] for k in chunks[i]]
+            images, bad = self.images.load(batch.pool, [item.image for item in inputs if item.image is not None])
             wrong.update({f"{batch.pool}/{name}": error for name, error in bad.items()})
-            return prepared(self.model, parts, images, accelerator.device, self.pools[batch.pool].prompt)
+            return prepared(self.model, inputs, images, accelerator.device, self.pools[batch.pool].prompt)
 
         def loss(embeddings: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             pieces = self._pieces(batch, embeddings.device, counts)
@@ -147,7 +147,7 @@ class ContrastTask:
     def _ahead(self, batch: Batch, start: int) -> None:
         chunks = batch.chunks(self.size)
         for chunk in chunks[start : start + AHEAD]:
-            names = [name for name in (batch.parts[k].image for k in chunk) if name is not None]
+            names = [name for name in (batch.inputs[k].image for k in chunk) if name is not None]
             self.images.ahead(batch.pool, names)
 
     def _pieces(self, batch: Batch, device: Any, counts: list[int]) -> BatchIndices:
@@ -158,7 +158,7 @@ class ContrastTask:
             counts[:] = [a + b for a, b in zip(counts, masked_counts, strict=True)]
             return torch.from_numpy(masked).to(device)
 
-        queries, candidates = (torch.from_numpy(places).to(device) for places in (batch.queries, batch.candidates))
+        queries, candidates = (torch.from_numpy(rows).to(device) for rows in (batch.queries, batch.candidates))
         return BatchIndices(queries, candidates, batch.first * batch.width, batch.width, mask)
 
     def _reject(self, wrong: dict[str, str]) -> bool:

@@ -66,7 +66,7 @@ def train_mmret(
         TrainingError: the data do not fit the settings, or the loss is not a number.
         StaleArtifactError: `out` holds a run with other settings or inputs.
     """
-    place = triplets if isinstance(triplets, str) else triplets.path
+    path = triplets if isinstance(triplets, str) else triplets.path
     mark = published_fingerprint(triplets) if isinstance(triplets, str) else triplets.fingerprint
     inputs = {"triplets": mark, "model": backbone_fingerprint(config, work)}
     inputs |= {f"sources[{i}]": source_fingerprint(source, work) for i, source in enumerate(config.sources)}
@@ -75,9 +75,9 @@ def train_mmret(
         # asked for again when the loop begins; here before anything is loaded
         chosen_tracker(config.tracker)
         model = started_model(config, work)
-        pools, weights, small = open_pools(load_triplets(place, config.split), config, work)
+        pools, weights, small = open_pools(load_triplets(path, config.split), config, work)
         task = ContrastTask(model, pools, weights, config)
-        measures = _measures(model, place, config, evaluators or {})
+        measures = _measures(model, path, config, evaluators or {})
         watch = EvalCallback(
             measures,
             config.eval_every if measures else 0,
@@ -127,7 +127,7 @@ def started_model(config: TrainConfig, work: str | Path) -> Any:
     path = model_place(config.model, work)
     model = load_mmret(path, revision=config.revision, device="cpu", model_kwargs=weights)
     if config.lora_rank:
-        # the adapters' first values are drawn
+        # the adapters' first values are sampled
         torch.manual_seed(config.seed)
         add_lora(model, rank=config.lora_rank)
         # a step of 5e-6 is lost in bfloat16's eight bits

@@ -11,7 +11,7 @@ import pytest
 from megapairs_hf.core.errors import ArtifactError, ConfigError
 from megapairs_hf.mining import MineConfig, RelationConfig, mine_pairs
 from megapairs_hf.mining.near_duplicates import cluster_stats, representatives
-from megapairs_hf.mining.sampling import draw_pairs, spread
+from megapairs_hf.mining.sampling import sample_pairs, spread
 from tests.clustered import made_corpus, made_embeddings
 from tests.small import ROOT, files_of, small_corpus, small_embeddings
 
@@ -38,18 +38,18 @@ def test_targets_come_from_the_range_and_stand_for_their_cluster():
     # 0° and 5° are one image, and 40°, 41° and 42° are one
     representative = np.array([0, 0, 2, 3, 4, 4, 4, 7])
     config = MineConfig(targets_per_relation=8, negatives=5)
-    drawn = draw_pairs(0, {"dino": found}, {"dino": (0.7, 0.98)}, representative, config, random.Random(0))
-    assert drawn.targets == [2, 3, 4]
+    sampled = sample_pairs(0, {"dino": found}, {"dino": (0.7, 0.98)}, representative, config, random.Random(0))
+    assert sampled.targets == [2, 3, 4]
     # cos 80° = 0.17 is unrelated, but a fine negative
-    assert [set(negatives) for negatives in drawn.negatives] == [{3, 4, 7}, {2, 4, 7}, {2, 3, 7}]
+    assert [set(negatives) for negatives in sampled.negatives] == [{3, 4, 7}, {2, 4, 7}, {2, 3, 7}]
 
 
 def test_a_query_without_a_neighbor_in_the_range_says_why():
     found = from_the_first(circle(np.array([0.0, 80.0])))
-    drawn = draw_pairs(0, {"text": found}, {"text": (0.8, 0.96)}, np.arange(2), MineConfig(), random.Random(0))
-    assert not drawn.targets
-    assert drawn.reason == ("no_neighbor_in_range", "highest similarity: text 0.174")
-    alone = draw_pairs(0, {"text": found}, {"text": (0.8, 0.96)}, np.zeros(2, int), MineConfig(), random.Random(0))
+    sampled = sample_pairs(0, {"text": found}, {"text": (0.8, 0.96)}, np.arange(2), MineConfig(), random.Random(0))
+    assert not sampled.targets
+    assert sampled.reason == ("no_neighbor_in_range", "highest similarity: text 0.174")
+    alone = sample_pairs(0, {"text": found}, {"text": (0.8, 0.96)}, np.zeros(2, int), MineConfig(), random.Random(0))
     assert alone.reason == ("no_neighbor", "no other image was found beside near-duplicates")
 
 
@@ -57,21 +57,21 @@ def test_targets_are_spread_over_the_range():
     # nine neighbors near the upper end, one near the lower: a plain draw would nearly always miss it
     pairs = [(0.95 - i / 1000, i) for i in range(9)] + [(0.81, 9)]
     for seed in range(20):
-        drawn = spread(pairs, (0.8, 0.96), 2, random.Random(seed))
-        assert 9 in drawn
-        assert len(set(drawn)) == 2
+        sampled = spread(pairs, (0.8, 0.96), 2, random.Random(seed))
+        assert 9 in sampled
+        assert len(set(sampled)) == 2
     assert sorted(spread(pairs, (0.8, 0.96), 5, random.Random(0)))[-1] == 9
     assert sorted(spread(pairs, (0.8, 0.96), 50, random.Random(0))) == list(range(10))
 
 
 def test_targets_are_spread_over_relations():
-    """A target drawn under one relation leaves the other relation's index to another image."""
+    """A target sampled under one relation leaves the other relation's index to another image."""
     found = (np.array([1, 2, 3, 4]), np.array([0.9, 0.9, 0.9, 0.9]))
     ranges = {"clip": (0.8, 0.96), "dino": (0.8, 0.96)}
-    drawn = draw_pairs(
+    sampled = sample_pairs(
         0, {"clip": found, "dino": found}, ranges, np.arange(5), MineConfig(targets_per_relation=2), random.Random(0)
     )
-    assert drawn.targets == [1, 2, 3, 4]
+    assert sampled.targets == [1, 2, 3, 4]
 
 
 def test_near_duplicates_are_joined_transitively():
