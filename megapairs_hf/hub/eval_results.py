@@ -6,15 +6,10 @@ say nothing are in percent where any of their values or intervals is above one, 
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from typing import TYPE_CHECKING, Any
 
-from megapairs_hf.artifacts import storage
-from megapairs_hf.artifacts.artifact import MANIFEST, PLAN, open_artifact
-from megapairs_hf.artifacts.storage import PathLike, join
-from megapairs_hf.artifacts.workspace import RECORD_KEYS, RESULTS
+from megapairs_hf.artifacts.workspace import read_results
 from megapairs_hf.core.errors import HubError
 from megapairs_hf.evaluation.comparability import caveats
 from megapairs_hf.evaluation.metrics import metric_label
@@ -24,48 +19,24 @@ from megapairs_hf.hub.secret_scan import public
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from megapairs_hf.artifacts.storage import PathLike
     from megapairs_hf.hub.config import PushConfig
 
 FACTORS = {"fraction": 100, "percent": 1}
 
 
 def read_records(path: PathLike) -> list[dict[str, Any]]:
-    """The records of a `results` folder or of one file of JSON lines.
+    """The records of a `results` folder or of one file of JSON lines, in percent.
 
     Raises:
-        HubError: there is no such file, or a line is no record.
+        ArtifactError: there is no such file, or a line is no record.
+        HubError: it has no line.
         IncompleteArtifactError: the evaluation is not finished.
     """
-    file = str(path)
-    if not file.endswith(".jsonl"):
-        if any(storage.exists(join(path, name)) for name in (MANIFEST, PLAN)):
-            open_artifact(path, "results")
-        file = join(path, RESULTS)
-    if not storage.exists(file):
-        raise HubError(f"{path} holds no {RESULTS}; name the folder or the file that `megapairs eval` wrote")
-    records = []
-    for number, line in enumerate(storage.read_bytes(file).decode("utf-8", errors="replace").split("\n"), start=1):
-        if line.strip():
-            records.append(_record(line, f"{file} line {number}"))
+    records = read_results(path)
     if not records:
-        raise HubError(f"{file} is empty; run `megapairs eval` first")
+        raise HubError(f"{path} is empty; run `megapairs eval` first")
     return in_percent(records)
-
-
-def _record(line: str, where: str) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise HubError(f"{where} is not JSON; run the evaluation again") from error
-    fields = record if isinstance(record, dict) else {}
-    lacking = [key for key in RECORD_KEYS if key != "value" and not (isinstance(fields.get(key), str) and fields[key])]
-    lacking += [] if "value" in fields else ["value"]
-    if lacking:
-        raise HubError(f"{where} has no `{lacking[0]}`; run the evaluation again")
-    value = record["value"]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise HubError(f"{where} has the value {value!r}, which is no number; run the evaluation again")
-    return dict(record)
 
 
 def in_percent(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ import json
 import pytest
 import yaml
 
-from megapairs_hf.core.errors import HubError, IncompleteArtifactError
+from megapairs_hf.core.errors import ArtifactError, HubError, IncompleteArtifactError
 from megapairs_hf.hub.config import PushConfig
 from megapairs_hf.hub.eval_results import as_shares, eval_results, in_percent, read_records, records_of_model
 from megapairs_hf.hub.push_results import eval_files
@@ -77,7 +77,8 @@ def test_an_entry_of_the_card_survives_its_metadata():
     ("line", "said"),
     [
         ("{", r"results\.jsonl line 1 is not JSON"),
-        ("[]", "has no `benchmark`"),
+        ("[]", "is no JSON object"),
+        ("{}", "has no `benchmark`"),
         (json.dumps({**SHARE, "model": ""}), "has no `model`"),
         (json.dumps({**SHARE, "metric": ["a"]}), "has no `metric`"),
         (json.dumps({**SHARE, "value": "high"}), "has the value 'high', which is no number"),
@@ -87,12 +88,12 @@ def test_an_entry_of_the_card_survives_its_metadata():
 )
 def test_what_is_no_record_is_named(tmp_path, line, said):
     (tmp_path / "results.jsonl").write_text(line + "\n")
-    with pytest.raises(HubError, match=said):
+    with pytest.raises((ArtifactError, HubError), match=said):
         read_records(tmp_path)
 
 
 def test_no_results_and_unfinished_results_are_told(tmp_path):
-    with pytest.raises(HubError, match=r"holds no results\.jsonl"):
+    with pytest.raises(ArtifactError, match=r"holds no results\.jsonl"):
         read_records(tmp_path)
     (tmp_path / ".plan.json").write_text("{}")
     with pytest.raises(IncompleteArtifactError, match="not finished"):
