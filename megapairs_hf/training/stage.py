@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.artifacts.artifact import Artifact
-from megapairs_hf.artifacts.fingerprints import model_place, weights_fingerprint
+from megapairs_hf.artifacts.fingerprints import model_path, weights_fingerprint
+from megapairs_hf.artifacts.workspace import TRAINING_LOG
 from megapairs_hf.artifacts.writer import ArtifactWriter, Rejection, create_artifact
 from megapairs_hf.core import distributed
 from megapairs_hf.core.compatibility import require_adapters
@@ -22,7 +23,7 @@ from megapairs_hf.training.data.mmeb import open_source, source_fingerprint
 from megapairs_hf.training.data.triplets import TripletPool
 from megapairs_hf.training.evaluate import EvalCallback, of_triplets
 from megapairs_hf.training.retrieval_task import ContrastTask
-from megapairs_hf.training.tracking import LOG, chosen_tracker
+from megapairs_hf.training.tracking import chosen_tracker
 from megapairs_hf.training.trainer import run_loop
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ def started_model(config: TrainConfig, work: str | Path) -> Any:
     import torch
 
     weights = {"dtype": getattr(torch, config.dtype)}
-    path = model_place(config.model, work)
+    path = model_path(config.model, work)
     model = load_mmret(path, revision=config.revision, device="cpu", model_kwargs=weights)
     if config.lora_rank:
         # the adapters' first values are sampled
@@ -232,7 +233,7 @@ def make_model(
 def _place(writer: ArtifactWriter, run: Path, out: Path, save: Callable[[Path], None], files: tuple[str, ...]) -> None:
     with explained_save(out):
         save(out)
-        for log in run.rglob(LOG):
+        for log in run.rglob(TRAINING_LOG):
             target = out / log.relative_to(run)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(log, target)
@@ -244,4 +245,4 @@ def _place(writer: ArtifactWriter, run: Path, out: Path, save: Callable[[Path], 
 
 def backbone_fingerprint(config: TrainConfig, work: str | Path) -> str:
     """What identifies the backbone."""
-    return weights_fingerprint(model_place(config.model, work), config.revision)
+    return weights_fingerprint(model_path(config.model, work), config.revision)

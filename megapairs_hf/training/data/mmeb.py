@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from megapairs_hf.artifacts.fingerprints import model_place, sha256_of
+from megapairs_hf.artifacts.fingerprints import model_path, sha256_of
 from megapairs_hf.core.errors import ArtifactError, TrainingError
 from megapairs_hf.core.inputs import Input
 from megapairs_hf.training.data.dataset import Example
@@ -139,7 +139,7 @@ def open_source(source: SourceConfig, config: TrainConfig, work: str | Path) -> 
     import datasets
 
     path = str(Path(work) / source.path[2:]) if source.path.startswith("./") else source.path
-    images = Path(model_place(source.images, work))
+    images = Path(model_path(source.images, work))
     reader, options = _reader(Path(path), source)
     try:
         table = datasets.load_dataset(reader, **options)
