@@ -15,7 +15,7 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.artifacts import storage
-from megapairs_hf.artifacts.writer import first_difference
+from megapairs_hf.artifacts.staleness import first_difference
 from megapairs_hf.core import distributed
 from megapairs_hf.core.errors import StaleArtifactError
 
