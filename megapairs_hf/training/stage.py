@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.artifacts.artifact import Artifact
 from megapairs_hf.artifacts.fingerprints import model_place, weights_fingerprint
+from megapairs_hf.artifacts.workspace import TRAINING_LOG
 from megapairs_hf.artifacts.writer import ArtifactWriter, Rejection, create_artifact
 from megapairs_hf.core import distributed
 from megapairs_hf.core.compatibility import require_adapters
@@ -22,7 +24,7 @@ from megapairs_hf.training.data.mmeb import open_source, source_fingerprint
 from megapairs_hf.training.data.triplets import TripletPool
 from megapairs_hf.training.evaluate import EvalCallback, of_triplets
 from megapairs_hf.training.retrieval_task import ContrastTask
-from megapairs_hf.training.tracking import LOG, chosen_tracker
+from megapairs_hf.training.tracking import chosen_tracker
 from megapairs_hf.training.trainer import run_loop
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from megapairs_hf.training.config import TrainConfig
     from megapairs_hf.training.data.dataset import TrainDataset
 
-    Evaluators = Mapping[str, Callable[[Any], Callable[[], Mapping[str, float]]]]
+    Evaluators = Mapping[str, Callable[[Any], Mapping[str, float]]]
 
 RUN = ".run"
 EVAL_QUERIES, EVAL_BATCH = 500, 64
@@ -55,8 +57,8 @@ def train_mmret(
             it, with `.tracking` after the name.
         work: what `./…` in the model's path is relative to.
         overwrite: throw away what is there.
-        evaluators: by name: given the model, functions that measure it as it is when they are called; they run every
-            `eval_every` steps, besides retrieval on the validation split (`validation/recall@1`).
+        evaluators: functions by name that measure the model; they run every `eval_every` steps, besides retrieval on
+            the validation split (`validation/recall@1`).
 
     Returns:
         A `model` artifact.
@@ -191,9 +193,7 @@ def _measures(
                 note(f"there is no validation split, so nothing is measured every {config.eval_every} steps")
         else:
             measures["validation"] = of_triplets(model, rows, EVAL_QUERIES, config.micro_batch or EVAL_BATCH)
-    for name, make in evaluators.items():
-        measures[name] = make(model)
-    return measures
+    return measures | {name: functools.partial(measure, model) for name, measure in evaluators.items()}
 
 
 def make_model(
@@ -232,7 +232,7 @@ def make_model(
 def _place(writer: ArtifactWriter, run: Path, out: Path, save: Callable[[Path], None], files: tuple[str, ...]) -> None:
     with explained_save(out):
         save(out)
-        for log in run.rglob(LOG):
+        for log in run.rglob(TRAINING_LOG):
             target = out / log.relative_to(run)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(log, target)

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from megapairs_hf.training.config import LoopConfig
 
-LOG = "training_log.jsonl"
 EXTRA = {"tensorboard": "track", "trackio": "track", "wandb": "wandb"}
 
 

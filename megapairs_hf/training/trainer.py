@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.artifacts import storage
+from megapairs_hf.artifacts.workspace import TRAINING_LOG
 from megapairs_hf.core import distributed
 from megapairs_hf.core.config import config_dict
 from megapairs_hf.core.errors import TrainingError
@@ -19,7 +20,7 @@ from megapairs_hf.core.progress import Progress, note
 from megapairs_hf.training.checkpoint import PREFIX, load_checkpoint, make_whole, newest, save_checkpoint
 from megapairs_hf.training.collectives import all_reduce_sum, broadcast, world
 from megapairs_hf.training.evaluate import EvalCallback
-from megapairs_hf.training.tracking import LOG, Interval, Log, Trained, begin_tracking, chosen_tracker, live_line
+from megapairs_hf.training.tracking import Interval, Log, Trained, begin_tracking, chosen_tracker, live_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -124,7 +125,7 @@ class Run:
         self.saved = 0
         self._resume()
         self.interval = Interval()
-        self.log = Log(folder / LOG, self.done)
+        self.log = Log(folder / TRAINING_LOG, self.done)
 
     @property
     def chosen(self) -> int | None:

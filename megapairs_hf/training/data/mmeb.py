@@ -65,13 +65,11 @@ class TablePool:
         chosen: which of its rows.
         images: folder of the images.
         config: the settings.
-        prompt: of its queries.
     """
 
-    def __init__(
-        self, name: str, table: Any, chosen: Sequence[int], images: Path, config: TrainConfig, prompt: str = ""
-    ) -> None:
-        self.prompt: str | None = prompt
+    def __init__(self, name: str, table: Any, chosen: Sequence[int], images: Path, config: TrainConfig) -> None:
+        # `qry` carries its own instruction
+        self.prompted = False
         self.name, self.table, self.images, self.config = name, table.select(chosen), images, config
         self.rows = len(chosen)
 
@@ -159,9 +157,7 @@ def open_source(source: SourceConfig, config: TrainConfig, work: str | Path) -> 
         if len(sides) < 2:
             raise TrainingError(f"row {i} of {path} has an empty query or positive; take it out")
         kinds.setdefault(tuple(side.kind for side in sides), []).append(i)
-    pools: list[TrainDataset] = [
-        TablePool(name, table, chosen, images, config, source.prompt) for chosen in kinds.values()
-    ]
+    pools: list[TrainDataset] = [TablePool(name, table, chosen, images, config) for chosen in kinds.values()]
     share = (source.weight or len(table)) / len(table)
     return pools, [share * len(chosen) for chosen in kinds.values()]
 
