@@ -223,7 +223,7 @@ class TrainConfig(LoopConfig):
 class PretrainConfig:
     """Settings of the small encoders that are trained on the corpus itself, where no weights can be had.
 
-    They stand in for EVA-CLIP and DINOv2: a CLIP learns from the captions, a DINOv2-shaped model from two random
+    They take the place of EVA-CLIP and DINOv2: a CLIP learns from the captions, a DINOv2-shaped model from two random
     views of each image (SimCLR, Chen et al. 2020). All settings are ours.
 
     Attributes:

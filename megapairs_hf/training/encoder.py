@@ -1,6 +1,6 @@
 """The model as training sees it: distinct inputs in, embeddings before normalizing out.
 
-One class serves both families, because Sentence Transformers does the telling apart: a dual encoder is given images
+One class serves both families, because Sentence Transformers tells them apart: a dual encoder is given images
 and texts by themselves, a language model whole inputs. What surprises: the forward takes a list of chunks, because
 DDP allows one forward call for each backward pass.
 """

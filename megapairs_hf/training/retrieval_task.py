@@ -52,7 +52,7 @@ class ContrastTask:
     Args:
         model: an MMRet.
         pools: rows, each pool of one kind.
-        weights: how often a batch is sampled from each.
+        weights: sampling weight of each.
         config: the settings.
     """
 
@@ -106,7 +106,7 @@ class ContrastTask:
         """
         import torch
 
-        # dropout draws by step and process, so that a resumed run draws the same
+        # dropout samples by step and process, so that a resumed run draws the same
         torch.manual_seed(self.config.seed * 1_000_003 + step * 1009 + distributed.rank())
         while True:
             batch = self.batch(step, distributed.rank(), distributed.world_size())
@@ -184,7 +184,7 @@ class ContrastTask:
         return {"rejected": dict(self.bad)}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from `state`."""
+        """Resume from `state`."""
         self.bad = dict(state.get("rejected", {}))
 
     def close(self) -> None:

@@ -2,7 +2,7 @@
 
 Columns: `qry`, `qry_image_path`, `pos_text`, `pos_image_path`, `neg_text`, `neg_image_path`. What surprises: rows of
 different kinds (image to text, text to image, …) become pools of their own, so that all rows of a batch are of one
-kind and a model cannot tell a negative by its kind alone.
+kind and a model cannot recognize a negative by its kind alone.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ def open_source(source: SourceConfig, config: TrainConfig, work: str | Path) -> 
 def source_fingerprint(source: SourceConfig, work: str | Path) -> str:
     """What identifies the rows of a source: the bytes of local files, or the revision on the Hub.
 
-    The images are not looked at: there may be a terabyte of them.
+    The images are not hashed: there may be a terabyte of them.
 
     Raises:
         ArtifactError: it cannot be found.
