@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from megapairs_hf.training.config import TrainConfig
     from megapairs_hf.training.data.dataset import TrainDataset
 
-    Evaluators = Mapping[str, Callable[[Any], Callable[[], Mapping[str, float]]]]
+    Evaluators = Mapping[str, Callable[[Any], Mapping[str, float]]]
 
 RUN = ".run"
 EVAL_QUERIES, EVAL_BATCH = 500, 64
@@ -55,9 +56,9 @@ def train_mmret(
         out: the folder of the model; a Sentence Transformers model when done. A tracker's files go to a folder beside
             it, with `.tracking` after the name.
         work: what `./…` in the model's path is relative to.
-        overwrite: throw away what is there.
-        evaluators: by name: given the model, functions that measure it as it is when they are called; they run every
-            `eval_every` steps, besides retrieval on the validation split (`validation/recall@1`).
+        overwrite: replace what is there.
+        evaluators: functions by name that measure the model; they run every `eval_every` steps, besides retrieval on
+            the validation split (`validation/recall@1`).
 
     Returns:
         A `model` artifact.
@@ -73,7 +74,7 @@ def train_mmret(
     inputs |= {f"sources[{i}]": source_fingerprint(source, work) for i, source in enumerate(config.sources)}
 
     def make(folder: Path) -> dict[str, Any]:
-        # asked for again when the loop begins; here before anything is loaded
+        # checked again when the loop begins; here before anything is loaded
         chosen_tracker(config.tracker)
         model = started_model(config, work)
         pools, weights, small = open_pools(load_triplets(path, config.split), config, work)
@@ -89,7 +90,7 @@ def train_mmret(
         trained = run_loop(task, config, folder, "train", inputs, watch, Path(f"{out}.tracking"))
         # only the first process saves
         if config.lora_rank and distributed.is_main():
-            # merged in bfloat16, most of what the adapters learnt would be rounded away
+            # merged in bfloat16, most of what the adapters learned would be rounded away
             for parameter in model.parameters():
                 parameter.data = parameter.data.float()
             unload_lora(model)
@@ -192,9 +193,7 @@ def _measures(
                 note(f"there is no validation split, so nothing is measured every {config.eval_every} steps")
         else:
             measures["validation"] = of_triplets(model, rows, EVAL_QUERIES, config.micro_batch or EVAL_BATCH)
-    for name, make in evaluators.items():
-        measures[name] = make(model)
-    return measures
+    return measures | {name: functools.partial(measure, model) for name, measure in evaluators.items()}
 
 
 def make_model(
@@ -216,7 +215,7 @@ def make_model(
         make: trains, with checkpoints and log in the folder it is given; returns how to save, and the stats.
         kind: of the artifact.
         files: whose hashes go into the manifest.
-        overwrite: throw away what is there.
+        overwrite: replace what is there.
     """
     writer = create_artifact(out, kind=kind, config=config, inputs=inputs, names=files, overwrite=overwrite)
     if isinstance(writer, Artifact):

@@ -1,4 +1,4 @@
-"""The loop on Accelerate: steps, gradients, learning rate, log, checkpoints, evaluation; what is learnt is a `Task`.
+"""The loop on Accelerate: steps, gradients, learning rate, log, checkpoints, evaluation; what is learned is a `Task`.
 
 What surprises: there is no data loader. A task makes the batch of step s from the seed and s alone, so a run that
 resumes at step s takes exactly the batches that the uninterrupted run would have had.
@@ -48,7 +48,7 @@ def run_loop(
     """Train, resuming if there is a checkpoint.
 
     Args:
-        task: what is learnt; afterwards its module holds the weights to be saved (the last, or the best).
+        task: what is learned; afterwards its module holds the weights to be saved (the last, or the best).
         config: the settings.
         folder: where the checkpoints and the log go.
         label: of the progress bar.
