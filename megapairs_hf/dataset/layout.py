@@ -21,24 +21,31 @@ SPLITS = ("train", "validation")
 # the most that the Hub advises for a parquet file
 MAX_SHARD_BYTES = 500_000_000
 PREVIEW_FILE = "preview/train-00000-of-00001.parquet"
-FRONT_MATTER = """---
-configs:
-- config_name: triplets
-  default: true
-  description: {mark}
-  data_files:
-{triplets}
-- config_name: images
-  description: {mark}
-  data_files:
-  - split: train
-    path: images/train-*.parquet
-{preview}---
+README = """---
+{configs}---
 
 # Triplets
 
 Made by megapairs-hf. `megapairs push dataset` writes the full card.
 """
+
+
+def configs(splits: Mapping[str, Sequence[str]], mark: str) -> list[dict[str, Any]]:
+    """The `configs` of a README, by which `load_dataset` finds the files.
+
+    Args:
+        splits: those of each configuration that hold rows.
+        mark: a hash that changes with the rows.
+    """
+    return [
+        {
+            "config_name": part,
+            **({"default": True} if part == "triplets" else {}),
+            "description": mark,
+            "data_files": [{"split": name, "path": f"{part}/{name}-*"} for name in names],
+        }
+        for part, names in splits.items()
+    ]
 
 
 def readme(splits: Sequence[str], mark: str, preview: bool) -> str:
@@ -49,12 +56,10 @@ def readme(splits: Sequence[str], mark: str, preview: bool) -> str:
         mark: a hash that changes with the rows.
         preview: whether there is a `preview` configuration.
     """
-    listed = [f"  - split: {split}\n    path: triplets/{split}-*.parquet" for split in splits]
-    shown = (
-        f"- config_name: preview\n  description: {mark}\n"
-        "  data_files:\n  - split: train\n    path: preview/train-*.parquet\n"
-    )
-    return FRONT_MATTER.format(mark=mark, triplets="\n".join(listed), preview=shown if preview else "")
+    import yaml
+
+    parts = {"triplets": splits, "images": ["train"], **({"preview": ["train"]} if preview else {})}
+    return README.format(configs=yaml.safe_dump({"configs": configs(parts, mark)}, sort_keys=False))
 
 
 def cut(sizes: Sequence[float] | np.ndarray, limit: int | None = None) -> list[slice]:
