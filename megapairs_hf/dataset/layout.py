@@ -6,6 +6,8 @@ must change whenever the rows do; each configuration's description carries a mar
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -48,16 +50,17 @@ def configs(splits: Mapping[str, Sequence[str]], mark: str) -> list[dict[str, An
     ]
 
 
-def readme(splits: Sequence[str], mark: str, preview: bool) -> str:
+def readme(splits: Sequence[str], rows: object, preview: bool) -> str:
     """The README of a data set.
 
     Args:
         splits: those that hold triplets.
-        mark: a hash that changes with the rows.
+        rows: plain values that change whenever the rows do.
         preview: whether there is a `preview` configuration.
     """
     import yaml
 
+    mark = hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()[:16]
     parts = {"triplets": splits, "images": ["train"], **({"preview": ["train"]} if preview else {})}
     return README.format(configs=yaml.safe_dump({"configs": configs(parts, mark)}, sort_keys=False))
 
