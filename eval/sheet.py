@@ -56,9 +56,9 @@ def draw(options: argparse.Namespace) -> None:
             # two folders may hold models of one name
             ranked |= stored_rankings(benchmark, rows, f"{labels[folder]}: " if len(tables) > 1 else "")
         views = draw_views(benchmark, ranked, options.count, options.seed, options.top)
-        place = out / "-".join(filter(None, (benchmark.name, benchmark.split, benchmark.part)))
-        place.with_suffix(".html").write_text(html_sheet(benchmark, views), encoding="utf-8")
-        print(place.with_suffix(".html"))
+        path = out / "-".join(filter(None, (benchmark.name, benchmark.split, benchmark.part)))
+        path.with_suffix(".html").write_text(html_sheet(benchmark, views), encoding="utf-8")
+        print(path.with_suffix(".html"))
 
 
 if __name__ == "__main__":

@@ -99,7 +99,7 @@ def evaluate(
     require("models", "eval")
     config = config or (EvalConfig() if isinstance(benchmarks, Artifact) else benchmark_config())
     plan = make_plan(benchmarks, data, config)
-    check_reachable([asked for asked in (config.vlm, config.llm) if asked is not None])
+    check_reachable([model_config for model_config in (config.vlm, config.llm) if model_config is not None])
     sources = model_sources(model, name)
 
     def make() -> list[Run]:

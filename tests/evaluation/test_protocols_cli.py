@@ -334,7 +334,7 @@ def test_captions_and_reranking_stand_beside_the_other_strategies(models, data, 
     parts = {r["group"]: r for r in records if r["benchmark"] == "fashioniq" and r["strategy"] == labels[3]}
     told = whole["CIReVL, listwise"]["options"]
     assert (told["rerank"], told["reranker"], told["captioner"]) == ("listwise, first 3", "double", "double")
-    assert told["asked"] == sum(r["options"]["asked"] for group, r in parts.items() if group) > 0
+    assert told["requests"] == sum(r["options"]["requests"] for group, r in parts.items() if group) > 0
     table = open_artifact(tmp_path / "o").table().to_pylist()
     silent = {row["query"] for row in table if "is 1 longer" in row["text"]}
     assert len(silent) == 3

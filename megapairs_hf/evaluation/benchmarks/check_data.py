@@ -125,8 +125,8 @@ def data_folder(data: str | Path, spec: BenchmarkSpec) -> Path:
         spec: which.
     """
     own = Path(data) / spec.benchmark
-    places = [own, Path(data)] if own.is_dir() else [Path(data)]
-    return max(places, key=lambda place: sum(_begun(need) for need in needs(spec, place)))
+    folders = [own, Path(data)] if own.is_dir() else [Path(data)]
+    return max(folders, key=lambda folder: sum(_begun(need) for need in needs(spec, folder)))
 
 
 def _begun(need: Need) -> bool:

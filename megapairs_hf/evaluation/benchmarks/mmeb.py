@@ -89,13 +89,13 @@ def read_data_set(
     queries = []
     repeated = 0
     for number, row in enumerate(itertools.islice(read_rows(name, spec, source) if rows is None else rows, limit)):
-        place = f"{name} row {number}"
-        ids = [distinct.add(text, image, place) for text, image in _candidates(row, place)]
+        label = f"{name} row {number}"
+        ids = [distinct.add(text, image, label) for text, image in _candidates(row, label)]
         candidates = tuple(dict.fromkeys(ids))
         repeated += len(ids) - len(candidates)
         if len(candidates) < 2:
-            raise EvaluationError(f"{place} has one candidate only, so every model would be right; get the rows again")
-        part = make_part(row["qry_text"], row["qry_img_path"], spec.placeholder, place)
+            raise EvaluationError(f"{label} has one candidate only, so every model would be right; get the rows again")
+        part = make_part(row["qry_text"], row["qry_img_path"], spec.placeholder, label)
         queries.append(
             Query(
                 key=str(number),
@@ -131,11 +131,11 @@ class DistinctInputs:
         # 36 million candidates are named, and a hundredth of them are distinct
         self.seen: dict[tuple[str, str], str] = {}
 
-    def add(self, text: str, image: str, place: str) -> str:
+    def add(self, text: str, image: str, label: str) -> str:
         """The id of a candidate of the row that `place` names."""
         known = self.seen.get((text, image))
         if known is None:
-            part = make_part(text, image, self.placeholder, place)
+            part = make_part(text, image, self.placeholder, label)
             known = self.seen[text, image] = self.ids.setdefault(part, f"{len(self.ids):06d}")
         return known
 
@@ -145,7 +145,7 @@ class DistinctInputs:
         return {name: candidate for candidate, name in self.ids.items()}
 
 
-def make_part(text: str | None, image: str | None, placeholder: str, place: str) -> Input:
+def make_part(text: str | None, image: str | None, placeholder: str, label: str) -> Input:
     """A side of a row, with the model's own word for the image.
 
     Raises:
@@ -153,15 +153,15 @@ def make_part(text: str | None, image: str | None, placeholder: str, place: str)
     """
     content = (text or "").replace(PLACEHOLDER, placeholder if image else "").strip()
     if not content and not image:
-        raise EvaluationError(f"{place} has a side with neither text nor image; get the rows again")
+        raise EvaluationError(f"{label} has a side with neither text nor image; get the rows again")
     return Input(content or None, image or None)
 
 
-def _candidates(row: Mapping[str, Any], place: str) -> list[tuple[str, str]]:
+def _candidates(row: Mapping[str, Any], label: str) -> list[tuple[str, str]]:
     """(text, image) of a row's candidates; one empty text may stand for all of a list of images."""
     absent = [name for name in COLUMNS if name not in row]
     if absent:
-        raise EvaluationError(f"{place} lacks {', '.join(absent)}; these are not the rows of {REPO}")
+        raise EvaluationError(f"{label} lacks {', '.join(absent)}; these are not the rows of {REPO}")
     texts, images = row["tgt_text"], row["tgt_img_path"]
     if isinstance(texts, str) and not isinstance(images, str):
         texts = [texts] * len(images)
@@ -169,7 +169,7 @@ def _candidates(row: Mapping[str, Any], place: str) -> list[tuple[str, str]]:
         images = [images or ""] * len(texts)
     if len(texts) != len(images):
         raise EvaluationError(
-            f"{place} has {len(texts)} texts and {len(images)} images as candidates; get the rows again"
+            f"{label} has {len(texts)} texts and {len(images)} images as candidates; get the rows again"
         )
     return [(text or "", image or "") for text, image in zip(texts, images, strict=True)]
 
