@@ -77,8 +77,8 @@ def evaluate(
     """Measure a model and write results, rankings, and the files for the test servers.
 
     Args:
-        model: anything with `encode`, such as `load_mmret(…)`; or models by name, as
-            `{name: ModelSource}`, or with functions that give a `ModelSource` once the benchmarks are read.
+        model: anything with `encode`, such as `load_mmret(…)`; or several by name, as `{name: ModelSource}` or with
+            functions that give a `ModelSource` once the benchmarks are read.
         benchmarks: names (`circo`, `cirr`, `fashioniq`, `genecis`, `mmeb`), files such as `eval/circo.yaml`, or
             protocols read from them; or a held-out corpus.
         out: output directory; `results.jsonl` in it has one record per number.
@@ -99,7 +99,7 @@ def evaluate(
     require("models", "eval")
     config = config or (EvalConfig() if isinstance(benchmarks, Artifact) else benchmark_config())
     plan = make_plan(benchmarks, data, config)
-    check_reachable([model_config for model_config in (config.vlm, config.llm) if model_config is not None])
+    check_reachable(list(filter(None, (config.vlm, config.llm))))
     sources = model_sources(model, name)
 
     def make() -> list[Run]:
@@ -109,7 +109,7 @@ def evaluate(
             submit(runs, str(out))
         return runs
 
-    inputs = plan.inputs | {name: source.fingerprint for name, source in sources.items()}
+    inputs = plan.inputs | {key: source.fingerprint for key, source in sources.items()}
     artifact = write_runs(make, out=out, config=config, inputs=inputs, overwrite=overwrite)
     if distributed.is_main():
         check_written(plan.submitted, config.labels, str(out))

@@ -89,23 +89,9 @@ def read_data_set(
     queries = []
     repeated = 0
     for number, row in enumerate(itertools.islice(read_rows(name, spec, source) if rows is None else rows, limit)):
-        label = f"{name} row {number}"
-        ids = [distinct.add(text, image, label) for text, image in _candidates(row, label)]
-        candidates = tuple(dict.fromkeys(ids))
-        repeated += len(ids) - len(candidates)
-        if len(candidates) < 2:
-            raise EvaluationError(f"{label} has one candidate only, so every model would be right; get the rows again")
-        part = make_part(row["qry_text"], row["qry_img_path"], spec.placeholder, label)
-        queries.append(
-            Query(
-                key=str(number),
-                input=part,
-                targets=candidates[:1],
-                target=candidates[0],
-                candidates=candidates,
-                caption=part.text or "",
-            )
-        )
+        query, again = _query(row, number, f"{name} row {number}", distinct)
+        queries.append(query)
+        repeated += again
     if not queries:
         raise EvaluationError(f"{name} has no rows in {source}; get the data set again")
     options = {
@@ -122,6 +108,19 @@ def read_data_set(
     return Benchmark(f"{SET}{name}", spec.split, queries, distinct.gallery, images, options, metrics=spec.metrics)
 
 
+def _query(row: Mapping[str, Any], number: int, label: str, distinct: DistinctInputs) -> tuple[Query, int]:
+    """The query of a row, and how many of its candidates repeat another."""
+    ids = [distinct.add(text, image, label) for text, image in _candidates(row, label)]
+    candidates = tuple(dict.fromkeys(ids))
+    if len(candidates) < len(("target", "another")):
+        raise EvaluationError(f"{label} has one candidate only, so every model would be right; get the rows again")
+    composed = make_input(row["qry_text"], row["qry_img_path"], distinct.placeholder, label)
+    query = Query(
+        str(number), composed, candidates[:1], candidates[0], candidates=candidates, caption=composed.text or ""
+    )
+    return query, len(ids) - len(candidates)
+
+
 class DistinctInputs:
     """Gives each distinct (text, image) one id."""
 
@@ -135,7 +134,7 @@ class DistinctInputs:
         """The id of a candidate of the row that `place` names."""
         known = self.seen.get((text, image))
         if known is None:
-            part = make_part(text, image, self.placeholder, label)
+            part = make_input(text, image, self.placeholder, label)
             known = self.seen[text, image] = self.ids.setdefault(part, f"{len(self.ids):06d}")
         return known
 
@@ -145,7 +144,7 @@ class DistinctInputs:
         return {name: candidate for candidate, name in self.ids.items()}
 
 
-def make_part(text: str | None, image: str | None, placeholder: str, label: str) -> Input:
+def make_input(text: str | None, image: str | None, placeholder: str, label: str) -> Input:
     """A side of a row, with the model's own word for the image.
 
     Raises:
