@@ -244,6 +244,8 @@ def shown_default(setting: Setting) -> str:
     value = setting.default
     if value is dataclasses.MISSING:
         return "(required)"
+    if value == "":
+        return ""
     try:
         text = value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
     except TypeError:
