@@ -22,7 +22,8 @@ def dataset(parser: argparse.ArgumentParser) -> Prepare:
 
     parser.description = "The released format, both ways."
     commands = parser.add_subparsers(dest="what", required=True, metavar="import|export")
-    reader = commands.add_parser("import", help="the released format (JSON lines and a folder) to triplets")
+    text = "the released format (JSON lines and a folder of images) to triplets"
+    reader = commands.add_parser("import", help=text, description=text)
     reader.add_argument("lines", metavar="LINES.jsonl", help="q_img, q_text, t_img, hns")
     reader.add_argument("images", metavar="FOLDER", help="what the paths in it are relative to")
     reader.add_argument(
@@ -31,7 +32,8 @@ def dataset(parser: argparse.ArgumentParser) -> Prepare:
     reader.add_argument("--validation", metavar="F.jsonl", help="lines of the validation split")
     reader.add_argument("--overwrite", action="store_true", help="overwrite what is there")
     add_settings(reader, ImportConfig)
-    writer = commands.add_parser("export", help="triplets to the released format")
+    text = "triplets to the released format"
+    writer = commands.add_parser("export", help=text, description=text)
     writer.add_argument("folder", metavar="FOLDER", help="the triplets")
     writer.add_argument("out", metavar="OUT", help="a new or empty folder for the lines and the images")
 

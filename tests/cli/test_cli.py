@@ -37,6 +37,8 @@ def test_every_command_has_help(command, capsys):
         ([], 2, ""),
         (["mien"], 2, "did you mean 'mine'?"),
         (["corpus", "--color", "red"], 2, "megapairs corpus: there is no flag --color"),
+        (["run", "folder", "extra"], 2, "unexpected argument 'extra'"),
+        (["eval", "MODEL", "circo", "--dta", "x"], 2, "there is no flag --dta; did you mean --data?"),
         (["mine", "--nieghbors", "3"], 2, "there is no flag --nieghbors; did you mean --neighbors?"),
         (["embed", "--models", "[]"], 2, "`--models` is now `--encoders`"),
         (["mine", "--neighbors", "many"], 1, "megapairs: mine: `neighbors` cannot be 'many'"),
