@@ -57,14 +57,14 @@ def photograph(side: int, rng: np.random.Generator) -> Image.Image:
     return Image.fromarray(np.clip(shown, 0, 255).astype(np.uint8))
 
 
-def write_images(folder: Path, side: int, count: int, given: Path | None) -> list[str]:
+def write_images(folder: Path, side: int, count: int, originals_from: Path | None) -> list[str]:
     """Square JPEGs of quality 90, every one other pixels; the paths."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(side)
-    if given is None:
+    if originals_from is None:
         originals = [photograph(side, rng) for _ in range(min(count, 24))]
     else:
-        files = sorted(p for p in given.rglob("*") if p.suffix.lower() in {".jpg", ".jpeg", ".png"})[:64]
+        files = sorted(p for p in originals_from.rglob("*") if p.suffix.lower() in {".jpg", ".jpeg", ".png"})[:64]
         originals = [Image.open(file).convert("RGB").resize((side, side), Image.Resampling.LANCZOS) for file in files]
     paths = []
     for i in range(count):

@@ -103,11 +103,11 @@ def make_inputs(folder: Path, count: int) -> dict[str, list[Any]]:
 
 def record(model: Any, inputs: list[Any], batch_size: int) -> list[dict[str, Any]]:
     """The features of every batch that `encode` makes."""
-    kept: list[dict[str, Any]] = []
-    hook = model.register_forward_pre_hook(lambda _, given: kept.append(dict(given[0])))
+    batches: list[dict[str, Any]] = []
+    hook = model.register_forward_pre_hook(lambda _, arguments: batches.append(dict(arguments[0])))
     model.encode(inputs, batch_size=batch_size)
     hook.remove()
-    return kept
+    return batches
 
 
 def bare(model: Any, features: list[dict[str, Any]]) -> float:

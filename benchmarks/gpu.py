@@ -122,14 +122,14 @@ def search_ratio(count: int = 1_000_000, queries: int = 65_536, dimension: int =
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
-    told = parser.parse_args()
+    options = parser.parse_args()
     if not torch.cuda.is_available():
         raise SystemExit("there is no GPU here; benchmarks/embed.py and benchmarks/mine.py measure on processors")
     lines = {}
     for name in ("clip", "dino"):
         with tempfile.TemporaryDirectory() as folder:
-            lines[f"embed_gpu_{name}"] = stage_ratio(name, Path(folder), 2048 if told.quick else 16_384)
-    lines["mine_gpu_vs_matmul"] = search_ratio(200_000 if told.quick else 2_000_000)
+            lines[f"embed_gpu_{name}"] = stage_ratio(name, Path(folder), 2048 if options.quick else 16_384)
+    lines["mine_gpu_vs_matmul"] = search_ratio(200_000 if options.quick else 2_000_000)
     for name, value in lines.items():
         print(f"ratio {name} {value:.3f}")
 

@@ -21,9 +21,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from megapairs_hf.mining.knn.calibration import overlap
 from megapairs_hf.mining.knn.embeddings import Embeddings
 from megapairs_hf.mining.knn.exact import ExactSearch
-from megapairs_hf.mining.knn.ivf import IVFSearch, overlap
+from megapairs_hf.mining.knn.ivf import IVFSearch
 from megapairs_hf.mining.knn.thread_pool import default_threads, workers
 
 RATIOS: dict[str, float] = {}
@@ -93,11 +94,11 @@ def exact(count: int, dimension: int, k: int, st_queries: int) -> None:
     for _ in range(2):
         rates.append(matmul_rate())
         with workers() as crew:
-            spent, (places, scores) = seconds(search_all, embeddings, k, crew, None)
+            spent, (indices, scores) = seconds(search_all, embeddings, k, crew, None)
             ours.append(spent)
             ours_float.append(seconds(search_all, embeddings, k, crew, False)[0])
         if not theirs or count <= 20_000:
-            spent, (faiss_scores, faiss_places) = faiss_search(embeddings, k)
+            spent, (faiss_scores, faiss_indices) = faiss_search(embeddings, k)
             theirs.append(spent)
     rates.append(matmul_rate())
     rate, spent = float(np.median(rates)), min(ours)
@@ -105,7 +106,7 @@ def exact(count: int, dimension: int, k: int, st_queries: int) -> None:
     print(f"  this search              {spent:8.2f} s   {flop / spent / 1e9:8.1f} GFLOP/s if every product were made")
     print(f"  this search in float32   {min(ours_float):8.2f} s   {flop / min(ours_float) / 1e9:8.1f} GFLOP/s")
     print(f"  faiss IndexFlatIP        {min(theirs):8.2f} s   {flop / min(theirs) / 1e9:8.1f} GFLOP/s")
-    check_equal(places, scores, faiss_places, faiss_scores)
+    check_equal(indices, scores, faiss_indices, faiss_scores)
     floats = torch.from_numpy(embeddings.astype(np.float32))
     st_spent, _ = seconds(lambda: semantic_search(floats[:st_queries], floats, top_k=k))
     st_spent *= count / st_queries
@@ -121,10 +122,10 @@ def search_all(embeddings: np.ndarray, k: int, crew, integers: bool | None):
     return search.search(embeddings, np.arange(len(embeddings)))
 
 
-def check_equal(places, scores, other_places, other_scores) -> None:
+def check_equal(indices, scores, other_indices, other_scores) -> None:
     """The same neighbors, but for float32's rounding: a differing id must have a score that differs by rounding."""
     assert np.abs(scores - other_scores).max() < 1e-5
-    differing = np.sort(places, 1) != np.sort(other_places, 1)
+    differing = np.sort(indices, 1) != np.sort(other_indices, 1)
     print(
         f"  identical sets of ids in {1 - differing.any(1).mean():.4%} of rows; the others differ by rounding of faiss"
     )
@@ -138,22 +139,22 @@ def approximate(count: int, dimension: int, k: int, exact_queries: int) -> None:
         start = time.perf_counter()
         search = IVFSearch(Embeddings([embeddings]), k, crew, recall=0.95)
         built = time.perf_counter() - start
-        places, _ = search.search(embeddings, np.arange(count))
+        indices, _ = search.search(embeddings, np.arange(count))
         spent = time.perf_counter() - start
         if exact_queries >= count:
-            exact_spent, (wanted, _) = seconds(search_all, embeddings, k, crew, None)
-            told = "measured"
+            exact_spent, (expected, _) = seconds(search_all, embeddings, k, crew, None)
+            how = "measured"
         else:
             wide = ExactSearch(Embeddings([embeddings]), k, crew)
-            exact_spent, (wanted, _) = seconds(wide.search, embeddings[:exact_queries])
+            exact_spent, (expected, _) = seconds(wide.search, embeddings[:exact_queries])
             # a corpus against itself multiplies half
             exact_spent *= count / exact_queries / 2
-            told = f"from {exact_queries:,} queries"
-    recall = overlap(places[: len(wanted)], wanted)
-    print(f"  cells {search.cells:,}, looked into {search.probes}; measured by itself: recall {search.recall:.4f}")
+            how = f"from {exact_queries:,} queries"
+    recall = overlap(indices[: len(expected)], expected)
+    print(f"  nlist {search.nlist:,}, nprobe {search.nprobe}; measured by itself: recall {search.recall:.4f}")
     print(f"  training and adding      {built:8.2f} s")
     print(f"  all together             {spent:8.2f} s")
-    print(f"  exact                    {exact_spent:8.2f} s   ({told})")
+    print(f"  exact                    {exact_spent:8.2f} s   ({how})")
     RATIOS["mine_approx_speedup"] = exact_spent / spent
     RATIOS["mine_approx_recall"] = recall
 
@@ -184,12 +185,12 @@ def memory(cases: list[tuple[int, int, str, float]]) -> None:
             made_embeddings(work / "v", corpus, random_embeddings(count, dimension, count // 200))
             command = [sys.executable, "-c", CHILD, folder, search, str(gigabytes)]
             spent, done = seconds(
-                lambda told=command: subprocess.run(told, check=True, capture_output=True, text=True)
+                lambda report=command: subprocess.run(report, check=True, capture_output=True, text=True)
             )
             peak = int(done.stdout.split()[0])
-            told = done.stdout.split(maxsplit=1)[1].strip()
+            report = done.stdout.split(maxsplit=1)[1].strip()
         worst = max(worst, peak / gigabytes / 1e9)
-        print(f"  N = {count:,}, D = {dimension}: peak {peak / 1e9:.2f} GB of {gigabytes} GB, {spent:.0f} s, {told}")
+        print(f"  N = {count:,}, D = {dimension}: peak {peak / 1e9:.2f} GB of {gigabytes} GB, {spent:.0f} s, {report}")
     RATIOS["mine_memory_vs_budget"] = worst
 
 
@@ -235,27 +236,27 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small corpora, two minutes")
     parser.add_argument("--only", choices=["exact", "approximate", "memory", "curve"], help="one part")
     parser.add_argument("--plot", metavar="FILE", help="draw cost against N")
-    told = parser.parse_args()
+    options = parser.parse_args()
     with workers() as crew:
         warm(crew)
     parts = {
-        "exact": lambda: exact(20_000 if told.quick else 100_000, 512, 100, 1000 if told.quick else 5000),
+        "exact": lambda: exact(20_000 if options.quick else 100_000, 512, 100, 1000 if options.quick else 5000),
         "approximate": lambda: approximate(
-            200_000 if told.quick else 1_000_000, 256, 50, 5000 if told.quick else 1_000_000
+            200_000 if options.quick else 1_000_000, 256, 50, 5000 if options.quick else 1_000_000
         ),
         "memory": lambda: memory(
             [(100_000, 256, "exact", 1.2)]
-            if told.quick
+            if options.quick
             else [(200_000, 256, "exact", 1.2), (1_000_000, 256, "ivf", 2.0), (300_000, 256, "ivf_pq", 1.2)]
         ),
         "curve": lambda: curve(
-            [10_000, 30_000] if told.quick else [10_000, 30_000, 100_000, 300_000, 1_000_000],
-            30_000 if told.quick else 300_000,
-            told.plot,
+            [10_000, 30_000] if options.quick else [10_000, 30_000, 100_000, 300_000, 1_000_000],
+            30_000 if options.quick else 300_000,
+            options.plot,
         ),
     }
     for name, work in parts.items():
-        if told.only in {None, name}:
+        if options.only in {None, name}:
             work()
     for name, value in RATIOS.items():
         print(f"ratio {name} {value:.4f}")

@@ -97,8 +97,8 @@ def made_model(folder: Path, sizes: SmallModelConfig) -> Any:
 
 
 def made_run(model: Any, triplets: Triplets, folder: Path, **settings: Any) -> Run:
-    wanted = {"steps": 1000, "lr": 1e-5, "tracker": "none", "batch_size": 64, "log_every": 1, **settings}
-    config = TrainConfig(**wanted)
+    values = {"steps": 1000, "lr": 1e-5, "tracker": "none", "batch_size": 64, "log_every": 1, **settings}
+    config = TrainConfig(**values)
     pool = TripletPool(triplets, config)
     task = ContrastTask(model, [pool], [1], config)
     return Run(task, config, folder / "run", "bench", {}, EvalCallback(), folder)
@@ -116,7 +116,7 @@ def turns(acts: dict[str, Callable[[int], Any]], count: int) -> dict[str, float]
     for turn in range(count + 1):
         for name, act in acts.items():
             seconds[name].append(act(turn))
-    return {name: statistics.median(found[1:]) for name, found in seconds.items()}
+    return {name: statistics.median(times[1:]) for name, times in seconds.items()}
 
 
 def filled(run: Run) -> Run:
@@ -131,7 +131,7 @@ def plain_step(task: Any, module: Any, optimizer: Any, step: int) -> float:
     batch = task.batch(step, 0, 1)
     chunks = []
     for numbers in batch.chunks(task.size):
-        parts = [batch.parts[i] for i in numbers]
+        parts = [batch.inputs[i] for i in numbers]
         images, _ = task.images.load(0, [part.image for part in parts if part.image is not None])
         chunks.append(prepared(task.model, parts, images, torch.device("cpu")))
     queries, candidates = torch.from_numpy(batch.queries), torch.from_numpy(batch.candidates)
@@ -155,7 +155,7 @@ def naive_step(task: Any, module: Any, optimizer: Any, step: int) -> float:
     columns = [batch.queries[:, 0], batch.queries[:, 1], *table.T]
     ready = []
     for column in columns:
-        parts = [batch.parts[i] for i in column]
+        parts = [batch.inputs[i] for i in column]
         images, _ = task.images.load(0, [part.image for part in parts if part.image is not None])
         ready.append(prepared(task.model, parts, images, torch.device("cpu")))
 
@@ -181,37 +181,37 @@ def other(run: Run) -> tuple[Any, Any]:
     return module, torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=1e-5)
 
 
-def speeds(wanted: set[str], triplets: Triplets, folder: Path, count: int) -> list[tuple[str, float]]:
-    found = []
+def speeds(names: set[str], triplets: Triplets, folder: Path, count: int) -> list[tuple[str, float]]:
+    ratios = []
     loop = filled(made_run(made_model(folder, SMALL), triplets, folder))
     loop.module.train()
     module, optimizer = other(loop)
     acts: dict[str, Callable[[int], float]] = {"loop": lambda turn: took(lambda: loop.step(turn))}
-    if "plain" in wanted:
+    if "plain" in names:
         acts["plain"] = lambda turn: plain_step(loop.task, module, optimizer, turn)
-    if wanted & {"dedupe", "siblings"}:
+    if names & {"dedupe", "siblings"}:
         acts["naive"] = lambda turn: naive_step(loop.task, module, optimizer, turn)
-    if "siblings" in wanted:
+    if "siblings" in names:
         grouped = filled(made_run(made_model(folder, SMALL), triplets, folder, group_siblings=4))
         grouped.module.train()
         acts["siblings"] = lambda turn: took(lambda: grouped.step(turn))
     seconds = turns(acts, count)
-    if "bf16" in wanted:
+    if "bf16" in names:
         narrow = filled(made_run(made_model(folder, SMALL), triplets, folder, mixed_precision="bf16"))
         narrow.module.train()
         pair = {"float32": acts["loop"], "bf16": lambda turn: took(lambda: narrow.step(turn))}
         seconds |= turns(pair, 1)
     for name, value in seconds.items():
         print(f"{name}: {value:.2f} processor seconds a step of 64 triplets")
-    if "plain" in wanted:
-        found.append(("train_step_vs_plain", seconds["loop"] / seconds["plain"]))
-    if "dedupe" in wanted:
-        found.append(("train_dedupe_speedup", seconds["naive"] / seconds["loop"]))
-    if "siblings" in wanted:
-        found.append(("train_siblings_speedup", seconds["naive"] / seconds["siblings"]))
-    if "bf16" in wanted:
-        found.append(("train_bf16_speedup", seconds["float32"] / seconds["bf16"]))
-    return found
+    if "plain" in names:
+        ratios.append(("train_step_vs_plain", seconds["loop"] / seconds["plain"]))
+    if "dedupe" in names:
+        ratios.append(("train_dedupe_speedup", seconds["naive"] / seconds["loop"]))
+    if "siblings" in names:
+        ratios.append(("train_siblings_speedup", seconds["naive"] / seconds["siblings"]))
+    if "bf16" in names:
+        ratios.append(("train_bf16_speedup", seconds["float32"] / seconds["bf16"]))
+    return ratios
 
 
 def against_trainer(triplets: Triplets, folder: Path, count: int) -> list[tuple[str, float]]:
@@ -284,16 +284,16 @@ def main() -> None:
         memory_child(options.memory_child)
         return
     torch.set_num_threads(1)
-    wanted, count, ratios = set(options.only), 3 if options.quick else 9, []
+    names, count, ratios = set(options.only), 3 if options.quick else 9, []
     datasets.disable_progress_bars()
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         triplets = made_triplets(800, 112)
-        if wanted - {"memory", "st"}:
-            ratios += speeds(wanted, triplets, folder, count)
-        if "st" in wanted:
+        if names - {"memory", "st"}:
+            ratios += speeds(names, triplets, folder, count)
+        if "st" in names:
             ratios += against_trainer(triplets, folder, count)
-        if "memory" in wanted:
+        if "memory" in names:
             ratios += memory()
     for name, value in ratios:
         print(f"ratio {name} {value:.3f}")

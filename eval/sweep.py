@@ -14,6 +14,7 @@ from megapairs_hf.evaluation.benchmarks.check_data import data_folder
 from megapairs_hf.evaluation.benchmarks.load import read_benchmark
 from megapairs_hf.evaluation.encode import encode_gallery
 from megapairs_hf.evaluation.methods.zero_shot import encode_sides
+from megapairs_hf.evaluation.results_table import markdown_grid
 from megapairs_hf.evaluation.run import limited
 from megapairs_hf.evaluation.sweep import draw_sweep, sweep
 from megapairs_hf.models.loading import load_model
@@ -54,10 +55,9 @@ def run(options: argparse.Namespace) -> None:
             sides = encode_sides(model, benchmark, encode_gallery(model, benchmark))
             label = f"{name}, {benchmark.part}" if benchmark.part else name
             curves[label] = sweep(benchmark, sides, options.alphas, options.k)
-    print(f"| model, recall@{options.k} by α | " + " | ".join(f"{alpha:g}" for alpha in options.alphas) + " |")
-    print("| --- |" + " ---: |" * len(options.alphas))
-    for label, points in curves.items():
-        print(f"| {label} | " + " | ".join(f"{100 * value:.1f}" for _, value in points) + " |")
+    grid = [[f"model, recall@{options.k} by α", *(f"{alpha:g}" for alpha in options.alphas)]]
+    grid += [[label, *(f"{100 * value:.1f}" for _, value in points)] for label, points in curves.items()]
+    print(markdown_grid(grid, 1))
     draw_sweep(curves, options.out, f"recall@{options.k}")
     print(options.out, file=sys.stderr)
 

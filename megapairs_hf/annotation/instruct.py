@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from megapairs_hf.annotation.client.messages import Response
     from megapairs_hf.annotation.config import InstructConfig
-    from megapairs_hf.annotation.prompts.few_shot import Example
+    from megapairs_hf.annotation.prompts.few_shot import FewShotExample
     from megapairs_hf.annotation.prompts.templates import Prompt
     from megapairs_hf.annotation.tasks import Row
 
@@ -27,7 +27,7 @@ class Instruct(OneRetry):
     """Step two: a language model reads the description."""
 
     def __init__(
-        self, config: InstructConfig, prompt: Prompt, examples: list[Example], texts: Mapping[str, Row]
+        self, config: InstructConfig, prompt: Prompt, examples: list[FewShotExample], texts: Mapping[str, Row]
     ) -> None:
         self.config, self.prompt, self.examples, self.texts = config, prompt, examples, texts
         # the examples of other pairs count too: a model that repeats any of them did not read the description

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from megapairs_hf.annotation.client.budget import Budget
     from megapairs_hf.annotation.engines.shard_io import Step
-    from megapairs_hf.annotation.tasks import Outcome, Row, Task
+    from megapairs_hf.annotation.tasks import AnnotationTask, Outcome, Row
 
 LOCAL_ENGINES = ("transformers", "clip")
 TEXTS = {"descriptions": "description", "instructions": "instructions"}
@@ -49,7 +49,9 @@ def check_kind(artifact: Artifact, kind: str) -> None:
         )
 
 
-def annotate_by_model(step: Step, make_task: Callable[[pa.Table, int], Task], *, vision: bool = False) -> Artifact:
+def annotate_by_model(
+    step: Step, make_task: Callable[[pa.Table, int], AnnotationTask], *, vision: bool = False
+) -> Artifact:
     """Make an artifact of the responses of a model.
 
     Args:

@@ -20,7 +20,7 @@ from megapairs_hf.annotation.prompts.templates import describe_prompt, instruct_
 from megapairs_hf.annotation.rule_based.engine import describe_by_rules, instruct_by_rules
 from megapairs_hf.annotation.runner import annotate_by_function, annotate_by_model, check_kind
 from megapairs_hf.annotation.tasks import ids_of
-from megapairs_hf.annotation.verify import SLOTS, Verify, negatives_of
+from megapairs_hf.annotation.verify import SLOTS, Verify
 from megapairs_hf.artifacts import storage
 from megapairs_hf.artifacts.fingerprints import model_place, weights_fingerprint
 from megapairs_hf.artifacts.lookup import known_ids
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from megapairs_hf.annotation.config import DescribeConfig, InstructConfig, VerifyConfig
     from megapairs_hf.annotation.prompts.templates import Prompt
-    from megapairs_hf.annotation.tasks import Row, Task
+    from megapairs_hf.annotation.tasks import Row
     from megapairs_hf.artifacts.artifact import Artifact
     from megapairs_hf.artifacts.storage import PathLike
 
@@ -169,26 +169,21 @@ def verify_pairs(
     if len(pairs.manifest.shards) != len(instructions.manifest.shards):
         raise ArtifactError("the instructions were made of other pairs; run `megapairs describe` and `instruct` again")
     inputs = {"instructions": instructions.fingerprint, "pairs": pairs.fingerprint, "corpus": corpus.fingerprint}
-    columns = tuple(INSTRUCTIONS.names)
-
-    def images() -> CorpusImages:
-        return CorpusImages(corpus, config.max_image_side)
-
+    step = partial(
+        Step, "instructions", VERIFIED, instructions, tuple(INSTRUCTIONS.names), config, out=out, overwrite=overwrite
+    )
+    images = partial(CorpusImages, corpus, config.max_image_side)
+    negatives = partial(_negatives_of_shard, pairs, corpus)
     if config.engine == "clip":
         path = _clip_path(config.model, work)
         inputs["model"] = weights_fingerprint(path, config.local.revision)
-        step = Step("instructions", VERIFIED, instructions, columns, config, inputs, out, overwrite)
-        negatives = partial(_negatives_of_shard, pairs, corpus)
-        verify = partial(verify_by_clip, path=path, config=config, images=images, negatives=negatives, of=negatives_of)
-        return annotate_by_function(step, verify)
+        verify = partial(verify_by_clip, path=path, config=config, images=images, negatives=negatives)
+        return annotate_by_function(step(inputs=inputs), verify)
     prompt = load_prompt(config.prompt, "verify.jinja", frozenset({*SLOTS, "instruction"}), SLOTS)
-
-    def make_task(_: pa.Table, index: int) -> Task:
-        return Verify(config, prompt, images(), _negatives_of_shard(pairs, corpus, index))
-
     inputs["prompt"] = prompt.digest
-    step = Step("instructions", VERIFIED, instructions, columns, config, inputs, out, overwrite)
-    return annotate_by_model(step, make_task, vision=True)
+    return annotate_by_model(
+        step(inputs=inputs), lambda _, index: Verify(config, prompt, images(), negatives(index)), vision=True
+    )
 
 
 def _clip_path(model: str, work: PathLike) -> str:

@@ -40,7 +40,7 @@ class Outcome:
     left_out: Counter[str] = field(default_factory=Counter)
 
 
-class Task(Protocol):
+class AnnotationTask(Protocol):
     """One step of the annotation."""
 
     def request(self, row: Row, attempt: int) -> Request:

@@ -33,7 +33,7 @@ def weights_fingerprint(path: str, revision: str | None, pretrained: str | None 
         weights = storage.local(pretrained) if pretrained else None
         named = f"{path}@{revision or 'main'}"
         return f"{named} {sha256_of(str(weights))[:16]}" if weights is not None and weights.is_file() else named
-    # logs tell seconds, and a manifest tells what the weights tell better
+    # logs hold seconds, and a manifest holds settings that the weights already reflect
     left_out = {MANIFEST, REJECTED_FILE}
     files = [file for file in folder.rglob("*") if file.is_file() and file.suffix != ".jsonl"]
     files = [file for file in files if file.name not in left_out and not file.name.startswith(".")]

@@ -1,8 +1,8 @@
 """Stages that need real files, on folders that are elsewhere: through a mirror of these folders on this machine.
 
 `pretrain`, `embed`, `mine`, `train` and `eval` map embeddings into memory or load models, which wants a disk. The
-folder of a URL has one place in the mirror; what is there already, by its fingerprint, is not copied again. What
-surprises: the result is made in its place in the mirror too, so a killed run continues there; in both directions the
+folder of a URL has one folder in the mirror; an artifact that is there already, by its fingerprint, is not copied
+again. What surprises: the result is made in the mirror too, so a killed run continues there; in both directions the
 manifest arrives last.
 """
 
@@ -49,23 +49,22 @@ class Staged:
 
     Attributes:
         work: what `./…` in a model's path is relative to.
-        places: the inputs by name.
+        inputs: their folders by name.
         target: where the result is made.
-        outputs: where the folders that the stage writes go when it is done, by their place on this machine.
+        url: where the result goes when it is done; None where it is local.
     """
 
     work: str
-    places: dict[str, str]
+    inputs: dict[str, str]
     target: str
-    outputs: dict[str, str]
+    url: str | None
 
     def send(self) -> None:
         """Send every finished artifact that was made here; the main process does, the others wait."""
         distributed.barrier()
-        if distributed.is_main():
-            for folder, url in self.outputs.items():
-                for path in artifact_folders(folder):
-                    send(path, url + path[len(folder) :])
+        if self.url is not None and distributed.is_main():
+            for path in artifact_folders(self.target):
+                send(path, self.url + path[len(self.target) :])
         distributed.barrier()
 
 
@@ -76,7 +75,7 @@ def cache_folder() -> Path:
 
 
 def mirror(url: str) -> str:
-    """The place of a folder on this machine: its own where it is local, else one below the cache folder."""
+    """A folder of this machine for any folder: itself where it is local, else one below the cache folder."""
     if storage.is_local(url):
         return url
     # `..` would lead out of the mirror, and some characters of a URL stand in no file name
@@ -85,17 +84,17 @@ def mirror(url: str) -> str:
     return str(cache_folder().joinpath("mirror", *parts))
 
 
-def stage_in(work: str, places: Mapping[str, str], target: str, *, overwrite: bool = False) -> Staged:
+def stage_in(work: str, inputs: Mapping[str, str], target: str, *, overwrite: bool = False) -> Staged:
     """Bring what a stage reads to this machine.
 
     Args:
         work: the work folder, here or elsewhere.
-        places: folders of the inputs by name, here or elsewhere.
+        inputs: their folders by name, here or elsewhere.
         target: folder of the result, here or elsewhere.
         overwrite: whether what is at the target will be made again.
 
     Returns:
-        Folders on this machine, and what to send where afterwards.
+        Folders on this machine, and where to send the result afterwards.
 
     Raises:
         ArtifactError: an input is not there, or did not arrive whole.
@@ -103,20 +102,19 @@ def stage_in(work: str, places: Mapping[str, str], target: str, *, overwrite: bo
     """
     # processes of one run meet before any of them waits for the lock of another
     distributed.barrier()
-    outputs = {mirror(target): target} if not storage.is_local(target) and target not in places.values() else {}
-    if overwrite and distributed.is_main():
-        for folder in outputs:
-            _clear(folder)
-    for url in places.values():
-        if not fetch_all(url):
+    url = target if not storage.is_local(target) else None
+    if url is not None and overwrite and distributed.is_main():
+        _clear(mirror(url))
+    for folder in inputs.values():
+        if not fetch_all(folder):
             # says what is missing there
-            open_artifact(url)
+            open_artifact(folder)
     # the models that `./encoders/…` names are no inputs; of a result, what is finished there is not made again
-    for url in [join(work, "encoders"), *(outputs.values() if not overwrite else [])]:
-        if url not in places.values():
-            fetch_all(url, strict=False)
+    for folder in [join(work, "encoders"), *([target] if not overwrite else [])]:
+        if folder not in inputs.values():
+            fetch_all(folder, strict=False)
     distributed.barrier()
-    return Staged(mirror(work), {name: mirror(url) for name, url in places.items()}, mirror(target), outputs)
+    return Staged(mirror(work), {name: mirror(folder) for name, folder in inputs.items()}, mirror(target), url)
 
 
 def _clear(folder: str) -> None:

@@ -5,13 +5,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from megapairs_hf.core.errors import ArtifactError
-
 if TYPE_CHECKING:
     from megapairs_hf.artifacts.artifact import Artifact
 
-
-SPLIT_FILE = re.compile(r"(?:.*/)?([^/]+)-\d{5}-of-\d{5}\.\w+")
+SPLIT_FILE = re.compile(r"(?:.*/)?([^/]+)-\d{5}-of-\d{5}\.parquet")
 
 
 def shard_names(count: int, suffix: str, prefix: str = "shard") -> list[str]:
@@ -19,16 +16,10 @@ def shard_names(count: int, suffix: str, prefix: str = "shard") -> list[str]:
     return [f"{prefix}-{i:05d}-of-{count:05d}.{suffix}" for i in range(count)]
 
 
-def split_of(file: str) -> str:
-    """The split in the name of a shard: `train` of `triplets/train-00000-of-00002.parquet`.
-
-    Raises:
-        ArtifactError: it is no name of a shard.
-    """
+def split_of(file: str) -> str | None:
+    """`train` for `triplets/train-00000-of-00002.parquet`; None for a file of no split."""
     match = SPLIT_FILE.fullmatch(file)
-    if match is None:
-        raise ArtifactError(f"{file} is named like no shard of a split; build the triplets again")
-    return match[1]
+    return match[1] if match else None
 
 
 def part_shards(artifact: Artifact, part: str) -> list[tuple[int, dict[str, Any]]]:

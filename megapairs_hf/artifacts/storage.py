@@ -2,7 +2,7 @@
 
 On a local disk a file is written under a temporary name, fsynced, and renamed, so a reader never sees half of one.
 Object stores make a whole object visible at once when it is closed, so there the write is direct; what must be
-complete is told by the manifest, which is written last.
+is complete has a manifest, which is written last.
 """
 
 from __future__ import annotations
@@ -259,7 +259,7 @@ def explained(path: PathLike, preserved: str = "finished shards are kept") -> It
         elif error.errno in {errno.EROFS, errno.EACCES, errno.EPERM}:
             advice = "the folder is read-only; make it writable or name another with --work or --out"
         elif error.errno in {errno.ENOTDIR, errno.EEXIST}:
-            advice = "a file stands where a folder is needed; name another place"
+            advice = "a file stands where a folder is needed; name another folder"
         else:
             advice = f"{error.strerror or error}; check the path and the disk, then run the same command again"
         raise ArtifactError(f"cannot write {path}: {advice}") from error

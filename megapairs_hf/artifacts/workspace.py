@@ -57,16 +57,16 @@ class Work:
 
     def find(self, name: str) -> Artifact | None:
         """The finished artifact in the folder `name`, or None."""
-        place = join(self.path, name)
-        return open_artifact(place) if storage.exists(join(place, MANIFEST)) else None
+        folder = join(self.path, name)
+        return open_artifact(folder) if storage.exists(join(folder, MANIFEST)) else None
 
     def status(self, name: str) -> str:
         """Whether the artifact `name` is finished, begun, or absent."""
-        place = join(self.path, name)
-        if storage.exists(join(place, MANIFEST)):
+        folder = join(self.path, name)
+        if storage.exists(join(folder, MANIFEST)):
             return FINISHED
         begun = (PLAN, TRAINING_LOG)
-        return UNFINISHED if any(storage.exists(join(place, mark)) for mark in begun) else ABSENT
+        return UNFINISHED if any(storage.exists(join(folder, mark)) for mark in begun) else ABSENT
 
     @cached_property
     def artifacts(self) -> dict[str, Artifact]:
@@ -79,10 +79,10 @@ class Work:
         artifacts = {}
         for name in (*STAGES, *AFTER):
             inner = [f"{name}/{child}" for child in storage.list_names(join(self.path, name)) if child[0] != "."]
-            for place in [name, *(inner if name == "embeddings" else [])]:
-                artifact = self.find(place)
+            for folder in [name, *(inner if name == "embeddings" else [])]:
+                artifact = self.find(folder)
                 if artifact is not None:
-                    artifacts[place] = artifact
+                    artifacts[folder] = artifact
         return artifacts
 
     @property
@@ -134,7 +134,7 @@ def _traced(everything: dict[str, Artifact], name: str, artifact: Artifact) -> d
         related |= more
         made_of |= {mark for one in more.values() for mark in one.manifest.inputs.values()}
     if any(_model_of(one).startswith("./encoders/") for one in related.values()):
-        # models of this folder: the manifest of what they embedded tells their weights, not the stage that made them
+        # models of this folder: the manifest of their embeddings has their weights, not the stage that made them
         related |= {n: a for n, a in everything.items() if n == "encoders"}
     if _same(everything.get(name), artifact) and name == "model":
         related |= {n: a for n, a in everything.items() if n in AFTER}

@@ -113,7 +113,7 @@ class ArtifactWriter:
         self._record(index, len(data), digest, rejected, stats)
 
     def adopt(self, index: int, rows: int, rejected: Sequence[Rejection], stats: Mapping[str, Any]) -> None:
-        """Finish one shard whose data file is in its place already."""
+        """Finish one shard whose data file is written already."""
         digest = sha256_of(join(self.path, self.names[index]))
         self._record(index, rows, digest, rejected, stats)
 
@@ -210,13 +210,13 @@ def create_artifact(
         config: the stage's settings, a dataclass.
         inputs: fingerprint of each input by name.
         names: the shards' file names.
-        overwrite: throw away what is there.
+        overwrite: replace an artifact made with other settings or inputs.
 
     Returns:
         A writer, or the artifact itself where it was finished before.
 
     Raises:
-        ArtifactError: another run is writing there, or the place cannot be written.
+        ArtifactError: another run is writing there, or the folder cannot be written.
         StaleArtifactError: what is there was made with other settings or inputs; the message names the first that
             differs.
     """
@@ -305,7 +305,7 @@ def _short(value: object, limit: int = 60) -> str:
 
 
 def first_difference(name: str, old: Any, new: Any) -> tuple[str, Any, Any] | None:
-    """The first place where two plain values differ: dotted name, old value, new value."""
+    """The first difference of two plain values: dotted name, old value, new value."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted(old.keys() | new.keys()):
             difference = first_difference(f"{name}.{key}", old.get(key), new.get(key))

@@ -134,7 +134,7 @@ class Stage:
             from megapairs_hf.artifacts.remote import stage_in
 
             staged = stage_in(work, paths, target, overwrite=overwrite)
-            self._run_here(config, staged.places, staged.target, staged.work, overwrite)
+            self._run_here(config, staged.inputs, staged.target, staged.work, overwrite)
             staged.send()
         else:
             self._run_here(config, paths, target, work, overwrite)

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 T = TypeVar("T")
-# `field(default=2, metadata=HOW)` marks a setting of how, not of what: it changes no byte and so no hash
+# `field(default=2, metadata=RUNTIME_ONLY)` marks a setting that changes no byte of the result and so no hash
 RUNTIME_ONLY: dict[str, bool] = {"how": True}
 
-# what a setting was called before; a file that has the old word gets the new one told
+# old name of a setting: its name now, for the error
 RENAMED = {
     "band": "similarity_range",
     "band_kind": "range_kind",
@@ -81,7 +81,7 @@ def build_config(cls: type[T], values: Mapping[str, Any], where: str = "settings
     Args:
         cls: a frozen dataclass whose fields may be dataclasses, tuples or mappings of them.
         values: plain YAML values.
-        where: what to call the place of the values in an error.
+        where: what the values belong to, for errors.
 
     Returns:
         The dataclass, checked by its own `__post_init__` too.
@@ -121,7 +121,7 @@ def _completed(cls: type[Any], values: Mapping[str, Any], where: str) -> dict[st
             inside = f"{where}, {field.name}"
             check_keys(type(default), value, inside)
             own = {f.name: getattr(default, f.name) for f in dataclasses.fields(default)}
-            defaults = {name: _whole(each) for name, each in own.items()}
+            defaults = {name: _as_plain(each) for name, each in own.items()}
             complete[field.name] = defaults | _completed(type(default), value, inside)
     return complete
 
@@ -131,7 +131,7 @@ def _is_list(hint: Any) -> bool:
     return get_origin(hint) is tuple and get_args(hint)[-1] is Ellipsis
 
 
-def _whole(value: Any) -> Any:
+def _as_plain(value: Any) -> Any:
     """A default as plain values, the settings included that change no result."""
     return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
 

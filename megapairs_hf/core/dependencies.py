@@ -52,7 +52,7 @@ def require(extra: str, purpose: str, *packages: str) -> None:
 
 
 def explained(error: ModuleNotFoundError, purpose: str) -> MissingDependencyError | None:
-    """The sentence for an import that failed where nobody had asked before; None where no extra would help."""
+    """The sentence for an import that failed without a check before; None where no extra would help."""
     package = (error.name or "").partition(".")[0]
     extra = next((extra for extra, packages in EXTRAS.items() if package in packages), None)
     return MissingDependencyError(purpose, [package], extra) if extra else None

@@ -28,9 +28,9 @@ def _state() -> PartialState:
 
     if PartialState._shared_state:
         return PartialState()
-    asked = os.environ.get("ACCELERATE_USE_CPU", "").lower() in {"1", "true", "yes"}
-    # without being told, Accelerate takes every process that finds no accelerator for the only one
-    cpu = asked or not torch.accelerator.is_available()
+    forced = os.environ.get("ACCELERATE_USE_CPU", "").lower() in {"1", "true", "yes"}
+    # by itself, Accelerate takes every process that finds no accelerator for the only one
+    cpu = forced or not torch.accelerator.is_available()
     # ranks finish at very different times when shards differ; the default of minutes would kill the quick ones
     return PartialState(cpu=cpu, timeout=timedelta(days=7))
 
@@ -46,7 +46,7 @@ def world_size() -> int:
 
 
 def is_main() -> bool:
-    """Whether this process writes manifests and talks to the user."""
+    """Whether this process writes manifests and messages."""
     return rank() == 0
 
 
@@ -61,12 +61,12 @@ def my_shards(count: int) -> range:
     return range(rank(), count, world_size())
 
 
-def choose_device(asked: str | None) -> str:
-    """The device of this process."""
+def choose_device(device: str | None = None) -> str:
+    """The device of this process: the one named, else that of its rank, else the first GPU, else the CPU."""
     import torch
 
-    if asked is not None:
-        return asked
+    if device is not None:
+        return device
     if launched():
         return str(_state().device)
     return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,7 +1,6 @@
-"""What differs between Linux, macOS and Windows, asked in one place.
+"""What differs between Linux, macOS and Windows, in one file.
 
-What surprises: what is asked for is looked up each time, not at import, so that one machine's tests see what another
-would.
+What surprises: everything is looked up at each call, not at import, so that tests on one system can play another.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Any captioned image collection becomes a `corpus`: really decoded, upright, opaque, without exact doubles."""
+"""Any captioned image collection becomes a `corpus`: decoded, upright, opaque, without exact duplicates."""
 
 from typing import TYPE_CHECKING
 

@@ -22,23 +22,23 @@ PER_MILLE = 10_000
 
 @dataclass(frozen=True)
 class Row:
-    """A good row of the corpus, and what was noticed about it."""
+    """A good row of the corpus, and notes on it (`caption_cut`, `re_encoded`)."""
 
     columns: dict[str, Any]
     notes: tuple[str, ...]
 
 
 def is_held_out(group: str, share: float) -> bool:
-    """Whether a group is held out: decided by its name alone, so adding rows moves none to the other side."""
+    """Whether a group is held out: decided by its name alone, so adding rows moves none to the other part."""
     number = int.from_bytes(hashlib.sha256(group.encode("utf-8", "backslashreplace")).digest()[:8], "big")
     return number % PER_MILLE < share * PER_MILLE
 
 
 def check_row(raw: RawRow, config: CorpusConfig) -> Row | Rejection:
-    """Decode one row wholly.
+    """Decode and check one row.
 
     Returns:
-        The row, or (key, reason, detail) why it cannot be used.
+        The row, or (key, reason, detail) of its rejection.
     """
     if raw.problem is not None:
         return (raw.key, *raw.problem)
@@ -61,11 +61,11 @@ def check_row(raw: RawRow, config: CorpusConfig) -> Row | Rejection:
         content = encode_image(image, lossy=decoded.lossy)
         notes.append("re_encoded")
     by_reference = config.images == "by_reference"
-    if by_reference and raw.place is None:
-        return (raw.key, "no_reference", "its place in the source cannot be written down; take `images: embedded`")
+    if by_reference and raw.reference is None:
+        return (raw.key, "no_reference", "its file cannot be named by a path; take `images: embedded`")
     columns = {
         "image_id": raw.key,
-        "image": {"bytes": None, "path": raw.place} if by_reference else {"bytes": content, "path": None},
+        "image": {"bytes": None, "path": raw.reference} if by_reference else {"bytes": content, "path": None},
         "caption": caption,
         "width": image.width,
         "height": image.height,

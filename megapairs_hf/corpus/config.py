@@ -84,8 +84,8 @@ class CorpusConfig:
             "at least min_side, or left out",
         )
         if self.images == "by_reference":
-            places = {"image_folder", "parquet", "webdataset"}
-            require(self.source in places, "images", self.images, f"embedded for source {self.source!r}")
+            on_disk = {"image_folder", "parquet", "webdataset"}
+            require(self.source in on_disk, "images", self.images, f"embedded for source {self.source!r}")
             require(self.max_side is None, "max_side", self.max_side, "left out for images by reference")
         require(self.shard_rows > 0, "shard_rows", self.shard_rows, "a positive number of rows")
         require(self.threads > 0, "threads", self.threads, "a positive number of threads")

@@ -1,8 +1,8 @@
 """The corpus stage: a source of images becomes a `corpus` artifact.
 
-Two passes. The first decodes every image of a shard and writes what is good; the second, when the pixels of all
-shards are known by their hash, leaves out exact doubles (the first in corpus order stays). What surprises: `sha256`
-is that of the decoded pixels, so the same image saved twice with other metadata is a double.
+Two passes. The first decodes every image of a shard and writes the good rows; the second, when the hashes of all
+pixels are known, leaves out exact duplicates (the first in corpus order stays). What surprises: `sha256` is that of
+the decoded pixels, so the same image saved twice with other metadata is a duplicate.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def make_corpus(config: CorpusConfig, *, out: PathLike, overwrite: bool = False)
     Args:
         config: the settings.
         out: the artifact's folder.
-        overwrite: throw away what is there.
+        overwrite: replace an artifact made with other settings or inputs.
 
     Returns:
         A `corpus` artifact.
@@ -61,13 +61,13 @@ def make_corpus(config: CorpusConfig, *, out: PathLike, overwrite: bool = False)
         "inputs": {"source": source.fingerprint},
         "names": shard_names(shards, "parquet"),
     }
-    # one that came to nothing is made again with other settings: there is nothing to lose
+    # an artifact without rows is replaced also without `overwrite`: there is nothing to lose
     writer = create_artifact(out, overwrite=overwrite or came_to_nothing(out, "corpus"), **arguments)
     if isinstance(writer, Artifact):
         return _usable(writer, source.rows, config)
     with writer:
         decoded = _decode_all(source, config, create_artifact(join(out, PARTS, "decoded"), **arguments))
-        _leave_out_doubles(decoded, writer)
+        _leave_out_duplicates(decoded, writer)
         root = {ROOT: str(config.path)} if config.images == "by_reference" else {}
         corpus = writer.finish(
             decoded.manifest.stats | root, [tuple(row.values()) for row in decoded.rejected().to_pylist()]
@@ -157,10 +157,10 @@ def _checked(
         bar.advance(len(batch))
 
 
-def _leave_out_doubles(decoded: Artifact, writer: ArtifactWriter) -> None:
-    doubles = find_doubles(decoded)
+def _leave_out_duplicates(decoded: Artifact, writer: ArtifactWriter) -> None:
+    duplicates = find_duplicates(decoded)
     for i in writer.mine():
-        left_out = doubles.get(i, {})
+        left_out = duplicates.get(i, {})
         table = decoded.shard(i)
         rejected = [(table["image_id"][row].as_py(), *why) for row, why in sorted(left_out.items())]
         if not left_out and storage.is_local(writer.path):
@@ -171,7 +171,7 @@ def _leave_out_doubles(decoded: Artifact, writer: ArtifactWriter) -> None:
             writer.write(i, table.filter(keep), rejected)
 
 
-def find_doubles(decoded: Artifact) -> dict[int, dict[int, tuple[str, str]]]:
+def find_duplicates(decoded: Artifact) -> dict[int, dict[int, tuple[str, str]]]:
     """The rows to leave out because an earlier row has the same pixels or the same id.
 
     Args:
@@ -182,19 +182,19 @@ def find_doubles(decoded: Artifact) -> dict[int, dict[int, tuple[str, str]]]:
     """
     pixels: dict[str, str] = {}
     ids: set[str] = set()
-    doubles: dict[int, dict[int, tuple[str, str]]] = {}
+    duplicates: dict[int, dict[int, tuple[str, str]]] = {}
     for shard in range(len(decoded.manifest.shards)):
         table = decoded.shard(shard, ["image_id", "sha256"])
         rows = zip(table["image_id"].to_pylist(), table["sha256"].to_pylist(), strict=True)
         for row, (image_id, digest) in enumerate(rows):
             if image_id in ids:
-                doubles.setdefault(shard, {})[row] = ("duplicate_id", "an earlier row has this id")
+                duplicates.setdefault(shard, {})[row] = ("duplicate_id", "an earlier row has this id")
             elif digest in pixels:
-                doubles.setdefault(shard, {})[row] = ("duplicate_image", f"same pixels as {pixels[digest]}")
+                duplicates.setdefault(shard, {})[row] = ("duplicate_image", f"same pixels as {pixels[digest]}")
             else:
                 pixels[digest] = image_id
             ids.add(image_id)
-    return doubles
+    return duplicates
 
 
 def link(source: str, target: str) -> None:

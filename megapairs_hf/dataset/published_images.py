@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from megapairs_hf.artifacts import storage
 from megapairs_hf.artifacts.artifact import iter_batches
-from megapairs_hf.artifacts.lookup import locate
+from megapairs_hf.artifacts.lookup import rows_by_id
 from megapairs_hf.dataset.layout import cut, image_table
 from megapairs_hf.images.locate import ROOT, image_bytes
 
@@ -70,14 +70,13 @@ class PublishedImages:
 
     def table(self, part: dict[int, np.ndarray]) -> pa.Table:
         """The rows of one file of images."""
-        return image_table([row for index, rows in part.items() for row in self._read(index, rows)])
+        tables = ((self.corpus.shard(index, COLUMNS), rows) for index, rows in part.items())
+        return image_table([self._embedded(row) for table, rows in tables for row in table.take(rows).to_pylist()])
 
     def rows(self, ids: Iterable[str]) -> dict[str, dict[str, Any]]:
         """Images with their captions, by id."""
-        shards = locate(self.corpus, ids)
-        return {row["image_id"]: row for index, rows in shards.items() for row in self._read(index, rows)}
+        return {row["image_id"]: self._embedded(row) for row in rows_by_id(self.corpus, ids, COLUMNS)}
 
-    def _read(self, index: int, rows: np.ndarray) -> list[dict[str, Any]]:
-        """Rows of one shard; what is published holds its images, wherever the corpus keeps them."""
-        records = self.corpus.shard(index, COLUMNS).take(pa.array(rows)).to_pylist()
-        return [{**row, "image": {"bytes": image_bytes(row["image"], self.root), "path": None}} for row in records]
+    def _embedded(self, row: dict[str, Any]) -> dict[str, Any]:
+        """What is published holds its images, wherever the corpus keeps them."""
+        return {**row, "image": {"bytes": image_bytes(row["image"], self.root), "path": None}}

@@ -9,6 +9,8 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+LABELS = {"recall": "R", "subset_recall": "Rs", "map": "mAP", "precision": "P"}
+
 
 def recall_at_k(ranks: np.ndarray, k: int) -> float:
     """Share of the queries whose best target is among the first k.
@@ -20,36 +22,19 @@ def recall_at_k(ranks: np.ndarray, k: int) -> float:
     return float(np.mean(np.asarray(ranks) <= k))
 
 
-def average_precision_at_k(relevant: np.ndarray, targets: int, k: int) -> float:
-    """AP@k as CIRCO defines it: the sum of precision(i)·rel(i) for i ≤ k, divided by min(targets, k).
+def average_precision_at_k(relevant: Sequence[bool] | np.ndarray, targets: int, k: int) -> float:
+    """`average_precisions` of one query.
 
     Args:
         relevant: [≥ k] or shorter, whether the i-th image of the ranking is a target.
         targets: how many targets there are.
         k: the cut.
     """
-    hits = np.asarray(relevant[:k], float)
-    precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
-    return float((precision * hits).sum() / min(targets, k))
+    return float(average_precisions([relevant], np.array([targets]), k)[0])
 
 
-def rank_gallery(scores: np.ndarray) -> tuple[np.ndarray, int]:
-    """Order a gallery by score, equal scores by position.
-
-    Args:
-        scores: [G] of one query.
-
-    Returns:
-        Positions [G], best first, and how many of them share their score with a neighbor in the order.
-    """
-    order = np.argsort(-scores, kind="stable")
-    ranked = scores[order]
-    equal = ranked[1:] == ranked[:-1]
-    return order, int(np.count_nonzero(np.append(equal, False) | np.append(False, equal)))
-
-
-def average_precisions(hits: Sequence[Sequence[bool]], targets: np.ndarray, k: int) -> np.ndarray:
-    """`average_precision_at_k` of many queries.
+def average_precisions(hits: Sequence[Sequence[bool] | np.ndarray], targets: np.ndarray, k: int) -> np.ndarray:
+    """AP@k as CIRCO defines it: the sum of precision(i)·rel(i) for i ≤ k, divided by min(targets, k).
 
     Args:
         hits: for each of Q queries, whether the i-th of its ranking is a target.
@@ -90,8 +75,7 @@ def interval95(means: np.ndarray) -> np.ndarray:
     return np.quantile(means, [0.025, 0.975], axis=0).T
 
 
-def pretty(metric: str) -> str:
-    """`recall@1` as `R@1`, `map@5` as `mAP@5`."""
-    for name, short in (("subset_recall@", "Rs@"), ("recall@", "R@"), ("map@", "mAP@"), ("precision@", "P@")):
-        metric = metric.replace(name, short)
-    return metric
+def metric_label(metric: str) -> str:
+    """`recall@1` as `R@1`, `map@5` as `mAP@5`; any other metric as it is."""
+    name, at, k = metric.partition("@")
+    return f"{LABELS[name]}@{k}" if at and name in LABELS else metric

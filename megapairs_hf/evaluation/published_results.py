@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from megapairs_hf.core.config import read_yaml
 from megapairs_hf.core.errors import ConfigError, EvaluationError
 from megapairs_hf.evaluation.comparability import rule_of
-from megapairs_hf.evaluation.metrics import pretty
+from megapairs_hf.evaluation.metrics import metric_label
 from megapairs_hf.evaluation.results_table import PARTIAL, markdown_grid
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def published_table(records: Sequence[Mapping[str, Any]], published: Sequence[Pu
         rows.sort(key=lambda row: -row[0])
         grid = [["model", "from", "%", "95 % interval"]]
         grid += [[model, where, f"{100 * value:.1f}", interval] for value, model, where, interval in rows]
-        lines = [f"**{benchmark} {split}, {pretty(metric)}**", "", markdown_grid(grid, 2)]
+        lines = [f"**{benchmark} {split}, {metric_label(metric)}**", "", markdown_grid(grid, 2)]
         lines += [
             f"\n{PARTIAL} {r['model']} ({r['strategy']}) gave {100 * r['value']:.1f} on a part only"
             f" ({r['options']['partial']})."

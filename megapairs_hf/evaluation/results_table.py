@@ -14,22 +14,21 @@ from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.core.errors import EvaluationError
 from megapairs_hf.core.formatting import format_value
+from megapairs_hf.evaluation.benchmarks.mmeb_means import SET, mean_records
 from megapairs_hf.evaluation.comparability import rule_of
-from megapairs_hf.evaluation.metrics import pretty
+from megapairs_hf.evaluation.metrics import metric_label
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 
-METRICS = {"recall@1": "R@1", "recall@5": "R@5", "recall@10": "R@10", "map@5": "mAP@5"}
+# columns that stand first
+METRICS = ("recall@1", "recall@5", "recall@10", "map@5")
 STRATEGIES = ("image only", "text only", "fused")
 BASE, TRAINED = "base", "trained"
 SHARED = ("queries", "gallery", "version")
 Z95 = 1.96
 PARTIAL = "†"
-LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "†": r"$^\dagger$"} | {
-    sign: "\\" + sign for sign in "&%$#_{}"
-}
 
 
 @dataclass
@@ -114,7 +113,7 @@ def _table(title: str, records: list[dict[str, Any]]) -> Table:
     facts = [_facts(record) for record in records]
     common = {k: v for k, v in facts[0].items() if all(k in f and f[k] == v for f in facts)}
     metrics = [m for m in METRICS if any(r["metric"] == m for r in records)]
-    metrics += sorted({str(r["metric"]) for r in records} - METRICS.keys())
+    metrics += sorted({str(r["metric"]) for r in records} - set(METRICS))
     values: dict[tuple[str, str, str], dict[str, float]] = {}
     for record, fact in zip(records, facts, strict=True):
         apart = ", ".join(f"{k} {v}" for k, v in fact.items() if k not in common)
@@ -127,7 +126,7 @@ def _table(title: str, records: list[dict[str, Any]]) -> Table:
     queries = [int(r["queries"]) for r in records if r.get("queries")]
     return Table(
         title,
-        [METRICS.get(m, m) for m in metrics],
+        [metric_label(m) for m in metrics],
         rows,
         [f"{k} {v}" for k, v in common.items()],
         # of a proportion near one half, the widest there is
@@ -171,10 +170,7 @@ def _is_number(value: object) -> bool:
 
 
 def tables(records: list[dict[str, Any]]) -> str:
-    """The records as Markdown tables, one a benchmark and group of queries."""
-    from megapairs_hf.evaluation.benchmarks.mmeb_means import SET, mean_records, mmeb_table
-    from megapairs_hf.evaluation.comparability import rule_of
-
+    """The records as Markdown tables, one per benchmark and group of queries; MMEB by its means."""
     if not records:
         return "The answers of these splits are not public, so there is no number; the files for the servers are."
     groups: dict[str, list[dict[str, Any]]] = {}
@@ -191,24 +187,74 @@ def tables(records: list[dict[str, Any]]) -> str:
     return "\n\n".join(shown + ([f"mmeb\n\n{mmeb_table(means)}"] if means else []))
 
 
-def cells(records: Iterable[Mapping[str, Any]]) -> tuple[list[str], dict[tuple[str, str], dict[str, str]]]:
+def results_table(records: Iterable[Mapping[str, Any]]) -> str:
+    """The records of one benchmark as a Markdown table: a row for each model and strategy, percentages."""
+    columns, rows = cells(records, label=lambda record: metric_label(record["metric"]), mark="")
+    return markdown_grid(_grid(columns, rows), 2)
+
+
+def mmeb_table(records: Sequence[Mapping[str, Any]]) -> str:
+    """The means of MMEB as a Markdown table: a row for each, percentages, partial ones labeled."""
+    grid = [["model", "strategy", "mean", "P@1", "queries"]]
+    for record in records:
+        label = record["options"].get("partial")
+        name = f"{record['group']} — partial ({label})" if label else record["group"]
+        value = f"{100 * record['value']:.1f}"
+        grid.append([record["model"], record["strategy"], name, value, f"{record['queries']:,}"])
+    return markdown_grid(grid, 3)
+
+
+def markdown_table(records: Iterable[Mapping[str, Any]]) -> str:
+    """Any records as one Markdown table: a row for each model and strategy, percentages, partial ones marked."""
+    columns, rows = cells(records)
+    return markdown_grid(_grid(columns, rows), 2) + _footnote(rows, f"\n\n{PARTIAL} partial: ")
+
+
+def latex_table(records: Iterable[Mapping[str, Any]]) -> str:
+    """A LaTeX `tabular` with booktabs rules, everything escaped, the best of each column bold, partial ones aside."""
+    import pandas as pd
+
+    columns, rows = cells(records)
+    grid = _grid(columns, rows, absent="--")
+    frame = pd.DataFrame(grid[1:], columns=grid[0])
+    styler = frame.style.hide(axis="index").format(escape="latex").format_index(escape="latex", axis=1)
+    styler = styler.apply(_bold, subset=columns)
+    text = styler.to_latex(hrules=True, column_format="ll" + "r" * len(columns)).replace(PARTIAL, r"$^\dagger$")
+    return str(text).rstrip() + _footnote(rows, f"\n% {PARTIAL} partial: ")
+
+
+def _bold(column: Any) -> list[str]:
+    """The style of each cell of a column: its best whole value is bold."""
+    best = max(map(_number, column))
+    return ["textbf:--rwrap;" if _number(cell) == best > 0 else "" for cell in column]
+
+
+def _number(cell: str) -> float:
+    return -1.0 if cell.endswith((PARTIAL, "--")) else float(cell)
+
+
+def cells(
+    records: Iterable[Mapping[str, Any]], label: Callable[[Mapping[str, Any]], str] | None = None, mark: str = PARTIAL
+) -> tuple[list[str], dict[tuple[str, str], dict[str, str]]]:
     """Columns, and what stands in them for each model and strategy.
 
     Args:
         records: result records; of the whole benchmarks and of groups.
+        label: names the column of a record; None for `column_of`.
+        mark: put behind the values of partial measurements.
 
     Returns:
         Names of the columns in the order of the records, and rows by (model, strategy).
 
     Raises:
-        EvaluationError: there is no record, or two say different things of one cell.
+        EvaluationError: there is no record, or two have different values for one cell.
     """
     columns: dict[str, None] = {}
     rows: dict[tuple[str, str], dict[str, str]] = {}
     for record in records:
-        name = column_of(record)
+        name = (label or column_of)(record)
         columns[name] = None
-        value = f"{100 * float(record['value']):.1f}" + (PARTIAL if record.get("options", {}).get("partial") else "")
+        value = f"{100 * float(record['value']):.1f}" + (mark if record.get("options", {}).get("partial") else "")
         row = rows.setdefault((record["model"], record.get("strategy") or ""), {})
         if row.get(name, value) != value:
             raise EvaluationError(
@@ -224,16 +270,14 @@ def cells(records: Iterable[Mapping[str, Any]]) -> tuple[list[str], dict[tuple[s
 def column_of(record: Mapping[str, Any]) -> str:
     """`circo val mAP@5`, with the group where the record is of one, and the rule where it is not the benchmark's."""
     group = f" {record['group']}" if record.get("group") else ""
-    rule = f" ({told})" if (told := rule_of(record)) else ""
-    return f"{record['benchmark']} {record['split']}{group} {pretty(record['metric'])}{rule}"
+    rule = rule_of(record)
+    name = f"{record['benchmark']} {record['split']}{group} {metric_label(record['metric'])}"
+    return f"{name} ({rule})" if rule else name
 
 
-def markdown_table(records: Sequence[Mapping[str, Any]]) -> str:
-    """A Markdown table, a row for each model and strategy, percentages."""
-    columns, rows = cells(records)
+def _grid(columns: list[str], rows: Mapping[tuple[str, str], Mapping[str, str]], absent: str = "–") -> list[list[str]]:
     grid = [["model", "strategy", *columns]]
-    grid += [[*key, *(row.get(name, "–") for name in columns)] for key, row in rows.items()]
-    return markdown_grid(grid, 2) + _footnote(rows, f"\n\n{PARTIAL} partial: ")
+    return grid + [[*key, *(row.get(name, absent) for name in columns)] for key, row in rows.items()]
 
 
 def markdown_grid(grid: Sequence[Sequence[str]], words: int) -> str:
@@ -246,45 +290,3 @@ def markdown_grid(grid: Sequence[Sequence[str]], words: int) -> str:
 def _footnote(rows: Mapping[Any, Mapping[str, str]], start: str) -> str:
     marked = any(cell.endswith(PARTIAL) for row in rows.values() for cell in row.values())
     return f"{start}not all queries, images or parts; not comparable with published numbers." if marked else ""
-
-
-def latex_table(records: Sequence[Mapping[str, Any]]) -> str:
-    """A LaTeX `tabular` with booktabs rules, everything escaped, the best of each column bold, partial ones aside."""
-    columns, rows = cells(records)
-    whole = {name: [row[name] for row in rows.values() if _is_whole(row.get(name))] for name in columns}
-    best = {name: max(some, key=_number) for name, some in whole.items() if some}
-    lines = [r"\begin{tabular}{ll" + "r" * len(columns) + "}", r"\toprule"]
-    lines += [" & ".join(map(escape_latex, ["model", "strategy", *columns])) + r" \\", r"\midrule"]
-    for key, row in rows.items():
-        told = [escape_latex(word) for word in key]
-        for name in columns:
-            cell = row.get(name, "--")
-            told.append(rf"\textbf{{{escape_latex(cell)}}}" if cell == best.get(name) else escape_latex(cell))
-        lines.append(" & ".join(told) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + _footnote(rows, f"\n% {PARTIAL} partial: ")
-
-
-def escape_latex(text: str) -> str:
-    """A text that LaTeX prints as it is."""
-    return "".join(LATEX.get(letter, letter) for letter in text)
-
-
-def _is_whole(cell: str | None) -> bool:
-    return cell is not None and not cell.endswith(PARTIAL)
-
-
-def _number(cell: str) -> float:
-    return float(cell)
-
-
-def results_table(records: list[dict[str, Any]]) -> str:
-    """The records as a Markdown table: a row for each strategy and model, percentages."""
-    metrics = list(dict.fromkeys(record["metric"] for record in records))
-    rows: dict[tuple[str, str], dict[str, float]] = {}
-    for record in records:
-        rows.setdefault((record["model"], record["strategy"]), {})[record["metric"]] = record["value"]
-    lines = ["| model | strategy | " + " | ".join(pretty(name) for name in metrics) + " |"]
-    lines.append("| --- | --- |" + " ---: |" * len(metrics))
-    for (model, strategy), values in rows.items():
-        lines.append(f"| {model} | {strategy} | " + " | ".join(f"{100 * values[m]:.1f}" for m in metrics) + " |")
-    return "\n".join(lines)

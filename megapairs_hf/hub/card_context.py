@@ -33,7 +33,7 @@ MODEL_SETTINGS = frozenset(
     "model word_num max_image_side temperature top_p max_new_tokens prompt attributes local"
     " num_few_shot few_shot_file response_format".split()
 )
-TRAINING = frozenset({"triplets", "model", "results"})
+TRAINING = frozenset({"triplets", "base", "model", "results"})
 HELD_OUT = "heldout"
 PARTS = ("triplets", "images", "preview")
 
@@ -135,9 +135,13 @@ def splits_of(triplets: Artifact) -> dict[str, dict[str, int]]:
     splits: dict[str, dict[str, int]] = {}
     for part in PARTS:
         for _, shard in part_shards(triplets, part):
-            if shard["rows"]:
-                split, rows = split_of(str(shard["file"])), splits.setdefault(part, {})
-                rows[split] = rows.get(split, 0) + int(shard["rows"])
+            if not shard["rows"]:
+                continue
+            split = split_of(str(shard["file"]))
+            if split is None:
+                raise CardError(f"{shard['file']} of {triplets.path} is named like no split; build the triplets again")
+            rows = splits.setdefault(part, {})
+            rows[split] = rows.get(split, 0) + int(shard["rows"])
     return splits
 
 

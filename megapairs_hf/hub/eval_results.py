@@ -17,7 +17,8 @@ from megapairs_hf.artifacts.storage import PathLike, join
 from megapairs_hf.artifacts.workspace import RECORD_KEYS, RESULTS
 from megapairs_hf.core.errors import HubError
 from megapairs_hf.evaluation.comparability import caveats
-from megapairs_hf.evaluation.results_table import BASE, METRICS, TRAINED
+from megapairs_hf.evaluation.metrics import metric_label
+from megapairs_hf.evaluation.results_table import BASE, TRAINED
 from megapairs_hf.hub.secret_scan import public
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from megapairs_hf.hub.config import PushConfig
 
 FACTORS = {"fraction": 100, "percent": 1}
-SHOWN = {"recall": "R@", "r": "R@", "map": "mAP@"}
 
 
 def read_records(path: PathLike) -> list[dict[str, Any]]:
@@ -69,7 +69,7 @@ def _record(line: str, where: str) -> dict[str, Any]:
 
 
 def in_percent(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same records with values in percent and metrics spelled as in `METRICS` (`recall@1`, `map@5`)."""
+    """The same records with values in percent and metrics spelled as ours (`recall@1`, `map@5`)."""
     silent = [r for r in records if r.get("unit") not in FACTORS]
     above = any(edge > 1 for r in silent for edge in (r["value"], *(r.get("ci95") or ())))
     converted = []
@@ -125,8 +125,7 @@ def spelled(metric: str) -> str:
 
 def shown_metric(metric: str) -> str:
     """A metric as people write it: `R@1`, `mAP@5`."""
-    kind, at, depth = metric.partition("@")
-    return METRICS.get(metric, f"{SHOWN[kind]}{depth}" if at and kind in SHOWN else metric)
+    return metric_label(metric)
 
 
 def model_name(records: Sequence[dict[str, Any]]) -> str:

@@ -62,7 +62,7 @@ class Decoded:
 def decode_image(
     content: bytes, *, max_pixels: int = MAX_PIXELS, min_side: int = 1, draft_side: int | None = None
 ) -> Decoded:
-    """Decode an image, wholly.
+    """Decode an image completely.
 
     Args:
         content: the file's bytes.

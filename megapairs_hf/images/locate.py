@@ -1,6 +1,6 @@
 """An image's file, wherever a row of the corpus keeps it: one function that every reader goes through.
 
-A corpus holds its images (`images: embedded`) or says where they are (`images: by_reference`): `cats/1.jpg` in a
+A corpus holds its images (`images: embedded`) or names their files (`images: by_reference`): `cats/1.jpg` in a
 folder, `part-0.parquet::image::17` for a row of a parquet file, `part-0.tar::cats/1.jpg` for a member of a tar; all
 below the root that the corpus was made from. What surprises: nothing outside that root is ever read, because a corpus
 may come from a stranger.
@@ -21,12 +21,12 @@ ROOT = "images_root"
 LOCK = threading.Lock()
 
 
-def parquet_place(file: str, column: str, row: int) -> str:
+def parquet_reference(file: str, column: str, row: int) -> str:
     """Where a row's image is in a parquet file, relative to the root."""
     return f"{file}{MARK}{column}{MARK}{row}"
 
 
-def tar_place(file: str, member: str) -> str:
+def tar_reference(file: str, member: str) -> str:
     """Where a member is in a tar, relative to the root."""
     return f"{file}{MARK}{member}"
 

@@ -8,7 +8,7 @@ from typing import Literal
 from megapairs_hf.core.config import RUNTIME_ONLY, require
 
 RangeKind = Literal["absolute", "quantile"]
-SearchKind = Literal["auto", "exact", "ivf", "ivf_pq", "hnsw"]
+SearchKind = Literal["auto", "exact", "ivf", "ivf_pq"]
 
 
 def check_range(similarity_range: tuple[float, float], kind: str) -> None:
@@ -59,26 +59,25 @@ class MineConfig:
     """Settings of the mine stage.
 
     Attributes:
-        neighbors: K nearest neighbors that are looked at for each relation (ours; the paper gives no K).
+        neighbors: top-k of each relation (ours; the paper gives no K).
         similarity_range: similarities that make a pair: "We filter the image pairs whose similarity score is within
             (0.8, 0.96), thus eliminating weak associations and near duplications" (section 3.1).
         range_kind: `absolute` as in the paper, or `quantile`: the similarity range's ends are quantiles of the
             similarities of all K nearest neighbors, for models whose cosine has another scale (ours).
         relations: the relations; empty for one relation for each embeddings artifact, as in the paper.
-        targets_per_relation: at most so many targets a query and relation, spread over the similarity range (ours).
-        negatives: hard negatives a pair: "introduce five hard negatives" (section 3.1).
+        targets_per_relation: at most so many targets per query and relation, spread over the similarity range (ours).
+        negatives: hard negatives per pair: "introduce five hard negatives" (section 3.1).
         near_duplicate: similarity under a visual relation from which two images count as one, transitively; None
             takes the upper end of the relation's similarity range (ours).
-        seed: of the draws.
-        sample: queries by which quantiles are measured.
-        search: `exact`; `ivf` (cells), `ivf_pq` (cells and compressed embeddings, for embeddings that do not fit in
-            memory) or `hnsw` (a graph), whose candidates are scored exactly; `auto` takes `exact` up to 250,000
-            embeddings, then `ivf` if it fits in memory, else `ivf_pq`.
-        recall: share of the exact K nearest neighbors that an approximate search must find; what it really finds is
-            measured on other queries and stands in the manifest.
+        seed: random seed.
+        search: `exact`, `ivf` (IVF-Flat) or `ivf_pq` (IVF-PQ, for embeddings that do not fit in memory), whose
+            candidates are scored exactly; `auto` takes `exact` up to 250,000 embeddings, then `ivf` if it fits in
+            memory, else `ivf_pq`.
+        recall: share of the exact top-k that an approximate search must find; the recall measured on other queries is
+            in the manifest.
         memory_gb: memory in 10^9 bytes that a process may use for the search, libraries included.
-        threads: of a process; None takes its share of the processors.
-        device: a GPU (`cuda`) on which exact search multiplies; None for the processor.
+        threads: per process; None takes its share of the CPU cores.
+        device: a GPU (`cuda`) on which exact search multiplies; None for the CPU.
     """
 
     neighbors: int = 100
@@ -89,7 +88,6 @@ class MineConfig:
     negatives: int = 5
     near_duplicate: float | None = None
     seed: int = 0
-    sample: int = 5000
     search: SearchKind = "auto"
     recall: float = 0.95
     memory_gb: float = field(default=8.0, metadata=RUNTIME_ONLY)
@@ -103,7 +101,6 @@ class MineConfig:
         require(len(set(names)) == len(names), "relations", names, "relations of different names")
         require(self.targets_per_relation >= 1, "targets_per_relation", self.targets_per_relation, "at least 1")
         require(self.negatives >= 1, "negatives", self.negatives, "at least 1")
-        require(self.sample >= 1, "sample", self.sample, "at least 1 query")
         near = self.near_duplicate
         require(near is None or -1 <= near <= 1, "near_duplicate", near, "a similarity from -1 to 1, or left out")
         swallowed = near is not None and self.range_kind == "absolute" and near <= self.similarity_range[0]

@@ -33,10 +33,10 @@ def representatives(count: int, close: Iterable[tuple[np.ndarray, np.ndarray]]) 
 
     Args:
         count: N images.
-        close: arrays of left and right places of pairs that are the same image.
+        close: arrays of left and right indices of pairs that are the same image.
 
     Returns:
-        For each image the place of the first of its cluster, [N] int64.
+        For each image the index of the first of its cluster, [N] int64.
     """
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
@@ -66,15 +66,15 @@ def join_near_duplicates(
     """The representative of every row's near-duplicate cluster."""
     path = join(files.path, PARTS, CLUSTERS)
     if distributed.is_main() and not storage.exists(path):
-        found = representatives(int(files.starts[-1]), _close_pairs(relations, ranges, config, files))
-        largest = cluster_stats(found)["largest"]
-        if largest > max(10, LARGE_CLUSTER * len(found)):
+        clusters = representatives(int(files.starts[-1]), _close_pairs(relations, ranges, config, files))
+        largest = cluster_stats(clusters)["largest"]
+        if largest > max(10, LARGE_CLUSTER * len(clusters)):
             note(
                 f"mine: {largest:,} images are one cluster of near-duplicates, because similarity is chained;"
                 " if they are different images, raise `near_duplicate`"
             )
         sink = io.BytesIO()
-        np.save(sink, found)
+        np.save(sink, clusters)
         storage.write_bytes(path, sink.getvalue())
     distributed.barrier()
     result: np.ndarray = np.load(io.BytesIO(storage.read_bytes(path)), allow_pickle=False)
@@ -93,6 +93,6 @@ def _close_pairs(
         if not relation.visual:
             continue
         for shard in range(len(files.starts) - 1):
-            places, scores = files.read(relation.name, shard)
-            rows, columns = np.nonzero((scores >= threshold(ranges[relation.name], config)) & (places >= 0))
-            yield rows + files.starts[shard], places[rows, columns].astype(np.int64)
+            indices, scores = files.read(relation.name, shard)
+            rows, columns = np.nonzero((scores >= threshold(ranges[relation.name], config)) & (indices >= 0))
+            yield rows + files.starts[shard], indices[rows, columns].astype(np.int64)

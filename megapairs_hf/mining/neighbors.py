@@ -21,7 +21,7 @@ from megapairs_hf.core import distributed
 from megapairs_hf.core.errors import ConfigError
 from megapairs_hf.core.progress import Progress
 from megapairs_hf.mining.knn.plan import Plan, choose_kind, make_plan
-from megapairs_hf.mining.knn.thread_pool import ThreadPool, give_back, workers
+from megapairs_hf.mining.knn.thread_pool import ThreadPool, release_memory, workers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -60,11 +60,11 @@ class Relation:
 class Search(Protocol):
     """Any of the searches."""
 
-    def search(self, queries: np.ndarray, places: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Places [B, K] and exact scores [B, K], nearest first."""
+    def search(self, queries: np.ndarray, query_rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Indices [B, K] and exact scores [B, K], nearest first."""
 
 
-def open_relations(embeddings: Mapping[str, Artifact], wanted: Sequence[RelationConfig]) -> list[Relation]:
+def open_relations(embeddings: Mapping[str, Artifact], settings: Sequence[RelationConfig]) -> list[Relation]:
     """The embeddings of every relation, memory-mapped.
 
     Raises:
@@ -72,24 +72,24 @@ def open_relations(embeddings: Mapping[str, Artifact], wanted: Sequence[Relation
     """
     from megapairs_hf.mining.knn.embeddings import Embeddings
 
-    opened: dict[str, Embeddings] = {}
+    by_name: dict[str, Embeddings] = {}
     relations = []
-    for relation in wanted:
+    for relation in settings:
         query, target = relation.query or relation.name, relation.target or relation.query or relation.name
         for name in (query, target):
             if name not in embeddings:
                 known = ", ".join(embeddings)
                 raise ConfigError(f"relation {relation.name!r} needs embeddings {name!r}; there are {known}")
-            if name not in opened:
-                opened[name] = Embeddings.of(embeddings[name])
-        left, right = opened[query].dimension, opened[target].dimension
+            if name not in by_name:
+                by_name[name] = Embeddings.of(embeddings[name])
+        left, right = by_name[query].dimension, by_name[target].dimension
         if left != right:
             raise ConfigError(
                 f"relation {relation.name!r} compares {query} with {target}, but their embeddings have"
                 f" {left} and {right} dimensions; take two towers of one model"
             )
         kinds = {embeddings[name].manifest.stats.get("input") for name in (query, target)}
-        relations.append(Relation(relation.name, opened[query], opened[target], kinds == {"image"}))
+        relations.append(Relation(relation.name, by_name[query], by_name[target], kinds == {"image"}))
     return relations
 
 
@@ -112,29 +112,41 @@ class Neighbors:
         """The shards that are still to be searched."""
         return [i for i in shards if not storage.exists(self.file(relation, i))]
 
-    def write(self, relation: str, shard: int, places: np.ndarray, scores: np.ndarray) -> None:
-        """Keep the neighbors of one shard's rows: places [rows, K] and scores [rows, K]."""
+    def write(self, relation: str, shard: int, indices: np.ndarray, scores: np.ndarray) -> None:
+        """Keep the neighbors of one shard's rows: indices [rows, K] and scores [rows, K]."""
         sink = io.BytesIO()
         kind = np.int32 if self.starts[-1] < 2**31 else np.int64
-        np.savez(sink, places=places.astype(kind), scores=scores.astype(np.float32))
+        np.savez(sink, indices=indices.astype(kind), scores=scores.astype(np.float32))
         storage.write_bytes(self.file(relation, shard), sink.getvalue())
 
     def read(self, relation: str, shard: int) -> tuple[np.ndarray, np.ndarray]:
-        """Places [rows, K] (-1 for none) and scores [rows, K] float32."""
-        with np.load(io.BytesIO(storage.read_bytes(self.file(relation, shard))), allow_pickle=False) as found:
-            return found["places"], found["scores"]
+        """Indices [rows, K] (-1 for none) and scores [rows, K] float32."""
+        with np.load(io.BytesIO(storage.read_bytes(self.file(relation, shard))), allow_pickle=False) as arrays:
+            return arrays["indices"], arrays["scores"]
 
-    def fact_file(self, name: str) -> str:
-        """Where something that is settled once for all processes is written down."""
-        return join(self.path, PARTS, f"{name}.json")
+    def has(self, name: str) -> bool:
+        """Whether a value was written."""
+        return storage.exists(self._value_file(name))
 
-    def settle(self, name: str, value: dict[str, Any]) -> dict[str, Any]:
-        """Write something down once; what was written first holds."""
-        if distributed.is_main() and not storage.exists(self.fact_file(name)):
-            storage.write_bytes(self.fact_file(name), json_bytes(value))
+    def read_value(self, name: str) -> dict[str, Any]:
+        """A value that was written."""
+        value: dict[str, Any] = read_json(self._value_file(name))
+        return value
+
+    def write_value(self, name: str, value: dict[str, Any]) -> None:
+        """Write a value unless there is one."""
+        if not self.has(name):
+            storage.write_bytes(self._value_file(name), json_bytes(value))
+
+    def write_once(self, name: str, value: dict[str, Any]) -> dict[str, Any]:
+        """The main process's value, or the one of an earlier run; every process must call this."""
+        if distributed.is_main():
+            self.write_value(name, value)
         distributed.barrier()
-        settled: dict[str, Any] = read_json(self.fact_file(name))
-        return settled
+        return self.read_value(name)
+
+    def _value_file(self, name: str) -> str:
+        return join(self.path, PARTS, f"{name}.json")
 
 
 def find_neighbors(relations: Sequence[Relation], config: MineConfig, files: Neighbors) -> dict[str, Any]:
@@ -152,24 +164,24 @@ def find_neighbors(relations: Sequence[Relation], config: MineConfig, files: Nei
     with Progress("search", rows * len(relations), "queries", rows * len(relations) - left) as bar:
         for relation in relations:
             integers = integers_are_faster(relation.target.dimension)
-            plan = _settled_plan(relation, config, files, len(todo[relation.name]), integers=integers)
+            plan = _agreed_plan(relation, config, files, len(todo[relation.name]), integers=integers)
             _share_index(relation, config, plan, files)
             if todo[relation.name]:
                 with workers(config.threads) as crew:
                     search = _open_search(relation, config, plan, crew, files)
-                    _note_facts(relation, plan, search, files)
+                    _write_facts(relation, plan, search, files)
                     for group in _groups(todo[relation.name], files.starts, plan.group_rows):
                         _search_group(relation, search, group, files)
-                        give_back()
+                        release_memory()
                         bar.advance(sum(int(files.starts[i + 1] - files.starts[i]) for i in group))
     distributed.barrier()
-    return {r.name: read_json(files.fact_file(f"search-{r.name}")) for r in relations}
+    return {r.name: files.read_value(f"search-{r.name}") for r in relations}
 
 
-def _settled_plan(relation: Relation, config: MineConfig, files: Neighbors, missing: int, *, integers: bool) -> Plan:
-    """Sizes are this run's own; the kind of search and what an index learns from were settled by the first run."""
+def _agreed_plan(relation: Relation, config: MineConfig, files: Neighbors, missing: int, *, integers: bool) -> Plan:
+    """Sizes are this run's own; the kind of search and the training rows of an index are those of the first run."""
     rows, dimension = len(relation.target), relation.target.dimension
-    kind = files.settle(f"kind-{relation.name}", {"kind": choose_kind(config, rows, dimension)})["kind"]
+    kind = files.write_once(f"kind-{relation.name}", {"kind": choose_kind(config, rows, dimension)})["kind"]
     if config.device is not None and kind != "exact":
         raise ConfigError(f"device {config.device!r} serves exact search only, and this one is {kind!r}; set `search:"
                           " exact`, or leave the device out")  # fmt: skip
@@ -177,8 +189,8 @@ def _settled_plan(relation: Relation, config: MineConfig, files: Neighbors, miss
         raise ConfigError(f"search 'ivf_pq' needs at least {LEAST_COMPRESSED:,} embeddings; take `search: exact`")
     whole = relation.same and missing == len(files.starts) - 1
     plan = make_plan(replace(config, search=kind), rows, dimension, same=whole, integers=integers)
-    learnt = files.settle(f"plan-{relation.name}", {"train_rows": plan.train_rows})
-    return replace(plan, train_rows=int(learnt["train_rows"]))
+    first = files.write_once(f"plan-{relation.name}", {"train_rows": plan.train_rows})
+    return replace(plan, train_rows=int(first["train_rows"]))
 
 
 def _index_file(relation: Relation, files: Neighbors) -> str:
@@ -186,8 +198,8 @@ def _index_file(relation: Relation, files: Neighbors) -> str:
 
 
 def _share_index(relation: Relation, config: MineConfig, plan: Plan, files: Neighbors) -> None:
-    """The main process builds a faiss index for all, because a graph depends on the timing of threads."""
-    if plan.kind not in {"ivf_pq", "hnsw"}:
+    """The main process builds the faiss index for all."""
+    if plan.kind != "ivf_pq":
         return
     everything = range(len(files.starts) - 1)
     if distributed.is_main() and files.missing(relation.name, everything):
@@ -198,7 +210,7 @@ def _share_index(relation: Relation, config: MineConfig, plan: Plan, files: Neig
             from megapairs_hf.mining.knn.faiss_search import build_index
 
             with workers(config.threads) as crew:
-                index = build_index(relation.target, plan.kind, crew, plan.train_rows)
+                index = build_index(relation.target, crew, plan.train_rows)
             storage.write_bytes(path, faiss.serialize_index(index).tobytes())
     distributed.barrier()
 
@@ -221,7 +233,7 @@ def _open_search(relation: Relation, config: MineConfig, plan: Plan, crew: Threa
     import faiss
 
     index = faiss.deserialize_index(np.frombuffer(storage.read_bytes(_index_file(relation, files)), np.uint8))
-    settings: dict[str, Any] = {"kind": plan.kind, "recall": config.recall, "queries": queries, "block_rows": rows}
+    settings: dict[str, Any] = {"recall": config.recall, "queries": queries, "block_rows": rows}
     return FaissSearch(relation.target, k, crew, index=index, **settings)
 
 
@@ -236,18 +248,17 @@ def check_device(device: str) -> None:
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        said = str(error).strip().split("\n", 1)[0]
+        message = str(error).strip().split("\n", 1)[0]
         raise ConfigError(
-            f"device must be one that this machine has, but is {device!r} ({said}); leave it out"
+            f"device must be one that this machine has, but is {device!r} ({message}); leave it out"
         ) from error
 
 
-def _note_facts(relation: Relation, plan: Plan, search: Search, files: Neighbors) -> None:
+def _write_facts(relation: Relation, plan: Plan, search: Search, files: Neighbors) -> None:
     facts: dict[str, Any] = {"kind": plan.kind, "recall": round(float(getattr(search, "recall", 1.0)), 4)}
     if plan.kind == "ivf":
-        facts |= {"cells": search.cells, "probes": search.probes}  # type: ignore[attr-defined]
-    if not storage.exists(files.fact_file(f"search-{relation.name}")):
-        storage.write_bytes(files.fact_file(f"search-{relation.name}"), json_bytes(facts))
+        facts |= {"nlist": search.nlist, "nprobe": search.nprobe}  # type: ignore[attr-defined]
+    files.write_value(f"search-{relation.name}", facts)
 
 
 def _groups(shards: Sequence[int], starts: np.ndarray, rows: int) -> list[list[int]]:
@@ -266,14 +277,14 @@ def _groups(shards: Sequence[int], starts: np.ndarray, rows: int) -> list[list[i
 
 def _search_group(relation: Relation, search: Search, group: Sequence[int], files: Neighbors) -> None:
     spans = [(int(files.starts[i]), int(files.starts[i + 1])) for i in group]
-    places = np.concatenate([np.arange(low, high) for low, high in spans])
-    whole = len(places) == spans[-1][1] - spans[0][0]
+    query_rows = np.concatenate([np.arange(low, high) for low, high in spans])
+    whole = len(query_rows) == spans[-1][1] - spans[0][0]
     parts = [spans[0][:1] + spans[-1][1:]] if whole else spans
     embeddings = [relation.query.read(low, high) for low, high in parts]
     queries = embeddings[0] if whole else np.concatenate(embeddings)
-    found, scores = search.search(queries, places if relation.same else None)
+    indices, scores = search.search(queries, query_rows if relation.same else None)
     offset = 0
     for shard, (low, high) in zip(group, spans, strict=True):
         part = slice(offset, offset + high - low)
-        files.write(relation.name, shard, found[part], scores[part])
+        files.write(relation.name, shard, indices[part], scores[part])
         offset += high - low

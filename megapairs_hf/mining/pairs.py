@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from megapairs_hf.artifacts import storage
 from megapairs_hf.core import distributed
 from megapairs_hf.core.errors import ConfigError
 from megapairs_hf.core.progress import Progress
 from megapairs_hf.core.schema import PAIRS
-from megapairs_hf.mining.knn.thread_pool import give_back
+from megapairs_hf.mining.knn.thread_pool import release_memory
 from megapairs_hf.mining.near_duplicates import threshold
-from megapairs_hf.mining.sampling import Drawn, draw_pairs
+from megapairs_hf.mining.sampling import Sampled, sample_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,6 +26,8 @@ if TYPE_CHECKING:
     from megapairs_hf.mining.neighbors import Neighbors, Relation
 
 PAIR_BYTES = 16_000_000
+# queries by which quantiles are measured
+SAMPLED_QUERIES = 5000
 
 
 def usable_pairs(pairs: Artifact) -> Artifact:
@@ -53,29 +54,29 @@ def score_range(
     if kind == "absolute":
         return similarity_range
     measured: dict[str, float] = {}
-    if distributed.is_main() and not storage.exists(files.fact_file(f"similarity_range-{relation.name}")):
+    if distributed.is_main() and not files.has(f"similarity_range-{relation.name}"):
         others = _sampled_scores(relation, config, files)
         if not len(others):
             raise ConfigError("the corpus has one image only, so it has no pairs; add images")
         low, high = np.quantile(others, similarity_range)
         measured = {"low": float(low), "high": float(high)}
-    settled = files.settle(f"similarity_range-{relation.name}", measured)
-    return settled["low"], settled["high"]
+    ends = files.write_once(f"similarity_range-{relation.name}", measured)
+    return ends["low"], ends["high"]
 
 
 def _sampled_scores(relation: Relation, config: MineConfig, files: Neighbors) -> np.ndarray:
     """The similarities of the neighbors of a sample of queries, the queries themselves left out."""
     rng = np.random.default_rng(config.seed)
-    rows = np.sort(rng.permutation(int(files.starts[-1]))[: config.sample])
+    rows = np.sort(rng.permutation(int(files.starts[-1]))[:SAMPLED_QUERIES])
     parts = [np.empty(0)]
     for shard in range(len(files.starts) - 1):
         low, high = files.starts[shard], files.starts[shard + 1]
         own = rows[(rows >= low) & (rows < high)]
         if len(own):
-            places, scores = files.read(relation.name, shard)
+            indices, scores = files.read(relation.name, shard)
             chosen = own - low
-            kept = (places[chosen] != own[:, None]) & (places[chosen] >= 0)
-            parts.append(scores[chosen][kept].astype(np.float64))
+            usable = (indices[chosen] != own[:, None]) & (indices[chosen] >= 0)
+            parts.append(scores[chosen][usable].astype(np.float64))
     return np.concatenate(parts)
 
 
@@ -101,65 +102,67 @@ def pick_all(mining: Mining, corpus: Artifact, writer: ArtifactWriter) -> None:
     with Progress("mine", total, "queries", total - left) as bar:
         for i in todo:
             _pick_shard(i, mining, ids, writer)
-            give_back()
+            release_memory()
             bar.advance(int(starts[i + 1] - starts[i]))
 
 
-def _pick_shard(index: int, mining: Mining, ids: pa.Array, writer: ArtifactWriter) -> None:
-    low, high = int(mining.files.starts[index]), int(mining.files.starts[index + 1])
-    found = {r.name: mining.files.read(r.name, index) for r in mining.relations}
-    drawn: list[Drawn] = []
+def _pick_shard(shard: int, mining: Mining, ids: pa.Array, writer: ArtifactWriter) -> None:
+    low, high = int(mining.files.starts[shard]), int(mining.files.starts[shard + 1])
+    lists = {r.name: mining.files.read(r.name, shard) for r in mining.relations}
+    sampled: list[Sampled] = []
     rejected: list[Rejection] = []
     for row in range(low, high):
         key = ids[row].as_py()
         own = mining.representative[row]
         if own != row:
             rejected.append((key, "near_duplicate", f"near-duplicate of {ids[int(own)].as_py()}"))
-            drawn.append(Drawn([], []))
+            sampled.append(Sampled([], []))
             continue
-        neighbors = {name: (places[row - low], scores[row - low]) for name, (places, scores) in found.items()}
+        neighbors = {name: (indices[row - low], scores[row - low]) for name, (indices, scores) in lists.items()}
         rng = random.Random(f"{mining.config.seed}/{key}")
-        drawn.append(draw_pairs(row, neighbors, mining.ranges, mining.representative, mining.config, rng))
-        if drawn[-1].reason is not None:
-            rejected.append((key, *drawn[-1].reason))
-    table, alone = _pair_table(low, drawn, mining, ids)
-    rejected += [(ids[row].as_py(), "no_neighbor_in_range", "every target drawn is a near-duplicate") for row in alone]
+        sampled.append(sample_pairs(row, neighbors, mining.ranges, mining.representative, mining.config, rng))
+        if sampled[-1].reason is not None:
+            rejected.append((key, *sampled[-1].reason))
+    table, alone = _pair_table(low, sampled, mining, ids)
+    rejected += [
+        (ids[row].as_py(), "no_neighbor_in_range", "every target sampled is a near-duplicate") for row in alone
+    ]
     stats = {"rows_in": high - low, **pair_counts(table, mining.ranges)}
-    writer.write(index, table, rejected, stats)
+    writer.write(shard, table, rejected, stats)
 
 
-def _pair_table(low: int, drawn: Sequence[Drawn], mining: Mining, ids: pa.Array) -> tuple[pa.Table, list[int]]:
+def _pair_table(low: int, sampled: Sequence[Sampled], mining: Mining, ids: pa.Array) -> tuple[pa.Table, list[int]]:
     """The pairs of one shard with exact scores under every relation, and the rows that lost all their targets."""
-    left = np.array([low + n for n, one in enumerate(drawn) for _ in one.targets], np.int64)
-    right = np.array([target for one in drawn for target in one.targets], np.int64)
-    negatives = [places for one in drawn for places in one.negatives]
+    left = np.array([low + n for n, one in enumerate(sampled) for _ in one.targets], np.int64)
+    right = np.array([target for one in sampled for target in one.targets], np.int64)
+    negatives = [indices for one in sampled for indices in one.negatives]
     scores = {r.name: _scores(r, left, right) for r in mining.relations}
-    sizes = [len(places) for places in negatives]
-    tried = np.array([place for places in negatives for place in places], np.int64)
+    sizes = [len(indices) for indices in negatives]
+    tried = np.array([index for indices in negatives for index in indices], np.int64)
     owner = np.repeat(right, sizes) if sizes else np.empty(0, np.int64)
     same_pair = _same_image(left, right, mining, scores)
     same_negative = np.split(_same_image(owner, tried, mining), np.cumsum(sizes)[:-1]) if sizes else []
-    kept = np.flatnonzero(~same_pair)
+    distinct = np.flatnonzero(~same_pair)
     rows: list[dict[str, Any]] = []
-    for n in kept:
+    for n in distinct:
         values = {name: float(np.float32(column[n])) for name, column in scores.items()}
         inside = [name for name, value in values.items() if mining.ranges[name][0] < value < mining.ranges[name][1]]
-        usable = [place for place, same in zip(negatives[n], same_negative[n], strict=True) if not same]
+        usable = [index for index, same in zip(negatives[n], same_negative[n], strict=True) if not same]
         rows.append(
             {
                 "query_id": ids[int(left[n])].as_py(),
                 "target_id": ids[int(right[n])].as_py(),
                 "relation": inside,
                 "scores": [{"relation": name, "score": value} for name, value in values.items()],
-                "negative_ids": [ids[place].as_py() for place in usable[: mining.config.negatives]],
+                "negative_ids": [ids[index].as_py() for index in usable[: mining.config.negatives]],
             }
         )
-    alone = sorted(set(left.tolist()) - set(left[kept].tolist()))
+    alone = sorted(set(left.tolist()) - set(left[distinct].tolist()))
     return pa.Table.from_pylist(rows, schema=PAIRS), alone
 
 
 def _scores(relation: Relation, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Exact similarities of pairs of places, [P] float64."""
+    """Exact similarities of pairs of indices, [P] float64."""
     from megapairs_hf.mining.knn.kernels import score_pairs
 
     result = np.empty(len(left))

@@ -1,4 +1,4 @@
-"""Which of a query's neighbors become targets and hard negatives; pure, on places and scores."""
+"""Which of a query's neighbors become targets and hard negatives; pure, on indices and scores."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ if TYPE_CHECKING:
 
     from megapairs_hf.mining.config import MineConfig
 
-# negatives that are drawn beyond those wanted, because some turn out to be near-duplicates of the target
+# negatives that are sampled beyond those wanted, because some turn out to be near-duplicates of the target
 SPARE = 5
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """What was drawn for one query.
+class Sampled:
+    """What was sampled for one query.
 
     Attributes:
-        targets: places of the targets, ascending.
-        negatives: for each target, places of hard negatives in the order in which they are tried.
+        targets: indices of the targets, ascending.
+        negatives: for each target, indices of hard negatives in the order in which they are tried.
         reason: why there is no target: a reason and its detail.
     """
 
@@ -32,28 +32,28 @@ class Drawn:
     reason: tuple[str, str] | None = None
 
 
-def draw_pairs(
+def sample_pairs(
     row: int,
     neighbors: Mapping[str, tuple[np.ndarray, np.ndarray]],
     ranges: Mapping[str, tuple[float, float]],
     representative: np.ndarray,
     config: MineConfig,
     rng: random.Random,
-) -> Drawn:
+) -> Sampled:
     """Choose targets and negatives for one query.
 
     Args:
-        row: place of the query.
-        neighbors: places (-1 for none) and scores of the nearest neighbors, by relation.
+        row: index of the query.
+        neighbors: indices (-1 for none) and scores of the nearest neighbors, by relation.
         ranges: low and high similarity, by relation.
         representative: [N] the image that stands for each image's cluster of near-duplicates.
         config: the settings.
         rng: seeded by the query's id.
     """
-    usable = {name: _usable(row, places, scores, representative) for name, (places, scores) in neighbors.items()}
-    retrieved = sorted({place for pairs in usable.values() for _, place in pairs})
+    usable = {name: _usable(row, indices, scores, representative) for name, (indices, scores) in neighbors.items()}
+    retrieved = sorted({index for pairs in usable.values() for _, index in pairs})
     if not retrieved:
-        return Drawn([], [], ("no_neighbor", "no other image was found beside near-duplicates"))
+        return Sampled([], [], ("no_neighbor", "no other image was found beside near-duplicates"))
     chosen: set[int] = set()
     for name, pairs in usable.items():
         low, high = ranges[name]
@@ -61,39 +61,39 @@ def draw_pairs(
         chosen.update(spread(inside, (low, high), config.targets_per_relation, rng))
     if not chosen:
         best = ", ".join(f"{name} {max(pairs)[0]:.3f}" for name, pairs in usable.items() if pairs)
-        return Drawn([], [], ("no_neighbor_in_range", f"highest similarity: {best}"))
+        return Sampled([], [], ("no_neighbor_in_range", f"highest similarity: {best}"))
     targets = sorted(chosen)
-    wanted = min(len(retrieved), config.negatives + SPARE)
-    negatives = [[n for n in rng.sample(retrieved, wanted) if n != target] for target in targets]
-    return Drawn(targets, negatives)
+    count = min(len(retrieved), config.negatives + SPARE)
+    negatives = [[n for n in rng.sample(retrieved, count) if n != target] for target in targets]
+    return Sampled(targets, negatives)
 
 
-def _usable(row: int, places: np.ndarray, scores: np.ndarray, representative: np.ndarray) -> list[tuple[float, int]]:
+def _usable(row: int, indices: np.ndarray, scores: np.ndarray, representative: np.ndarray) -> list[tuple[float, int]]:
     """Neighbors that stand for their cluster, without the query's own."""
-    stands = (places >= 0) & (representative[places] == places) & (places != representative[row])
-    return list(zip(scores[stands].tolist(), places[stands].tolist(), strict=True))
+    stands = (indices >= 0) & (representative[indices] == indices) & (indices != representative[row])
+    return list(zip(scores[stands].tolist(), indices[stands].tolist(), strict=True))
 
 
 def spread(
     pairs: list[tuple[float, int]], similarity_range: tuple[float, float], count: int, rng: random.Random
 ) -> list[int]:
-    """Draw places so that their scores lie all over the similarity range.
+    """Draw indices so that their scores lie all over the similarity range.
 
-    The similarity range is cut into as many equal pieces as targets are wanted, one is drawn from each piece that
-    holds any, and what is then still wanting is drawn from all others.
+    The similarity range is cut into as many equal pieces as targets are wanted, one is sampled from each piece that
+    holds any, and what is then still wanting is sampled from all others.
 
     Args:
-        pairs: (score, place), scores inside the similarity range.
+        pairs: (score, index), scores inside the similarity range.
         similarity_range: low and high similarity.
         count: how many, at most.
-        rng: the draws.
+        rng: decides.
     """
     if len(pairs) <= count:
-        return [place for _, place in pairs]
+        return [index for _, index in pairs]
     low, high = similarity_range
     pieces: list[list[int]] = [[] for _ in range(count)]
-    for score, place in pairs:
-        pieces[min(count - 1, int((score - low) / (high - low) * count))].append(place)
-    drawn = [rng.choice(piece) for piece in pieces if piece]
-    others = [place for _, place in pairs if place not in drawn]
-    return drawn + rng.sample(others, count - len(drawn))
+    for score, index in pairs:
+        pieces[min(count - 1, int((score - low) / (high - low) * count))].append(index)
+    sampled = [rng.choice(piece) for piece in pieces if piece]
+    others = [index for _, index in pairs if index not in sampled]
+    return sampled + rng.sample(others, count - len(sampled))

@@ -1,9 +1,9 @@
 """The mine stage: pairs of images that are related in one or more of several ways (paper, section 3.1, Figure 1a).
 
 First every row's nearest neighbors are found under each relation (`neighbors.py`), then near-duplicates are joined
-(`near_duplicates.py`), then targets are drawn from those inside the similarity range and hard negatives from all that
-were retrieved (`sampling.py`). A pair carries all its relations and all its scores. What surprises: the first image
-of a cluster of near-duplicates stands for all of it; the others are neither queries nor targets nor negatives.
+(`near_duplicates.py`), then targets are sampled from those inside the similarity range and hard negatives from all
+that were retrieved (`sampling.py`). A pair carries all its relations and all its scores. What surprises: the first
+image of a cluster of near-duplicates stands for all of it; the others are neither queries nor targets nor negatives.
 """
 
 from __future__ import annotations
@@ -64,16 +64,20 @@ def mine_pairs(
         return usable_pairs(writer)
     with writer:
         require("mine", "mine")
-        wanted = config.relations or tuple(RelationConfig(name) for name in embeddings)
-        relations = open_relations(embeddings, wanted)
+        settings = config.relations or tuple(RelationConfig(name) for name in embeddings)
+        relations = open_relations(embeddings, settings)
         starts = np.cumsum([0, *(int(shard["rows"]) for shard in corpus.manifest.shards)])
         files = Neighbors(writer.path, starts)
         searches = find_neighbors(relations, config, files)
-        ranges = {r.name: score_range(r, setting, config, files) for r, setting in zip(relations, wanted, strict=True)}
+        ranges = {
+            r.name: score_range(r, setting, config, files) for r, setting in zip(relations, settings, strict=True)
+        }
         representative = join_near_duplicates(relations, ranges, config, files)
         pick_all(Mining(relations, ranges, representative, config, files), corpus, writer)
-        told = {name: [round(float(end), 4) for end in similarity_range] for name, similarity_range in ranges.items()}
-        stats = {"ranges": told, "search": searches, "near_duplicates": cluster_stats(representative)}
+        rounded = {
+            name: [round(float(end), 4) for end in similarity_range] for name, similarity_range in ranges.items()
+        }
+        stats = {"ranges": rounded, "search": searches, "near_duplicates": cluster_stats(representative)}
         no_pairs = "" if any_rows(writer) else no_pairs_sentence(relations, config, files)
         pairs = writer.finish(stats)
         if no_pairs:

@@ -31,8 +31,8 @@ class Pixels:
     def __init__(self, processor: Any) -> None:
         # the whole processor, because that of SigLIP 2 has its own number of patches
         self.processor = processor
-        made = read_transform(processor.image_processor)
-        self.plain = made if isinstance(made, PlainTransform) else None
+        transform = read_transform(processor.image_processor)
+        self.plain = transform if isinstance(transform, PlainTransform) else None
 
     @cached_property
     def table(self) -> torch.Tensor:
@@ -42,8 +42,10 @@ class Pixels:
 
         assert self.plain is not None
         ramp = Image.fromarray(np.arange(256, dtype=np.uint8)[None, :, None].repeat(3, 2))
-        made = self.processor.image_processor(images=ramp, do_resize=False, do_center_crop=False, return_tensors="np")
-        return torch.from_numpy(made["pixel_values"][0][:, 0].copy())
+        features = self.processor.image_processor(
+            images=ramp, do_resize=False, do_center_crop=False, return_tensors="np"
+        )
+        return torch.from_numpy(features["pixel_values"][0][:, 0].copy())
 
     def one(self, image: Image.Image) -> Any:
         """What one image becomes where it is decoded: bytes ([H, W, 3] uint8), or the processor's arrays."""
@@ -62,7 +64,7 @@ class Pixels:
         if self.plain is None:
             return {name: torch.from_numpy(np.concatenate([one[name] for one in ones])) for name in ones[0]}
         stacked = torch.from_numpy(np.stack(ones)).permute(0, 3, 1, 2)
-        made = torch.empty(stacked.shape, dtype=self.table.dtype)
+        pixels = torch.empty(stacked.shape, dtype=self.table.dtype)
         for channel, values in enumerate(self.table):
-            made[:, channel] = values[stacked[:, channel].int()]
-        return {"pixel_values": made}
+            pixels[:, channel] = values[stacked[:, channel].int()]
+        return {"pixel_values": pixels}

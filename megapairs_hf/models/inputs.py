@@ -20,34 +20,34 @@ CELL = {"bytes", "path"}
 KINDS = ("text", "image", "joint")
 
 
-def read_input(given: Any, place: int) -> Input:
+def read_input(value: Any, index: int) -> Input:
     """Tell text and image of one input.
 
     Args:
-        given: a text, an image in any form that `open_image` takes, or a dict with `text`, `image` or both.
-        place: of the input in its list, for errors.
+        value: a text, an image in any form that `open_image` takes, or a dict with `text`, `image` or both.
+        index: of the input in its list, for errors.
 
     Raises:
         ModelError: it is none of these, holds two images, or holds nothing.
     """
-    if isinstance(given, dict) and not (given.keys() <= CELL and given):
-        unknown = given.keys() - KEYS
-        if unknown or not given:
-            raise ModelError(f"input {place} has the keys {sorted(map(str, given))}; give `text`, `image`, or both")
-        text, image = given.get("text"), given.get("image")
-    elif isinstance(given, str) and not is_image(given):
-        text, image = given, None
+    if isinstance(value, dict) and not (value.keys() <= CELL and value):
+        unknown = value.keys() - KEYS
+        if unknown or not value:
+            raise ModelError(f"input {index} has the keys {sorted(map(str, value))}; give `text`, `image`, or both")
+        text, image = value.get("text"), value.get("image")
+    elif isinstance(value, str) and not is_image(value):
+        text, image = value, None
     else:
-        text, image = None, given
+        text, image = None, value
     if isinstance(image, (list, tuple)):
         raise ModelError(
-            f"input {place} has {len(image)} images, but an MMRet takes one; give others as inputs of their own"
+            f"input {index} has {len(image)} images, but an MMRet takes one; give others as inputs of their own"
         )
     if text is not None and not isinstance(text, str):
-        raise ModelError(f"the text of input {place} is a {type(text).__name__}; give a string")
+        raise ModelError(f"the text of input {index} is a {type(text).__name__}; give a string")
     text = text or None
     if text is None and image is None:
-        raise ModelError(f"input {place} is empty; give a text, an image, or both")
+        raise ModelError(f"input {index} is empty; give a text, an image, or both")
     return Input(text, image)
 
 
@@ -66,17 +66,17 @@ def is_image(text: str) -> bool:
         return False
 
 
-def load_image(given: Any, place: int) -> Any:
+def load_image(value: Any, index: int) -> Any:
     """The RGB image of an input.
 
     Args:
-        given: as in `Input.image`.
-        place: of the input in its list, for errors.
+        value: as in `Input.image`.
+        index: of the input in its list, for errors.
 
     Raises:
         ModelError: it cannot be read or decoded.
     """
     try:
-        return open_image(given)
+        return open_image(value)
     except ImageRejectedError as error:
-        raise ModelError(f"the image of input {place} cannot be used ({error}); leave it out or replace it") from error
+        raise ModelError(f"the image of input {index} cannot be used ({error}); leave it out or replace it") from error

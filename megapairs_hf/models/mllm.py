@@ -119,13 +119,13 @@ class MllmProcessor:
         self.warned = False
         self.frames: dict[tuple[Any, ...], int] = {}
 
-    def one(self, given: Input, place: int) -> Prepared:
+    def one(self, value: Input, index: int) -> Prepared:
         """Text, and the image made square."""
         ready = Prepared()
-        if given.text is not None:
-            ready["text"] = given.text
-        if given.image is not None:
-            image = load_image(given.image, place)
+        if value.text is not None:
+            ready["text"] = value.text
+        if value.image is not None:
+            image = load_image(value.image, index)
             size = image.size if self.side is None else (self.side, self.side)
             ready["image"] = image if image.size == size else image.resize(size)
         return ready
@@ -141,8 +141,8 @@ class MllmProcessor:
                 frame = self._frame(one, prompt, stock, settings)
                 if "text" in one:
                     one["text"] = self._cut(one["text"], frame)
-        made: dict[str, Any] = stock(cut, prompt=prompt, **settings)
-        return made
+        features: dict[str, Any] = stock(cut, prompt=prompt, **settings)
+        return features
 
     def _frame(
         self, one: dict[str, Any], prompt: str | None, stock: Callable[..., Any], settings: dict[str, Any]
@@ -163,13 +163,15 @@ class MllmProcessor:
 
     def _cut(self, text: str, frame: int) -> str:
         room = self.limit - frame
-        found = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        if len(found["input_ids"]) <= room:
+        tokens = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        if len(tokens["input_ids"]) <= room:
             return text
         if not self.warned:
-            LOG.warning("a text of %d tokens was cut to %d; longer ones follow without a word", len(found[0]), room)
+            LOG.warning(
+                "text truncated from %d to %d tokens; further truncations are not logged", len(tokens[0]), room
+            )
             self.warned = True
-        return text[: found["offset_mapping"][room - 1][1]]
+        return text[: tokens["offset_mapping"][room - 1][1]]
 
     def finish(self, folder: str) -> None:
         """A released model's folder names code that is not saved, so its name goes too."""

@@ -39,9 +39,9 @@ class MMRet(SentenceTransformer):
     preparer: Processor
 
     def _load_module_class_from_ref(self, class_ref: str, *arguments: Any, **settings: Any) -> Any:
-        found = super()._load_module_class_from_ref(class_ref, *arguments, **settings)
+        module_class = super()._load_module_class_from_ref(class_ref, *arguments, **settings)
         # old folders name a subclass, which differs only in what it guesses of the model
-        return CheckedTransformer if issubclass(found, Transformer) else found
+        return CheckedTransformer if issubclass(module_class, Transformer) else module_class
 
     def _post_init(self) -> None:
         super()._post_init()
@@ -83,14 +83,14 @@ class MMRet(SentenceTransformer):
             ModelError: an input is nothing that the model takes.
         """
         single = self.is_singular_input(inputs)
-        given = [read_input(one, i) for i, one in enumerate([inputs] if single else inputs)]
+        items = [read_input(one, i) for i, one in enumerate([inputs] if single else inputs)]
         embeddings = output_value == "sentence_embedding"
         common = {"prompt_name": prompt_name, "prompt": prompt, "batch_size": batch_size, "output_value": output_value}
         common |= {"convert_to_tensor": embeddings, "convert_to_numpy": False, "show_progress_bar": False, **settings}
-        results: list[Any] = [None] * len(given)
-        for rows, some in self._groups(given, batch_size, show_progress_bar, settings):
-            for row, made in zip(rows, super().encode(some, **common), strict=True):
-                results[row] = made
+        results: list[Any] = [None] * len(items)
+        for rows, some in self._groups(items, batch_size, show_progress_bar, settings):
+            for row, embedding in zip(rows, super().encode(some, **common), strict=True):
+                results[row] = embedding
         if not embeddings:
             return results[0] if single else results
         return self._results(results, single, precision, convert_to_tensor, convert_to_numpy, settings)
@@ -100,42 +100,46 @@ class MMRet(SentenceTransformer):
     ) -> Any:
         """The embeddings in the form that was asked for."""
         if rows:
-            made = torch.stack(rows)
+            embeddings = torch.stack(rows)
         else:
             width = settings.get("truncate_dim") or self.truncate_dim or self.get_embedding_dimension()
-            made = torch.zeros((0, int(width or 0)), device=self.device)
+            embeddings = torch.zeros((0, int(width or 0)), device=self.device)
         if precision != "float32":
             # of all rows at once, because the eight-bit form is measured on them; of none, for width and type alone
-            floats = made.float().cpu().numpy() if rows else np.zeros((1, made.shape[1]), np.float32)
-            ranges = None if rows else np.array([[-1.0], [1.0]]).repeat(made.shape[1], 1)
-            made = torch.from_numpy(quantize_embeddings(floats, precision, ranges=ranges)[: len(rows)])
+            floats = embeddings.float().cpu().numpy() if rows else np.zeros((1, embeddings.shape[1]), np.float32)
+            ranges = None if rows else np.array([[-1.0], [1.0]]).repeat(embeddings.shape[1], 1)
+            embeddings = torch.from_numpy(quantize_embeddings(floats, precision, ranges=ranges)[: len(rows)])
         if as_tensor or not as_array:
-            found: Any = made if as_tensor else list(made)
+            result: Any = embeddings if as_tensor else list(embeddings)
         else:
             # numpy has no bfloat16, and both halves are given alike
-            found = (made.float() if made.dtype in {torch.bfloat16, torch.float16} else made).cpu().numpy()
-        return found[0] if single else found
+            result = (
+                (embeddings.float() if embeddings.dtype in {torch.bfloat16, torch.float16} else embeddings)
+                .cpu()
+                .numpy()
+            )
+        return result[0] if single else result
 
     def _groups(
-        self, given: Sequence[Input], batch_size: int, shown: bool | None, settings: dict[str, Any]
+        self, items: Sequence[Input], batch_size: int, shown: bool | None, settings: dict[str, Any]
     ) -> Iterator[tuple[list[int], list[Any]]]:
         """Rows and prepared inputs of one kind, a few batches at a time; the next are prepared meanwhile."""
         from tqdm.auto import tqdm
 
-        groups = [[row for row, one in enumerate(given) if one.kind == kind] for kind in KINDS]
+        groups = [[row for row, one in enumerate(items) if one.kind == kind] for kind in KINDS]
         parted = settings.get("pool") is not None or isinstance(settings.get("device"), list)
         # other processes prepare for themselves, so they get whole groups
-        size = len(given) if parted else WINDOW * batch_size
+        size = len(items) if parted else WINDOW * batch_size
         windows = [rows[i : i + size] for rows in groups for i in range(0, len(rows), max(1, size))]
         with (
             ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
-            tqdm(total=len(given), unit="inputs", disable=not shown) as bar,
+            tqdm(total=len(items), unit="inputs", disable=not shown) as bar,
         ):
 
             def submit(rows: list[int]) -> list[Any]:
                 if parted:
-                    return [raw(given[row]) for row in rows]
-                return [pool.submit(self.preparer.one, given[row], row) for row in rows]
+                    return [raw(items[row]) for row in rows]
+                return [pool.submit(self.preparer.one, items[row], row) for row in rows]
 
             ahead = submit(windows[0]) if windows else []
             try:
@@ -188,7 +192,7 @@ class MMRet(SentenceTransformer):
         self.preparer.finish(path)
 
 
-def raw(given: Input) -> dict[str, Any]:
+def raw(item: Input) -> dict[str, Any]:
     """An input as another process takes it."""
-    parts = {"text": given.text, "image": given.image}
+    parts = {"text": item.text, "image": item.image}
     return {name: part for name, part in parts.items() if part is not None}

@@ -48,16 +48,16 @@ def export_onnx(model: MMRet, folder: str | Path, *, opset: int | None = None) -
 
     if FUSED not in model[0].modality_config or "message" in model[0].modality_config:
         raise ModelError("only dual encoders are exported to ONNX; serve a multimodal language model by its folder")
-    place = Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
     differences = {}
     for name, modality in GRAPHS.items():
-        file = place / f"{name}.onnx"
+        file = path / f"{name}.onnx"
         _export(model, name, modality, file, opset)
         session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
         other = _example(model, name, 3)
-        made = session.run(None, {one.name: other[one.name].numpy() for one in session.get_inputs()})[0]
-        differences[name] = _difference(made, model, other, modality)
+        output = session.run(None, {one.name: other[one.name].numpy() for one in session.get_inputs()})[0]
+        differences[name] = _difference(output, model, other, modality)
         if not differences[name] <= TOLERANCE:
             raise ModelError(
                 f"{file} differs from torch by {differences[name]:.2g}; export in float32, or with another opset"
@@ -72,8 +72,8 @@ def _example(model: MMRet, name: str, count: int) -> dict[str, Any]:
     image = Image.new("RGB", (40, 30), (200, 100, 50))
     inputs: dict[str, Any] = {"image": image}
     rows = [{**({} if name == "text" else inputs), "text": "word " * (2 + i)} for i in range(count)]
-    made = model.preprocess(rows if name != "image" else [image] * count)
-    return {key: value for key, value in made.items() if key != "modality"}
+    features = model.preprocess(rows if name != "image" else [image] * count)
+    return {key: value for key, value in features.items() if key != "modality"}
 
 
 def _tower(model: MMRet, modality: Any, names: list[str]) -> Any:
@@ -122,9 +122,9 @@ def _export(model: MMRet, name: str, modality: Any, file: Path, opset: int | Non
     )
 
 
-def _difference(made: np.ndarray, model: MMRet, features: dict[str, Any], modality: Any) -> float:
+def _difference(output: np.ndarray, model: MMRet, features: dict[str, Any], modality: Any) -> float:
     import torch
 
     with torch.no_grad():
         expected = model({**features, "modality": modality})["sentence_embedding"]
-    return float((torch.from_numpy(made) - expected).abs().max())
+    return float((torch.from_numpy(output) - expected).abs().max())

@@ -31,7 +31,7 @@ class Prepared(dict):  # type: ignore[type-arg]
 class Processor(Protocol):
     """Turns inputs into features."""
 
-    def one(self, given: Input, place: int) -> Prepared:
+    def one(self, value: Input, index: int) -> Prepared:
         """What a thread does: decode and resize."""
 
     def features(
@@ -57,13 +57,13 @@ class DualProcessor:
         self.limit = int(longest or self.tokenizer.model_max_length)
         self.warned = False
 
-    def one(self, given: Input, place: int) -> Prepared:
+    def one(self, value: Input, index: int) -> Prepared:
         """Text, and pixels or the processor's arrays."""
         ready = Prepared()
-        if given.text is not None:
-            ready["text"] = given.text
-        if given.image is not None:
-            ready["image"] = self.pixels.one(load_image(given.image, place))
+        if value.text is not None:
+            ready["text"] = value.text
+        if value.image is not None:
+            ready["image"] = self.pixels.one(load_image(value.image, index))
         return ready
 
     def features(
@@ -74,13 +74,13 @@ class DualProcessor:
         if len(kinds) > 1:
             raise ModelError("a batch mixes texts, images and joint inputs; call `encode`, which sorts them")
         kind = kinds.pop()
-        made: dict[str, Any] = {}
+        features: dict[str, Any] = {}
         if "text" in kind:
             self._warn([(prompt or "") + one["text"] for one in ready])
-            made |= stock([{"text": one["text"]} for one in ready], prompt=prompt, **settings)
+            features |= stock([{"text": one["text"]} for one in ready], prompt=prompt, **settings)
         if "image" in kind:
-            made |= self.pixels.batch([one["image"] for one in ready])
-        return made | {"modality": dual_encoder.FUSED if len(kind) > 1 else kind[0]}
+            features |= self.pixels.batch([one["image"] for one in ready])
+        return features | {"modality": dual_encoder.FUSED if len(kind) > 1 else kind[0]}
 
     def _warn(self, texts: list[str]) -> None:
         """Say once that a text is cut."""
@@ -89,7 +89,9 @@ class DualProcessor:
         for text in long:
             count = len(self.tokenizer(text, verbose=False)["input_ids"])
             if count > self.limit:
-                LOG.warning("a text of %d tokens was cut to %d; longer ones follow without a word", count, self.limit)
+                LOG.warning(
+                    "text truncated from %d to %d tokens; further truncations are not logged", count, self.limit
+                )
                 self.warned = True
                 return
 

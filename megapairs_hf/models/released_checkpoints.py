@@ -53,5 +53,5 @@ def find_file(path: str, name: str, revision: str | None) -> Path | None:
         return file if file.is_file() else None
     from transformers.utils import cached_file
 
-    found = cached_file(path, name, revision=revision, _raise_exceptions_for_missing_entries=False)
-    return None if found is None else Path(found)
+    cached = cached_file(path, name, revision=revision, _raise_exceptions_for_missing_entries=False)
+    return None if cached is None else Path(cached)

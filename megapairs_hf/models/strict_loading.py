@@ -68,13 +68,13 @@ def check_keys(name: str, info: dict[str, Any]) -> None:
     Raises:
         ModelError: listing the weights.
     """
-    said = []
+    problems = []
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
         keys = sorted(str(key) for key in info.get(kind) or () if not str(key).endswith(UNUSED))
         if keys:
             more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
-            said.append(f"{len(keys)} {kind.replace('_', ' ')} ({', '.join(keys[:SHOWN])}{more})")
-    if said:
+            problems.append(f"{len(keys)} {kind.replace('_', ' ')} ({', '.join(keys[:SHOWN])}{more})")
+    if problems:
         raise ModelError(
-            f"the weights of {name} do not fit its configuration: {'; '.join(said)}; take another checkpoint"
+            f"the weights of {name} do not fit its configuration: {'; '.join(problems)}; take another checkpoint"
         )

@@ -57,7 +57,7 @@ def triplet_sheet(work: Work, count: int, seed: int) -> list[TripletView]:
     ids = {i for _, row in rows for i in (row["q_img"], row["t_img"], *row["hns"])}
     images = [i for i, _ in part_shards(artifact, "images")]
     thumbnails = find_thumbnails([(artifact, images), *_corpora(work, ("corpus",))], ids)
-    return [_triplet(split_of(file), row, thumbnails) for file, row in rows]
+    return [_triplet(split_of(file) or "", row, thumbnails) for file, row in rows]
 
 
 def _triplet(split: str, row: dict[str, Any], thumbnails: dict[str, Thumbnail]) -> TripletView:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import nn
 
-    from megapairs_hf.training.data.batch import Part
+    from megapairs_hf.training.data.batch import BatchInput
 
 UNUSED = ("logit_scale", "logit_bias")
 
@@ -74,30 +74,30 @@ def trainable(model: Any) -> nn.Module:
 
 
 def prepared(
-    model: Any, parts: Sequence[Part], images: Sequence[Any], device: Any, prompt: str | None = None
+    model: Any, inputs: Sequence[BatchInput], images: Sequence[Any], device: Any, prompt: str | None = None
 ) -> dict[str, Any]:
     """One chunk as tensors on the device.
 
     Args:
         model: the MMRet.
-        parts: inputs of one kind.
+        inputs: of one role and kind.
         images: what is kept of those that have one, in order.
         device: where to.
         prompt: of queries; None for the model's own query prompt, "" for none at all, as `encode` has it.
     """
-    side, text, image = parts[0].kind
-    if image and not text and not side and model.preparer.pixels.plain is not None:
+    role, kind = inputs[0].role, inputs[0].kind
+    if kind == "image" and not role and model.preparer.pixels.plain is not None:
         return {"pixel_values": pixel_values(model.preparer.pixels.table, images, device), "modality": "image"}
     shown = iter(images)
     ready = []
-    for part in parts:
-        one = Prepared(text=part.text) if text else Prepared()
-        if image:
+    for item in inputs:
+        one = Prepared() if item.text is None else Prepared(text=item.text)
+        if item.image is not None:
             one["image"] = next(shown)
         ready.append(one)
-    settings = {"prompt": (model.prompts or {}).get(side) or None, "task": side} if side else {}
-    if side == "query" and prompt is not None:
-        settings = {"prompt": prompt, "task": side} if prompt else {}
+    settings = {"prompt": (model.prompts or {}).get(role) or None, "task": role} if role else {}
+    if role == "query" and prompt is not None:
+        settings = {"prompt": prompt, "task": role} if prompt else {}
     return moved(model.preprocess(ready, **settings), device)
 
 
@@ -116,11 +116,11 @@ def pixel_values(table: torch.Tensor, images: Sequence[np.ndarray], device: Any)
 
     stacked = torch.from_numpy(np.stack(images)).to(device).permute(0, 3, 1, 2)
     floats = table.to(device)
-    found = torch.empty(stacked.shape, dtype=floats.dtype, device=floats.device)
+    pixels = torch.empty(stacked.shape, dtype=floats.dtype, device=floats.device)
     for channel, row in enumerate(floats):
         # a third of the time of plain indexing on a processor
-        found[:, channel] = row.index_select(0, stacked[:, channel].reshape(-1).int()).view(found[:, channel].shape)
-    return found
+        pixels[:, channel] = row.index_select(0, stacked[:, channel].reshape(-1).int()).view(pixels[:, channel].shape)
+    return pixels
 
 
 def moved(features: dict[str, Any], device: Any) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def retrieval(
     import numpy as np
 
     gallery = list(dict.fromkeys([*targets, *(image for image, _ in queries)]))
-    place = {name: i for i, name in enumerate(gallery)}
+    index = {name: i for i, name in enumerate(gallery)}
 
     def measure() -> dict[str, float]:
         options = {"batch_size": batch_size, "show_progress_bar": False, "convert_to_numpy": True}
@@ -74,8 +74,8 @@ def retrieval(
         slack = TIE * np.linalg.norm(left, axis=1).max() * np.linalg.norm(right, axis=1).max()
         scores = left @ right.T
         rows = np.arange(len(queries))
-        scores[rows, [place[image] for image, _ in queries]] = -np.inf
-        own = scores[rows, [place[name] for name in targets]]
+        scores[rows, [index[image] for image, _ in queries]] = -np.inf
+        own = scores[rows, [index[name] for name in targets]]
         # the target itself is among those that score so much
         ranks = (scores >= own[:, None] - slack).sum(1)
         return {f"recall@{k}": float(100 * (ranks <= k).mean()) for k in KS}

@@ -15,7 +15,7 @@ from megapairs_hf.core.progress import note
 from megapairs_hf.training.collectives import world
 from megapairs_hf.training.data.batch import COUNTS, Batch, make_batch
 from megapairs_hf.training.data.loader import ImageLoader, Reader
-from megapairs_hf.training.data.sampler import drawn_pools
+from megapairs_hf.training.data.sampler import sample_pools
 from megapairs_hf.training.encoder import ImageTransform, is_joint, prepared, trainable
 from megapairs_hf.training.grad_cache import cached_gradient, plain_gradient
 from megapairs_hf.training.loss import BatchIndices, loss_and_gradient
@@ -52,7 +52,7 @@ class ContrastTask:
     Args:
         model: an MMRet.
         pools: rows, each pool of one kind.
-        weights: how often a batch is drawn from each.
+        weights: how often a batch is sampled from each.
         config: the settings.
     """
 
@@ -61,14 +61,14 @@ class ContrastTask:
     ) -> None:
         self.model, self.pools, self.config = model, list(pools), config
         self.joint = is_joint(model)
-        for told in {pool.prompt for pool in self.pools if pool.prompt} if not self.joint else ():
+        for prompt in {pool.prompt for pool in self.pools if pool.prompt} if not self.joint else ():
             raise TrainingError(
-                f"a source has the prompt {told!r}, but only language models are told one; leave it out"
+                f"a source has the prompt {prompt!r}, but only language models are told one; leave it out"
             )
         self.module = trainable(model)
         self.partial = config.micro_batch is not None or len(pools) > 1 or self.joint
         self.images = ImageLoader(Reader(Fetch(self.pools), ImageTransform(model)), config.cache_gb, config.workers)
-        self.drawn, self.before = drawn_pools(weights, config.steps, config.seed)
+        self.sampled, self.before = sample_pools(weights, config.steps, config.seed)
         self.bad: dict[str, str] = {}
         self.planned: tuple[tuple[int, int], Batch] | None = None
         self.size = config.micro_batch or FORWARD_SIZE
@@ -78,7 +78,7 @@ class ContrastTask:
         key = (step, len(self.bad))
         if self.planned is not None and self.planned[0] == key:
             return self.planned[1]
-        number = int(self.drawn[step])
+        number = int(self.sampled[step])
         pool = self.pools[number]
         examples = self._examples(pool, number, step)
         batch = make_batch(step, number, examples, rank, world, joint=self.joint, cluster=pool.cluster)
@@ -89,18 +89,18 @@ class ContrastTask:
         size = self.config.batch_size
         bad = {name for key, _ in self.bad.items() for own, _, name in [key.partition("/")] if own == str(number)}
         rows = pool.indices(int(self.before[step]), size)
-        made = [example for example in pool.examples(rows, step, bad) if example is not None]
+        examples = [example for example in pool.examples(rows, step, bad) if example is not None]
         taken, rng = set(rows), random.Random(f"{self.config.seed}/{step}/refill")
-        while len(made) < size:
-            more = pool.others(taken, size - len(made), rng)
+        while len(examples) < size:
+            more = pool.others(taken, size - len(examples), rng)
             if not more:
                 raise TrainingError(
-                    f"step {step} has only {len(made):,} rows with readable images for a batch of {size:,}; lower"
+                    f"step {step} has only {len(examples):,} rows with readable images for a batch of {size:,}; lower"
                     " batch_size, or mend the images"
                 )
             taken.update(more)
-            made += [example for example in pool.examples(more, step, bad) if example is not None]
-        return made
+            examples += [example for example in pool.examples(more, step, bad) if example is not None]
+        return examples
 
     def learn(self, module: Any, step: int, accelerator: Accelerator) -> StepOutput:
         """Leave the gradient of a step's batch on the parameters.
@@ -119,8 +119,8 @@ class ContrastTask:
                 loss, counts = result
                 if step + 1 < self.config.last_step:
                     self._ahead(self.batch(step + 1, distributed.rank(), distributed.world_size()), 0)
-                shown = sum(part.image is not None for part in batch.parts)
-                return StepOutput(loss, batch.names, {"images": shown, **counts})
+                images = sum(item.image is not None for item in batch.inputs)
+                return StepOutput(loss, batch.names, {"images": images, **counts})
 
     def _attempt(
         self, module: Any, batch: Batch, accelerator: Accelerator
@@ -131,46 +131,46 @@ class ContrastTask:
 
         def load(i: int) -> dict[str, Any]:
             self._ahead(batch, i)
-            parts = [batch.parts[k] for k in chunks[i]]
-            images, bad = self.images.load(batch.pool, [part.image for part in parts if part.image is not None])
+            inputs = [batch.inputs[k] for k in chunks[i]]
+            images, bad = self.images.load(batch.pool, [item.image for item in inputs if item.image is not None])
             wrong.update({f"{batch.pool}/{name}": error for name, error in bad.items()})
-            return prepared(self.model, parts, images, accelerator.device, self.pools[batch.pool].prompt)
+            return prepared(self.model, inputs, images, accelerator.device, self.pools[batch.pool].prompt)
 
         def loss(embeddings: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             pieces = self._pieces(batch, embeddings.device, counts)
             return loss_and_gradient(embeddings, pieces, self.config.temperature, self.config.matryoshka)
 
         way = plain_gradient if self.config.micro_batch is None else cached_gradient
-        found = way(module, accelerator, len(chunks), load, lambda: not self._reject(wrong), loss)
-        return None if found is None else (found, dict(zip(COUNTS, counts, strict=True)))
+        value = way(module, accelerator, len(chunks), load, lambda: not self._reject(wrong), loss)
+        return None if value is None else (value, dict(zip(COUNTS, counts, strict=True)))
 
     def _ahead(self, batch: Batch, start: int) -> None:
         chunks = batch.chunks(self.size)
         for chunk in chunks[start : start + AHEAD]:
-            names = [name for name in (batch.parts[k].image for k in chunk) if name is not None]
+            names = [name for name in (batch.inputs[k].image for k in chunk) if name is not None]
             self.images.ahead(batch.pool, names)
 
     def _pieces(self, batch: Batch, device: Any, counts: list[int]) -> BatchIndices:
         import torch
 
         def mask(start: int, end: int) -> torch.Tensor:
-            masked, found = batch.mask(start, end, self.config.mask_false_negatives)
-            counts[:] = [a + b for a, b in zip(counts, found, strict=True)]
+            masked, masked_counts = batch.mask(start, end, self.config.mask_false_negatives)
+            counts[:] = [a + b for a, b in zip(counts, masked_counts, strict=True)]
             return torch.from_numpy(masked).to(device)
 
-        queries, candidates = (torch.from_numpy(places).to(device) for places in (batch.queries, batch.candidates))
+        queries, candidates = (torch.from_numpy(rows).to(device) for rows in (batch.queries, batch.candidates))
         return BatchIndices(queries, candidates, batch.first * batch.width, batch.width, mask)
 
     def _reject(self, wrong: dict[str, str]) -> bool:
         """Note the images that any process could not read; whether there are any."""
-        found = dict(wrong)
+        errors = dict(wrong)
         if world() > 1:
             from torch import distributed
 
-            told: list[Any] = [None] * world()
-            distributed.all_gather_object(told, wrong)
-            found = {name: error for part in told for name, error in part.items()}
-        for name, error in sorted(found.items()):
+            gathered: list[Any] = [None] * world()
+            distributed.all_gather_object(gathered, wrong)
+            errors = {name: error for part in gathered for name, error in part.items()}
+        for name, error in sorted(errors.items()):
             self.bad[name] = error
             note(f"left out the image {name.partition('/')[2]}: {error}")
         if len(self.bad) > self.config.max_rejected:
@@ -179,9 +179,9 @@ class ContrastTask:
                 f"{len(self.bad)} images cannot be read, more than max_rejected {self.config.max_rejected}"
                 f" ({name.partition('/')[2]}: {error}, …); mend them, or raise max_rejected"
             )
-        if found:
+        if errors:
             self.images.forget()
-        return bool(found)
+        return bool(errors)
 
     def state(self) -> dict[str, Any]:
         """What the plan depends on besides the step."""

@@ -91,8 +91,8 @@ class CaptionTask(WholeBatchTask):
         self.module, self.tokenizer = towers(model), tokenizer
         self.ids, self.captions, self.pixels, self.config = ids, captions, pixels, config
         self.rows = len(ids)
-        places: dict[str, int] = {}
-        self.groups = [places.setdefault(caption, len(places)) for caption in captions]
+        numbers: dict[str, int] = {}
+        self.groups = [numbers.setdefault(caption, len(numbers)) for caption in captions]
 
     def batch(self, step: int, rank: int, world: int) -> list[int]:
         """This process's rows."""

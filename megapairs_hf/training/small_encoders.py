@@ -91,10 +91,10 @@ def pretrain_encoders(
 def corpus_files(corpus: Artifact) -> Callable[[str], bytes]:
     """The files of a corpus' images by id."""
     table = corpus.table(["image_id", "image"])
-    places = {name: i for i, name in enumerate(table["image_id"].to_pylist())}
+    rows = {name: i for i, name in enumerate(table["image_id"].to_pylist())}
     column = table["image"]
 
     def fetch(name: str) -> bytes:
-        return image_bytes(column[places[name]].as_py(), corpus.manifest.stats.get(ROOT))
+        return image_bytes(column[rows[name]].as_py(), corpus.manifest.stats.get(ROOT))
 
     return fetch

@@ -66,7 +66,7 @@ def train_mmret(
         TrainingError: the data do not fit the settings, or the loss is not a number.
         StaleArtifactError: `out` holds a run with other settings or inputs.
     """
-    place = triplets if isinstance(triplets, str) else triplets.path
+    path = triplets if isinstance(triplets, str) else triplets.path
     mark = published_fingerprint(triplets) if isinstance(triplets, str) else triplets.fingerprint
     inputs = {"triplets": mark, "model": backbone_fingerprint(config, work)}
     inputs |= {f"sources[{i}]": source_fingerprint(source, work) for i, source in enumerate(config.sources)}
@@ -75,9 +75,9 @@ def train_mmret(
         # asked for again when the loop begins; here before anything is loaded
         chosen_tracker(config.tracker)
         model = started_model(config, work)
-        pools, weights, small = open_pools(load_triplets(place, config.split), config, work)
+        pools, weights, small = open_pools(load_triplets(path, config.split), config, work)
         task = ContrastTask(model, pools, weights, config)
-        measures = _measures(model, place, config, evaluators or {})
+        measures = _measures(model, path, config, evaluators or {})
         watch = EvalCallback(
             measures,
             config.eval_every if measures else 0,
@@ -110,9 +110,9 @@ def published_fingerprint(repo_id: str) -> str:
     try:
         return " ".join(str(load_dataset_builder(repo_id, name).hash) for name in ("triplets", "images"))
     except Exception as error:  # datasets raises whatever its reader or connection raises
-        said = " ".join(str(error).split())[:300]
+        message = " ".join(str(error).split())[:300]
         raise ArtifactError(
-            f"cannot open the triplets of {repo_id}: {said}; name a folder of `megapairs build` or a Hub data set"
+            f"cannot open the triplets of {repo_id}: {message}; name a folder of `megapairs build` or a Hub data set"
         ) from error
 
 
@@ -127,7 +127,7 @@ def started_model(config: TrainConfig, work: str | Path) -> Any:
     path = model_place(config.model, work)
     model = load_mmret(path, revision=config.revision, device="cpu", model_kwargs=weights)
     if config.lora_rank:
-        # the adapters' first values are drawn
+        # the adapters' first values are sampled
         torch.manual_seed(config.seed)
         add_lora(model, rank=config.lora_rank)
         # a step of 5e-6 is lost in bfloat16's eight bits
@@ -180,7 +180,7 @@ def _measures(
     model: Any, path: str, config: TrainConfig, evaluators: Evaluators
 ) -> dict[str, Callable[[], Mapping[str, float]]]:
     """What is measured during training."""
-    found: dict[str, Callable[[], Mapping[str, float]]] = {}
+    measures: dict[str, Callable[[], Mapping[str, float]]] = {}
     if config.eval_every:
         try:
             rows = load_triplets(path, "validation")
@@ -190,10 +190,10 @@ def _measures(
                     raise TrainingError(f"best_metric needs a validation split: {error}") from error
                 note(f"there is no validation split, so nothing is measured every {config.eval_every} steps")
         else:
-            found["validation"] = of_triplets(model, rows, EVAL_QUERIES, config.micro_batch or EVAL_BATCH)
+            measures["validation"] = of_triplets(model, rows, EVAL_QUERIES, config.micro_batch or EVAL_BATCH)
     for name, make in evaluators.items():
-        found[name] = make(model)
-    return found
+        measures[name] = make(model)
+    return measures
 
 
 def make_model(
@@ -223,10 +223,10 @@ def make_model(
     with writer:
         run = Path(out) / ".parts" / RUN
         run.mkdir(parents=True, exist_ok=True)
-        made = make(run)
+        outcome = make(run)
         if distributed.is_main():
-            _place(writer, run, Path(out), made["save"], files)
-        return writer.finish(made["stats"], made.get("rejected", ()))
+            _place(writer, run, Path(out), outcome["save"], files)
+        return writer.finish(outcome["stats"], outcome.get("rejected", ()))
 
 
 def _place(writer: ArtifactWriter, run: Path, out: Path, save: Callable[[Path], None], files: tuple[str, ...]) -> None:

@@ -11,8 +11,9 @@ from PIL import Image
 from megapairs_hf.core.config import build_config, read_yaml
 from megapairs_hf.core.errors import EvaluationError
 from megapairs_hf.evaluation.benchmarks.mmeb import IND, META_TASKS, OOD, TASKS, MMEBConfig, read_all, read_mmeb
-from megapairs_hf.evaluation.benchmarks.mmeb_means import mean_records, mmeb_means, mmeb_table
+from megapairs_hf.evaluation.benchmarks.mmeb_means import mean_records, mmeb_means
 from megapairs_hf.evaluation.config import benchmark_config
+from megapairs_hf.evaluation.results_table import mmeb_table
 from megapairs_hf.evaluation.run import records_of_runs, run_model
 
 

@@ -138,7 +138,7 @@ def test_a_long_text_is_cut_before_the_image_with_one_warning(family, caplog):
     long = {"text": "star " * 400, "image": make_image(1)}
     made = model.encode([long, long, "star " * 400])
     assert np.isfinite(made).all()
-    assert len([r for r in caplog.records if "was cut" in r.message]) == 1
+    assert len([r for r in caplog.records if "text truncated" in r.message]) == 1
     assert model.preprocess([long])["input_ids"].shape[1] <= model.preparer.limit
 
 

@@ -14,14 +14,15 @@ import torch
 from PIL import Image
 
 from megapairs_hf.core.errors import ArtifactError, StaleArtifactError, TrainingError
+from megapairs_hf.core.inputs import Input
 from megapairs_hf.dataset import load_triplets
 from megapairs_hf.models import load_mmret
 from megapairs_hf.training import TrainConfig, train_mmret
 from megapairs_hf.training.config import SourceConfig
 from megapairs_hf.training.data.batch import make_batch
-from megapairs_hf.training.data.dataset import Example, Input
+from megapairs_hf.training.data.dataset import Example
 from megapairs_hf.training.data.mmeb import open_source
-from megapairs_hf.training.data.sampler import drawn_others, drawn_pools
+from megapairs_hf.training.data.sampler import sample_others, sample_pools
 from megapairs_hf.training.data.triplets import TripletPool
 from megapairs_hf.training.encoder import prepared
 from megapairs_hf.training.retrieval_task import ContrastTask
@@ -64,23 +65,23 @@ def test_rows_with_fewer_negatives_are_filled_with_nothing():
 def test_each_part_stands_once_and_sums_to_what_the_row_says():
     rows = [example("q", "red", "t", ["q"]), example("q", "blue", "u", ["t"])]
     batch = make_batch(0, 0, rows, 0, 1, joint=False, cluster=str)
-    assert [part.image or part.text for part in batch.parts] == ["q", "t", "u", "red", "blue"]
+    assert [part.image or part.text for part in batch.inputs] == ["q", "t", "u", "red", "blue"]
     assert batch.queries.tolist() == [[0, 3], [0, 4]]
     joint = make_batch(0, 0, rows, 0, 1, joint=True, cluster=str)
-    assert Counter(part.side for part in joint.parts) == {"document": 3, "query": 2}
-    assert all(len({joint.parts[i].kind for i in chunk}) == 1 for chunk in joint.chunks(4))
+    assert Counter(part.role for part in joint.inputs) == {"document": 3, "query": 2}
+    assert all(len({(joint.inputs[i].role, joint.inputs[i].kind) for i in chunk}) == 1 for chunk in joint.chunks(4))
 
 
 def test_instructions_are_drawn_again_in_each_epoch(model, rows):
     task = made_task(model, rows, batch_size=len(rows) // 2, steps=40)
-    drawn = {}
+    sampled = {}
     for step in range(20):
         pool = task.pools[0]
         for row in pool.examples(range(10), step, ()):
-            drawn.setdefault(row.name, set()).add(row.query.text)
-    assert all(len(texts) > 1 for texts in drawn.values())
+            sampled.setdefault(row.name, set()).add(row.query.text)
+    assert all(len(texts) > 1 for texts in sampled.values())
     again = made_task(model, rows, batch_size=len(rows) // 2, steps=40)
-    assert again.batch(3, 0, 1).parts == task.batch(3, 0, 1).parts
+    assert again.batch(3, 0, 1).inputs == task.batch(3, 0, 1).inputs
 
 
 def test_relations_choose_rows(rows):
@@ -91,7 +92,7 @@ def test_relations_choose_rows(rows):
 
 
 def test_pools_are_drawn_by_weight_and_counted():
-    pools, before = drawn_pools([3, 1], 4000, 0)
+    pools, before = sample_pools([3, 1], 4000, 0)
     assert abs(np.mean(pools == 0) - 0.75) < 0.03
     assert before[pools == 1].tolist() == list(range(int((pools == 1).sum())))
 
@@ -121,8 +122,8 @@ def test_tables_become_pools_of_one_kind(table, model):
     for i in range(len(pools)):
         task = ContrastTask(model, pools, [1 - i, i], config)
         batch = task.batch(0, 0, 1)
-        kinds.append({part.image is not None for part in batch.parts})
-        assert all("<|" not in (part.text or "") for part in batch.parts)
+        kinds.append({part.image is not None for part in batch.inputs})
+        assert all("<|" not in (part.text or "") for part in batch.inputs)
         loss, _ = learnt(task)
         assert loss > 0
     assert {frozenset(kind) for kind in kinds} == {frozenset({True, False}), frozenset({False})}
@@ -177,15 +178,15 @@ def test_unreadable_images_are_left_out_and_the_batch_refilled(triplets, models,
 def test_others_are_drawn_evenly_from_those_not_taken():
     counts = Counter()
     for seed in range(3000):
-        drawn = drawn_others(9, {0, 3, 4, 8}, 2, random.Random(seed))
-        assert len(set(drawn)) == 2
-        counts.update(drawn)
+        sampled = sample_others(9, {0, 3, 4, 8}, 2, random.Random(seed))
+        assert len(set(sampled)) == 2
+        counts.update(sampled)
     assert set(counts) == {1, 2, 5, 6, 7}
     # 1,200 each, within four standard deviations
     assert all(abs(count - 1200) < 4 * math.sqrt(3000 * 0.4 * 0.6) for count in counts.values())
-    assert sorted(drawn_others(9, {0, 3, 4, 8}, 20, random.Random(0))) == [1, 2, 5, 6, 7]
-    assert drawn_others(3, {0, 1, 2}, 1, random.Random(0)) == []
-    assert drawn_others(10**12, {7}, 3, random.Random(5)) == drawn_others(10**12, {7}, 3, random.Random(5))
+    assert sorted(sample_others(9, {0, 3, 4, 8}, 20, random.Random(0))) == [1, 2, 5, 6, 7]
+    assert sample_others(3, {0, 1, 2}, 1, random.Random(0)) == []
+    assert sample_others(10**12, {7}, 3, random.Random(5)) == sample_others(10**12, {7}, 3, random.Random(5))
 
 
 @pytest.mark.parametrize("kind", ["triplets", "table"])
@@ -236,21 +237,21 @@ def test_a_language_model_sees_each_input_once_and_trains_with_cached_gradients(
     settings = {"temperature": 0.1, "negatives": 2, "batch_size": 4}
     task = made_task(model, rows, **settings)
     batch = task.batch(0, 0, 1)
-    assert len(batch.parts) == len(set(batch.parts))
-    assert sum(part.side == "query" for part in batch.parts) == 4
+    assert len(batch.inputs) == len(set(batch.inputs))
+    assert sum(part.role == "query" for part in batch.inputs) == 4
     loss, gradients = learnt(task)
     again, cached = learnt(made_task(model, rows, **settings, micro_batch=3))
     assert again == pytest.approx(loss, rel=1e-4)
     assert apart(gradients, cached) < 1e-4
-    queries = [part for part in batch.parts if part.side == "query"]
+    queries = [part for part in batch.inputs if part.role == "query"]
     asked = [{"text": p.text, "image": rows.image(p.image)} for p in queries]
-    answers = [rows.image(batch.parts[i].image) for i in batch.candidates[:, 0]]
+    answers = [rows.image(batch.inputs[i].image) for i in batch.candidates[:, 0]]
     model.eval()
     left, right = model.encode_query(asked), model.encode_document(answers)
     logits = left.astype(float) @ right.T.astype(float) / 0.1
     masked, _ = batch.mask(0, 4)
     logits[masked] = -np.inf
-    order = [queries.index(batch.parts[place]) for place in batch.queries[:, 0]]
+    order = [queries.index(batch.inputs[place]) for place in batch.queries[:, 0]]
     own = 3 * np.arange(4)
     expected = np.mean([np.log(np.exp(row - row[k]).sum()) for row, k in zip(logits[order], own, strict=True)])
     assert loss == pytest.approx(expected, rel=1e-4)
@@ -281,12 +282,12 @@ def test_workers_are_sent_no_row_numbers(rows, table):
 def test_an_epoch_draws_every_row_once():
     sizes = [50_000, 7_000, 960, 192, 200]
     steps = sum(sizes) // 192
-    pools, _ = drawn_pools(sizes, steps, 0)
-    drawn = np.bincount(pools, minlength=5)
-    assert drawn.sum() == steps
-    assert all(abs(count - size / 192) < 1 for count, size in zip(drawn, sizes, strict=True))
+    pools, _ = sample_pools(sizes, steps, 0)
+    sampled = np.bincount(pools, minlength=5)
+    assert sampled.sum() == steps
+    assert all(abs(count - size / 192) < 1 for count, size in zip(sampled, sizes, strict=True))
     assert not np.array_equal(pools, np.sort(pools))
-    assert not np.array_equal(pools, drawn_pools(sizes, steps, 1)[0])
+    assert not np.array_equal(pools, sample_pools(sizes, steps, 1)[0])
 
 
 def test_a_cap_on_the_rows_of_a_source_draws_them_by_the_seed(table):
@@ -311,7 +312,7 @@ def test_queries_of_a_source_have_its_prompt_and_triplets_the_models(table, rows
         shown = [pool for pool in pools if pool.examples([0], 0, ())[0].query.image is not None]
         task = ContrastTask(model, shown, [1], config)
         batch = task.batch(0, 0, 1)
-        parts = [part for part in batch.parts if part.side == "query"]
+        parts = [part for part in batch.inputs if part.role == "query"]
         files = task.pools[0].files([part.image for part in parts])
         given = [{"text": part.text, "image": files[part.image]} for part in parts]
         images, _ = task.images.load(0, [part.image for part in parts])

@@ -47,8 +47,8 @@ def naive(task, step=0):
     def vector(places):
         given = {}
         for place in places:
-            if place < len(batch.parts):
-                part = batch.parts[place]
+            if place < len(batch.inputs):
+                part = batch.inputs[place]
                 given |= (
                     {"text": part.text}
                     if part.image is None
@@ -105,7 +105,7 @@ def test_a_masked_candidate_costs_nothing():
 @pytest.mark.parametrize("siblings", [1, 4])
 def test_each_image_once_is_the_naive_loss_and_gradient(model, rows, siblings):
     task = made_task(model, rows, group_siblings=siblings, temperature=0.1)
-    images = [part.image for part in task.batch(0, 0, 1).parts if part.image is not None]
+    images = [part.image for part in task.batch(0, 0, 1).inputs if part.image is not None]
     assert len(images) == len(set(images)) < 8 * 5
     (loss, gradients), (expected, others) = learnt(task), naive(task)
     assert loss == pytest.approx(expected, rel=1e-5)

@@ -4,11 +4,12 @@ import re
 
 import pytest
 
+from megapairs_hf.core.inputs import Input
 from megapairs_hf.dataset import load_triplets, training_view
 from megapairs_hf.dataset.views import draw
 from megapairs_hf.models import load_mmret
 from megapairs_hf.training import TrainConfig
-from megapairs_hf.training.data.dataset import Example, Input
+from megapairs_hf.training.data.dataset import Example
 from megapairs_hf.training.data.triplets import TripletPool
 from megapairs_hf.training.retrieval_task import ContrastTask
 from tests.small import ROOT
@@ -22,9 +23,9 @@ class SameDraws(TripletPool):
 
     def examples(self, indices, step, bad):
         rows = [self.triplets.ids(i) for i in range(COUNT)]
-        drawn = [draw(row, self.config.negatives, "0/0") for row in rows]
+        sampled = [draw(row, self.config.negatives, "0/0") for row in rows]
         made = []
-        for row, (text, names) in zip(rows, drawn, strict=True):
+        for row, (text, names) in zip(rows, sampled, strict=True):
             candidates = tuple(Input(None, name) for name in (row["t_img"], *names))
             made.append(Example(row["t_img"], Input(text, row["q_img"]), candidates, ()))
         return made

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from megapairs_hf.annotation.client.budget import Usage
     from megapairs_hf.annotation.client.endpoint import Endpoint
     from megapairs_hf.annotation.engines.journal import Journal
-    from megapairs_hf.annotation.engines.shard_io import Shard, ShardIO
+    from megapairs_hf.annotation.engines.shard_io import PairShard, ShardIO
     from megapairs_hf.core.progress import Progress
 
 
@@ -68,14 +68,20 @@ class AsyncRunner:
                 f" {self.bar.unit}; raise it and run the same command again, responses so far are kept"
             )
 
-    def _read(self, index: int | None) -> asyncio.Task[Shard | None]:
-        async def read() -> Shard | None:
+    def _read(self, index: int | None) -> asyncio.Task[PairShard | None]:
+        async def read() -> PairShard | None:
             return None if index is None else await asyncio.to_thread(self.shards.read, index)
 
         return asyncio.get_running_loop().create_task(read())
 
     async def _pair(
-        self, client: Client, shard: Shard, number: int, row: Row, slots: asyncio.Semaphore, group: asyncio.TaskGroup
+        self,
+        client: Client,
+        shard: PairShard,
+        number: int,
+        row: Row,
+        slots: asyncio.Semaphore,
+        group: asyncio.TaskGroup,
     ) -> None:
         """Send requests about one pair until there is an outcome; the last one of a shard has it written."""
         try:
@@ -90,7 +96,7 @@ class AsyncRunner:
         if shard.remaining == 0:
             group.create_task(self._write(shard))
 
-    async def _complete(self, client: Client, shard: Shard, number: int, row: Row) -> None:
+    async def _complete(self, client: Client, shard: PairShard, number: int, row: Row) -> None:
         responses = shard.responses.pop(number, {})
         while isinstance(attempt := shard.task.decide(row, responses), int):
             try:
@@ -106,7 +112,7 @@ class AsyncRunner:
         if len(shard.outcomes) < MAX_OUTCOMES:
             shard.outcomes[number] = attempt
 
-    async def _write(self, shard: Shard) -> None:
+    async def _write(self, shard: PairShard) -> None:
         refused = [outcome for outcome in shard.outcomes.values() if outcome.reason == "refused"]
         no_response = self.usage.completed == 0 and self.usage.before[0] == 0
         if refused and len(refused) == len(shard.pending) and no_response:

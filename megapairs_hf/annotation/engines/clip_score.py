@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.annotation.tasks import Outcome, Row
+from megapairs_hf.annotation.verify import negatives_of
 from megapairs_hf.core.compatibility import check_adapter_of
 from megapairs_hf.core.distributed import choose_device
 from megapairs_hf.core.errors import ImageRejectedError, ModelError
@@ -79,13 +80,12 @@ def verify_by_clip(
     config: Any,
     images: Callable[[], CorpusImages],
     negatives: Callable[[int], Mapping[Any, list[str]]],
-    of: Callable[[Mapping[Any, list[str]], Row], list[str]],
 ) -> list[Outcome]:
     """The outcomes of one shard, batch by batch."""
     by_pair, outcomes = negatives(index), []
     for start in range(0, len(rows), config.local.batch_size):
         batch = rows[start : start + config.local.batch_size]
-        others = [of(by_pair, row)[: config.negatives] for row in batch]
+        others = [negatives_of(by_pair, row)[: config.negatives] for row in batch]
         corpus_images = images()
         corpus_images.load(_image_ids(batch, others))
         outcomes += _compare(load(config, path), batch, others, corpus_images)

@@ -108,9 +108,9 @@ class Journal:
             sums = [db.execute(SUMS).fetchone() for db in reader.dbs]
         return sum(s[0] for s in sums), sum(s[1] for s in sums), sum(s[2] for s in sums)
 
-    def reader(self) -> Reader:
+    def reader(self) -> JournalReader:
         """Looks responses up; one per thread."""
-        return Reader(self.folder)
+        return JournalReader(self.folder)
 
     def close(self) -> None:
         """Write what is left and close the file; SQLite then folds the log into it. An empty one is removed."""
@@ -150,7 +150,7 @@ def _resolve(waiting: list[asyncio.Future[None]], failure: ArtifactError | None)
             stored.set_exception(failure) if failure else stored.set_result(None)
 
 
-class Reader:
+class JournalReader:
     """Looks up responses by shard and pair, in the journals of all processes."""
 
     def __init__(self, folder: Path) -> None:

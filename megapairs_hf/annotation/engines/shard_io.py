@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from megapairs_hf.annotation.client.messages import Response
-    from megapairs_hf.annotation.engines.journal import Journal, Reader
-    from megapairs_hf.annotation.tasks import Row, Task
+    from megapairs_hf.annotation.engines.journal import Journal, JournalReader
+    from megapairs_hf.annotation.tasks import AnnotationTask, Row
     from megapairs_hf.artifacts.artifact import Artifact
     from megapairs_hf.artifacts.storage import PathLike
     from megapairs_hf.artifacts.writer import ArtifactWriter
@@ -28,7 +28,7 @@ ROWS_PER_TABLE = 1000
 
 
 @dataclass
-class Shard:
+class PairShard:
     """The pairs of one shard while requests about them are sent.
 
     Attributes:
@@ -44,7 +44,7 @@ class Shard:
 
     index: int
     table: pa.Table
-    task: Task
+    task: AnnotationTask
     pending: list[int] = field(default_factory=list)
     responses: dict[int, dict[int, Response]] = field(default_factory=dict)
     remaining: int = 0
@@ -57,11 +57,11 @@ class Shard:
             part = numbers[start : start + CHUNK]
             yield from zip(part, self.table.take(list(part)).to_pylist(), strict=True)
 
-    def recorded(self, reader: Reader, row: Row) -> dict[int, Response]:
+    def recorded(self, reader: JournalReader, row: Row) -> dict[int, Response]:
         """The responses about a pair in the journal."""
         return reader.responses(self.index, row[QUERY_ID], row[TARGET_ID])
 
-    def all_outcomes(self, reader: Reader) -> Iterator[tuple[Row, Outcome]]:
+    def all_outcomes(self, reader: JournalReader) -> Iterator[tuple[Row, Outcome]]:
         """Every pair with its outcome, in order."""
         for number, row in self.rows():
             outcome = self.outcomes.get(number) or self.task.decide(row, self.recorded(reader, row))
@@ -69,7 +69,7 @@ class Shard:
             yield row, outcome
 
 
-def find_pending(shard: Shard, reader: Reader) -> None:
+def find_pending(shard: PairShard, reader: JournalReader) -> None:
     """Note the rows that need a further request, with the responses so far."""
     for number, row in shard.rows():
         responses = shard.recorded(reader, row)
@@ -114,20 +114,24 @@ class ShardIO:
     """Reads the shards of the source and writes those of the artifact."""
 
     def __init__(
-        self, step: Step, writer: ArtifactWriter, journal: Journal, make_task: Callable[[pa.Table, int], Task]
+        self,
+        step: Step,
+        writer: ArtifactWriter,
+        journal: Journal,
+        make_task: Callable[[pa.Table, int], AnnotationTask],
     ) -> None:
         self.step, self.writer, self.journal, self.make_task = step, writer, journal, make_task
 
-    def read(self, index: int) -> Shard:
+    def read(self, index: int) -> PairShard:
         """Read a shard, look up its responses in the journal, and prepare the requests that are left."""
         table = self.step.source.shard(index, self.step.columns)
-        shard = Shard(index, table, self.make_task(table, index))
+        shard = PairShard(index, table, self.make_task(table, index))
         with self.journal.reader() as reader:
             find_pending(shard, reader)
         shard.task.prepare(row for _, row in shard.rows(shard.pending))
         return shard
 
-    def write(self, shard: Shard) -> None:
+    def write(self, shard: PairShard) -> None:
         """Write a complete shard."""
         shard.task.close()
         with self.journal.reader() as reader:

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from megapairs_hf.annotation.client.budget import Usage
     from megapairs_hf.annotation.client.messages import Request
-    from megapairs_hf.annotation.engines.journal import Journal, Reader
-    from megapairs_hf.annotation.engines.shard_io import Shard, ShardIO
+    from megapairs_hf.annotation.engines.journal import Journal, JournalReader
+    from megapairs_hf.annotation.engines.shard_io import PairShard, ShardIO
     from megapairs_hf.annotation.tasks import Row
     from megapairs_hf.core.progress import Progress
 
@@ -149,7 +149,7 @@ def run_batches(
 
 
 def _complete_shard(
-    model: LocalModel, shard: Shard, journal: Journal, config: Any, usage: Usage, bar: Progress
+    model: LocalModel, shard: PairShard, journal: Journal, config: Any, usage: Usage, bar: Progress
 ) -> None:
     """One shard, in rounds: the first request about every pair, then the second where one is needed."""
     pending = set(shard.pending)
@@ -167,7 +167,7 @@ def _complete_shard(
                 bar.advance(completed, usage.line())
 
 
-def _items(shard: Shard, reader: Reader, turn: int) -> list[Item]:
+def _items(shard: PairShard, reader: JournalReader, turn: int) -> list[Item]:
     """The requests of this round, whether they have a response already or not."""
     items = []
     for number, row in shard.rows():
@@ -181,7 +181,7 @@ def _items(shard: Shard, reader: Reader, turn: int) -> list[Item]:
 
 
 def _generate_batch(
-    model: LocalModel, shard: Shard, batch: Sequence[Item], journal: Journal, seed: int, usage: Usage
+    model: LocalModel, shard: PairShard, batch: Sequence[Item], journal: Journal, seed: int, usage: Usage
 ) -> None:
     limit = usage.exhausted()
     if limit:

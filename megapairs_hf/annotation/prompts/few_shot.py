@@ -13,7 +13,7 @@ from megapairs_hf.core.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Example:
+class FewShotExample:
     """One few-shot example of the second step."""
 
     id: int
@@ -31,7 +31,7 @@ def read_prompt_file(path: str | None, default: str) -> tuple[str, str]:
         raise ConfigError(f"cannot read {path}: {error}; check the path in the settings") from error
 
 
-def load_examples(path: str | None, count: int) -> list[Example]:
+def load_examples(path: str | None, count: int) -> list[FewShotExample]:
     """The few-shot examples to sample from.
 
     Args:
@@ -43,7 +43,9 @@ def load_examples(path: str | None, count: int) -> list[Example]:
     """
     text, name = read_prompt_file(path, "few_shot_examples.json")
     try:
-        examples = [Example(int(d["id"]), str(d["description"]), tuple(d["instructions"])) for d in json.loads(text)]
+        examples = [
+            FewShotExample(int(d["id"]), str(d["description"]), tuple(d["instructions"])) for d in json.loads(text)
+        ]
     except (ValueError, TypeError, KeyError) as error:
         raise ConfigError(
             f"the few-shot file {name} must be a JSON list of objects with id, description, instructions ({error!r})"
@@ -60,13 +62,13 @@ def load_examples(path: str | None, count: int) -> list[Example]:
     return examples
 
 
-def examples_digest(examples: list[Example]) -> str:
+def examples_digest(examples: list[FewShotExample]) -> str:
     """A hash of the few-shot examples."""
     values = [[d.id, d.description, list(d.instructions)] for d in examples]
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
 
 
-def sample_examples(examples: list[Example], count: int, seed: int) -> list[Example]:
+def sample_examples(examples: list[FewShotExample], count: int, seed: int) -> list[FewShotExample]:
     """The few-shot examples of a pair, in the order of the prompt."""
     return random.Random(seed).sample(examples, count)
 

@@ -18,7 +18,7 @@ from megapairs_hf.annotation.prompts.few_shot import read_prompt_file
 from megapairs_hf.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from megapairs_hf.annotation.prompts.few_shot import Example
+    from megapairs_hf.annotation.prompts.few_shot import FewShotExample
 
 
 IMAGE_SLOTS = ("query_image", "target_image")
@@ -163,7 +163,7 @@ def format_response(instructions: tuple[str, ...] | list[str], response_format: 
 def format_instruct(
     prompt: Prompt,
     description: str,
-    examples: list[Example],
+    examples: list[FewShotExample],
     *,
     count: int,
     response_format: str,

@@ -1,8 +1,8 @@
-"""Where images come from: one interface, so that the stage knows nothing of files and formats.
+"""Where images come from: one interface, so that the stage does not depend on files and formats.
 
-A source tells how many rows it has and hands out a range of them; nothing is decoded here. A row that cannot be read
-is handed out with its reason instead of being skipped. What surprises: a remote image (a URL where bytes should be)
-is a rejected row, because nothing is fetched unless it was asked for.
+A source knows its number of rows and returns a range of them; nothing is decoded here. A row that cannot be read
+is returned with its reason instead of being skipped. What surprises: a remote image (a URL where bytes should be) is a
+rejected row, because nothing is fetched.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class RawRow:
         caption: None where there is none.
         meta: the extra columns.
         problem: why there are no bytes: a reason and its detail.
-        place: where the file is below the source's root, for a corpus that holds its images by reference.
+        reference: where the file is below the source's root, for a corpus that holds its images by reference.
     """
 
     key: str
@@ -39,7 +39,7 @@ class RawRow:
     caption: str | None
     meta: dict[str, Any] | None = None
     problem: tuple[str, str] | None = None
-    place: str | None = None
+    reference: str | None = None
 
 
 class Source(Protocol):

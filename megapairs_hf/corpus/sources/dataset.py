@@ -11,7 +11,7 @@ import pyarrow as pa
 from megapairs_hf.core.errors import CorpusError
 from megapairs_hf.corpus.sources.base import RawRow, missing_column, read_file, short_hash
 from megapairs_hf.corpus.sources.files import below, data_files, parquet_files
-from megapairs_hf.images.locate import parquet_place, tar_place
+from megapairs_hf.images.locate import parquet_reference, tar_reference
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -52,9 +52,9 @@ class DatasetSource:
             key = str(row[self.config.id_column]) if self.config.id_column else f"{start + offset:08d}"
             content, problem = self._bytes(row)
             meta = {name: meta_value(row[name]) for name in self.config.meta} if self.config.meta else None
-            yield RawRow(key, content, self._caption(row), meta, problem, self._place(start + offset, row))
+            yield RawRow(key, content, self._caption(row), meta, problem, self._reference(start + offset, row))
 
-    def _place(self, index: int, row: dict[str, Any]) -> str | None:
+    def _reference(self, index: int, row: dict[str, Any]) -> str | None:
         """Where the image is below `path`, for sources that can be read again."""
         if self.config.images != "by_reference":
             return None
@@ -62,12 +62,12 @@ class DatasetSource:
             original = self.origin[index]
             for file, first, stop in self.files:
                 if first <= original < stop:
-                    return parquet_place(file, self.image_column[0], original - first)
+                    return parquet_reference(file, self.image_column[0], original - first)
             return None
         cells = [row[name] for name in self.image_column if row[name] is not None]
         if not cells or not isinstance(cells[0], dict) or not cells[0].get("path"):
             return None
-        return tar_place(below(str(row["__url__"]), self.config), str(cells[0]["path"]))
+        return tar_reference(below(str(row["__url__"]), self.config), str(cells[0]["path"]))
 
     def _named(self, name: str, value: Any) -> Any:
         """The name of a class label instead of its number."""

@@ -78,9 +78,9 @@ class FolderSource:
             content, problem = read_file(str(self.root / name), (self.root,))
             row = self._row(name)
             meta = {key: str(row.get(key, "")) for key in self.config.meta} if self.config.meta else None
-            # a name that is no UTF-8, or looks like a place inside a file, cannot be written down as a place
-            place = name if safe_name(name) == name and MARK not in name else None
-            yield RawRow(safe_name(name), content, self._caption(name, row), meta, problem, place)
+            # a name that is no UTF-8, or looks like one inside a file, cannot be a reference
+            reference = name if safe_name(name) == name and MARK not in name else None
+            yield RawRow(safe_name(name), content, self._caption(name, row), meta, problem, reference)
 
     def _row(self, name: str) -> dict[str, Any]:
         path = Path(name)

@@ -30,19 +30,19 @@ class SceneSource:
         self.fingerprint = short_hash("scenes", config.seed, config.size, config.family, self.rows)
 
     def read(self, start: int, stop: int) -> Iterator[RawRow]:
-        """Draw scenes."""
+        """Render scenes."""
         for i in self.indices[start:stop]:
-            drawn = make_scene(self.config, i)
+            member = make_scene(self.config, i)
             meta = {
-                "scene": drawn.scene.key(),
-                "edit_of": drawn.edit_of,
-                "edit": drawn.edit,
-                "attribute": drawn.attribute,
+                "scene": member.scene.key(),
+                "edit_of": member.edit_of,
+                "edit": member.edit,
+                "attribute": member.attribute,
             }
-            yield RawRow(drawn.name, encode_image(draw_scene(self.config, i)), drawn.scene.caption(), meta)
+            yield RawRow(member.name, encode_image(draw_scene(self.config, i)), member.scene.caption(), meta)
 
     def groups(self, column: str) -> list[str]:
-        """The family of every scene; the only column by which scenes can be held out."""
+        """The family of every scene; the only column that can hold scenes out."""
         if column != "family":
             raise CorpusError(f"synthetic scenes are held out by `group_column: family`, not {column!r}")
         return [scene_name(self.config.seed, i // self.config.family) for i in self.indices]

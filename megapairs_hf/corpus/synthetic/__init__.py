@@ -1,1 +1,1 @@
-"""Synthetic scenes with captions and edits, and how they are drawn."""
+"""Synthetic scenes with captions and edits, and their rendering."""

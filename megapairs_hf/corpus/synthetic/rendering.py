@@ -1,6 +1,6 @@
 """Draws a scene with Pillow, at four times the resolution and then reduced, so that edges are smooth.
 
-Each attribute is drawn with a little chance of its own: hue, place, size and angle differ from image to image.
+Each attribute is rendered with a random deviation: hue, position, size and angle differ from image to image.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Color = tuple[int, int, int]
 OVERSAMPLING = 4
 CENTERS = {"left": (0.27, 0.5), "right": (0.73, 0.5), "top": (0.5, 0.27), "bottom": (0.5, 0.73)}
 RADII = {"small": 0.1, "large": 0.165}
-# places of one, two and three things around the center of their group, in radii
+# positions of one, two and three things around the center of their group, in radii
 OFFSETS = {
     1: ((0.0, 0.0),),
     2: ((-0.95, -0.55), (0.95, 0.55)),

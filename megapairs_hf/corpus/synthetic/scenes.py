@@ -1,4 +1,4 @@
-"""Synthetic scenes: the embedded corpus, a deterministic generator of captioned images with exact ground truth.
+"""Synthetic scenes: the embedded corpus, a deterministic generator of captioned images whose edits are known exactly.
 
 A scene is a background and one or two groups of things; each group has a shape, color, size, texture, count and
 position. Scenes come in families: a base scene and edits of it, each changing exactly one attribute, so it is known
@@ -61,7 +61,7 @@ class ScenesConfig:
 
 @dataclass(frozen=True)
 class Group:
-    """Some equal things in one place."""
+    """Equal things at one position."""
 
     shape: str
     color: str
@@ -80,7 +80,7 @@ class Group:
         """`two large red striped stars on the left`."""
         number = "a" if self.count == 1 else COUNTS[self.count]
         texture = "" if self.texture == "plain" else f" {self.texture}"
-        return f"{number} {self.size} {self.color}{texture} {self.noun()} {place(self.position)}"
+        return f"{number} {self.size} {self.color}{texture} {self.noun()} {position_phrase(self.position)}"
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class SyntheticScene:
     attribute: str = ""
 
 
-def place(position: str) -> str:
+def position_phrase(position: str) -> str:
     """`on the left`, `at the top`."""
     return f"on the {position}" if position in {"left", "right"} else f"at the {position}"
 

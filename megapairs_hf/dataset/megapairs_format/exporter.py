@@ -95,7 +95,7 @@ def _write_lines(triplets: Artifact, folder: Path, files: dict[str, str]) -> lis
     for index, shard in part_shards(triplets, "triplets"):
         if not shard["rows"]:
             continue
-        split = split_of(str(shard["file"]))
+        split = split_of(str(shard["file"])) or "train"
         with _synced(folder / f"{split}.jsonl") as file:
             for batch in iter_batches(triplets, TRIPLETS.names, index, 1000):
                 for row in batch.to_pylist():

@@ -96,14 +96,3 @@ def _check_once(records: Sequence[Mapping[str, Any]]) -> None:
                 f"{record['model']} has two numbers for {record['benchmark']} ({values[record['benchmark']]} and"
                 f" {record['value']}); give the results of one run"
             )
-
-
-def mmeb_table(records: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown: a row for each mean, percentages, partial ones labeled."""
-    lines = ["| model | strategy | mean | P@1 | queries |", "| --- | --- | --- | ---: | ---: |"]
-    for record in records:
-        label = record["options"].get("partial")
-        name = f"{record['group']} — partial ({label})" if label else record["group"]
-        run = f"{record['model']} | {record['strategy']}"
-        lines.append(f"| {run} | {name} | {100 * record['value']:.1f} | {record['queries']:,} |")
-    return "\n".join(lines)

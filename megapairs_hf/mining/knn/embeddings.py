@@ -48,14 +48,14 @@ class Embeddings:
                 result[low - start : high - start] = _rows(part, low - int(first), high - int(first))
         return result
 
-    def take(self, places: np.ndarray) -> np.ndarray:
-        """Rows at any places, [len(places), D] float16."""
-        result = np.empty((len(places), self.dimension), np.float16)
-        owners = np.searchsorted(self.starts, places, side="right") - 1
+    def take(self, indices: np.ndarray) -> np.ndarray:
+        """Rows at any indices, [len(indices), D] float16."""
+        result = np.empty((len(indices), self.dimension), np.float16)
+        owners = np.searchsorted(self.starts, indices, side="right") - 1
         for owner in np.unique(owners):
             chosen = owners == owner
             part = self.parts[owner]
-            result[chosen] = part[places[chosen] - self.starts[owner]]
+            result[chosen] = part[indices[chosen] - self.starts[owner]]
             _let_go(part)
         return result
 

@@ -1,11 +1,10 @@
-"""Approximate search by cells (IVF-Flat) for a corpus that is searched as a whole.
+"""Approximate search by IVF-Flat for a corpus that is searched as a whole.
 
 Embeddings are sorted into cells around centroids, and a query is compared with the embeddings of the cells nearest to
-its own. All queries of a cell look into the same cells, so their comparison is one dense product instead of many
-scattered
-ones: that is what makes it several times faster than a general IVF index. How many cells are looked into is settled by
-the recall asked for, on queries whose exact neighbors are known. What is found is scored exactly; only what lies in
-cells that were not looked into can be missed.
+its own. All queries of a cell search the same cells, so their comparison is one dense product instead of many
+scattered ones: that is what makes it several times faster than a general IVF index. `nprobe`, the number of cells
+searched, is fitted to the recall on queries whose exact neighbors are known. What is found is scored exactly; only
+what lies in cells that were not searched can be missed.
 """
 
 from __future__ import annotations
@@ -16,9 +15,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from megapairs_hf.mining.knn.calibration import SAFETY, calibrate
 from megapairs_hf.mining.knn.embeddings import Embeddings, distinct_rows
-from megapairs_hf.mining.knn.exact import Copies, ExactSearch, TopK, in_order
-from megapairs_hf.mining.knn.quantize import MARGIN, QuantizedEmbeddings, choose_scale, encode, multiply, settle
+from megapairs_hf.mining.knn.exact import Duplicates, ExactSearch, TopK, in_order
+from megapairs_hf.mining.knn.quantize import MARGIN, QuantizedEmbeddings, encode, fit_error_bounds, fit_scale, multiply
 from megapairs_hf.mining.knn.thread_pool import STRIP, TILE, ThreadPool
 
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 ROUNDS = 8
 ROWS_PER_CELL = 64
-# asked for a little more on the sample than was wanted, so that the whole keeps the promise
-SAFETY = 0.01
 
 
 class IVFSearch:
@@ -39,7 +37,7 @@ class IVFSearch:
         crew: the threads.
         recall: share of the K exact neighbors that must be found, 0 to 1.
         queries: the embeddings that are searched with, if they are others.
-        sample: queries whose exact neighbors are found to settle how many cells are looked into.
+        sample: queries to which `nprobe` is fitted, and as many on which the recall is measured.
         block_rows: targets that this exact search holds in memory at a time.
     """
 
@@ -55,27 +53,30 @@ class IVFSearch:
         block_rows: int = 262_144,
     ) -> None:
         self.k, self.crew, self.targets = min(k, len(targets)), crew, targets
-        self.block_rows = block_rows
         self.first, self.kind = distinct_rows(targets)
-        self.copies = Copies(self.k)
-        self.copies.add(self.first, self.kind, 0)
+        self.duplicates = Duplicates(self.k)
+        self.duplicates.add(self.first, self.kind, 0)
         count = len(self.first)
-        self.cells = max(1, round(4 * math.sqrt(count)))
+        self.nlist = max(1, round(4 * math.sqrt(count)))
         rng = np.random.default_rng(0)
-        some = self.first[np.sort(rng.permutation(count)[: self.cells * ROWS_PER_CELL])]
+        some = self.first[np.sort(rng.permutation(count)[: self.nlist * ROWS_PER_CELL])]
         learning = targets.take(some)
-        self.scale = choose_scale(learning[:2048])
-        self.centroids = learn_centroids(learning, self.cells, crew)
-        self.cells = len(self.centroids)
+        self.scale = fit_scale(learning[:2048])
+        self.centroids = learn_centroids(learning, self.nlist, crew)
+        self.nlist = len(self.centroids)
         self._fill()
-        own = queries is not None
         self.query_centroids = self.centroids
         if queries is not None:
-            other = queries.take(np.sort(rng.permutation(len(queries))[: self.cells * ROWS_PER_CELL]))
-            self.query_centroids = learn_centroids(other, self.cells, crew)
+            other = queries.take(np.sort(rng.permutation(len(queries))[: self.nlist * ROWS_PER_CELL]))
+            self.query_centroids = learn_centroids(other, self.nlist, crew)
         self.order = _nearest_cells(self.query_centroids, self.centroids)
-        self.probes, self.recall = self._settle_probes(
-            queries if own and queries else targets, not own, recall, sample
+        self.nprobe = 0
+        self.recall = calibrate(
+            ExactSearch(targets, self.k, crew, block_rows=block_rows),
+            targets if queries is None else queries,
+            sample,
+            lambda embeddings, neighbors: self._fit(embeddings, neighbors, recall),
+            lambda embeddings, rows: self.search(embeddings, rows if queries is None else None)[0],
         )
 
     def _fill(self) -> None:
@@ -92,67 +93,61 @@ class IVFSearch:
         self.starts = self.ends - np.bincount(cell, minlength=len(self.centroids))
         self.cell_of, self.rank = cell, rank
         self.bits = np.empty((count, dimension), np.uint16)
-        self.places = np.empty(count, np.int64)
-        values, slack = None, np.empty(0)
+        self.indices = np.empty(count, np.int64)
+        values, error_bound = None, np.empty(0)
         for low, high, embeddings in spans_of(self.targets, self.first, spans):
             codes = encode(embeddings, self.scale, self.crew)
             if values is None:
                 values = torch.empty(count, codes.values.shape[1], dtype=codes.values.dtype)
-                slack = np.empty(count, codes.slack.dtype)
+                error_bound = np.empty(count, codes.error_bound.dtype)
             to = rank[low:high]
             values[torch.from_numpy(to)] = codes.values
-            slack[to], self.bits[to], self.places[to] = codes.slack, embeddings.view(np.uint16), self.first[low:high]
+            error_bound[to], self.bits[to], self.indices[to] = (
+                codes.error_bound,
+                embeddings.view(np.uint16),
+                self.first[low:high],
+            )
         assert values is not None
-        self.raw = QuantizedEmbeddings(values, slack, self.scale)
-        self.codes, _ = settle(self.raw, self.raw)
+        self.raw = QuantizedEmbeddings(values, error_bound, self.scale)
+        self.codes, _ = fit_error_bounds(self.raw, self.raw)
 
     def _spans(self) -> list[tuple[int, int]]:
         """Runs of distinct embeddings that lie in sixteen megabytes of the corpus."""
         bounds = np.searchsorted(self.first, [low for low, _ in self.targets.spans()] + [len(self.targets)])
         return [(int(low), int(high)) for low, high in itertools.pairwise(bounds) if low < high]
 
-    def _settle_probes(self, queries: Embeddings, same: bool, recall: float, sample: int) -> tuple[int, float]:
-        """How many cells to look into, from one half of the sample, and the recall of the other half."""
-        rng = np.random.default_rng(1)
-        rows = np.sort(rng.permutation(len(queries))[: 2 * sample])
-        embeddings = queries.take(rows)
-        exact = ExactSearch(self.targets, self.k, self.crew, block_rows=self.block_rows)
-        wanted, _ = exact.search(embeddings)
-        ranks = self._cell_ranks(embeddings, wanted)
-        half = rng.permutation(len(rows))
-        left, right = half[: -(-len(rows) // 2)], half[-(-len(rows) // 2) :]
-        shares = np.cumsum(np.bincount(ranks[left].ravel(), minlength=self.cells)) / max(1, ranks[left].size)
+    def _fit(self, embeddings: np.ndarray, neighbors: np.ndarray, recall: float) -> None:
+        """Set `nprobe` so that the cells of so many neighbors are searched."""
+        ranks = self._cell_ranks(embeddings, neighbors)
+        shares = np.cumsum(np.bincount(ranks.ravel(), minlength=self.nlist)) / max(1, ranks.size)
         enough = np.flatnonzero(shares >= min(1.0, recall + SAFETY))
-        self.probes = int(enough[0]) + 1 if len(enough) else self.cells
-        measured = right if len(right) else left
-        found, _ = self.search(embeddings[measured], rows[measured] if same else None)
-        return self.probes, overlap(found, wanted[measured])
+        self.nprobe = int(enough[0]) + 1 if len(enough) else self.nlist
 
     def _cell_ranks(self, embeddings: np.ndarray, neighbors: np.ndarray) -> np.ndarray:
-        """For each neighbor, as how many-th cell its cell is looked into."""
-        position = np.empty((self.cells,), np.int64)
+        """For each neighbor, as how many-th cell its cell is searched."""
+        position = np.empty((self.nlist,), np.int64)
         cells = self.cell_of[self.kind[neighbors]]
         homes = nearest(embeddings, self.query_centroids, self.crew)
         ranks = np.empty_like(cells)
         for row, home in enumerate(homes):
-            position[self.order[home]] = np.arange(self.cells)
+            position[self.order[home]] = np.arange(self.nlist)
             ranks[row] = position[cells[row]]
         return ranks
 
-    def search(self, queries: np.ndarray, places: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """The K nearest targets that are found, nearest first, equal scores by place.
+    def search(self, queries: np.ndarray, query_rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """The K nearest targets that are found, nearest first, equal scores by index.
 
         Args:
             queries: [B, D] float16.
-            places: [B] where the queries stand in the targets, if they are rows of them.
+            query_rows: [B] which rows of the targets the queries are, if they are.
 
         Returns:
-            Places [B, K] int64 (-1 where fewer were found) and scores [B, K] float64.
+            Indices [B, K] int64 (-1 where fewer were found) and scores [B, K] float64.
         """
         if not len(queries):
             return np.empty((0, self.k), np.int64), np.empty((0, self.k))
-        if places is not None:
-            kinds, kind = np.unique(self.kind[places], return_inverse=True)
+        if query_rows is not None:
+            kinds, kind = np.unique(self.kind[query_rows], return_inverse=True)
             rows = self.rank[kinds]
             homes = self.cell_of[kinds]
             bits, codes = self.bits, self.codes
@@ -161,10 +156,10 @@ class IVFSearch:
             kinds = kind = rows = np.arange(len(queries))
             homes = nearest(queries, self.query_centroids, self.crew)
             bits = np.ascontiguousarray(queries).view(np.uint16)
-            left, codes = settle(self.raw, encode(queries, self.scale, self.crew))
-        best = TopK.empty(len(kinds), self.k, codes.slack.dtype)
+            left, codes = fit_error_bounds(self.raw, encode(queries, self.scale, self.crew))
+        best = TopK.empty(len(kinds), self.k, codes.error_bound.dtype)
         by_home = np.argsort(homes, kind="stable")
-        bounds = np.searchsorted(homes[by_home], np.arange(self.cells + 1))
+        bounds = np.searchsorted(homes[by_home], np.arange(self.nlist + 1))
 
         def work(home: int) -> None:
             for low in range(bounds[home], bounds[home + 1], TILE):
@@ -173,8 +168,8 @@ class IVFSearch:
 
         busy = np.flatnonzero(np.diff(bounds))
         self.crew.each(lambda n: work(int(busy[n])), range(len(busy)))
-        found, scores = self.copies.expand(*in_order(best), self.k)
-        return found[kind], scores[kind]
+        indices, scores = self.duplicates.expand(*in_order(best), self.k)
+        return indices[kind], scores[kind]
 
     def _search_cells(
         self,
@@ -187,22 +182,22 @@ class IVFSearch:
     ) -> None:
         from megapairs_hf.mining.knn.kernels import scan_tile
 
-        part = TopK.empty(len(chosen), self.k, codes.slack.dtype)
-        columns = (bits, chosen.astype(np.int64), codes.slack, part.bar)
-        none = np.zeros(1, codes.slack.dtype)
-        heaps = (part.scores, part.places, part.counts)
-        room = self.crew.room(codes.values)
-        for cell in self.order[home, : self.probes]:
+        part = TopK.empty(len(chosen), self.k, codes.error_bound.dtype)
+        columns = (bits, chosen.astype(np.int64), codes.error_bound, part.threshold)
+        none = np.zeros(1, codes.error_bound.dtype)
+        heaps = (part.scores, part.indices, part.counts)
+        scratch = self.crew.scratch(codes.values)
+        for cell in self.order[home, : self.nprobe]:
             for low in range(self.starts[cell], self.ends[cell], STRIP):
                 rows = slice(low, min(self.ends[cell], low + STRIP))
-                rough = multiply(left.values[rows], codes.values, room)
-                own = (self.bits[rows], self.places[rows], left.slack[rows], none)
+                rough = multiply(left.values[rows], codes.values, scratch)
+                own = (self.bits[rows], self.indices[rows], left.error_bound[rows], none)
                 scan_tile(rough, *own, *columns, *heaps, False, self.scale.unit, MARGIN)
-        best.scores[chosen], best.places[chosen], best.counts[chosen] = part.scores, part.places, part.counts
+        best.scores[chosen], best.indices[chosen], best.counts[chosen] = part.scores, part.indices, part.counts
 
 
 def _taken(codes: QuantizedEmbeddings, rows: np.ndarray) -> QuantizedEmbeddings:
-    return QuantizedEmbeddings(codes.values[rows], codes.slack[rows], codes.scale)
+    return QuantizedEmbeddings(codes.values[rows], codes.error_bound[rows], codes.scale)
 
 
 def spans_of(
@@ -212,12 +207,6 @@ def spans_of(
     for low, high in spans:
         start, stop = int(chosen[low]), int(chosen[high - 1]) + 1
         yield low, high, embeddings.read(start, stop)[chosen[low:high] - start]
-
-
-def overlap(found: np.ndarray, wanted: np.ndarray) -> float:
-    """Recall@K: the share of the wanted neighbors that were found, over all rows."""
-    hits = sum(len(np.intersect1d(a, b, assume_unique=False)) for a, b in zip(found, wanted, strict=True))
-    return hits / max(1, wanted.size)
 
 
 def learn_centroids(embeddings: np.ndarray, cells: int, crew: ThreadPool) -> np.ndarray:
@@ -262,13 +251,13 @@ def nearest(embeddings: np.ndarray, centroids: np.ndarray, crew: ThreadPool) -> 
     """
     import torch
 
-    scale = choose_scale(centroids[:2048], integers=True)
+    scale = fit_scale(centroids[:2048], integers=True)
     left, right = encode(embeddings, scale, crew), encode(centroids, scale, crew)
     result = np.empty(len(embeddings), np.int64)
     rows = max(1, STRIP * TILE // len(centroids))
 
     def work(start: int) -> None:
-        rough = torch.from_numpy(multiply(left.values[start : start + rows], right.values, crew.room(left.values)))
+        rough = torch.from_numpy(multiply(left.values[start : start + rows], right.values, crew.scratch(left.values)))
         result[start : start + rows] = rough.argmax(1).numpy()
 
     crew.each(work, range(0, len(embeddings), rows))

@@ -54,45 +54,45 @@ def widen(bits: np.ndarray, single: np.ndarray, double: np.ndarray) -> None:
 
 
 @njit(nogil=True, cache=True)
-def worse(score: float, place: int, other: float, other_place: int) -> bool:
-    """Whether a neighbor stands behind another: lower score, or the same score and a later place."""
-    return score < other or (score == other and place > other_place)
+def worse(score: float, index: int, other: float, other_place: int) -> bool:
+    """Whether a neighbor stands behind another: lower score, or the same score and a later index."""
+    return score < other or (score == other and index > other_place)
 
 
 @njit(nogil=True, cache=True)
-def push(scores: np.ndarray, places: np.ndarray, count: int, score: float, place: int) -> int:
+def push(scores: np.ndarray, indices: np.ndarray, count: int, score: float, index: int) -> int:
     """Offer a neighbor to a heap whose root is the worst of the K best; returns how many it holds."""
     size = scores.shape[0]
     if count < size:
         i = count
         while i > 0:
             up = (i - 1) // 2
-            if not worse(score, place, scores[up], places[up]):
+            if not worse(score, index, scores[up], indices[up]):
                 break
-            scores[i], places[i] = scores[up], places[up]
+            scores[i], indices[i] = scores[up], indices[up]
             i = up
-        scores[i], places[i] = score, place
+        scores[i], indices[i] = score, index
         return count + 1
-    if not worse(scores[0], places[0], score, place):
+    if not worse(scores[0], indices[0], score, index):
         return count
     i = 0
     while True:
         down = 2 * i + 1
         if down >= size:
             break
-        if down + 1 < size and worse(scores[down + 1], places[down + 1], scores[down], places[down]):
+        if down + 1 < size and worse(scores[down + 1], indices[down + 1], scores[down], indices[down]):
             down += 1
-        if not worse(scores[down], places[down], score, place):
+        if not worse(scores[down], indices[down], score, index):
             break
-        scores[i], places[i] = scores[down], places[down]
+        scores[i], indices[i] = scores[down], indices[down]
         i = down
-    scores[i], places[i] = score, place
+    scores[i], indices[i] = score, index
     return count
 
 
 @njit(nogil=True, cache=True)
 def grown(array: np.ndarray) -> np.ndarray:
-    """The same list with twice the room."""
+    """The same list with twice the length."""
     larger = np.empty(2 * array.size, array.dtype)
     larger[: array.size] = array
     return larger
@@ -101,37 +101,37 @@ def grown(array: np.ndarray) -> np.ndarray:
 @njit(nogil=True, cache=True)
 def mark(
     rough: np.ndarray,
-    slack: float,
-    column_bar: np.ndarray,
-    column_slack: np.ndarray,
-    bar: float,
+    error_bound: float,
+    column_threshold: np.ndarray,
+    column_error: np.ndarray,
+    threshold: float,
     both: bool,
     marks: np.ndarray,
 ) -> None:
     """Mark the columns to which a row may matter (1), and those which may matter to the row (2); branch-free."""
     if both:
         for j in range(rough.shape[0]):
-            marks[j] = np.uint8(rough[j] + slack >= column_bar[j]) | (
-                np.uint8(rough[j] + column_slack[j] >= bar) << np.uint8(1)
+            marks[j] = np.uint8(rough[j] + error_bound >= column_threshold[j]) | (
+                np.uint8(rough[j] + column_error[j] >= threshold) << np.uint8(1)
             )
     else:
         for j in range(rough.shape[0]):
-            marks[j] = np.uint8(rough[j] + slack >= column_bar[j])
+            marks[j] = np.uint8(rough[j] + error_bound >= column_threshold[j])
 
 
 @njit(nogil=True, cache=True)
 def scan_tile(  # noqa: C901 - one loop that numba compiles as a whole
     rough: np.ndarray,
     row_bits: np.ndarray,
-    row_places: np.ndarray,
-    row_slack: np.ndarray,
-    row_bar: np.ndarray,
+    row_indices: np.ndarray,
+    row_error: np.ndarray,
+    row_threshold: np.ndarray,
     column_bits: np.ndarray,
-    column_places: np.ndarray,
-    column_slack: np.ndarray,
-    column_bar: np.ndarray,
+    column_indices: np.ndarray,
+    column_error: np.ndarray,
+    column_threshold: np.ndarray,
     heap_scores: np.ndarray,
-    heap_places: np.ndarray,
+    heap_indices: np.ndarray,
     heap_counts: np.ndarray,
     both: bool,
     unit: float,
@@ -140,19 +140,19 @@ def scan_tile(  # noqa: C901 - one loop that numba compiles as a whole
     """Find the pairs of one tile that can be among the K best, score them exactly and keep them.
 
     Args:
-        rough: [R, C] rough scores in units of `unit`; a true score is at most rough + row_slack + column_slack.
+        rough: [R, C] rough scores in units of `unit`; a true score is at most rough + row_error + column_error.
         row_bits: [R, D] uint16, the rows' float16 embeddings.
-        row_places: [R] positions of the rows in the corpus.
-        row_slack: [R] how far a row's rough scores may be off.
-        row_bar: [R] what `rough + column_slack` must reach to matter to the row; used when `both`.
+        row_indices: [R] positions of the rows in the corpus.
+        row_error: [R] how far a row's rough scores may be off.
+        row_threshold: [R] what `rough + column_error` must reach to matter to the row; used when `both`.
         column_bits: [C, D] uint16, the columns' embeddings.
-        column_places: [C] positions of the columns.
-        column_slack: [C] how far a column's rough scores may be off.
-        column_bar: [C] what `rough + row_slack` must reach to matter to the column; raised as its heap fills.
+        column_indices: [C] positions of the columns.
+        column_error: [C] how far a column's rough scores may be off.
+        column_threshold: [C] what `rough + row_error` must reach to matter to the column; raised as its heap fills.
         heap_scores: [C, K] float64, the columns' best scores so far.
-        heap_places: [C, K] the places that they belong to.
+        heap_indices: [C, K] the indices that they belong to.
         heap_counts: [C] how many there are.
-        both: the rows are queries too (a corpus against itself): a pair counts once, where the row's place is the
+        both: the rows are queries too (a corpus against itself): a pair counts once, where the row's index is the
             smaller one, and for both sides.
         unit: of the rough scores.
         margin: what float32 rounding may take away from a score, in real units.
@@ -164,57 +164,59 @@ def scan_tile(  # noqa: C901 - one loop that numba compiles as a whole
     single, wide = np.empty(row_bits.shape[1], np.float32), np.empty(row_bits.shape[1], np.float64)
     found_rows, found_columns = np.empty(4096, np.int32), np.empty(4096, np.int32)
     found_scores = np.empty(4096, np.float64)
-    found = 0
+    used = 0
     size = heap_scores.shape[1]
     marks = np.zeros(8 * (columns // 8 + 1), np.uint8)
     words = marks.view(np.uint64)
     for i in range(rows):
-        mark(rough[i], row_slack[i], column_bar, column_slack, row_bar[i], both, marks)
+        mark(rough[i], row_error[i], column_threshold, column_error, row_threshold[i], both, marks)
         widened = False
         for word in range(words.size):
             if words[word] == 0:
                 continue
             for j in range(8 * word, 8 * word + 8):
-                if marks[j] == 0 or (both and column_places[j] < row_places[i]):
+                if marks[j] == 0 or (both and column_indices[j] < row_indices[i]):
                     continue
                 if not widened:
                     widen(row_bits[i], single, wide)
                     widened = True
                 score = quick_dot(single, column_bits[j])
-                for_column = (marks[j] & 1) != 0 and score >= unit * (float(column_bar[j]) + float(column_slack[j]))
-                for_row = (marks[j] & 2) != 0 and score >= unit * (float(row_bar[i]) + float(row_slack[i]))
-                for_row = for_row and column_places[j] != row_places[i]
+                for_column = (marks[j] & 1) != 0 and score >= unit * (
+                    float(column_threshold[j]) + float(column_error[j])
+                )
+                for_row = (marks[j] & 2) != 0 and score >= unit * (float(row_threshold[i]) + float(row_error[i]))
+                for_row = for_row and column_indices[j] != row_indices[i]
                 if not (for_column or for_row):
                     continue
                 score = dot(wide, column_bits[j])
                 if for_column:
-                    count = push(heap_scores[j], heap_places[j], heap_counts[j], score, row_places[i])
+                    count = push(heap_scores[j], heap_indices[j], heap_counts[j], score, row_indices[i])
                     heap_counts[j] = count
                     if count == size:
-                        bar = np.floor((heap_scores[j, 0] - margin) / unit) - column_slack[j]
-                        column_bar[j] = max(column_bar[j], bar)
+                        threshold = np.floor((heap_scores[j, 0] - margin) / unit) - column_error[j]
+                        column_threshold[j] = max(column_threshold[j], threshold)
                 if for_row:
-                    if found == found_rows.size:
+                    if used == found_rows.size:
                         found_rows, found_columns = grown(found_rows), grown(found_columns)
                         found_scores = grown(found_scores)
-                    found_rows[found], found_columns[found], found_scores[found] = i, j, score
-                    found += 1
-    return found_rows, found_columns, found_scores, found
+                    found_rows[used], found_columns[used], found_scores[used] = i, j, score
+                    used += 1
+    return found_rows, found_columns, found_scores, used
 
 
 @njit(nogil=True, cache=True)
 def keep_rows(
     rows: np.ndarray,
-    places: np.ndarray,
+    indices: np.ndarray,
     scores: np.ndarray,
     heap_scores: np.ndarray,
-    heap_places: np.ndarray,
+    heap_indices: np.ndarray,
     heap_counts: np.ndarray,
 ) -> None:
     """Offer what tiles found for the rows of a strip to the rows' heaps."""
     for n in range(rows.size):
         i = rows[n]
-        heap_counts[i] = push(heap_scores[i], heap_places[i], heap_counts[i], scores[n], places[n])
+        heap_counts[i] = push(heap_scores[i], heap_indices[i], heap_counts[i], scores[n], indices[n])
 
 
 @njit(nogil=True, cache=True)
@@ -246,22 +248,22 @@ def row_hashes(bits: np.ndarray) -> np.ndarray:
 @njit(nogil=True, cache=True)
 def kth_largest(values: np.ndarray, k: int, into: np.ndarray) -> None:
     """The k-th largest number of every row; k is small."""
-    kept = np.empty(k, np.float64)
+    largest = np.empty(k, np.float64)
     for i in range(values.shape[0]):
-        kept[:] = -np.inf
+        largest[:] = -np.inf
         for start in range(0, values.shape[1], CHUNK):
             stop = min(start + CHUNK, values.shape[1])
             best = values[i, start]
             for j in range(start, stop):
                 best = max(best, values[i, j])
-            if best <= kept[k - 1]:
+            if best <= largest[k - 1]:
                 continue
             for j in range(start, stop):
                 value = float(values[i, j])
-                if value > kept[k - 1]:
+                if value > largest[k - 1]:
                     n = k - 1
-                    while n > 0 and kept[n - 1] < value:
-                        kept[n] = kept[n - 1]
+                    while n > 0 and largest[n - 1] < value:
+                        largest[n] = largest[n - 1]
                         n -= 1
-                    kept[n] = value
-        into[i] = kept[k - 1]
+                    largest[n] = value
+        into[i] = largest[k - 1]

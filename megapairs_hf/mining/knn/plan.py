@@ -17,14 +17,12 @@ if TYPE_CHECKING:
 LIBRARIES = 600_000_000
 # exact search of so many embeddings against themselves takes about two minutes on two processors
 EXACT_ROWS = 250_000
-# places, hashes, kinds and their sorted copies
+# indices, hashes, kinds and their sorted copies
 BOOKKEEPING = 96
 LEAST_ROWS = 2048
 LEAST_BYTES = 50_000_000
 # bytes of a compressed vector, at most
 MOST_PARTS = 96
-# links of a vector in a graph index
-GRAPH = 400
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ def make_plan(config: MineConfig, rows: int, dimension: int, *, same: bool, inte
     budget = available(config)
     padded = -(-dimension // 64) * 64
     vector = 2 * dimension + padded * (1 if integers else 4) + BOOKKEEPING
-    # a heap of float64 scores and int64 places, and their sorted copy
+    # a heap of float64 scores and int64 indices, and their sorted copy
     result = 2 * 16 * (config.neighbors + 1)
     kind = choose_kind(config, rows, dimension)
     if budget < LEAST_BYTES:
@@ -87,7 +85,6 @@ def make_plan(config: MineConfig, rows: int, dimension: int, *, same: bool, inte
     compressed = 3 * rows * (MOST_PARTS + 8)
     needed = {
         "ivf": rows * vector + LEAST_ROWS * result,
-        "hnsw": 3 * rows * (4 * dimension + GRAPH),
         "ivf_pq": compressed,
     }.get(kind, 0)
     if needed and needed > budget:

@@ -1,4 +1,4 @@
-"""Rough copies of the embeddings that the processor multiplies fastest, each with a bound on how far they are off.
+"""Int8-quantized embeddings, which the CPU multiplies fastest, each with a bound on the error of its scores.
 
 Eight-bit integers multiply four times as fast as float32 where the processor has VNNI or AMX instructions. A vector is
 turned by a fixed random rotation first, because CLIP has a few very large coordinates that would leave nothing of the
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from megapairs_hf.mining.knn.thread_pool import ThreadPool
 
 TOP = 127
-# float32 rounding in the rotation and in float32 products of unit embeddings, with room to spare
+# float32 rounding in the rotation and in float32 products of unit embeddings, with a reserve
 MARGIN = 1e-4
 # float16 rounding makes a "unit" vector up to this much longer
 LENGTH = 1.001
@@ -35,7 +35,7 @@ PIECE = 1024
 
 @dataclass(frozen=True)
 class Scale:
-    """How embeddings become codes; queries and targets of one search share it.
+    """How embeddings are quantized; queries and targets of one search share it.
 
     Attributes:
         integers: eight-bit integers, or float32 where these are not faster.
@@ -50,16 +50,16 @@ class Scale:
 
 @dataclass(frozen=True)
 class QuantizedEmbeddings:
-    """Rough copies of embeddings.
+    """Int8-quantized embeddings, or float32 where these are faster.
 
     Attributes:
         values: Tensor[N, D'] int8 or float32; D' is D filled up with zeros.
-        slack: [N] int32 or float32, how far a rough score may be off on this vector's account, in units.
+        error_bound: [N] int32 or float32, error of a rough score on account of this embedding at most, in units.
         scale: how they were made.
     """
 
     values: torch.Tensor
-    slack: np.ndarray
+    error_bound: np.ndarray
     scale: Scale
 
 
@@ -85,8 +85,8 @@ def turn(embeddings: np.ndarray) -> torch.Tensor:
     return torch.cat([part @ torch.from_numpy(rotation(part.shape[1])) for part in parts], 1)
 
 
-def choose_scale(sample: np.ndarray, integers: bool | None = None) -> Scale:
-    """Settle the scale by a sample.
+def fit_scale(sample: np.ndarray, integers: bool | None = None) -> Scale:
+    """Fit the scale to a sample.
 
     Args:
         sample: [S, D] float16.
@@ -103,11 +103,11 @@ def choose_scale(sample: np.ndarray, integers: bool | None = None) -> Scale:
 
 
 def encode(embeddings: np.ndarray, scale: Scale, crew: ThreadPool) -> QuantizedEmbeddings:
-    """Make the rough copies.
+    """Quantize embeddings.
 
     Args:
         embeddings: [N, D] float16 of unit length.
-        scale: from `choose_scale`.
+        scale: from `fit_scale`.
         crew: the threads.
     """
     import torch
@@ -133,21 +133,25 @@ def encode(embeddings: np.ndarray, scale: Scale, crew: ThreadPool) -> QuantizedE
     return QuantizedEmbeddings(values, bounds, scale)
 
 
-def settle(left: QuantizedEmbeddings, right: QuantizedEmbeddings) -> tuple[QuantizedEmbeddings, QuantizedEmbeddings]:
-    """Turn the lengths of the errors into slacks, so that the sum of two slacks bounds any error of a score."""
+def fit_error_bounds(
+    left: QuantizedEmbeddings, right: QuantizedEmbeddings
+) -> tuple[QuantizedEmbeddings, QuantizedEmbeddings]:
+    """Turn the lengths of the errors into error bounds, of which two added up bound the error of a score."""
     if not left.scale.integers:
         return left, right
-    top = max(float(left.slack.max(initial=0.0)), float(right.slack.max(initial=0.0)))
+    top = max(float(left.error_bound.max(initial=0.0)), float(right.error_bound.max(initial=0.0)))
     factor = LENGTH * (1 + top / 2) / left.scale.unit
-    sides = [QuantizedEmbeddings(c.values, np.ceil(c.slack * factor).astype(np.int32), c.scale) for c in (left, right)]
+    sides = [
+        QuantizedEmbeddings(c.values, np.ceil(c.error_bound * factor).astype(np.int32), c.scale) for c in (left, right)
+    ]
     return sides[0], sides[1]
 
 
-def multiply(left: torch.Tensor, right: torch.Tensor, room: torch.Tensor) -> np.ndarray:
-    """Rough scores [R, C] of two sets of codes, in a piece of `room` (a flat tensor that is reused)."""
+def multiply(left: torch.Tensor, right: torch.Tensor, scratch: torch.Tensor) -> np.ndarray:
+    """Rough scores [R, C] of two sets of quantized embeddings, in a part of `scratch`, a flat tensor for reuse."""
     import torch
 
-    into = room[: len(left) * len(right)].view(len(left), len(right))
+    into = scratch[: len(left) * len(right)].view(len(left), len(right))
     if left.dtype == torch.int8:
         torch._int_mm(left, right.T, out=into)
     else:
@@ -165,12 +169,12 @@ def integers_are_faster(dimension: int) -> bool:
     for kind, sums in ((torch.int8, torch.int32), (torch.float32, torch.float32)):
         left = torch.ones(512, dimension).to(kind)
         right = torch.ones(2048, dimension).to(kind)
-        room = torch.empty(512 * 2048, dtype=sums)
-        multiply(left, right, room)
+        scratch = torch.empty(512 * 2048, dtype=sums)
+        multiply(left, right, scratch)
         best = float("inf")
         for _ in range(3):
             start = time.perf_counter()
-            multiply(left, right, room)
+            multiply(left, right, scratch)
             best = min(best, time.perf_counter() - start)
         seconds[kind] = best
     return seconds[torch.int8] * 1.3 < seconds[torch.float32]

@@ -32,17 +32,17 @@ class ThreadPool:
     def __init__(self, threads: int | None = None) -> None:
         self.threads = threads or default_threads()
         self.pool = ThreadPoolExecutor(self.threads)
-        self.rooms: dict[tuple[int, torch.dtype], torch.Tensor] = {}
+        self.buffers: dict[tuple[int, torch.dtype], torch.Tensor] = {}
 
-    def room(self, like: torch.Tensor) -> torch.Tensor:
+    def scratch(self, like: torch.Tensor) -> torch.Tensor:
         """This thread's memory for one tile."""
         import torch
 
         kind = torch.int32 if like.dtype == torch.int8 else torch.float32
         key = (threading.get_ident(), kind)
-        if key not in self.rooms:
-            self.rooms[key] = torch.empty(STRIP * TILE, dtype=kind)
-        return self.rooms[key]
+        if key not in self.buffers:
+            self.buffers[key] = torch.empty(STRIP * TILE, dtype=kind)
+        return self.buffers[key]
 
     def each(self, work: Callable[[int], Any], starts: range) -> list[Any]:
         """Do the work for every number, in any order."""
@@ -74,7 +74,7 @@ def default_threads() -> int:
     return max(1, cpu_cores() // local)
 
 
-def give_back() -> None:
+def release_memory() -> None:
     """Return freed memory to the system; glibc otherwise keeps what threads freed, a group's worth for every group."""
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)

@@ -8,31 +8,30 @@ and a query is the sum of two outputs; for a language model they are whole input
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from megapairs_hf.core.inputs import Input
 from megapairs_hf.training.data.sampler import number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from megapairs_hf.training.data.dataset import Example, Input
+    from megapairs_hf.training.data.dataset import Example
 
 COUNTS = ("masked_same", "masked_near", "masked_target")
 
 
-class Part(NamedTuple):
-    """One distinct input of the model: its side (empty where both sides are encoded alike), text, image."""
+@dataclass(frozen=True)
+class BatchInput(Input):
+    """One distinct input of a batch.
 
-    side: str
-    text: str | None
-    image: str | None
+    Attributes:
+        role: `query` or `document`; empty where both are encoded alike.
+    """
 
-    @property
-    def kind(self) -> tuple[str, bool, bool]:
-        """Inputs of one kind can share a forward pass."""
-        return self.side, self.text is not None, self.image is not None
+    role: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,8 +61,8 @@ class Batch:
         step: whose batch it is.
         pool: from which pool.
         names: of all rows.
-        parts: this process's distinct inputs, those of one kind together.
-        queries: [b, 2] parts whose sum is a query; `len(parts)` stands for nothing.
+        inputs: this process's distinct inputs, those of one role and kind together.
+        queries: [b, 2] inputs whose sum is a query; `len(inputs)` stands for nothing.
         candidates: [b (1 + N), 2] the same of the candidates, positive first.
         first: this process's first row.
         width: 1 + N.
@@ -73,7 +72,7 @@ class Batch:
     step: int
     pool: int
     names: list[str]
-    parts: list[Part]
+    inputs: list[BatchInput]
     queries: np.ndarray
     candidates: np.ndarray
     first: int
@@ -81,21 +80,22 @@ class Batch:
     keys: FalseNegativeKeys
 
     def chunks(self, size: int) -> list[list[int]]:
-        """Numbers of parts that share a forward pass: of one kind, at most `size`."""
-        made: list[list[int]] = []
-        for i, part in enumerate(self.parts):
-            if not made or len(made[-1]) == size or self.parts[made[-1][0]].kind != part.kind:
-                made.append([])
-            made[-1].append(i)
-        return made
+        """Numbers of inputs that share a forward pass: of one role and kind, at most `size`."""
+        chunks: list[list[int]] = []
+        for i, item in enumerate(self.inputs):
+            first = self.inputs[chunks[-1][0]] if chunks else None
+            if first is None or len(chunks[-1]) == size or (first.role, first.kind) != (item.role, item.kind):
+                chunks.append([])
+            chunks[-1].append(i)
+        return chunks
 
-    def mask(self, start: int, end: int, wanted: bool = True) -> tuple[np.ndarray, tuple[int, int, int]]:
+    def mask(self, start: int, end: int, false_negatives: bool = True) -> tuple[np.ndarray, tuple[int, int, int]]:
         """Which candidates do not count for a range of this process's queries.
 
         Args:
             start: first query.
             end: after the last.
-            wanted: whether false negatives are masked; what is absent always is.
+            false_negatives: whether these are masked too; what is absent always is.
 
         Returns:
             [rows, C] booleans, and how many candidates were masked for each of `COUNTS`.
@@ -107,8 +107,8 @@ class Batch:
         positive[np.arange(len(rows)), own] = True
         masked = np.broadcast_to(keys.absent, positive.shape).copy()
         counts = []
-        for found in self._false(rows, own) if wanted else ():
-            fresh = found & ~masked & ~positive
+        for candidates in self._false(rows, own) if false_negatives else ():
+            fresh = candidates & ~masked & ~positive
             counts.append(int(fresh.sum()))
             masked |= fresh
         return masked, (counts[0], counts[1], counts[2]) if counts else (0, 0, 0)
@@ -118,7 +118,7 @@ class Batch:
         same = keys.item[own][:, None] == keys.item[None]
         near = keys.near[own][:, None] == keys.near[None]
         target = np.zeros_like(same)
-        # the same query and text in another row, drawn there or not: its positive answers this query too
+        # the same query and text in another row, sampled there or not: its positive answers this query too
         answered = (keys.same[None] == keys.query[rows][:, None, None]).any(-1)
         answered[np.arange(len(rows)), rows] = False
         for i, row in np.argwhere(answered):
@@ -150,42 +150,41 @@ def make_batch(
     size = len(examples) // world
     mine = examples[rank * size : (rank + 1) * size]
     width = max(len(example.candidates) for example in examples)
-    sides = ("query", "document") if joint else ("", "")
-    wanted: dict[Part, None] = {}
+    roles = ("query", "document") if joint else ("", "")
+    distinct: dict[BatchInput, None] = {}
     for example in mine:
-        for part in _parts(example.query, sides[0], joint):
-            wanted[part] = None
-        for item in example.candidates:
-            for part in _parts(item, sides[1], joint):
-                wanted[part] = None
+        distinct.update(dict.fromkeys(_split(example.query, roles[0], joint)))
+        for candidate in example.candidates:
+            distinct.update(dict.fromkeys(_split(candidate, roles[1], joint)))
     # those with images first, since they are dearest; in the order in which they were met
-    parts = sorted(wanted, key=lambda part: (part.image is None, part.text is None, part.side))
-    places = {part: i for i, part in enumerate(parts)}
-    nothing = len(parts)
+    inputs = sorted(distinct, key=lambda item: (item.image is None, item.text is None, item.role))
+    index = {item: i for i, item in enumerate(inputs)}
+    nothing = len(inputs)
 
-    def places_of(item: Input | None, side: str) -> list[int]:
-        found = [] if item is None else [places[part] for part in _parts(item, side, joint)]
-        return [*found, nothing, nothing][:2]
+    def indices_of(item: Input | None, role: str) -> list[int]:
+        indices = [] if item is None else [index[part] for part in _split(item, role, joint)]
+        return [*indices, nothing, nothing][:2]
 
     filled = [example.candidates[i] if i < len(example.candidates) else None for example in mine for i in range(width)]
     return Batch(
         step,
         pool,
         [example.name for example in examples],
-        parts,
-        np.array([places_of(example.query, sides[0]) for example in mine]),
-        np.array([places_of(item, sides[1]) for item in filled]),
+        inputs,
+        np.array([indices_of(example.query, roles[0]) for example in mine]),
+        np.array([indices_of(item, roles[1]) for item in filled]),
         rank * size,
         width,
         _keys(examples, width, cluster),
     )
 
 
-def _parts(item: Input, side: str, joint: bool) -> list[Part]:
+def _split(item: Input, role: str, joint: bool) -> list[BatchInput]:
+    """What goes through the model of an input: it as a whole, or its image and its text by themselves."""
     if joint:
-        return [Part(side, item.text, item.image)]
-    found = [Part(side, None, item.image)] if item.image is not None else []
-    return [*found, Part(side, item.text, None)] if item.text is not None else found
+        return [BatchInput(item.text, item.image, role)]
+    parts = [BatchInput(None, item.image, role)] if item.image is not None else []
+    return [*parts, BatchInput(item.text, None, role)] if item.text is not None else parts
 
 
 def _keys(examples: Sequence[Example], width: int, cluster: Callable[[str], str]) -> FalseNegativeKeys:
@@ -193,7 +192,7 @@ def _keys(examples: Sequence[Example], width: int, cluster: Callable[[str], str]
 
     def key(item: Input) -> int:
         if item not in known:
-            known[item] = number(*item)
+            known[item] = number(item.text, item.image)
         return known[item]
 
     item = np.zeros((len(examples), width), np.int64)

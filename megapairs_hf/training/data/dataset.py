@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Collection, Sequence
 
-
-class Input(NamedTuple):
-    """What is encoded: a text, an image by its id, or both together."""
-
-    text: str | None
-    image: str | None
+    from megapairs_hf.core.inputs import Input
 
 
 @dataclass(frozen=True)
 class Example:
-    """One row, with its draws made.
+    """One row, with what was sampled of it; images by their ids.
 
     Attributes:
         name: of the row, for messages.
         query: the query.
         candidates: the positive, then the negatives.
-        same: hashes would be equal: every query that this row's positive answers, the drawn one among them.
+        same: hashes would be equal: every query that this row's positive answers, the sampled one among them.
     """
 
     name: str
@@ -45,14 +40,14 @@ class TrainDataset(Protocol):
     rows: int
     prompt: str | None
 
-    def indices(self, place: int, size: int) -> list[int]:
-        """The rows of this pool's batch number `place`."""
+    def indices(self, batch: int, size: int) -> list[int]:
+        """The rows of this data set's batch of this number."""
 
     def examples(self, indices: Sequence[int], step: int, bad: Collection[str]) -> list[Example | None]:
-        """These rows with the draws of this step; None for a row that an image of `bad` spoils."""
+        """These rows with the samples of this step; None for a row that an image of `bad` spoils."""
 
     def others(self, taken: Collection[int], count: int, rng: random.Random) -> list[int]:
-        """`count` more rows to fill a batch up with, drawn from those not taken; fewer where no more are left."""
+        """`count` more rows to fill a batch up with, sampled from those not taken; fewer where no more are left."""
 
     def files(self, names: Sequence[str]) -> dict[str, bytes]:
         """The files of images by their ids."""

@@ -75,13 +75,13 @@ class ImageLoader:
 
     Args:
         reader: decodes.
-        limit_gb: memory for kept images.
+        limit_gb: memory for decoded images.
         workers: processes; 0 for threads of this one.
     """
 
     def __init__(self, reader: Reader, limit_gb: float, workers: int = 0) -> None:
         self.reader, self.room = reader, int(limit_gb * 2**30)
-        self.kept: dict[tuple[int, str], Any] = {}
+        self.cached: dict[tuple[int, str], Any] = {}
         self.pending: dict[tuple[int, tuple[str, ...]], Future[list[Loaded]]] = {}
         self.pool: ProcessPoolExecutor | ThreadPoolExecutor
         if workers:
@@ -95,7 +95,7 @@ class ImageLoader:
 
     def ahead(self, pool: int, names: Sequence[str]) -> None:
         """Begin to decode what will be asked for in these words."""
-        missing = tuple(name for name in names if (pool, name) not in self.kept)
+        missing = tuple(name for name in names if (pool, name) not in self.cached)
         if missing and (pool, missing) not in self.pending:
             self.pending[pool, missing] = self.pool.submit(self.call, pool, missing)
 
@@ -106,27 +106,27 @@ class ImageLoader:
             pool: of the rows.
             names: image ids.
         """
-        missing = tuple(name for name in names if (pool, name) not in self.kept)
+        missing = tuple(name for name in names if (pool, name) not in self.cached)
         fresh: dict[str, Any] = {}
         wrong: dict[str, str] = {}
         if missing:
             future = self.pending.pop((pool, missing), None)
-            found = future.result() if future is not None else self.reader(pool, missing)
-            for name, (pixels, error) in zip(missing, found, strict=True):
+            results = future.result() if future is not None else self.reader(pool, missing)
+            for name, (pixels, error) in zip(missing, results, strict=True):
                 if error:
                     wrong[name] = error
                     fresh[name] = self.reader.blank()
                 else:
                     fresh[name] = pixels
                     self._keep(pool, name, pixels)
-        return [fresh[name] if name in fresh else self.kept[pool, name] for name in names], wrong
+        return [fresh[name] if name in fresh else self.cached[pool, name] for name in names], wrong
 
     def _keep(self, pool: int, name: str, pixels: Any) -> None:
         parts = pixels.values() if isinstance(pixels, dict) else [pixels]
         size = sum(np.asarray(part).nbytes for part in parts)
         if self.room >= size:
             self.room -= size
-            self.kept[pool, name] = pixels
+            self.cached[pool, name] = pixels
 
     def forget(self) -> None:
         """Drop what was begun and not asked for."""
@@ -146,7 +146,7 @@ class PixelCache:
     Args:
         fetch: gives the file of an id.
         processor: a transformers processor.
-        limit_gb: memory for kept images.
+        limit_gb: memory for decoded images.
     """
 
     def __init__(self, fetch: Callable[[str], bytes], processor: Any, limit_gb: float) -> None:

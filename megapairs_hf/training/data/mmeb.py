@@ -16,8 +16,9 @@ import numpy as np
 
 from megapairs_hf.artifacts.fingerprints import model_place, sha256_of
 from megapairs_hf.core.errors import ArtifactError, TrainingError
-from megapairs_hf.training.data.dataset import Example, Input
-from megapairs_hf.training.data.sampler import drawn_others, permutation
+from megapairs_hf.core.inputs import Input
+from megapairs_hf.training.data.dataset import Example
+from megapairs_hf.training.data.sampler import permutation, sample_others
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -33,26 +34,26 @@ FILES = {".parquet": "parquet", ".jsonl": "json", ".json": "json"}
 def read_side(row: dict[str, Any], text: str, image: str) -> list[Input]:
     """The inputs of one side of a row; a cell may be a value or a list of them."""
     texts, images = (value if isinstance(value, list) else [value] for value in (row.get(text), row.get(image)))
-    made = []
+    inputs = []
     for i in range(max(len(texts), len(images))):
         words = (texts[i] if i < len(texts) else None) or ""
         shown = (images[i] if i < len(images) else None) or None
-        said = words.replace(MARK, "").strip() or None
-        if said is not None or shown is not None:
-            made.append(Input(said, shown))
-    return made
+        cleaned = words.replace(MARK, "").strip() or None
+        if cleaned is not None or shown is not None:
+            inputs.append(Input(cleaned, shown))
+    return inputs
 
 
 def example_of(
     row: dict[str, Any], name: str, bad: Collection[str], config: TrainConfig, rng: random.Random
 ) -> Example | None:
-    """A row with its negatives drawn; None where an image of `bad` spoils it, or a side is empty."""
+    """A row with its negatives sampled; None where an image of `bad` spoils it, or a side is empty."""
     queries, positives = read_side(row, "qry", "qry_image_path"), read_side(row, "pos_text", "pos_image_path")
     if not queries or not positives or {queries[0].image, positives[0].image} & set(bad):
         return None
     others = [item for item in read_side(row, "neg_text", "neg_image_path") if item.image not in bad]
-    drawn = rng.sample(others, min(config.negatives, len(others)))
-    return Example(name, queries[0], (positives[0], *drawn), (queries[0],))
+    sampled = rng.sample(others, min(config.negatives, len(others)))
+    return Example(name, queries[0], (positives[0], *sampled), (queries[0],))
 
 
 class TablePool:
@@ -74,15 +75,15 @@ class TablePool:
         self.name, self.table, self.images, self.config = name, table.select(chosen), images, config
         self.rows = len(chosen)
 
-    def indices(self, place: int, size: int) -> list[int]:
+    def indices(self, batch: int, size: int) -> list[int]:
         """Whole batches of each epoch's own order."""
-        epoch, part = divmod(place, self.rows // size)
+        epoch, part = divmod(batch, self.rows // size)
         order = permutation(self.rows, self.config.seed, epoch)
         return [int(row) for row in order[part * size : (part + 1) * size]]
 
     def others(self, taken: Collection[int], count: int, rng: random.Random) -> list[int]:
-        """`count` more rows, drawn; fewer where no more are left."""
-        return drawn_others(self.rows, taken, count, rng)
+        """`count` more rows, sampled; fewer where no more are left."""
+        return sample_others(self.rows, taken, count, rng)
 
     def examples(self, indices: Sequence[int], step: int, bad: Collection[str]) -> list[Example | None]:
         """These rows with the negatives of this step."""
@@ -137,27 +138,27 @@ def open_source(source: SourceConfig, config: TrainConfig, work: str | Path) -> 
     """
     import datasets
 
-    place = str(Path(work) / source.path[2:]) if source.path.startswith("./") else source.path
+    path = str(Path(work) / source.path[2:]) if source.path.startswith("./") else source.path
     images = Path(model_place(source.images, work))
-    reader, options = _reader(Path(place), source)
+    reader, options = _reader(Path(path), source)
     try:
         table = datasets.load_dataset(reader, **options)
     except Exception as error:  # datasets raises whatever its reader or connection raises
-        said = " ".join(str(error).split())[:300]
-        raise ArtifactError(f"cannot open the source {place}: {said}") from error
+        message = " ".join(str(error).split())[:300]
+        raise ArtifactError(f"cannot open the source {path}: {message}") from error
     known = [name for name in COLUMNS if name in (table.column_names or ())]
     if "qry" not in known or not {"pos_text", "pos_image_path"} & set(known):
-        raise TrainingError(f"{place} has no columns qry and pos_text or pos_image_path; rename its columns")
+        raise TrainingError(f"{path} has no columns qry and pos_text or pos_image_path; rename its columns")
     table = table.select_columns(known)
-    name = Path(place).stem
+    name = Path(path).stem
     if source.rows is not None and source.rows < len(table):
         table = table.select(np.sort(np.random.default_rng([config.seed, 37]).permutation(len(table))[: source.rows]))
-    kinds: dict[tuple[bool, ...], list[int]] = {}
+    kinds: dict[tuple[str, ...], list[int]] = {}
     for i, row in enumerate(table):
         sides = [*read_side(row, "qry", "qry_image_path")[:1], *read_side(row, "pos_text", "pos_image_path")[:1]]
         if len(sides) < 2:
-            raise TrainingError(f"row {i} of {place} has an empty query or positive; take it out")
-        kinds.setdefault(tuple(part is not None for side in sides for part in side), []).append(i)
+            raise TrainingError(f"row {i} of {path} has an empty query or positive; take it out")
+        kinds.setdefault(tuple(side.kind for side in sides), []).append(i)
     pools: list[TrainDataset] = [
         TablePool(name, table, chosen, images, config, source.prompt) for chosen in kinds.values()
     ]
@@ -175,24 +176,24 @@ def source_fingerprint(source: SourceConfig, work: str | Path) -> str:
     """
     import datasets
 
-    place = Path(work) / source.path[2:] if source.path.startswith("./") else Path(source.path)
-    reader, options = _reader(place, source)
+    path = Path(work) / source.path[2:] if source.path.startswith("./") else Path(source.path)
+    reader, options = _reader(path, source)
     if "data_files" in options:
-        told = [f"{Path(file).name} {sha256_of(file)}" for file in options["data_files"]]
-        return sha256("\n".join(told).encode()).hexdigest()[:16]
+        hashes = [f"{Path(file).name} {sha256_of(file)}" for file in options["data_files"]]
+        return sha256("\n".join(hashes).encode()).hexdigest()[:16]
     try:
         # the commit that the revision stands for today
-        found = datasets.load_dataset_builder(reader, source.name, revision=source.revision).hash
+        commit = datasets.load_dataset_builder(reader, source.name, revision=source.revision).hash
     except Exception as error:  # datasets raises whatever its connection raises
-        said = " ".join(str(error).split())[:300]
-        raise ArtifactError(f"cannot open the source {place}: {said}") from error
-    return f"{source.path}@{found}"
+        message = " ".join(str(error).split())[:300]
+        raise ArtifactError(f"cannot open the source {path}: {message}") from error
+    return f"{source.path}@{commit}"
 
 
-def _reader(place: Path, source: SourceConfig) -> tuple[str, dict[str, Any]]:
+def _reader(path: Path, source: SourceConfig) -> tuple[str, dict[str, Any]]:
     """The loader's name for `load_dataset`, and its options."""
-    files = sorted(p for p in place.rglob("*") if p.suffix in FILES) if place.is_dir() else [place]
-    if place.exists() and files and files[0].suffix in FILES:
+    files = sorted(p for p in path.rglob("*") if p.suffix in FILES) if path.is_dir() else [path]
+    if path.exists() and files and files[0].suffix in FILES:
         kind = files[0].suffix
         return FILES[kind], {"data_files": [str(file) for file in files if file.suffix == kind], "split": "train"}
     return source.path, {"name": source.name, "split": source.split, "revision": source.revision}

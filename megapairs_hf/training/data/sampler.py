@@ -41,16 +41,16 @@ def sibling_order(queries: np.ndarray, seed: int, epoch: int, siblings: int) -> 
     order = order[np.argsort(queries[order], kind="stable")]
     sorted_queries = queries[order]
     begins = np.append(True, sorted_queries[1:] != sorted_queries[:-1])
-    places = np.arange(len(order))
-    within = places - np.maximum.accumulate(np.where(begins, places, 0))
+    positions = np.arange(len(order))
+    within = positions - np.maximum.accumulate(np.where(begins, positions, 0))
     groups = np.cumsum(within % siblings == 0) - 1
     keys = np.random.default_rng([seed, epoch, siblings]).permutation(int(groups[-1]) + 1)
     result: np.ndarray = order[np.argsort(keys[groups], kind="stable")]
     return result
 
 
-def drawn_others(rows: int, taken: Collection[int], count: int, rng: random.Random) -> list[int]:
-    """Rows that are not taken, drawn without replacement; fewer than `count` only where no more are left.
+def sample_others(rows: int, taken: Collection[int], count: int, rng: random.Random) -> list[int]:
+    """Rows that are not taken, sampled without replacement; fewer than `count` only where no more are left.
 
     Args:
         rows: how many there are.
@@ -62,18 +62,18 @@ def drawn_others(rows: int, taken: Collection[int], count: int, rng: random.Rand
 
     gone = np.sort(np.fromiter(taken, int, len(taken)))
     left = rows - len(gone)
-    drawn = np.asarray(rng.sample(range(left), min(count, left)), int)
+    sampled = np.asarray(rng.sample(range(left), min(count, left)), int)
     # the k-th row that is left stands behind all gone ones that have at most k left before them
-    before = np.searchsorted(gone - np.arange(len(gone)), drawn, side="right")
-    return [int(row) for row in drawn + before]
+    before = np.searchsorted(gone - np.arange(len(gone)), sampled, side="right")
+    return [int(row) for row in sampled + before]
 
 
 def batch_rows(rows: int, config: LoopConfig, step: int) -> list[int]:
     """The rows of the batch of a step: whole batches of each epoch's own order."""
     per_epoch = rows // config.batch_size
-    epoch, place = divmod(step, per_epoch)
+    epoch, part = divmod(step, per_epoch)
     order = permutation(rows, config.seed, epoch)
-    return [int(row) for row in order[place * config.batch_size : (place + 1) * config.batch_size]]
+    return [int(row) for row in order[part * config.batch_size : (part + 1) * config.batch_size]]
 
 
 def own_part(rows: list[int], rank: int, world: int) -> list[int]:
@@ -82,8 +82,8 @@ def own_part(rows: list[int], rank: int, world: int) -> list[int]:
     return rows[rank * size : (rank + 1) * size]
 
 
-def drawn_pools(weights: Sequence[float], steps: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """From which pool the batch of each step is drawn, and how many batches of that pool came before.
+def sample_pools(weights: Sequence[float], steps: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """From which pool the batch of each step is sampled, and how many batches of that pool came before.
 
     Args:
         weights: of the pools.
@@ -114,5 +114,5 @@ def drawn_pools(weights: Sequence[float], steps: int, seed: int) -> tuple[np.nda
 
 def number(*values: str | None) -> int:
     """A hash of texts that is the same in every process."""
-    told = "\0".join("\1" if value is None else value for value in values)
-    return int.from_bytes(blake2b(told.encode(), digest_size=7).digest(), "big")
+    joined = "\0".join("\1" if value is None else value for value in values)
+    return int.from_bytes(blake2b(joined.encode(), digest_size=7).digest(), "big")

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from megapairs_hf.core.errors import TrainingError
-from megapairs_hf.training.data.dataset import Example, Input
-from megapairs_hf.training.data.sampler import drawn_others, number, sibling_order
+from megapairs_hf.core.inputs import Input
+from megapairs_hf.training.data.dataset import Example
+from megapairs_hf.training.data.sampler import number, sample_others, sibling_order
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -29,8 +30,8 @@ class TripletPool:
         self.triplets, self.config = triplets, config
         table = triplets.rows
         if config.relations:
-            wanted = set(config.relations)
-            table = table.select([i for i, names in enumerate(table["relation"]) if wanted & set(names)])
+            relations = set(config.relations)
+            table = table.select([i for i, names in enumerate(table["relation"]) if relations & set(names)])
         self.table = table
         self.rows = len(table)
         self.prompt: str | None = None
@@ -48,36 +49,38 @@ class TripletPool:
             names = zip(images["image_id"], images[config.cluster_column], strict=True)
             self.clusters = {name: str(cluster) for name, cluster in names if cluster is not None}
 
-    def indices(self, place: int, size: int) -> list[int]:
+    def indices(self, batch: int, size: int) -> list[int]:
         """Whole batches of each epoch's own order."""
-        epoch, part = divmod(place, self.rows // size)
+        epoch, part = divmod(batch, self.rows // size)
         if self.order[0] != epoch:
             order = sibling_order(self.queries, self.config.seed, epoch, self.config.group_siblings)
             self.order = (epoch, order)
         return [int(row) for row in self.order[1][part * size : (part + 1) * size]]
 
     def examples(self, indices: Sequence[int], step: int, bad: Collection[str]) -> list[Example | None]:
-        """One of the row's instructions and its negatives, drawn by seed, step and row."""
+        """One of the row's instructions and its negatives, sampled by seed, step and row."""
         columns = self.table[list(indices)]
-        made: list[Example | None] = []
+        examples: list[Example | None] = []
         together: dict[str, set[str]] = {}
         for query, target in zip(columns["q_img"], columns["t_img"], strict=True):
             together.setdefault(query, set()).add(target)
         for i, index in enumerate(indices):
             query, target, negatives = columns["q_img"][i], columns["t_img"][i], columns["hns"][i]
             if query in bad or target in bad:
-                made.append(None)
+                examples.append(None)
                 continue
             rng = random.Random(f"{self.config.seed}/{step}/{index}")
             texts = columns["q_text"][i]
-            drawn = Input(rng.choice(texts), query)
+            sampled = Input(rng.choice(texts), query)
             grouped = self.config.group_siblings > 1
             key = f"{self.config.seed}/{step}/{query if grouped else index}"
             near = together[query] if grouped else set()
             chosen = [target, *self._negatives([name for name in negatives if name not in bad], query, key, near)]
             same = tuple(Input(text, query) for text in texts)
-            made.append(Example(f"{query} -> {target}", drawn, tuple(Input(None, name) for name in chosen), same))
-        return made
+            examples.append(
+                Example(f"{query} -> {target}", sampled, tuple(Input(None, name) for name in chosen), same)
+            )
+        return examples
 
     def _negatives(self, names: list[str], query: str, key: str, near: Collection[str]) -> list[str]:
         # Siblings take each other's targets first and draw the rest alike, so that they share those images. The draw
@@ -89,13 +92,13 @@ class TripletPool:
         return (first + mined)[: self.config.negatives]
 
     def others(self, taken: Collection[int], count: int, rng: random.Random) -> list[int]:
-        """`count` more rows, drawn; fewer where no more are left."""
-        return drawn_others(self.rows, taken, count, rng)
+        """`count` more rows, sampled; fewer where no more are left."""
+        return sample_others(self.rows, taken, count, rng)
 
     def files(self, names: Sequence[str]) -> dict[str, bytes]:
         """The files of images by their ids."""
-        found: dict[str, bytes] = self.triplets.files(names)
-        return found
+        files: dict[str, bytes] = self.triplets.files(names)
+        return files
 
     def cluster(self, name: str) -> str:
         """The image's value in `cluster_column`, never the same as an id."""
