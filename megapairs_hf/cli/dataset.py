@@ -22,9 +22,7 @@ def dataset(parser: argparse.ArgumentParser) -> Prepare:
     reader = commands.add_parser("import", help=text, description=text)
     reader.add_argument("lines", metavar="LINES.jsonl", help="q_img, q_text, t_img, hns")
     reader.add_argument("images", metavar="FOLDER", help="what the paths in it are relative to")
-    reader.add_argument(
-        "--out", default="work/triplets", metavar="DIR", help="output (default: %(default)s)"
-    )
+    reader.add_argument("--out", default="work/triplets", metavar="DIR", help="output (default: %(default)s)")
     reader.add_argument("--validation", metavar="F.jsonl", help="lines of the validation split")
     reader.add_argument("--overwrite", action="store_true", help="overwrite what is there")
     add_settings(reader, ImportConfig)
