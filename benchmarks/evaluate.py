@@ -24,7 +24,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from megapairs_hf.core.inputs import Input
 from megapairs_hf.evaluation.benchmarks.base import Benchmark, Query
-from megapairs_hf.evaluation.benchmarks.mmeb import MMEBConfig, read_mmeb
+from megapairs_hf.evaluation.benchmarks.mmeb import read_data_set
+from megapairs_hf.evaluation.benchmarks.spec import read_spec
 from megapairs_hf.evaluation.metrics import average_precision_at_k, recall_at_k
 from megapairs_hf.evaluation.rank import EmbeddingScorer, rank
 
@@ -122,7 +123,7 @@ def time_mmeb(sets: int) -> None:
             for n, some in enumerate(drawn)
         ]
         start = time.perf_counter()
-        benchmark = read_mmeb("VOC2007", MMEBConfig(), rows)
+        benchmark = read_data_set("VOC2007", read_spec("mmeb"), "nowhere", rows)
         gallery = unit(rng, len(benchmark.gallery), 64)
         encoded += len(gallery)
         rank(benchmark, EmbeddingScorer(unit(rng, MMEB_ROWS, 64), gallery), 10)

@@ -5,9 +5,9 @@
 Each process encodes its share of the galleries, the first one ranks and writes.
 """
 
+import runpy
 import sys
 
-from megapairs_hf.cli import main
-
 if __name__ == "__main__":
-    sys.exit(main(["eval", *sys.argv[1:]]))
+    sys.argv[1:1] = ["eval"]
+    runpy.run_module("megapairs_hf", run_name="__main__")

@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 
 from megapairs_hf.artifacts.artifact import open_artifact
-from megapairs_hf.cli.eval import protocol_flags, specs_of
 from megapairs_hf.core.errors import ConfigError, MegaPairsError
 from megapairs_hf.evaluation.benchmarks.check_data import data_folder
 from megapairs_hf.evaluation.benchmarks.load import read_benchmark
+from megapairs_hf.evaluation.benchmarks.spec import protocol_flags, read_specs
 from megapairs_hf.evaluation.fingerprints import folder_labels
 from megapairs_hf.evaluation.qualitative import draw_views, html_sheet, stored_rankings
 from megapairs_hf.evaluation.run import limited
@@ -42,24 +42,23 @@ def main() -> int:
 
 def draw(options: argparse.Namespace) -> None:
     """Write a page for each part."""
-    options.benchmarks = [options.benchmark]
-    specs = specs_of(options)
-    if not specs:
+    [spec] = read_specs([options.benchmark], options.split, options.changes)
+    if spec.benchmark == "mmeb":
         raise ConfigError("sheets show one gallery for all queries; name circo, cirr, fashioniq or genecis")
     tables = {folder: open_artifact(folder, "results").table().to_pylist() for folder in options.results}
     labels = folder_labels(options.results)
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
-    for whole in read_benchmark(specs[0], data_folder(options.data, specs[0])):
+    for whole in read_benchmark(spec, data_folder(options.data, spec)):
         benchmark = limited(whole, options.limit)
         ranked = {}
         for folder, rows in tables.items():
             # two folders may hold models of one name
             ranked |= stored_rankings(benchmark, rows, f"{labels[folder]}: " if len(tables) > 1 else "")
         views = draw_views(benchmark, ranked, options.count, options.seed, options.top)
-        place = out / "-".join(filter(None, (benchmark.name, benchmark.split, benchmark.part)))
-        place.with_suffix(".html").write_text(html_sheet(benchmark, views), encoding="utf-8")
-        print(place.with_suffix(".html"))
+        path = out / "-".join(filter(None, (benchmark.name, benchmark.split, benchmark.part)))
+        path.with_suffix(".html").write_text(html_sheet(benchmark, views), encoding="utf-8")
+        print(path.with_suffix(".html"))
 
 
 if __name__ == "__main__":

@@ -8,10 +8,10 @@ Choose α on another split than the one that is reported (WeiMoCIR, arXiv:2409.0
 import argparse
 import sys
 
-from megapairs_hf.cli.eval import protocol_flags, specs_of
 from megapairs_hf.core.errors import ConfigError, MegaPairsError
 from megapairs_hf.evaluation.benchmarks.check_data import data_folder
 from megapairs_hf.evaluation.benchmarks.load import read_benchmark
+from megapairs_hf.evaluation.benchmarks.spec import protocol_flags, read_specs
 from megapairs_hf.evaluation.encode import encode_gallery
 from megapairs_hf.evaluation.methods.zero_shot import encode_sides
 from megapairs_hf.evaluation.results_table import markdown_grid
@@ -43,11 +43,10 @@ def main() -> int:
 
 def run(options: argparse.Namespace) -> None:
     """One curve for each model and part of the benchmark."""
-    options.benchmarks = [options.benchmark]
-    specs = specs_of(options)
-    if not specs or not options.out.endswith((".svg", ".png")):
+    [spec] = read_specs([options.benchmark], options.split, options.changes)
+    if spec.benchmark == "mmeb" or not options.out.endswith((".svg", ".png")):
         raise ConfigError("name circo, cirr, fashioniq or genecis, and an --out that ends in .svg or .png")
-    benchmarks = [limited(one, options.limit) for one in read_benchmark(specs[0], data_folder(options.data, specs[0]))]
+    benchmarks = [limited(one, options.limit) for one in read_benchmark(spec, data_folder(options.data, spec))]
     curves = {}
     for name in options.models:
         model = load_model(name, options.loader, None, options.device)

@@ -7,13 +7,12 @@ What surprises: --data may be the folder of one benchmark or of several, where e
 from __future__ import annotations
 
 import functools
-from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.cli.flags import Parser
 from megapairs_hf.core import distributed
-from megapairs_hf.core.config import build_config, parse_value
+from megapairs_hf.core.config import build_config
 from megapairs_hf.core.dependencies import require
 from megapairs_hf.core.errors import ConfigError
 
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
 
-    from megapairs_hf.evaluation.benchmarks.mmeb import MMEBConfig
-    from megapairs_hf.evaluation.benchmarks.spec import BenchmarkSpec
     from megapairs_hf.evaluation.entry import ModelSource
 
 FLAGS = ("strategies", "top", "limit", "batch_size", "rerank", "rerank_top")
@@ -33,7 +30,7 @@ EPILOG = """examples:
              writes the file for the test server
   megapairs eval MODEL cirr --rerank yes-no --vlm NAME --vlm-urls URL
              --data DIR --out results
-  megapairs eval MODEL mmeb --set datasets='[GQA, VOC2007]' --data DIR
+  megapairs eval MODEL mmeb --set parts='[GQA, VOC2007]' --data DIR
              --out results
   megapairs eval check-data circo --data DIR
              what is there, and where to get the rest
@@ -54,6 +51,8 @@ def eval_command(words: list[str]) -> Callable[[], int]:
 
 
 def _benchmarks(words: list[str]) -> Callable[[], int]:
+    from megapairs_hf.evaluation.benchmarks.spec import protocol_flags
+
     parser = Parser("megapairs eval", description="A model on the benchmarks of the field.", epilog=EPILOG)
     parser.add_argument("model", metavar="MODEL", help="folder or Hub id")
     parser.add_argument("benchmarks", metavar="BENCHMARK", nargs="+", help="name, or a file such as eval/circo.yaml")
@@ -82,15 +81,9 @@ def _benchmarks(words: list[str]) -> Callable[[], int]:
     return functools.partial(measure_benchmarks, parser.parse_args(words))
 
 
-def protocol_flags(parser: argparse.ArgumentParser) -> None:
-    """Where a benchmark is, and what is changed of its protocol."""
-    parser.add_argument("--data", required=True, metavar="DIR", help="annotations and images")
-    parser.add_argument("--split", metavar="S", help="instead of the file's")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="changes",
-                        help="a setting instead of the file's, such as prompt=searle; may be repeated")  # fmt: skip
-
-
 def _check_data(words: list[str]) -> Callable[[], int]:
+    from megapairs_hf.evaluation.benchmarks.spec import protocol_flags
+
     parser = Parser(
         "megapairs eval check-data", description="What of a benchmark is there, and where to get the rest."
     )
@@ -101,12 +94,9 @@ def _check_data(words: list[str]) -> Callable[[], int]:
 
     def call() -> int:
         from megapairs_hf.evaluation.benchmarks.check_data import data_folder, examine, report
-        from megapairs_hf.evaluation.benchmarks.mmeb_check import examine_mmeb, mmeb_report
+        from megapairs_hf.evaluation.benchmarks.spec import read_specs
 
-        mmeb = mmeb_of(options)
-        if mmeb is not None:
-            print(mmeb_report(mmeb[0], examine_mmeb(*mmeb, quick=options.quick), options.data))  # noqa: T201
-        for spec in specs_of(options):
+        for spec in read_specs(options.benchmarks, options.split, options.changes):
             data = data_folder(options.data, spec)
             print(report(spec, data, examine(spec, data, quick=options.quick)))  # noqa: T201
         return 0
@@ -118,16 +108,15 @@ def measure_benchmarks(options: argparse.Namespace) -> int:
     """Measure, write, and print."""
     require("models", "eval")
     from megapairs_hf.artifacts.workspace import read_results
+    from megapairs_hf.evaluation.benchmarks.spec import read_specs
     from megapairs_hf.evaluation.config import EvalConfig
     from megapairs_hf.evaluation.entry import evaluate
     from megapairs_hf.evaluation.results_table import tables
 
     config = build_config(EvalConfig, run_values(options), "megapairs eval")
-    mmeb = mmeb_of(options)
-    protocols: list[str | BenchmarkSpec | MMEBConfig] = [*specs_of(options), *([mmeb[0]] if mmeb is not None else [])]
     evaluate(
         {options.name or options.model: functools.partial(model_source, options)},
-        protocols,
+        read_specs(options.benchmarks, options.split, options.changes),
         out=options.out,
         data=options.data,
         config=config,
@@ -171,51 +160,6 @@ def run_values(options: argparse.Namespace) -> dict[str, Any]:
     return values
 
 
-def specs_of(options: argparse.Namespace) -> list[BenchmarkSpec]:
-    """The protocols that the words name, with what --split and --set change.
-
-    Raises:
-        ConfigError: a change is not `key=value`, or no setting; or one split is named twice.
-    """
-    from megapairs_hf.evaluation.benchmarks.load import is_mmeb
-    from megapairs_hf.evaluation.benchmarks.spec import BenchmarkSpec, read_spec
-
-    hints = get_type_hints(BenchmarkSpec)
-    changes: dict[str, Any] = {"split": options.split} if options.split else {}
-    for word in options.changes:
-        key, equals, value = word.partition("=")
-        if not equals:
-            known = ", ".join(field.name for field in fields(BenchmarkSpec))
-            raise ConfigError(f"--set {word} must be key=value; keys: {known}")
-        # a prompt such as {caption} would be a mapping in YAML
-        changes[key] = value if hints.get(key) is str else parse_value(value)
-    specs = [read_spec(name, changes) for name in options.benchmarks if not is_mmeb(name)]
-    named = [f"{spec.benchmark} {spec.split}" for spec in specs]
-    twice = [name for name in named if named.count(name) > 1]
-    if twice:
-        raise ConfigError(f"{twice[0]} is named twice; measure each protocol in a command and --out of its own")
-    return specs
-
-
-def mmeb_of(options: argparse.Namespace) -> tuple[MMEBConfig, Path] | None:
-    """MMEB's settings and their file, where it is asked for.
-
-    Raises:
-        ConfigError: an option that MMEB does not have, or a change in a command that names other benchmarks too.
-    """
-    from megapairs_hf.evaluation.benchmarks.load import is_mmeb
-    from megapairs_hf.evaluation.benchmarks.mmeb import mmeb_settings
-    from megapairs_hf.evaluation.benchmarks.spec import spec_file
-
-    named = [name for name in options.benchmarks if is_mmeb(name)]
-    if not named:
-        return None
-    if options.split or (options.changes and len(options.benchmarks) > 1):
-        raise ConfigError("mmeb has no --split, and takes --set in a command of its own only")
-    path = spec_file(named[0])
-    return mmeb_settings(path, options.data, options.changes), path
-
-
 def submission(words: list[str]) -> Callable[[], int]:
     """`megapairs eval --check-submission FILE`."""
     parser = Parser("megapairs eval", description="What is wrong with a file for a test server.")
@@ -236,7 +180,7 @@ def check(options: argparse.Namespace) -> int:
     if options.data and kind.startswith("CIR"):
         name = "circo" if kind == "CIRCO" else "cirr"
         spec = read_spec(name, {"split": "test" if name == "circo" else "test1"})
-        known = Known.of(read_benchmark(spec, data_folder(options.data, spec), check=False)[0])
+        known = Known.of(next(iter(read_benchmark(spec, data_folder(options.data, spec), check=False))))
     kind, wrong = check_submission(options.file, known)
     lines = [f"{options.file}: {kind}, " + ("nothing wrong" if not wrong else f"{len(wrong)} things wrong")]
     lines += [f"  - {sentence}" for sentence in wrong]

@@ -30,6 +30,7 @@ RUNTIME_ONLY: dict[str, bool] = {"how": True}
 RENAMED = {
     "band": "similarity_range",
     "band_kind": "range_kind",
+    "datasets": "parts",
     "demonstrations": "num_few_shot",
     "licence": "license",
     "max_tokens": "max_new_tokens",

@@ -80,8 +80,8 @@ class EvalConfig:
     batch_size: int = field(default=128, metadata=RUNTIME_ONLY)
     rerank: tuple[str, ...] = ()
     rerank_top: int = 10
-    vlm: AskConfig | None = None
-    llm: AskConfig | None = None
+    vlm: RequestConfig | None = None
+    llm: RequestConfig | None = None
 
     def __post_init__(self) -> None:
         require(self.queries == "edits" or bool(self.rules), "rules", [], "given for queries 'attributes'")
@@ -99,8 +99,8 @@ class EvalConfig:
         require(known, "rerank", list(self.rerank), f"some of {list(RERANKER_NAMES)}, each once")
         fits = not self.rerank or 2 <= self.rerank_top <= self.top
         require(fits, "rerank_top", self.rerank_top, f"from 2 to `top` ({self.top})")
-        asks = bool(self.rerank) or CIREVL in self.strategies
-        require(self.vlm is not None or not asks, "vlm", None, "the model that re-ranks and captions for CIReVL")
+        requests = bool(self.rerank) or CIREVL in self.strategies
+        require(self.vlm is not None or not requests, "vlm", None, "the model that re-ranks and captions for CIReVL")
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -115,7 +115,7 @@ def benchmark_config(**changes: Any) -> EvalConfig:
 
 
 @dataclass(frozen=True)
-class AskConfig:
+class RequestConfig:
     """Requests to a language model. All defaults are ours.
 
     Attributes:

@@ -96,12 +96,12 @@ class Cache:
         keys = [key_of(part, digests) for part in parts]
         distinct = dict(zip(reversed(keys), reversed(parts), strict=True))
         ordered = sorted(distinct)
-        places = {key: place for place, key in enumerate(ordered)}
+        rows = {key: row for row, key in enumerate(ordered)}
         artifact = self._artifact([distinct[key] for key in ordered], ordered, image, label)
         stored = artifact.arrays().astype(np.float32)
-        checked = sorted({place * (len(ordered) - 1) // (CHECKED - 1) for place in range(CHECKED)})
-        self._same_model(stored[checked], [distinct[ordered[place]] for place in checked], image, artifact.path)
-        return np.asarray(stored[[places[key] for key in keys]])
+        checked = sorted({row * (len(ordered) - 1) // (CHECKED - 1) for row in range(CHECKED)})
+        self._same_model(stored[checked], [distinct[ordered[row]] for row in checked], image, artifact.path)
+        return np.asarray(stored[[rows[key] for key in keys]])
 
     def _artifact(self, parts: list[Input], keys: list[str], image: Callable[[str], Any], label: str) -> Artifact:
         content = sha256("\n".join([self.fingerprint, self.config.transform, *keys]).encode()).hexdigest()[:16]

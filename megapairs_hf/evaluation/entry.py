@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 from megapairs_hf.artifacts.artifact import Artifact
 from megapairs_hf.artifacts.storage import PathLike, join
 from megapairs_hf.core import distributed
+from megapairs_hf.core.config import require as require_setting
 from megapairs_hf.core.dependencies import require
 from megapairs_hf.evaluation.benchmarks.check_data import data_folder
 from megapairs_hf.evaluation.benchmarks.corpus import read_corpus
-from megapairs_hf.evaluation.benchmarks.load import read_benchmark, read_protocol
-from megapairs_hf.evaluation.benchmarks.mmeb import MMEBConfig, read_all
-from megapairs_hf.evaluation.benchmarks.spec import BenchmarkSpec
+from megapairs_hf.evaluation.benchmarks.load import read_benchmark
+from megapairs_hf.evaluation.benchmarks.mmeb import read_mmeb
+from megapairs_hf.evaluation.benchmarks.spec import BenchmarkSpec, read_spec
 from megapairs_hf.evaluation.config import EvalConfig, benchmark_config
 from megapairs_hf.evaluation.embedding_cache import Cache
 from megapairs_hf.evaluation.fingerprints import benchmark_digest, commit_of, mmeb_digests, model_digest
@@ -64,7 +65,7 @@ class Plan:
 
 def evaluate(
     model: Any,
-    benchmarks: Artifact | str | BenchmarkSpec | MMEBConfig | Sequence[str | BenchmarkSpec | MMEBConfig],
+    benchmarks: Artifact | str | BenchmarkSpec | Sequence[str | BenchmarkSpec],
     *,
     out: PathLike,
     data: str = ".",
@@ -76,8 +77,8 @@ def evaluate(
     """Measure a model and write results, rankings, and the files for the test servers.
 
     Args:
-        model: anything with `encode`, such as `load_mmret(…)`; or models by name, as
-            `{name: ModelSource}`, or with functions that give a `ModelSource` once the benchmarks are read.
+        model: anything with `encode`, such as `load_mmret(…)`; or several by name, as `{name: ModelSource}` or with
+            functions that give a `ModelSource` once the benchmarks are read.
         benchmarks: names (`circo`, `cirr`, `fashioniq`, `genecis`, `mmeb`), files such as `eval/circo.yaml`, or
             protocols read from them; or a held-out corpus.
         out: output directory; `results.jsonl` in it has one record per number.
@@ -98,7 +99,7 @@ def evaluate(
     require("models", "eval")
     config = config or (EvalConfig() if isinstance(benchmarks, Artifact) else benchmark_config())
     plan = make_plan(benchmarks, data, config)
-    check_reachable([asked for asked in (config.vlm, config.llm) if asked is not None])
+    check_reachable(list(filter(None, (config.vlm, config.llm))))
     sources = model_sources(model, name)
 
     def make() -> list[Run]:
@@ -108,7 +109,7 @@ def evaluate(
             submit(runs, str(out))
         return runs
 
-    inputs = plan.inputs | {name: source.fingerprint for name, source in sources.items()}
+    inputs = plan.inputs | {key: source.fingerprint for key, source in sources.items()}
     artifact = write_runs(make, out=out, config=config, inputs=inputs, overwrite=overwrite)
     if distributed.is_main():
         check_written(plan.submitted, config.labels, str(out))
@@ -134,32 +135,33 @@ def make_plan(benchmarks: Any, data: str, config: EvalConfig) -> Plan:
         return Plan(
             {"corpus": benchmarks.fingerprint}, lambda: [limited(read_corpus(benchmarks, config), config.limit)]
         )
-    named = [benchmarks] if isinstance(benchmarks, str | BenchmarkSpec | MMEBConfig) else benchmarks
-    protocols = [read_protocol(one, data) if isinstance(one, str) else one for one in named]
+    named = [benchmarks] if isinstance(benchmarks, str | BenchmarkSpec) else benchmarks
+    specs = [read_spec(one) if isinstance(one, str) else one for one in named]
+    mmeb = [_pinned(spec) for spec in specs if spec.benchmark == "mmeb"]
     whole = [
         limited(benchmark, config.limit)
-        for spec in protocols
-        if isinstance(spec, BenchmarkSpec)
+        for spec in specs
+        if spec.benchmark != "mmeb"
         for benchmark in read_benchmark(spec, data_folder(data, spec))
     ]
     check_top(whole, config.top)
-    mmeb = [_pinned(one, config.limit) for one in protocols if isinstance(one, MMEBConfig)]
+    positive = config.limit is None or config.limit > 0
+    require_setting(positive, "limit", config.limit, "above 0, or left out for all")
     inputs = {label_of(benchmark): benchmark_digest(benchmark) for benchmark in whole}
-    for one in mmeb:
-        inputs |= mmeb_digests(one)
-    return Plan(inputs, lambda: _chain(whole, mmeb), whole)
+    for spec in mmeb:
+        inputs |= mmeb_digests(spec, data_folder(data, spec))
+
+    def read() -> Iterable[Benchmark]:
+        yield from whole
+        for spec in mmeb:
+            yield from read_mmeb(spec, data_folder(data, spec), limit=config.limit)
+
+    return Plan(inputs, read, whole)
 
 
-def _pinned(mmeb: MMEBConfig, limit: int | None) -> MMEBConfig:
+def _pinned(spec: BenchmarkSpec) -> BenchmarkSpec:
     """MMEB with its branch on the Hub pinned to a commit."""
-    revision = commit_of(mmeb.source, mmeb.revision, "dataset") or mmeb.revision
-    return replace(mmeb, revision=revision, limit=limit)
-
-
-def _chain(whole: Sequence[Benchmark], mmeb: Sequence[MMEBConfig]) -> Iterable[Benchmark]:
-    yield from whole
-    for one in mmeb:
-        yield from read_all(one)
+    return replace(spec, revision=commit_of(spec.source, spec.revision, "dataset") or spec.revision)
 
 
 def measure_models(

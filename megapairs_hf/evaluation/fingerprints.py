@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.artifacts import storage
 from megapairs_hf.artifacts.fingerprints import sha256_of
-from megapairs_hf.artifacts.storage import join
+from megapairs_hf.artifacts.storage import PathLike, join
 from megapairs_hf.core.errors import EvaluationError
 from megapairs_hf.core.progress import note
+from megapairs_hf.evaluation.benchmarks.mmeb import rows_source
+from megapairs_hf.evaluation.benchmarks.mmeb_means import SET
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from megapairs_hf.evaluation.benchmarks.base import Benchmark
-    from megapairs_hf.evaluation.benchmarks.mmeb import MMEBConfig
+    from megapairs_hf.evaluation.benchmarks.spec import BenchmarkSpec
 
 DIGITS = 16
 MAIN = "main"
@@ -37,11 +39,12 @@ def benchmark_digest(benchmark: Benchmark) -> str:
     return digest.hexdigest()[:DIGITS]
 
 
-def mmeb_digests(config: MMEBConfig) -> dict[str, str]:
+def mmeb_digests(spec: BenchmarkSpec, data: PathLike) -> dict[str, str]:
     """What decides the numbers of each data set, by `mmeb/NAME`: a hash of the rows or the commit, placeholder."""
-    local = storage.exists(config.source)
-    rows = {name: _rows_digest(config.source, name) if local else config.revision for name in config.names}
-    return {f"mmeb/{name}": f"{config.source}@{digest} {config.placeholder}".strip() for name, digest in rows.items()}
+    source = rows_source(spec, data)
+    local = storage.exists(source)
+    rows = {name: _rows_digest(source, name) if local else spec.revision for name in spec.parts or spec.all_parts}
+    return {f"{SET}{name}": f"{source}@{digest} {spec.placeholder}".strip() for name, digest in rows.items()}
 
 
 def model_digest(model: Any) -> str:

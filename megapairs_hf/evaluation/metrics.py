@@ -53,7 +53,7 @@ def average_precisions(hits: Sequence[Sequence[bool] | np.ndarray], targets: np.
 
 
 def bootstrap_means(values: np.ndarray, *, draws: int = 1000, seed: int = 0) -> np.ndarray:
-    """Means of samples of the queries, drawn with replacement; the same samples for every metric.
+    """Means of samples of the queries, sampled with replacement; the same samples for every metric.
 
     Args:
         values: [Q, M] of each query, by metric.

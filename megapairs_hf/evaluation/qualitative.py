@@ -1,7 +1,7 @@
-"""Qualitative sheets (MegaPairs, figure 6): what several models found first, side by side, right ones outlined.
+"""Qualitative results (MegaPairs, figure 6): what several models found first, side by side, right ones outlined.
 
-Queries are drawn by a seed, never chosen: a sheet of picked examples would say nothing. What surprises: the page holds
-its images itself and asks no server for anything, so it can be sent by mail; all text in it is escaped.
+Queries are sampled by a seed, never chosen: a page of picked examples would say nothing. What surprises: the page
+holds its images itself and loads nothing from a server, so it can be sent by mail; all text in it is escaped.
 """
 
 from __future__ import annotations
@@ -70,20 +70,20 @@ class View:
 def draw_views(
     benchmark: Benchmark, ranked: Mapping[str, Ranked], count: int = 10, seed: int = 0, top: int = TOP
 ) -> list[View]:
-    """Draw queries and take the first candidates of each model.
+    """Sample queries and take the first candidates of each model.
 
     Args:
         benchmark: the queries and their gallery.
         ranked: by model, rankings of these queries.
         count: queries.
-        seed: of the draw.
+        seed: random seed of the sample.
         top: candidates of each ranking.
 
     Raises:
         EvaluationError: there is no model, or a ranking is of other queries.
     """
     if not ranked or count < 1 or top < 1:
-        raise EvaluationError("a sheet needs at least one model, one query and one candidate; name them")
+        raise EvaluationError("a page needs at least one model, one query and one candidate; name them")
     for name, one in ranked.items():
         if len(one.tops) != len(benchmark.queries):
             raise EvaluationError(
@@ -145,8 +145,8 @@ def _rankings(
     return rankings
 
 
-def place_of(rank: int) -> str:
-    """Where the target stands, in words."""
+def rank_text(rank: int) -> str:
+    """The rank of the target, in words."""
     if rank == NOT_FOUND:
         return "target not in the gallery"
     return f"target at {rank}" if rank else "answer not public"
@@ -162,7 +162,7 @@ def html_sheet(benchmark: Benchmark, views: list[View], title: str = "") -> str:
     """
     name = escape(title or f"{benchmark.name} {benchmark.split}")
     body = "\n".join(_section(benchmark, view) for view in views)
-    note = f"Queries are drawn at random; right answers are outlined in green. {len(views)} queries."
+    note = f"Queries are sampled at random; right answers are outlined in green. {len(views)} queries."
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{name}</title><style>{STYLE}</style>'
         f"</head><body><h1>{name}</h1><p>{note}</p>\n{body}\n</body></html>\n"
@@ -172,11 +172,11 @@ def html_sheet(benchmark: Benchmark, views: list[View], title: str = "") -> str:
 def _section(benchmark: Benchmark, view: View) -> str:
     rows = []
     for model, (rank, candidates) in view.rankings.items():
-        target = place_of(rank)
+        target = rank_text(rank)
         figures = "".join(
             f'<figure class="{"right" if one.right else "other"}">{_img(benchmark, one.part)}'
-            f"<figcaption>{place}. {one.score:.3f}{' · right' if one.right else ''}</figcaption></figure>"
-            for place, one in enumerate(candidates, 1)
+            f"<figcaption>{position}. {one.score:.3f}{' · right' if one.right else ''}</figcaption></figure>"
+            for position, one in enumerate(candidates, 1)
         )
         rows.append(f'<div class="row"><h3>{escape(model)}<br><small>{target}</small></h3>{figures}</div>')
     part = view.query.input

@@ -1,8 +1,8 @@
-"""From rankings to result records: one record a number, with what it takes to compare it.
+"""From rankings to result records: one record per number, with what it takes to compare it.
 
 A benchmark in parts (the categories of FashionIQ, the tasks of GeneCIS) has a record for each part and one for the
-unweighted mean of the parts. What surprises: where parts are absent, or not every query was asked, the options of the
-record say `partial`, so that a smaller measurement never stands under the whole one's name.
+unweighted mean of the parts. What surprises: where parts are absent, or not every query was measured, the options of
+the record say `partial`, so that a smaller measurement never bears the whole one's name.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 DIGITS = 6
 # options that count something, and so add up over parts
-COUNTS = {"missing_images", "queries_left_out", "repeated_candidates", "asked", "unusable", "unusable_rerank"}
+COUNTS = {"missing_images", "queries_left_out", "repeated_candidates", "requests", "unusable", "unusable_rerank"}
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class About:
 
     Attributes:
         model: name or path of the model.
-        strategy: how a query became a vector.
+        strategy: how a query became an embedding.
         revision: of the model on the Hub, or its fingerprint.
         date: of the run, ISO.
     """
@@ -53,7 +53,7 @@ class Measured:
     """One benchmark, or one part of it, measured.
 
     Attributes:
-        benchmark: what was asked.
+        benchmark: what was measured.
         ranked: what came out.
         names: M metrics.
         values: [Q, M] of each query.
@@ -120,7 +120,7 @@ def map_cuts(benchmark: Benchmark) -> list[int]:
 
 
 def records_of(measured: Sequence[Measured], about: About) -> list[dict[str, Any]]:
-    """Records of a benchmark: of its groups, of its parts, and of the whole; one a number.
+    """Records of a benchmark: of its groups, of its parts, and of the whole; one per number.
 
     Args:
         measured: the benchmark, or those of its parts that were measured.
@@ -188,7 +188,7 @@ def _joined(options: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _groups(one: Measured, about: About) -> list[dict[str, Any]]:
-    """Records for each value of the queries' `group`, of the metrics that the benchmark tells by group."""
+    """Records for each value of the queries' `group`, of the metrics that the benchmark reports by group."""
     from dataclasses import replace
 
     names = [name for name in one.names if name in one.benchmark.group_metrics]

@@ -1,8 +1,8 @@
 """Result records as tables that compare models, for the report and for the cards.
 
 One table for each benchmark and split; one row for each strategy and model. What surprises: queries, gallery and
-options that all rows share stand once beside the table, and what differs stands in its row, so that two numbers that
-may not be compared are never shown as if they could.
+options that all rows share are given once beside the table, and what differs stands in its row, so that two numbers
+that may not be compared are never shown as if they could.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Table:
         columns: names of the metrics.
         rows: in the order image only, text only, fused, others; the base model first.
         stated: what all rows share.
-        uncertainty: the half width of a 95 % interval in points; 0 where the number of queries is not told.
+        uncertainty: the half width of a 95 % interval in points; 0 where the number of queries is not known.
         ties: tied scores in all rankings.
     """
 
@@ -161,8 +161,8 @@ def _mark_best(cells: list[Cell | None]) -> None:
 
 def _order(key: tuple[str, str, str]) -> tuple[int, str, int, str, str]:
     strategy, model, apart = key
-    place = STRATEGIES.index(strategy) if strategy in STRATEGIES else len(STRATEGIES)
-    return place, strategy, {BASE: 0, TRAINED: 1}.get(model, 2), model, apart
+    position = STRATEGIES.index(strategy) if strategy in STRATEGIES else len(STRATEGIES)
+    return position, strategy, {BASE: 0, TRAINED: 1}.get(model, 2), model, apart
 
 
 def _is_number(value: object) -> bool:

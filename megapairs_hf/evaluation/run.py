@@ -1,7 +1,7 @@
 """Benchmarks measured with a model, or with embeddings or scores that are there already; the results as an artifact.
 
 `run_benchmark` gives the records of one benchmark or part; `run_model` encodes, ranks and writes everything that one
-command asked for. What surprises: a split without public answers gives no record but its rankings, from which
+command names. What surprises: a split without public answers gives no record but its rankings, from which
 `submissions.py` makes the files for the benchmark's server.
 """
 
@@ -71,7 +71,7 @@ def run_benchmark(
         date: of the run; today where empty.
 
     Returns:
-        One record a number: `benchmark`, `split`, `metric`, `value` (from 0 to 1), `ci95` (bootstrap over the
+        One record per number: `benchmark`, `split`, `metric`, `value` (from 0 to 1), `ci95` (bootstrap over the
         queries), `queries`, `gallery`, `ties`, `options`, `group`, `model`, `revision`, `strategy`, `version`, `date`.
         Empty for a split whose answers are not public.
 
@@ -140,7 +140,7 @@ def _reranked(first: Run, how: str, config: EvalConfig) -> Run:
     assert config.vlm is not None
     again = RERANKERS[how](first.benchmark, first.ranked, config.vlm, config.rerank_top)
     options = {**first.benchmark.options, "rerank": f"{how}, first {config.rerank_top}", "reranker": config.vlm.model}
-    options |= {"asked": again.asked, "unusable_rerank": again.unusable}
+    options |= {"requests": again.requests, "unusable_rerank": again.unusable}
     about = replace(first.about, strategy=f"{first.about.strategy}, {how}")
     return Run(replace(first.benchmark, options=options), again.ranked, about)
 

@@ -1,4 +1,4 @@
-"""Scores that give no ranking: those that are no numbers, and those of a model that tells nothing from anything."""
+"""Scores that give no ranking: those that are no numbers, and those that are equal for every candidate."""
 
 from __future__ import annotations
 

@@ -8,10 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from megapairs_hf.core.config import build_config, read_yaml
-from megapairs_hf.core.errors import EvaluationError
-from megapairs_hf.evaluation.benchmarks.mmeb import IND, META_TASKS, OOD, TASKS, MMEBConfig, read_all, read_mmeb
-from megapairs_hf.evaluation.benchmarks.mmeb_means import mean_records, mmeb_means
+from megapairs_hf.core.errors import ConfigError, EvaluationError
+from megapairs_hf.evaluation.benchmarks.mmeb import read_data_set, read_mmeb
+from megapairs_hf.evaluation.benchmarks.mmeb_means import IND, META_TASKS, OOD, TASKS, mean_records, mmeb_means
+from megapairs_hf.evaluation.benchmarks.spec import read_spec
 from megapairs_hf.evaluation.config import benchmark_config
 from megapairs_hf.evaluation.results_table import mmeb_table
 from megapairs_hf.evaluation.run import records_of_runs, run_model
@@ -41,7 +41,7 @@ def test_there_are_36_data_sets_of_four_kinds():
 
 def test_each_distinct_candidate_is_one_entry_and_the_target_is_the_first():
     rows = [row(), row("dog", ("cat", "hen", "cat")), row("cow", ("dog", "cow"))]
-    made = read_mmeb("VOC2007", MMEBConfig(), rows)
+    made = read_data_set("VOC2007", read_spec("mmeb"), "nowhere", rows)
     assert [part.text for part in made.gallery.values()] == ["cat", "dog", "cow", "hen"]
     for query, target in zip(made.queries, ("cat", "dog", "cow"), strict=True):
         assert made.gallery[query.target].text == target
@@ -54,7 +54,7 @@ def test_each_distinct_candidate_is_one_entry_and_the_target_is_the_first():
 
 @pytest.mark.parametrize(("placeholder", "start"), [("", "Represent"), ("<image>", "<image>\nRepresent")])
 def test_the_placeholder_becomes_the_models_own(placeholder, start):
-    made = read_mmeb("VOC2007", MMEBConfig(placeholder=placeholder), [row()])
+    made = read_data_set("VOC2007", read_spec("mmeb", {"placeholder": placeholder}), "nowhere", [row()])
     assert made.queries[0].input.text.startswith(start)
     assert made.queries[0].input.image == "a.png"
     assert made.options["placeholder"] == placeholder
@@ -67,7 +67,7 @@ def test_a_candidate_is_its_image_and_its_caption_together():
         "tgt_text": ["<|image_1|> left", "<|image_1|> right", "<|image_1|> left"],
         "tgt_img_path": ["q.png", "q.png", "r.png"],
     }
-    made = read_mmeb("RefCOCO-Matching", MMEBConfig(), [pair])
+    made = read_data_set("RefCOCO-Matching", read_spec("mmeb"), "nowhere", [pair])
     assert [(part.image, part.text) for part in made.gallery.values()] == [
         ("q.png", "left"),
         ("q.png", "right"),
@@ -77,7 +77,7 @@ def test_a_candidate_is_its_image_and_its_caption_together():
 
 def test_one_empty_text_stands_for_all_images():
     alone = {"qry_text": "find it", "qry_img_path": "", "tgt_text": "", "tgt_img_path": ["a.png", "b.png"]}
-    made = read_mmeb("MSCOCO_t2i", MMEBConfig(), [alone])
+    made = read_data_set("MSCOCO_t2i", read_spec("mmeb"), "nowhere", [alone])
     assert [part.image for part in made.gallery.values()] == ["a.png", "b.png"]
     assert made.queries[0].input.image is None
 
@@ -85,8 +85,7 @@ def test_one_empty_text_stands_for_all_images():
 def test_a_line_separator_inside_a_text_ends_no_row(tmp_path):
     told = {**row(), "qry_text": "one\u2028two\u0085three"}
     (tmp_path / "VOC2007.jsonl").write_text(json.dumps(told, ensure_ascii=False) + "\n", encoding="utf-8")
-    config = MMEBConfig(source=str(tmp_path), images=str(tmp_path))
-    assert read_mmeb("VOC2007", config).queries[0].input.text == "one\u2028two\u0085three"
+    assert read_data_set("VOC2007", read_spec("mmeb"), tmp_path).queries[0].input.text == "one\u2028two\u0085three"
 
 
 @pytest.mark.parametrize("form", ["parquet", "jsonl", "json"])
@@ -100,7 +99,7 @@ def test_a_copy_on_disk_is_read(tmp_path, form):
         (tmp_path / f"VOC2007.{form}").write_text(text)
     (tmp_path / "images").mkdir()
     Image.new("RGB", (8, 6), "red").save(tmp_path / "images" / "a.png")
-    made = read_mmeb("VOC2007", MMEBConfig(source=str(tmp_path), images=str(tmp_path / "images")))
+    made = read_data_set("VOC2007", read_spec("mmeb"), tmp_path)
     assert len(made.queries) == 2
     assert made.image("a.png").size == (8, 6)
     with pytest.raises(EvaluationError, match=r"images\.zip"):
@@ -117,21 +116,21 @@ def test_bad_rows_are_named(tmp_path):
     ]
     for change, said in cases:
         with pytest.raises(EvaluationError, match=said):
-            read_mmeb("VOC2007", MMEBConfig(), [row() | change])
+            read_data_set("VOC2007", read_spec("mmeb"), "nowhere", [row() | change])
     with pytest.raises(EvaluationError, match="lacks tgt_text"):
-        read_mmeb("VOC2007", MMEBConfig(), [{k: v for k, v in row().items() if k != "tgt_text"}])
+        read_data_set("VOC2007", read_spec("mmeb"), "nowhere", [{k: v for k, v in row().items() if k != "tgt_text"}])
     with pytest.raises(EvaluationError, match="no rows"):
-        read_mmeb("VOC2007", MMEBConfig(), [])
+        read_data_set("VOC2007", read_spec("mmeb"), "nowhere", [])
     (tmp_path / "VOC2007.jsonl").write_text(json.dumps(row())[:40])
     with pytest.raises(EvaluationError, match="cut off"):
-        read_mmeb("VOC2007", MMEBConfig(source=str(tmp_path)))
+        read_data_set("VOC2007", read_spec("mmeb"), tmp_path)
     with pytest.raises(EvaluationError, match="has no rows of SUN397"):
-        read_mmeb("SUN397", MMEBConfig(source=str(tmp_path)))
+        read_data_set("SUN397", read_spec("mmeb"), tmp_path)
 
 
 def test_an_unknown_name_has_its_nearest_named():
-    with pytest.raises(EvaluationError, match="did you mean 'ImageNet-1K'"):
-        MMEBConfig(datasets=("ImageNet_1K",))
+    with pytest.raises(ConfigError, match="did you mean 'ImageNet-1K'"):
+        read_spec("mmeb", {"parts": ["ImageNet_1K"]})
 
 
 def test_means_are_plain_means_over_data_sets():
@@ -156,9 +155,9 @@ def test_a_partial_run_never_has_the_name_of_the_whole():
     assert whole["grounding"][1] == ""
 
 
-def test_the_settings_file_holds_all_data_sets(request):
-    config = build_config(MMEBConfig, read_yaml(request.config.rootpath / "eval" / "mmeb.yaml")["mmeb"])
-    assert set(config.names) == set(TASKS)
+def test_the_settings_file_names_no_part_and_so_all_data_sets():
+    spec = read_spec("mmeb")
+    assert set(spec.parts or spec.all_parts) == set(TASKS)
 
 
 class Words:
@@ -190,13 +189,16 @@ def copy(tmp_path):
             for target, said in (("cow", "cow"), ("hen", "hen"), ("fox", "dog"))
         ]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    names = ("VOC2007", "GQA")
-    return MMEBConfig(datasets=names, source=str(tmp_path), images=str(tmp_path / "images"))
+    return tmp_path
+
+
+def two_sets():
+    return read_spec("mmeb", {"parts": ["VOC2007", "GQA"]})
 
 
 def test_a_run_from_rows_to_the_table(copy):
     model = Words()
-    runs = run_model(read_all(copy), model, name="m", revision="1", config=benchmark_config(top=5))
+    runs = run_model(read_mmeb(two_sets(), copy), model, name="m", revision="1", config=benchmark_config(top=5))
     records = records_of_runs(runs)
     assert [record["value"] for record in records] == [pytest.approx(2 / 3, abs=1e-5)] * 2
     # three queries and six words a data set, whatever the rows repeat
@@ -209,7 +211,7 @@ def test_a_run_from_rows_to_the_table(copy):
 
 def test_a_model_that_gives_constants_has_no_score(copy):
     with pytest.raises(EvaluationError, match="tells no candidate from another"):
-        run_model(read_all(copy), Words(constant=True), name="m")
+        run_model(read_mmeb(two_sets(), copy), Words(constant=True), name="m")
 
 
 def test_the_script_writes_results_and_prints_the_means(copy, tmp_path, monkeypatch, capsys, request):
@@ -217,7 +219,7 @@ def test_the_script_writes_results_and_prints_the_means(copy, tmp_path, monkeypa
 
     monkeypatch.setattr(loading, "load_model", lambda *_: Words())
     script = request.config.rootpath / "eval" / "run_mmeb.py"
-    words = ["m", "--data", copy.source, "--set", "datasets=[VOC2007, GQA]", "--cache", str(tmp_path / "cache")]
+    words = ["m", "--data", str(copy), "--set", "parts=[VOC2007, GQA]", "--cache", str(tmp_path / "cache")]
     monkeypatch.setattr(sys, "argv", [str(script), *words, "--out", str(tmp_path / "out")])
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(script), run_name="__main__")
@@ -228,7 +230,7 @@ def test_the_script_writes_results_and_prints_the_means(copy, tmp_path, monkeypa
 
 def test_the_script_tells_a_wrong_name_in_one_sentence(tmp_path, monkeypatch, capsys, request):
     script = request.config.rootpath / "eval" / "run_mmeb.py"
-    words = ["m", "--data", str(tmp_path), "--set", "datasets=[ImageNet_1K]", "--out", str(tmp_path / "out")]
+    words = ["m", "--data", str(tmp_path), "--set", "parts=[ImageNet_1K]", "--out", str(tmp_path / "out")]
     monkeypatch.setattr(sys, "argv", [str(script), *words])
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(script), run_name="__main__")

@@ -56,22 +56,23 @@ def test_all_four_end_to_end_by_one_command(models, data, tmp_path, capsys):
 
 
 def test_a_loaded_model_has_the_numbers_of_the_command_and_is_measured_once(models, data, tmp_path, monkeypatch):
-    words = ["eval", f"{models}/clip", "cirr", "mmeb", "--data", str(data), "--limit", "2"]
+    (tmp_path / "gqa.yaml").write_text((ROOT / "eval/mmeb.yaml").read_text().replace("parts: []", "parts: [GQA]"))
+    chosen = ["cirr", str(tmp_path / "gqa.yaml")]
+    words = ["eval", f"{models}/clip", *chosen, "--data", str(data), "--limit", "2"]
     words += ["--out", str(tmp_path / "c")]
-    monkeypatch.setattr("megapairs_hf.evaluation.benchmarks.mmeb.TASKS", {"GQA": ("vqa", "ood")})
     assert main(words) == 0
     model = load_mmret(f"{models}/clip")
     arguments = {"data": str(data), "out": str(tmp_path / "p"), "config": benchmark_config(limit=2)}
-    evaluate(model, ["cirr", "mmeb"], **arguments)
+    evaluate(model, chosen, **arguments)
     of_command, of_python = results(tmp_path / "c"), results(tmp_path / "p")
     assert [(r["benchmark"], r["metric"], r["value"]) for r in of_command] == [
         (r["benchmark"], r["metric"], r["value"]) for r in of_python
     ]
     monkeypatch.setattr(model, "encode", None)
-    evaluate(model, ["cirr", "mmeb"], **arguments)
+    evaluate(model, chosen, **arguments)
     next(model.parameters()).data += 1
     with pytest.raises(StaleArtifactError, match=r"inputs\.model"):
-        evaluate(model, ["cirr", "mmeb"], **arguments)
+        evaluate(model, chosen, **arguments)
 
 
 @pytest.fixture
@@ -107,7 +108,7 @@ def test_changed_annotations_are_not_answered_by_old_numbers(models, tmp_path, c
     assert main(words) == 1
     assert "circo/val" in capsys.readouterr().err
     make_mmeb(tmp_path / "mmeb")
-    words = ["eval", f"{models}/clip", "mmeb", "--data", str(tmp_path), "--set", "datasets=[GQA]"]
+    words = ["eval", f"{models}/clip", "mmeb", "--data", str(tmp_path), "--set", "parts=[GQA]"]
     assert main([*words, "--out", str(tmp_path / "m")]) == 0
     file = tmp_path / "mmeb/GQA.jsonl"
     file.write_text(file.read_text().replace("word 9", "word 8"))
@@ -260,7 +261,7 @@ def test_the_stage_keeps_its_flags():
 
 
 def test_mmeb_by_the_same_command_says_that_it_is_partial(models, data, tmp_path, capsys):
-    words = ["eval", f"{models}/clip", "mmeb", "--data", str(data), "--set", "datasets=[VOC2007, GQA]"]
+    words = ["eval", f"{models}/clip", "mmeb", "--data", str(data), "--set", "parts=[VOC2007, GQA]"]
     assert main([*words, "--out", str(tmp_path / "o")]) == 0
     told = capsys.readouterr().out
     assert "| fused | all — partial (2 of 36, 6 of 2,000 queries) |" in told
@@ -333,7 +334,7 @@ def test_captions_and_reranking_stand_beside_the_other_strategies(models, data, 
     parts = {r["group"]: r for r in records if r["benchmark"] == "fashioniq" and r["strategy"] == labels[3]}
     told = whole["CIReVL, listwise"]["options"]
     assert (told["rerank"], told["reranker"], told["captioner"]) == ("listwise, first 3", "double", "double")
-    assert told["asked"] == sum(r["options"]["asked"] for group, r in parts.items() if group) > 0
+    assert told["requests"] == sum(r["options"]["requests"] for group, r in parts.items() if group) > 0
     table = open_artifact(tmp_path / "o").table().to_pylist()
     silent = {row["query"] for row in table if "is 1 longer" in row["text"]}
     assert len(silent) == 3

@@ -5,13 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from megapairs_hf.cli.eval import specs_of
 from megapairs_hf.core.config import build_config
 from megapairs_hf.core.errors import ConfigError, EvaluationError, StaleArtifactError
 from megapairs_hf.core.inputs import Input
 from megapairs_hf.evaluation.benchmarks.base import Benchmark, Query
 from megapairs_hf.evaluation.benchmarks.mmeb_means import mean_records
-from megapairs_hf.evaluation.benchmarks.spec import read_spec
+from megapairs_hf.evaluation.benchmarks.spec import read_spec, read_specs
 from megapairs_hf.evaluation.config import EvalConfig, benchmark_config
 from megapairs_hf.evaluation.encode import encode_inputs, encode_queries
 from megapairs_hf.evaluation.fingerprints import commit_of
@@ -257,9 +256,8 @@ def test_metrics_that_a_benchmark_does_not_have_are_refused(metric):
 def test_two_protocols_of_one_benchmark_are_not_averaged():
     with pytest.raises(EvaluationError, match="measured twice"):
         records_of_runs(run_model([toy("a", ("a", "b")), toy("a", ("a", "b"), 4)], Model(), name="m"))
-    words = argparse.Namespace(split=None, changes=[], benchmarks=["fashioniq", "eval/fashioniq.yaml"])
     with pytest.raises(ConfigError, match="fashioniq val is named twice"):
-        specs_of(words)
+        read_specs(["fashioniq", "eval/fashioniq.yaml"], None, [])
 
 
 def test_means_of_mmeb_keep_runs_apart():

@@ -11,7 +11,7 @@ from megapairs_hf.annotation.client.messages import Response
 from megapairs_hf.core.errors import EvaluationError, ServerUnavailableError
 from megapairs_hf.core.inputs import Input
 from megapairs_hf.evaluation.benchmarks.base import Benchmark, Query
-from megapairs_hf.evaluation.config import AskConfig
+from megapairs_hf.evaluation.config import RequestConfig
 from megapairs_hf.evaluation.methods import rerank
 from megapairs_hf.evaluation.methods.cirevl import caption_then_compose, parse_edited
 from megapairs_hf.evaluation.rank import EmbeddingScorer, rank
@@ -67,7 +67,7 @@ def serve():
     def start(answer):
         server = ChatDouble(answer=answer)
         servers.append(server)
-        return server, AskConfig("double", endpoint=Endpoint(urls=(server.url,), concurrency=4))
+        return server, RequestConfig("double", endpoint=Endpoint(urls=(server.url,), concurrency=4))
 
     yield start
     for server in servers:
@@ -89,7 +89,7 @@ def test_candidates_that_get_a_yes_stand_first(serve):
     assert after.ranked.tops[0] == ["p5", "p0", "p1", "p2", "p3", "p4", "p6", "p7"]
     assert after.ranked.hits[0][0]
     assert [sorted(new) for new in after.ranked.tops] == [sorted(old) for old in before.tops]
-    assert (after.asked, after.unusable, after.changed) == (21, 0, 2)
+    assert (after.requests, after.unusable, after.changed) == (21, 0, 2)
     assert len(server.bodies) == 21
 
 
@@ -103,7 +103,7 @@ def test_one_reply_orders_all_candidates(serve):
     server, config = serve(answer)
     after = rerank.listwise(made, first(made), config, top=8)
     assert after.ranked.ranks == [1, 1, 1]
-    assert (after.asked, after.unusable, after.changed) == (3, 0, 3)
+    assert (after.requests, after.unusable, after.changed) == (3, 0, 3)
     assert len(server.bodies) == 3
 
 
@@ -114,7 +114,7 @@ def test_useless_replies_keep_the_first_order_and_are_counted(serve):
     for work, asked in ((rerank.yes_no, 24), (rerank.listwise, 3)):
         after = work(made, before, config, top=8)
         assert after.ranked == before
-        assert (after.asked, after.unusable, after.changed) == (asked, asked, 0)
+        assert (after.requests, after.unusable, after.changed) == (asked, asked, 0)
 
 
 def test_the_subset_follows_the_new_order(serve):
@@ -186,7 +186,7 @@ def test_what_cannot_be_asked_is_refused(serve):
     texts = Benchmark("t", "val", made.queries, {name: Input(name) for name in SHADES}, made.image)
     with pytest.raises(EvaluationError, match="no image"):
         rerank.listwise(texts, first(made), config)
-    nobody = AskConfig("double", endpoint=Endpoint(urls=("http://127.0.0.1:9/v1",)))
+    nobody = RequestConfig("double", endpoint=Endpoint(urls=("http://127.0.0.1:9/v1",)))
     with pytest.raises(ServerUnavailableError, match="start the server"):
         rerank.listwise(made, first(made), nobody)
 
@@ -212,7 +212,7 @@ def test_the_example_of_the_document_runs(serve, request, tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     made = {"model": Model(), "benchmark": benchmark(), "endpoint": config.endpoint}
     exec(code, made)
-    assert (made["again"].asked, made["again"].unusable, made["again"].changed) == (3, 0, 3)
+    assert (made["again"].requests, made["again"].unusable, made["again"].changed) == (3, 0, 3)
     assert set(made["ranked"]) == {"sum", "CIReVL", "PDV"}
     assert "sum, re-ranked" in made["page"]
     assert (tmp_path / "alpha.svg").exists()

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.core.errors import EvaluationError, ImageRejectedError
 from megapairs_hf.core.progress import progress
-from megapairs_hf.evaluation.benchmarks import circo, cirr, fashioniq, genecis
+from megapairs_hf.evaluation.benchmarks import circo, cirr, fashioniq, genecis, mmeb
 from megapairs_hf.evaluation.benchmarks.files import NAMED, read_json
 from megapairs_hf.evaluation.benchmarks.load import read_benchmark
 from megapairs_hf.images.decode import decode_image
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from megapairs_hf.evaluation.benchmarks.spec import BenchmarkSpec, Source
 
@@ -36,12 +36,14 @@ class Need:
         files: annotation files; empty for a folder of images.
         folder: of the images.
         parts: whose images stand there; empty for all.
+        read: reads one of the files, or raises.
     """
 
     source: Source
     files: tuple[Path, ...] = ()
     folder: Path | None = None
     parts: tuple[str, ...] = ()
+    read: Callable[[Path], Any] = lambda path: read_json(path, object)
 
 
 @dataclass
@@ -92,6 +94,15 @@ def needs(spec: BenchmarkSpec, data: str | Path) -> list[Need]:
         captions, split, images = cirr.folders(data, spec)
         return [Need(sources[0], (captions, split)), Need(sources[1], folder=images)]
     parts = spec.parts or spec.all_parts
+    if spec.benchmark == "mmeb":
+        rows = {name: mmeb.rows_path(name, data) for name in parts}
+        there = tuple(name for name, path in rows.items() if path.exists())
+
+        def read(path: Path) -> Any:
+            return mmeb.read_data_set(path.name.removesuffix(path.suffix), spec, data)
+
+        folder = Path(data) / mmeb.IMAGES
+        return [Need(sources[0], tuple(rows.values()), read=read), Need(sources[1], folder=folder, parts=there)]
     if spec.benchmark == "fashioniq":
         root, images = fashioniq.folders(data, spec)
         names = [f"captions/cap.{part}.{spec.split}.json" for part in parts]
@@ -114,8 +125,8 @@ def data_folder(data: str | Path, spec: BenchmarkSpec) -> Path:
         spec: which.
     """
     own = Path(data) / spec.benchmark
-    places = [own, Path(data)] if own.is_dir() else [Path(data)]
-    return max(places, key=lambda place: sum(_begun(need) for need in needs(spec, place)))
+    folders = [own, Path(data)] if own.is_dir() else [Path(data)]
+    return max(folders, key=lambda folder: sum(_begun(need) for need in needs(spec, folder)))
 
 
 def _begun(need: Need) -> bool:
@@ -129,7 +140,7 @@ def _files(need: Need) -> Finding:
             finding.missing.append(str(path))
             continue
         try:
-            read_json(path, object)
+            need.read(path)
             finding.present += 1
         except EvaluationError as error:
             finding.unreadable.append(str(error))
@@ -137,6 +148,9 @@ def _files(need: Need) -> Finding:
 
 
 def _images(need: Need, spec: BenchmarkSpec, data: str | Path, quick: bool) -> Finding:
+    # rows on the Hub are not read to learn which images they name
+    if spec.source and not need.parts:
+        return Finding(need)
     try:
         benchmarks = read_benchmark(replace(spec, parts=need.parts or spec.parts), data, check=False)
     except EvaluationError:
@@ -145,13 +159,13 @@ def _images(need: Need, spec: BenchmarkSpec, data: str | Path, quick: bool) -> F
     missing = []
     for benchmark in benchmarks:
         images: Any = benchmark.image
-        names = [*benchmark.gallery, *(query.input.image or "" for query in benchmark.queries)]
-        for name in dict.fromkeys(names):
+        shown = [*benchmark.gallery.values(), *(query.input for query in benchmark.queries)]
+        for name in dict.fromkeys(one.image for one in shown if one.image is not None):
             path = images.find(name)
             if path is None:
                 missing.append(name)
             else:
-                paths[str(path)] = path
+                paths[str(path)] = Path(path)
     unreadable = [] if quick else broken_images(list(paths.values()))
     # crops of one image are one file
     absent = sorted({name.partition("@")[0] for name in missing})
@@ -174,30 +188,26 @@ def _fault(path: Path) -> str:
 
 
 def report(spec: BenchmarkSpec, data: str | Path, findings: Sequence[Finding]) -> str:
-    """The findings as a page to act on."""
-    return page(f"{spec.benchmark} {spec.split}", spec.benchmark, data, findings)
-
-
-def page(label: str, benchmark: str, data: str | Path, findings: Sequence[Finding]) -> str:
-    """Findings as text: what is there, and for the rest where to put it, where to get it, and its license.
+    """The findings as a page to act on: what is there, and for the rest where to put it, where to get it, its license.
 
     Args:
-        label: benchmark and split.
-        benchmark: as `megapairs eval` calls it.
+        spec: the protocol.
         data: the folder.
-        findings: one a part.
+        findings: one per need.
     """
-    lines = [f"{label} in {data} needs {len(findings)} things:", ""]
+    lines = [f"{spec.benchmark} {spec.split} in {data} needs {len(findings)} things:", ""]
     for number, finding in enumerate(findings, 1):
         lines += [f"{number}. {finding.need.source.what}: {_state(finding)}"]
         if not finding.complete:
             lines += _advice(finding)
         lines.append("")
     if all(finding.complete for finding in findings):
-        lines.append(f"All there. Next: megapairs eval MODEL {benchmark} --data {data} --out DIR")
+        lines.append(f"All there. Next: megapairs eval MODEL {spec.benchmark} --data {data} --out DIR")
     else:
         lines.append("Then look again with the same command. Nothing is downloaded for you: the licenses are between")
         lines.append("you and those who hold the rights.")
+    if spec.source and not findings[0].present:
+        lines.append(f"Without a copy of the rows they are read from {spec.source} on the Hub.")
     return "\n".join(lines)
 
 

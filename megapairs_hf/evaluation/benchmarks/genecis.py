@@ -86,11 +86,11 @@ def read_task(task: str, spec: BenchmarkSpec, data: str | Path, *, check: bool =
     return complete(benchmark, there, spec, images, SIZES.get(f"genecis/{task}", (0, 0)))
 
 
-def _query(row: dict[str, Any], number: int, task: str, spec: BenchmarkSpec, crops: Crops, place: str) -> Query:
-    reference = crops.add(row["reference"], task, place)
+def _query(row: dict[str, Any], number: int, task: str, spec: BenchmarkSpec, crops: Crops, label: str) -> Query:
+    reference = crops.add(row["reference"], task, label)
     if not isinstance(row["gallery"], list):
-        raise EvaluationError(f"{place}: `gallery` must be a list of images; get the file again")
-    candidates = tuple(dict.fromkeys(crops.add(item, task, place) for item in (row["target"], *row["gallery"])))
+        raise EvaluationError(f"{label}: `gallery` must be a list of images; get the file again")
+    candidates = tuple(dict.fromkeys(crops.add(item, task, label) for item in (row["target"], *row["gallery"])))
     condition = str(row["condition"])
     return Query(
         key=str(number),
@@ -144,18 +144,18 @@ class Crops:
         self.boxes: dict[str, Box] = {}
         self.images = ImageFolder(self.root, self.files)
 
-    def add(self, item: Any, task: str, place: str) -> str:
+    def add(self, item: Any, task: str, label: str) -> str:
         """The id of an entry of the annotations."""
         key = "val_image_id" if task.endswith("object") else "image_id"
         if not isinstance(item, dict) or key not in item:
-            raise EvaluationError(f"{place}: an image has no `{key}`; get the file of {task} again")
+            raise EvaluationError(f"{label}: an image has no `{key}`; get the file of {task} again")
         name = str(item[key])
         if key == "val_image_id":
             self.files[name] = f"{int(name):012d}.jpg"
             return name
         box = item.get("instance_bbox")
         if not isinstance(box, list) or len(box) != BOX or min(box[2:]) <= 0:
-            raise EvaluationError(f"{place}: `instance_bbox` is {box!r}, not left, top, width, height; get it again")
+            raise EvaluationError(f"{label}: `instance_bbox` is {box!r}, not left, top, width, height; get it again")
         cut = f"{name}@{','.join(str(edge) for edge in box)}"
         self.files[cut] = f"{name}.jpg"
         self.boxes[cut] = (box[0], box[1], box[2], box[3])

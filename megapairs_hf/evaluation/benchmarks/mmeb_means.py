@@ -6,16 +6,63 @@ grounding. A mean over fewer data sets or fewer queries says `partial` wherever 
 
 from __future__ import annotations
 
+import difflib
 from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.core.errors import EvaluationError
-from megapairs_hf.evaluation.benchmarks.mmeb import IND, META_TASKS, OOD, ROWS, TASKS, known_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-
 SET = "mmeb/"
+# queries of each data set
+ROWS = 1000
+IND, OOD = "ind", "ood"
+
+# meta-task -> (in distribution, out of distribution)
+META_TASKS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "classification": (
+        ("ImageNet-1K", "N24News", "HatefulMemes", "VOC2007", "SUN397"),
+        ("Place365", "ImageNet-A", "ImageNet-R", "ObjectNet", "Country211"),
+    ),
+    "vqa": (
+        ("OK-VQA", "A-OKVQA", "DocVQA", "InfographicsVQA", "ChartQA", "Visual7W"),
+        ("ScienceQA", "VizWiz", "GQA", "TextVQA"),
+    ),
+    "retrieval": (
+        (
+            "VisDial",
+            "CIRR",
+            "VisualNews_t2i",
+            "VisualNews_i2t",
+            "MSCOCO_t2i",
+            "MSCOCO_i2t",
+            "NIGHTS",
+            "WebQA",
+        ),
+        ("FashionIQ", "Wiki-SS-NQ", "OVEN", "EDIS"),
+    ),
+    "grounding": (("MSCOCO",), ("RefCOCO", "RefCOCO-Matching", "Visual7W-Pointing")),
+}
+TASKS: dict[str, tuple[str, str]] = {
+    name: (meta, where)
+    for meta, sides in META_TASKS.items()
+    for where, names in zip((IND, OOD), sides, strict=True)
+    for name in names
+}
+
+
+def known_name(name: str) -> str:
+    """The name itself.
+
+    Raises:
+        EvaluationError: MMEB has no such data set; the nearest is named.
+    """
+    if name not in TASKS:
+        near = difflib.get_close_matches(name.replace("_", "-"), list(TASKS), n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]!r}?" if near else "known: " + ", ".join(TASKS)
+        raise EvaluationError(f"MMEB has no data set {name!r}; {hint}")
+    return name
 
 
 def mmeb_means(values: Mapping[str, float], counts: Mapping[str, int] | None = None) -> dict[str, tuple[float, str]]:

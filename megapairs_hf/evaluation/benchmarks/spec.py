@@ -1,6 +1,6 @@
 """What `eval/*.yaml` says of a benchmark: split, gallery, prompt, reference rule, and where its parts come from.
 
-One frozen dataclass for the four composed-retrieval benchmarks; MMEB has its own file. Everything by which two numbers
+One frozen dataclass for all benchmarks. Everything by which two numbers
 could differ is a field here and goes into the options of every result record. What surprises: a field that a benchmark
 has no use for is an error, because a setting that does nothing is believed to have done something.
 """
@@ -9,21 +9,41 @@ from __future__ import annotations
 
 import difflib
 import string
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
-from megapairs_hf.core.config import build_config, read_yaml, require
+from megapairs_hf.core.config import build_config, parse_value, read_yaml, require
 from megapairs_hf.core.errors import ConfigError, EvaluationError
 from megapairs_hf.core.shipped import is_bare, shipped
+from megapairs_hf.evaluation.benchmarks.mmeb_means import TASKS
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
 
 BENCHMARKS = ("circo", "cirr", "fashioniq", "genecis", "mmeb")
-SPLITS = {"circo": ("val", "test"), "cirr": ("val", "test1"), "fashioniq": ("val",), "genecis": ("val",)}
-GALLERIES = {"circo": ("all",), "cirr": ("split",), "fashioniq": ("all", "union"), "genecis": ("own",)}
+SPLITS = {
+    "circo": ("val", "test"),
+    "cirr": ("val", "test1"),
+    "fashioniq": ("val",),
+    "genecis": ("val",),
+    "mmeb": ("test",),
+}
+GALLERIES = {
+    "circo": ("all",),
+    "cirr": ("split",),
+    "fashioniq": ("all", "union"),
+    "genecis": ("own",),
+    "mmeb": ("own",),
+}
 PARTS = {
     "fashioniq": ("dress", "shirt", "toptee"),
     "genecis": ("focus_attribute", "change_attribute", "focus_object", "change_object"),
+    "mmeb": tuple(TASKS),
 }
+# of the benchmarks that have others than recall and mean average precision
+METRICS = {"cirr": ("recall@K", "map@K", "subset_recall@K"), "mmeb": ("precision@K",)}
 JOINS = ("mmret", "magiclens", "searle")
 SLOTS = {
     "circo": {"shared_concept", "relative_caption"},
@@ -80,18 +100,23 @@ class BenchmarkSpec:
     """A benchmark's protocol.
 
     Attributes:
-        benchmark: `circo`, `cirr`, `fashioniq` or `genecis`.
+        benchmark: `circo`, `cirr`, `fashioniq`, `genecis` or `mmeb`.
         split: of the benchmark.
         gallery: what is ranked: `all` (CIRCO: COCO 2017 unlabeled; FashionIQ: the whole split file), `union`
-            (FashionIQ: references and targets only, the easier "VAL" protocol), `split` (CIRR), `own` (GeneCIS).
-        prompt: a template, or the name of a published one (`mmret`, `magiclens`, `searle`).
+            (FashionIQ: references and targets only, the easier "VAL" protocol), `split` (CIRR), `own` (GeneCIS, MMEB).
+        prompt: a template, or the name of a published one (`mmret`, `magiclens`, `searle`); empty for MMEB, whose
+            queries bring their instruction.
         remove_reference: whether the query's own image is deleted from its ranking.
         metrics: the first is the headline.
         license: of the annotations.
         sources: where each part is had.
         join: FashionIQ, the two captions: `mmret` (", and "), `magiclens` (" and "), `searle` (both ways round).
-        parts: categories or tasks; empty for all.
-        allow_missing: measure with the images that are there, and record how many are not.
+        parts: categories, tasks, or data sets of MMEB; empty for all.
+        allow_missing: measure with the images that are there, and record how many are not (not MMEB).
+        placeholder: MMEB, what `<|image_1|>` in the texts becomes: nothing for CLIP and for models whose chat template
+            places the image, `<image>` for a LLaVA that is given plain text.
+        source: MMEB, the Hub data set that has the rows where `--data` has no copy.
+        revision: of it; pin a commit to compare runs.
     """
 
     benchmark: str
@@ -105,21 +130,36 @@ class BenchmarkSpec:
     join: str = ""
     parts: tuple[str, ...] = ()
     allow_missing: bool = False
+    placeholder: str = ""
+    source: str = ""
+    revision: str = ""
 
     def __post_init__(self) -> None:
         known_benchmark(self.benchmark)
-        require(self.benchmark in SPLITS, "benchmark", self.benchmark, f"one of {list(SPLITS)} in this kind of file")
         splits, galleries = SPLITS[self.benchmark], GALLERIES[self.benchmark]
         require(self.split in splits, "split", self.split, f"one of {list(splits)} for {self.benchmark}")
         require(self.gallery in galleries, "gallery", self.gallery, f"one of {list(galleries)} for {self.benchmark}")
-        known = PARTS.get(self.benchmark, ())
-        require(all(p in known for p in self.parts), "parts", list(self.parts), f"some of {list(known)}")
-        allowed = ("recall@K", "map@K", *(("subset_recall@K",) if self.benchmark == "cirr" else ()))
+        self._check_parts()
+        allowed = METRICS.get(self.benchmark, ("recall@K", "map@K"))
         right = bool(self.metrics) and all(_known_metric(name, allowed) for name in self.metrics)
         require(right, "metrics", list(self.metrics), f"some of {list(allowed)} for {self.benchmark}")
         joins = JOINS if self.benchmark == "fashioniq" else ("",)
         require(self.join in joins, "join", self.join, f"one of {list(joins)} for {self.benchmark}")
+        if self.benchmark == "mmeb":
+            require(not self.prompt, "prompt", self.prompt, "empty for mmeb, whose queries bring their instruction")
+            require(not self.allow_missing, "allow_missing", True, "false for mmeb")
+            return
+        for name in ("placeholder", "source", "revision"):
+            require(not getattr(self, name), name, getattr(self, name), f"absent for {self.benchmark}")
         _check_template(self)
+
+    def _check_parts(self) -> None:
+        known = self.all_parts
+        for name in self.parts:
+            near = difflib.get_close_matches(name.replace("_", "-"), known, n=1, cutoff=0.4)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            require(name in known, "parts", list(self.parts), f"some of {list(known)}{hint}")
+        require(len(set(self.parts)) == len(self.parts), "parts", list(self.parts), "each name once")
 
     @property
     def template(self) -> str:
@@ -207,3 +247,42 @@ def read_spec(name: str, changes: dict[str, Any] | None = None) -> BenchmarkSpec
     if "benchmark" not in values:
         raise ConfigError(f"{path}: `benchmark` is required; add one of {', '.join(BENCHMARKS)}")
     return build_config(BenchmarkSpec, values, str(path))
+
+
+def protocol_flags(parser: argparse.ArgumentParser) -> None:
+    """Where a benchmark is, and what is changed of its protocol."""
+    parser.add_argument("--data", required=True, metavar="DIR", help="annotations and images")
+    parser.add_argument("--split", metavar="S", help="instead of the file's")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="changes",
+                        help="a setting instead of the file's, such as prompt=searle; may be repeated")  # fmt: skip
+
+
+def read_specs(names: Sequence[str], split: str | None, changes: Sequence[str]) -> list[BenchmarkSpec]:
+    """The protocols of several benchmarks, with what `--split` and `--set` change.
+
+    Args:
+        names: of benchmarks, or paths of files.
+        split: instead of the files'; None for theirs.
+        changes: words such as `gallery=union`.
+
+    Raises:
+        ConfigError: a change is not `key=value`, or no setting; or one split is named twice.
+        EvaluationError: there is no such benchmark.
+    """
+    hints = get_type_hints(BenchmarkSpec)
+    values: dict[str, Any] = {"split": split} if split else {}
+    for word in changes:
+        key, equals, value = word.partition("=")
+        if not equals:
+            known = ", ".join(field.name for field in fields(BenchmarkSpec))
+            raise ConfigError(f"--set {word} must be key=value; keys: {known}")
+        # a prompt such as {caption} would be a mapping in YAML
+        values[key] = value if hints.get(key) is str else parse_value(value)
+    if changes and len(names) > 1 and any(Path(name).stem == "mmeb" for name in names):
+        raise ConfigError("mmeb takes --set in a command of its own only")
+    specs = [read_spec(name, values) for name in names]
+    protocols = [f"{spec.benchmark} {spec.split}" for spec in specs]
+    twice = [name for name in protocols if protocols.count(name) > 1]
+    if twice:
+        raise ConfigError(f"{twice[0]} is named twice; measure each protocol in a command and --out of its own")
+    return specs

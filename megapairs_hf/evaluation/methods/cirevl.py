@@ -1,7 +1,7 @@
 """CIReVL (arXiv:2310.09291): caption the reference image, let a language model edit the caption, search by text.
 
 What surprises: the language model never sees an image, and the retriever never sees the reference. A query whose
-replies are no use is searched by its own text, as `text only` does, and counted.
+responses are no use is searched by its own text, as `text only` does, and counted.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.core.errors import EvaluationError
-from megapairs_hf.evaluation.methods.vlm_client import ask_all, image_part, text_part, usable
+from megapairs_hf.evaluation.methods.vlm_client import image_part, request_all, text_part, usable
 
 if TYPE_CHECKING:
     from megapairs_hf.annotation.client.messages import Response
     from megapairs_hf.evaluation.benchmarks.base import Benchmark, Query
-    from megapairs_hf.evaluation.config import AskConfig
+    from megapairs_hf.evaluation.config import RequestConfig
 
 DESCRIBE = "Describe this image in one sentence. Reply with the sentence only."
 # after the prompt in CIReVL's appendix, in our words
@@ -34,9 +34,9 @@ class Composed:
     """Captions of composed queries.
 
     Attributes:
-        captions: of the reference image, one a query; empty where the reply was no use.
-        texts: of the changed image; the query's own text where a reply was no use.
-        unusable: queries with such a reply.
+        captions: of the reference image, one per query; empty where the response was no use.
+        texts: of the changed image; the query's own text where a response was no use.
+        unusable: queries with such a response.
     """
 
     captions: list[str]
@@ -44,7 +44,7 @@ class Composed:
     unusable: int
 
 
-def caption_then_compose(benchmark: Benchmark, captioner: AskConfig, composer: AskConfig) -> Composed:
+def caption_then_compose(benchmark: Benchmark, captioner: RequestConfig, composer: RequestConfig) -> Composed:
     """Caption each distinct reference once, and edit the captions.
 
     Args:
@@ -62,11 +62,11 @@ def caption_then_compose(benchmark: Benchmark, captioner: AskConfig, composer: A
     names = list(dict.fromkeys(query.input.image for query in benchmark.queries))
     if None in names:
         raise EvaluationError(f"{benchmark.name} has queries without an image, so there is nothing to caption")
-    replies = ask_all([_describe(benchmark, str(name), captioner) for name in names], captioner)
-    captions = {name: parse_caption(reply) for name, reply in zip(names, replies, strict=True)}
+    responses = request_all([_describe(benchmark, str(name), captioner) for name in names], captioner)
+    captions = {name: parse_caption(response) for name, response in zip(names, responses, strict=True)}
     captioned = [query for query in benchmark.queries if captions[query.input.image]]
-    edits = ask_all([_compose(query, captions[query.input.image]) for query in captioned], composer)
-    edited = {query.key: parse_edited(reply) for query, reply in zip(captioned, edits, strict=True)}
+    edits = request_all([_compose(query, captions[query.input.image]) for query in captioned], composer)
+    edited = {query.key: parse_edited(response) for query, response in zip(captioned, edits, strict=True)}
     return Composed(
         [captions[query.input.image] for query in benchmark.queries],
         [edited.get(query.key) or words_of(query) for query in benchmark.queries],
@@ -79,7 +79,7 @@ def words_of(query: Query) -> str:
     return query.caption or query.input.text or ""
 
 
-def _describe(benchmark: Benchmark, name: str, config: AskConfig) -> Any:
+def _describe(benchmark: Benchmark, name: str, config: RequestConfig) -> Any:
     return lambda: [image_part(benchmark.image(name), config.max_image_side), text_part(DESCRIBE)]
 
 
@@ -87,13 +87,13 @@ def _compose(query: Query, caption: str) -> Any:
     return lambda: [text_part(COMPOSE.format(caption=caption, text=words_of(query)))]
 
 
-def parse_caption(reply: Response) -> str:
-    """A caption of one line; empty where the reply is something else."""
-    text = reply.text.strip()
-    return text if usable(reply) and "\n" not in text and len(text) <= LONGEST else ""
+def parse_caption(response: Response) -> str:
+    """A caption of one line; empty where the response is something else."""
+    text = response.text.strip()
+    return text if usable(response) and "\n" not in text and len(text) <= LONGEST else ""
 
 
-def parse_edited(reply: Response) -> str:
-    """The one line that begins as asked; empty where there is none, or several."""
-    lines = EDITED.findall(reply.text) if usable(reply) else []
+def parse_edited(response: Response) -> str:
+    """The one line that begins as the prompt says; empty where there is none, or several."""
+    lines = EDITED.findall(response.text) if usable(response) else []
     return lines[0].strip() if len(lines) == 1 and len(lines[0]) <= LONGEST else ""

@@ -1,9 +1,9 @@
 """Re-ranking the first images of each ranking by a vision language model.
 
-`yes_no` asks about each candidate by itself, as SETR's second stage does (arXiv:2509.26012, there with LoRA);
-`listwise` shows all at once and asks for an order, with reasoning before it as in CoTRR (arXiv:2509.14746), in one
-request a query as SQUARE (arXiv:2509.26330). Prompts are ours. What surprises: a reply that is not exactly of the
-form asked for changes nothing, and is counted: a re-ranker whose replies are guessed at is measured by its parser.
+`yes_no` judges each candidate by itself, as SETR's second stage does (arXiv:2509.26012, there with LoRA);
+`listwise` shows all at once and wants an order, with reasoning before it as in CoTRR (arXiv:2509.14746), in one
+request per query as SQUARE (arXiv:2509.26330). Prompts are ours. What surprises: a response that is not exactly of the
+form wanted changes nothing, and is counted: a re-ranker whose responses are guessed at is measured by its parser.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from megapairs_hf.core.errors import EvaluationError
 from megapairs_hf.evaluation.benchmarks.base import Ranked
 from megapairs_hf.evaluation.methods.cirevl import words_of
-from megapairs_hf.evaluation.methods.vlm_client import ask_all, image_part, text_part, usable
+from megapairs_hf.evaluation.methods.vlm_client import image_part, request_all, text_part, usable
 from megapairs_hf.evaluation.rank import NOT_FOUND, first_rank
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from megapairs_hf.annotation.client.messages import Response
     from megapairs_hf.evaluation.benchmarks.base import Benchmark, Query
-    from megapairs_hf.evaluation.config import AskConfig
+    from megapairs_hf.evaluation.config import RequestConfig
 
 YES_NO = (
     "The first image is a reference. Wanted is an image like it, but changed like this: {text}\n"
@@ -44,52 +44,52 @@ class Reranked:
 
     Attributes:
         ranked: the new rankings; scores are the first stage's, beside their ids, and so no longer fall.
-        asked: requests.
-        unusable: replies that were no use.
+        requests: how many were sent.
+        unusable: responses that were no use.
         changed: queries whose order changed.
     """
 
     ranked: Ranked
-    asked: int
+    requests: int
     unusable: int
     changed: int
 
 
-def yes_no(benchmark: Benchmark, ranked: Ranked, config: AskConfig, top: int = 10) -> Reranked:
+def yes_no(benchmark: Benchmark, ranked: Ranked, config: RequestConfig, top: int = 10) -> Reranked:
     """Put candidates that the model says yes to before those that it says no to; otherwise the order stays.
 
-    A candidate whose reply is no use keeps its place.
+    A candidate whose response is no use keeps its place.
 
     Args:
         benchmark: the queries.
         ranked: their first rankings.
-        config: whom to ask.
-        top: how many candidates are asked about.
+        config: the model and its servers.
+        top: how many candidates are judged.
 
     Raises:
         EvaluationError: there are no images to show.
         ServerUnavailableError: the endpoint fails everything.
     """
     heads = _heads(benchmark, ranked, top)
-    questions = [
-        _question(benchmark, query, [name], YES_NO, config)
+    prompts = [
+        _prompt(benchmark, query, [name], YES_NO, config)
         for query, head in zip(benchmark.queries, heads, strict=True)
         for name in head
     ]
-    replies = iter(ask_all(questions, config))
-    verdicts = [[parse_yes_no(next(replies)) for _ in head] for head in heads]
+    responses = iter(request_all(prompts, config))
+    verdicts = [[parse_yes_no(next(responses)) for _ in head] for head in heads]
     orders = [order_by_verdicts(verdict) for verdict in verdicts]
     unusable = sum(one is None for verdict in verdicts for one in verdict)
-    return _reranked(benchmark, ranked, orders, len(questions), unusable)
+    return _reranked(benchmark, ranked, orders, len(prompts), unusable)
 
 
-def listwise(benchmark: Benchmark, ranked: Ranked, config: AskConfig, top: int = 10) -> Reranked:
-    """Order the first candidates by one reply a query; a query whose reply is no use keeps its order.
+def listwise(benchmark: Benchmark, ranked: Ranked, config: RequestConfig, top: int = 10) -> Reranked:
+    """Order the first candidates by one response per query; a query whose response is no use keeps its order.
 
     Args:
         benchmark: the queries.
         ranked: their first rankings.
-        config: whom to ask.
+        config: the model and its servers.
         top: how many candidates are shown.
 
     Raises:
@@ -98,14 +98,14 @@ def listwise(benchmark: Benchmark, ranked: Ranked, config: AskConfig, top: int =
     """
     heads = _heads(benchmark, ranked, top)
     rows = [row for row, head in enumerate(heads) if len(head) >= LEAST]
-    questions = [_question(benchmark, benchmark.queries[row], heads[row], LISTWISE, config) for row in rows]
+    prompts = [_prompt(benchmark, benchmark.queries[row], heads[row], LISTWISE, config) for row in rows]
     orders: list[Sequence[int]] = [range(len(head)) for head in heads]
     unusable = 0
-    for row, reply in zip(rows, ask_all(questions, config), strict=True):
-        order = parse_ranking(reply, len(heads[row]))
+    for row, response in zip(rows, request_all(prompts, config), strict=True):
+        order = parse_ranking(response, len(heads[row]))
         unusable += order is None
         orders[row] = orders[row] if order is None else order
-    return _reranked(benchmark, ranked, orders, len(questions), unusable)
+    return _reranked(benchmark, ranked, orders, len(prompts), unusable)
 
 
 def _heads(benchmark: Benchmark, ranked: Ranked, top: int) -> list[list[str]]:
@@ -121,7 +121,7 @@ def _heads(benchmark: Benchmark, ranked: Ranked, top: int) -> list[list[str]]:
     return heads
 
 
-def _question(benchmark: Benchmark, query: Query, names: Sequence[str], prompt: str, config: AskConfig) -> Any:
+def _prompt(benchmark: Benchmark, query: Query, names: Sequence[str], prompt: str, config: RequestConfig) -> Any:
     def make() -> list[dict[str, Any]]:
         images = [query.input.image, *(benchmark.gallery[name].image for name in names)]
         image_parts = [image_part(benchmark.image(str(image)), config.max_image_side) for image in images]
@@ -132,17 +132,17 @@ def _question(benchmark: Benchmark, query: Query, names: Sequence[str], prompt: 
     return make
 
 
-def parse_yes_no(reply: Response) -> bool | None:
-    """Whether the reply is yes or no, with or without a full stop; None for anything else."""
-    word = reply.text.strip().rstrip(".!").casefold()
-    return {"yes": True, "no": False}.get(word) if usable(reply) else None
+def parse_yes_no(response: Response) -> bool | None:
+    """Whether the response is yes or no, with or without a full stop; None for anything else."""
+    word = response.text.strip().rstrip(".!").casefold()
+    return {"yes": True, "no": False}.get(word) if usable(response) else None
 
 
-def parse_ranking(reply: Response, count: int) -> list[int] | None:
-    """Positions from 0 in the order of the reply's last line; None unless each of `count` stands there once."""
-    if not usable(reply):
+def parse_ranking(response: Response, count: int) -> list[int] | None:
+    """Positions from 0 in the order of the response's last line; None unless each of `count` stands there once."""
+    if not usable(response):
         return None
-    match = RANKING.match(reply.text.strip().splitlines()[-1].strip().strip("`*"))
+    match = RANKING.match(response.text.strip().splitlines()[-1].strip().strip("`*"))
     numbers = [int(n) - 1 for n in re.findall(r"\d+", match[1])] if match else []
     return numbers if sorted(numbers) == list(range(count)) else None
 
@@ -155,7 +155,7 @@ def order_by_verdicts(verdicts: Sequence[bool | None]) -> list[int]:
 
 
 def _reranked(
-    benchmark: Benchmark, ranked: Ranked, orders: Sequence[Sequence[int]], asked: int, unusable: int
+    benchmark: Benchmark, ranked: Ranked, orders: Sequence[Sequence[int]], requests: int, unusable: int
 ) -> Reranked:
     tops, scores, hits, ranks, subset_ranks, subset_tops = [], [], [], [], [], []
     for row, (query, order) in enumerate(zip(benchmark.queries, orders, strict=True)):
@@ -175,4 +175,4 @@ def _reranked(
         subset_ranks.append(ranked.subset_ranks[row] if best == NOT_FOUND else best)
     changed = sum(list(order) != list(range(len(order))) for order in orders)
     new = Ranked(tops, scores, ranks, hits, subset_ranks, ranked.ties, subset_tops)
-    return Reranked(new, asked, unusable, changed)
+    return Reranked(new, requests, unusable, changed)

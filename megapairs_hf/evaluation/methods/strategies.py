@@ -1,8 +1,8 @@
 """Strategies by name: from a model and the embeddings of a gallery to a scorer for `rank`.
 
-`fused` asks the model for image and text together; all others compose the embeddings of the two, by `zero_shot.py`,
+`fused` is image and text together by the model; all others compose the embeddings of the two, by `zero_shot.py`,
 `CIReVL` after a vision language model has captioned the images and a language model has edited the captions.
-What surprises: the embeddings of images and of texts are made once a benchmark, however many strategies use them.
+What surprises: the embeddings of images and of texts are made once per benchmark, however many strategies use them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from megapairs_hf.evaluation.rank import EmbeddingScorer, Scorer
 
 if TYPE_CHECKING:
     from megapairs_hf.evaluation.benchmarks.base import Benchmark
-    from megapairs_hf.evaluation.config import AskConfig
+    from megapairs_hf.evaluation.config import RequestConfig
 
 # the caption of a reference that has none, for PDV
 NO_CAPTION = "a photo"
@@ -62,8 +62,8 @@ class Scoring:
     benchmark: Benchmark
     gallery: np.ndarray
     batch_size: int = 128
-    vlm: AskConfig | None = None
-    llm: AskConfig | None = None
+    vlm: RequestConfig | None = None
+    llm: RequestConfig | None = None
     notes: dict[str, dict[str, Any]] = field(default_factory=dict)
     _sides: list[Sides] = field(default_factory=list)
 

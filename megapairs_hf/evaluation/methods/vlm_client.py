@@ -1,7 +1,7 @@
-"""Asking a vision language model about images of a benchmark, through the annotation's client.
+"""Requests to a vision language model about images of a benchmark, through the annotation's client.
 
-What surprises: an image is decoded and shrunk only when there is a place for its request, so that thousands of
-questions wait as numbers and not as images.
+What surprises: an image is decoded and shrunk only when its request is sent, so that thousands of
+prompts wait as ids and not as images.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from megapairs_hf.annotation.client.messages import Response
-    from megapairs_hf.evaluation.config import AskConfig
+    from megapairs_hf.evaluation.config import RequestConfig
 
 
-def ask_all(contents: Sequence[Callable[[], list[dict[str, Any]]]], config: AskConfig) -> list[Response]:
-    """Ask questions, many at a time.
+def request_all(contents: Sequence[Callable[[], list[dict[str, Any]]]], config: RequestConfig) -> list[Response]:
+    """Send requests, many at a time.
 
     Args:
-        contents: functions that make the parts of a message, called when there is a place.
-        config: whom to ask.
+        contents: functions that make the parts of a message, called when the request is sent.
+        config: the model and its servers.
 
     Returns:
-        One reply each, in their order; `refused` is set where the server will not answer one.
+        One response each, in their order; `refused` is set where the server refuses a request.
 
     Raises:
         ServerUnavailableError: every server refuses or fails everything.
@@ -40,11 +40,11 @@ def ask_all(contents: Sequence[Callable[[], list[dict[str, Any]]]], config: AskC
     parameters = {"max_tokens": config.max_new_tokens, "temperature": config.temperature, "seed": config.seed}
 
     async def work() -> list[Response]:
-        places = asyncio.Semaphore(2 * config.endpoint.concurrency)
+        slots = asyncio.Semaphore(2 * config.endpoint.concurrency)
         async with Client(config.endpoint, Usage(), config.model) as client:
 
             async def one(make: Callable[[], list[dict[str, Any]]]) -> Response:
-                async with places:
+                async with slots:
                     return await client.request(
                         lambda: Request([{"role": "user", "content": make()}], config.model, parameters)
                     )
@@ -56,7 +56,7 @@ def ask_all(contents: Sequence[Callable[[], list[dict[str, Any]]]], config: AskC
     return run(work()) if contents else []
 
 
-def check_reachable(configs: Sequence[AskConfig]) -> None:
+def check_reachable(configs: Sequence[RequestConfig]) -> None:
     """Fail where nobody listens, before hours of encoding.
 
     Raises:
@@ -81,6 +81,6 @@ def image_part(image: Any, max_side: int) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": "data:image/jpeg;base64," + base64.b64encode(content).decode()}}
 
 
-def usable(reply: Response) -> bool:
-    """Whether a reply was given and is whole."""
-    return not reply.refused and reply.finish_reason != "length" and bool(reply.text.strip())
+def usable(response: Response) -> bool:
+    """Whether a response was given and is whole."""
+    return not response.refused and response.finish_reason != "length" and bool(response.text.strip())
