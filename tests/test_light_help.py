@@ -25,7 +25,7 @@ HELPS = [
     ["eval", "MODEL", "--help"],
     ["eval", "check-data", "--help"],
     ["eval", "--check-submission", "FILE", "--help"],
-    *(["dataset", name, "--help"] for name in ("import", "export", "view", "remove", "sheet")),
+    *(["dataset", name, "--help"] for name in ("import", "export")),
 ]
 PROBE = """
 import sys

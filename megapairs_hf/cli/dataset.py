@@ -18,14 +18,16 @@ def dataset(parser: argparse.ArgumentParser) -> Prepare:
 
     parser.description = "The released format, both ways."
     commands = parser.add_subparsers(dest="what", required=True, metavar="import|export")
-    reader = commands.add_parser("import", help="the released format (JSON lines and a folder) to triplets")
+    text = "the released format (JSON lines and a folder of images) to triplets"
+    reader = commands.add_parser("import", help=text, description=text)
     reader.add_argument("lines", metavar="LINES.jsonl", help="q_img, q_text, t_img, hns")
     reader.add_argument("images", metavar="FOLDER", help="what the paths in it are relative to")
-    reader.add_argument("--out", default="work/triplets", metavar="DIR", help="output directory (%(default)s)")
+    reader.add_argument("--out", default="work/triplets", metavar="DIR", help="output (default: %(default)s)")
     reader.add_argument("--validation", metavar="F.jsonl", help="lines of the validation split")
-    add_settings(reader, ImportConfig)
     reader.add_argument("--overwrite", action="store_true", help="overwrite what is there")
-    writer = commands.add_parser("export", help="triplets to the released format")
+    add_settings(reader, ImportConfig)
+    text = "triplets to the released format"
+    writer = commands.add_parser("export", help=text, description=text)
     writer.add_argument("folder", metavar="FOLDER", help="the triplets")
     writer.add_argument("out", metavar="OUT", help="a new or empty folder for the lines and the images")
     return lambda options: functools.partial({"import": _import, "export": _export}[options.what], options)

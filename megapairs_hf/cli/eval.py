@@ -57,7 +57,7 @@ def _benchmarks(words: list[str]) -> Callable[[], int]:
     parser.add_argument("model", metavar="MODEL", help="folder or Hub id")
     parser.add_argument("benchmarks", metavar="BENCHMARK", nargs="+", help="name, or a file such as eval/circo.yaml")
     protocol_flags(parser)
-    parser.add_argument("--out", required=True, metavar="DIR", help="where results and rankings go")
+    parser.add_argument("--out", required=True, metavar="DIR", help="output directory: results and rankings")
     parser.add_argument("--strategies", nargs="+", metavar="S", default=["fused"],
                         help="fused by the model (default), 'image only', 'text only', sum, 'weimocir 0.7', pdv,"
                         " product (after BASIC, without its projection and expansion), CIReVL")  # fmt: skip
@@ -77,7 +77,7 @@ def _benchmarks(words: list[str]) -> Callable[[], int]:
     parser.add_argument("--loader", choices=("mmret", "sentence-transformers"), default="mmret",
                         help="mmret fuses image and text of any CLIP (default)")  # fmt: skip
     parser.add_argument("--device", metavar="D", help="where the model runs (default: its library's choice)")
-    parser.add_argument("--overwrite", action="store_true", help="throw away what is there")
+    parser.add_argument("--overwrite", action="store_true", help="overwrite what is there")
     return functools.partial(measure_benchmarks, parser.parse_args(words))
 
 

@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import difflib
 import json
+import sys
 import textwrap
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
@@ -85,9 +86,16 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse, and refuse what is not known, here rather than in the parser above a sub-command's."""
-        options, unknown = super().parse_known_args(self._without_values(list(args)), namespace)
+        words = list(self._without_values(list(sys.argv[1:] if args is None else args)))
+        if self._subparsers is None:
+            # a misspelt flag is named before one that is missing
+            for word in words:
+                name = word.partition("=")[0]
+                if name.startswith("--") and name not in {"--", *self._option_string_actions} and " " not in name:
+                    self.error(self._explain(name))
+        options, unknown = super().parse_known_args(words, namespace)
         if unknown:
-            self.error(self._explain(unknown[0].partition("=")[0]))
+            self.error(self._explain(unknown[0]))
         return options, unknown
 
     def format_usage(self) -> str:
@@ -124,7 +132,7 @@ class Parser(argparse.ArgumentParser):
 
     def _explain(self, word: str) -> str:
         if not word.startswith("-"):
-            return f"there is no place for {word!r}"
+            return f"unexpected argument {word!r}"
         flags = [name for name in self._option_string_actions if name.startswith("--")]
         renamed = RENAMED.get(word[2:].replace("-", "_"))
         if f"--{renamed}" in flags:
@@ -244,6 +252,8 @@ def shown_default(setting: Setting) -> str:
     value = setting.default
     if value is dataclasses.MISSING:
         return "(required)"
+    if value == "":
+        return ""
     try:
         text = value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
     except TypeError:

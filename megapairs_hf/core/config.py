@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 T = TypeVar("T")
-# `field(default=2, metadata=HOW)` marks a setting of how, not of what: it changes no byte and so no hash
+# `field(default=2, metadata=RUNTIME_ONLY)` marks a setting that changes no byte of the result and so no hash
 RUNTIME_ONLY: dict[str, bool] = {"how": True}
 
 # old name of a setting: its name now, for the error

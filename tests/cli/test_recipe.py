@@ -1,0 +1,71 @@
+"""A recipe: one file with a key per stage, read by `run` and by each stage."""
+
+import pytest
+import yaml
+
+from megapairs_hf.cli.commands import STAGES
+from megapairs_hf.cli.parser import parse
+from megapairs_hf.cli.recipe import DEMO, read_recipe
+from megapairs_hf.cli.stage import RECIPE_KEYS, stage_settings
+from megapairs_hf.core.config import build_config
+from megapairs_hf.core.errors import ConfigError
+from tests.small import ROOT
+
+RECIPES = [DEMO, *sorted((ROOT / "recipes").glob("*.yaml"))]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_is_valid(path):
+    for name, values in yaml.safe_load(path.read_text()).items():
+        config = build_config(STAGES["corpus" if name == "heldout" else name].config_class(), values, name)
+        # every key of the file stands as itself in the settings
+        for key, value in values.items():
+            if isinstance(value, (int, float, str)):
+                assert getattr(config, key) == value
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_dry_run_prints_a_recipe_with_every_setting(path, tmp_path, capsys):
+    assert parse(["run", str(path), "--work", "w", "--dry-run", "--seed", "3"])() == 0
+    (tmp_path / "whole.yaml").write_text(capsys.readouterr().out)
+    whole = yaml.safe_load((tmp_path / "whole.yaml").read_text())
+    assert list(whole) == [name for name in RECIPE_KEYS if name in yaml.safe_load(path.read_text())]
+    assert "seed: 3" in (tmp_path / "whole.yaml").read_text()
+    assert parse(["run", str(tmp_path / "whole.yaml"), "--work", "w", "--dry-run"])() == 0
+    assert yaml.safe_load(capsys.readouterr().out) == whole
+
+
+def test_a_stage_takes_its_own_key_of_a_recipe(tmp_path):
+    recipe, flat = tmp_path / "recipe.yaml", tmp_path / "mine.yaml"
+    recipe.write_text("mine: {neighbors: 7}\nbuild:\n")
+    flat.write_text("neighbors: 7")
+    assert stage_settings(recipe, "mine") == stage_settings(flat, "mine") == {"neighbors": 7}
+    assert stage_settings(recipe, "build") == {}
+    with pytest.raises(ConfigError, match="is a recipe without `embed`; it has mine, build"):
+        stage_settings(recipe, "embed")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [("", "it is empty"), ("mien: {}", "`mien` is no stage"), ("mine: 3", "`mine` must hold `key: value` lines")],
+)
+def test_a_file_that_is_no_recipe(text, sentence, tmp_path):
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=sentence):
+        parse(["run", str(tmp_path / "a.yaml")])()
+
+
+def test_seed_and_set_change_the_settings():
+    class Options:
+        set = ("train.steps=70", "pretrain.clip.steps=9")
+        seed = 5
+
+    recipe = read_recipe(DEMO, Options)
+    assert recipe["train"]["steps"] == 70
+    assert recipe["pretrain"]["clip"]["steps"] == 9
+    assert recipe["pretrain"]["dino"]["seed"] == recipe["mine"]["seed"] == 5
+    assert build_config(STAGES["train"].config_class(), recipe["train"]).seed == 5
+
+
+def test_the_keys_of_a_recipe_are_the_stages():
+    assert set(RECIPE_KEYS) == {"heldout", *STAGES}
