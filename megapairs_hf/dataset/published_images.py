@@ -13,7 +13,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from megapairs_hf.artifacts import storage
-from megapairs_hf.artifacts.artifact import iter_batches
 from megapairs_hf.artifacts.lookup import rows_by_id
 from megapairs_hf.dataset.layout import cut, image_table
 from megapairs_hf.images.locate import ROOT, image_bytes
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from megapairs_hf.artifacts.artifact import Artifact
 
 COLUMNS = ("image_id", "image", "caption")
-BATCH = 256
 
 
 class PublishedImages:
@@ -47,7 +45,7 @@ class PublishedImages:
             used = np.flatnonzero([name in self.ids for name in names])
             shards.append(np.full(len(used), index))
             rows.append(used)
-            sizes.append(self._sizes(index)[used] if len(used) else np.empty(0))
+            sizes.append(self._sizes(index, used) if len(used) else np.empty(0))
         if not shards:
             return []
         shard, row = np.concatenate(shards), np.concatenate(rows)
@@ -56,17 +54,16 @@ class PublishedImages:
             for part in cut(np.concatenate(sizes))
         ]
 
-    def _sizes(self, index: int) -> np.ndarray:
-        """About how many bytes the image of each row of a shard has, [rows]."""
+    def _sizes(self, index: int, rows: np.ndarray) -> np.ndarray:
+        """About how many bytes the images of some rows of a shard have, [len(rows)]."""
         if self.root is not None:
-            batches = iter_batches(self.corpus, ["image"], index, BATCH)
-            return np.array(
-                [len(image_bytes(cell, self.root)) for batch in batches for cell in batch["image"].to_pylist()]
-            )
+            cells = self.corpus.shard(index, ["image"])["image"].take(rows).to_pylist()
+            return np.array([len(image_bytes(cell, self.root)) for cell in cells])
         with storage.open_read(self.corpus.shard_paths()[index]) as file:
             metadata = pq.ParquetFile(file).metadata
         groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-        return np.concatenate([np.full(group.num_rows, group.total_byte_size / group.num_rows) for group in groups])
+        means = [np.full(group.num_rows, group.total_byte_size / max(1, group.num_rows)) for group in groups]
+        return np.concatenate(means)[rows]
 
     def table(self, part: dict[int, np.ndarray]) -> pa.Table:
         """The rows of one file of images."""
