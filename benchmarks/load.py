@@ -78,7 +78,7 @@ def make(folder: Path, rows: int, images: int) -> None:
             for n in range(images)
         ]
         writer.write(len(starts), pa.Table.from_pylist(cells, schema=with_features(schema, ("image",))))
-        (folder / "README.md").write_text(readme(["train"], f"{rows:016d}", False))
+        (folder / "README.md").write_text(readme(["train"], rows, False))
         writer.finish()
 
 

@@ -249,6 +249,7 @@ def result_records() -> list[dict[str, Any]]:
             "split": "test",
             "metric": metric,
             "value": value,
+            "unit": "fraction",
             "queries": 70,
             "gallery": 72,
             "model": model,

@@ -9,7 +9,7 @@ from megapairs_hf.annotation.prompts.few_shot import sample_word_num
 from megapairs_hf.annotation.prompts.parsing import parse_describe
 from megapairs_hf.annotation.prompts.templates import format_describe
 from megapairs_hf.annotation.tasks import OneRetry, Outcome, captions_of, common_row, ids_of, sampling, seed_for
-from megapairs_hf.core.errors import ReplyRejectedError
+from megapairs_hf.core.errors import ResponseRejectedError
 from megapairs_hf.core.schema import QUERY_ID, TARGET_ID
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Describe(OneRetry):
             return Outcome(None, response.refused, response.text)
         try:
             description = parse_describe(response.text, response.finish_reason)
-        except ReplyRejectedError as error:
+        except ResponseRejectedError as error:
             return Outcome(None, error.reason, response.text)
         word_num = sample_word_num(self.config.word_num, seed_for(self.config.seed, row, attempt))
         return Outcome(common_row(row, self.config, response) | {"description": description, "word_num": word_num})

@@ -11,7 +11,7 @@ from megapairs_hf.annotation.prompts.few_shot import sample_examples
 from megapairs_hf.annotation.prompts.parsing import parse_instruct, response_schema
 from megapairs_hf.annotation.prompts.templates import format_instruct
 from megapairs_hf.annotation.tasks import OneRetry, Outcome, captions_of, common_row, sampling, seed_for
-from megapairs_hf.core.errors import ReplyRejectedError
+from megapairs_hf.core.errors import ResponseRejectedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -58,7 +58,7 @@ class Instruct(OneRetry):
             return Outcome(None, response.refused, response.text)
         try:
             candidates = parse_instruct(response.text, response.finish_reason)
-        except ReplyRejectedError:
+        except ResponseRejectedError:
             candidates = []
         instructions, left_out = filter_instructions(
             candidates,

@@ -22,7 +22,7 @@ from megapairs_hf.annotation.runner import annotate_by_function, annotate_by_mod
 from megapairs_hf.annotation.tasks import ids_of
 from megapairs_hf.annotation.verify import SLOTS, Verify
 from megapairs_hf.artifacts import storage
-from megapairs_hf.artifacts.fingerprints import model_place, weights_fingerprint
+from megapairs_hf.artifacts.fingerprints import model_path, weights_fingerprint
 from megapairs_hf.artifacts.lookup import known_ids
 from megapairs_hf.core.errors import ArtifactError, ModelError
 from megapairs_hf.core.schema import DESCRIPTIONS, INSTRUCTIONS, NEGATIVE_IDS, QUERY_ID, TARGET_ID, VERIFIED
@@ -189,7 +189,7 @@ def verify_pairs(
 def _clip_path(model: str, work: PathLike) -> str:
     if model.startswith("./") and not storage.is_local(work):
         raise ModelError(f"{model} is in {work}, which is elsewhere; copy the model here and name its folder")
-    return model_place(model, work)
+    return model_path(model, work)
 
 
 def _negatives_of_shard(pairs: Artifact, corpus: Artifact, index: int) -> dict[tuple[str, str], list[str]]:

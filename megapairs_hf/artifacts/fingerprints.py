@@ -41,7 +41,7 @@ def weights_fingerprint(path: str, revision: str | None, pretrained: str | None 
     return sha256("\n".join(digests).encode()).hexdigest()[:16]
 
 
-def model_place(model: str, work: PathLike) -> str:
+def model_path(model: str, work: PathLike) -> str:
     """Where a model is: `./…` is in the work folder, anything else is a path or a Hub id.
 
     Raises:

@@ -27,9 +27,9 @@ from megapairs_hf.artifacts.artifact import (
     read_json,
 )
 from megapairs_hf.artifacts.fingerprints import sha256_of
+from megapairs_hf.artifacts.lock import acquire, release
 from megapairs_hf.artifacts.replace import OVERWRITES, beside, discard, remove_unlisted
 from megapairs_hf.artifacts.storage import join
-from megapairs_hf.artifacts.writer import acquire, release
 from megapairs_hf.core import distributed
 from megapairs_hf.core.errors import ArtifactError, IncompleteArtifactError
 from megapairs_hf.core.progress import Progress, note

@@ -7,6 +7,7 @@ absent folder is no error here. A report of a half-done pipeline is a report, an
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -34,7 +35,7 @@ STAGES = (
 AFTER = ("model", "results")
 TRAINING_LOG = "training_log.jsonl"
 RESULTS = "results.jsonl"
-RECORD_KEYS = ("benchmark", "metric", "value", "model", "strategy")
+RECORD_KEYS = ("benchmark", "metric", "model", "strategy")
 RANKINGS = "rankings.parquet"
 ABSENT, UNFINISHED, FINISHED = "not made yet", "not finished", "finished"
 RULE_BASED = "rule_based"
@@ -193,13 +194,25 @@ def read_results(path: PathLike) -> list[dict[str, Any]]:
 
     Raises:
         ArtifactError: there is none, or a record does not say what was measured.
+        IncompleteArtifactError: the evaluation is not finished.
     """
-    file = str(path) if str(path).endswith(".jsonl") else join(path, RESULTS)
+    file = str(path)
+    if not file.endswith(".jsonl"):
+        if any(storage.exists(join(path, name)) for name in (MANIFEST, PLAN)):
+            open_artifact(path, "results")
+        file = join(path, RESULTS)
     if not storage.exists(file):
-        raise ArtifactError(f"{file} does not exist; check the path, or run `megapairs eval`")
+        raise ArtifactError(f"{path} holds no {RESULTS}; name the folder or the file that `megapairs eval` wrote")
     records = list(_json_lines(file))
     for number, record in enumerate(records, start=1):
-        lacking = [key for key in RECORD_KEYS if key not in record]
-        if lacking:
-            raise ArtifactError(f"{file} line {number} has no `{lacking[0]}`; run the evaluation again")
+        _check_record(record, f"{file} line {number}")
     return records
+
+
+def _check_record(record: dict[str, Any], where: str) -> None:
+    lacking = [key for key in RECORD_KEYS if not (isinstance(record.get(key), str) and record[key])]
+    if lacking or "value" not in record:
+        raise ArtifactError(f"{where} has no `{(*lacking, 'value')[0]}`; run the evaluation again")
+    value = record["value"]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ArtifactError(f"{where} has the value {value!r}, which is no number; run the evaluation again")

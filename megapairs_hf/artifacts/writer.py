@@ -9,14 +9,11 @@ processes. What surprises: a shard is finished when its record under `.parts/` i
 from __future__ import annotations
 
 from collections import Counter
-from contextlib import suppress
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pyarrow as pa
-from filelock import FileLock, Timeout
 
 from megapairs_hf.artifacts import storage
 from megapairs_hf.artifacts.artifact import (
@@ -34,11 +31,10 @@ from megapairs_hf.artifacts.artifact import (
     table_bytes,
 )
 from megapairs_hf.artifacts.fingerprints import sha256_of
+from megapairs_hf.artifacts.lock import acquire, release
 from megapairs_hf.artifacts.replace import (
-    LOCK,
     PARTS,
     begun,
-    beside,
     drop_old,
     plan_over,
     recover,
@@ -46,16 +42,18 @@ from megapairs_hf.artifacts.replace import (
     remove_unlisted,
     set_aside,
 )
+from megapairs_hf.artifacts.staleness import check_plan
 from megapairs_hf.artifacts.storage import PathLike, join
 from megapairs_hf.core import distributed
 from megapairs_hf.core.config import config_dict, config_hash
-from megapairs_hf.core.errors import ArtifactError, StaleArtifactError
 from megapairs_hf.core.schema import REJECTED, SCHEMA_VERSION
 from megapairs_hf.core.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
+
+    from filelock import FileLock
 
 Rejection = tuple[str, str, str]
 
@@ -242,32 +240,6 @@ def create_artifact(
     return ArtifactWriter(str(path), plan, names, lock)
 
 
-def acquire(path: PathLike) -> FileLock | None:
-    """Lock a local folder for this run; the operating system lets go of it when the process ends, however it ends."""
-    if not storage.is_local(path):
-        return None
-    storage.make_folder(path)
-    # beside the folder, because an overwriting run renames it
-    lock = FileLock(beside(path, LOCK))
-    try:
-        with storage.explained(path):
-            lock.acquire(timeout=0)
-    except (Timeout, ArtifactError) as error:
-        if isinstance(error.__cause__ or error, Timeout):
-            raise ArtifactError(f"another run is writing to {path}; wait for it, or name another folder") from error
-        raise
-    return lock
-
-
-def release(lock: FileLock | None) -> None:
-    """Let go of a folder and leave no trace beside it."""
-    if lock is not None:
-        # Windows deletes no open file; there the lock itself goes with its release
-        with suppress(PermissionError):
-            Path(lock.lock_file).unlink(missing_ok=True)
-        lock.release()
-
-
 def _prepare(path: PathLike, plan: dict[str, Any], overwrite: bool) -> None:
     recover(path)
     if overwrite and not storage.is_local(path):
@@ -278,47 +250,14 @@ def _prepare(path: PathLike, plan: dict[str, Any], overwrite: bool) -> None:
     if storage.exists(join(path, MANIFEST)):
         there = read_json(join(path, MANIFEST))
         there["shards"] = [shard["file"] for shard in there["shards"]]
-        _same_plan(str(path), there, plan)
+        check_plan(str(path), there, plan)
         _tidy(str(path))
     elif storage.exists(join(path, PLAN)) and begun(path):
-        _same_plan(str(path), read_json(join(path, PLAN)), plan)
+        check_plan(str(path), read_json(join(path, PLAN)), plan)
     else:
         # also over the plan of a run that failed before it made anything: there is nothing to lose
         refuse_foreign(path)
         storage.write_bytes(join(path, PLAN), json_bytes(plan))
-
-
-def _same_plan(path: str, there: dict[str, Any], plan: dict[str, Any]) -> None:
-    for part in ("kind", "schema_version", "config", "inputs", "shards"):
-        difference = first_difference(part, there.get(part), plan[part])
-        if difference:
-            name, old, new = difference
-            raise StaleArtifactError(
-                f"{path} was made with another {name} ({_short(old)} there, {_short(new)} now);"
-                " use other folders (--work, --out), or pass --overwrite to make it again"
-            )
-
-
-def _short(value: object, limit: int = 60) -> str:
-    text = repr(value)
-    return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
-def first_difference(name: str, old: Any, new: Any) -> tuple[str, Any, Any] | None:
-    """The first difference of two plain values: dotted name, old value, new value."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted(old.keys() | new.keys()):
-            difference = first_difference(f"{name}.{key}", old.get(key), new.get(key))
-            if difference:
-                return difference
-        return None
-    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        for i, (left, right) in enumerate(zip(old, new, strict=True)):
-            difference = first_difference(f"{name}[{i}]", left, right)
-            if difference:
-                return difference
-        return None
-    return None if old == new else (name, old, new)
 
 
 def _tidy(path: str) -> None:

@@ -128,14 +128,14 @@ COMMANDS = {
 
 def run_eval(heldout: Any, model: Any, *, config: Any, out: str, work: str, overwrite: bool) -> None:
     """Run the eval stage and print its table."""
-    from megapairs_hf.artifacts.fingerprints import model_place, weights_fingerprint
+    from megapairs_hf.artifacts.fingerprints import model_path, weights_fingerprint
     from megapairs_hf.artifacts.workspace import read_results
     from megapairs_hf.evaluation.entry import ModelSource, evaluate
     from megapairs_hf.evaluation.results_table import results_table
     from megapairs_hf.models import load_mmret
 
     # the backbone that the model was trained from, as an MMRet
-    base, revision = model_place(model.manifest.config["model"], work), model.manifest.config.get("revision")
+    base, revision = model_path(model.manifest.config["model"], work), model.manifest.config.get("revision")
     fingerprint = weights_fingerprint(base, revision)
     sources = {
         "base": ModelSource(functools.partial(load_mmret, base, revision=revision), fingerprint, fingerprint),

@@ -11,14 +11,14 @@
       ├─ AnnotationError          descriptions and instructions
       │    ├─ ServerUnavailableError  the endpoint does not respond, or responds with a failure
       │    ├─ BudgetSpentError        the run may ask no more; responses so far are kept
-      │    ├─ ReplyRejectedError      a reply that was understood and is no use
-      │    └─ ReplyParseError         a reply that was not understood
+      │    └─ ResponseRejectedError   a response that was understood and is no use
+      │         └─ ResponseParseError     a response that was not understood
       ├─ ModelError               a model that cannot be loaded, built or given this input
       ├─ TrainingError            a run that cannot start or continue
       ├─ EvaluationError          a measurement that would not mean what its name says
       ├─ CardError                a model or dataset card with an empty slot
       ├─ HubError                 a push that cannot be made
-      ├─ RejectedError            one image or reply that cannot be used: the base of the two, with reason and detail
+      ├─ RejectedError            base of the errors about one image or one response, with reason and detail
       └─ MissingDependencyError   an extra that is not installed (also an ImportError)
 
 Every message is one sentence that says what to do next; the command line prints it and exits with status 1.
@@ -90,12 +90,12 @@ class BudgetSpentError(AnnotationError):
     """The requests, tokens, money or hours that a run may use are used up."""
 
 
-class ReplyRejectedError(AnnotationError, RejectedError):
-    """A reply was understood but cannot be used."""
+class ResponseRejectedError(AnnotationError, RejectedError):
+    """A response was understood but cannot be used."""
 
 
-class ReplyParseError(ReplyRejectedError):
-    """A reply does not have the form that was asked for."""
+class ResponseParseError(ResponseRejectedError):
+    """A response does not have the requested form."""
 
 
 class ModelError(MegaPairsError):

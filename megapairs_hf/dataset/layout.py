@@ -6,6 +6,8 @@ must change whenever the rows do; each configuration's description carries a mar
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -21,19 +23,8 @@ SPLITS = ("train", "validation")
 # the most that the Hub advises for a parquet file
 MAX_SHARD_BYTES = 500_000_000
 PREVIEW_FILE = "preview/train-00000-of-00001.parquet"
-FRONT_MATTER = """---
-configs:
-- config_name: triplets
-  default: true
-  description: {mark}
-  data_files:
-{triplets}
-- config_name: images
-  description: {mark}
-  data_files:
-  - split: train
-    path: images/train-*.parquet
-{preview}---
+README = """---
+{configs}---
 
 # Triplets
 
@@ -41,20 +32,37 @@ Made by megapairs-hf. `megapairs push dataset` writes the full card.
 """
 
 
-def readme(splits: Sequence[str], mark: str, preview: bool) -> str:
+def configs(splits: Mapping[str, Sequence[str]], mark: str) -> list[dict[str, Any]]:
+    """The `configs` of a README, by which `load_dataset` finds the files.
+
+    Args:
+        splits: those of each configuration that hold rows.
+        mark: a hash that changes with the rows.
+    """
+    return [
+        {
+            "config_name": part,
+            **({"default": True} if part == "triplets" else {}),
+            "description": mark,
+            "data_files": [{"split": name, "path": f"{part}/{name}-*"} for name in names],
+        }
+        for part, names in splits.items()
+    ]
+
+
+def readme(splits: Sequence[str], rows: object, preview: bool) -> str:
     """The README of a data set.
 
     Args:
         splits: those that hold triplets.
-        mark: a hash that changes with the rows.
+        rows: plain values that change whenever the rows do.
         preview: whether there is a `preview` configuration.
     """
-    listed = [f"  - split: {split}\n    path: triplets/{split}-*.parquet" for split in splits]
-    shown = (
-        f"- config_name: preview\n  description: {mark}\n"
-        "  data_files:\n  - split: train\n    path: preview/train-*.parquet\n"
-    )
-    return FRONT_MATTER.format(mark=mark, triplets="\n".join(listed), preview=shown if preview else "")
+    import yaml
+
+    mark = hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()[:16]
+    parts = {"triplets": splits, "images": ["train"], **({"preview": ["train"]} if preview else {})}
+    return README.format(configs=yaml.safe_dump({"configs": configs(parts, mark)}, sort_keys=False))
 
 
 def cut(sizes: Sequence[float] | np.ndarray, limit: int | None = None) -> list[slice]:

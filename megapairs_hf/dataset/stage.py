@@ -9,8 +9,6 @@ sizes, because a shard's name tells how many there are.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -115,10 +113,9 @@ def build_triplets(
         _write(list(files.values()), writer)
         if distributed.is_main():
             # the counts too: another version of this package may divide the same pairs otherwise
-            text = json.dumps([config_hash(config), inputs, summary.stats()], sort_keys=True)
-            mark = hashlib.sha256(text.encode()).hexdigest()[:16]
+            facts = [config_hash(config), inputs, summary.stats()]
             splits = [split for split in SPLITS if summary.rows[split]]
-            storage.write_bytes(join(out, "README.md"), readme(splits, mark, bool(config.preview)).encode())
+            storage.write_bytes(join(out, "README.md"), readme(splits, facts, bool(config.preview)).encode())
         return writer.finish(summary.stats(), summary.rejected)
 
 

@@ -48,7 +48,7 @@ def embed_images(
         bar.advance(min(size, rows - start))
     for name in names:
         if not parts[name]:
-            # a shard whose rows were all rejected still tells the dimension
+            # a shard whose rows were all rejected still has the dimension
             blank = stacked([[_blank(encoders[name])]], (name,))[name]
             parts[name].append(unit_embeddings(encoders[name], blank, name)[:0])
     return {name: np.concatenate(arrays) for name, arrays in parts.items()}

@@ -1,6 +1,6 @@
 """One way to call every encoder: images or captions in, embeddings out.
 
-What surprises: transformers' processors are asked for their Pillow form, because Pillow's and torchvision's pixels
+What surprises: transformers' processors are taken in their Pillow form, because Pillow's and torchvision's pixels
 differ by up to 0.015 after normalization and a corpus must be embedded with one of them. Captions are sorted by their
 length before they are batched, so that short ones are not padded to the longest of a hundred.
 """

@@ -1,7 +1,7 @@
 """Images made ready for every image model: decoded once, ahead of the model, in threads or in processes.
 
 The main process reads the rows; what it hands out is a batch of undecoded files, and what comes back is one array of
-bytes a model. So many batches wait and no more, however fast the decoding is. What surprises: with processes, the
+bytes per model. So many batches wait and no more, however fast the decoding is. What surprises: with processes, the
 batches travel to the workers of torch's DataLoader as its indices, which keeps the order, the shared memory and the
 clean end of the workers in the hands of a library.
 """
@@ -59,7 +59,7 @@ class ImagePreprocessor:
     sides: dict[tuple[str, ...], int | None] = field(default_factory=dict)
 
     def one(self, image_id: str, cell: dict[str, Any], models: tuple[str, ...]) -> list[np.ndarray]:
-        """The arrays of one image, one a model.
+        """The arrays of one image, one per model.
 
         Raises:
             ArtifactError: it cannot be read or decoded any more.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 
 from megapairs_hf.artifacts.artifact import Artifact
-from megapairs_hf.artifacts.fingerprints import model_place, weights_fingerprint
+from megapairs_hf.artifacts.fingerprints import model_path, weights_fingerprint
 from megapairs_hf.artifacts.shards import shard_names
 from megapairs_hf.artifacts.storage import PathLike, join
 from megapairs_hf.artifacts.writer import ArtifactWriter, create_artifact
@@ -54,7 +54,7 @@ def embed_corpus(
                 config=ModelSettings(model, config.dtype, config.batch_size, config.draft),
                 inputs={
                     "corpus": corpus.fingerprint,
-                    "model": weights_fingerprint(model_place(model.model, work), model.revision, model.pretrained),
+                    "model": weights_fingerprint(model_path(model.model, work), model.revision, model.pretrained),
                 },
                 names=names,
                 overwrite=overwrite,
@@ -78,7 +78,7 @@ def _embed_missing(corpus: Artifact, config: EmbedConfig, writers: dict[str, Art
     require("models", "embed")
     device = choose_device(config.device)
     models = [model for model in config.encoders if model.name in writers]
-    encoders = {m.name: load_encoder(m, model_place(m.model, work), config, device) for m in models}
+    encoders = {m.name: load_encoder(m, model_path(m.model, work), config, device) for m in models}
     missing = {i: [model for model in models if not writers[model.name].done(i)] for i in todo}
     rows = [int(shard["rows"]) for shard in corpus.manifest.shards]
     mine = sum(rows[i] for i in distributed.my_shards(len(rows)))

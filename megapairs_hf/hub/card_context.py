@@ -16,9 +16,10 @@ from megapairs_hf.artifacts.storage import HUB_ID, join
 from megapairs_hf.artifacts.workspace import RULE_BASED, STAGES, SYNTHETIC, Work, open_work, source_name
 from megapairs_hf.core.errors import ArtifactError, CardError
 from megapairs_hf.core.version import __version__
+from megapairs_hf.evaluation.metrics import metric_label
 from megapairs_hf.evaluation.results_table import results_tables
 from megapairs_hf.hub.dataset_facts import dataset_facts
-from megapairs_hf.hub.eval_results import as_shares, in_percent, model_name, shown_metric, spelled
+from megapairs_hf.hub.eval_results import model_name, public_records
 from megapairs_hf.hub.secret_scan import public
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ def model_slots(work: Work, model: Artifact, config: PushConfig) -> dict[str, An
     base = model.manifest.config.get("model")
     return {
         "settings": settings_of(work, TRAINING),
-        "tables": results_tables(as_shares(records)),
+        "tables": results_tables(public_records(records)),
         "training": model.manifest.stats,
         "triplets": sum(splits_of(triplets).get("triplets", {}).values()) if triplets is not None else None,
         "base_model": base if isinstance(base, str) and HUB_ID.fullmatch(base) else "",
@@ -166,14 +167,14 @@ class _Values:
     """`value(benchmark, metric)` of a template: one measured number in percent, or an error that names it."""
 
     def __init__(self, records: list[dict[str, Any]], model: str) -> None:
-        self.records, self.model = in_percent(records), model
+        self.records, self.model = records, model
 
     def __call__(self, benchmark: str, metric: str, strategy: str = "fused", split: str | None = None) -> str:
         records = [
             record
             for record in self.records
             if str(record["benchmark"]).lower() == benchmark.lower()
-            and record["metric"] == spelled(metric)
+            and record["metric"] == metric
             and record["strategy"] == strategy
             and record["model"] == self.model
             and split in {None, record.get("split")}
@@ -183,10 +184,10 @@ class _Values:
         if len(records) != 1:
             number = "no result record has" if not records else f"{len(records)} result records have"
             raise CardError(
-                f"{number} {shown_metric(spelled(metric))} of {self.model!r}, {strategy}, on {benchmark};"
+                f"{number} {metric_label(metric)} of {self.model!r}, {strategy}, on {benchmark};"
                 " run `megapairs eval` on it, or use another card template"
             )
-        return f"{records[0]['value']:.1f}"
+        return f"{100 * records[0]['value']:.1f}"
 
 
 def _needs_code(path: str) -> bool:

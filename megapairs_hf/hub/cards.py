@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 from megapairs_hf.core.errors import CardError
 from megapairs_hf.core.formatting import table_cell
 from megapairs_hf.core.shipped import card_templates
+from megapairs_hf.dataset.layout import configs
 from megapairs_hf.hub.card_context import common_slots, dataset_slots, model_slots, needed
-from megapairs_hf.hub.eval_results import eval_results, in_percent, model_name
+from megapairs_hf.hub.eval_results import eval_results, model_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from megapairs_hf.artifacts.artifact import Artifact
     from megapairs_hf.artifacts.storage import PathLike
@@ -52,16 +53,8 @@ def dataset_card(work: PathLike, config: PushConfig, triplets: Artifact | None =
         pretty_name=slots["name"],
         task_categories=["image-feature-extraction"],
         tags=[*TAGS, LIBRARY],
-        configs=[
-            {
-                "config_name": part,
-                **({"default": True} if part == "triplets" else {}),
-                # `datasets` keys its cache by this text, and rows that changed must not be read from it
-                "description": triplets.fingerprint,
-                "data_files": [{"split": split, "path": f"{part}/{split}-*"} for split in splits],
-            }
-            for part, splits in slots["splits"].items()
-        ],
+        # `datasets` keys its cache by this text, and rows that changed must not be read from it
+        configs=configs({part: list(splits) for part, splits in slots["splits"].items()}, triplets.fingerprint),
     )
     return _render("dataset.md.jinja", slots | {"card_data": data.to_yaml()}, config)
 
@@ -84,7 +77,7 @@ def model_card(work: PathLike, config: PushConfig, model: Artifact | None = None
     slots = common_slots(traced, config) | model_slots(traced, model, config)
     from huggingface_hub import ModelCardData
 
-    records = in_percent(traced.results())
+    records = traced.results()
     results = eval_results([record for record in records if record["model"] == model_name(records)])
     data = ModelCardData(
         license=config.license,
@@ -119,31 +112,24 @@ def _filled(own: str, slots: Mapping[str, Any], other: str | None) -> str:
         PrefixLoader,
         StrictUndefined,
         TemplateError,
-        Undefined,
         UndefinedError,
     )
 
-    class Empty(Undefined):
-        """A slot whose value is None or empty: may be asked for (`if slot`), may not be printed or walked through."""
+    class Slot(StrictUndefined):
+        """One without a value: `if slot` may test it; printing it or walking through it is an error that names it."""
 
-        def __str__(self) -> str:
-            return str(self._fail_with_undefined_error())
-
-        def __format__(self, specification: str) -> str:
-            self._fail_with_undefined_error()
-
-        def __iter__(self) -> Iterator[Any]:
-            self._fail_with_undefined_error()
+        def __bool__(self) -> bool:  # type: ignore[override]
+            return False
 
     def printable(value: Any) -> Any:
-        if value is None or (isinstance(value, list | tuple | dict) and not value):
+        if _is_empty(value) and value != "":
             raise UndefinedError(f"a slot holds {value!r}, which is no value")
         return value
 
     # Markdown, not HTML: what is escaped here would be read with its entities
     environment = Environment(  # noqa: S701
         loader=PrefixLoader({PREFIX: PackageLoader("megapairs_hf", "hub/templates")}),
-        undefined=StrictUndefined,
+        undefined=Slot,
         finalize=printable,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -151,14 +137,13 @@ def _filled(own: str, slots: Mapping[str, Any], other: str | None) -> str:
     )
     environment.filters["cell"] = table_cell
     name = other or own
-    empty = {slot: Empty(f"the slot `{slot}` has no value") for slot, value in slots.items() if _is_empty(value)}
     try:
         if other is None:
             template = environment.get_template(f"{PREFIX}/{own}")
         else:
             path = card_templates().get(other, Path(other))
             template = environment.from_string(path.read_text(encoding="utf-8"))
-        return template.render({**slots, **empty})
+        return template.render({slot: value for slot, value in slots.items() if not _is_empty(value)})
     except TemplateError as error:
         raise CardError(
             f"the card template {name} cannot be filled: {error.message}; correct it or its slots"

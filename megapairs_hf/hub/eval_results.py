@@ -1,20 +1,14 @@
-"""Result records, one number each, as cards and `push results` show them: in percent, one spelling per metric.
+"""Result records, one number each, as cards and `push results` show them.
 
-What surprises: a file's values may be shares or percent. Each record's `unit` says which; records of other tools that
-say nothing are in percent where any of their values or intervals is above one, and shares otherwise.
+What surprises: records hold fractions, and only what is shown is in percent.
 """
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from typing import TYPE_CHECKING, Any
 
-from megapairs_hf.artifacts import storage
-from megapairs_hf.artifacts.artifact import MANIFEST, PLAN, open_artifact
-from megapairs_hf.artifacts.storage import PathLike, join
-from megapairs_hf.artifacts.workspace import RECORD_KEYS, RESULTS
+from megapairs_hf.artifacts.workspace import read_results
 from megapairs_hf.core.errors import HubError
 from megapairs_hf.evaluation.comparability import caveats
 from megapairs_hf.evaluation.metrics import metric_label
@@ -24,62 +18,32 @@ from megapairs_hf.hub.secret_scan import public
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from megapairs_hf.artifacts.storage import PathLike
     from megapairs_hf.hub.config import PushConfig
 
-FACTORS = {"fraction": 100, "percent": 1}
+UNIT = "fraction"
 
 
 def read_records(path: PathLike) -> list[dict[str, Any]]:
-    """The records of a `results` folder or of one file of JSON lines.
+    """The records of a `results` folder or of one file of JSON lines, in fractions.
 
     Raises:
-        HubError: there is no such file, or a line is no record.
+        ArtifactError: there is no such file, or a line is no record.
+        HubError: it has no line, or another unit.
         IncompleteArtifactError: the evaluation is not finished.
     """
-    file = str(path)
-    if not file.endswith(".jsonl"):
-        if any(storage.exists(join(path, name)) for name in (MANIFEST, PLAN)):
-            open_artifact(path, "results")
-        file = join(path, RESULTS)
-    if not storage.exists(file):
-        raise HubError(f"{path} holds no {RESULTS}; name the folder or the file that `megapairs eval` wrote")
-    records = []
-    for number, line in enumerate(storage.read_bytes(file).decode("utf-8", errors="replace").split("\n"), start=1):
-        if line.strip():
-            records.append(_record(line, f"{file} line {number}"))
+    records = read_results(path)
     if not records:
-        raise HubError(f"{file} is empty; run `megapairs eval` first")
-    return in_percent(records)
+        raise HubError(f"{path} is empty; run `megapairs eval` first")
+    for record in records:
+        if record.get("unit") != UNIT:
+            raise HubError(f"{path} has the unit {record.get('unit')!r}, not {UNIT!r}; run the evaluation again")
+    return records
 
 
-def _record(line: str, where: str) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise HubError(f"{where} is not JSON; run the evaluation again") from error
-    fields = record if isinstance(record, dict) else {}
-    lacking = [key for key in RECORD_KEYS if key != "value" and not (isinstance(fields.get(key), str) and fields[key])]
-    lacking += [] if "value" in fields else ["value"]
-    if lacking:
-        raise HubError(f"{where} has no `{lacking[0]}`; run the evaluation again")
-    value = record["value"]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise HubError(f"{where} has the value {value!r}, which is no number; run the evaluation again")
-    return dict(record)
-
-
-def in_percent(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same records with values in percent and metrics spelled as ours (`recall@1`, `map@5`)."""
-    silent = [r for r in records if r.get("unit") not in FACTORS]
-    above = any(edge > 1 for r in silent for edge in (r["value"], *(r.get("ci95") or ())))
-    converted = []
-    for r in records:
-        factor = FACTORS.get(str(r.get("unit")), 1 if above else 100)
-        record = {**r, "metric": spelled(str(r["metric"])), "value": round(r["value"] * factor, 4), "unit": "percent"}
-        if r.get("ci95"):
-            record["ci95"] = [round(edge * factor, 4) for edge in r["ci95"]]
-        converted.append(record)
-    return converted
+def percent(value: float) -> float:
+    """A fraction in percent, without the noise of floating point."""
+    return round(100 * value, 4)
 
 
 def of_wholes(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -94,13 +58,12 @@ def of_wholes(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return wholes
 
 
-def as_shares(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same records as `comparison` reads them, with values from 0 to 1."""
+def public_records(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same records without folders of this machine, for tables."""
     return [
-        {k: v for k, v in r.items() if k != "unit"}
-        | ({"ci95": [edge / 100 for edge in r["ci95"]]} if r.get("ci95") else {})
-        | {"value": r["value"] / 100, "model": last_part(str(r["model"])), "options": shown_options(r)}
-        for r in in_percent(records)
+        {key: value for key, value in record.items() if key != "unit"}
+        | {"model": last_part(str(record["model"])), "options": shown_options(record)}
+        for record in records
     ]
 
 
@@ -113,19 +76,6 @@ def shown_options(record: dict[str, Any]) -> dict[str, Any]:
 def last_part(name: str) -> str:
     """A model's name without the folders of this machine; a Hub id as it is."""
     return name.rstrip("/").rsplit("/", 1)[-1] if name.startswith(("/", ".", "~")) else name
-
-
-def spelled(metric: str) -> str:
-    """`R@1`, `recall@1` and `Recall@1` under one name, likewise `mAP@5`; any other metric as it is."""
-    match = re.fullmatch(r"(recall|r|map)@(\d+)", metric, re.IGNORECASE)
-    if match is None:
-        return metric
-    return f"{'map' if match[1].lower() == 'map' else 'recall'}@{match[2]}"
-
-
-def shown_metric(metric: str) -> str:
-    """A metric as people write it: `R@1`, `mAP@5`."""
-    return metric_label(metric)
 
 
 def model_name(records: Sequence[dict[str, Any]]) -> str:
@@ -149,7 +99,7 @@ def records_of_model(records: Sequence[dict[str, Any]], config: PushConfig) -> l
 
 
 def eval_results(records: Sequence[dict[str, Any]]) -> list[Any]:
-    """Records in percent as entries of a card's `model-index`; of whole benchmarks, not of their groups."""
+    """Records as entries of a card's `model-index`, in percent; of whole benchmarks, not of their groups."""
     from huggingface_hub import EvalResult
 
     return [
@@ -162,9 +112,10 @@ def eval_results(records: Sequence[dict[str, Any]]) -> list[Any]:
             dataset_revision=record.get("dataset_revision") or None,
             metric_type=str(record["metric"]).replace("@", "_at_"),
             # the Hub shows the name and the value, and nothing else of the record
-            metric_name=f"{shown_metric(str(record['metric']))} ({'; '.join([record['strategy'], *caveats(record)])})",
-            metric_value=record["value"],
-            metric_args={k: record[k] for k in ("queries", "gallery", "ties", "ci95") if record.get(k)}
+            metric_name=f"{metric_label(str(record['metric']))} ({'; '.join([record['strategy'], *caveats(record)])})",
+            metric_value=percent(record["value"]),
+            metric_args={k: record[k] for k in ("queries", "gallery", "ties") if record.get(k)}
+            | ({"ci95": [percent(edge) for edge in record["ci95"]]} if record.get("ci95") else {})
             | ({"options": options} if (options := public(record.get("options") or {})) else {})
             or None,
         )

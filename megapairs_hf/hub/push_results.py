@@ -17,15 +17,16 @@ from megapairs_hf.artifacts.storage import HUB_ID
 from megapairs_hf.core.errors import HubError
 from megapairs_hf.core.progress import note
 from megapairs_hf.evaluation.comparability import caveats
+from megapairs_hf.evaluation.metrics import metric_label
 from megapairs_hf.evaluation.results_table import results_tables
 from megapairs_hf.hub.cards import render_part
 from megapairs_hf.hub.eval_results import (
-    as_shares,
     eval_results,
     of_wholes,
+    percent,
+    public_records,
     read_records,
     records_of_model,
-    shown_metric,
     slug,
 )
 from megapairs_hf.hub.prepare import CARD, write_folder
@@ -93,7 +94,7 @@ def eval_files(records: list[dict[str, Any]]) -> dict[str, bytes]:
             EvalResultEntry(
                 dataset_id=record["dataset"],
                 task_id="_".join(filter(None, [slug(split), slug(str(record["metric"]))])),
-                value=record["value"],
+                value=percent(record["value"]),
                 dataset_revision=record.get("dataset_revision") or None,
                 date=str(record["date"]) if record.get("date") else None,
                 notes=_notes(record),
@@ -106,12 +107,12 @@ def eval_files(records: list[dict[str, Any]]) -> dict[str, bytes]:
 
 
 def _notes(record: dict[str, Any]) -> str:
-    notes = [f"{shown_metric(str(record['metric']))}, query made of {record['strategy']}"]
+    notes = [f"{metric_label(str(record['metric']))}, query made of {record['strategy']}"]
     if record.get("queries"):
         notes.append(f"{record['queries']} queries")
     if record.get("ci95"):
         low, high = record["ci95"]
-        notes.append(f"95 % interval {low:.1f} to {high:.1f}")
+        notes.append(f"95 % interval {100 * low:.1f} to {100 * high:.1f}")
     notes.append(f"megapairs-hf {record['version']}" if record.get("version") else "megapairs-hf")
     return "; ".join(notes)
 
@@ -140,7 +141,7 @@ def _card(
         merged[_key(new)] = new
     card.data.eval_results = list(merged.values())
     card.data.model_name = card.data.model_name or config.repo_id.rsplit("/", 1)[-1]
-    tables = render_part("results.md.jinja", {"tables": results_tables(as_shares(everything))})
+    tables = render_part("results.md.jinja", {"tables": results_tables(public_records(everything))})
     card.text = BETWEEN.sub(lambda match: f"{match[1]}{tables}{match[2]}", card.text)
     return Path(path).read_text(encoding="utf-8"), str(card.content)
 

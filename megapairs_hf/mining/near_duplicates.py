@@ -1,7 +1,7 @@
 """Near-duplicates: images that any visual model finds nearer than a threshold are one image, transitively.
 
 The first image of a cluster stands for it. What surprises: closeness is chained, so with a threshold that is too low
-nearly everything becomes one cluster; the manifest tells the size of the largest.
+nearly everything becomes one cluster; the manifest has the size of the largest.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The first half of mining: the K nearest neighbors of every row under every relation, in one file a shard.
+"""The first half of mining: the K nearest neighbors of every row under every relation, in one file per shard.
 
 A process searches all targets for the rows of its own shards, a group of shards at a time, and writes what it found
-before it goes on; after a kill only the group in work is searched again. Exact results depend on nothing but the
+before the next; after a kill only the group in work is searched again. Exact results depend on nothing but the
 embeddings; those of `ivf` on the embeddings and the settings; both are the same for any number of processes.
 """
 

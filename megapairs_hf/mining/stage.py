@@ -43,7 +43,7 @@ def mine_pairs(
         corpus: the corpus that they were made of.
         config: the settings.
         out: the artifact's folder.
-        overwrite: throw away what is there.
+        overwrite: replace what is there.
 
     Returns:
         A `pairs` artifact.

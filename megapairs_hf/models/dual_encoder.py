@@ -53,7 +53,7 @@ def processing_kwargs(model_type: str, tokenizer: Any) -> dict[str, dict[str, An
 
 
 def token_limit(model: Any) -> int | None:
-    """Tokens that the text tower has positions for; None where its configuration does not tell."""
+    """Tokens that the text tower has positions for; None where its configuration does not say."""
     text = getattr(model.config, "text_config", model.config)
     limit = getattr(text, "max_position_embeddings", None)
     if limit is None:

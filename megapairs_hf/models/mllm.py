@@ -110,7 +110,7 @@ class MllmProcessor:
     def __init__(self, transformer: Any) -> None:
         config, self.tokenizer = transformer.model.config, transformer.processor.tokenizer
         # a folder that we did not save shows its model images of any size; one of adapters alone has no config.json,
-        # so there the prompt tells
+        # so there the prompt shows it
         adapted = getattr(transformer.model, "_hf_peft_config_loaded", False)
         ours = adapted and MARK in str(transformer.processor.chat_template)
         self.side: int | None = getattr(config, SIDE_KEY, IMAGE_SIDE if ours else None)

@@ -68,7 +68,7 @@ class MMRet(SentenceTransformer):
                 data set's cell), or a dict with `text`, `image` or both.
             prompt_name: name of a prompt of the model.
             prompt: a prompt; put before the texts of a dual encoder, the instruction of a multimodal language model.
-            batch_size: inputs a forward pass.
+            batch_size: inputs per forward pass.
             show_progress_bar: whether to show one.
             output_value: as in Sentence Transformers.
             precision: `float32`, or as in Sentence Transformers' quantization.
@@ -98,7 +98,7 @@ class MMRet(SentenceTransformer):
     def _results(
         self, rows: list[Any], single: bool, precision: str, as_tensor: bool, as_array: bool, settings: dict[str, Any]
     ) -> Any:
-        """The embeddings in the form that was asked for."""
+        """The embeddings in the requested form."""
         if rows:
             embeddings = torch.stack(rows)
         else:

@@ -1,6 +1,6 @@
 """ONNX graphs of a dual encoder: the text tower, the image tower, and the fusion of both.
 
-Each graph ends with the normalizing, so what comes out is the embedding. What surprises: the export is held against
+Each graph ends with the normalizing, so what comes out is the embedding. What surprises: the export is compared with
 torch by onnxruntime at once, on another batch size than it was traced with, and a graph that differs is an error.
 """
 

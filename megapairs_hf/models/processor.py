@@ -32,7 +32,7 @@ class Processor(Protocol):
     """Turns inputs into features."""
 
     def one(self, value: Input, index: int) -> Prepared:
-        """What a thread does: decode and resize."""
+        """Decode and resize, in a thread."""
 
     def features(
         self, ready: Sequence[Prepared], prompt: str | None, stock: Callable[..., Any], settings: dict[str, Any]
@@ -83,7 +83,7 @@ class DualProcessor:
         return features | {"modality": dual_encoder.FUSED if len(kind) > 1 else kind[0]}
 
     def _warn(self, texts: list[str]) -> None:
-        """Say once that a text is cut."""
+        """Warn once that a text is truncated."""
         # a token has a byte at least, so short texts need not be counted
         long = [] if self.warned else [text for text in texts if len(text.encode()) + 2 > self.limit]
         for text in long:

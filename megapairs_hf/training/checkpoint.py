@@ -1,4 +1,4 @@
-"""Checkpoints: a folder that loads as a model, with the state of training beside it; whole or not at all.
+"""Checkpoints: a folder that loads as a model, with the state of training beside it; written atomically.
 
 A checkpoint is written to a temporary folder and renamed; the newest are kept, and the best. Resuming from one
 gives, on the same machine, the same bits as a run that was never interrupted, because the order of the data depends
@@ -15,7 +15,7 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.artifacts import storage
-from megapairs_hf.artifacts.writer import first_difference
+from megapairs_hf.artifacts.staleness import first_difference
 from megapairs_hf.core import distributed
 from megapairs_hf.core.errors import StaleArtifactError
 

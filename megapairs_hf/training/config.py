@@ -71,7 +71,8 @@ class SourceConfig:
     """One more data set of a mixture: rows of queries, positives and negatives, as MMEB's training sets have them.
 
     The columns are MMEB's: `qry`, `qry_image_path`, `pos_text`, `pos_image_path`, `neg_text`, `neg_image_path`; each
-    but the first of a pair may be absent, negatives may be lists, and `<|image_1|>` in a text is taken out.
+    but the first of a pair may be absent, negatives may be lists, and `<|image_1|>` in a text is taken out. A language
+    model's queries have no prompt, since `qry` carries its own instruction.
 
     Attributes:
         path: parquet, JSON lines, a folder of either, or a data set on the Hub (`./…` is relative to the work folder).
@@ -82,8 +83,6 @@ class SourceConfig:
         weight: sampling weight beside the other data sets; null for its number of rows.
         rows: use at most so many rows, sampled by the run's seed (VLM2Vec takes 50,000 of each of MMEB's); null for
             all.
-        prompt: query prompt of a language model; the default is none, since
-            MMEB's `qry` carries its own instruction. Triplets have the prompt of composed retrieval.
     """
 
     path: str
@@ -93,7 +92,6 @@ class SourceConfig:
     images: str = "."
     weight: float | None = None
     rows: int | None = None
-    prompt: str = ""
 
     def __post_init__(self) -> None:
         require(self.weight is None or self.weight > 0, "weight", self.weight, "a positive number or null")
@@ -225,7 +223,7 @@ class TrainConfig(LoopConfig):
 class PretrainConfig:
     """Settings of the small encoders that are trained on the corpus itself, where no weights can be had.
 
-    They stand in for EVA-CLIP and DINOv2: a CLIP learns from the captions, a DINOv2-shaped model from two random
+    They take the place of EVA-CLIP and DINOv2: a CLIP learns from the captions, a DINOv2-shaped model from two random
     views of each image (SimCLR, Chen et al. 2020). All settings are ours.
 
     Attributes:

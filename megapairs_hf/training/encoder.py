@@ -1,6 +1,6 @@
 """The model as training sees it: distinct inputs in, embeddings before normalizing out.
 
-One class serves both families, because Sentence Transformers does the telling apart: a dual encoder is given images
+One class serves both families, because Sentence Transformers tells them apart: a dual encoder is given images
 and texts by themselves, a language model whole inputs. What surprises: the forward takes a list of chunks, because
 DDP allows one forward call for each backward pass.
 """
@@ -74,7 +74,7 @@ def trainable(model: Any) -> nn.Module:
 
 
 def prepared(
-    model: Any, inputs: Sequence[BatchInput], images: Sequence[Any], device: Any, prompt: str | None = None
+    model: Any, inputs: Sequence[BatchInput], images: Sequence[Any], device: Any, prompted: bool = True
 ) -> dict[str, Any]:
     """One chunk as tensors on the device.
 
@@ -83,7 +83,7 @@ def prepared(
         inputs: of one role and kind.
         images: what is kept of those that have one, in order.
         device: where to.
-        prompt: of queries; None for the model's own query prompt, "" for none at all, as `encode` has it.
+        prompted: whether queries have the model's own query prompt.
     """
     role, kind = inputs[0].role, inputs[0].kind
     if kind == "image" and not role and model.preparer.pixels.plain is not None:
@@ -95,9 +95,9 @@ def prepared(
         if item.image is not None:
             one["image"] = next(shown)
         ready.append(one)
-    settings = {"prompt": (model.prompts or {}).get(role) or None, "task": role} if role else {}
-    if role == "query" and prompt is not None:
-        settings = {"prompt": prompt, "task": role} if prompt else {}
+    settings = {}
+    if role and (prompted or role != "query"):
+        settings = {"prompt": (model.prompts or {}).get(role) or None, "task": role}
     return moved(model.preprocess(ready, **settings), device)
 
 

@@ -55,7 +55,7 @@ def retrieval(
         queries: (image id, text) of each.
         targets: image id that answers each; the query's own image is taken out of its gallery, as CIRR does.
         fetch: gives the image of an id.
-        batch_size: inputs a forward pass.
+        batch_size: inputs per forward pass.
 
     Returns:
         A function that gives `recall@1` and `recall@10` in percent; it raises TrainingError where a vector is not

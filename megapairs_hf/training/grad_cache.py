@@ -34,14 +34,14 @@ def plain_gradient(
         accelerator: of the run.
         count: chunks of this process.
         load: gives a chunk's tensors.
-        good: asked when everything was loaded: whether the batch can be used.
+        good: called when everything is loaded: whether the batch can be used.
         loss: gives the loss and the gradient of all embeddings.
 
     Returns:
         The loss of this process's queries; None where the batch is not good.
     """
     chunks = [load(i) for i in range(count)]
-    # DDP must not be left with a forward pass that no backward pass follows, so the question comes first
+    # DDP must not be left with a forward pass that no backward pass follows, so this comes first
     if not good():
         return None
     embeddings = module(chunks)
@@ -60,7 +60,7 @@ def cached_gradient(
         accelerator: of the run.
         count: chunks of this process.
         load: gives a chunk's tensors; called twice for each.
-        good: asked when everything was loaded: whether the batch can be used.
+        good: called when everything is loaded: whether the batch can be used.
         loss: gives the loss and the gradient of all embeddings.
 
     Returns:

@@ -52,7 +52,7 @@ class ContrastTask:
     Args:
         model: an MMRet.
         pools: rows, each pool of one kind.
-        weights: how often a batch is sampled from each.
+        weights: sampling weight of each.
         config: the settings.
     """
 
@@ -61,10 +61,6 @@ class ContrastTask:
     ) -> None:
         self.model, self.pools, self.config = model, list(pools), config
         self.joint = is_joint(model)
-        for prompt in {pool.prompt for pool in self.pools if pool.prompt} if not self.joint else ():
-            raise TrainingError(
-                f"a source has the prompt {prompt!r}, but only language models are told one; leave it out"
-            )
         self.module = trainable(model)
         self.partial = config.micro_batch is not None or len(pools) > 1 or self.joint
         self.images = ImageLoader(Reader(Fetch(self.pools), ImageTransform(model)), config.cache_gb, config.workers)
@@ -110,7 +106,7 @@ class ContrastTask:
         """
         import torch
 
-        # dropout draws by step and process, so that a resumed run draws the same
+        # dropout samples by step and process, so that a resumed run draws the same
         torch.manual_seed(self.config.seed * 1_000_003 + step * 1009 + distributed.rank())
         while True:
             batch = self.batch(step, distributed.rank(), distributed.world_size())
@@ -134,7 +130,7 @@ class ContrastTask:
             inputs = [batch.inputs[k] for k in chunks[i]]
             images, bad = self.images.load(batch.pool, [item.image for item in inputs if item.image is not None])
             wrong.update({f"{batch.pool}/{name}": error for name, error in bad.items()})
-            return prepared(self.model, inputs, images, accelerator.device, self.pools[batch.pool].prompt)
+            return prepared(self.model, inputs, images, accelerator.device, self.pools[batch.pool].prompted)
 
         def loss(embeddings: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             pieces = self._pieces(batch, embeddings.device, counts)
@@ -188,7 +184,7 @@ class ContrastTask:
         return {"rejected": dict(self.bad)}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from `state`."""
+        """Resume from `state`."""
         self.bad = dict(state.get("rejected", {}))
 
     def close(self) -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class WholeBatchTask(ABC):
-    """What is learnt from batches whose graph fits into memory; the loss is a scalar.
+    """What is learned from batches whose graph fits into memory; the loss is a scalar.
 
     Attributes:
         module: what is trained.
@@ -59,7 +59,7 @@ class WholeBatchTask(ABC):
         return {}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from nothing."""
+        """Resume from nothing."""
         return
 
     def close(self) -> None:
@@ -121,7 +121,7 @@ class ViewsTask(WholeBatchTask):
     """Two random views of each image must find each other (SimCLR).
 
     Args:
-        model: a transformers vision model; the class token of its last layer is learnt.
+        model: a transformers vision model; the class token of its last layer is learned.
         ids: image ids.
         pixels: images by id.
         config: the settings.

@@ -42,7 +42,7 @@ def pretrain_encoders(
         corpus: images and captions.
         config: the settings.
         out: the folder; `clip/` and `dino/` in it load with transformers, `words/` with Sentence Transformers.
-        overwrite: throw away what is there.
+        overwrite: replace what is there.
 
     Returns:
         A `similarity` artifact.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.artifacts.artifact import Artifact
-from megapairs_hf.artifacts.fingerprints import model_place, weights_fingerprint
+from megapairs_hf.artifacts.fingerprints import model_path, weights_fingerprint
+from megapairs_hf.artifacts.workspace import TRAINING_LOG
 from megapairs_hf.artifacts.writer import ArtifactWriter, Rejection, create_artifact
 from megapairs_hf.core import distributed
 from megapairs_hf.core.compatibility import require_adapters
@@ -22,7 +24,7 @@ from megapairs_hf.training.data.mmeb import open_source, source_fingerprint
 from megapairs_hf.training.data.triplets import TripletPool
 from megapairs_hf.training.evaluate import EvalCallback, of_triplets
 from megapairs_hf.training.retrieval_task import ContrastTask
-from megapairs_hf.training.tracking import LOG, chosen_tracker
+from megapairs_hf.training.tracking import chosen_tracker
 from megapairs_hf.training.trainer import run_loop
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from megapairs_hf.training.config import TrainConfig
     from megapairs_hf.training.data.dataset import TrainDataset
 
-    Evaluators = Mapping[str, Callable[[Any], Callable[[], Mapping[str, float]]]]
+    Evaluators = Mapping[str, Callable[[Any], Mapping[str, float]]]
 
 RUN = ".run"
 EVAL_QUERIES, EVAL_BATCH = 500, 64
@@ -54,9 +56,9 @@ def train_mmret(
         out: the folder of the model; a Sentence Transformers model when done. A tracker's files go to a folder beside
             it, with `.tracking` after the name.
         work: what `./…` in the model's path is relative to.
-        overwrite: throw away what is there.
-        evaluators: by name: given the model, functions that measure it as it is when they are called; they run every
-            `eval_every` steps, besides retrieval on the validation split (`validation/recall@1`).
+        overwrite: replace what is there.
+        evaluators: functions by name that measure the model; they run every `eval_every` steps, besides retrieval on
+            the validation split (`validation/recall@1`).
 
     Returns:
         A `model` artifact.
@@ -72,7 +74,7 @@ def train_mmret(
     inputs |= {f"sources[{i}]": source_fingerprint(source, work) for i, source in enumerate(config.sources)}
 
     def make(folder: Path) -> dict[str, Any]:
-        # asked for again when the loop begins; here before anything is loaded
+        # checked again when the loop begins; here before anything is loaded
         chosen_tracker(config.tracker)
         model = started_model(config, work)
         pools, weights, small = open_pools(load_triplets(path, config.split), config, work)
@@ -88,7 +90,7 @@ def train_mmret(
         trained = run_loop(task, config, folder, "train", inputs, watch, Path(f"{out}.tracking"))
         # only the first process saves
         if config.lora_rank and distributed.is_main():
-            # merged in bfloat16, most of what the adapters learnt would be rounded away
+            # merged in bfloat16, most of what the adapters learned would be rounded away
             for parameter in model.parameters():
                 parameter.data = parameter.data.float()
             unload_lora(model)
@@ -124,7 +126,7 @@ def started_model(config: TrainConfig, work: str | Path) -> Any:
     import torch
 
     weights = {"dtype": getattr(torch, config.dtype)}
-    path = model_place(config.model, work)
+    path = model_path(config.model, work)
     model = load_mmret(path, revision=config.revision, device="cpu", model_kwargs=weights)
     if config.lora_rank:
         # the adapters' first values are sampled
@@ -191,9 +193,7 @@ def _measures(
                 note(f"there is no validation split, so nothing is measured every {config.eval_every} steps")
         else:
             measures["validation"] = of_triplets(model, rows, EVAL_QUERIES, config.micro_batch or EVAL_BATCH)
-    for name, make in evaluators.items():
-        measures[name] = make(model)
-    return measures
+    return measures | {name: functools.partial(measure, model) for name, measure in evaluators.items()}
 
 
 def make_model(
@@ -215,7 +215,7 @@ def make_model(
         make: trains, with checkpoints and log in the folder it is given; returns how to save, and the stats.
         kind: of the artifact.
         files: whose hashes go into the manifest.
-        overwrite: throw away what is there.
+        overwrite: replace what is there.
     """
     writer = create_artifact(out, kind=kind, config=config, inputs=inputs, names=files, overwrite=overwrite)
     if isinstance(writer, Artifact):
@@ -232,7 +232,7 @@ def make_model(
 def _place(writer: ArtifactWriter, run: Path, out: Path, save: Callable[[Path], None], files: tuple[str, ...]) -> None:
     with explained_save(out):
         save(out)
-        for log in run.rglob(LOG):
+        for log in run.rglob(TRAINING_LOG):
             target = out / log.relative_to(run)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(log, target)
@@ -244,4 +244,4 @@ def _place(writer: ArtifactWriter, run: Path, out: Path, save: Callable[[Path], 
 
 def backbone_fingerprint(config: TrainConfig, work: str | Path) -> str:
     """What identifies the backbone."""
-    return weights_fingerprint(model_place(config.model, work), config.revision)
+    return weights_fingerprint(model_path(config.model, work), config.revision)

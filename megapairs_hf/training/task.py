@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StepOutput:
-    """What a task tells of a step.
+    """The output of one step.
 
     Attributes:
         loss: of this process's queries.
@@ -44,7 +44,7 @@ class Task(Protocol):
         """What the next batches depend on besides the step, as plain values."""
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from `state`."""
+        """Resume from `state`."""
 
     def close(self) -> None:
         """Let go of workers."""

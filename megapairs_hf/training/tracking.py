@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from megapairs_hf.training.config import LoopConfig
 
-LOG = "training_log.jsonl"
 EXTRA = {"tensorboard": "track", "trackio": "track", "wandb": "wandb"}
 
 
@@ -41,7 +40,7 @@ def chosen_tracker(tracker: str) -> str | None:
 
 
 def begin_tracking(accelerator: Accelerator, label: str, config: LoopConfig) -> None:
-    """Open the tracker and tell it the settings."""
+    """Open the tracker and give it the settings."""
     plain = {
         name: value if isinstance(value, int | float | str | bool) else json.dumps(value)
         for name, value in config_dict(config).items()
@@ -78,7 +77,7 @@ class Log:
         return float(self.lines[-1]["seconds"]) if self.lines else 0.0
 
     def losses(self) -> list[dict[str, Any]]:
-        """The lines that tell a loss."""
+        """The lines with a loss."""
         return [line for line in self.lines if "loss" in line]
 
 
@@ -109,7 +108,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Trained:
-    """What came of a run.
+    """The result of a run.
 
     Attributes:
         log: the lines of its log.
@@ -150,7 +149,7 @@ def memory_gb(device: Any) -> float:
 
 
 def live_line(line: dict[str, Any], device: Any) -> str:
-    """Loss, images a second, learning rate and memory; the progress bar adds the time that is left."""
+    """Loss, images per second, learning rate and memory; the progress bar adds the time that is left."""
     return (
         f"loss {line['loss']:.4f}, {line.get('images_per_s', 0):,.0f} images/s, lr {line['lr']:.2g},"
         f" {memory_gb(device):.1f} GB"

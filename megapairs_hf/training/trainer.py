@@ -1,4 +1,4 @@
-"""The loop on Accelerate: steps, gradients, learning rate, log, checkpoints, evaluation; what is learnt is a `Task`.
+"""The loop on Accelerate: steps, gradients, learning rate, log, checkpoints, evaluation; what is learned is a `Task`.
 
 What surprises: there is no data loader. A task makes the batch of step s from the seed and s alone, so a run that
 resumes at step s takes exactly the batches that the uninterrupted run would have had.
@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.artifacts import storage
+from megapairs_hf.artifacts.workspace import TRAINING_LOG
 from megapairs_hf.core import distributed
 from megapairs_hf.core.config import config_dict
 from megapairs_hf.core.errors import TrainingError
@@ -19,7 +20,7 @@ from megapairs_hf.core.progress import Progress, note
 from megapairs_hf.training.checkpoint import PREFIX, load_checkpoint, make_whole, newest, save_checkpoint
 from megapairs_hf.training.collectives import all_reduce_sum, broadcast, world
 from megapairs_hf.training.evaluate import EvalCallback
-from megapairs_hf.training.tracking import LOG, Interval, Log, Trained, begin_tracking, chosen_tracker, live_line
+from megapairs_hf.training.tracking import Interval, Log, Trained, begin_tracking, chosen_tracker, live_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,7 +48,7 @@ def run_loop(
     """Train, resuming if there is a checkpoint.
 
     Args:
-        task: what is learnt; afterwards its module holds the weights to be saved (the last, or the best).
+        task: what is learned; afterwards its module holds the weights to be saved (the last, or the best).
         config: the settings.
         folder: where the checkpoints and the log go.
         label: of the progress bar.
@@ -124,7 +125,7 @@ class Run:
         self.saved = 0
         self._resume()
         self.interval = Interval()
-        self.log = Log(folder / LOG, self.done)
+        self.log = Log(folder / TRAINING_LOG, self.done)
 
     @property
     def chosen(self) -> int | None:

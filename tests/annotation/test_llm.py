@@ -15,7 +15,7 @@ import pytest
 from megapairs_hf.annotation import Endpoint, InstructConfig, instruct_pairs
 from megapairs_hf.annotation.prompts.few_shot import load_examples
 from megapairs_hf.annotation.prompts.parsing import parse_instruct
-from megapairs_hf.core.errors import ReplyRejectedError
+from megapairs_hf.core.errors import ResponseRejectedError
 from megapairs_hf.core.schema import DESCRIPTIONS
 
 from .conftest import make_artifact
@@ -66,5 +66,5 @@ def test_the_share_that_parses(server, corpus, tmp_path, response_format, least)
 def parses(text):
     try:
         return bool(parse_instruct(text))
-    except ReplyRejectedError:
+    except ResponseRejectedError:
         return False

@@ -13,7 +13,7 @@ from megapairs_hf.annotation.prompts.templates import (
     format_response,
     instruct_prompt,
 )
-from megapairs_hf.core.errors import ConfigError, ReplyParseError
+from megapairs_hf.core.errors import ConfigError, ResponseParseError
 
 EXAMPLES = load_examples(None, 5)
 
@@ -66,9 +66,9 @@ def test_numbers_inside_instructions_stay():
 
 
 def test_a_thought_that_was_cut_off_is_no_reply():
-    with pytest.raises(ReplyParseError, match="empty_reply"):
+    with pytest.raises(ResponseParseError, match="empty_reply"):
         parse_instruct("<think>1. maybe red\n2. maybe blue", "length")
-    with pytest.raises(ReplyParseError, match="empty_reply"):
+    with pytest.raises(ResponseParseError, match="empty_reply"):
         parse_describe("<think>Both are red. The sec", "length")
 
 
@@ -79,7 +79,7 @@ def test_what_was_cut_off_is_left_out():
         'say "hi"',
     ]
     assert parse_describe("Both are red. The second is bi", "length") == "Both are red."
-    with pytest.raises(ReplyParseError, match="cut_off"):
+    with pytest.raises(ResponseParseError, match="cut_off"):
         parse_describe("Both are", "length")
 
 
@@ -87,7 +87,7 @@ def test_what_was_cut_off_is_left_out():
     ("said", "reason"), [("", "empty_reply"), ("<think>x</think>", "empty_reply"), ("no", "no_list")]
 )
 def test_useless_replies(said, reason):
-    with pytest.raises(ReplyParseError) as error:
+    with pytest.raises(ResponseParseError) as error:
         parse_instruct(said)
     assert error.value.reason == reason
 

@@ -11,7 +11,7 @@ from megapairs_hf.annotation.rule_based.templates import (
     write_description,
     write_instructions,
 )
-from megapairs_hf.core.errors import ReplyRejectedError
+from megapairs_hf.core.errors import ResponseRejectedError
 
 SCENE = "two large red striped stars on the left and a small blue circle on the right over a plain yellow background"
 EMOJI = "woman vampire: dark skin tone, OpenMoji outline emoji"
@@ -89,14 +89,14 @@ def test_the_same_seed_says_the_same_and_another_something_else():
 
 @pytest.mark.parametrize("same", [("a red star", "A red star."), ("a star", "the star"), ("star!", "star")])
 def test_equal_captions_are_rejected(same):
-    with pytest.raises(ReplyRejectedError) as error:
+    with pytest.raises(ResponseRejectedError) as error:
         write_instructions(*same, [], count=5, seed=0)
     assert error.value.reason == "same_caption"
 
 
 @pytest.mark.parametrize("target", ["  ", "- !", "."])
 def test_no_caption_is_rejected(target):
-    with pytest.raises(ReplyRejectedError) as error:
+    with pytest.raises(ResponseRejectedError) as error:
         write_description("a star", target, [])
     assert error.value.reason == "no_caption"
 

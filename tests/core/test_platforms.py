@@ -13,13 +13,14 @@ import pytest
 import torch
 from filelock import FileLock
 
-from megapairs_hf.artifacts import storage, writer
+from megapairs_hf.artifacts import lock as locks
+from megapairs_hf.artifacts import storage
 from megapairs_hf.core import platforms
 from megapairs_hf.core.errors import ArtifactError
 from megapairs_hf.corpus import stage
 from megapairs_hf.corpus.sources.folder import list_images
 from megapairs_hf.images.decode import encode_image
-from megapairs_hf.mining.knn.thread_pool import default_threads, give_back
+from megapairs_hf.mining.knn.thread_pool import default_threads, release_memory
 from megapairs_hf.training.data.loader import ImageLoader, Reader
 from megapairs_hf.training.tracking import memory_gb
 from tests.making import draw
@@ -69,7 +70,7 @@ def test_peak_memory_without_the_module_resource(monkeypatch):
 def test_freed_memory_is_given_back_where_there_is_a_way(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr("ctypes.CDLL", lambda name: pytest.fail("no glibc there"))
-    give_back()
+    release_memory()
 
 
 def fetch(pool, names):
@@ -167,15 +168,15 @@ def test_links_where_there_are(tmp_path):
 
 
 def test_an_open_lock_file_that_cannot_be_deleted(tmp_path, monkeypatch):
-    lock = writer.acquire(tmp_path / "a")
+    lock = locks.acquire(tmp_path / "a")
     assert isinstance(lock, FileLock)
     unlink = Path.unlink
     monkeypatch.setattr(Path, "unlink", raising(PermissionError(errno.EACCES, "it is open")))
-    writer.release(lock)
+    locks.release(lock)
     assert not lock.is_locked
     monkeypatch.setattr(Path, "unlink", unlink)
-    second = writer.acquire(tmp_path / "a")
-    writer.release(second)
+    second = locks.acquire(tmp_path / "a")
+    locks.release(second)
 
 
 def test_ids_have_slashes_on_every_system(tmp_path, monkeypatch):

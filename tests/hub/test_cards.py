@@ -138,7 +138,7 @@ def test_a_slot_without_a_value_is_named(work, tmp_path):
 
 @pytest.mark.parametrize("use", ["{{ base_model }}", "{% for x in datasets %}{% endfor %}", "{{ '%s' % base_model }}"])
 def test_a_slot_that_is_empty_is_named(work, tmp_path, use):
-    with pytest.raises(CardError, match=r"other\.md\.jinja.*the slot `(base_model|datasets)` has no value"):
+    with pytest.raises(CardError, match=r"other\.md\.jinja.*'(base_model|datasets)' is undefined"):
         model_card(work, template(tmp_path, use))
 
 

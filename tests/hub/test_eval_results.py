@@ -5,16 +5,15 @@ import json
 import pytest
 import yaml
 
-from megapairs_hf.core.errors import HubError, IncompleteArtifactError
+from megapairs_hf.core.errors import ArtifactError, HubError, IncompleteArtifactError
 from megapairs_hf.hub.config import PushConfig
-from megapairs_hf.hub.eval_results import as_shares, eval_results, in_percent, read_records, records_of_model
+from megapairs_hf.hub.eval_results import eval_results, public_records, read_records, records_of_model
 from megapairs_hf.hub.push_results import eval_files
 
 SHARE = {"benchmark": "circo", "split": "val", "metric": "map@5", "value": 0.343, "model": "m", "strategy": "fused"}
-PERCENT = SHARE | {
-    "metric": "mAP@5",
-    "value": 34.3,
-    "ci95": [30.1, 38.5],
+SHARE |= {"unit": "fraction"}
+RECORD = SHARE | {
+    "ci95": [0.301, 0.385],
     "queries": 220,
     "ties": 0,
     "options": {"queries": "edits", "max_queries": None},
@@ -31,30 +30,23 @@ def write(path, records):
     return path
 
 
-def test_shares_and_percent_become_the_same_number(tmp_path):
-    for record in (SHARE, PERCENT, SHARE | {"metric": "MAP@5"}):
-        told = read_records(write(tmp_path / "results.jsonl", [record]))[0]
-        assert (told["metric"], told["value"]) == ("map@5", 34.3)
-        assert read_records(tmp_path)[0] == told
-        assert as_shares([told])[0]["value"] == pytest.approx(0.343)
-
-
-def test_a_low_value_is_percent_where_its_file_is():
-    assert [r["value"] for r in in_percent([PERCENT, SHARE | {"value": 0.4}])] == [34.3, 0.4]
-    assert in_percent([{**PERCENT, "value": 0.4}])[0]["value"] == 0.4
+@pytest.mark.parametrize("unit", [None, "percent"])
+def test_a_record_that_holds_no_fraction_is_refused(tmp_path, unit):
+    with pytest.raises(HubError, match=f"line 1 has the unit {unit!r}, not 'fraction'; run the evaluation again"):
+        read_records(write(tmp_path / "results.jsonl", [SHARE | {"unit": unit, "value": 34.3}]))
 
 
 def test_no_option_hides_the_number_of_queries():
-    told = as_shares([PERCENT])[0]
+    told = public_records([RECORD])[0]
     assert told["queries"] == 220 and told["options"] == {"queries by": "edits"}
 
 
 def test_an_entry_of_the_hub_reads_back_with_huggingface_hub():
     from huggingface_hub import parse_eval_result_entries
 
-    recall = {**PERCENT, "metric": "recall@1", "value": 20.0}
-    records = [r | {"dataset": "org/circo"} for r in in_percent([PERCENT, recall])]
-    files = eval_files([*records, *in_percent([{**PERCENT, "benchmark": "mine"}])])
+    recall = {**RECORD, "metric": "recall@1", "value": 0.2}
+    records = [r | {"dataset": "org/circo"} for r in (RECORD, recall)]
+    files = eval_files([*records, {**RECORD, "benchmark": "mine"}])
     assert list(files) == [".eval_results/circo-val-fused.yaml"]
     entries = parse_eval_result_entries(yaml.safe_load(files[".eval_results/circo-val-fused.yaml"]))
     assert [(e.dataset_id, e.task_id, e.value, e.date) for e in entries] == [
@@ -67,7 +59,7 @@ def test_an_entry_of_the_hub_reads_back_with_huggingface_hub():
 def test_an_entry_of_the_card_survives_its_metadata():
     from huggingface_hub import ModelCard, ModelCardData
 
-    data = ModelCardData(model_name="m", eval_results=eval_results(in_percent([PERCENT])))
+    data = ModelCardData(model_name="m", eval_results=eval_results([RECORD]))
     back = ModelCard(f"---\n{data.to_yaml()}\n---\n# M\n").data.eval_results[0]
     assert (back.metric_name, back.metric_type, back.metric_value) == ("mAP@5 (fused)", "map_at_5", 34.3)
     assert back.metric_args["ci95"] == [30.1, 38.5]
@@ -77,7 +69,8 @@ def test_an_entry_of_the_card_survives_its_metadata():
     ("line", "said"),
     [
         ("{", r"results\.jsonl line 1 is not JSON"),
-        ("[]", "has no `benchmark`"),
+        ("[]", "is no JSON object"),
+        ("{}", "has no `benchmark`"),
         (json.dumps({**SHARE, "model": ""}), "has no `model`"),
         (json.dumps({**SHARE, "metric": ["a"]}), "has no `metric`"),
         (json.dumps({**SHARE, "value": "high"}), "has the value 'high', which is no number"),
@@ -87,12 +80,12 @@ def test_an_entry_of_the_card_survives_its_metadata():
 )
 def test_what_is_no_record_is_named(tmp_path, line, said):
     (tmp_path / "results.jsonl").write_text(line + "\n")
-    with pytest.raises(HubError, match=said):
+    with pytest.raises((ArtifactError, HubError), match=said):
         read_records(tmp_path)
 
 
 def test_no_results_and_unfinished_results_are_told(tmp_path):
-    with pytest.raises(HubError, match=r"holds no results\.jsonl"):
+    with pytest.raises(ArtifactError, match=r"holds no results\.jsonl"):
         read_records(tmp_path)
     (tmp_path / ".plan.json").write_text("{}")
     with pytest.raises(IncompleteArtifactError, match="not finished"):

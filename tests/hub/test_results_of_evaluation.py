@@ -4,14 +4,13 @@ import json
 from dataclasses import replace
 
 import numpy as np
-import pytest
 import yaml
 
 from megapairs_hf.core.inputs import Input
 from megapairs_hf.evaluation.benchmarks.base import Benchmark, Query
 from megapairs_hf.evaluation.rank import EmbeddingScorer, rank
 from megapairs_hf.evaluation.results import About, measure, records_of
-from megapairs_hf.hub.eval_results import as_shares, eval_results, in_percent, read_records
+from megapairs_hf.hub.eval_results import eval_results, read_records
 from megapairs_hf.hub.push_results import eval_files
 
 
@@ -31,7 +30,7 @@ def records():
 def test_fractions_reach_the_card_and_the_hub_as_percent_and_groups_do_not(tmp_path):
     (tmp_path / "results.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records()))
     told = read_records(tmp_path)
-    assert [(r["group"], r["value"]) for r in told] == [(None, 75), ("a", 50), ("b", 100)]
+    assert [(r["group"], r["value"]) for r in told] == [(None, 0.75), ("a", 0.5), ("b", 1)]
     [entry] = eval_results(told)
     assert entry.metric_value == 75
     low, high = entry.metric_args["ci95"]
@@ -40,18 +39,10 @@ def test_fractions_reach_the_card_and_the_hub_as_percent_and_groups_do_not(tmp_p
     [line] = yaml.safe_load(content)
     assert (name, line["value"]) == (".eval_results/fashioniq-val-fused.yaml", 75)
     assert f"95 % interval {low:.1f} to {high:.1f}" in line["notes"]
-    assert as_shares(told)[0]["value"] == pytest.approx(0.75)
-
-
-def test_the_unit_decides_even_where_all_values_are_below_one_percent():
-    low = {**records()[0], "value": 0.004, "ci95": [0.002, 0.006]}
-    assert in_percent([low])[0]["value"] == pytest.approx(0.4)
-    assert in_percent([low])[0]["ci95"] == pytest.approx([0.2, 0.6])
-    assert in_percent(in_percent([low])) == in_percent([low])
 
 
 def test_a_part_or_another_rule_is_no_result_of_the_benchmark_on_the_hub(tmp_path):
-    whole, *_ = in_percent(records())
+    whole, *_ = records()
     for options, said in (
         ({"partial": "2 of 3: a, b"}, "partial: 2 of 3: a, b"),
         ({"gallery": "union"}, "union gallery, easier"),

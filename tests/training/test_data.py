@@ -303,7 +303,7 @@ def test_a_cap_on_the_rows_of_a_source_draws_them_by_the_seed(table):
         SourceConfig("x", rows=0)
 
 
-def test_queries_of_a_source_have_its_prompt_and_triplets_the_models(table, rows, tmp_path):
+def test_queries_of_a_source_have_no_prompt_and_triplets_the_models(table, rows, tmp_path):
     model = load_mmret(llava(tmp_path / "llava"), device="cpu")
     config = TrainConfig(**{**SETTINGS, "batch_size": 4})
 
@@ -316,7 +316,7 @@ def test_queries_of_a_source_have_its_prompt_and_triplets_the_models(table, rows
         files = task.pools[0].files([part.image for part in parts])
         given = [{"text": part.text, "image": files[part.image]} for part in parts]
         images, _ = task.images.load(0, [part.image for part in parts])
-        return prepared(model, parts, images, "cpu", task.pools[0].prompt)["input_ids"], given
+        return prepared(model, parts, images, "cpu", task.pools[0].prompted)["input_ids"], given
 
     def equal(found, **settings):
         ids, given = found
@@ -326,15 +326,7 @@ def test_queries_of_a_source_have_its_prompt_and_triplets_the_models(table, rows
     # as `encode` gives a query of MMEB, as `encode_query` gives a composed query
     assert equal(fed(SourceConfig(**place)))
     assert equal(fed(None), prompt=model.prompts["query"], task="query")
-    assert equal(fed(SourceConfig(**place, prompt="Name it: ")), prompt="Name it: ", task="query")
     assert not equal(fed(SourceConfig(**place)), prompt=model.prompts["query"], task="query")
-
-
-def test_a_prompt_for_a_dual_encoder_is_refused(table, model):
-    config = TrainConfig(**SETTINGS)
-    pools, weights = open_source(SourceConfig("./rows.parquet", images="./images", prompt="Name: "), config, table)
-    with pytest.raises(TrainingError, match="only language models are told one"):
-        ContrastTask(model, pools, weights, config)
 
 
 def test_a_source_that_changed_is_noticed(tmp_path, triplets, models):

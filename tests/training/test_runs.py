@@ -73,7 +73,7 @@ def test_a_run_that_gets_no_better_stops(model, rows, tmp_path):
 def test_the_manifest_tells_of_the_weights_that_were_saved(triplets, models, tmp_path):
     values = iter([33.3, 30.0, 20.0])
     settings = {**SETTINGS, "steps": 12, "log_every": 4, "eval_every": 2, "best_metric": "set/recall", "patience": 2}
-    measured = {"set": lambda model: lambda: {"recall": next(values)}}
+    measured = {"set": lambda model: {"recall": next(values)}}
     out = tmp_path / "m"
     made = train_mmret(triplets, config=TrainConfig(**settings), out=out, work=models, evaluators=measured)
     stats = made.manifest.stats
@@ -299,7 +299,7 @@ from megapairs_hf.artifacts.artifact import open_artifact
 from megapairs_hf.training import TrainConfig, train_mmret
 values = iter([1.0, 2.0, 3.0] if os.environ["RANK"] == "0" else [-1.0, -2.0, -3.0])
 found = open_artifact({triplets.path!r}, "triplets")
-measure = lambda model: lambda: {{"m": next(values)}}
+measure = lambda model: {{"m": next(values)}}
 made = train_mmret(
     found, config=TrainConfig(**{words!r}), out={str(tmp_path / "m")!r}, work={models!r}, evaluators={{"x": measure}}
 )

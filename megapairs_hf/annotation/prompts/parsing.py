@@ -6,7 +6,7 @@ import json
 import re
 from typing import Any
 
-from megapairs_hf.core.errors import ReplyParseError
+from megapairs_hf.core.errors import ResponseParseError
 
 NUMBER = r"(?:instruction\s*)?[(\[]?(?:\d{1,2}\s*[.):\]]+|[a-h][.)])(?!\d)"
 ITEM = re.compile(rf"^\s*(?:[#*_]*{NUMBER}[*_]*|[①-⑳]|[-*•–])\s*(?P<text>\S.*)$", re.IGNORECASE)
@@ -72,16 +72,16 @@ def parse_describe(text: str, finish_reason: str = "stop") -> str:
     """The description in a response: one line, without heading or emphasis, ending with a whole sentence.
 
     Raises:
-        ReplyParseError: `empty_reply`, or `cut_off` where the length limit left no whole sentence.
+        ResponseParseError: `empty_reply`, or `cut_off` where the length limit left no whole sentence.
     """
     description = " ".join(without_thinking(text).replace("**", "").split())
     description = HEADING.sub("", description)
     if not description:
-        raise ReplyParseError("empty_reply", text)
+        raise ResponseParseError("empty_reply", text)
     if finish_reason == "length":
         end = max(description.rfind(mark) for mark in ".!?")
         if end < 0:
-            raise ReplyParseError("cut_off", text)
+            raise ResponseParseError("cut_off", text)
         description = description[: end + 1]
     return description
 
@@ -96,16 +96,16 @@ def parse_instruct(text: str, finish_reason: str = "stop") -> list[str]:
     """The instructions in a response, from JSON or a numbered or bulleted list, without an item that was cut off.
 
     Raises:
-        ReplyParseError: `empty_reply` or `no_list`.
+        ResponseParseError: `empty_reply` or `no_list`.
     """
     answer = without_thinking(text)
     if not answer:
-        raise ReplyParseError("empty_reply", text)
+        raise ResponseParseError("empty_reply", text)
     items = items_of_json(answer)
     if items is None:
         items = items_of_lines(answer)
         if finish_reason == "length":
             items = items[:-1]
     if not items:
-        raise ReplyParseError("no_list", text)
+        raise ResponseParseError("no_list", text)
     return items

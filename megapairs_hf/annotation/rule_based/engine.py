@@ -13,7 +13,7 @@ from megapairs_hf.annotation.filters import filter_instructions
 from megapairs_hf.annotation.prompts.templates import format_response
 from megapairs_hf.annotation.rule_based import templates
 from megapairs_hf.annotation.tasks import Outcome, Row, captions_of, ids_of
-from megapairs_hf.core.errors import ReplyRejectedError
+from megapairs_hf.core.errors import ResponseRejectedError
 from megapairs_hf.core.schema import META, QUERY_ID, TARGET_ID
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def _by_rules(
             edits = templates.attribute_edits(texts[row[QUERY_ID]][META], texts[row[TARGET_ID]][META], attributes)
             try:
                 outcomes.append(write(row, edits))
-            except ReplyRejectedError as error:
+            except ResponseRejectedError as error:
                 outcomes.append(Outcome(None, error.reason, error.detail))
         bar.advance()
     return outcomes

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.annotation.rule_based.caption_diff import Edit, find_edits, is_mark, shared_part, words_of
-from megapairs_hf.core.errors import ReplyRejectedError
+from megapairs_hf.core.errors import ResponseRejectedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -173,7 +173,7 @@ def write_instructions(query: str, target: str, attributes: Sequence[Edit], *, c
         Up to `count` instructions, each carrying every edit.
 
     Raises:
-        ReplyRejectedError: `same_caption` where nothing differs, `no_caption` where there is nothing to tell.
+        ResponseRejectedError: `same_caption` where nothing differs, `no_caption` where there is nothing to tell.
     """
     if not attributes:
         check_differ(query, target)
@@ -195,9 +195,9 @@ def write_instructions(query: str, target: str, attributes: Sequence[Edit], *, c
 def check_differ(query: str, target: str) -> None:
     """Refuse a pair whose captions say nothing, or the same."""
     if all(is_mark(token) for token in words_of(target)):
-        raise ReplyRejectedError("no_caption", "the target has no caption")
+        raise ResponseRejectedError("no_caption", "the target has no caption")
     if not find_edits(query, target):
-        raise ReplyRejectedError("same_caption", target)
+        raise ResponseRejectedError("same_caption", target)
 
 
 def _sentence(style: str, edits: Sequence[Edit], rng: random.Random) -> str:
@@ -211,7 +211,7 @@ def write_description(query: str, target: str, attributes: Sequence[Edit]) -> st
     """What two images share and how they differ, as far as their captions tell.
 
     Raises:
-        ReplyRejectedError: as `write_instructions`.
+        ResponseRejectedError: as `write_instructions`.
     """
     if not attributes:
         check_differ(query, target)

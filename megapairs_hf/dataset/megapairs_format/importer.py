@@ -7,8 +7,6 @@ images are held in memory (about 150 bytes each), the images and the lines are n
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -121,18 +119,15 @@ def import_megapairs(
         ArtifactError: a file cannot be read or is elsewhere, two files have one id, or no line can be used.
         StaleArtifactError: `out` was made of other lines, or of images of other sizes or times.
     """
-    config = config or ImportConfig()
+    excluded, hashes = read_excluded((config or ImportConfig()).exclude)
     paths = {"train": jsonl} | ({"validation": validation} if validation is not None else {})
     files = {split: on_this_machine(path) for split, path in paths.items()}
-    excluded, hashes = read_excluded(config.exclude)
     work = _planned(files, on_this_machine(image_root), excluded)
-    inputs = {split: sha256_of(str(path))[:16] for split, path in files.items()}
-    inputs["images"] = digest_of(work.root, sorted(set().union(*(split.images for split in work.splits))))
-    inputs |= hashes
-    if work.known:
-        inputs["names"] = sha256_of(str(files["train"].with_name(NAMES)))[:16]
+    inputs = _fingerprints(work) | hashes
     names = [name for name, _ in work.plan]
-    writer = create_artifact(out, kind="triplets", config=config, inputs=inputs, names=names, overwrite=overwrite)
+    writer = create_artifact(
+        out, kind="triplets", config=config or ImportConfig(), inputs=inputs, names=names, overwrite=overwrite
+    )
     if isinstance(writer, Artifact):
         return writer
     with writer:
@@ -144,10 +139,17 @@ def import_megapairs(
             raise ArtifactError(f"no line of {jsonl} can be used with the images in {image_root}; check both paths")
         if distributed.is_main():
             hashes_of_shards = [writer.sha256(i) for i in range(len(writer.names))]
-            mark = hashlib.sha256(json.dumps(hashes_of_shards).encode()).hexdigest()[:16]
-            page = readme([split for split, count in counts.items() if count], mark, True)
+            page = readme([split for split, count in counts.items() if count], hashes_of_shards, True)
             storage.write_bytes(join(out, "README.md"), page.encode())
         return writer.finish({"rows_in": sum(split.lines for split in work.splits), "triplets": counts})
+
+
+def _fingerprints(work: _Import) -> dict[str, str]:
+    inputs = {split.name: sha256_of(str(split.path))[:16] for split in work.splits}
+    inputs["images"] = digest_of(work.root, sorted(set().union(*(split.images for split in work.splits))))
+    if work.known:
+        inputs["names"] = sha256_of(str(work.splits[0].path.with_name(NAMES)))[:16]
+    return inputs
 
 
 def _rows(writer: ArtifactWriter, prefix: str) -> int:

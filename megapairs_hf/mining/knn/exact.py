@@ -86,7 +86,7 @@ class ExactSearch:
 
     Args:
         targets: the embeddings that are searched.
-        k: neighbors a query.
+        k: neighbors per query.
         crew: the threads.
         block_rows: targets that are held in memory at a time; None for all.
         integers: force eight-bit integers or float32; None takes the faster.

@@ -30,7 +30,7 @@ class FaissSearch:
 
     Args:
         targets: the embeddings that are searched.
-        k: neighbors a query.
+        k: neighbors per query.
         crew: the threads.
         recall: share of the K exact neighbors that must be found, 0 to 1.
         queries: the embeddings that are searched with, if they are others.

@@ -20,7 +20,7 @@ class DeviceSearch:
 
     Args:
         targets: the embeddings that are searched.
-        k: neighbors a query.
+        k: neighbors per query.
         device: `cuda`, `cuda:1`, …; `cpu` works and is for tests.
         block_rows: targets on the device at a time.
     """

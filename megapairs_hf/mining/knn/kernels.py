@@ -38,7 +38,7 @@ def dot(left: np.ndarray, right: np.ndarray) -> float:
 
 @njit(nogil=True, cache=True, fastmath=True)
 def quick_dot(left: np.ndarray, right: np.ndarray) -> float:
-    """Dot product in float32, which tells most of the useless pairs in half the time."""
+    """Dot product in float32, which rejects most of the useless pairs in half the time."""
     total: Any = np.float32(0.0)
     for d in range(left.shape[0]):
         total += left[d] * np.float32(half(right[d]))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # resident once torch, numba, faiss and pyarrow are loaded and warm; measured
 LIBRARIES = 600_000_000
-# exact search of so many embeddings against themselves takes about two minutes on two processors
+# exact search of so many embeddings against themselves takes about two minutes on two CPU cores
 EXACT_ROWS = 250_000
 # indices, hashes, kinds and their sorted copies
 BOOKKEEPING = 96

@@ -26,7 +26,7 @@ class ThreadPool:
     """Threads that each multiply and scan tiles of their own.
 
     Args:
-        threads: how many; None takes this process's share of the processors.
+        threads: how many; None takes this process's share of the CPU cores.
     """
 
     def __init__(self, threads: int | None = None) -> None:
@@ -69,7 +69,7 @@ def workers(threads: int | None = None) -> Iterator[ThreadPool]:
 
 
 def default_threads() -> int:
-    """This process's share of the processors it may run on."""
+    """This process's share of the CPU cores it may run on."""
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return max(1, cpu_cores() // local)
 

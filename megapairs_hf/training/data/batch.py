@@ -55,7 +55,7 @@ class FalseNegativeKeys:
 
 @dataclass(frozen=True)
 class Batch:
-    """One process's part of a batch, and what it has to know of the rest.
+    """One process's part of a batch, and what it needs of the rest.
 
     Attributes:
         step: whose batch it is.
@@ -156,7 +156,7 @@ def make_batch(
         distinct.update(dict.fromkeys(_split(example.query, roles[0], joint)))
         for candidate in example.candidates:
             distinct.update(dict.fromkeys(_split(candidate, roles[1], joint)))
-    # those with images first, since they are dearest; in the order in which they were met
+    # those with images first, since they cost most; otherwise in order of appearance
     inputs = sorted(distinct, key=lambda item: (item.image is None, item.text is None, item.role))
     index = {item: i for i, item in enumerate(inputs)}
     nothing = len(inputs)

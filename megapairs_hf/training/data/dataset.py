@@ -34,11 +34,11 @@ class TrainDataset(Protocol):
 
     Attributes:
         rows: how many there are.
-        prompt: what a language model is told before each query; None for the model's own query prompt.
+        prompted: whether a language model's own query prompt stands before each query.
     """
 
     rows: int
-    prompt: str | None
+    prompted: bool
 
     def indices(self, batch: int, size: int) -> list[int]:
         """The rows of this data set's batch of this number."""

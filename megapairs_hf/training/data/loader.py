@@ -56,7 +56,7 @@ class Reader:
             return None, str(error) or type(error).__name__
 
     def blank(self) -> Any:
-        """What stands in for an image that cannot be read, until its batch is made again."""
+        """A black image in place of one that cannot be read, until its batch is made again."""
         from PIL import Image
 
         return self.prepare(Image.new("RGB", (64, 64)))
@@ -94,13 +94,13 @@ class ImageLoader:
         self.call = _read if workers else reader
 
     def ahead(self, pool: int, names: Sequence[str]) -> None:
-        """Begin to decode what will be asked for in these words."""
+        """Begin to decode what `load` will be called with."""
         missing = tuple(name for name in names if (pool, name) not in self.cached)
         if missing and (pool, missing) not in self.pending:
             self.pending[pool, missing] = self.pool.submit(self.call, pool, missing)
 
     def load(self, pool: int, names: Sequence[str]) -> tuple[list[Any], dict[str, str]]:
-        """Images, and what is wrong with those that cannot be read (a black one stands in for each).
+        """Images, and what is wrong with those that cannot be read (replaced by a black one).
 
         Args:
             pool: of the rows.
@@ -129,7 +129,7 @@ class ImageLoader:
             self.cached[pool, name] = pixels
 
     def forget(self) -> None:
-        """Drop what was begun and not asked for."""
+        """Drop what was begun and not loaded."""
         for future in self.pending.values():
             future.cancel()
         self.pending.clear()
@@ -141,7 +141,7 @@ class ImageLoader:
 
 
 class PixelCache:
-    """Turns image ids into normalized pixel tensors, for what is learnt from whole images at once.
+    """Turns image ids into normalized pixel tensors, for what is learned from whole images at once.
 
     Args:
         fetch: gives the file of an id.

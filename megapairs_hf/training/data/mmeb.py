@@ -2,7 +2,7 @@
 
 Columns: `qry`, `qry_image_path`, `pos_text`, `pos_image_path`, `neg_text`, `neg_image_path`. What surprises: rows of
 different kinds (image to text, text to image, …) become pools of their own, so that all rows of a batch are of one
-kind and a model cannot tell a negative by its kind alone.
+kind and a model cannot recognize a negative by its kind alone.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from megapairs_hf.artifacts.fingerprints import model_place, sha256_of
+from megapairs_hf.artifacts.fingerprints import model_path, sha256_of
 from megapairs_hf.core.errors import ArtifactError, TrainingError
 from megapairs_hf.core.inputs import Input
 from megapairs_hf.training.data.dataset import Example
@@ -65,13 +65,11 @@ class TablePool:
         chosen: which of its rows.
         images: folder of the images.
         config: the settings.
-        prompt: of its queries.
     """
 
-    def __init__(
-        self, name: str, table: Any, chosen: Sequence[int], images: Path, config: TrainConfig, prompt: str = ""
-    ) -> None:
-        self.prompt: str | None = prompt
+    def __init__(self, name: str, table: Any, chosen: Sequence[int], images: Path, config: TrainConfig) -> None:
+        # `qry` carries its own instruction
+        self.prompted = False
         self.name, self.table, self.images, self.config = name, table.select(chosen), images, config
         self.rows = len(chosen)
 
@@ -139,7 +137,7 @@ def open_source(source: SourceConfig, config: TrainConfig, work: str | Path) -> 
     import datasets
 
     path = str(Path(work) / source.path[2:]) if source.path.startswith("./") else source.path
-    images = Path(model_place(source.images, work))
+    images = Path(model_path(source.images, work))
     reader, options = _reader(Path(path), source)
     try:
         table = datasets.load_dataset(reader, **options)
@@ -159,9 +157,7 @@ def open_source(source: SourceConfig, config: TrainConfig, work: str | Path) -> 
         if len(sides) < 2:
             raise TrainingError(f"row {i} of {path} has an empty query or positive; take it out")
         kinds.setdefault(tuple(side.kind for side in sides), []).append(i)
-    pools: list[TrainDataset] = [
-        TablePool(name, table, chosen, images, config, source.prompt) for chosen in kinds.values()
-    ]
+    pools: list[TrainDataset] = [TablePool(name, table, chosen, images, config) for chosen in kinds.values()]
     share = (source.weight or len(table)) / len(table)
     return pools, [share * len(chosen) for chosen in kinds.values()]
 
@@ -169,7 +165,7 @@ def open_source(source: SourceConfig, config: TrainConfig, work: str | Path) -> 
 def source_fingerprint(source: SourceConfig, work: str | Path) -> str:
     """What identifies the rows of a source: the bytes of local files, or the revision on the Hub.
 
-    The images are not looked at: there may be a terabyte of them.
+    The images are not hashed: there may be a terabyte of them.
 
     Raises:
         ArtifactError: it cannot be found.

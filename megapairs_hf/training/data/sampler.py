@@ -1,4 +1,4 @@
-"""Which rows make the batch of a step: a function of seed and step alone, so that a resumed run goes on exactly."""
+"""The rows of a step's batch: a function of seed and step alone, so that a resumed run takes the same batches."""
 
 from __future__ import annotations
 

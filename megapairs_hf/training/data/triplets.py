@@ -34,7 +34,7 @@ class TripletPool:
             table = table.select([i for i, names in enumerate(table["relation"]) if relations & set(names)])
         self.table = table
         self.rows = len(table)
-        self.prompt: str | None = None
+        self.prompted = True
         siblings = config.group_siblings > 1 and len(table) > 0
         self.queries = np.unique(table["q_img"], return_inverse=True)[1] if siblings else np.empty(len(table), int)
         self.order: tuple[int, np.ndarray] = (-1, self.queries)
