@@ -10,7 +10,7 @@ import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from megapairs_hf.cli.flags import Parser
+from megapairs_hf.cli.flags import Parser, add_settings, selected
 from megapairs_hf.core import distributed
 from megapairs_hf.core.config import build_config
 from megapairs_hf.core.dependencies import require
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from megapairs_hf.evaluation.entry import ModelSource
 
-FLAGS = ("strategies", "top", "limit", "batch_size", "rerank", "rerank_top")
+# settings of a corpus' queries, and the models, which have flags of their own
+NO_FLAGS = ("name", "queries", "rules", "remove_reference", "max_queries", "seed", "recall_at", "map_at", "vlm", "llm")
 EPILOG = """examples:
   megapairs eval runs/demo/model circo cirr --data DIR --out results
   megapairs eval MODEL fashioniq --set gallery=union --data DIR --out results
@@ -52,25 +53,17 @@ def eval_command(words: list[str]) -> Callable[[], int]:
 
 def _benchmarks(words: list[str]) -> Callable[[], int]:
     from megapairs_hf.evaluation.benchmarks.spec import protocol_flags
+    from megapairs_hf.evaluation.config import EvalConfig, benchmark_config
 
     parser = Parser("megapairs eval", description="A model on the benchmarks of the field.", epilog=EPILOG)
     parser.add_argument("model", metavar="MODEL", help="folder or Hub id")
     parser.add_argument("benchmarks", metavar="BENCHMARK", nargs="+", help="name, or a file such as eval/circo.yaml")
     protocol_flags(parser)
     parser.add_argument("--out", required=True, metavar="DIR", help="output directory: results and rankings")
-    parser.add_argument("--strategies", nargs="+", metavar="S", default=["fused"],
-                        help="fused by the model (default), 'image only', 'text only', sum, 'weimocir 0.7', pdv,"
-                        " product (after BASIC, without its projection and expansion), CIReVL")  # fmt: skip
-    parser.add_argument("--rerank", nargs="+", metavar="R", default=[],
-                        help="also re-rank the first candidates by a model: yes-no, listwise")  # fmt: skip
-    parser.add_argument("--rerank-top", type=int, default=10, metavar="K", help="how many of them (default: 10)")
     for name, does in (("vlm", "re-ranks, and captions for CIReVL"), ("llm", "edits captions (default: the VLM)")):
         parser.add_argument(f"--{name}", metavar="NAME", help=f"the model that {does}")
         parser.add_argument(f"--{name}-urls", nargs="+", metavar="URL", default=[],
                             help="where it is served, such as http://gpu-1:8080/v1")  # fmt: skip
-    parser.add_argument("--limit", type=int, metavar="N", help="the first N queries only; the records say partial")
-    parser.add_argument("--top", type=int, default=50, metavar="K", help="of each ranking to keep (default: 50)")
-    parser.add_argument("--batch-size", type=int, default=128, metavar="B", help="images at a time (default: 128)")
     parser.add_argument("--cache", metavar="DIR", help="where embeddings of galleries are kept for the next prompt")
     parser.add_argument("--name", metavar="NAME", help="of the model in the results (default: MODEL)")
     parser.add_argument("--revision", metavar="R", help="of the model on the Hub")
@@ -78,6 +71,7 @@ def _benchmarks(words: list[str]) -> Callable[[], int]:
                         help="mmret fuses image and text of any CLIP (default)")  # fmt: skip
     parser.add_argument("--device", metavar="D", help="where the model runs (default: its library's choice)")
     parser.add_argument("--overwrite", action="store_true", help="overwrite what is there")
+    add_settings(parser, EvalConfig, NO_FLAGS, benchmark_config())
     return functools.partial(measure_benchmarks, parser.parse_args(words))
 
 
@@ -150,7 +144,10 @@ def run_values(options: argparse.Namespace) -> dict[str, Any]:
     Raises:
         ConfigError: a model that is asked has no address, or an address no model.
     """
-    values = {name: getattr(options, name) for name in FLAGS}
+    from megapairs_hf.evaluation.config import EvalConfig, benchmark_config
+
+    defaults = benchmark_config()
+    values = {"strategies": defaults.strategies, "top": defaults.top, **selected(options, EvalConfig)}
     for name in ("vlm", "llm"):
         model, urls = getattr(options, name), getattr(options, f"{name}_urls")
         if bool(model) != bool(urls):

@@ -15,7 +15,7 @@ import textwrap
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
-from megapairs_hf.core.config import RENAMED, parse_value
+from megapairs_hf.core.config import RENAMED, is_list, parse_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -141,19 +141,22 @@ class Parser(argparse.ArgumentParser):
         return f"there is no flag {word}" + (f"; did you mean {near[0]}?" if near else "")
 
 
-def add_settings(parser: argparse.ArgumentParser, cls: type[Any], skip: Collection[str] = ()) -> None:
+def add_settings(
+    parser: argparse.ArgumentParser, cls: type[Any], skip: Collection[str] = (), defaults: Any = None
+) -> None:
     """Add a flag for each field of a settings class, under the headings of its `GROUPS`, if it has them.
 
     Args:
         parser: gets the flags.
         cls: a dataclass; settings inside settings get a heading and flags of their own, such as `--clip.steps`.
         skip: fields that are no flags.
+        defaults: an instance that has them, where they are not the class's own.
     """
     headings = {name: heading for heading, names in getattr(cls, "GROUPS", {}).items() for name in names}
     rest = "other settings" if headings else "settings"
     titled = {title: parser.add_argument_group(title) for title in (*dict.fromkeys(headings.values()), rest)}
     inside: dict[str, argparse._ArgumentGroup] = {}
-    for setting in settings_of(cls):
+    for setting in settings_of(cls, instance=defaults):
         top = setting.key.partition(".")[0]
         if top in skip:
             continue
@@ -165,12 +168,12 @@ def add_settings(parser: argparse.ArgumentParser, cls: type[Any], skip: Collecti
 def _add_flag(group: argparse._ArgumentGroup, setting: Setting) -> None:
     flags = [f"--{name}" for name in dict.fromkeys((setting.key, setting.key.replace("_", "-")))]
     text = f"{setting.help.removesuffix('.')} {shown_default(setting)}".strip()
+    kind: dict[str, Any] = {"metavar": metavar(setting.hint)}
     if setting.hint is bool:
-        group.add_argument(
-            *flags, dest=SETTING + setting.key, action=argparse.BooleanOptionalAction, default=None, help=text
-        )
-    else:
-        group.add_argument(*flags, dest=SETTING + setting.key, metavar=metavar(setting.hint), help=text)
+        kind = {"action": argparse.BooleanOptionalAction, "default": None}
+    elif is_list(setting.hint):
+        kind = {"nargs": "+", "metavar": metavar(get_args(setting.hint)[0])}
+    group.add_argument(*flags, dest=SETTING + setting.key, help=text, **kind)
 
 
 def settings_of(cls: type[Any], prefix: str = "", instance: Any = None) -> Iterator[Setting]:
@@ -193,15 +196,23 @@ def settings_of(cls: type[Any], prefix: str = "", instance: Any = None) -> Itera
 
 
 def selected(options: argparse.Namespace, cls: type[Any]) -> dict[str, Any]:
-    """The settings that the flags give, by dotted key; a text as it is, everything else read as YAML."""
+    """The settings that the flags give, by dotted key."""
     hints = {setting.key: setting.hint for setting in settings_of(cls)}
     values = {}
     for name, value in vars(options).items():
         if value is not None and name.startswith(SETTING):
             key = name.removeprefix(SETTING)
-            literal = not isinstance(value, str) or (_is_text(hints[key]) and value != "null")
-            values[key] = value if literal else parse_value(value)
+            values[key] = _read(hints[key], value)
     return values
+
+
+def _read(hint: Any, value: Any) -> Any:
+    """The value of a flag: a text as it is, words of a list one by one or as a list in YAML, all else as YAML."""
+    if isinstance(value, list):
+        in_brackets = len(value) == 1 and value[0].lstrip().startswith("[")
+        return parse_value(value[0]) if in_brackets else [_read(get_args(hint)[0], each) for each in value]
+    literal = not isinstance(value, str) or (_is_text(hint) and value != "null")
+    return value if literal else parse_value(value)
 
 
 def _is_text(hint: Any) -> bool:
@@ -240,7 +251,7 @@ def metavar(hint: Any) -> str:
         return "{" + ",".join(map(str, args)) + "}"
     if origin is tuple and args[-1] is not Ellipsis:
         return "[LOW, HIGH]" if len(args) == 2 else f"[{', '.join(map(metavar, args))}]"
-    if origin in (tuple, list):
+    if origin is tuple:
         return f"[{metavar(args[0])}, ...]"
     if origin is dict or dataclasses.is_dataclass(hint):
         return "{KEY: VALUE, ...}"

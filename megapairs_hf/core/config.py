@@ -113,7 +113,7 @@ def _completed(cls: type[Any], values: Mapping[str, Any], where: str) -> dict[st
     complete, hints = dict(values), get_type_hints(cls)
     for field in dataclasses.fields(cls):
         value = complete.get(field.name)
-        if _is_list(hints[field.name]) and not isinstance(value, (list, tuple, NoneType)):
+        if is_list(hints[field.name]) and not isinstance(value, (list, tuple, NoneType)):
             complete[field.name] = [value]
         if not isinstance(value, dict):
             continue
@@ -127,7 +127,7 @@ def _completed(cls: type[Any], values: Mapping[str, Any], where: str) -> dict[st
     return complete
 
 
-def _is_list(hint: Any) -> bool:
+def is_list(hint: Any) -> bool:
     """Whether a setting is a list of any length; a range has two values."""
     return get_origin(hint) is tuple and get_args(hint)[-1] is Ellipsis
 
@@ -146,7 +146,7 @@ def check_keys(cls: type[Any], values: Mapping[str, Any], where: str) -> None:
     for key, value in values.items():
         if get_origin(hints.get(key)) is tuple and not isinstance(value, (list, tuple)):
             # one value is taken for a list of one, but not for a range of two
-            if value is None or not _is_list(hints[key]):
+            if value is None or not is_list(hints[key]):
                 raise ConfigError(f"{where}: `{key}` must be a list in square brackets, not {value!r}")
         if key not in known:
             if RENAMED.get(str(key)) in known:

@@ -105,6 +105,9 @@ def test_flags_become_settings():
     assert read("--name", "[1]", "--inner.size", "5", "--tags", "b").inner == Inner(5)
     assert read("--name=[1]").name == "[1]"
     assert read("--name", "a", "--tags", "b").tags == ("b",)
+    assert (
+        read("--name", "a", "--tags", "b", "no").tags == read("--name", "a", "--tags", "[b, 'no']").tags == ("b", "no")
+    )
     assert read("--name", "a", "--inner", "{size: 4}").inner == Inner(4)
 
 
