@@ -84,12 +84,17 @@ def save_checkpoint(
             shutil.rmtree(temporary, ignore_errors=True)
             raise
         best = f"{PREFIX}{record['best']['step']:08d}" if record.get("best") else None
-        for old in checkpoint_folders(root)[:-keep]:
-            if old.name != best:
-                # without this file it is no checkpoint any more, whatever of the rest a kill leaves
-                (old / META).unlink()
-                shutil.rmtree(old)
+        _delete_old(root, keep, best)
     distributed.barrier()
+
+
+def _delete_old(root: Path, keep: int, best: str | None) -> None:
+    """Delete all but the newest checkpoints and the best."""
+    for old in checkpoint_folders(root)[:-keep]:
+        if old.name != best:
+            # without this file it is no checkpoint any more, whatever of the rest a kill leaves
+            (old / META).unlink()
+            shutil.rmtree(old)
 
 
 @contextlib.contextmanager
