@@ -26,7 +26,7 @@ from megapairs_hf.core.inputs import Input
 from megapairs_hf.evaluation.benchmarks.base import Benchmark, Query
 from megapairs_hf.evaluation.benchmarks.mmeb import read_data_set
 from megapairs_hf.evaluation.benchmarks.spec import read_spec
-from megapairs_hf.evaluation.metrics import average_precision_at_k, recall_at_k
+from megapairs_hf.evaluation.metrics import average_precisions, recall_at_k
 from megapairs_hf.evaluation.rank import EmbeddingScorer, rank
 
 QUERIES, GALLERY, DIMENSION, TOP = 800, 123_403, 512, 50
@@ -67,9 +67,9 @@ def ours(benchmark: Benchmark, folder: Path) -> dict[str, float]:
     queries, gallery = (np.load(folder / f"{name}.npy") for name in ("queries", "gallery"))
     ranked = rank(benchmark, EmbeddingScorer(queries, gallery), TOP)
     values = {f"recall@{k}": recall_at_k(np.array(ranked.ranks), k) for k in (5, 10, 25, 50)}
+    targets = np.array([len(query.targets) for query in benchmark.queries])
     for k in (5, 10, 25, 50):
-        hits = zip(ranked.hits, benchmark.queries, strict=True)
-        values[f"map@{k}"] = float(np.mean([average_precision_at_k(h, len(q.targets), k) for h, q in hits]))
+        values[f"map@{k}"] = float(np.mean(average_precisions(ranked.hits, targets, k)))
     return values
 
 
