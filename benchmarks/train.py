@@ -50,7 +50,7 @@ from megapairs_hf.training.data.triplets import TripletPool
 from megapairs_hf.training.encoder import prepared
 from megapairs_hf.training.evaluate import EvalCallback
 from megapairs_hf.training.retrieval_task import ContrastTask
-from megapairs_hf.training.trainer import Run
+from megapairs_hf.training.trainer import TrainingRun
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -96,12 +96,12 @@ def made_model(folder: Path, sizes: SmallModelConfig) -> Any:
     return load_mmret(str(place), device="cpu")
 
 
-def made_run(model: Any, triplets: Triplets, folder: Path, **settings: Any) -> Run:
+def made_run(model: Any, triplets: Triplets, folder: Path, **settings: Any) -> TrainingRun:
     values = {"steps": 1000, "lr": 1e-5, "tracker": "none", "batch_size": 64, "log_every": 1, **settings}
     config = TrainConfig(**values)
     pool = TripletPool(triplets, config)
     task = ContrastTask(model, [pool], [1], config)
-    return Run(task, config, folder / "run", "bench", {}, EvalCallback(), folder)
+    return TrainingRun(task, config, folder / "run", "bench", {}, EvalCallback(), folder)
 
 
 def took(act: Callable[[], Any]) -> float:
@@ -119,7 +119,7 @@ def turns(acts: dict[str, Callable[[int], Any]], count: int) -> dict[str, float]
     return {name: statistics.median(times[1:]) for name, times in seconds.items()}
 
 
-def filled(run: Run) -> Run:
+def filled(run: TrainingRun) -> TrainingRun:
     """The run with every image in its cache, as from the second epoch on."""
     task: Any = run.task
     task.images.load(0, task.pools[0].triplets.images["image_id"])
@@ -175,7 +175,7 @@ def finish(module: Any, optimizer: Any) -> None:
     optimizer.zero_grad(set_to_none=True)
 
 
-def other(run: Run) -> tuple[Any, Any]:
+def other(run: TrainingRun) -> tuple[Any, Any]:
     """A copy of the model with its own optimizer."""
     module = copy.deepcopy(run.inner).train()
     return module, torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=1e-5)

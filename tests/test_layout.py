@@ -1,5 +1,6 @@
 """Where things are: no public name is a file too, the tests mirror the package, CONTRIBUTING.md names what exists."""
 
+import ast
 import importlib
 import pkgutil
 import re
@@ -57,3 +58,12 @@ def test_what_contributing_names_is_there():
     paths = [p for p in re.findall(r"`([\w.*/-]+)`", text) if "/" in p and p.split("/")[0] in top]
     assert len(paths) > 10
     assert [path for path in paths if not list(ROOT.glob(path.rstrip("/")))] == []
+
+
+def test_no_class_is_defined_twice():
+    places = {}
+    for path in sorted((ROOT / "megapairs_hf").rglob("*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(str(path.relative_to(ROOT)))
+    assert {name: files for name, files in places.items() if len(files) > 1} == {}

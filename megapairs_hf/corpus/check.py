@@ -21,7 +21,7 @@ PER_MILLE = 10_000
 
 
 @dataclass(frozen=True)
-class Row:
+class CorpusRow:
     """A good row of the corpus, and notes on it (`caption_cut`, `re_encoded`)."""
 
     columns: dict[str, Any]
@@ -34,7 +34,7 @@ def is_held_out(group: str, share: float) -> bool:
     return number % PER_MILLE < share * PER_MILLE
 
 
-def check_row(raw: RawRow, config: CorpusConfig) -> Row | Rejection:
+def check_row(raw: RawRow, config: CorpusConfig) -> CorpusRow | Rejection:
     """Decode and check one row.
 
     Returns:
@@ -72,4 +72,4 @@ def check_row(raw: RawRow, config: CorpusConfig) -> Row | Rejection:
         "sha256": pixel_sha256(image),
         "meta": raw.meta,
     }
-    return Row(columns, tuple(notes))
+    return CorpusRow(columns, tuple(notes))

@@ -23,7 +23,7 @@ from megapairs_hf.core import distributed
 from megapairs_hf.core.errors import CorpusError
 from megapairs_hf.core.progress import Progress
 from megapairs_hf.core.schema import corpus_schema
-from megapairs_hf.corpus.check import NO_CAPTION, Row, check_row, is_held_out
+from megapairs_hf.corpus.check import NO_CAPTION, CorpusRow, check_row, is_held_out
 from megapairs_hf.corpus.sources.dataset import load_dataset_source
 from megapairs_hf.corpus.sources.folder import FolderSource
 from megapairs_hf.corpus.sources.synthetic import SceneSource
@@ -132,14 +132,16 @@ def _shard_range(index: int, rows: int, config: CorpusConfig) -> range:
     return range(index * config.shard_rows, min(rows, (index + 1) * config.shard_rows))
 
 
-def _decode_shard(index: int, rows: Iterable[Row | Rejection], writer: ArtifactWriter, schema: pa.Schema) -> None:
+def _decode_shard(
+    index: int, rows: Iterable[CorpusRow | Rejection], writer: ArtifactWriter, schema: pa.Schema
+) -> None:
     good: list[dict[str, Any]] = []
     rejected: list[Rejection] = []
     notes: dict[str, int] = {}
     count = 0
     for row in rows:
         count += 1
-        if isinstance(row, Row):
+        if isinstance(row, CorpusRow):
             good.append(row.columns)
             for note in row.notes:
                 notes[note] = notes.get(note, 0) + 1
@@ -151,7 +153,7 @@ def _decode_shard(index: int, rows: Iterable[Row | Rejection], writer: ArtifactW
 
 def _checked(
     rows: Iterator[RawRow], config: CorpusConfig, pool: ThreadPoolExecutor, bar: Progress
-) -> Iterator[Row | Rejection]:
+) -> Iterator[CorpusRow | Rejection]:
     while batch := list(islice(rows, BATCH)):
         yield from pool.map(lambda row: check_row(row, config), batch)
         bar.advance(len(batch))

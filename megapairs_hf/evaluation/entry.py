@@ -24,7 +24,7 @@ from megapairs_hf.evaluation.config import EvalConfig, benchmark_config
 from megapairs_hf.evaluation.embedding_cache import Cache
 from megapairs_hf.evaluation.fingerprints import benchmark_digest, commit_of, mmeb_digests, model_digest
 from megapairs_hf.evaluation.methods.vlm_client import check_reachable
-from megapairs_hf.evaluation.run import Run, limited, run_model, write_runs
+from megapairs_hf.evaluation.run import EvaluationRun, limited, run_model, write_runs
 from megapairs_hf.evaluation.submissions import check_top, check_written, label_of, submit
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class ModelSource:
 
 
 @dataclass(frozen=True)
-class Plan:
+class EvaluationPlan:
     """What is measured.
 
     Attributes:
@@ -102,7 +102,7 @@ def evaluate(
     check_reachable(list(filter(None, (config.vlm, config.llm))))
     sources = model_sources(model, name)
 
-    def make() -> list[Run]:
+    def make() -> list[EvaluationRun]:
         runs = measure_models(sources, plan, config, share=join(out, ".shares"), cache=cache)
         # before the artifact is finished: where a file cannot be written, the run is not done
         if distributed.is_main():
@@ -124,7 +124,7 @@ def model_sources(model: Any, name: str) -> dict[str, ModelSource]:
     return {name: ModelSource(lambda: model, digest, digest)}
 
 
-def make_plan(benchmarks: Any, data: str, config: EvalConfig) -> Plan:
+def make_plan(benchmarks: Any, data: str, config: EvalConfig) -> EvaluationPlan:
     """Read the annotations and find what tells this measurement from another.
 
     Raises:
@@ -132,7 +132,7 @@ def make_plan(benchmarks: Any, data: str, config: EvalConfig) -> Plan:
         EvaluationError: data are absent.
     """
     if isinstance(benchmarks, Artifact):
-        return Plan(
+        return EvaluationPlan(
             {"corpus": benchmarks.fingerprint}, lambda: [limited(read_corpus(benchmarks, config), config.limit)]
         )
     named = [benchmarks] if isinstance(benchmarks, str | BenchmarkSpec) else benchmarks
@@ -156,7 +156,7 @@ def make_plan(benchmarks: Any, data: str, config: EvalConfig) -> Plan:
         for spec in mmeb:
             yield from read_mmeb(spec, data_folder(data, spec), limit=config.limit)
 
-    return Plan(inputs, read, whole)
+    return EvaluationPlan(inputs, read, whole)
 
 
 def _pinned(spec: BenchmarkSpec) -> BenchmarkSpec:
@@ -165,8 +165,13 @@ def _pinned(spec: BenchmarkSpec) -> BenchmarkSpec:
 
 
 def measure_models(
-    sources: Mapping[str, ModelSource], plan: Plan, config: EvalConfig, *, share: str = "", cache: str | None = None
-) -> list[Run]:
+    sources: Mapping[str, ModelSource],
+    plan: EvaluationPlan,
+    config: EvalConfig,
+    *,
+    share: str = "",
+    cache: str | None = None,
+) -> list[EvaluationRun]:
     """Every model on every benchmark.
 
     Args:
@@ -179,7 +184,7 @@ def measure_models(
     Raises:
         EvaluationError: rows or images are absent, or a model gives no meaningful score.
     """
-    runs: list[Run] = []
+    runs: list[EvaluationRun] = []
     for name, source in sources.items():
         model = source.load()
         embeddings = Cache(cache, model, source.fingerprint, batch_size=config.batch_size).gallery if cache else None

@@ -57,7 +57,7 @@ class Cell:
 
 
 @dataclass
-class Row:
+class TableRow:
     """One row: a strategy, a model, what sets it apart, and its cells in the order of the columns."""
 
     strategy: str
@@ -81,7 +81,7 @@ class Table:
 
     title: str
     columns: list[str]
-    rows: list[Row]
+    rows: list[TableRow]
     stated: list[str]
     uncertainty: float = 0.0
     ties: int = 0
@@ -141,7 +141,9 @@ def _facts(record: dict[str, Any]) -> dict[str, str]:
     return facts | {str(k): format_value(v) if not isinstance(v, dict) else json.dumps(v) for k, v in options.items()}
 
 
-def _row(key: tuple[str, str, str], values: dict[tuple[str, str, str], dict[str, float]], metrics: list[str]) -> Row:
+def _row(
+    key: tuple[str, str, str], values: dict[tuple[str, str, str], dict[str, float]], metrics: list[str]
+) -> TableRow:
     strategy, model, apart = key
     before = values.get((strategy, BASE, apart), {}) if model == TRAINED else {}
     cells: list[Cell | None] = []
@@ -149,7 +151,7 @@ def _row(key: tuple[str, str, str], values: dict[tuple[str, str, str], dict[str,
         value = values[key].get(metric)
         gain = (value - before[metric]) * 100 if value is not None and metric in before else None
         cells.append(None if value is None else Cell(value, gain=gain))
-    return Row(strategy, model, apart, cells)
+    return TableRow(strategy, model, apart, cells)
 
 
 def _mark_best(cells: list[Cell | None]) -> None:

@@ -41,7 +41,7 @@ RERANKERS = {"yes-no": rerank.yes_no, "listwise": rerank.listwise}
 
 
 @dataclass(frozen=True)
-class Run:
+class EvaluationRun:
     """What one strategy of one model gave on one benchmark or part."""
 
     benchmark: Benchmark
@@ -92,7 +92,7 @@ def run_model(
     config: EvalConfig | None = None,
     share: str = "",
     embeddings: Callable[[Benchmark], np.ndarray] | None = None,
-) -> list[Run]:
+) -> list[EvaluationRun]:
     """Rank benchmarks with a model, every strategy on one encoding of the gallery.
 
     Args:
@@ -125,7 +125,7 @@ def run_model(
                 options["text"] = text_of(strategy)
             if embeddings:
                 options["gallery_embeddings"] = "float16"
-            first = Run(replace(benchmark, options=options), ranked, About(name, strategy, revision))
+            first = EvaluationRun(replace(benchmark, options=options), ranked, About(name, strategy, revision))
             runs += [first, *(_reranked(first, how, config) for how in config.rerank)]
     distributed.barrier()
     if share and distributed.launched() and distributed.is_main():
@@ -135,17 +135,17 @@ def run_model(
     return runs
 
 
-def _reranked(first: Run, how: str, config: EvalConfig) -> Run:
+def _reranked(first: EvaluationRun, how: str, config: EvalConfig) -> EvaluationRun:
     """A run whose first candidates a model has put in another order."""
     assert config.vlm is not None
     again = RERANKERS[how](first.benchmark, first.ranked, config.vlm, config.rerank_top)
     options = {**first.benchmark.options, "rerank": f"{how}, first {config.rerank_top}", "reranker": config.vlm.model}
     options |= {"requests": again.requests, "unusable_rerank": again.unusable}
     about = replace(first.about, strategy=f"{first.about.strategy}, {how}")
-    return Run(replace(first.benchmark, options=options), again.ranked, about)
+    return EvaluationRun(replace(first.benchmark, options=options), again.ranked, about)
 
 
-def records_of_runs(runs: Sequence[Run]) -> list[dict[str, Any]]:
+def records_of_runs(runs: Sequence[EvaluationRun]) -> list[dict[str, Any]]:
     """Records of all runs; the parts of a benchmark are joined where they are of one model and strategy."""
     together: dict[tuple[str, ...], list[Measured]] = {}
     abouts: dict[tuple[str, ...], About] = {}
@@ -159,7 +159,7 @@ def records_of_runs(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def write_runs(
-    make: Callable[[], Sequence[Run]],
+    make: Callable[[], Sequence[EvaluationRun]],
     *,
     out: PathLike,
     config: EvalConfig,

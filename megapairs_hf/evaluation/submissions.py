@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from megapairs_hf.evaluation.benchmarks.base import Benchmark, Ranked
-    from megapairs_hf.evaluation.run import Run
+    from megapairs_hf.evaluation.run import EvaluationRun
 
 
 def has_server(benchmark: Benchmark) -> bool:
@@ -102,7 +102,7 @@ def check_top(benchmarks: Sequence[Benchmark], top: int) -> None:
             raise ConfigError(f"--top is {top}, but {label_of(benchmark)} needs rankings of {need}; pass --top {need}")
 
 
-def submit(runs: Sequence[Run], out: str) -> None:
+def submit(runs: Sequence[EvaluationRun], out: str) -> None:
     """Write the files for the servers, of the whole splits that have one."""
     for run in runs:
         if not has_server(run.benchmark):

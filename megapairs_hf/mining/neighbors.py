@@ -20,7 +20,7 @@ from megapairs_hf.artifacts.storage import join
 from megapairs_hf.core import distributed
 from megapairs_hf.core.errors import ConfigError
 from megapairs_hf.core.progress import Progress
-from megapairs_hf.mining.knn.plan import Plan, choose_kind, make_plan
+from megapairs_hf.mining.knn.plan import SearchPlan, choose_kind, make_plan
 from megapairs_hf.mining.knn.thread_pool import ThreadPool, release_memory, workers
 
 if TYPE_CHECKING:
@@ -178,7 +178,9 @@ def find_neighbors(relations: Sequence[Relation], config: MineConfig, files: Nei
     return {r.name: files.read_value(f"search-{r.name}") for r in relations}
 
 
-def _agreed_plan(relation: Relation, config: MineConfig, files: Neighbors, missing: int, *, integers: bool) -> Plan:
+def _agreed_plan(
+    relation: Relation, config: MineConfig, files: Neighbors, missing: int, *, integers: bool
+) -> SearchPlan:
     """Sizes are this run's own; the kind of search and the training rows of an index are those of the first run."""
     rows, dimension = len(relation.target), relation.target.dimension
     kind = files.write_once(f"kind-{relation.name}", {"kind": choose_kind(config, rows, dimension)})["kind"]
@@ -197,7 +199,7 @@ def _index_file(relation: Relation, files: Neighbors) -> str:
     return join(files.path, PARTS, f"index-{relation.name}.faiss")
 
 
-def _share_index(relation: Relation, config: MineConfig, plan: Plan, files: Neighbors) -> None:
+def _share_index(relation: Relation, config: MineConfig, plan: SearchPlan, files: Neighbors) -> None:
     """The main process builds the faiss index for all."""
     if plan.kind != "ivf_pq":
         return
@@ -215,7 +217,9 @@ def _share_index(relation: Relation, config: MineConfig, plan: Plan, files: Neig
     distributed.barrier()
 
 
-def _open_search(relation: Relation, config: MineConfig, plan: Plan, crew: ThreadPool, files: Neighbors) -> Search:
+def _open_search(
+    relation: Relation, config: MineConfig, plan: SearchPlan, crew: ThreadPool, files: Neighbors
+) -> Search:
     from megapairs_hf.mining.knn.exact import ExactSearch
     from megapairs_hf.mining.knn.faiss_search import FaissSearch
     from megapairs_hf.mining.knn.gpu_search import DeviceSearch
@@ -254,7 +258,7 @@ def check_device(device: str) -> None:
         ) from error
 
 
-def _write_facts(relation: Relation, plan: Plan, search: Search, files: Neighbors) -> None:
+def _write_facts(relation: Relation, plan: SearchPlan, search: Search, files: Neighbors) -> None:
     facts: dict[str, Any] = {"kind": plan.kind, "recall": round(float(getattr(search, "recall", 1.0)), 4)}
     if plan.kind == "ivf":
         facts |= {"nlist": search.nlist, "nprobe": search.nprobe}  # type: ignore[attr-defined]

@@ -64,7 +64,7 @@ def run_loop(
         TrainingError: the batch cannot be shared by the processes, or the loss is not a number.
         StaleArtifactError: the folder holds checkpoints of a run with other settings.
     """
-    run = Run(task, config, folder, label, inputs, watch or EvalCallback(), tracking or folder)
+    run = TrainingRun(task, config, folder, label, inputs, watch or EvalCallback(), tracking or folder)
     try:
         run.train()
     finally:
@@ -75,7 +75,7 @@ def run_loop(
     return Trained(run.log.lines, run.done, run.chosen)
 
 
-class Run:
+class TrainingRun:
     """One run of the loop; made by `run_loop`."""
 
     def __init__(

@@ -12,7 +12,7 @@ from megapairs_hf.evaluation.benchmarks.load import read_benchmark
 from megapairs_hf.evaluation.benchmarks.spec import read_spec
 from megapairs_hf.evaluation.rank import EmbeddingScorer, rank
 from megapairs_hf.evaluation.results import About
-from megapairs_hf.evaluation.run import Run, records_of_runs, run_benchmark
+from megapairs_hf.evaluation.run import EvaluationRun, records_of_runs, run_benchmark
 from tests.evaluation.benchmarks import make_circo, make_cirr, make_fashioniq, make_genecis, shared_annotations
 
 REAL = shared_annotations()
@@ -110,7 +110,7 @@ def test_fashioniq_as_published(stand_ins, gallery, sizes):
 def test_an_oracle_has_every_point_on_fashioniq_and_chance_has_its_expectation(stand_ins):
     parts = load("fashioniq", stand_ins / "fashioniq")
     for embeddings, name in ((oracle, "oracle"), (lambda part: at_random(part, 3), "random")):
-        runs = [Run(part, rank(part, EmbeddingScorer(*embeddings(part))), About(name)) for part in parts]
+        runs = [EvaluationRun(part, rank(part, EmbeddingScorer(*embeddings(part))), About(name)) for part in parts]
         records = {(r["metric"], r["group"]): r for r in records_of_runs(runs)}
         for k in (10, 50):
             mean = records[f"recall@{k}", None]
@@ -208,7 +208,7 @@ def test_genecis_ranks_each_query_s_own_candidates(tmp_path):
     query = parts[2].queries[1]
     assert (query.input.image, query.input.text, query.target) == ("120", "color 1", "121")
     assert query.candidates == tuple(str(121 + j) for j in range(15))
-    runs = [Run(part, rank(part, EmbeddingScorer(*oracle(part))), About("o")) for part in parts]
+    runs = [EvaluationRun(part, rank(part, EmbeddingScorer(*oracle(part))), About("o")) for part in parts]
     assert {r["value"] for r in records_of_runs(runs) if r["metric"] == "recall@1"} == {1.0}
 
 

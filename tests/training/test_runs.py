@@ -30,7 +30,7 @@ from megapairs_hf.training.checkpoint import (
 )
 from megapairs_hf.training.evaluate import EvalCallback, retrieval
 from megapairs_hf.training.tracking import Log, chosen_tracker
-from megapairs_hf.training.trainer import Run, make_optimizer, run_loop
+from megapairs_hf.training.trainer import TrainingRun, make_optimizer, run_loop
 from tests.models.tiny import assert_same
 from tests.small import ROOT
 from tests.small import run as run_command
@@ -275,14 +275,14 @@ def test_the_loss_scale_of_fp16_is_kept(model, rows, tmp_path, monkeypatch):
     told = json.loads((tmp_path / "checkpoints" / "step-00000003" / "state.json").read_text())
     assert told["scaler"]["scale"] == 8.0 and told["scaler"]["_growth_tracker"] == 1
     task = made_task(model, rows, max_steps=3, checkpoint_every=3)
-    again = Run(task, task.config, tmp_path, "train", {"triplets": "x"}, EvalCallback(), tmp_path)
+    again = TrainingRun(task, task.config, tmp_path, "train", {"triplets": "x"}, EvalCallback(), tmp_path)
     assert again.accelerator.scaler.state_dict() == told["scaler"]
     task.close()
 
 
 def test_a_step_left_out_by_the_loss_scale_does_not_count_for_the_scheduler(model, rows, tmp_path, monkeypatch):
     task = made_task(model, rows, max_steps=1)
-    loop = Run(task, task.config, tmp_path, "train", {}, EvalCallback(), tmp_path)
+    loop = TrainingRun(task, task.config, tmp_path, "train", {}, EvalCallback(), tmp_path)
     monkeypatch.setattr(type(loop.accelerator), "optimizer_step_was_skipped", True)
     loop.step(0)
     monkeypatch.setattr(type(loop.accelerator), "optimizer_step_was_skipped", False)

@@ -22,7 +22,7 @@ from megapairs_hf.images.decode import decode_image
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from megapairs_hf.evaluation.benchmarks.spec import BenchmarkSpec, Source
+    from megapairs_hf.evaluation.benchmarks.spec import BenchmarkSpec, DataSource
 
 OBJECT, ATTRIBUTE = "object", "attribute"
 
@@ -39,7 +39,7 @@ class Need:
         read: reads one of the files, or raises.
     """
 
-    source: Source
+    source: DataSource
     files: tuple[Path, ...] = ()
     folder: Path | None = None
     parts: tuple[str, ...] = ()

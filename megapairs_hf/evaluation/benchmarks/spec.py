@@ -79,7 +79,7 @@ SIZES: dict[str, tuple[int, int]] = {
 
 
 @dataclass(frozen=True)
-class Source:
+class DataSource:
     """Where a part of a benchmark comes from.
 
     Attributes:
@@ -126,7 +126,7 @@ class BenchmarkSpec:
     remove_reference: bool
     metrics: tuple[str, ...]
     license: str
-    sources: tuple[Source, ...]
+    sources: tuple[DataSource, ...]
     join: str = ""
     parts: tuple[str, ...] = ()
     allow_missing: bool = False

@@ -26,7 +26,7 @@ MOST_PARTS = 96
 
 
 @dataclass(frozen=True)
-class Plan:
+class SearchPlan:
     """How a relation is searched.
 
     Attributes:
@@ -57,7 +57,7 @@ def available(config: MineConfig) -> int:
     return int(config.memory_gb * 1e9) - LIBRARIES - threads * (8 * STRIP * TILE + 6 * CHUNK_BYTES) - 2 * SPAN_BYTES
 
 
-def make_plan(config: MineConfig, rows: int, dimension: int, *, same: bool, integers: bool) -> Plan:
+def make_plan(config: MineConfig, rows: int, dimension: int, *, same: bool, integers: bool) -> SearchPlan:
     """Plan the search of one relation.
 
     Args:
@@ -95,11 +95,13 @@ def make_plan(config: MineConfig, rows: int, dimension: int, *, same: bool, inte
         )
     if kind == "exact":
         if same and rows * (vector + result) <= budget:
-            return Plan(kind, rows, rows)
-        return Plan(kind, max(LEAST_ROWS, budget // 2 // (vector + result)), max(LEAST_ROWS, budget // 2 // vector))
+            return SearchPlan(kind, rows, rows)
+        return SearchPlan(
+            kind, max(LEAST_ROWS, budget // 2 // (vector + result)), max(LEAST_ROWS, budget // 2 // vector)
+        )
     if kind == "ivf":
         left = budget - rows * vector
-        return Plan(kind, max(LEAST_ROWS, left // 2 // result), max(LEAST_ROWS, left // 2 // vector))
+        return SearchPlan(kind, max(LEAST_ROWS, left // 2 // result), max(LEAST_ROWS, left // 2 // vector))
     share = (budget - needed) // 4
     group_rows = max(LEAST_ROWS, share // (2 * dimension + result))
-    return Plan(kind, group_rows, max(LEAST_ROWS, share // vector), max(LEAST_ROWS, share // (4 * dimension)))
+    return SearchPlan(kind, group_rows, max(LEAST_ROWS, share // vector), max(LEAST_ROWS, share // (4 * dimension)))
