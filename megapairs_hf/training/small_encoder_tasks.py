@@ -185,22 +185,22 @@ def random_views(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tens
 
 
 def hue_turns(angles: torch.Tensor, saturations: torch.Tensor) -> torch.Tensor:
-    """Color matrices that turn the hue and scale the saturation, and leave grey as it is.
+    """Color matrices that turn the hue and scale the saturation, and leave gray as it is.
 
     Args:
         angles (Tensor[B]): in radians.
-        saturations (Tensor[B]): 1 keeps the saturation, 0 makes everything grey.
+        saturations (Tensor[B]): 1 keeps the saturation, 0 makes everything gray.
 
     Returns:
         Tensor[B, 3, 3].
     """
     import torch
 
-    grey = torch.full((3, 3), 1 / 3)
+    gray = torch.full((3, 3), 1 / 3)
     cross = torch.tensor([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]]) / math.sqrt(3)
     cosines, sines = torch.cos(angles)[:, None, None], torch.sin(angles)[:, None, None]
-    color = cosines * (torch.eye(3) - grey) + sines * cross
-    return grey + saturations[:, None, None] * color
+    color = cosines * (torch.eye(3) - gray) + sines * cross
+    return gray + saturations[:, None, None] * color
 
 
 def towers(clip: Any) -> nn.Module:

@@ -194,7 +194,7 @@ def test_urls_are_not_fetched(model):
         model.encode("http://127.0.0.1:9/served.png")
 
 
-def test_one_pixel_is_a_image(model):
+def test_one_pixel_is_an_image(model):
     one = Image.new("RGB", (1, 1), (200, 0, 0))
     made = model.encode([one, {"image": one, "text": "red"}, np.zeros((1, 1, 3), np.uint8)])
     assert np.allclose(np.linalg.norm(made, axis=1), 1, atol=1e-5)

@@ -109,7 +109,7 @@ def test_best_of_each_column_is_bold_and_gains_are_signed(html):
 
 
 def test_targets_in_the_top_five_are_marked_and_only_they(html):
-    # a trained model of the fixture ranks the target 1, 2 or 3; an base one 4, 5, 6 or 7
+    # a trained model of the fixture ranks the target 1, 2 or 3; a base one 4, 5, 6 or 7
     ranks = [int(rank) for rank in re.findall(r"target at rank (\d+)", Page(html).words)]
     assert len(ranks) == 6
     assert html.count("✓ target") == html.count('"pic right"') == sum(rank <= 5 for rank in ranks)
