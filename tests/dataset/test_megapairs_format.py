@@ -201,7 +201,7 @@ def test_one_id_for_two_files_is_refused(tmp_path):
         import_megapairs(lines, root, out=tmp_path / "t")
 
 
-def test_a_image_that_came_later_or_another_folder_is_another_data_set(released):
+def test_an_image_that_came_later_or_another_folder_is_another_data_set(released):
     folder, rows = released
     write(folder / "lines.jsonl", [*rows, {**rows[0], "t_img": "late.jpg"}])
     where = {"out": folder / "t"}

@@ -223,7 +223,7 @@ def test_a_corpus_by_reference_copies_nothing_and_gives_the_same_embeddings(sour
         assert np.array_equal(array, referred[name])
 
 
-def test_a_image_that_went_away_is_named(photographs, models, tmp_path):
+def test_an_image_that_went_away_is_named(photographs, models, tmp_path):
     import shutil
 
     folder, _ = photographs

@@ -125,7 +125,7 @@ def test_an_oracle_has_every_point_on_fashioniq_and_chance_has_its_expectation(s
 
 
 @real
-def test_a_image_that_is_missing_is_named_and_counted(stand_ins, tmp_path):
+def test_an_image_that_is_missing_is_named_and_counted(stand_ins, tmp_path):
     shutil.copytree(stand_ins / "cirr", tmp_path / "cirr")
     [val] = load("cirr", tmp_path / "cirr")
     gone = [val.queries[0].input.image, val.queries[7].target]

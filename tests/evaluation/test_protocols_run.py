@@ -178,7 +178,7 @@ def test_further_phrasings_are_averaged():
     assert embeddings[0] == pytest.approx(sum(two) / np.linalg.norm(sum(two)), abs=1e-6)
 
 
-def test_a_image_that_cannot_be_read_is_named():
+def test_an_image_that_cannot_be_read_is_named():
     def image(name):
         raise OSError(f"{name} is cut off")
 

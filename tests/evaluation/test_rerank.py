@@ -152,7 +152,7 @@ def test_yes_and_no_are_read_strictly():
     assert rerank.order_by_verdicts([False, None, True, True]) == [2, 1, 3, 0]
 
 
-def test_captions_are_made_once_a_image_and_then_edited(serve):
+def test_captions_are_made_once_an_image_and_then_edited(serve):
     def answer(body):
         numbers, text = shown(body)
         if numbers:

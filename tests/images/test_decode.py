@@ -115,7 +115,7 @@ def test_what_the_readers_raise_on_damaged_files_is_a_rejection(monkeypatch, rai
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF"])
-def test_threads_may_share_a_image_that_is_not_read_yet(kind):
+def test_threads_may_share_an_image_that_is_not_read_yet(kind):
     noise = np.random.default_rng(0).integers(0, 256, (500, 700, 3), np.uint8)
     content = saved(Image.fromarray(noise), kind)
     expected = np.asarray(to_rgb(content))

@@ -141,7 +141,7 @@ def every_form(tmp_path):
     }
 
 
-def test_every_form_of_a_image_is_the_same_image(model, tmp_path):
+def test_every_form_of_an_image_is_the_same_image(model, tmp_path):
     forms = every_form(tmp_path)
     made = model.encode(list(forms.values()))
     expected = model.encode(make_image(3))
@@ -173,7 +173,7 @@ def test_exif_turns_a_pillow_image_too():
     assert open_image(opened).size == (30, 40)
 
 
-def test_a_string_that_only_looks_like_a_image_is_a_text(model):
+def test_a_string_that_only_looks_like_an_image_is_a_text(model):
     texts = ["cat.jpg", "a photograph of a.png", {"text": "http://127.0.0.1:9/x.jpg"}]
     assert model.encode(texts).shape == (3, 24)
     # longer than a file's name may be
@@ -221,7 +221,7 @@ def test_what_is_no_input_is_refused(model, given, said):
         model.encode(["fine", given])
 
 
-def test_a_image_of_too_many_pixels_is_refused(model):
+def test_an_image_of_too_many_pixels_is_refused(model):
     with pytest.raises(ModelError, match="too_many_pixels"):
         model.encode([claimed_png(30_000, 30_000)])
     with pytest.raises(ImageRejectedError, match="too_many_pixels"):

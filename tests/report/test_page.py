@@ -156,7 +156,7 @@ def test_a_training_under_way_is_drawn_and_said_to_be_unfinished(work, tmp_path)
     assert [svg["aria-label"] for svg in page.named("svg")] == ["Training loss from step 1 (3) to step 3 (2)"]
 
 
-def test_a_image_that_is_gone_leaves_a_placeholder(work, tmp_path):
+def test_an_image_that_is_gone_leaves_a_placeholder(work, tmp_path):
     shutil.copytree(work, tmp_path / "work")
     shutil.rmtree(tmp_path / "work" / "heldout")
     page = write_report(tmp_path / "work", tmp_path / "r.html", config=ReportConfig(triplets=0, queries=1)).read_text()

@@ -257,7 +257,7 @@ def test_a_language_model_sees_each_input_once_and_trains_with_cached_gradients(
     assert loss == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_cluster_whose_name_is_a_images_id_is_not_that_image(rows):
+def test_a_cluster_whose_name_is_an_images_id_is_not_that_image(rows):
     pool = TripletPool(rows, TrainConfig(**SETTINGS))
     pool.clusters = {"a": "7", "b": "7"}
     # a and b are near-duplicates, and neither is the image "7"
