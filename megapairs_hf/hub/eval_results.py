@@ -35,9 +35,10 @@ def read_records(path: PathLike) -> list[dict[str, Any]]:
     records = read_results(path)
     if not records:
         raise HubError(f"{path} is empty; run `megapairs eval` first")
-    for record in records:
+    for number, record in enumerate(records, start=1):
         if record.get("unit") != UNIT:
-            raise HubError(f"{path} has the unit {record.get('unit')!r}, not {UNIT!r}; run the evaluation again")
+            unit = record.get("unit")
+            raise HubError(f"{path} line {number} has the unit {unit!r}, not {UNIT!r}; run the evaluation again")
     return records
 
 
