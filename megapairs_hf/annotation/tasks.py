@@ -7,6 +7,7 @@ journal alone.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -56,17 +57,17 @@ class AnnotationTask(Protocol):
         """Release it."""
 
 
-class OneRetry:
+class OneRetry(ABC):
     """A task with a second request, with another seed, where the first response is no use."""
 
+    @abstractmethod
     def evaluate(self, row: Row, attempt: int, response: Response) -> Outcome:
         """The outcome of one response."""
-        raise NotImplementedError
 
-    def prepare(self, rows: Iterable[Row]) -> None:
+    def prepare(self, rows: Iterable[Row]) -> None:  # noqa: B027
         """Nothing to load."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027
         """Nothing to release."""
 
     def decide(self, row: Row, responses: Mapping[int, Response]) -> Outcome | int:
