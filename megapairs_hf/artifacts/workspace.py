@@ -114,13 +114,13 @@ class Work:
         written = [name for name, engine in engines.items() if engine == RULE_BASED]
         if written:
             sentences.append(
-                f"The {' and the '.join(written)} were written by the offline stand-in, from the captions and without"
+                f"The {' and the '.join(written)} were written by rules from the captions, without"
                 " any model: no multimodal or language model saw an image or wrote a sentence."
             )
         similarity = self.artifacts.get("encoders")
         if similarity is not None:
             for part, value in similarity.manifest.stats.get("stands_in_for", {}).items():
-                sentences.append(f"Similarity {part} stands in for {format_value(value)}.")
+                sentences.append(f"The encoder {part} takes the place of {format_value(value)}.")
         return sentences
 
 

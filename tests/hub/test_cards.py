@@ -84,8 +84,8 @@ def test_dataset_numbers_are_the_manifests(work):
     assert "38 triplets of query image" in card and "| `triplets` (default) | validation | 8 |" in card
     assert "40 pairs were mined: 40 by clip_image, 14 by dino_image" in card
     assert "| pairs | no_neighbor_in_range | 32 |" in card
-    assert "The descriptions and the instructions were written by the offline stand-in" in card
-    assert "Similarity dino_image stands in for DINOv2." in card
+    assert "The descriptions and the instructions were written by rules from the captions" in card
+    assert "The encoder dino_image takes the place of DINOv2." in card
 
 
 def test_model_results_are_the_records(work):
@@ -213,7 +213,7 @@ def test_a_card_tells_the_given_artifact_and_only_what_it_was_made_of(work, tmp_
             "got instructions",
             "The images were drawn",
             "similarity_range",
-            "stand-in",
+            "takes the place of",
         ):
             assert invented not in card
         assert "| descriptions |" not in card

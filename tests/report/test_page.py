@@ -89,14 +89,14 @@ def test_counts_of_every_stage_stand_on_the_page(html):
 
 def test_what_stood_in_for_models_is_said(html):
     words = Page(html).words
-    assert "The descriptions and the instructions were written by the offline stand-in" in words
-    assert "Similarity clip_image stands in for the EVA-CLIP image encoder." in words
+    assert "The descriptions and the instructions were written by rules from the captions" in words
+    assert "The encoder clip_image takes the place of the EVA-CLIP image encoder." in words
 
 
 def test_nothing_is_said_to_stand_in_where_a_model_wrote(tmp_path):
     make_work(tmp_path / "work", engine="server")
     page = write_report(tmp_path / "work", tmp_path / "page.html", config=ReportConfig(triplets=0, queries=0))
-    assert "offline stand-in" not in page.read_text()
+    assert "by rules from the captions" not in page.read_text()
 
 
 def test_best_of_each_column_is_bold_and_gains_are_signed(html):
