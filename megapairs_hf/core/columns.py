@@ -1,0 +1,91 @@
+"""Columns added to a data set without copying the others, and rows left out with a count by reason."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from megapairs_hf.core.errors import ConfigError
+from megapairs_hf.core.progress import note
+from megapairs_hf.core.row_function import ERROR, reason_of
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
+
+    from megapairs_hf.core.row_function import RowFunction
+
+    AnyDataset = TypeVar("AnyDataset", Dataset, IterableDataset)
+
+
+def add_columns(dataset: AnyDataset, function: RowFunction, **map_arguments: Any) -> AnyDataset:
+    """Add the columns of a row function to a data set.
+
+    The same rows as `dataset.map(function, batched=True)`, but only the added columns are written: images that the
+    data set holds as bytes are not copied. A column that the function adds anew replaces the old one; an earlier
+    `error` is kept.
+
+    Args:
+        dataset: a `Dataset`, or an `IterableDataset` (write `.decode(False)` first where it holds images).
+        function: a row function, such as `CheckImages()`.
+        **map_arguments: of `Dataset.map`, such as `batch_size`, `num_proc`, `with_rank`.
+
+    Returns:
+        The data set with the added columns.
+
+    Raises:
+        ConfigError: the data set lacks a column that the function needs.
+    """
+    import datasets
+
+    kept = [name for name in dataset.column_names or () if name not in function.features]
+    if isinstance(dataset, datasets.IterableDataset):
+        features = None
+        if dataset.features is not None:
+            old = {name: feature for name, feature in dataset.features.items() if name in kept}
+            features = datasets.Features({**old, **function.features})
+        return dataset.map(function, batched=True, features=features, **map_arguments)
+    added = dataset.map(
+        function,
+        batched=True,
+        remove_columns=dataset.column_names,
+        features=function.features,
+        desc=map_arguments.pop("desc", type(function).__name__),
+        **map_arguments,
+    )
+    return datasets.concatenate_datasets([dataset.select_columns(kept), added], axis=1) if kept else added
+
+
+def drop_errors(dataset: AnyDataset) -> AnyDataset:
+    """Leave out the rows that have an `error`, and say how many went, by reason.
+
+    Args:
+        dataset: what row functions were mapped over. Of an `IterableDataset` nothing can be counted beforehand, so
+            nothing is said.
+
+    Returns:
+        The rows without an error, in their order.
+
+    Raises:
+        ConfigError: there is no column `error`.
+    """
+    import datasets
+
+    if dataset.column_names is not None and ERROR not in dataset.column_names:
+        raise ConfigError(f"there is no column {ERROR!r}, so no row function was mapped over this data set")
+    if isinstance(dataset, datasets.IterableDataset):
+        return dataset.filter(_is_good, input_columns=[ERROR])
+    errors = dataset.select_columns([ERROR]).with_format("arrow")[:][ERROR].to_pylist()
+    counts = Counter(reason_of(error) for error in errors if error)
+    if not counts:
+        return dataset
+    note(f"{sum(counts.values()):,} of {len(errors):,} rows left out: {format_counts(counts)}")
+    return dataset.select([row for row, error in enumerate(errors) if not error])
+
+
+def _is_good(error: str) -> bool:
+    return not error
+
+
+def format_counts(counts: Counter[str]) -> str:
+    """Counts by reason, the largest first."""
+    return ", ".join(f"{count:,} {reason}" for reason, count in counts.most_common())

@@ -1,0 +1,188 @@
+"""Row functions: what `datasets.map` calls with a batch of rows, and what a stage applies to its shards.
+
+A row function is constructed with settings and called with a batch; it adds columns and never raises for a bad row.
+`error` is empty for a good row and `reason: detail` for a bad one; every later function passes such a row over and
+keeps its error. What surprises: no column is ever None, because a column that begins with None ends a `map` when the
+first value comes; numbers are 0, texts empty, embeddings zeros.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from megapairs_hf.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from datasets import Features
+
+ERROR = "error"
+
+
+def format_error(reason: str, detail: str = "") -> str:
+    """The value of `error` for a bad row: `reason: detail`."""
+    return f"{reason}: {detail}" if detail else reason
+
+
+def reason_of(error: str) -> str:
+    """The reason in an `error`, empty for a good row."""
+    return error.split(":", 1)[0]
+
+
+class Rows:
+    """Some rows of a batch, their values as they are stored: no image is decoded.
+
+    Args:
+        batch: what `Dataset.map`, `IterableDataset.map` or Ray Data's `map_batches` gives: columns by name.
+        chosen: the rows; None for all.
+    """
+
+    def __init__(self, batch: Mapping[str, Any], chosen: Sequence[int] | None = None) -> None:
+        # a batch of `Dataset.map` decodes a column when it is touched; its table does not
+        self.table = getattr(batch, "pa_table", None)
+        self.batch = batch
+        self.names: list[str] = list(batch.keys()) if self.table is None else list(self.table.column_names)
+        self.size = self._size()
+        self.chosen = list(range(self.size)) if chosen is None else list(chosen)
+
+    def _size(self) -> int:
+        if self.table is not None:
+            return int(self.table.num_rows)
+        return len(self.batch[self.names[0]]) if self.names else 0
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.names
+
+    def values(self, name: str) -> list[Any]:
+        """A column of these rows as Python values.
+
+        Raises:
+            ConfigError: there is no such column.
+        """
+        if name not in self.names:
+            raise ConfigError(f"there is no column {name!r}; columns: {', '.join(self.names)}")
+        if self.table is not None:
+            column = self.table.column(name)
+            values: list[Any] = (column if len(self) == self.size else column.take(self.chosen)).to_pylist()
+            return values
+        column = self.batch[name]
+        # numpy's numbers and strings become Python's; arrays of objects hold Python's already
+        plain = column.tolist() if hasattr(column, "tolist") else column
+        return [plain[i] for i in self.chosen]
+
+    def rows(self, names: Sequence[str]) -> list[dict[str, Any]]:
+        """The named columns, row by row."""
+        columns = [self.values(name) for name in names]
+        return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
+
+
+class RowFunction(ABC):
+    """A function of a batch of rows, for `datasets.map(batched=True)` and for a stage.
+
+    Instances hold settings; what is loaded lazily (a model, a client) is kept in attributes whose names begin with an
+    underscore, which no pickle and no fingerprint holds. `VERSION` goes up when the same settings give other results,
+    so that `datasets` does not take an old result from its cache.
+    """
+
+    VERSION: ClassVar[int] = 1
+
+    @property
+    @abstractmethod
+    def features(self) -> Features:
+        """The columns that it adds, `error` among them."""
+
+    @abstractmethod
+    def compute(self, rows: Rows, rank: int | None) -> dict[str, Any]:
+        """The added columns of rows without an error, each as long as `rows`.
+
+        Args:
+            rows: at least one row.
+            rank: of the process, from `with_rank=True`; None where there is one process.
+        """
+
+    def __call__(self, batch: Mapping[str, Any], indices: Any = None, rank: int | None = None) -> dict[str, Any]:
+        """The added columns of every row of a batch."""
+        # `with_rank=True` alone gives the rank as the second argument
+        if rank is None and isinstance(indices, int):
+            rank = indices
+        rows = Rows(batch)
+        before = rows.values(ERROR) if ERROR in rows else [""] * rows.size
+        good = [i for i, error in enumerate(before) if not error]
+        if len(good) == rows.size:
+            return self.compute(rows, rank) if good else {name: [] for name in self.features}
+        added = self.compute(Rows(batch, good), rank) if good else {}
+        columns = {
+            name: spread(added.get(name, []), good, rows.size, blank_value(feature))
+            for name, feature in self.features.items()
+        }
+        errors = columns[ERROR]
+        return {**columns, ERROR: [old or new for old, new in zip(before, errors, strict=True)]}
+
+    def one(self, **values: Any) -> dict[str, Any]:
+        """The added columns of a single row.
+
+        Args:
+            **values: the row.
+        """
+        return {name: column[0] for name, column in self({name: [value] for name, value in values.items()}).items()}
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = {name: value for name, value in vars(self).items() if not name.startswith("_")}
+        return {**state, "VERSION": self.VERSION}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update({name: value for name, value in state.items() if name != "VERSION"})
+        self.reset()
+
+    def reset(self) -> None:  # noqa: B027
+        """Set what is loaded lazily to nothing; called after unpickling."""
+
+
+def spread(values: Any, good: Sequence[int], size: int, blank: Any) -> Any:
+    """The values of the good rows, and a blank for every other row.
+
+    Args:
+        values: one per good row; an array [len(good), …] stays an array.
+        good: the rows that have values.
+        size: of the whole column.
+        blank: the value of the others.
+    """
+    import numpy as np
+
+    if isinstance(values, np.ndarray) or isinstance(blank, np.ndarray):
+        values = np.asarray(values)
+        shape = values.shape[1:] if len(values) else np.shape(blank)
+        kind = values.dtype if len(values) else np.asarray(blank).dtype
+        array = np.zeros((size, *shape), kind)
+        if len(values):
+            array[list(good)] = values
+        return array
+    column = [blank] * size
+    for i, value in zip(good, values, strict=True):
+        column[i] = value
+    return column
+
+
+def blank_value(feature: Any) -> Any:
+    """What a column of this type holds for a bad row: zeros, an empty text, an empty list."""
+    import numpy as np
+    from datasets import LargeList, List, Value
+
+    if isinstance(feature, dict):
+        return {name: blank_value(inner) for name, inner in feature.items()}
+    if isinstance(feature, List) and feature.length >= 0:
+        return np.zeros(feature.length, feature.feature.dtype)
+    if isinstance(feature, (List, LargeList)):
+        return []
+    if isinstance(feature, Value):
+        if feature.dtype in {"string", "large_string"}:
+            return ""
+        if feature.dtype == "bool":
+            return False
+        return np.zeros((), feature.dtype).item()
+    raise TypeError(f"a row function cannot add a column of type {feature}")
