@@ -95,7 +95,7 @@ _ALL = (
         "megapairs_hf.training.config:TrainConfig",
         inputs=("triplets",),
         out="model",
-        call="megapairs_hf.training:train_mmret",
+        call="megapairs_hf.training:train",
         needs="models",
         in_work=True,
         local=True,

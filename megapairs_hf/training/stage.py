@@ -13,6 +13,7 @@ from megapairs_hf.artifacts.workspace import TRAINING_LOG
 from megapairs_hf.artifacts.writer import ArtifactWriter, Rejection, create_artifact
 from megapairs_hf.core import distributed
 from megapairs_hf.core.compatibility import require_adapters
+from megapairs_hf.core.config import given_settings
 from megapairs_hf.core.dependencies import require
 from megapairs_hf.core.errors import ArtifactError, TrainingError
 from megapairs_hf.core.progress import note
@@ -20,6 +21,7 @@ from megapairs_hf.dataset.load import load_triplets
 from megapairs_hf.models.loading import load_mmret, save_mmret
 from megapairs_hf.models.lora import add_lora, unload_lora
 from megapairs_hf.training.checkpoint import explained_save
+from megapairs_hf.training.config import TrainConfig
 from megapairs_hf.training.data.mmeb import open_source, source_fingerprint
 from megapairs_hf.training.data.triplets import TripletPool
 from megapairs_hf.training.evaluate import EvalCallback, of_triplets
@@ -30,7 +32,6 @@ from megapairs_hf.training.trainer import run_loop
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from megapairs_hf.training.config import TrainConfig
     from megapairs_hf.training.data.dataset import TrainDataset
 
     Evaluators = Mapping[str, Callable[[Any], Mapping[str, float]]]
@@ -39,35 +40,41 @@ RUN = ".run"
 EVAL_QUERIES, EVAL_BATCH = 500, 64
 
 
-def train_mmret(
+def train(
     triplets: Artifact | str,
-    *,
-    config: TrainConfig,
     out: str | Path,
+    *,
+    config: TrainConfig | None = None,
     work: str | Path = ".",
     overwrite: bool = False,
     evaluators: Evaluators | None = None,
+    **settings: Any,
 ) -> Artifact:
     """Train an MMRet on triplets.
 
+        train("you/your-pairs", "mmret", model="openai/clip-vit-base-patch16", steps=200, batch_size=64)
+
     Args:
-        triplets: as made by the build stage, or the id of such a data set on the Hub.
-        config: the settings.
+        triplets: what the build stage made, its folder, or the id of such a data set on the Hub.
         out: the folder of the model; a Sentence Transformers model when done. A tracker's files go to a folder beside
             it, with `.tracking` after the name.
+        config: the settings as one object.
         work: what `./…` in the model's path is relative to.
         overwrite: replace what is there.
         evaluators: functions by name that measure the model; they run every `eval_every` steps, besides retrieval on
             the validation split (`validation/recall@1`).
+        **settings: the fields of `TrainConfig`, instead of `config`; the others have the paper's values.
 
     Returns:
-        A `model` artifact.
+        A `model` artifact; the same call again resumes a run that was interrupted.
 
     Raises:
+        ConfigError: a setting is unknown or out of range.
         ModelError: the backbone cannot be loaded.
         TrainingError: the data do not fit the settings, or the loss is not a number.
         StaleArtifactError: `out` holds a run with other settings or inputs.
     """
+    config = given_settings(TrainConfig, config, settings, "train")
     path = triplets if isinstance(triplets, str) else triplets.path
     mark = published_fingerprint(triplets) if isinstance(triplets, str) else triplets.fingerprint
     inputs = {"triplets": mark, "model": backbone_fingerprint(config, work)}

@@ -17,7 +17,7 @@ from megapairs_hf.core.errors import ArtifactError, StaleArtifactError, Training
 from megapairs_hf.core.inputs import Input
 from megapairs_hf.dataset import load_triplets
 from megapairs_hf.models import load_mmret
-from megapairs_hf.training import TrainConfig, train_mmret
+from megapairs_hf.training import TrainConfig, train
 from megapairs_hf.training.config import SourceConfig
 from megapairs_hf.training.data.batch import make_batch
 from megapairs_hf.training.data.dataset import Example
@@ -132,7 +132,7 @@ def test_tables_become_pools_of_one_kind(table, model):
 def test_mixtures_train(table, triplets, models, tmp_path):
     source = SourceConfig(str(table / "rows.parquet"), images=str(table / "images"), weight=400.0)
     config = TrainConfig(**{**SETTINGS, "steps": 12}, sources=(source,), micro_batch=5)
-    made = train_mmret(triplets, config=config, out=tmp_path / "m", work=models)
+    made = train(triplets, config=config, out=tmp_path / "m", work=models)
     lines = [json.loads(line) for line in (tmp_path / "m" / "training_log.jsonl").read_text().splitlines()]
     assert len(lines) == 12
     assert any(line["images"] == 0 for line in lines), "no batch of texts alone"
@@ -166,13 +166,13 @@ def test_unreadable_images_are_left_out_and_the_batch_refilled(triplets, models,
     query, negative = rows.ids(0)["q_img"], rows.ids(5)["t_img"]
     spoil(monkeypatch, {query, negative})
     config = TrainConfig(**{**SETTINGS, "steps": 25, "batch_size": 16}, micro_batch=micro)
-    made = train_mmret(triplets, config=config, out=tmp_path / "m", work=models)
+    made = train(triplets, config=config, out=tmp_path / "m", work=models)
     assert {row["key"] for row in made.rejected().to_pylist()} == {query, negative}
     assert made.manifest.rejected == {"unreadable": 2}
     assert made.manifest.stats["steps"] == 25
     few = TrainConfig(**{**SETTINGS, "steps": 25, "batch_size": 16}, micro_batch=micro, max_rejected=1)
     with pytest.raises(TrainingError, match="2 images cannot be read, more than max_rejected 1"):
-        train_mmret(triplets, config=few, out=tmp_path / "few", work=models)
+        train(triplets, config=few, out=tmp_path / "few", work=models)
 
 
 def test_others_are_drawn_evenly_from_those_not_taken():
@@ -333,8 +333,8 @@ def test_a_source_that_changed_is_noticed(tmp_path, triplets, models):
     rows = [{"qry": f"say {i}", "pos_text": f"said {i}"} for i in range(16)]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
     config = TrainConfig(**{**SETTINGS, "steps": 1}, weight=0, sources=(SourceConfig(str(tmp_path / "rows.parquet")),))
-    made = train_mmret(triplets, config=config, out=tmp_path / "m", work=models)
-    assert train_mmret(triplets, config=config, out=tmp_path / "m", work=models).fingerprint == made.fingerprint
+    made = train(triplets, config=config, out=tmp_path / "m", work=models)
+    assert train(triplets, config=config, out=tmp_path / "m", work=models).fingerprint == made.fingerprint
     pq.write_table(pa.Table.from_pylist(rows[::-1]), tmp_path / "rows.parquet")
     with pytest.raises(StaleArtifactError, match=r"sources\[0\]"):
-        train_mmret(triplets, config=config, out=tmp_path / "m", work=models)
+        train(triplets, config=config, out=tmp_path / "m", work=models)
