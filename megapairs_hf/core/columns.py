@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from megapairs_hf.core import distributed
 from megapairs_hf.core.errors import ConfigError
 from megapairs_hf.core.progress import note
 from megapairs_hf.core.row_function import ERROR, reason_of
@@ -22,7 +23,8 @@ def add_columns(dataset: AnyDataset, function: RowFunction, **map_arguments: Any
 
     The same rows as `dataset.map(function, batched=True)`, but only the added columns are written: images that the
     data set holds as bytes are not copied. A column that the function adds anew replaces the old one; an earlier
-    `error` is kept.
+    `error` is kept. In a script that `accelerate launch` or `torchrun` started, each process computes its part of the
+    rows, and all get the whole.
 
     Args:
         dataset: a `Dataset`, or an `IterableDataset` (write `.decode(False)` first where it holds images).
@@ -44,15 +46,29 @@ def add_columns(dataset: AnyDataset, function: RowFunction, **map_arguments: Any
             old = {name: feature for name, feature in dataset.features.items() if name in kept}
             features = datasets.Features({**old, **function.features})
         return dataset.map(function, batched=True, features=features, **map_arguments)
-    added = dataset.map(
-        function,
-        batched=True,
-        remove_columns=dataset.column_names,
-        features=function.features,
-        desc=map_arguments.pop("desc", type(function).__name__),
-        **map_arguments,
-    )
+    arguments = {"features": function.features, "desc": type(function).__name__, **map_arguments}
+    added = _map_shards(dataset, function, arguments) if distributed.launched() else _map(dataset, function, arguments)
     return datasets.concatenate_datasets([dataset.select_columns(kept), added], axis=1) if kept else added
+
+
+def _map(dataset: Dataset, function: RowFunction, arguments: dict[str, Any]) -> Dataset:
+    return dataset.map(function, batched=True, remove_columns=dataset.column_names, **arguments)
+
+
+def _map_shards(dataset: Dataset, function: RowFunction, arguments: dict[str, Any]) -> Dataset:
+    """The added columns, each process making those of its own part; the others' come from the cache."""
+    import datasets
+
+    if not dataset.cache_files or not datasets.is_caching_enabled():
+        raise ConfigError(
+            "several processes share the rows through the cache of `datasets`, and this data set has none; load it"
+            " from files (`load_from_disk`, `load_dataset`), or run one process"
+        )
+    count = distributed.world_size()
+    shards = [dataset.shard(count, index, contiguous=True) for index in range(count)]
+    _map(shards[distributed.rank()], function, arguments)
+    distributed.barrier()
+    return datasets.concatenate_datasets([_map(shard, function, arguments) for shard in shards])
 
 
 def drop_errors(dataset: AnyDataset) -> AnyDataset:
