@@ -38,7 +38,10 @@ def made_corpus(path: Path, count: int, shard_rows: int) -> Artifact:
                 "caption": ["nothing"] * size,
                 "width": [1] * size,
                 "height": [1] * size,
+                "captions": [["nothing"]] * size,
+                "num_bytes": [0] * size,
                 "sha256": [""] * size,
+                "pixels_sha256": [""] * size,
             }
             writer.write(i, pa.table(columns, schema=corpus_schema(None)))
         return writer.finish()

@@ -6,6 +6,7 @@ cards, pushes) can be tested on its own.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import make_dataclass
 from typing import TYPE_CHECKING, Any
@@ -68,14 +69,18 @@ def image_rows(prefix: str, captions: dict[int, str] | None = None) -> list[dict
     for i, (color, shape, ground) in enumerate(everything):
         image = draw(color, shape, ground)
         caption = (captions or {}).get(i, f"a {color} {shape} on a {ground} ground")
+        content = encode_image(image)
         rows.append(
             {
                 "image_id": f"{prefix}{i:03d}",
-                "image": {"bytes": encode_image(image), "path": None},
+                "image": {"bytes": content, "path": None},
                 "caption": caption,
+                "captions": [caption],
                 "width": image.width,
                 "height": image.height,
-                "sha256": pixel_sha256(image),
+                "num_bytes": len(content),
+                "sha256": hashlib.sha256(content).hexdigest(),
+                "pixels_sha256": pixel_sha256(image),
             }
         )
     return rows

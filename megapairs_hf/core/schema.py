@@ -10,11 +10,12 @@ import json
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 IMAGE_ID = "image_id"
 IMAGE = "image"
 CAPTION = "caption"
+CAPTIONS = "captions"
 META = "meta"
 QUERY_ID = "query_id"
 TARGET_ID = "target_id"
@@ -135,10 +136,13 @@ def corpus_schema(meta: pa.StructType | None) -> pa.Schema:
     fields = [
         pa.field(IMAGE_ID, pa.string()),
         pa.field(IMAGE, IMAGE_TYPE),
-        pa.field(CAPTION, pa.string()),
+        pa.field(CAPTION, pa.string()),  # the first of them; empty where there is none
+        pa.field(CAPTIONS, pa.list_(pa.string())),
         pa.field("width", pa.int32()),
         pa.field("height", pa.int32()),
-        pa.field("sha256", pa.string()),  # of the decoded RGB pixels and their size
+        pa.field("num_bytes", pa.int64()),  # of the source's file
+        pa.field("sha256", pa.string()),  # of the source's file: has it changed?
+        pa.field("pixels_sha256", pa.string()),  # of the decoded RGB pixels and their size: is it the same image?
     ]
     if meta is not None:
         fields.append(pa.field(META, meta))

@@ -121,6 +121,12 @@ def decode_opened(
         raise ImageRejectedError("truncated", str(error)) from error
 
 
+def decode_shared(image: Image.Image, *, max_pixels: int = MAX_PIXELS, min_side: int = 1) -> Decoded:
+    """Decode a Pillow image that other threads may be reading; everything else is as in `decode_image`."""
+    with LOCKS[id(image) // 16 % len(LOCKS)]:
+        return decode_opened(image, max_pixels=max_pixels, min_side=min_side)
+
+
 def to_rgb(content: bytes) -> Image.Image:
     """The RGB image of a file that is known to be good."""
     return decode_image(content).image
@@ -143,8 +149,7 @@ def open_image(source: Any, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     if isinstance(source, dict):
         source = source.get("bytes") if source.get("bytes") is not None else source.get("path")
     if isinstance(source, Image.Image):
-        with LOCKS[id(source) // 16 % len(LOCKS)]:
-            return decode_opened(source, max_pixels=max_pixels).image
+        return decode_shared(source, max_pixels=max_pixels).image
     if isinstance(source, (bytes, bytearray, memoryview)):
         return decode_image(bytes(source), max_pixels=max_pixels).image
     if isinstance(source, (str, Path)):

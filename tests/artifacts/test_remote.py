@@ -13,6 +13,7 @@ from megapairs_hf.artifacts import remote, storage
 from megapairs_hf.artifacts.artifact import open_artifact
 from megapairs_hf.cli import main
 from megapairs_hf.core.errors import ArtifactError, IncompleteArtifactError
+from megapairs_hf.core.schema import SCHEMA_VERSION
 from tests.small import files_of, small_corpus, torchrun
 
 SCENES = ["--scenes.size", "32", "--shard_rows", "32"]
@@ -233,7 +234,9 @@ def test_a_manifest_that_leads_out_of_its_folder_is_refused(tmp_path, cache, kin
     content = b"a stranger's"
     told = {"kind": kind, "config": {}, "config_hash": "x", "inputs": {}, "version": "1", "rows": 1}
     told["shards"] = [{"file": file, "rows": 1, "sha256": hashlib.sha256(content).hexdigest()}]
-    storage.write_bytes("memory://far/a/b/c/evil/manifest.json", json.dumps(told | {"schema_version": 1}).encode())
+    storage.write_bytes(
+        "memory://far/a/b/c/evil/manifest.json", json.dumps(told | {"schema_version": SCHEMA_VERSION}).encode()
+    )
     storage.write_bytes("memory://far/escaped.txt", content)
     with pytest.raises(ArtifactError, match=said):
         remote.fetch("memory://far/a/b/c/evil")

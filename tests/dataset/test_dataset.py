@@ -57,7 +57,10 @@ def test_the_splits_share_no_image_and_every_pair_is_accounted_for(triplets, ann
 def test_a_triplet_is_joined_with_its_images(triplets, corpus):
     rows = load_triplets(triplets.path)
     hashes = dict(
-        zip(*(corpus.table(["image_id", "sha256"])[c].to_pylist() for c in ("image_id", "sha256")), strict=True)
+        zip(
+            *(corpus.table(["image_id", "pixels_sha256"])[c].to_pylist() for c in ("image_id", "pixels_sha256")),
+            strict=True,
+        )
     )
     ids, row = rows.ids(3), rows[3]
     assert pixel_sha256(row["t_img"]) == hashes[ids["t_img"]]

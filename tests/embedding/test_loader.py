@@ -217,7 +217,7 @@ def test_a_corpus_by_reference_copies_nothing_and_gives_the_same_embeddings(sour
     assert referring.rows == corpus.rows
     assert all(cell["bytes"] is None for cell in referring.table(["image"])["image"].to_pylist())
     assert sum(f.stat().st_size for f in (tmp_path / "corpus").glob("*.parquet")) < 60_000
-    assert referring.table(["sha256"]) == corpus.table(["sha256"])
+    assert referring.table(["pixels_sha256"]) == corpus.table(["pixels_sha256"])
     embedded, referred = embeddings(corpus, models, tmp_path / "a"), embeddings(referring, models, tmp_path / "b")
     for name, array in embedded.items():
         assert np.array_equal(array, referred[name])
