@@ -13,12 +13,62 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from megapairs_hf.core.errors import ConfigError
+from megapairs_hf.artifacts import storage
+from megapairs_hf.core.errors import ArtifactError, ConfigError
+from megapairs_hf.core.schema import EMBEDDING, IMAGE_ID, embeddings_schema
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 GATHERED_ROWS = 65_536
+
+
+def embedding_table(ids: pa.Array | pa.ChunkedArray, embeddings: np.ndarray) -> pa.Table:
+    """The rows of one shard of an `embeddings` artifact.
+
+    Args:
+        ids: [N] image ids.
+        embeddings: [N, D] float16.
+    """
+    schema = embeddings_schema(embeddings.shape[1])
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(embeddings.reshape(-1)), embeddings.shape[1])
+    return pa.table({IMAGE_ID: ids, EMBEDDING: lists}, schema=schema)
+
+
+def stored_embeddings(path: str) -> np.ndarray:
+    """The embeddings of one Arrow stream, [N, D], mapped into memory where the file is local.
+
+    Raises:
+        ArtifactError: it is no such file.
+    """
+    if storage.is_local(path):
+        return mapped_embeddings(path)[0]
+    return _embeddings_in(pa.py_buffer(storage.read_bytes(path)), path)
+
+
+def mapped_embeddings(path: str) -> tuple[np.ndarray, int]:
+    """The embeddings of one local Arrow stream, [N, D], and at which byte of the file they begin.
+
+    Raises:
+        ArtifactError: it is no such file.
+    """
+    # the map outlives the file object, whose descriptor is closed here
+    with pa.memory_map(str(storage.local(path))) as file:
+        content = file.read_buffer()
+    array = _embeddings_in(content, path)
+    return array, array.ctypes.data - content.address
+
+
+def _embeddings_in(content: pa.Buffer, path: str) -> np.ndarray:
+    try:
+        column = pa.ipc.open_stream(content).read_all().column(EMBEDDING)
+    except (pa.ArrowInvalid, KeyError) as error:
+        raise ArtifactError(f"{path} holds no embeddings ({error}); delete its folder and embed again") from error
+    if column.num_chunks == 0:
+        return np.empty((0, column.type.list_size), np.float16)
+    if column.num_chunks > 1:
+        raise ArtifactError(f"{path} has {column.num_chunks} record batches, not one; embed again")
+    return list_array(column.chunk(0), EMBEDDING)
 
 
 def column_arrays(dataset: Dataset, column: str) -> list[np.ndarray]:

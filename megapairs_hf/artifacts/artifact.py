@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from megapairs_hf.artifacts import storage
+from megapairs_hf.artifacts.arrow_arrays import stored_embeddings
 from megapairs_hf.artifacts.storage import PathLike, join
 from megapairs_hf.core.errors import ArtifactError, IncompleteArtifactError, SchemaMismatchError
 from megapairs_hf.core.schema import REJECTED, SCHEMA_VERSION
@@ -109,8 +110,13 @@ class Artifact:
         return pa.concat_tables([self.shard(i, columns) for i in range(len(self.manifest.shards))])
 
     def array(self, index: int) -> np.ndarray:
-        """One shard of an `embeddings` artifact, [rows, D] float16, memory-mapped where the file is local."""
+        """One shard of an `embeddings` artifact, [rows, D] float16, memory-mapped where the file is local.
+
+        Both forms are read: Arrow streams, which hold no descriptor, and the `.npy` files of caches and of others.
+        """
         path = self.shard_paths()[index]
+        if path.endswith(".arrow"):
+            return stored_embeddings(path)
         if storage.is_local(path):
             mapped: np.ndarray = np.load(storage.local(path), mmap_mode="r", allow_pickle=False)
             return mapped

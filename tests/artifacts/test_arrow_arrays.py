@@ -1,12 +1,21 @@
 """Columns of embeddings as arrays: without a copy, in the data set's order, and what is no embedding refused."""
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pytest
 from datasets import Dataset, Features, LargeList, List, Value
 
-from megapairs_hf.artifacts.arrow_arrays import column_arrays, list_array
-from megapairs_hf.core.errors import ConfigError
+from megapairs_hf.artifacts import storage
+from megapairs_hf.artifacts.arrow_arrays import (
+    column_arrays,
+    embedding_table,
+    list_array,
+    mapped_embeddings,
+    stored_embeddings,
+)
+from megapairs_hf.core.errors import ArtifactError, ConfigError
 
 TYPES = {
     "fixed": List(Value("float16"), length=4),
@@ -61,6 +70,46 @@ def test_a_slice_of_a_chunk_is_that_slice():
     offsets = pa.array(np.arange(0, 44, 4, dtype=np.int32))
     for chunk in (pa.FixedSizeListArray.from_arrays(flat, 4), pa.ListArray.from_arrays(offsets, flat)):
         np.testing.assert_array_equal(list_array(chunk.slice(3, 5), "v"), values[3:8])
+
+
+def write_stream(path, tables):
+    with pa.ipc.new_stream(path, tables[0].schema) as stream:
+        for table in tables:
+            stream.write_table(table)
+    return str(path)
+
+
+@pytest.mark.parametrize("rows", [0, 7])
+def test_a_shard_is_mapped_by_numpy_and_by_datasets(tmp_path, rows):
+    values = embeddings(rows)
+    table = embedding_table(pa.array([f"i{row}" for row in range(rows)], pa.string()), values)
+    path = write_stream(tmp_path / "s.arrow", [table])
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    array, offset = mapped_embeddings(path)
+    np.testing.assert_array_equal(array, values)
+    assert array.shape == (rows, 4)
+    if rows:
+        assert not array.flags.owndata
+        assert np.fromfile(path, np.float16, rows * 4, offset=offset).tolist() == values.ravel().tolist()
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    dataset = Dataset.from_file(path)
+    assert dataset.features == Features({"image_id": Value("string"), "embedding": List(Value("float16"), length=4)})
+    assert [row["image_id"] for row in dataset] == table["image_id"].to_pylist()
+    for part in column_arrays(dataset, "embedding"):
+        np.testing.assert_array_equal(part, values)
+    storage.write_bytes("memory://arrays/s.arrow", Path(path).read_bytes())
+    np.testing.assert_array_equal(stored_embeddings("memory://arrays/s.arrow"), values)
+
+
+def test_a_file_that_holds_no_embeddings_is_one_sentence(tmp_path):
+    (tmp_path / "broken.arrow").write_bytes(b"not arrow at all")
+    other = write_stream(tmp_path / "other.arrow", [pa.table({"x": [1]})])
+    for path in (str(tmp_path / "broken.arrow"), other):
+        with pytest.raises(ArtifactError, match=r"holds no embeddings .*embed again"):
+            stored_embeddings(path)
+    table = embedding_table(pa.array(["a"]), embeddings(1))
+    with pytest.raises(ArtifactError, match="2 record batches, not one"):
+        stored_embeddings(write_stream(tmp_path / "two.arrow", [table, table]))
 
 
 def test_what_is_no_embedding_is_one_sentence():
