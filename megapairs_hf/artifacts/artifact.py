@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from megapairs_hf.artifacts import storage
+from megapairs_hf.artifacts.arrow_arrays import stored_embeddings
 from megapairs_hf.artifacts.manifest import Manifest, check_names
 from megapairs_hf.artifacts.storage import PathLike, join
 from megapairs_hf.artifacts.tables import is_arrow, mean_sizes, read_arrow, read_batches, read_schema, take_rows
@@ -140,8 +141,13 @@ class Artifact:
         return read_table(join(self.path, str(known[name]["file"])))
 
     def array(self, index: int) -> np.ndarray:
-        """One shard of an `embeddings` artifact, [rows, D] float16, memory-mapped where the file is local."""
+        """One shard of an `embeddings` artifact, [rows, D] float16, memory-mapped where the file is local.
+
+        Both forms are read: Arrow streams, which hold no descriptor, and the `.npy` files of caches and of others.
+        """
         path = self.shard_paths()[index]
+        if path.endswith(".arrow"):
+            return stored_embeddings(path)
         if storage.is_local(path):
             mapped: np.ndarray = np.load(storage.local(path), mmap_mode="r", allow_pickle=False)
             return mapped

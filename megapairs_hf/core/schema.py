@@ -17,6 +17,7 @@ IMAGE = "image"
 CAPTION = "caption"
 CAPTIONS = "captions"
 META = "meta"
+EMBEDDING = "embedding"
 QUERY_ID = "query_id"
 TARGET_ID = "target_id"
 RELATION = "relation"
@@ -147,3 +148,9 @@ def corpus_schema(meta: pa.StructType | None) -> pa.Schema:
     if meta is not None:
         fields.append(pa.field(META, meta))
     return with_features(pa.schema(fields), (IMAGE,))
+
+
+def embeddings_schema(dimension: int) -> pa.Schema:
+    """Columns of embeddings: of unit length, in the row order of the corpus; zeros where there is none."""
+    fields = [pa.field(IMAGE_ID, pa.string()), pa.field(EMBEDDING, pa.list_(pa.float16(), dimension))]
+    return with_features(pa.schema(fields))
