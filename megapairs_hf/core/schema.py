@@ -10,7 +10,7 @@ import json
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 IMAGE_ID = "image_id"
 IMAGE = "image"
@@ -37,9 +37,15 @@ PAIR_KEY = [(QUERY_ID, pa.string()), (TARGET_ID, pa.string())]
 PAIRS = pa.schema(
     [
         *PAIR_KEY,
+        ("query_row", pa.int64()),  # rows of the corpus are hints: a reader checks the id there
+        ("target_row", pa.int64()),
         (RELATION, pa.list_(pa.string())),
         (SCORES, pa.list_(pa.struct([("relation", pa.string()), ("score", pa.float32())]))),
         (NEGATIVE_IDS, pa.list_(pa.string())),
+        ("negative_rows", pa.list_(pa.int64())),
+        ("query_cluster", pa.int64()),  # the row of the first image of its near-duplicate cluster; alone: its own
+        ("target_cluster", pa.int64()),
+        ("negative_clusters", pa.list_(pa.int64())),
     ]
 )
 
