@@ -95,9 +95,9 @@ def _pair_table(low: int, sampled: Sequence[Sampled], mining: Mining) -> tuple[p
         [index for index, same in zip(negatives[n], same_negative[n], strict=True) if not same] for n in distinct
     ]
     alone = sorted(set(left.tolist()) - set(left[distinct].tolist()))
-    kept = {name: column[distinct] for name, column in scores.items()}
+    own = {name: column[distinct] for name, column in scores.items()}
     few = [indices[: mining.config.negatives] for indices in usable]
-    return _as_table(left[distinct], right[distinct], few, kept, mining), alone
+    return _as_table(left[distinct], right[distinct], few, own, mining), alone
 
 
 def _as_table(
