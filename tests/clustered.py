@@ -25,15 +25,16 @@ def spans(count: int, rows: int) -> list[tuple[int, int]]:
     return [(low, min(count, low + rows)) for low in range(0, count, rows)]
 
 
-def made_corpus(path: Path, count: int, shard_rows: int) -> Artifact:
+def made_corpus(path: Path, count: int, shard_rows: int, ids: list[str] | None = None) -> Artifact:
     """A corpus of `count` rows with ids and nothing to see."""
+    ids = ids or [f"p{n:07d}" for n in range(count)]
     names = shard_names(len(spans(count, shard_rows)), "parquet")
     writer = create_artifact(path, kind="corpus", config=Nothing(), inputs={}, names=names)
     with writer:
         for i, (low, high) in enumerate(spans(count, shard_rows)):
             size = high - low
             columns = {
-                "image_id": [f"p{n:07d}" for n in range(low, high)],
+                "image_id": ids[low:high],
                 "image": [None] * size,
                 "caption": ["nothing"] * size,
                 "width": [1] * size,

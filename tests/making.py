@@ -130,13 +130,20 @@ def make_pairs(work: Path, corpus: Artifact) -> Artifact:
             embeddings = np.random.default_rng(0).standard_normal((corpus.rows, dimension))
             writer.write(0, (embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)).astype(np.float16))
             inputs[model] = writer.finish({"dimension": dimension}).fingerprint
+    near = {i: [(i + n) % 72 for n in range(1, 6)] for i in range(40)}
     rows = [
         {
             "query_id": f"c{i:03d}",
             "target_id": f"c{(i + 24) % 72:03d}",
+            "query_row": i,
+            "target_row": (i + 24) % 72,
             "relation": ["clip_image", "dino_image"] if i % 3 == 0 else ["clip_image"],
             "scores": [{"relation": "clip_image", "score": 0.91}, {"relation": "dino_image", "score": 0.84}],
-            "negative_ids": [f"c{(i + n) % 72:03d}" for n in range(1, 6)],
+            "negative_ids": [f"c{n:03d}" for n in near[i]],
+            "negative_rows": near[i],
+            "query_cluster": i,
+            "target_cluster": (i + 24) % 72,
+            "negative_clusters": near[i],
         }
         for i in range(40)
     ]

@@ -39,9 +39,15 @@ PAIR_KEY = [(QUERY_ID, pa.string()), (TARGET_ID, pa.string())]
 PAIRS = pa.schema(
     [
         *PAIR_KEY,
+        ("query_row", pa.int64()),  # rows of the corpus are hints: a reader checks the id there
+        ("target_row", pa.int64()),
         (RELATION, pa.list_(pa.string())),
         (SCORES, pa.list_(pa.struct([("relation", pa.string()), ("score", pa.float32())]))),
         (NEGATIVE_IDS, pa.list_(pa.string())),
+        ("negative_rows", pa.list_(pa.int64())),
+        ("query_cluster", pa.int64()),  # the row of the first image of its near-duplicate cluster; alone: its own
+        ("target_cluster", pa.int64()),
+        ("negative_clusters", pa.list_(pa.int64())),
     ]
 )
 

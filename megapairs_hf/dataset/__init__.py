@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from megapairs_hf.dataset.load import Triplets, load_triplets
     from megapairs_hf.dataset.megapairs_format.exporter import export_megapairs
     from megapairs_hf.dataset.megapairs_format.importer import import_megapairs
+    from megapairs_hf.dataset.split import split_pairs
     from megapairs_hf.dataset.stage import build_triplets
     from megapairs_hf.dataset.views import training_view
 else:
@@ -19,6 +20,7 @@ else:
             "load": ["Triplets", "load_triplets"],
             "megapairs_format.exporter": ["export_megapairs"],
             "megapairs_format.importer": ["import_megapairs"],
+            "split": ["split_pairs"],
             "stage": ["build_triplets"],
             "views": ["training_view"],
         },
@@ -32,5 +34,6 @@ __all__ = [
     "export_megapairs",
     "import_megapairs",
     "load_triplets",
+    "split_pairs",
     "training_view",
 ]

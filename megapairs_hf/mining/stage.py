@@ -1,9 +1,6 @@
 """The mine stage: pairs of images that are related in one or more of several ways (paper, section 3.1, Figure 1a).
 
-First every row's nearest neighbors are found under each relation (`neighbors.py`), then near-duplicates are joined
-(`near_duplicates.py`), then targets are sampled from those inside the similarity range and hard negatives from all
-that were retrieved (`sampling.py`). A pair carries all its relations and all its scores. What surprises: the first
-image of a cluster of near-duplicates stands for all of it; the others are neither queries nor targets nor negatives.
+A runner: it opens the embeddings of a corpus and gives them to `engine.py`, which `mine` uses too.
 """
 
 from __future__ import annotations
@@ -11,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 
 from megapairs_hf.artifacts.artifact import Artifact
 from megapairs_hf.artifacts.shards import shard_names
@@ -18,9 +16,9 @@ from megapairs_hf.artifacts.writer import create_artifact
 from megapairs_hf.core.dependencies import require
 from megapairs_hf.core.errors import ArtifactError, ConfigError
 from megapairs_hf.mining.config import MineConfig, RelationConfig
-from megapairs_hf.mining.near_duplicates import cluster_stats, join_near_duplicates
-from megapairs_hf.mining.neighbors import Neighbors, find_neighbors, open_relations
-from megapairs_hf.mining.pairs import Mining, any_rows, no_pairs_sentence, pick_all, score_range, usable_pairs
+from megapairs_hf.mining.engine import MiningInput, usable_pairs, write_pairs
+from megapairs_hf.mining.knn.embeddings import Embeddings
+from megapairs_hf.mining.relations import open_relations
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,22 +62,14 @@ def mine_pairs(
         return usable_pairs(writer)
     with writer:
         require("mine", "mine")
-        settings = config.relations or tuple(RelationConfig(name) for name in embeddings)
-        relations = open_relations(embeddings, settings)
-        starts = np.cumsum([0, *(int(shard["rows"]) for shard in corpus.manifest.shards)])
-        files = Neighbors(writer.path, starts)
-        searches = find_neighbors(relations, config, files)
-        ranges = {
-            r.name: score_range(r, setting, config, files) for r, setting in zip(relations, settings, strict=True)
-        }
-        representative = join_near_duplicates(relations, ranges, config, files)
-        pick_all(Mining(relations, ranges, representative, config, files), corpus, writer)
-        rounded = {
-            name: [round(float(end), 4) for end in similarity_range] for name, similarity_range in ranges.items()
-        }
-        stats = {"ranges": rounded, "search": searches, "near_duplicates": cluster_stats(representative)}
-        no_pairs = "" if any_rows(writer) else no_pairs_sentence(relations, config, files)
-        pairs = writer.finish(stats)
-        if no_pairs:
-            raise ConfigError(no_pairs)
-    return pairs
+        return write_pairs(_artifact_input(embeddings, corpus, config), config, writer)
+
+
+def _artifact_input(embeddings: Mapping[str, Artifact], corpus: Artifact, config: MineConfig) -> MiningInput:
+    settings = config.relations or tuple(RelationConfig(name) for name in embeddings)
+    arrays = {name: Embeddings.of(artifact) for name, artifact in embeddings.items()}
+    texts = {name for name, artifact in embeddings.items() if artifact.manifest.stats.get("input") != "image"}
+    # a plain string array holds 2 GB
+    ids = corpus.table(["image_id"])["image_id"].cast(pa.large_string()).combine_chunks()
+    starts = np.cumsum([0, *(int(shard["rows"]) for shard in corpus.manifest.shards)])
+    return MiningInput(open_relations(arrays, texts, settings), settings, ids, starts)

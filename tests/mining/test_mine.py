@@ -101,6 +101,9 @@ def test_pairs_carry_relations_and_all_scores(embeddings, corpus, tmp_path):
         assert row["relation"]
         assert 1 <= len(row["negative_ids"]) <= 5
         assert len({row["query_id"], row["target_id"], *row["negative_ids"]}) == 2 + len(row["negative_ids"])
+        assert ids[row["query_row"]] == row["query_id"]
+        assert ids[row["target_row"]] == row["target_id"]
+        assert [ids[n] for n in row["negative_rows"]] == row["negative_ids"]
         queries.add(row["query_id"])
     assert len(queries) + sum(pairs.manifest.rejected.values()) == corpus.rows
     again = mine_pairs(embeddings, corpus, config=config, out=tmp_path / "again")
@@ -195,6 +198,10 @@ def test_near_duplicates_take_no_part_and_are_counted(made, tmp_path):
         name for row in pairs.table().to_pylist() for name in (row["query_id"], row["target_id"], *row["negative_ids"])
     }
     assert named == {ids[0], ids[3], ids[5], ids[6]}
+    for row in pairs.table().to_pylist():
+        # an image that takes part is the first of its cluster
+        assert (row["query_cluster"], row["target_cluster"]) == (row["query_row"], row["target_row"])
+        assert row["negative_clusters"] == row["negative_rows"]
 
 
 def test_a_hard_negative_is_never_the_targets_near_duplicate(made, tmp_path):
@@ -332,3 +339,51 @@ def test_a_device_that_is_not_there(made, tmp_path):
             mine_pairs(embeddings, corpus, config=config, out=tmp_path / device.replace(":", ""))
     config = MineConfig(neighbors=3, similarity_range=(0.6, 1.0), device="cpu", near_duplicate=1.0)
     assert mine_pairs(embeddings, corpus, config=config, out=tmp_path / "cpu").rows > 0
+
+
+@pytest.mark.parametrize("search", ["exact", "ivf"])
+def test_rows_without_an_embedding_are_as_if_they_were_not_there(search, made, tmp_path):
+    """Pairs, similarities and quantiles are those of a corpus of the other rows alone, under the rows of this one."""
+    rng = np.random.default_rng(3)
+    centers = rng.standard_normal((12, 32))
+    image = unit(centers[rng.integers(0, 12, 300)] + 0.7 * rng.standard_normal((300, 32)))
+    text = unit(image + 0.3 * rng.standard_normal((300, 32)))
+    # zeros under one relation, under the other, under both; a number that is none; two rows of a shard of their own
+    image[[0, 17, 18, 150]], text[[18, 200]], image[77, 3], image[299] = 0, 0, np.nan, 0
+    corpus, embeddings = made({"image": image, "text": text}, shard_rows=90, inputs={"text": "caption"})
+    config = MineConfig(
+        neighbors=10, similarity_range=(0.2, 0.98), range_kind="quantile", near_duplicate=0.93, search=search
+    )
+    pairs = mine_pairs(embeddings, corpus, config=config, out=tmp_path / "pairs")
+    left_out = {0, 17, 18, 77, 150, 200, 299}
+    assert pairs.manifest.rejected["no_embedding"] == len(left_out)
+    ids = corpus.table(["image_id"])["image_id"].to_pylist()
+    rows = pairs.table().to_pylist()
+    named = {n for row in rows for n in (row["query_row"], row["target_row"], *row["negative_rows"])}
+    assert not named & left_out
+    good = np.setdiff1d(np.arange(300), list(left_out))
+    expected = mine_only(tmp_path, [ids[n] for n in good], {"image": image[good], "text": text[good]}, config)
+    assert expected.manifest.stats["ranges"] == pairs.manifest.stats["ranges"]
+    assert [strip(row) for row in rows] == [strip(row) for row in expected.table().to_pylist()]
+    for row, other in zip(rows, expected.table().to_pylist(), strict=True):
+        assert good[other["target_cluster"]] == row["target_cluster"]
+    assert [ids[row["query_row"]] for row in rows] == [row["query_id"] for row in rows]
+
+
+def strip(row):
+    return {name: value for name, value in row.items() if not name.endswith(("row", "rows", "cluster", "clusters"))}
+
+
+def mine_only(folder, ids, arrays, config):
+    corpus = made_corpus(folder / "good" / "corpus", len(ids), 100, ids)
+    inputs = {"image": "image", "text": "caption"}
+    embeddings = {
+        name: made_embeddings(folder / "good" / name, corpus, array, inputs[name]) for name, array in arrays.items()
+    }
+    return mine_pairs(embeddings, corpus, config=config, out=folder / "good" / "pairs")
+
+
+def test_a_corpus_without_any_embedding_has_no_pairs(made, tmp_path):
+    corpus, embeddings = made({"dino": np.zeros((5, 16), np.float16)})
+    with pytest.raises(ConfigError, match="no row has an embedding under every relation"):
+        mine_pairs(embeddings, corpus, config=MineConfig(), out=tmp_path / "pairs")

@@ -1,4 +1,4 @@
-"""The embeddings of one embeddings artifact as one long array that need not fit in memory.
+"""The embeddings of one encoder as one long array that need not fit in memory.
 
 What surprises: files are read, and mapped only for as long as rows are taken, because the pages of a map count as this
 process's memory for as long as the system likes, and an array that numpy maps holds a file descriptor.
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 
 SPAN_BYTES = 16_000_000
+NOT_FINITE = 0x7C00
 
 
 @dataclass(frozen=True)
@@ -91,14 +92,17 @@ class Embeddings:
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Rows `start` up to, not including, `stop`, in memory: [stop - start, D] float16."""
-        for part, first in zip(self.parts, self.starts[:-1], strict=True):
-            if first <= start and stop <= first + len(part):
-                return part[start - int(first) : stop - int(first)]
+        # only the parts that hold some: a mapped data set has one per thousand rows
+        first = int(np.searchsorted(self.starts, start, side="right")) - 1
+        owners = range(first, int(np.searchsorted(self.starts, stop)))
+        if len(owners) == 1:
+            return self.parts[first][start - int(self.starts[first]) : stop - int(self.starts[first])]
         result = np.empty((stop - start, self.dimension), np.float16)
-        for part, first in zip(self.parts, self.starts[:-1], strict=True):
-            low, high = max(start, int(first)), min(stop, int(first) + len(part))
+        for owner in owners:
+            offset = int(self.starts[owner])
+            low, high = max(start, offset), min(stop, int(self.starts[owner + 1]))
             if low < high:
-                result[low - start : high - start] = part[low - int(first) : high - int(first)]
+                result[low - start : high - start] = self.parts[owner][low - offset : high - offset]
         return result
 
     def take(self, indices: np.ndarray) -> np.ndarray:
@@ -114,6 +118,43 @@ class Embeddings:
         """Runs of rows that take about sixteen megabytes each."""
         rows = max(1, SPAN_BYTES // (2 * self.dimension))
         return [(low, min(len(self), low + rows)) for low in range(0, len(self), rows)]
+
+
+class SelectedRows(Embeddings):
+    """Some rows of embeddings, without a copy of them.
+
+    Args:
+        embeddings: of all rows.
+        rows: [n] int64, ascending.
+    """
+
+    def __init__(self, embeddings: Embeddings, rows: np.ndarray) -> None:
+        self.embeddings, self.rows, self.dimension = embeddings, rows, embeddings.dimension
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Selected rows `start` up to, not including, `stop`, in memory: [stop - start, D] float16."""
+        rows = self.rows[start:stop]
+        if not len(rows) or rows[-1] - rows[0] >= 2 * len(rows):
+            return self.embeddings.take(rows)
+        block = self.embeddings.read(int(rows[0]), int(rows[-1]) + 1)
+        return block if len(block) == len(rows) else block[rows - rows[0]]
+
+    def take(self, indices: np.ndarray) -> np.ndarray:
+        """Selected rows at any indices, [len(indices), D] float16."""
+        return self.embeddings.take(self.rows[indices])
+
+
+def has_embedding(embeddings: Embeddings) -> np.ndarray:
+    """Whether a row is an embedding at all: not zeros, and every number finite; [N] bool."""
+    result = np.empty(len(embeddings), bool)
+    for low, high in embeddings.spans():
+        # without its sign, a float16 grows with its bits, and from 0x7C00 on it is no number
+        largest = (_bits(embeddings.read(low, high)) & 0x7FFF).max(axis=1, initial=0)
+        result[low:high] = (largest > 0) & (largest < NOT_FINITE)
+    return result
 
 
 def distinct(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
