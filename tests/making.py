@@ -26,6 +26,7 @@ from megapairs_hf.core.schema import (
     corpus_schema,
     with_features,
 )
+from megapairs_hf.dataset.layout import image_table, readme
 from megapairs_hf.images.decode import encode_image, pixel_sha256
 
 if TYPE_CHECKING:
@@ -36,18 +37,6 @@ if TYPE_CHECKING:
 COLORS = ["crimson", "seagreen", "royalblue", "orange", "purple", "teal"]
 SHAPES = ["circle", "square", "triangle", "star"]
 GROUNDS = ["white", "lightgrey", "lightyellow"]
-README = """---
-configs:
-- config_name: triplets
-  default: true
-  data_files:
-  - {split: train, path: triplets/train-*}
-  - {split: validation, path: triplets/validation-*}
-- config_name: images
-  data_files:
-  - {split: train, path: images/train-*}
----
-"""
 
 
 def draw(color: str, shape: str, ground: str, size: tuple[int, int] = (120, 96)) -> Image.Image:
@@ -201,6 +190,9 @@ def make_triplets(
             "hns": [r["query_id"], *r["negative_ids"]],
             "relation": r["relation"],
             "scores": r["scores"],
+            "task": "composed_image_retrieval",
+            "language": "en",
+            "verified": [],
         }
         for r, s in zip(pairs.table().to_pylist()[:38], said, strict=True)
     ]
@@ -208,19 +200,17 @@ def make_triplets(
         "triplets/train-00000-of-00001.parquet": pa.Table.from_pylist(rows[:30], schema=with_features(TRIPLETS)),
         "triplets/validation-00000-of-00001.parquet": pa.Table.from_pylist(rows[30:], schema=with_features(TRIPLETS)),
     }
-    schema = with_features(
-        pa.schema([corpus_schema(None).field(n) for n in ("image_id", "image", "caption")]), ("image",)
-    )
-    images = corpus.table(["image_id", "image", "caption"])
+    images = corpus.table(["image_id", "image", "caption"]).to_pylist()
     for i in range(2):
-        tables[f"images/train-0000{i}-of-00002.parquet"] = images.slice(i * 36, 36).cast(schema)
+        tables[f"images/train-0000{i}-of-00002.parquet"] = image_table(images[i * 36 : i * 36 + 36])
     made_of = {"instructions": instructions, "pairs": pairs, "corpus": corpus}
     inputs = {name: artifact.fingerprint for name, artifact in made_of.items()}
     with begin(work / "triplets", "triplets", list(tables), inputs, validation=8) as writer:
         for i, table in enumerate(tables.values()):
             writer.write(i, table)
         artifact = writer.finish()
-    (work / "triplets" / "README.md").write_text(README)
+    text = readme(["train", "validation"], [shard["sha256"] for shard in artifact.manifest.shards], False)
+    (work / "triplets" / "README.md").write_text(text)
     return artifact
 
 

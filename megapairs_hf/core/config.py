@@ -34,6 +34,7 @@ RENAMED = {
     "demonstrations": "num_few_shot",
     "licence": "license",
     "max_tokens": "max_new_tokens",
+    "min_fit": "min_pass_rate",
     "models": "encoders",
     "neighbours": "neighbors",
     "pool": "few_shot_file",

@@ -88,6 +88,35 @@ TRIPLETS = pa.schema(
         ("hns", pa.list_(pa.string())),  # hns[0] is the query image, as in the released set
         (RELATION, pa.list_(pa.string())),
         (SCORES, pa.list_(pa.struct([("relation", pa.string()), ("score", pa.float32())]))),
+        ("task", pa.string()),
+        ("language", pa.string()),  # BCP 47
+        ("verified", pa.list_(pa.float32())),  # pass rate of each text of `q_text`; empty where `verify` did not run
+    ]
+)
+
+# the images that published triplets name
+PUBLISHED_IMAGES = pa.schema(
+    [
+        (IMAGE_ID, pa.string()),
+        (IMAGE, IMAGE_TYPE),
+        (CAPTION, pa.string()),
+        ("captions", pa.list_(pa.string())),
+        # equal for the images of a near-duplicate cluster and for no others; -1 where nothing is known
+        ("cluster", pa.int64()),
+    ]
+)
+
+# one form for every other task: images by id, any number of them, none where the task has none
+TASK_ROWS = pa.schema(
+    [
+        ("query_images", pa.list_(pa.string())),
+        ("query_text", pa.list_(pa.string())),
+        ("target_images", pa.list_(pa.string())),
+        ("target_texts", pa.list_(pa.string())),
+        ("negative_images", pa.list_(pa.string())),
+        ("negative_texts", pa.list_(pa.string())),
+        ("task", pa.string()),
+        ("language", pa.string()),
     ]
 )
 

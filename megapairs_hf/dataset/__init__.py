@@ -6,6 +6,7 @@ from megapairs_hf.core import lazy
 
 if TYPE_CHECKING:
     from megapairs_hf.dataset.config import BuildConfig, ImportConfig
+    from megapairs_hf.dataset.join import JoinTriplets
     from megapairs_hf.dataset.load import Triplets, load_triplets
     from megapairs_hf.dataset.megapairs_format.exporter import export_megapairs
     from megapairs_hf.dataset.megapairs_format.importer import import_megapairs
@@ -17,6 +18,7 @@ else:
         __name__,
         {
             "config": ["BuildConfig", "ImportConfig"],
+            "join": ["JoinTriplets"],
             "load": ["Triplets", "load_triplets"],
             "megapairs_format.exporter": ["export_megapairs"],
             "megapairs_format.importer": ["import_megapairs"],
@@ -29,6 +31,7 @@ else:
 __all__ = [
     "BuildConfig",
     "ImportConfig",
+    "JoinTriplets",
     "Triplets",
     "build_triplets",
     "export_megapairs",

@@ -13,13 +13,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from megapairs_hf.core.schema import IMAGE_TYPE, with_features
+from megapairs_hf.core.schema import IMAGE_TYPE, PUBLISHED_IMAGES, with_features
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 T = TypeVar("T")
 SPLITS = ("train", "validation")
+COMPOSED = "composed_image_retrieval"
+# the cluster of an image of which no near-duplicates are known
+UNKNOWN_CLUSTER = -1
 # the most that the Hub advises for a parquet file
 MAX_SHARD_BYTES = 500_000_000
 PREVIEW_FILE = "preview/train-00000-of-00001.parquet"
@@ -84,9 +87,19 @@ def cut(sizes: Sequence[float] | np.ndarray, limit: int | None = None) -> list[s
 
 
 def image_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-    """Images with their captions, by id."""
-    schema = pa.schema([("image_id", pa.string()), ("image", IMAGE_TYPE), ("caption", pa.string())])
-    return pa.Table.from_pylist(list(rows), schema=with_features(schema, ("image",)))
+    """Images by id with what is known of them; blanks for the rest.
+
+    Args:
+        rows: `image_id` and `image`; `caption`, `captions` and `cluster` may be absent or None.
+    """
+    filled = []
+    for row in rows:
+        caption = row.get("caption") or ""
+        captions = row.get("captions") or ([caption] if caption else [])
+        cluster = row.get("cluster")
+        known = {"caption": caption, "captions": captions, "cluster": UNKNOWN_CLUSTER if cluster is None else cluster}
+        filled.append({"image_id": row["image_id"], "image": row["image"], **known})
+    return pa.Table.from_pylist(filled, schema=with_features(PUBLISHED_IMAGES, ("image",)))
 
 
 def preview_ids(triplets: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:

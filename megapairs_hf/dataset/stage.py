@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from megapairs_hf.artifacts import storage
 from megapairs_hf.artifacts.artifact import Artifact
@@ -25,10 +26,12 @@ from megapairs_hf.core import distributed
 from megapairs_hf.core.config import config_hash
 from megapairs_hf.core.errors import ArtifactError
 from megapairs_hf.core.progress import Progress, note
+from megapairs_hf.core.schema import NEGATIVE_IDS
 from megapairs_hf.dataset.exclude import read_excluded
-from megapairs_hf.dataset.join import OTHER_PAIRS, Join
+from megapairs_hf.dataset.join import JoinTriplets
 from megapairs_hf.dataset.layout import PREVIEW_FILE, SPLITS, cut, preview_ids, preview_table, readme, thinned
 from megapairs_hf.dataset.published_images import PublishedImages
+from megapairs_hf.dataset.shard_join import OTHER_PAIRS, Join
 from megapairs_hf.dataset.split import validation_images
 
 if TYPE_CHECKING:
@@ -48,6 +51,7 @@ class Summary:
         rejected: the pairs that became no triplet.
         counts: as those of `Joined`.
         relations: triplets by relation.
+        clusters: as those of `Joined`.
     """
 
     sizes: dict[str, list[int]] = field(default_factory=lambda: {split: [] for split in SPLITS})
@@ -56,6 +60,7 @@ class Summary:
     rejected: list[Rejection] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     relations: Counter[str] = field(default_factory=Counter)
+    clusters: dict[str, int] = field(default_factory=dict)
 
     def stats(self) -> dict[str, object]:
         """The facts for the manifest."""
@@ -95,13 +100,15 @@ def build_triplets(
     if pairs.manifest.inputs["corpus"] != corpus.fingerprint:
         raise ArtifactError("the pairs were mined from another corpus; run `megapairs mine` again")
     excluded, hashes = read_excluded(config.exclude)
-    rows, summary = _joined(Join(instructions, pairs, config, _validation(instructions, config), excluded))
+    validation = _validation(instructions, config)
+    function, mined = _function(instructions, config), _has_negatives(pairs)
+    rows, summary = _joined(Join(instructions, pairs, function, mined, validation, excluded), config)
     if not summary.rows["train"]:
         raise ArtifactError(
             f"none of the {instructions.rows:,} annotated pairs makes a triplet; mine more pairs, or lower"
             " `min_negatives` or `validation`"
         )
-    files = _files(rows, summary, PublishedImages(corpus, summary.image_ids), config.preview)
+    files = _files(rows, summary, PublishedImages(corpus, summary.image_ids, summary.clusters), config.preview)
     inputs = {"instructions": instructions.fingerprint, "pairs": pairs.fingerprint, "corpus": corpus.fingerprint}
     inputs |= hashes
     writer = create_artifact(
@@ -125,7 +132,21 @@ def _validation(instructions: Artifact, config: BuildConfig) -> frozenset[str]:
     return frozenset(validation_images(queries, targets, config.validation, config.seed))
 
 
-def _joined(rows: Join) -> tuple[Join, Summary]:
+def _function(instructions: Artifact, config: BuildConfig) -> JoinTriplets:
+    language = config.language or instructions.manifest.config.get("language") or "en"
+    return JoinTriplets(min_negatives=config.min_negatives, min_pass_rate=config.min_pass_rate, language=str(language))
+
+
+def _has_negatives(pairs: Artifact) -> bool:
+    """Whether any pair has a hard negative; pairs of one's own may have none, which is said."""
+    for index in range(len(pairs.manifest.shards)):
+        if pc.any(pc.greater(pc.list_value_length(pairs.shard(index, [NEGATIVE_IDS])[NEGATIVE_IDS]), 0)).as_py():
+            return True
+    note("build: the pairs have no hard negatives, so the query image is the only one of each triplet")
+    return False
+
+
+def _joined(rows: Join, config: BuildConfig) -> tuple[Join, Summary]:
     """The join, and what it gives; without a validation split where that would hold no triplet."""
     if len(rows.instructions.manifest.shards) != len(rows.pairs.manifest.shards):
         raise ArtifactError(OTHER_PAIRS)
@@ -133,7 +154,7 @@ def _joined(rows: Join) -> tuple[Join, Summary]:
     if rows.validation and not summary.counts["validation"]:
         note(
             f"build: no triplet lies among the {len(rows.validation):,} images that `validation`"
-            f" {rows.config.validation:g} asks for, so all are for training; raise it, or make more pairs"
+            f" {config.validation:g} asks for, so all are for training; raise it, or make more pairs"
         )
         rows = dataclasses.replace(rows, validation=frozenset())
         summary = _summary(rows)
@@ -151,6 +172,7 @@ def _summary(rows: Join) -> Summary:
         summary.rejected += joined.rejected
         summary.counts += joined.counts
         summary.relations += joined.relations
+        summary.clusters |= joined.clusters
     return summary
 
 

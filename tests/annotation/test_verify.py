@@ -123,15 +123,15 @@ def test_the_build_applies_the_threshold(serve, instructed, mined, corpus, tmp_p
         ]
         for row in made.table().to_pylist()
     }
-    settings = BuildConfig(validation=0, min_negatives=1, min_fit=0.5)
+    settings = BuildConfig(validation=0, min_negatives=1, min_pass_rate=0.5)
     built = build_triplets(made, mined, corpus, config=settings, out=tmp_path / "t")
     triplets = [row for i, s in enumerate(built.manifest.shards) if s["file"].startswith("triplets/")
                 for row in built.shard(i).to_pylist()]  # fmt: skip
     assert {(row["q_img"], row["t_img"]): row["q_text"] for row in triplets} == {k: v for k, v in fitting.items() if v}
-    assert built.manifest.rejected.get("no_fitting_instruction", 0) == sum(not v for v in fitting.values())
+    assert built.manifest.rejected.get("no_instruction", 0) == sum(not v for v in fitting.values())
     with pytest.raises(ConfigError, match="run `megapairs verify`"):
         build_triplets(instructed, mined, corpus, config=settings, out=tmp_path / "u")
-    everything = dataclasses.replace(settings, min_fit=0.0)
+    everything = dataclasses.replace(settings, min_pass_rate=0.0)
     assert build_triplets(made, mined, corpus, config=everything, out=tmp_path / "x").manifest.rejected == {}
 
 

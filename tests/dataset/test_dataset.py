@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
-from datasets import load_dataset
+from datasets import List, Value, load_dataset
 
 from megapairs_hf import load_triplets
 from megapairs_hf.annotation import DescribeConfig, InstructConfig, describe_pairs, instruct_pairs
 from megapairs_hf.core.errors import ArtifactError
-from megapairs_hf.core.schema import PAIRS
+from megapairs_hf.core.schema import PAIRS, TRIPLETS
 from megapairs_hf.dataset import BuildConfig, build_triplets
 from megapairs_hf.dataset.split import validation_images
 from megapairs_hf.images.decode import pixel_sha256
@@ -35,8 +35,13 @@ def images_of(rows):
 def test_the_folder_is_a_data_set(triplets):
     loaded = load_dataset(triplets.path)
     assert set(loaded) == {"train", "validation"}
-    assert loaded["train"].column_names == ["q_img", "q_text", "t_img", "hns", "relation", "scores"]
+    assert loaded["train"].column_names == TRIPLETS.names
+    assert loaded["train"].features["verified"] == List(Value("float32"))
+    assert set(loaded["train"]["task"]) == {"composed_image_retrieval"} and set(loaded["train"]["language"]) == {"en"}
+    assert loaded["train"]["verified"][0] == []
     images = load_dataset(triplets.path, "images", split="train")
+    assert images.column_names == ["image_id", "image", "caption", "captions", "cluster"]
+    assert images[0]["captions"] == [images[0]["caption"]]
     assert images[0]["image"].mode == "RGB"
     preview = load_dataset(triplets.path, "preview", split="train")
     assert len(preview) == 5

@@ -63,14 +63,15 @@ class _Import:
 
     root: Path
     splits: list[_Split]
-    known: dict[str, dict[str, str]]
+    known: dict[str, dict[str, Any]]
     plan: list[tuple[str, Any]]
     shared: frozenset[str]
     excluded: frozenset[str]
 
     def image_id(self, name: str) -> str:
         """The id of an image by its path."""
-        return self.known.get(name, {}).get("image_id", name)
+        known: str = self.known.get(name, {}).get("image_id", name)
+        return known
 
     def row(self, name: str) -> dict[str, Any]:
         """An image by its path, decoded once to see that it can be.
@@ -87,8 +88,8 @@ class _Import:
         if not inside:
             raise ImageRejectedError("unsafe_path", "a link that leads out of the folder")
         decode_image(content, max_pixels=MAX_PIXELS)
-        caption = self.known.get(name, {}).get("caption", "")
-        return {"image_id": self.image_id(name), "image": {"bytes": content, "path": None}, "caption": caption}
+        known = self.known.get(name, {})
+        return {"caption": "", **known, "image_id": self.image_id(name), "image": {"bytes": content, "path": None}}
 
 
 def import_megapairs(
