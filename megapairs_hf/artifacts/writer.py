@@ -20,6 +20,7 @@ from megapairs_hf.artifacts.artifact import (
     COMPANIONS,
     MANIFEST,
     PLAN,
+    README,
     REJECTED_NAME,
     Artifact,
     array_bytes,
@@ -32,6 +33,7 @@ from megapairs_hf.artifacts.artifact import (
 from megapairs_hf.artifacts.fingerprints import sha256_of
 from megapairs_hf.artifacts.lock import acquire, release
 from megapairs_hf.artifacts.manifest import Manifest
+from megapairs_hf.artifacts.readme import artifact_readme
 from megapairs_hf.artifacts.replace import (
     PARTS,
     begun,
@@ -157,7 +159,7 @@ class ArtifactWriter:
         tables = [rejection_table(rejected)]
         tables += [read_table(self._part(i, "rejected.parquet")) for i in range(len(self.names))]
         left_out = pa.concat_tables(tables)
-        self._write_table(REJECTED_NAME, left_out)
+        table = self._write_table(REJECTED_NAME, left_out)
         counted: dict[str, Any] = {}
         for record in records:
             add_counts(counted, record.pop("stats"))
@@ -173,6 +175,10 @@ class ArtifactWriter:
             stats={**counted, **stats},
             configurations={name: self._write_table(name, table) for name, table in configurations.items()},
         )
+        readme = artifact_readme(manifest, table)
+        # a published data set has configurations of its own, and the stage that makes it writes them
+        if readme is not None and manifest.kind != "triplets":
+            storage.write_bytes(join(self.path, README), readme.encode())
         record = asdict(manifest) | {"fingerprint": manifest.fingerprint}
         storage.write_bytes(join(self.path, MANIFEST), json_bytes(record))
         _tidy(self.path)

@@ -177,7 +177,7 @@ def test_two_processes_give_the_numbers_of_one(models, data, tmp_path, capsys):
     assert both.stdout == capsys.readouterr().out
     assert [r["value"] for r in results(tmp_path / "two")] == [r["value"] for r in results(tmp_path / "one")]
     left = sorted(path.name for path in (tmp_path / "two").iterdir())
-    assert left == ["manifest.json", "rankings.parquet", "rejected.parquet", "results.jsonl"]
+    assert left == ["README.md", "manifest.json", "rankings.parquet", "rejected.parquet", "results.jsonl"]
 
 
 @pytest.mark.parametrize("name", sorted(MAKERS))
