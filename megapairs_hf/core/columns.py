@@ -48,11 +48,11 @@ def add_columns(dataset: AnyDataset, function: RowFunction, **map_arguments: Any
     """
     import datasets
 
-    kept = [name for name in dataset.column_names or () if name not in function.features]
+    others = [name for name in dataset.column_names or () if name not in function.features]
     if isinstance(dataset, datasets.IterableDataset):
         features = None
         if dataset.features is not None:
-            old = {name: feature for name, feature in dataset.features.items() if name in kept}
+            old = {name: feature for name, feature in dataset.features.items() if name in others}
             features = datasets.Features({**old, **function.features})
         return dataset.map(function, batched=True, features=features, **map_arguments)
     added = dataset.map(
@@ -63,7 +63,7 @@ def add_columns(dataset: AnyDataset, function: RowFunction, **map_arguments: Any
         desc=map_arguments.pop("desc", type(function).__name__),
         **map_arguments,
     )
-    return datasets.concatenate_datasets([dataset.select_columns(kept), added], axis=1) if kept else added
+    return datasets.concatenate_datasets([dataset.select_columns(others), added], axis=1) if others else added
 
 
 def drop_errors(dataset: AnyDataset) -> AnyDataset:
@@ -145,7 +145,7 @@ def find_duplicates(parts: Iterable[tuple[Sequence[str], Sequence[str]]]) -> lis
     """
     pixels: dict[str, str] = {}
     ids: set[str] = set()
-    found = []
+    result = []
     for names, hashes in parts:
         duplicates = {}
         for row, (image_id, digest) in enumerate(zip(names, hashes, strict=True)):
@@ -156,8 +156,8 @@ def find_duplicates(parts: Iterable[tuple[Sequence[str], Sequence[str]]]) -> lis
             else:
                 pixels[digest] = image_id
                 ids.add(image_id)
-        found.append(duplicates)
-    return found
+        result.append(duplicates)
+    return result
 
 
 def _is_good(error: str) -> bool:
