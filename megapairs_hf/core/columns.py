@@ -50,16 +50,16 @@ def add_columns(dataset: AnyDataset, function: RowFunction, **map_arguments: Any
     """
     import datasets
 
-    kept = [name for name in dataset.column_names or () if name not in function.features]
+    others = [name for name in dataset.column_names or () if name not in function.features]
     if isinstance(dataset, datasets.IterableDataset):
         features = None
         if dataset.features is not None:
-            old = {name: feature for name, feature in dataset.features.items() if name in kept}
+            old = {name: feature for name, feature in dataset.features.items() if name in others}
             features = datasets.Features({**old, **function.features})
         return dataset.map(function, batched=True, features=features, **map_arguments)
     arguments = {"features": function.features, "desc": type(function).__name__, **map_arguments}
     added = _map_shards(dataset, function, arguments) if distributed.launched() else _map(dataset, function, arguments)
-    return datasets.concatenate_datasets([dataset.select_columns(kept), added], axis=1) if kept else added
+    return datasets.concatenate_datasets([dataset.select_columns(others), added], axis=1) if others else added
 
 
 def _map(dataset: Dataset, function: RowFunction, arguments: dict[str, Any]) -> Dataset:
@@ -161,7 +161,7 @@ def find_duplicates(parts: Iterable[tuple[Sequence[str], Sequence[str]]]) -> lis
     """
     pixels: dict[str, str] = {}
     ids: set[str] = set()
-    found = []
+    result = []
     for names, hashes in parts:
         duplicates = {}
         for row, (image_id, digest) in enumerate(zip(names, hashes, strict=True)):
@@ -172,8 +172,8 @@ def find_duplicates(parts: Iterable[tuple[Sequence[str], Sequence[str]]]) -> lis
             else:
                 pixels[digest] = image_id
                 ids.add(image_id)
-        found.append(duplicates)
-    return found
+        result.append(duplicates)
+    return result
 
 
 def _is_good(error: str) -> bool:

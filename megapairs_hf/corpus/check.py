@@ -270,7 +270,7 @@ def check_row(raw: RawRow, config: CorpusConfig, *, required: bool) -> CorpusRow
 
 def clean_captions(captions: Iterable[str]) -> tuple[list[str], list[str]]:
     """Captions in one line each, each once, none empty, and notes (`caption_cut`, `without_caption`)."""
-    words = [found for caption in captions if (found := caption.split())]
-    notes = ["caption_cut"] if any(len(found) > MAX_CAPTION_WORDS for found in words) else []
-    cleaned = dict.fromkeys(" ".join(found[:MAX_CAPTION_WORDS]) for found in words)
-    return list(cleaned), notes if words else ["without_caption"]
+    texts = [words for caption in captions if (words := caption.split())]
+    notes = ["caption_cut"] if any(len(words) > MAX_CAPTION_WORDS for words in texts) else []
+    cleaned = dict.fromkeys(" ".join(words[:MAX_CAPTION_WORDS]) for words in texts)
+    return list(cleaned), notes if texts else ["without_caption"]

@@ -123,8 +123,8 @@ def has_captions(config: CorpusConfig, known: Sequence[str], where: str, elsewhe
     others = "make captions with --caption_template, or do without: --captions optional"
     if not known:
         raise CorpusError(f"there are no captions in {where}; write some beside the images (photo.txt), {others}")
-    found = f"it has {', '.join(known)}{f' (did you mean {near[0]!r}?)' if near else ''}"
-    raise CorpusError(f"there is no column {name!r} in {where}; {found}; name it with --caption_column, {others}")
+    columns = f"it has {', '.join(known)}{f' (did you mean {near[0]!r}?)' if near else ''}"
+    raise CorpusError(f"there is no column {name!r} in {where}; {columns}; name it with --caption_column, {others}")
 
 
 def all_captions(*values: Any) -> tuple[str, ...]:

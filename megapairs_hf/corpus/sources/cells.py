@@ -59,8 +59,8 @@ def read_cell(
         return bytes(content), None
     if content is None and path:
         return _read(path, root, roots)
-    found = "neither bytes nor a path" if content is None else f"a {type(content).__name__}"
-    return None, ("no_image", f"there is {found}")
+    instead = "neither bytes nor a path" if content is None else f"a {type(content).__name__}"
+    return None, ("no_image", f"there is {instead}")
 
 
 def _read(path: str, root: Path | None, roots: Sequence[Path] | None) -> tuple[bytes | None, tuple[str, str] | None]:
