@@ -109,8 +109,10 @@ class Embeddings:
         """Rows at any indices, [len(indices), D] float16."""
         result = np.empty((len(indices), self.dimension), np.float16)
         owners = np.searchsorted(self.starts, indices, side="right") - 1
-        for owner in np.unique(owners):
-            chosen = owners == owner
+        order = np.argsort(owners, kind="stable")
+        bounds = np.flatnonzero(np.diff(owners[order], prepend=-1, append=-1))
+        for low, high in zip(bounds[:-1], bounds[1:], strict=True):
+            chosen, owner = order[low:high], owners[order[low]]
             result[chosen] = self.parts[owner][indices[chosen] - self.starts[owner]]
         return result
 
