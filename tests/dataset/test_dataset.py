@@ -4,7 +4,7 @@ from datasets import List, Value, load_dataset
 
 from megapairs_hf import load_triplets
 from megapairs_hf.annotation import DescribeConfig, InstructConfig, describe_pairs, instruct_pairs
-from megapairs_hf.core.errors import ArtifactError
+from megapairs_hf.core.errors import ArtifactError, ConfigError
 from megapairs_hf.core.schema import PAIRS, TRIPLETS
 from megapairs_hf.dataset import BuildConfig, build_triplets
 from megapairs_hf.dataset.split import validation_images
@@ -144,7 +144,7 @@ def test_where_validation_would_get_no_triplet_nothing_is_left_out_for_it(corpus
 def test_what_is_missing_is_said(triplets, tmp_path):
     with pytest.raises(ArtifactError, match="holds no data set of triplets"):
         load_triplets(str(tmp_path))
-    with pytest.raises(ArtifactError, match="there is no column 'query'"):
+    with pytest.raises(ConfigError, match="there is no column 'query' in the triplets"):
         load_triplets(triplets.path, columns=["query"])
     rows = load_triplets(triplets.path)
     with pytest.raises(ArtifactError, match="image 'gone' is missing"):

@@ -122,8 +122,8 @@ def test_runs_that_cannot_be(triplets, models, tmp_path):
     with pytest.raises(TrainingError, match="batch_size is 100000, but there are only"):
         train(triplets, config=big, out=tmp_path / "big", work=models, overwrite=True)
     assert files_of(tmp_path / "big") == before
-    lost = TrainConfig(**SETTINGS, cluster_column="cluster")
-    with pytest.raises(TrainingError, match="no column 'cluster' for `cluster_column`; they have image_id"):
+    lost = TrainConfig(**SETTINGS, cluster_column="group")
+    with pytest.raises(TrainingError, match="no column 'group' for `cluster_column`; they have image_id"):
         train(triplets, config=lost, out=tmp_path / "lost", work=models)
     unknown = TrainConfig(**SETTINGS, relations=("sound",))
     with pytest.raises(TrainingError, match="no triplet has a relation"):
