@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from megapairs_hf.annotation.client.budget import Budget
     from megapairs_hf.annotation.client.endpoint import Endpoint
     from megapairs_hf.annotation.config import DescribeConfig, InstructConfig, VerifyConfig
+    from megapairs_hf.annotation.describe import Describe
+    from megapairs_hf.annotation.instruct import Instruct
     from megapairs_hf.annotation.stage import describe_pairs, instruct_pairs, verify_pairs
+    from megapairs_hf.annotation.verify import Verify
 else:
     __getattr__, __dir__ = lazy.exports(
         __name__,
@@ -22,15 +25,21 @@ else:
             "client.budget": ["Budget"],
             "client.endpoint": ["Endpoint"],
             "config": ["DescribeConfig", "InstructConfig", "VerifyConfig"],
+            "describe": ["Describe"],
+            "instruct": ["Instruct"],
             "stage": ["describe_pairs", "instruct_pairs", "verify_pairs"],
+            "verify": ["Verify"],
         },
     )
 
 __all__ = [
     "Budget",
+    "Describe",
     "DescribeConfig",
     "Endpoint",
+    "Instruct",
     "InstructConfig",
+    "Verify",
     "VerifyConfig",
     "describe_pairs",
     "instruct_pairs",

@@ -6,37 +6,27 @@ artifacts only so that everything after them is the same with and without a mode
 
 from __future__ import annotations
 
-import random
 from functools import partial
 from typing import TYPE_CHECKING
 
-from megapairs_hf.annotation.corpus_reader import CorpusImages, check_attributes, read_texts
+import pyarrow as pa
+
 from megapairs_hf.annotation.describe import Describe
-from megapairs_hf.annotation.engines.clip_score import verify_by_clip
-from megapairs_hf.annotation.engines.shard_io import Step
 from megapairs_hf.annotation.instruct import Instruct
-from megapairs_hf.annotation.prompts.few_shot import examples_digest, load_examples
-from megapairs_hf.annotation.prompts.templates import describe_prompt, instruct_prompt, load_prompt
-from megapairs_hf.annotation.rule_based.engine import describe_by_rules, instruct_by_rules
-from megapairs_hf.annotation.runner import annotate_by_function, annotate_by_model, check_kind
-from megapairs_hf.annotation.tasks import ids_of
-from megapairs_hf.annotation.verify import SLOTS, Verify
+from megapairs_hf.annotation.prompts.few_shot import examples_digest
+from megapairs_hf.annotation.runner import annotate, check_kind
+from megapairs_hf.annotation.shard_io import Step
+from megapairs_hf.annotation.verify import Verify
 from megapairs_hf.artifacts import storage
-from megapairs_hf.artifacts.fingerprints import model_path, weights_fingerprint
-from megapairs_hf.artifacts.lookup import known_ids
+from megapairs_hf.artifacts.fingerprints import model_path
 from megapairs_hf.core.errors import ArtifactError, ModelError
 from megapairs_hf.core.schema import DESCRIPTIONS, INSTRUCTIONS, NEGATIVE_IDS, QUERY_ID, TARGET_ID, VERIFIED
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from megapairs_hf.annotation.config import DescribeConfig, InstructConfig, VerifyConfig
-    from megapairs_hf.annotation.prompts.templates import Prompt
-    from megapairs_hf.annotation.tasks import Row
+    from megapairs_hf.annotation.function import AnnotationFunction
     from megapairs_hf.artifacts.artifact import Artifact
     from megapairs_hf.artifacts.storage import PathLike
-
-KEYS = (QUERY_ID, TARGET_ID)
 
 
 def describe_pairs(
@@ -66,20 +56,9 @@ def describe_pairs(
     """
     check_kind(pairs, "pairs")
     check_kind(corpus, "corpus")
-    inputs = {"pairs": pairs.fingerprint, "corpus": corpus.fingerprint}
-    if config.engine == "rule_based":
-        check_attributes(corpus, config.attributes)
-        step = Step("descriptions", DESCRIPTIONS, pairs, KEYS, config, inputs, out, overwrite)
-        return annotate_by_function(step, partial(describe_by_rules, corpus=corpus, config=config))
-    prompt = describe_prompt(config.prompt)
-
-    def make_task(table: pa.Table, _: int) -> Describe:
-        images = CorpusImages(corpus, config.max_image_side)
-        return Describe(config, prompt, images, _texts(corpus, table, prompt))
-
-    inputs["prompt"] = prompt.digest
-    step = Step("descriptions", DESCRIPTIONS, pairs, KEYS, config, inputs, out, overwrite)
-    return annotate_by_model(step, make_task, vision=True)
+    function = Describe(corpus, config=config)
+    inputs = {"pairs": pairs.fingerprint, "corpus": corpus.fingerprint} | _of_function(function)
+    return annotate(Step("descriptions", DESCRIPTIONS, pairs, function.NEEDS, function, inputs, out, overwrite))
 
 
 def instruct_pairs(
@@ -110,28 +89,17 @@ def instruct_pairs(
     """
     check_kind(descriptions, "descriptions")
     check_kind(corpus, "corpus")
-    inputs = {"descriptions": descriptions.fingerprint, "corpus": corpus.fingerprint}
-    columns = (*KEYS, "description")
-    if config.engine == "rule_based":
-        check_attributes(corpus, config.attributes)
-        step = Step("instructions", INSTRUCTIONS, descriptions, columns, config, inputs, out, overwrite)
-        return annotate_by_function(step, partial(instruct_by_rules, corpus=corpus, config=config))
-    prompt = instruct_prompt(config.prompt)
-    examples = load_examples(config.few_shot_file, config.num_few_shot)
-
-    def make_task(table: pa.Table, _: int) -> Instruct:
-        return Instruct(config, prompt, examples, _texts(corpus, table, prompt))
-
-    inputs |= {"prompt": prompt.digest, "demonstrations": examples_digest(examples)}
-    step = Step("instructions", INSTRUCTIONS, descriptions, columns, config, inputs, out, overwrite)
-    return annotate_by_model(step, make_task)
+    function = Instruct(corpus, config=config)
+    inputs = {"descriptions": descriptions.fingerprint, "corpus": corpus.fingerprint} | _of_function(function)
+    if function.asks:
+        inputs["demonstrations"] = examples_digest(function.examples)
+    return annotate(Step("instructions", INSTRUCTIONS, descriptions, function.NEEDS, function, inputs, out, overwrite))
 
 
-def _texts(corpus: Artifact, table: pa.Table, prompt: Prompt) -> dict[str, Row]:
-    """The captions of some pairs, for a prompt that uses them."""
-    if not prompt.needs_captions:
-        return {}
-    return read_texts(corpus, ids_of(table.select(list(KEYS)).to_pylist()))
+def _of_function(function: AnnotationFunction) -> dict[str, str]:
+    """What decides the result beside the settings."""
+    facts = {"prompt": function.prompt.digest} if function.prompt is not None else {}
+    return facts | ({"model": function.weights} if function.weights else {})
 
 
 def verify_pairs(
@@ -156,7 +124,7 @@ def verify_pairs(
         overwrite: replace an earlier result.
 
     Returns:
-        The instructions again, with the column `fits`: for each the share of hard negatives that the target beats.
+        The instructions again, with the column `verified`: for each the share of hard negatives that the target beats.
 
     Raises:
         ArtifactError: the instructions were made of other pairs.
@@ -168,22 +136,21 @@ def verify_pairs(
         check_kind(artifact, kind)
     if len(pairs.manifest.shards) != len(instructions.manifest.shards):
         raise ArtifactError("the instructions were made of other pairs; run `megapairs describe` and `instruct` again")
+    path = _clip_path(config.model, work) if config.engine == "clip" else None
+    function = Verify(corpus, config=config, model_path=path)
     inputs = {"instructions": instructions.fingerprint, "pairs": pairs.fingerprint, "corpus": corpus.fingerprint}
-    step = partial(
-        Step, "instructions", VERIFIED, instructions, tuple(INSTRUCTIONS.names), config, out=out, overwrite=overwrite
+    step = Step(
+        "instructions",
+        VERIFIED,
+        instructions,
+        INSTRUCTIONS.names,
+        function,
+        inputs | _of_function(function),
+        out,
+        overwrite,
+        partial(_with_negatives, pairs),
     )
-    images = partial(CorpusImages, corpus, config.max_image_side)
-    negatives = partial(_negatives_of_shard, pairs, corpus)
-    if config.engine == "clip":
-        path = _clip_path(config.model, work)
-        inputs["model"] = weights_fingerprint(path, config.local.revision)
-        verify = partial(verify_by_clip, path=path, config=config, images=images, negatives=negatives)
-        return annotate_by_function(step(inputs=inputs), verify)
-    prompt = load_prompt(config.prompt, "verify.jinja", frozenset({*SLOTS, "instruction"}), SLOTS)
-    inputs["prompt"] = prompt.digest
-    return annotate_by_model(
-        step(inputs=inputs), lambda _, index: Verify(config, prompt, images(), negatives(index)), vision=True
-    )
+    return annotate(step)
 
 
 def _clip_path(model: str, work: PathLike) -> str:
@@ -192,13 +159,19 @@ def _clip_path(model: str, work: PathLike) -> str:
     return model_path(model, work)
 
 
-def _negatives_of_shard(pairs: Artifact, corpus: Artifact, index: int) -> dict[tuple[str, str], list[str]]:
-    """The hard negatives of the pairs of one shard that the corpus has, each pair's in an order of its own."""
+def _with_negatives(pairs: Artifact, index: int, table: pa.Table) -> pa.Table:
+    """The instructions of one shard with the hard negatives of their pairs.
+
+    Raises:
+        ArtifactError: a pair is not among the pairs of this shard.
+    """
     rows = pairs.shard(index, [QUERY_ID, TARGET_ID, NEGATIVE_IDS]).to_pylist()
-    known = known_ids(corpus, {name for row in rows for name in row[NEGATIVE_IDS]})
-    negatives = {
-        (row[QUERY_ID], row[TARGET_ID]): [name for name in row[NEGATIVE_IDS] if name in known] for row in rows
-    }
-    for key, names in negatives.items():
-        random.Random("\0".join(key)).shuffle(names)
-    return negatives
+    by_pair = {(row[QUERY_ID], row[TARGET_ID]): row[NEGATIVE_IDS] for row in rows}
+    negatives = []
+    for key in zip(table[QUERY_ID].to_pylist(), table[TARGET_ID].to_pylist(), strict=True):
+        if key not in by_pair:
+            raise ArtifactError(
+                f"{key[0]} -> {key[1]} is not among the pairs; name the `pairs` that the instructions were made of"
+            )
+        negatives.append(by_pair[key])
+    return table.append_column(NEGATIVE_IDS, pa.array(negatives, pa.list_(pa.string())))

@@ -77,8 +77,8 @@ INSTRUCTIONS = pa.schema(
     ]
 )
 
-# the instructions after `verify`: of each, the share of hard negatives that the target beats; null where unknown
-VERIFIED = INSTRUCTIONS.append(pa.field("fits", pa.list_(pa.float32())))
+# the instructions after `verify`: of each, the share of hard negatives that the target beats; NaN where unknown
+VERIFIED = INSTRUCTIONS.append(pa.field("verified", pa.list_(pa.float32())))
 
 TRIPLETS = pa.schema(
     [

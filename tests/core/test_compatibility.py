@@ -115,7 +115,7 @@ def test_only_adapters_are_refused(models, adapter, monkeypatch):
 
 
 IMPORTS = """
-from megapairs_hf.annotation.config import DescribeConfig, Local
+from megapairs_hf.annotation.config import Local
 from megapairs_hf.annotation.engines.transformers_engine import LocalModel
 from megapairs_hf.models.loading import load_model
 from megapairs_hf.embedding import EmbedConfig, EncoderConfig
@@ -134,8 +134,8 @@ def test_the_pair_is_named_before_weights_are_loaded(pair, models, adapter):
         f"load_mmret({folder})",
         f"load_model({folder}, 'sentence-transformers', None, None)",
         f"load_encoder(EncoderConfig('a', 'x', 'image'), {folder}, EmbedConfig(), 'cpu')",
-        f"LocalModel(DescribeConfig(model='x', local=Local(adapter={folder})), vision=True)",
-        f"LocalModel(DescribeConfig(model={folder}), vision=False)",
+        f"LocalModel('x', Local(adapter={folder}), vision=True)",
+        f"LocalModel({folder}, Local(), vision=False)",
     ]
     tried = [f"try: {load}\nexcept Exception as error: print(type(error).__name__, error)\n" for load in loads]
     done = python(pair, LOADED + IMPORTS + "".join(tried))
