@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from megapairs_hf.core.errors import ArtifactError, SchemaMismatchError
 from megapairs_hf.core.schema import (
     DESCRIPTIONS,
+    EMBEDDING,
     IMAGE,
     IMAGE_ID,
     IMAGE_TYPE,
@@ -43,16 +44,17 @@ KEYS = {
 }
 REQUIRED = {
     "corpus": (IMAGE_ID, IMAGE),
-    "embeddings": (IMAGE_ID, "embedding"),
+    "embeddings": (IMAGE_ID, EMBEDDING),
     "captions": (IMAGE_ID, "caption"),
     "pairs": (QUERY_ID, TARGET_ID),
     "descriptions": (QUERY_ID, TARGET_ID, "description"),
     "instructions": (QUERY_ID, TARGET_ID, "instructions"),
     "triplets": ("q_img", "q_text", "t_img"),
 }
-CAPTIONS = pa.schema([(IMAGE_ID, pa.string()), ("caption", pa.string()), ("captions", pa.list_(pa.string()))])
+CAPTION_ROWS = pa.schema([(IMAGE_ID, pa.string()), ("caption", pa.string()), ("captions", pa.list_(pa.string()))])
 # not 0: that is a row and a cluster
 BLANKS: dict[str, Any] = {"query_row": -1, "target_row": -1, "query_cluster": -1, "target_cluster": -1}
+BLANKS |= {"task": "composed_image_retrieval", "language": "en"}
 
 
 def kind_schema(kind: str, there: pa.Schema) -> pa.Schema:
@@ -63,13 +65,13 @@ def kind_schema(kind: str, there: pa.Schema) -> pa.Schema:
         there: the columns of the rows; a column whose type is free (`meta`, `embedding`) keeps it.
     """
     if kind == "embeddings":
-        return pa.schema([(IMAGE_ID, pa.string()), there.field("embedding")])
+        return pa.schema([(IMAGE_ID, pa.string()), there.field(EMBEDDING)])
     if kind == "corpus":
         schema = pa.schema(list(corpus_schema(None)))
         meta = there.field("meta") if "meta" in there.names else None
         return schema.append(meta) if meta is not None and pa.types.is_struct(meta.type) else schema
     known = {
-        "captions": CAPTIONS,
+        "captions": CAPTION_ROWS,
         "pairs": PAIRS,
         "descriptions": DESCRIPTIONS,
         "instructions": INSTRUCTIONS,
@@ -99,7 +101,7 @@ def check_columns(names: Sequence[str], kind: str, what: str) -> None:
             near = difflib.get_close_matches(name, free, n=1, cutoff=0.5)
             hint = f"rename {near[0]!r}" if near else "rename the one that holds it"
             raise SchemaMismatchError(
-                f"{what} has no column {name!r}, which {kind} need; {hint} (columns: {', '.join(names) or 'none'})"
+                f"{what} has no column {name!r}, needed for {kind}; {hint} (columns: {', '.join(names) or 'none'})"
             )
 
 
@@ -152,11 +154,9 @@ def blank_column(field: pa.Field, rows: int) -> pa.Array:
 
 def blank(field: pa.Field) -> Any:
     """What a column holds where nothing is known."""
-    if pa.types.is_string(field.type):
-        return ""
     if pa.types.is_list(field.type):
         return []
-    return BLANKS.get(field.name, 0)
+    return BLANKS.get(field.name, "" if pa.types.is_string(field.type) else 0)
 
 
 def _without_null(column: pa.Array, field: pa.Field) -> pa.Array:

@@ -106,7 +106,7 @@ def stage_in(work: str, inputs: Mapping[str, str], target: str, *, overwrite: bo
     if url is not None and overwrite and distributed.is_main():
         _clear(mirror(url))
     for folder in inputs.values():
-        if not fetch_all(folder):
+        if not fetch_all(folder) and not storage.is_local(folder):
             # says what is missing there
             open_artifact(folder)
     # the models that `./encoders/…` names are no inputs; of a result, what is finished there is not made again

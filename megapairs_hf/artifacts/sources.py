@@ -14,6 +14,7 @@ from megapairs_hf.artifacts import storage
 from megapairs_hf.artifacts.artifact import MANIFEST, PLAN, README, Artifact, open_artifact
 from megapairs_hf.artifacts.as_dataset import load
 from megapairs_hf.artifacts.conform import REQUIRED
+from megapairs_hf.artifacts.image_folder import image_rows, list_images
 from megapairs_hf.artifacts.storage import HUB_ID, PathLike, join
 from megapairs_hf.artifacts.table_files import read_files, table_files
 from megapairs_hf.artifacts.virtual import virtual_artifact
@@ -34,9 +35,9 @@ def as_artifact(source: Artifact | Dataset | PathLike, kind: str) -> Artifact:
 
     Args:
         source: a finished artifact or its folder; a `datasets.Dataset`; a parquet, CSV or JSON lines file, or a folder
-            of them; the id of a data set on the Hub. A corpus needs the columns `image_id` and `image`, pairs
-            `query_id` and `target_id`; columns that are not there are filled with blanks. In a CSV, a list is written
-            as JSON.
+            of them; for a corpus a folder of images, whose ids are their paths in it; the id of a data set on the Hub.
+            A corpus needs the columns `image_id` and `image`, pairs `query_id` and `target_id`; columns that are not
+            there are filled with blanks. In a CSV, a list is written as JSON.
         kind: `corpus`, `embeddings`, `captions`, `pairs`, `descriptions`, `instructions` or `triplets`.
 
     Returns:
@@ -55,14 +56,43 @@ def as_artifact(source: Artifact | Dataset | PathLike, kind: str) -> Artifact:
     path = str(source)
     if any(storage.exists(join(path, name)) for name in (MANIFEST, PLAN)):
         return _of_kind(open_artifact(path), kind)
-    if kind in REQUIRED:
-        if storage.exists(join(path, README)) or (HUB_ID.fullmatch(path) and not storage.exists(path)):
-            return _of_published(path, kind)
-        files = table_files(path)
-        if files:
-            dataset, fingerprint = read_files(files, kind, path)
-            return virtual_artifact(dataset, kind, path, fingerprint, _folder(files))
-    return open_artifact(path, kind)
+    found = _of_path(path, kind) if kind in REQUIRED else None
+    return found if found is not None else open_artifact(path, kind)
+
+
+def _of_path(path: str, kind: str) -> Artifact | None:
+    """Rows of files that are no artifact, or on the Hub; None where there are none."""
+    if (HUB_ID.fullmatch(path) and not storage.exists(path)) or _has_configurations(path):
+        return _of_published(path, kind)
+    if storage.exists(join(path, "state.json")):
+        return virtual_artifact(_saved(path), kind, path)
+    if kind == "corpus" and storage.is_local(path):
+        root = storage.local(path)
+        images = list_images(root)
+        if images:
+            dataset, fingerprint = image_rows(root, images)
+            return virtual_artifact(dataset, kind, path, fingerprint)
+    files = table_files(path)
+    if not files:
+        return None
+    dataset, fingerprint = read_files(files, kind, path)
+    return virtual_artifact(dataset, kind, path, fingerprint, _folder(files))
+
+
+def _has_configurations(path: str) -> bool:
+    """Whether a folder has a README that says which files are its rows."""
+    readme = join(path, README)
+    return storage.exists(readme) and b"\nconfigs:" in storage.read_bytes(readme)
+
+
+def _saved(path: str) -> Dataset:
+    """What `Dataset.save_to_disk` wrote."""
+    import datasets
+
+    try:
+        return datasets.Dataset.load_from_disk(path)
+    except (OSError, ValueError, KeyError) as error:
+        raise ArtifactError(f"cannot read {path}, a saved Dataset ({error}); save it again") from error
 
 
 def _folder(files: Sequence[str]) -> Path | None:
@@ -83,16 +113,18 @@ def _of_rows(source: Any, kind: str) -> Artifact:
 
     if isinstance(source, datasets.DatasetDict):
         splits = ", ".join(map(str, source))
-        raise ArtifactError(f"a data set of several splits cannot be {kind}; take one of them ({splits})")
+        raise ArtifactError(f"a data set of several splits cannot serve as {kind}; take one of them ({splits})")
     if isinstance(source, datasets.IterableDataset | datasets.IterableDatasetDict):
         raise ArtifactError(
-            f"a streaming data set cannot be {kind} of a stage, which reads rows in any order; load it without"
+            f"a streaming data set cannot serve as {kind}: a stage reads rows in any order; load it without"
             " `streaming=True`, or map the row functions over it"
         )
     if not isinstance(source, datasets.Dataset):
-        raise ArtifactError(f"{kind} cannot be a {type(source).__name__}; give a Dataset, an artifact or a path")
+        raise ArtifactError(
+            f"{kind} cannot come from a {type(source).__name__}; give a Dataset, an artifact or a path"
+        )
     if kind not in REQUIRED:
-        raise ArtifactError(f"{kind} cannot be a Dataset; give the folder of the artifact")
+        raise ArtifactError(f"{kind} cannot come from a Dataset; give the folder of the artifact")
     return virtual_artifact(source, kind, f"the Dataset of {len(source):,} rows")
 
 
@@ -104,8 +136,9 @@ def _of_published(path: str, kind: str) -> Artifact:
         names = datasets.get_dataset_config_names(path)
     except Exception as error:  # datasets raises whatever its reader or connection raises
         reason = " ".join(str(error).split())[:300] or type(error).__name__
+        absent = "" if storage.exists(path) else f"{path} is not here, and "
         raise ArtifactError(
-            f"cannot open {path} as {kind}: {reason}; name a folder, a file, or a data set on the Hub"
+            f"{absent}cannot open {path} as {kind}: {reason}; name a folder, a file, or a data set on the Hub"
         ) from error
     wanted = PUBLISHED.get(kind, kind)
     name = wanted if wanted in names else None

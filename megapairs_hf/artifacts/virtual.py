@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from megapairs_hf.artifacts.arrow_arrays import list_array
 from megapairs_hf.artifacts.artifact import Artifact
 from megapairs_hf.artifacts.conform import KEYS, check_columns, check_keys, conform, kind_schema
 from megapairs_hf.artifacts.manifest import Manifest
 from megapairs_hf.core.errors import ArtifactError
-from megapairs_hf.core.schema import IMAGE
+from megapairs_hf.core.schema import EMBEDDING, IMAGE
 from megapairs_hf.core.version import __version__
 
 if TYPE_CHECKING:
@@ -96,15 +97,10 @@ class DatasetArtifact(Artifact):
         """The embeddings of one virtual shard, [rows, D] float16.
 
         Raises:
-            ArtifactError: they are not of one length.
+            ConfigError: they are not of one length, or some are missing.
         """
-        column = self.shard(index, ["embedding"])["embedding"].combine_chunks()
-        lengths = {len(value) if value is not None else 0 for value in column}
-        if len(lengths) > 1:
-            raise ArtifactError(f"the embeddings of {self.path} are not of one length; make them again")
-        flat = column.flatten().to_numpy(zero_copy_only=False).astype(np.float16)
-        result: np.ndarray = flat.reshape(len(column), -1)
-        return result
+        column = self.shard(index, [EMBEDDING])[EMBEDDING].combine_chunks()
+        return list_array(column, EMBEDDING).astype(np.float16, copy=False)
 
     def dataset(self, configuration: str | None = None) -> Dataset:
         """The data set, as it was given.

@@ -38,6 +38,14 @@ RECIPE_KEYS = (
 )
 # what an input holds, where that is not its name
 KINDS = {"heldout": "corpus", "base": "model"}
+ROWS = "input: an artifact, a parquet, CSV or JSON lines file, or a data set on the Hub"
+# other flags of an input, and its help, where it need not be a folder that a stage wrote
+ALSO: dict[str, tuple[tuple[str, ...], str]] = {
+    "corpus": (("images",), "input: a corpus, a folder of images, a table of images, or a data set on the Hub"),
+    "pairs": ((), ROWS),
+    "descriptions": ((), ROWS),
+    "instructions": ((), ROWS),
+}
 
 
 @dataclass(frozen=True)
@@ -78,7 +86,9 @@ class Stage:
         group.add_argument("--config", metavar="F.yaml", help="a recipe, or settings of this stage; flags win")
         group.add_argument("--work", default="work", metavar="DIR", help="work folder of the pipeline (default: work)")
         for name in self.inputs:
-            group.add_argument(f"--{name}", metavar="DIR", help=f"input (default: WORK/{name})")
+            also, what = ALSO.get(name, ((), "input"))
+            names = [f"--{each}" for each in (name, *also)]
+            group.add_argument(*names, dest=name, metavar="PATH", help=f"{what} (default: WORK/{name})")
         group.add_argument("--out", metavar="DIR", help=f"output directory (default: WORK/{self.out})")
         group.add_argument("--overwrite", action="store_true", help="overwrite what is there")
         add_settings(parser, self.config_class())
@@ -171,13 +181,18 @@ def load(name: str) -> Any:
 def open_input(name: str, path: str, work: str) -> Any:
     """An input of a stage: an artifact, the embeddings of each encoder by name, or a data set's id on the Hub."""
     from megapairs_hf.artifacts.artifact import open_artifact
+    from megapairs_hf.artifacts.sources import as_artifact
     from megapairs_hf.artifacts.storage import HUB_ID
 
     if name == "embeddings":
         return open_embeddings(path)
-    if name == "triplets" and path != join(work, name) and HUB_ID.fullmatch(path) and not exists(path):
-        return path
-    return open_artifact(path, KINDS.get(name, name))
+    if name == "triplets":
+        # training reads a published data set by itself, its images too
+        on_hub = path != join(work, name) and HUB_ID.fullmatch(path) and not exists(path)
+        return path if on_hub else open_artifact(path, name)
+    kind = KINDS.get(name, name)
+    # `work/corpus` looks like the id of a data set
+    return open_artifact(path, kind) if path == join(work, name) else as_artifact(path, kind)
 
 
 def open_embeddings(folder: str) -> dict[str, Any]:

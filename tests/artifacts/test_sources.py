@@ -94,13 +94,39 @@ def test_images_held_as_bytes_and_a_file_that_is_gone(tmp_path):
     assert gone.shard(0, ["image"]).to_pylist() == [{"image": {"bytes": None, "path": str(tmp_path / "gone.png")}}]
 
 
+def test_a_folder_of_images_is_a_corpus_by_path(photos, tmp_path):
+    (photos / "inner").mkdir()
+    draw("teal", "star", "white").save(photos / "inner" / "é.JPG", "JPEG")
+    (photos / "README.md").write_text("# my holiday")
+    (photos / "notes.csv").write_text("a,b")
+    corpus = as_artifact(photos, "corpus")
+    assert corpus.table(["image_id"])["image_id"].to_pylist() == ["0.png", "1.png", "2.png", "3.png", "inner/é.JPG"]
+    rows = {
+        row["image_id"]: row for row in rows_by_id(corpus, ["inner/é.JPG", "1.png"], ["image_id", "image", "caption"])
+    }
+    assert rows["inner/é.JPG"]["image"]["bytes"] == (photos / "inner" / "é.JPG").read_bytes()
+    assert (rows["1.png"]["image"]["bytes"], rows["1.png"]["caption"]) == (b"broken", "")
+    assert as_artifact(photos, "corpus").fingerprint == corpus.fingerprint
+    (photos / "1.png").write_bytes(b"other")
+    assert as_artifact(photos, "corpus").fingerprint != corpus.fingerprint
+
+
+def test_a_saved_dataset_is_read(tmp_path):
+    own_pairs(3).save_to_disk(tmp_path / "saved")
+    assert as_artifact(tmp_path / "saved", "pairs").rows == 3
+    (tmp_path / "saved" / "dataset_info.json").unlink()
+    with pytest.raises(ArtifactError, match=r"a saved Dataset .*save it again"):
+        as_artifact(tmp_path / "saved", "pairs")
+
+
 def test_embeddings_of_a_dataset():
     vectors = np.random.default_rng(0).standard_normal((1500, 8)).astype(np.float16)
     features = Features({"image_id": Value("string"), "embedding": List(Value("float16"), length=8)})
     given = Dataset.from_dict({"image_id": [str(i) for i in range(1500)], "embedding": vectors}, features=features)
     assert np.array_equal(as_artifact(given, "embeddings").arrays(), vectors)
     ragged = Dataset.from_dict({"image_id": ["a", "b"], "embedding": [[1.0], [1.0, 2.0]]})
-    with pytest.raises(ArtifactError, match="not of one length"):
+    ragged = ragged.cast_column("embedding", List(Value("float32")))
+    with pytest.raises(MegaPairsError, match="not of one length"):
         as_artifact(ragged, "embeddings").array(0)
 
 
@@ -146,7 +172,7 @@ def test_the_fingerprint_of_files_is_that_of_their_bytes(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv", "query,target_id\n1,2\n", r"a\.csv has no column 'query_id', which pairs need; rename 'query'"),
+        ("a.csv", "query,target_id\n1,2\n", r"a\.csv has no column 'query_id', needed for pairs; rename 'query'"),
         ("a.csv", "x,y\n1,2\n", r"no column 'query_id'.*rename the one that holds it \(columns: x, y\)"),
         ("a.csv", "query_id,target_id\n1,2\n1,3\n1,2\n1,3\n", "has '1' -> '.' in 2 rows, and 1 others are repeated"),
         ("a.csv", "query_id,target_id\n1,2\n,3\n", r"row 1 of .*a\.csv \(from 0\) has no query_id"),
@@ -174,8 +200,8 @@ def test_what_is_wrong_with_an_object_is_one_sentence(tmp_path, monkeypatch):
     pairs = own_pairs(3)
     for given, message in [
         (DatasetDict(train=pairs, test=pairs), r"take one of them \(train, test\)"),
-        (pairs.to_iterable_dataset(), "a streaming data set cannot be pairs"),
-        ([{"query_id": "1"}], "pairs cannot be a list"),
+        (pairs.to_iterable_dataset(), "a streaming data set cannot serve as pairs"),
+        ([{"query_id": "1"}], "pairs cannot come from a list"),
         (pairs.cast_column("query_id", Value("float64")), "no text .*7 would become 7.0"),
         (tmp_path / "nothing.csv", "holds no artifact.*check the path"),
     ]:
