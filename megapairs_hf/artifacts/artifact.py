@@ -51,12 +51,30 @@ MADE_BY = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Artifact:
-    """A finished artifact: where it is, and its manifest."""
+    """A finished artifact: rows in shards, opened by `open_artifact`.
+
+    `dataset()` gives the rows as a `datasets.Dataset`, `table()` and `shard(i)` as Arrow tables, `rejected()` what was
+    left out and why, `manifest` the settings and inputs that it was made with.
+
+    Attributes:
+        path: the folder.
+        manifest: what its `manifest.json` says.
+    """
 
     path: str
     manifest: Manifest
+
+    def __repr__(self) -> str:
+        from megapairs_hf.artifacts.display import as_text
+
+        return as_text(self)
+
+    def _repr_html_(self) -> str:
+        from megapairs_hf.artifacts.display import as_html
+
+        return as_html(self)
 
     @property
     def rows(self) -> int:
@@ -214,11 +232,19 @@ def json_bytes(value: object) -> bytes:
 
 
 def open_artifact(path: PathLike, kind: str | None = None) -> Artifact:
-    """Open a finished artifact.
+    """Open what a stage wrote.
+
+        pairs = open_artifact("runs/demo/pairs")
+        pairs.dataset()                # the rows, a `datasets.Dataset`
+        pairs.dataset("rejected")      # the rows that were left out, and why
+        pairs.manifest.config          # the settings that it was made with
 
     Args:
-        path: its folder, local or any fsspec URL.
-        kind: what it must be; None for anything.
+        path: the folder of a finished artifact, local or any fsspec URL.
+        kind: what it must be (`corpus`, `pairs`, …); None for anything.
+
+    Returns:
+        The artifact; nothing is read but its manifest.
 
     Raises:
         ArtifactError: there is nothing, or its manifest names files outside its folder.

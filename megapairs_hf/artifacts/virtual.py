@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 SHARD_ROWS = 1000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DatasetArtifact(Artifact):
     """Rows of a `Dataset` as an artifact. Made by `as_artifact`.
 
@@ -42,7 +42,7 @@ class DatasetArtifact(Artifact):
 
     source: Dataset
     folder: Path | None = None
-    cache: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    cache: dict[str, Any] = field(default_factory=dict, compare=False)
 
     def _range(self, index: int) -> range:
         start = index * SHARD_ROWS

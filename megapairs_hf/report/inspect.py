@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
-from megapairs_hf.artifacts import storage
 from megapairs_hf.artifacts.artifact import Artifact, open_artifact
+from megapairs_hf.artifacts.display import WEIGHTS, first_rows
 from megapairs_hf.artifacts.shards import part_rows
 from megapairs_hf.core.config import require
 
@@ -23,8 +23,6 @@ WIDTH = 80
 LONGEST_TEXT = 300
 NUMBERS_SHOWN = 6
 FILES_SHOWN = 8
-# made of files of weights, which have no rows
-WEIGHTS = frozenset({"model", "encoders"})
 
 
 def inspect_artifact(path: PathLike, rows: int = 5) -> str:
@@ -81,20 +79,11 @@ def _rows(artifact: Artifact) -> Any:
 
 
 def _first(artifact: Artifact, count: int) -> list[Any]:
-    """Rows of the first shard that has any; a shard that is no table or array (a model's weights) has none."""
-    import pyarrow.parquet as pq
-
-    for index, path in enumerate(artifact.shard_paths()):
-        if artifact.manifest.shards[index]["rows"] == 0 or count == 0:
-            continue
-        if path.endswith(".npy"):
-            return list(artifact.array(index)[:count])
-        if path.endswith(".parquet"):
-            with storage.open_read(path) as file:
-                batch = next(pq.ParquetFile(file).iter_batches(batch_size=count))
-            rows: list[Any] = batch.to_pylist()
-            return rows
-    return []
+    """The first rows; of embeddings the arrays, which the older files hold alone."""
+    if artifact.manifest.kind != "embeddings":
+        return list(first_rows(artifact, count))
+    index = next((i for i, shard in enumerate(artifact.manifest.shards) if shard["rows"]), None)
+    return list(artifact.array(index)[:count]) if index is not None else []
 
 
 def _short(value: Any) -> Any:
