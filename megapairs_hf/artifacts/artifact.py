@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from megapairs_hf.artifacts import storage
 from megapairs_hf.artifacts.arrow_arrays import stored_embeddings
-from megapairs_hf.artifacts.manifest import Manifest, check_names
+from megapairs_hf.artifacts.manifest import WEIGHTS, Manifest, check_names
 from megapairs_hf.artifacts.storage import PathLike, join
 from megapairs_hf.artifacts.tables import is_arrow, mean_sizes, read_arrow, read_batches, read_schema, take_rows
 from megapairs_hf.core.errors import ArtifactError, IncompleteArtifactError, SchemaMismatchError
@@ -69,12 +69,12 @@ class Artifact:
     def __repr__(self) -> str:
         from megapairs_hf.artifacts.display import as_text
 
-        return as_text(self)
+        return as_text(type(self).__name__, self.path, self.manifest)
 
     def _repr_html_(self) -> str:
         from megapairs_hf.artifacts.display import as_html
 
-        return as_html(self)
+        return as_html(self.path, self.manifest, self.head)
 
     @property
     def rows(self) -> int:
@@ -97,6 +97,15 @@ class Artifact:
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
         """All shards as one table; only for columns that fit in memory."""
         return pa.concat_tables([self.shard(i, columns) for i in range(len(self.manifest.shards))])
+
+    def head(self, count: int = 5) -> list[dict[str, Any]]:
+        """The first rows of the first shard that has any, as dicts; of weights there are none."""
+        for index, shard in enumerate(self.manifest.shards):
+            if shard["rows"] and count and self.manifest.kind not in WEIGHTS and not shard["file"].endswith(".npy"):
+                batch = next(self.iter_batches(index, self.schema().names, count))
+                rows: list[dict[str, Any]] = batch.to_pylist()
+                return rows
+        return []
 
     def iter_batches(self, index: int, columns: Sequence[str], size: int) -> Iterator[pa.RecordBatch]:
         """The rows of one shard in record batches of at most `size`, without reading the whole shard."""

@@ -10,13 +10,14 @@ import base64
 import html
 from typing import TYPE_CHECKING, Any
 
+from megapairs_hf.artifacts.manifest import WEIGHTS
 from megapairs_hf.core.errors import MegaPairsError
 
 if TYPE_CHECKING:
-    from megapairs_hf.artifacts.artifact import Artifact
+    from collections.abc import Callable
 
-# made of files of weights, which have no rows
-WEIGHTS = frozenset({"model", "encoders"})
+    from megapairs_hf.artifacts.manifest import Manifest
+
 ROWS = 5
 LONGEST_TEXT = 200
 LONGEST_LIST = 6
@@ -25,21 +26,8 @@ LARGEST_IMAGE = 300_000
 IMAGE_TYPES = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"RIFF": "webp"}
 
 
-def first_rows(artifact: Artifact, count: int) -> list[dict[str, Any]]:
-    """The first rows of the first shard that has any; weights and arrays without ids have none."""
-    for index, shard in enumerate(artifact.manifest.shards):
-        if not shard["rows"] or not count or artifact.manifest.kind in WEIGHTS or shard["file"].endswith(".npy"):
-            continue
-        names = artifact.schema().names
-        for batch in artifact.iter_batches(index, names, count):
-            rows: list[dict[str, Any]] = batch.slice(0, count).to_pylist()
-            return rows
-    return []
-
-
-def facts(artifact: Artifact) -> list[str]:
+def facts(manifest: Manifest) -> list[str]:
     """What an artifact holds, a sentence part per line."""
-    manifest = artifact.manifest
     shards = len(manifest.shards)
     files = f"{shards:,} shard{'s' if shards != 1 else ''}"
     lines = [files if manifest.kind in WEIGHTS else f"{manifest.rows:,} rows in {files}"]
@@ -52,19 +40,29 @@ def facts(artifact: Artifact) -> list[str]:
     return lines
 
 
-def as_text(artifact: Artifact) -> str:
-    """The `repr` of an artifact; reads no shard."""
-    kind = artifact.manifest.kind
-    lines = [f"{type(artifact).__name__}({kind!r}, {artifact.path!r})", *facts(artifact)]
-    return "\n  ".join(lines)
+def as_text(name: str, path: str, manifest: Manifest) -> str:
+    """The `repr` of an artifact.
+
+    Args:
+        name: of its class.
+        path: where it is.
+        manifest: what it holds.
+    """
+    return "\n  ".join([f"{name}({manifest.kind!r}, {path!r})", *facts(manifest)])
 
 
-def as_html(artifact: Artifact) -> str:
-    """What a notebook shows of an artifact: its facts and its first rows."""
-    head = f"<b>{html.escape(artifact.manifest.kind)}</b> <code>{html.escape(artifact.path)}</code>"
-    lines = "<br>".join([head, *map(html.escape, facts(artifact))])
+def as_html(path: str, manifest: Manifest, read: Callable[[int], list[dict[str, Any]]]) -> str:
+    """What a notebook shows of an artifact: its facts and its first rows.
+
+    Args:
+        path: where it is.
+        manifest: what it holds.
+        read: gives so many of its first rows.
+    """
+    head = f"<b>{html.escape(manifest.kind)}</b> <code>{html.escape(path)}</code>"
+    lines = "<br>".join([head, *map(html.escape, facts(manifest))])
     try:
-        rows = first_rows(artifact, ROWS)
+        rows = read(ROWS)
     except (MegaPairsError, OSError, ValueError) as error:
         return f"<div>{lines}<br>the rows cannot be read: {html.escape(str(error))}</div>"
     return f"<div>{lines}{_table(rows)}</div>" if rows else f"<div>{lines}</div>"

@@ -11,6 +11,9 @@ from megapairs_hf.artifacts import storage
 from megapairs_hf.core.errors import ArtifactError
 from megapairs_hf.core.schema import SCHEMA_VERSION
 
+# made of files of weights, which have no rows
+WEIGHTS = frozenset({"model", "encoders"})
+
 
 @dataclass(frozen=True)
 class Manifest:

@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 
 from megapairs_hf.artifacts.artifact import Artifact, open_artifact
-from megapairs_hf.artifacts.display import WEIGHTS, first_rows
+from megapairs_hf.artifacts.manifest import WEIGHTS
 from megapairs_hf.artifacts.shards import part_rows
 from megapairs_hf.core.config import require
 
@@ -81,7 +81,7 @@ def _rows(artifact: Artifact) -> Any:
 def _first(artifact: Artifact, count: int) -> list[Any]:
     """The first rows; of embeddings the arrays, which the older files hold alone."""
     if artifact.manifest.kind != "embeddings":
-        return list(first_rows(artifact, count))
+        return list(artifact.head(count))
     index = next((i for i, shard in enumerate(artifact.manifest.shards) if shard["rows"]), None)
     return list(artifact.array(index)[:count]) if index is not None else []
 

@@ -17,12 +17,12 @@ from megapairs_hf.core.config import given_settings
 from megapairs_hf.core.dependencies import require
 from megapairs_hf.core.errors import ArtifactError, TrainingError
 from megapairs_hf.core.progress import note
-from megapairs_hf.dataset.load import load_triplets
 from megapairs_hf.models.loading import load_mmret, save_mmret
 from megapairs_hf.models.lora import add_lora, unload_lora
 from megapairs_hf.training.checkpoint import explained_save
 from megapairs_hf.training.config import TrainConfig
 from megapairs_hf.training.data.mmeb import open_source, source_fingerprint
+from megapairs_hf.training.data.opened import opened_triplets
 from megapairs_hf.training.data.triplets import TripletPool
 from megapairs_hf.training.evaluate import EvalCallback, of_triplets
 from megapairs_hf.training.retrieval_task import ContrastTask
@@ -32,7 +32,10 @@ from megapairs_hf.training.trainer import run_loop
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from megapairs_hf.artifacts.storage import PathLike
+    from megapairs_hf.dataset.triplets import Triplets
     from megapairs_hf.training.data.dataset import TrainDataset
+    from megapairs_hf.training.data.opened import OpenedTriplets
 
     Evaluators = Mapping[str, Callable[[Any], Mapping[str, float]]]
 
@@ -41,7 +44,7 @@ EVAL_QUERIES, EVAL_BATCH = 500, 64
 
 
 def train(
-    triplets: Artifact | str,
+    triplets: Triplets | Artifact | PathLike,
     out: str | Path,
     *,
     config: TrainConfig | None = None,
@@ -55,7 +58,8 @@ def train(
         train("you/your-pairs", "mmret", model="openai/clip-vit-base-patch16", steps=200, batch_size=64)
 
     Args:
-        triplets: what the build stage made, its folder, or the id of such a data set on the Hub.
+        triplets: `Triplets` (of `load_triplets`), what the build stage made, its folder, or the id of such a data set
+            on the Hub.
         out: the folder of the model; a Sentence Transformers model when done. A tracker's files go to a folder beside
             it, with `.tracking` after the name.
         config: the settings as one object.
@@ -75,18 +79,17 @@ def train(
         StaleArtifactError: `out` holds a run with other settings or inputs.
     """
     config = given_settings(TrainConfig, config, settings, "train")
-    path = triplets if isinstance(triplets, str) else triplets.path
-    mark = published_fingerprint(triplets) if isinstance(triplets, str) else triplets.fingerprint
-    inputs = {"triplets": mark, "model": backbone_fingerprint(config, work)}
+    opened = opened_triplets(triplets)
+    inputs = {"triplets": opened.fingerprint, "model": backbone_fingerprint(config, work)}
     inputs |= {f"sources[{i}]": source_fingerprint(source, work) for i, source in enumerate(config.sources)}
 
     def make(folder: Path) -> dict[str, Any]:
         # checked again when the loop begins; here before anything is loaded
         chosen_tracker(config.tracker)
         model = started_model(config, work)
-        pools, weights, small = open_pools(load_triplets(path, config.split), config, work)
+        pools, weights, small = open_pools(opened.split(config.split), config, work)
         task = ContrastTask(model, pools, weights, config)
-        measures = _measures(model, path, config, evaluators or {})
+        measures = _measures(model, opened, config, evaluators or {})
         watch = EvalCallback(
             measures,
             config.eval_every if measures else 0,
@@ -106,23 +109,6 @@ def train(
         return {"save": lambda path: save_mmret(model, path), "stats": stats, "rejected": left_out}
 
     return make_model(out, config, inputs, make, overwrite=overwrite)
-
-
-def published_fingerprint(repo_id: str) -> str:
-    """What identifies the triplets and images of a data set on the Hub: its files, as `datasets` hashes them.
-
-    Raises:
-        ArtifactError: there is no such data set, or it has no triplets.
-    """
-    from datasets import load_dataset_builder
-
-    try:
-        return " ".join(str(load_dataset_builder(repo_id, name).hash) for name in ("triplets", "images"))
-    except Exception as error:  # datasets raises whatever its reader or connection raises
-        message = " ".join(str(error).split())[:300]
-        raise ArtifactError(
-            f"cannot open the triplets of {repo_id}: {message}; name a folder of `megapairs build` or a Hub data set"
-        ) from error
 
 
 def started_model(config: TrainConfig, work: str | Path) -> Any:
@@ -186,13 +172,13 @@ def open_pools(
 
 
 def _measures(
-    model: Any, path: str, config: TrainConfig, evaluators: Evaluators
+    model: Any, opened: OpenedTriplets, config: TrainConfig, evaluators: Evaluators
 ) -> dict[str, Callable[[], Mapping[str, float]]]:
     """What is measured during training."""
     measures: dict[str, Callable[[], Mapping[str, float]]] = {}
     if config.eval_every:
         try:
-            rows = load_triplets(path, "validation")
+            rows = opened.split("validation")
         except ArtifactError as error:
             if not evaluators:
                 if config.best_metric is not None:

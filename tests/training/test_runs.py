@@ -436,19 +436,27 @@ def test_too_many_dimensions(triplets, models, tmp_path):
         train(triplets, config=TrainConfig(**SETTINGS, matryoshka=(64,)), out=tmp_path / "m", work=models)
 
 
-def test_without_a_validation_split_a_run_goes_on_unmeasured(rows, triplets, models, tmp_path, monkeypatch, capsys):
-    def only(path, split="train"):
-        if split == "validation":
-            raise ArtifactError("there is no split validation")
-        return rows
-
-    monkeypatch.setattr("megapairs_hf.training.stage.load_triplets", only)
-    made = train(triplets, config=TrainConfig(**SETTINGS, eval_every=2), out=tmp_path / "m", work=models)
+def test_without_a_validation_split_a_run_goes_on_unmeasured(rows, models, tmp_path, capsys):
+    made = train(rows, config=TrainConfig(**SETTINGS, eval_every=2), out=tmp_path / "m", work=models)
     assert made.manifest.stats["steps"] == 6 and "evaluation" not in made.manifest.stats
     assert "nothing is measured" in capsys.readouterr().err
     best = TrainConfig(**SETTINGS, eval_every=2, best_metric="validation/recall@1")
     with pytest.raises(TrainingError, match="best_metric needs a validation split"):
-        train(triplets, config=best, out=tmp_path / "best", work=models)
+        train(rows, config=best, out=tmp_path / "best", work=models)
+
+
+def test_triplets_in_hand_and_their_folder_train_alike(rows, triplets, models, tmp_path):
+    config = TrainConfig(**SETTINGS)
+    for name, source in {"hand": rows, "folder": triplets.path, "artifact": triplets}.items():
+        made = train(source, config=config, out=tmp_path / name, work=models)
+        assert train(source, config=config, out=tmp_path / name, work=models).fingerprint == made.fingerprint
+    hand, *others = (load_file(tmp_path / name / "model.safetensors") for name in ("hand", "folder", "artifact"))
+    for weights in others:
+        assert all(torch.equal(weights[name], hand[name]) for name in hand)
+    with pytest.raises(StaleArtifactError, match=r"inputs\.triplets"):
+        train(rows.select(range(32)), config=config, out=tmp_path / "hand", work=models)
+    with pytest.raises(ArtifactError, match="a Dataset names images by id and holds none; give Triplets"):
+        train(rows.dataset, config=config, out=tmp_path / "n", work=models)
 
 
 def test_adapters_are_merged_without_rounding(triplets, models, tmp_path, monkeypatch):
