@@ -203,6 +203,10 @@ def test_images_without_captions_are_good_rows_unless_captions_are_required(tmp_
     config = CorpusConfig(source="image_folder", path=str(root))
     made = make_corpus(config, out=tmp_path / "c")
     assert made.table(["caption", "captions"]).to_pylist() == [{"caption": "", "captions": []}] * 3
+    pretrain = megapairs(
+        "pretrain", "--corpus", made.path, "--work", tmp_path / "w", "--clip.batch_size", "2", "--dino.batch_size", "2"
+    )
+    assert pretrain.stderr.strip().endswith("or embed with published encoders of images") and pretrain.returncode == 1
     assert "no captions: only the image relations" in capsys.readouterr().err
     (root / "metadata.csv").write_text("file_name,label\n0.png,x\n1.png,x\n2.png,y\n")
     assert make_corpus(config, out=tmp_path / "d").rows == 3
