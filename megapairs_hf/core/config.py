@@ -34,6 +34,7 @@ RENAMED = {
     "demonstrations": "num_few_shot",
     "licence": "license",
     "max_tokens": "max_new_tokens",
+    "meta": "meta_columns",
     "min_fit": "min_pass_rate",
     "models": "encoders",
     "neighbours": "neighbors",

@@ -35,7 +35,7 @@ class CorpusConfig:
             `path`, `shard/__key__` of a WebDataset, or else the first 16 hex digits of the hash of its pixels.
         captions: `required` rejects rows without a caption, `optional` keeps them with an empty one; None requires
             them where the source has captions at all.
-        meta: extra columns to keep under `meta`.
+        meta_columns: extra columns to keep under `meta`; None keeps every column but images, files and embeddings.
         group_column: column whose values are kept together when part of the corpus is held out; `row` for each row
             by itself (data sets: by its id where that stands in the row, else by its number), `folder` for the images
             of a folder (image folders), `family` (synthetic scenes).
@@ -62,7 +62,7 @@ class CorpusConfig:
     caption_template: str | None = None
     id_column: str | None = None
     captions: Literal["required", "optional"] | None = None
-    meta: tuple[str, ...] = ()
+    meta_columns: tuple[str, ...] | None = None
     group_column: str | None = None
     held_out: float = 0.0
     part: Literal["all", "train", "held_out"] = "all"

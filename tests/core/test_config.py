@@ -23,7 +23,7 @@ def test_an_unknown_key_names_the_nearest_one():
 def test_an_old_key_is_answered_with_its_new_name(old, new):
     classes = [
         cls
-        for cls in (MineConfig, EmbedConfig, PushConfig, InstructConfig, Endpoint, BenchmarkSpec)
+        for cls in (CorpusConfig, MineConfig, EmbedConfig, PushConfig, InstructConfig, Endpoint, BenchmarkSpec)
         if new in {field.name for field in dataclasses.fields(cls)}
     ]
     assert classes

@@ -101,7 +101,7 @@ def test_captions_from_metadata(tmp_path):
         (tmp_path / name).write_bytes(png((len(name), ord(name[0]), 0)))
     lines = [{"file_name": "a.png", "caption": "first", "label": "cat"}, {"file_name": "gone.png", "caption": "x"}]
     (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    config = CorpusConfig(source="image_folder", path=str(tmp_path), meta=("label",))
+    config = CorpusConfig(source="image_folder", path=str(tmp_path), meta_columns=("label",))
     corpus = make_corpus(config, out=tmp_path / "corpus")
     assert corpus.table(["caption", "meta"]).to_pylist() == [{"caption": "first", "meta": {"label": "cat"}}]
     assert corpus.manifest.rejected == {"no_caption": 1, "unreadable_file": 1}
@@ -115,7 +115,7 @@ def test_captions_from_metadata(tmp_path):
         (["--source", "image_folder", "--path", "EMPTY"], "has no rows to use"),
         (["--source", "image_folder", "--path", "nowhere"], "there is no folder nowhere"),
         (["--source", "parquet", "--path", "PARQUET", "--caption_column", "captoin"], "did you mean 'caption'?"),
-        (["--source", "parquet", "--path", "PARQUET", "--meta", "[size]"], "there is no column 'size'"),
+        (["--source", "parquet", "--path", "PARQUET", "--meta_columns", "[size]"], "there is no column 'size'"),
         (["--source", "image_folder"], "`path` is None, but must be given"),
         (["--source", "scenes", "--part", "train"], "`group_column` is None"),
         (["--config", "EMPTY/none.yaml"], "cannot read the settings"),
@@ -203,6 +203,10 @@ def test_images_without_captions_are_good_rows_unless_captions_are_required(tmp_
     config = CorpusConfig(source="image_folder", path=str(root))
     made = make_corpus(config, out=tmp_path / "c")
     assert made.table(["caption", "captions"]).to_pylist() == [{"caption": "", "captions": []}] * 3
+    pretrain = megapairs(
+        "pretrain", "--corpus", made.path, "--work", tmp_path / "w", "--clip.batch_size", "2", "--dino.batch_size", "2"
+    )
+    assert pretrain.stderr.strip().endswith("or embed with published encoders of images") and pretrain.returncode == 1
     assert "no captions: only the image relations" in capsys.readouterr().err
     (root / "metadata.csv").write_text("file_name,label\n0.png,x\n1.png,x\n2.png,y\n")
     assert make_corpus(config, out=tmp_path / "d").rows == 3
@@ -289,7 +293,7 @@ def test_labels_are_words(tmp_path):
     features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=["cat", "dog"]))
     datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "a.parquet")
     config = CorpusConfig(
-        source="parquet", path=str(tmp_path / "a.parquet"), caption_template="a {label}", meta=("label",)
+        source="parquet", path=str(tmp_path / "a.parquet"), caption_template="a {label}", meta_columns=("label",)
     )
     made = make_corpus(config, out=tmp_path / "c")
     assert made.table(["caption"])["caption"].to_pylist() == ["a cat", "a dog"]

@@ -21,7 +21,7 @@ def test_a_corpus_is_a_data_set(corpus):
 
 def test_a_parquet_folder_gives_the_same_images(corpus, tmp_path):
     # rejected.parquet lies in the same folder and is no part of the data
-    config = CorpusConfig(source="parquet", path=corpus.path, id_column="image_id", meta=("width",))
+    config = CorpusConfig(source="parquet", path=corpus.path, id_column="image_id", meta_columns=("width",))
     copied = make_corpus(config, out=tmp_path / "copy")
     columns = ["image_id", "pixels_sha256", "caption"]
     assert copied.table(columns).equals(corpus.table(columns).cast(copied.table(columns).schema))

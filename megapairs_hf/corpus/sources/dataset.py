@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from megapairs_hf.corpus.sources.cells import (
     read_cell,
 )
 from megapairs_hf.corpus.sources.files import below, data_files, parquet_files
+from megapairs_hf.corpus.sources.meta import meta_columns, stored_row, stored_type
 from megapairs_hf.images.locate import parquet_reference, tar_reference
 
 if TYPE_CHECKING:
@@ -28,6 +30,10 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from megapairs_hf.corpus.config import CorpusConfig
+
+
+# rows whose texts are in memory at a time
+ROWS = 4096
 
 
 class DatasetSource:
@@ -46,15 +52,15 @@ class DatasetSource:
         self.files = parquet_files(config) if config.images == "by_reference" and config.source == "parquet" else []
         check_columns(dataset, config)
         self.captioned = has_captions(config, known, str(config.path), caption_member(dataset, config))
-        self.meta = meta_type(dataset, config)
+        self.meta = meta_type(dataset, config, self.image_column)
         # a Hub id is no folder
         self.root = base_folder(str(config.path)) if Path(str(config.path)).exists() else None
         self.roots = (Path(str(config.path)), Path(datasets.config.HF_DATASETS_CACHE), Path(HF_HUB_CACHE))
         self.labels = {n: f for n, f in dataset.features.items() if isinstance(f, datasets.ClassLabel)}
-        used = (*config.caption_columns(), config.id_column, *config.meta, *config.template_columns())
-        names = [name for name in used if name in known]
-        texts = [short_hash(*dataset[name]) for name in names]
-        self.fingerprint = short_hash(self.rows, dataset.features, dataset.info.dataset_size, config.path, texts)
+        meta = [field.name for field in self.meta or ()]
+        used = {*config.caption_columns(), config.id_column, *meta, *config.template_columns()}
+        facts = (self.rows, dataset.features, dataset.info.dataset_size, config.path)
+        self.fingerprint = short_hash(*facts, texts_hash(dataset, [name for name in known if name in used]))
 
     def read(self, start: int, stop: int) -> Iterator[RawRow]:
         """Rows of the data set; files that it names by path are read from this machine's disk."""
@@ -65,13 +71,12 @@ class DatasetSource:
             content, problem = read_cell(cell, self.root, self.roots)
             if problem is None and key == "":
                 problem = no_id(self.config.id_column)
-            meta = {name: meta_value(row[name]) for name in self.config.meta} if self.config.meta else None
             number = start + offset
             yield RawRow(
                 key,
                 content,
                 self._captions(row),
-                meta,
+                stored_row(row, self.meta),
                 problem,
                 self._reference(number, row, cell),
                 self.origin[number],
@@ -99,7 +104,10 @@ class DatasetSource:
 
     def _named(self, name: str, value: Any) -> Any:
         """The name of a class label instead of its number."""
-        return self.labels[name].int2str(value) if name in self.labels and value is not None else value
+        if name not in self.labels or value is None:
+            return value
+        # -1 stands for an unknown label
+        return self.labels[name].int2str(value) if value >= 0 else None
 
     def _captions(self, row: dict[str, Any]) -> tuple[str, ...]:
         if self.config.caption_template is not None:
@@ -128,29 +136,32 @@ class DatasetSource:
 
     def select(self, indices: Sequence[int]) -> DatasetSource:
         """Only these rows."""
-        return DatasetSource(self.dataset.select(indices), self.config, [self.origin[i] for i in indices])
+        part = DatasetSource(self.dataset.select(indices), self.config, [self.origin[i] for i in indices])
+        part.captioned = self.captioned
+        return part
 
 
-def meta_value(value: Any) -> Any:
-    """A value that Arrow can hold in `meta`."""
-    return value if value is None or isinstance(value, (str, int, float, bool)) else json.dumps(value, default=str)
-
-
-def meta_type(dataset: Dataset, config: CorpusConfig) -> pa.StructType | None:
-    """The type of the `meta` column: scalars as they are, anything else as JSON text."""
-    if not config.meta:
-        return None
+def meta_type(dataset: Dataset, config: CorpusConfig, images: Sequence[str]) -> pa.StructType | None:
+    """The type of the `meta` column; None where nothing is kept in it."""
     import datasets
 
     schema = dataset.features.arrow_schema
-    fields = []
-    for name in config.meta:
-        kind = schema.field(name).type
-        if isinstance(dataset.features[name], datasets.ClassLabel):
-            kind = pa.string()
-        scalar = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
-        fields.append((name, kind if scalar else pa.string()))
-    return pa.struct(fields)
+    kinds = {field.name: field.type for field in schema}
+    kinds |= {n: pa.string() for n, f in dataset.features.items() if isinstance(f, datasets.ClassLabel)}
+    captions = config.caption_columns() if config.caption_template is None else ()
+    # a tar's path is no fact about its images, and the key is in their ids
+    sample = (KEY, URL, "txt") if KEY in kinds else ()
+    names = meta_columns(kinds, (*images, *captions, config.id_column, *sample), config.meta_columns)
+    return pa.struct([(name, stored_type(kinds[name])) for name in names]) if names else None
+
+
+def texts_hash(dataset: Dataset, names: Sequence[str]) -> str:
+    """A hash of the columns that the corpus takes over, read a batch at a time."""
+    digest = hashlib.sha256()
+    if names:
+        for batch in dataset.select_columns(list(names)).with_format("arrow").iter(ROWS):
+            digest.update(json.dumps(batch.to_pydict(), default=str).encode())
+    return digest.hexdigest()[:16]
 
 
 def find_image_column(dataset: Dataset, config: CorpusConfig) -> list[str]:
@@ -182,9 +193,9 @@ def check_columns(dataset: Dataset, config: CorpusConfig) -> None:
     for name in config.template_columns():
         if name not in known:
             raise missing_column(name, "caption_template", known)
-    for name in config.meta:
+    for name in config.meta_columns or ():
         if name not in known:
-            raise missing_column(name, "meta", known)
+            raise missing_column(name, "meta_columns", known)
     if config.id_column and config.id_column not in known:
         raise missing_column(config.id_column, "id_column", known)
 
@@ -193,9 +204,15 @@ def caption_member(dataset: Dataset, config: CorpusConfig) -> bool:
     """Whether the samples of a WebDataset have captions, as a text or in their JSON."""
     if KEY not in dataset.column_names:
         return False
+    if "txt" in dataset.column_names:
+        return True
+    # members that differ from sample to sample have no fields in their type; then the first samples tell
     inside = dataset.features.get("json")
-    names = inside if isinstance(inside, dict) else ()
-    return "txt" in dataset.column_names or bool(set(config.caption_columns()) & set(names))
+    if inside is None:
+        return False
+    samples = [inside] if isinstance(inside, dict) else dataset.select_columns(["json"])[:ROWS]["json"]
+    columns = config.caption_columns()
+    return any(name in sample for sample in samples if isinstance(sample, dict) for name in columns)
 
 
 def load_dataset_source(config: CorpusConfig) -> DatasetSource:

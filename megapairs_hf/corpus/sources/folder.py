@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from megapairs_hf.core.errors import CorpusError
 from megapairs_hf.corpus.sources.base import RawRow, all_captions, has_captions, missing_column, read_file, short_hash
+from megapairs_hf.corpus.sources.meta import common_type, stored_row
 from megapairs_hf.images.locate import MARK
 
 if TYPE_CHECKING:
@@ -47,17 +48,27 @@ class FolderSource:
         self.rows = len(self.files)
         self._check()
         self.captioned = self._has_captions() if captioned is None else captioned
-        self.meta = pa.struct([(name, pa.string()) for name in config.meta]) if config.meta else None
+        self.meta = self._meta_type()
         sizes = [file_state(path) for name in self.files for path in (self.root / name, self._sidecar(name))]
         self.fingerprint = short_hash("folder", [safe_name(name) for name in self.files], sizes, self.columns)
 
     def _check(self) -> None:
         known = {"folder", "stem"}.union(*self.columns.values()) if self.columns else {"folder", "stem"}
         required = [(name, "caption_template") for name in self.config.template_columns()]
-        required += [(name, "meta") for name in self.config.meta]
+        required += [(name, "meta_columns") for name in self.config.meta_columns or ()]
         for name, setting in required:
             if name not in known:
                 raise missing_column(name, setting, sorted(known))
+
+    def _meta_type(self) -> pa.StructType | None:
+        captions = self.config.caption_columns() if self.config.caption_template is None else ()
+        names = self.config.meta_columns
+        if names is None:
+            known = dict.fromkeys(name for row in self.columns.values() for name in row)
+            names = tuple(name for name in known if name not in captions)
+        # of all rows, also those of other parts; folder and stem, which are in none, are texts
+        kinds = [(name, common_type(row.get(name) for row in self.columns.values())) for name in names]
+        return pa.struct(kinds) if kinds else None
 
     def _has_captions(self) -> bool:
         """Whether there are captions; a metadata file that has them under another name is refused."""
@@ -70,10 +81,11 @@ class FolderSource:
         for name in self.files[start:stop]:
             content, problem = read_file(str(self.root / name), (self.root,))
             row = self._row(name)
-            meta = {key: str(row.get(key, "")) for key in self.config.meta} if self.config.meta else None
             # a name that is no UTF-8, or looks like one inside a file, cannot be a reference
             reference = name if safe_name(name) == name and MARK not in name else None
-            yield RawRow(safe_name(name), content, self._captions(name, row), meta, problem, reference)
+            yield RawRow(
+                safe_name(name), content, self._captions(name, row), stored_row(row, self.meta), problem, reference
+            )
 
     def _row(self, name: str) -> dict[str, Any]:
         path = Path(name)
