@@ -14,7 +14,9 @@ import yaml
 from megapairs_hf.artifacts.artifact import Artifact, open_artifact
 from megapairs_hf.artifacts.manifest import WEIGHTS
 from megapairs_hf.artifacts.shards import part_rows
+from megapairs_hf.artifacts.tables import is_arrow
 from megapairs_hf.core.config import require
+from megapairs_hf.core.schema import EMBEDDING, IMAGE_ID
 
 if TYPE_CHECKING:
     from megapairs_hf.artifacts.storage import PathLike
@@ -79,11 +81,17 @@ def _rows(artifact: Artifact) -> Any:
 
 
 def _first(artifact: Artifact, count: int) -> list[Any]:
-    """The first rows; of embeddings the arrays, which the older files hold alone."""
+    """The first rows; of embeddings as arrays, of which the first numbers are shown, and of older files those alone."""
     if artifact.manifest.kind != "embeddings":
         return list(artifact.head(count))
     index = next((i for i, shard in enumerate(artifact.manifest.shards) if shard["rows"]), None)
-    return list(artifact.array(index)[:count]) if index is not None else []
+    if index is None:
+        return []
+    embeddings = artifact.array(index)[:count]
+    if not is_arrow(artifact.shard_paths()[index]):
+        return list(embeddings)
+    ids = artifact.shard(index, [IMAGE_ID])[IMAGE_ID].slice(0, count).to_pylist()
+    return [{IMAGE_ID: key, EMBEDDING: each} for key, each in zip(ids, embeddings, strict=True)]
 
 
 def _short(value: Any) -> Any:
