@@ -55,6 +55,7 @@ class Stage:
         needs: the extra of the package that it needs; None where the base is enough.
         in_work: the function gets `work` too, since its settings name paths in the work folder.
         local: it maps files into memory or loads models: folders that are elsewhere are copied to this machine.
+        optional: inputs that the function gets as None where there is none in the work folder and none is named.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Stage:
     needs: str | None = None
     in_work: bool = False
     local: bool = False
+    optional: tuple[str, ...] = ()
 
     def config_class(self) -> type[Any]:
         """The dataclass of the settings."""
@@ -78,7 +80,8 @@ class Stage:
         group.add_argument("--config", metavar="F.yaml", help="a recipe, or settings of this stage; flags win")
         group.add_argument("--work", default="work", metavar="DIR", help="work folder of the pipeline (default: work)")
         for name in self.inputs:
-            group.add_argument(f"--{name}", metavar="DIR", help=f"input (default: WORK/{name})")
+            absent = ", if it is there" if name in self.optional else ""
+            group.add_argument(f"--{name}", metavar="DIR", help=f"input (default: WORK/{name}{absent})")
         group.add_argument("--out", metavar="DIR", help=f"output directory (default: WORK/{self.out})")
         group.add_argument("--overwrite", action="store_true", help="overwrite what is there")
         add_settings(parser, self.config_class())
@@ -141,7 +144,8 @@ class Stage:
         return 0
 
     def _run_here(self, config: Any, paths: dict[str, str], out: str, work: str, overwrite: bool) -> None:
-        inputs = [open_input(name, paths[name], work) for name in self.inputs]
+        absent = [name for name in self.optional if paths[name] == join(work, name) and not exists(paths[name])]
+        inputs = [None if name in absent else open_input(name, paths[name], work) for name in self.inputs]
         where = {"out": out, "work": work} if self.in_work else {"out": out}
         result = load(self.call)(*inputs, config=config, overwrite=overwrite, **where)
         for artifact in result.values() if isinstance(result, dict) else filter(None, [result]):
@@ -180,8 +184,8 @@ def open_input(name: str, path: str, work: str) -> Any:
     return open_artifact(path, KINDS.get(name, name))
 
 
-def open_embeddings(folder: str) -> dict[str, Any]:
-    """The embeddings in a folder, by encoder.
+def open_embeddings(folder: str) -> Any:
+    """The embeddings in a folder, by encoder; or those of a folder that another program wrote.
 
     Raises:
         IncompleteArtifactError: some were begun and not finished.
@@ -194,6 +198,10 @@ def open_embeddings(folder: str) -> dict[str, Any]:
     if set(begun) - set(names):
         raise IncompleteArtifactError(f"{folder}/{begun[0]} is not finished; run `megapairs embed` again to continue")
     if not names:
+        from megapairs_hf.mining.embedding_folders import is_embedding_folder, open_embedding_folder
+
+        if is_embedding_folder(folder):
+            return open_embedding_folder(folder)
         raise ArtifactError(f"{folder} holds no finished embeddings; run `megapairs embed` first")
     return {name: open_artifact(str(Path(folder) / name), "embeddings") for name in names}
 

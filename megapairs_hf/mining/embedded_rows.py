@@ -16,7 +16,7 @@ from megapairs_hf.core.row_function import ERROR
 from megapairs_hf.core.schema import IMAGE_ID
 from megapairs_hf.mining.config import RelationConfig
 from megapairs_hf.mining.engine import MiningInput
-from megapairs_hf.mining.relations import open_relations
+from megapairs_hf.mining.relations import needed_embeddings, open_relations
 from megapairs_hf.mining.unit_embeddings import unit_embeddings
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from megapairs_hf.mining.config import MineConfig
+    from megapairs_hf.mining.knn.embeddings import FileRows
 
 # what is lost when a process is killed while it samples
 SHARD_ROWS = 10_000
@@ -46,7 +47,7 @@ class EmbeddedRows:
 
     what: str
     ids: pa.Array
-    embeddings: Mapping[str, Iterable[np.ndarray]]
+    embeddings: Mapping[str, Iterable[np.ndarray | FileRows]]
     texts: frozenset[str]
     inputs: Mapping[str, str]
     excluded: np.ndarray | None = None
@@ -71,10 +72,8 @@ class EmbeddedRows:
         """
         check_ids(self.ids, self.excluded, self.what)
         settings = self.relations(config)
-        names = {name for r in settings for name in (r.query or r.name, r.target or r.query or r.name)}
-        arrays = {
-            name: unit_embeddings(self.embeddings[name], name, path) for name in self.embeddings if name in names
-        }
+        names = needed_embeddings(settings, self.embeddings)
+        arrays = {name: unit_embeddings(self.embeddings[name], name, path) for name in names}
         return MiningInput(
             open_relations(arrays, self.texts, settings), settings, self.ids, self.starts(), self.excluded
         )
@@ -153,9 +152,11 @@ def check_ids(ids: pa.Array, excluded: np.ndarray | None, what: str) -> None:
     """Every row that takes part has an id of its own.
 
     Raises:
-        ConfigError: one has none, or two have the same.
+        ConfigError: there is no such row, one has no id, or two have the same.
     """
     own = ids if excluded is None else ids.filter(pa.array(~excluded))
+    if not len(own):
+        raise ConfigError(f"{what} has no rows{' without an error' if len(ids) else ''}, so there is nothing to mine")
     empty = pc.sum(pc.equal(pc.fill_null(own, ""), "")).as_py() or 0
     if empty:
         raise ConfigError(f"{empty:,} rows of {what} have no image id; give each its own, or leave them out")

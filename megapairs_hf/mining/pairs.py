@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ from megapairs_hf.core.schema import SCHEMA_VERSION
 from megapairs_hf.core.whole_data import check_dataset
 from megapairs_hf.mining.config import MineConfig, RelationConfig
 from megapairs_hf.mining.embedded_rows import EmbeddedRows, dataset_rows
+from megapairs_hf.mining.embedding_folders import open_embedding_folder
 from megapairs_hf.mining.engine import usable_pairs, write_pairs
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ VERSION = 1
 
 
 def mine(
-    dataset: Dataset,
+    dataset: Dataset | PathLike,
     relations: Sequence[AnyRelation] | None = None,
     *,
     config: MineConfig | None = None,
@@ -62,6 +64,8 @@ def mine(
     Args:
         dataset: N rows with `image_id` and one or more columns of embeddings, as `EmbedImages` and `EmbedTexts` add
             them: lists of one length, float16 or float32, without null; memory-mapped data are read without a copy.
+            Or a folder that clip-retrieval wrote (relations `img_emb` and `text_emb`; images are named by
+            `image_path`) or NeMo Curator (relation `embedding`; images have the ids that it gave them).
         relations: columns by name, each a relation of its own; or `RelationConfig`, or its fields as a dict. None for
             every column of embeddings.
         config: the settings as one object.
@@ -80,11 +84,13 @@ def mine(
         ConfigError: a setting or a column does not fit, or the similarity range leaves no pair.
         MissingDependencyError: the extra `mine` is not installed.
     """
-    source = check_dataset(dataset, "mine")
     if relations is not None:
         settings = {**settings, "relations": [_as_dict(relation) for relation in relations]}
     config = given_settings(MineConfig, config, settings, "mine")
-    names = {n for r in config.relations for n in (r.query or r.name, r.target or r.query or r.name)}
+    if isinstance(dataset, (str, os.PathLike)):
+        return mine_rows(open_embedding_folder(dataset, text_columns), config, cache_dir)
+    source = check_dataset(dataset, "mine")
+    names = {name for relation in config.relations for name in relation.embeddings}
     # in the order of the data set, so that the cache does not miss for another order of names
     columns = sorted(names, key=_position(source)) if names else None
     return mine_rows(dataset_rows(source, columns, text_columns), config, cache_dir)

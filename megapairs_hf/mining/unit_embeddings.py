@@ -14,7 +14,7 @@ from megapairs_hf.artifacts import storage
 from megapairs_hf.artifacts.replace import PARTS
 from megapairs_hf.artifacts.storage import join
 from megapairs_hf.core import distributed
-from megapairs_hf.mining.knn.embeddings import SPAN_BYTES, Embeddings
+from megapairs_hf.mining.knn.embeddings import SPAN_BYTES, Embeddings, FileRows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 UNIT_TOLERANCE = 0.01
 
 
-def unit_embeddings(parts: Iterable[np.ndarray], name: str, path: str) -> Embeddings:
+def unit_embeddings(parts: Iterable[np.ndarray | FileRows], name: str, path: str) -> Embeddings:
     """The embeddings of all rows, as they are or as a copy of unit length.
 
     Similarity is cosine, so where a row is not of unit length (within one percent; zeros and numbers that are not
     finite aside) all rows are normalized. Every process must call this.
 
     Args:
-        parts: [rows, D] float16, float32 or float64 each; iterated up to three times.
+        parts: [rows, D] float16 or float32 each, in files or in memory; iterated up to three times.
         name: of the embeddings.
         path: the unfinished artifact, on this machine.
 
@@ -49,7 +49,7 @@ def unit_embeddings(parts: Iterable[np.ndarray], name: str, path: str) -> Embedd
     return Embeddings([copy])
 
 
-def is_unit(parts: Iterable[np.ndarray]) -> bool:
+def is_unit(parts: Iterable[np.ndarray | FileRows]) -> bool:
     """Whether every row is of unit length; zeros and numbers that are not finite do not count."""
     for block in _blocks(parts):
         lengths = _lengths(block)
@@ -59,7 +59,7 @@ def is_unit(parts: Iterable[np.ndarray]) -> bool:
     return True
 
 
-def _write_copy(parts: Iterable[np.ndarray], file: Path, *, normalize: bool) -> None:
+def _write_copy(parts: Iterable[np.ndarray | FileRows], file: Path, *, normalize: bool) -> None:
     temporary = file.with_suffix(".begun")
     with temporary.open("wb") as sink:
         shapes = [part.shape for part in parts]
@@ -82,7 +82,7 @@ def _as_float16(block: np.ndarray) -> np.ndarray:
         return block.astype("<f2")
 
 
-def _blocks(parts: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+def _blocks(parts: Iterable[np.ndarray | FileRows]) -> Iterator[np.ndarray]:
     """All rows in float32, about sixteen megabytes at a time."""
     for part in parts:
         rows = max(1, SPAN_BYTES // (4 * max(1, part.shape[1])))

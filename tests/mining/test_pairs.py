@@ -259,8 +259,8 @@ def test_what_cannot_be_mined_says_why(saved):
         mine(datasets.DatasetDict({"train": rows}))
     with pytest.raises(ConfigError, match="cannot take a stream"):
         mine(rows.to_iterable_dataset())
-    with pytest.raises(ConfigError, match="`neighbours` is now `neighbors`"):
-        mine(rows, neighbours=3)
+    with pytest.raises(ConfigError, match="unknown key 'neighbor'; did you mean 'neighbors'"):
+        mine(rows, neighbor=3)
     with pytest.raises(ConfigError, match="not both"):
         mine(rows, config=MineConfig(), neighbors=3)
     with pytest.raises(ConfigError, match="not both"):
@@ -270,6 +270,10 @@ def test_what_cannot_be_mined_says_why(saved):
     # and again, from what is in the cache
     with pytest.raises(ConfigError, match="holds no pair; choose another `similarity_range`"):
         mine(rows, similarity_range=(-0.99, -0.98))
+    with pytest.raises(ConfigError, match="has no rows, so there is nothing to mine"):
+        mine(rows.select([]), **SETTINGS)
+    with pytest.raises(ConfigError, match="has no rows without an error, so there is nothing to mine"):
+        mine(rows.add_column("error", ["gone"] * len(rows)), **SETTINGS)
     twice = concatenate_datasets([rows, rows.select([7])])
     with pytest.raises(ConfigError, match="the image id 'p0000007' in 2 rows; leave one row for each, with drop_dup"):
         mine(twice, **SETTINGS)
