@@ -55,6 +55,8 @@ _ALL = (
         call="megapairs_hf.mining:mine_pairs",
         needs="mine",
         local=True,
+        # embeddings that another program wrote bring ids of their own
+        optional=("corpus",),
     ),
     Stage(
         "describe",

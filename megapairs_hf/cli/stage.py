@@ -63,6 +63,7 @@ class Stage:
         needs: the extra of the package that it needs; None where the base is enough.
         in_work: the function gets `work` too, since its settings name paths in the work folder.
         local: it maps files into memory or loads models: folders that are elsewhere are copied to this machine.
+        optional: inputs that the function gets as None where there is none in the work folder and none is named.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Stage:
     needs: str | None = None
     in_work: bool = False
     local: bool = False
+    optional: tuple[str, ...] = ()
 
     def config_class(self) -> type[Any]:
         """The dataclass of the settings."""
@@ -88,7 +90,8 @@ class Stage:
         for name in self.inputs:
             also, what = ALSO.get(name, ((), "input"))
             names = [f"--{each}" for each in (name, *also)]
-            group.add_argument(*names, dest=name, metavar="PATH", help=f"{what} (default: WORK/{name})")
+            absent = ", if it is there" if name in self.optional else ""
+            group.add_argument(*names, dest=name, metavar="PATH", help=f"{what} (default: WORK/{name}{absent})")
         group.add_argument("--out", metavar="DIR", help=f"output directory (default: WORK/{self.out})")
         group.add_argument("--overwrite", action="store_true", help="overwrite what is there")
         add_settings(parser, self.config_class())
@@ -151,7 +154,8 @@ class Stage:
         return 0
 
     def _run_here(self, config: Any, paths: dict[str, str], out: str, work: str, overwrite: bool) -> None:
-        inputs = [open_input(name, paths[name], work) for name in self.inputs]
+        absent = [name for name in self.optional if paths[name] == join(work, name) and not exists(paths[name])]
+        inputs = [None if name in absent else open_input(name, paths[name], work) for name in self.inputs]
         where = {"out": out, "work": work} if self.in_work else {"out": out}
         result = load(self.call)(*inputs, config=config, overwrite=overwrite, **where)
         for artifact in result.values() if isinstance(result, dict) else filter(None, [result]):
@@ -195,8 +199,8 @@ def open_input(name: str, path: str, work: str) -> Any:
     return open_artifact(path, kind) if path == join(work, name) else as_artifact(path, kind)
 
 
-def open_embeddings(folder: str) -> dict[str, Any]:
-    """The embeddings in a folder, by encoder.
+def open_embeddings(folder: str) -> Any:
+    """The embeddings in a folder, by encoder; or those of a folder that another program wrote.
 
     Raises:
         IncompleteArtifactError: some were begun and not finished.
@@ -209,6 +213,10 @@ def open_embeddings(folder: str) -> dict[str, Any]:
     if set(begun) - set(names):
         raise IncompleteArtifactError(f"{folder}/{begun[0]} is not finished; run `megapairs embed` again to continue")
     if not names:
+        from megapairs_hf.mining.embedding_folders import is_embedding_folder, open_embedding_folder
+
+        if is_embedding_folder(folder):
+            return open_embedding_folder(folder)
         raise ArtifactError(f"{folder} holds no finished embeddings; run `megapairs embed` first")
     return {name: open_artifact(str(Path(folder) / name), "embeddings") for name in names}
 

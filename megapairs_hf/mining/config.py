@@ -47,6 +47,11 @@ class RelationConfig:
     similarity_range: tuple[float, float] | None = None
     range_kind: RangeKind | None = None
 
+    @property
+    def embeddings(self) -> tuple[str, str]:
+        """The names of the embeddings that are searched with and in."""
+        return self.query or self.name, self.target or self.query or self.name
+
     def __post_init__(self) -> None:
         # it names files
         require(self.name.replace("_", "").replace("-", "").isalnum(), "name", self.name, "letters, digits, - and _")

@@ -76,7 +76,9 @@ def write_pairs(source: MiningInput, config: MineConfig, writer: ArtifactWriter)
     rounded = {name: [round(float(end), 4) for end in similarity_range] for name, similarity_range in ranges.items()}
     stats = {"ranges": rounded, "search": searches, "near_duplicates": cluster_stats(representative)}
     no_pairs = "" if any_rows(writer) else no_pairs_sentence(relations, config, files)
-    pairs = writer.finish(stats)
+    # of all images, whether or not a near-duplicate was left out
+    further = {"near_duplicates": rows.clusters(representative)} if distributed.is_main() else {}
+    pairs = writer.finish(stats, configurations=further)
     if no_pairs:
         raise ConfigError(no_pairs)
     return pairs

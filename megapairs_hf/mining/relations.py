@@ -53,13 +53,10 @@ def open_relations(
     Raises:
         ConfigError: embeddings are missing, or the two of a relation do not fit.
     """
+    needed_embeddings(settings, embeddings)
     relations = []
     for relation in settings:
-        query, target = relation.query or relation.name, relation.target or relation.query or relation.name
-        for name in (query, target):
-            if name not in embeddings:
-                known = ", ".join(embeddings)
-                raise ConfigError(f"relation {relation.name!r} needs embeddings {name!r}; there are {known}")
+        query, target = relation.embeddings
         left, right = embeddings[query].dimension, embeddings[target].dimension
         if left != right:
             raise ConfigError(
@@ -69,3 +66,19 @@ def open_relations(
         visual = query not in texts and target not in texts
         relations.append(Relation(relation.name, embeddings[query], embeddings[target], visual))
     return relations
+
+
+def needed_embeddings(settings: Sequence[RelationConfig], known: Collection[str]) -> list[str]:
+    """The names of the embeddings that relations need, each once.
+
+    Raises:
+        ConfigError: some are not among those known.
+    """
+    names: dict[str, None] = {}
+    for relation in settings:
+        for name in relation.embeddings:
+            if name not in known:
+                there = ", ".join(known)
+                raise ConfigError(f"relation {relation.name!r} needs embeddings {name!r}; there are {there}")
+            names[name] = None
+    return list(names)

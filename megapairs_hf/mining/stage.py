@@ -8,27 +8,31 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
 
 from megapairs_hf.artifacts.artifact import Artifact
 from megapairs_hf.artifacts.shards import shard_names
 from megapairs_hf.artifacts.writer import create_artifact
 from megapairs_hf.core.dependencies import require
 from megapairs_hf.core.errors import ArtifactError, ConfigError
+from megapairs_hf.core.progress import note
 from megapairs_hf.mining.config import MineConfig, RelationConfig
+from megapairs_hf.mining.embedded_rows import EmbeddedRows, large_ids
 from megapairs_hf.mining.engine import MiningInput, usable_pairs, write_pairs
 from megapairs_hf.mining.knn.embeddings import Embeddings
+from megapairs_hf.mining.pairs import write_artifact
 from megapairs_hf.mining.relations import open_relations
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import pyarrow as pa
+
     from megapairs_hf.artifacts.storage import PathLike
 
 
 def mine_pairs(
-    embeddings: Mapping[str, Artifact],
-    corpus: Artifact,
+    embeddings: Mapping[str, Artifact] | EmbeddedRows,
+    corpus: Artifact | None,
     *,
     config: MineConfig,
     out: PathLike,
@@ -37,8 +41,9 @@ def mine_pairs(
     """Find related pairs of images.
 
     Args:
-        embeddings: the embeddings of the corpus under each encoder, by name.
-        corpus: the corpus that they were made of.
+        embeddings: the embeddings of the corpus under each encoder, by name; or those of a folder that another program
+            wrote (`open_embedding_folder`), which are joined to the corpus by position.
+        corpus: the corpus that they were made of; of a folder from elsewhere None, and images have its own ids.
         config: the settings.
         out: the artifact's folder.
         overwrite: replace what is there.
@@ -48,8 +53,13 @@ def mine_pairs(
 
     Raises:
         ConfigError: a relation names embeddings that are not there, or the similarity range leaves no pair.
-        ArtifactError: embeddings were made of another corpus.
+        ArtifactError: embeddings were made of another corpus, or there is none.
     """
+    if isinstance(embeddings, EmbeddedRows):
+        rows = embeddings if corpus is None else _joined_by_position(embeddings, corpus)
+        return write_artifact(rows, config, out, suffix="parquet", overwrite=overwrite)
+    if corpus is None:
+        raise ArtifactError("the corpus that the embeddings were made of is not there; name its folder with --corpus")
     for name, artifact in embeddings.items():
         if artifact.manifest.inputs["corpus"] != corpus.fingerprint:
             raise ArtifactError(f"the embeddings {name} were made of another corpus; run `megapairs embed` again")
@@ -69,7 +79,20 @@ def _artifact_input(embeddings: Mapping[str, Artifact], corpus: Artifact, config
     settings = config.relations or tuple(RelationConfig(name) for name in embeddings)
     arrays = {name: Embeddings.of(artifact) for name, artifact in embeddings.items()}
     texts = {name for name, artifact in embeddings.items() if artifact.manifest.stats.get("input") != "image"}
-    # a plain string array holds 2 GB
-    ids = corpus.table(["image_id"])["image_id"].cast(pa.large_string()).combine_chunks()
     starts = np.cumsum([0, *(int(shard["rows"]) for shard in corpus.manifest.shards)])
-    return MiningInput(open_relations(arrays, texts, settings), settings, ids, starts)
+    return MiningInput(open_relations(arrays, texts, settings), settings, _ids(corpus), starts)
+
+
+def _ids(corpus: Artifact) -> pa.Array:
+    return large_ids(corpus.table(["image_id"])["image_id"])
+
+
+def _joined_by_position(embeddings: EmbeddedRows, corpus: Artifact) -> EmbeddedRows:
+    ids = _ids(corpus)
+    rows = embeddings.of_corpus(ids, corpus.fingerprint)
+    if len(ids) and embeddings.ids[0].as_py() != ids[0].as_py():
+        note(
+            f"mine: row by row, the embeddings in {embeddings.what} are taken for those of {corpus.path}, such as"
+            f" {embeddings.ids[0].as_py()!r} for that of {ids[0].as_py()!r}"
+        )
+    return rows

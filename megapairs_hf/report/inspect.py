@@ -81,7 +81,7 @@ def _rows(artifact: Artifact) -> Any:
 
 
 def _first(artifact: Artifact, count: int) -> list[Any]:
-    """The first rows; of embeddings as arrays, of which the first numbers are shown, and of older files those alone."""
+    """The first rows; embeddings as arrays, of which the first numbers are shown, and of older files those alone."""
     if artifact.manifest.kind != "embeddings":
         return list(artifact.head(count))
     index = next((i for i, shard in enumerate(artifact.manifest.shards) if shard["rows"]), None)

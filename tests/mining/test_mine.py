@@ -198,6 +198,8 @@ def test_near_duplicates_take_no_part_and_are_counted(made, tmp_path):
         name for row in pairs.table().to_pylist() for name in (row["query_id"], row["target_id"], *row["negative_ids"])
     }
     assert named == {ids[0], ids[3], ids[5], ids[6]}
+    clusters = pairs.dataset("near_duplicates").to_list()
+    assert clusters == [{"image_id": name, "cluster": n} for name, n in zip(ids, [0, 0, 0, 3, 3, 5, 6], strict=True)]
     for row in pairs.table().to_pylist():
         # an image that takes part is the first of its cluster
         assert (row["query_cluster"], row["target_cluster"]) == (row["query_row"], row["target_row"])
@@ -329,6 +331,8 @@ def test_statistics_by_relation(made, tmp_path):
     assert stats["negatives"] == {"2": 10}
     assert stats["search"] == {"dino": {"kind": "exact", "recall": 1.0}}
     assert stats["near_duplicates"] == {"clusters": 0, "images": 0, "largest": 1}
+    # written even where there is none: each image is its own cluster
+    assert pairs.configuration("near_duplicates")["cluster"].to_pylist() == [0, 1, 2, 3]
 
 
 def test_a_device_that_is_not_there(made, tmp_path):
@@ -365,6 +369,9 @@ def test_rows_without_an_embedding_are_as_if_they_were_not_there(search, made, t
     expected = mine_only(tmp_path, [ids[n] for n in good], {"image": image[good], "text": text[good]}, config)
     assert expected.manifest.stats["ranges"] == pairs.manifest.stats["ranges"]
     assert [strip(row) for row in rows] == [strip(row) for row in expected.table().to_pylist()]
+    clusters = pairs.configuration("near_duplicates")["cluster"].to_numpy()
+    assert clusters[list(left_out)].tolist() == list(left_out)
+    assert clusters[good].tolist() == good[expected.configuration("near_duplicates")["cluster"].to_numpy()].tolist()
     for row, other in zip(rows, expected.table().to_pylist(), strict=True):
         assert good[other["target_cluster"]] == row["target_cluster"]
     assert [ids[row["query_row"]] for row in rows] == [row["query_id"] for row in rows]

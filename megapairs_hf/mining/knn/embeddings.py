@@ -7,6 +7,7 @@ process's memory for as long as the system likes, and an array that numpy maps h
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -112,7 +113,7 @@ class Embeddings:
         owners = np.searchsorted(self.starts, indices, side="right") - 1
         order = np.argsort(owners, kind="stable")
         bounds = np.flatnonzero(np.diff(owners[order], prepend=-1, append=-1))
-        for low, high in zip(bounds[:-1], bounds[1:], strict=True):
+        for low, high in pairwise(bounds):
             chosen, owner = order[low:high], owners[order[low]]
             result[chosen] = self.parts[owner][indices[chosen] - self.starts[owner]]
         return result
