@@ -13,37 +13,38 @@ from megapairs_hf.core.errors import ArtifactError, ImageRejectedError
 from megapairs_hf.images.thumbnails import thumbnail
 
 if TYPE_CHECKING:
-    from megapairs_hf.dataset.triplets import Triplets
+    from collections.abc import Callable, Mapping, Sequence
 
-SHOWN = 3
+    Files = Callable[[Sequence[str]], Mapping[str, bytes]]
+
 SIDE = 112
 HEAD = "<tr><th>query image</th><th>instructions</th><th>target image</th><th>hard negatives</th></tr>"
 
 
-def triplets_html(triplets: Triplets, shown: int = SHOWN) -> str:
-    """A table of the first triplets.
+def triplets_html(summary: str, rows: Sequence[Mapping[str, Any]], files: Files) -> str:
+    """A table of some triplets.
 
     Args:
-        triplets: with the columns of a triplet.
-        shown: how many rows at most.
+        summary: lines that stand above it.
+        rows: by image id.
+        files: gives the files of images by their ids.
     """
-    rows = triplets.ids(range(min(shown, len(triplets))))
-    cells = "".join(_row(triplets, row) for row in rows)
-    return f"<p>{'<br>'.join(escape(line) for line in repr(triplets).split(chr(10)))}</p><table>{HEAD}{cells}</table>"
+    lines = "<br>".join(escape(line) for line in summary.split("\n"))
+    return f"<p>{lines}</p><table>{HEAD}{''.join(_row(row, files) for row in rows)}</table>"
 
 
-def _row(triplets: Triplets, row: dict[str, Any]) -> str:
+def _row(row: Mapping[str, Any], files: Files) -> str:
     texts = "".join(f"<li>{escape(text)}</li>" for text in row.get("q_text", ()))
-    images = [_image(triplets, row[name]) if name in row else "" for name in ("q_img", "t_img")]
-    negatives = "".join(_image(triplets, name) for name in row.get("hns", ())[1:])
+    images = [_image(row[name], files) if name in row else "" for name in ("q_img", "t_img")]
+    negatives = "".join(_image(name, files) for name in row.get("hns", ())[1:])
     cells = [images[0], f"<ul style='text-align:left'>{texts}</ul>", images[1], negatives]
     return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
 
 
-def _image(triplets: Triplets, name: str) -> str:
+def _image(name: str, files: Files) -> str:
     label = escape(name, quote=True)
     try:
-        uri = thumbnail(triplets.files([name])[name], SIDE)
+        uri = thumbnail(files([name])[name], SIDE)
     except (ArtifactError, ImageRejectedError) as error:
         return f"<em>{label}: {escape(str(error))}</em>"
     return f'<img src="{uri}" alt="{label}" title="{label}">'

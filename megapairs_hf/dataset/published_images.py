@@ -9,10 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from megapairs_hf.artifacts import storage
 from megapairs_hf.artifacts.lookup import rows_by_id
 from megapairs_hf.core.schema import PUBLISHED_IMAGES, corpus_schema
 from megapairs_hf.dataset.layout import cut, image_table
@@ -20,6 +17,8 @@ from megapairs_hf.images.locate import ROOT, image_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+    import pyarrow as pa
 
     from megapairs_hf.artifacts.artifact import Artifact
 
@@ -60,11 +59,7 @@ class PublishedImages:
         if self.root is not None:
             cells = self.corpus.shard(index, ["image"])["image"].take(rows).to_pylist()
             return np.array([len(image_bytes(cell, self.root)) for cell in cells])
-        with storage.open_read(self.corpus.shard_paths()[index]) as file:
-            metadata = pq.ParquetFile(file).metadata
-        groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-        means = [np.full(group.num_rows, group.total_byte_size / max(1, group.num_rows)) for group in groups]
-        return np.concatenate(means)[rows]
+        return self.corpus.row_sizes(index)[rows]
 
     def table(self, part: dict[int, np.ndarray]) -> pa.Table:
         """The rows of one file of images."""

@@ -35,16 +35,16 @@ from megapairs_hf.dataset.layout import (
     readme,
     thinned,
 )
+from megapairs_hf.dataset.rows_with_images import REQUIRED
 from megapairs_hf.dataset.shard_join import clusters_of
 from megapairs_hf.dataset.split import SPLIT
-from megapairs_hf.dataset.triplets import REQUIRED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from huggingface_hub import CommitInfo
 
-    from megapairs_hf.dataset.triplets import Triplets
+    from megapairs_hf.dataset.rows_with_images import RowsWithImages
 
 # of the pairs and their texts, not of the triplets
 UNPUBLISHED = {*PAIRS.names, *DESCRIPTIONS.names, *INSTRUCTIONS.names, ERROR, SPLIT} - set(TRIPLETS.names)
@@ -68,7 +68,7 @@ class SaveConfig:
 
 
 def save_triplets(
-    triplets: Triplets, out: PathLike, *, config: SaveConfig | None = None, overwrite: bool = False
+    triplets: RowsWithImages, out: PathLike, *, config: SaveConfig | None = None, overwrite: bool = False
 ) -> Artifact:
     """Write triplets as the published folder: `triplets`, `images` (those that the rows name), `preview`.
 
@@ -111,7 +111,7 @@ def save_triplets(
         return writer.finish(_stats(triplets))
 
 
-def push_configurations(triplets: Triplets, repo_id: str, **options: Any) -> CommitInfo:
+def push_configurations(triplets: RowsWithImages, repo_id: str, **options: Any) -> CommitInfo:
     """Push triplets by `datasets`, one call per configuration.
 
     Args:
@@ -134,7 +134,7 @@ def push_configurations(triplets: Triplets, repo_id: str, **options: Any) -> Com
     return commit
 
 
-def _files(triplets: Triplets, preview: int) -> dict[str, Callable[[], pa.Table]]:
+def _files(triplets: RowsWithImages, preview: int) -> dict[str, Callable[[], pa.Table]]:
     """The files of the data set, and what makes the rows of each."""
     files: dict[str, Callable[[], pa.Table]] = {}
     size = triplets.dataset.data.nbytes / max(1, triplets.dataset.data.num_rows)
@@ -154,7 +154,7 @@ def _files(triplets: Triplets, preview: int) -> dict[str, Callable[[], pa.Table]
     return files
 
 
-def _triplet_table(triplets: Triplets, part: slice) -> pa.Table:
+def _triplet_table(triplets: RowsWithImages, part: slice) -> pa.Table:
     """Some rows in the published columns; blanks for what they lack, then columns of one's own."""
     table = triplets.dataset.with_format("arrow")[part]
     own = [name for name in table.column_names if name not in UNPUBLISHED and name not in TRIPLETS.names]
@@ -169,7 +169,7 @@ def _triplet_table(triplets: Triplets, part: slice) -> pa.Table:
     return pa.table([*columns, *(table[name] for name in own)], schema=schema).cast(with_features(schema))
 
 
-def _image_rows(triplets: Triplets, rows: Sequence[int], clusters: dict[str, int]) -> Iterable[dict[str, Any]]:
+def _image_rows(triplets: RowsWithImages, rows: Sequence[int], clusters: dict[str, int]) -> Iterable[dict[str, Any]]:
     present = [name for name in KNOWN if name in triplets.images.column_names and name != "image"]
     names = triplets.images.select_columns(present)
     for start in range(0, len(rows), BATCH):
@@ -182,15 +182,15 @@ def _image_rows(triplets: Triplets, rows: Sequence[int], clusters: dict[str, int
             yield {**row, "image": {"bytes": files[row["image_id"]], "path": None}}
 
 
-def _image_table(triplets: Triplets, rows: Sequence[int], clusters: dict[str, int]) -> pa.Table:
+def _image_table(triplets: RowsWithImages, rows: Sequence[int], clusters: dict[str, int]) -> pa.Table:
     return image_table(list(_image_rows(triplets, rows, clusters)))
 
 
-def _sizes(triplets: Triplets, rows: Sequence[int]) -> list[int]:
+def _sizes(triplets: RowsWithImages, rows: Sequence[int]) -> list[int]:
     return [len(row["image"]["bytes"]) for row in _image_rows(triplets, rows, {})]
 
 
-def _preview_table(triplets: Triplets, count: int) -> pa.Table:
+def _preview_table(triplets: RowsWithImages, count: int) -> pa.Table:
     rows = triplets.ids(thinned(range(len(triplets)), count))
     blanks: dict[str, Any] = {"relation": []}
     numbers = np.sort(triplets.by_id.rows(preview_ids(rows))).tolist()
@@ -198,7 +198,7 @@ def _preview_table(triplets: Triplets, count: int) -> pa.Table:
     return preview_table([{**blanks, **row} for row in rows], images)
 
 
-def _clusters(triplets: Triplets) -> dict[str, int]:
+def _clusters(triplets: RowsWithImages) -> dict[str, int]:
     """The near-duplicate cluster of each image, where the rows still have the columns of their pairs."""
     needed = ["query_id", "target_id", NEGATIVE_IDS, "query_cluster", "target_cluster", "negative_clusters"]
     if not set(needed) <= set(triplets.column_names):
@@ -210,7 +210,7 @@ def _clusters(triplets: Triplets) -> dict[str, int]:
     return clusters
 
 
-def _stats(triplets: Triplets) -> dict[str, Any]:
+def _stats(triplets: RowsWithImages) -> dict[str, Any]:
     """What a card may say of rows without a work folder."""
     stats: dict[str, Any] = {"triplets": triplets.splits}
     if "relation" in triplets.column_names:

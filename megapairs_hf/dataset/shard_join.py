@@ -8,22 +8,25 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from megapairs_hf.core.errors import ArtifactError, ConfigError
+from megapairs_hf.core.errors import ConfigError
 from megapairs_hf.core.row_function import ERROR
-from megapairs_hf.core.schema import NEGATIVE_IDS, RELATION, TRIPLETS, with_features
+from megapairs_hf.core.schema import NEGATIVE_IDS, QUERY_ID, RELATION, TARGET_ID, TRIPLETS, with_features
 from megapairs_hf.dataset.exclude import excluded_pair
 from megapairs_hf.dataset.join import INSTRUCTIONS, NO_VERDICTS, VERIFIED, JoinTriplets
 from megapairs_hf.dataset.layout import SPLITS
+from megapairs_hf.dataset.split import SPLIT, VALIDATION
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from megapairs_hf.artifacts.artifact import Artifact
     from megapairs_hf.artifacts.writer import Rejection
-
-OTHER_PAIRS = "the instructions were made of other pairs; run `megapairs describe` and `instruct` again"
+    from megapairs_hf.dataset.split import Splits
 
 
 @dataclass
@@ -59,63 +62,84 @@ class Join:
     """The join of all shards.
 
     Attributes:
-        instructions: ≥ 3 instructions for each pair, in shards like those of the pairs.
-        pairs: with their hard negatives.
+        instructions: ≥ 3 instructions for each pair; in shards like those of the pairs, or else held in memory.
+        pairs: with their hard negatives; a column `split` is taken as it is.
         function: what makes a triplet of one pair.
         mined: whether hard negatives were mined at all; where not, the query image is the only one.
-        validation: the images of the validation split.
         excluded: images that no triplet may name.
+        splits: which images are for validation; None before it is known.
     """
 
     instructions: Artifact
     pairs: Artifact
     function: JoinTriplets
     mined: bool
-    validation: frozenset[str]
     excluded: frozenset[str]
+    splits: Splits | None = None
+
+    def annotated(self, index: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """The pairs of one shard that have instructions."""
+        table = self.pairs.shard(index, columns)
+        texts = self._texts(index)
+        return table.filter(pa.array([key in texts for key in _keys(table)], pa.bool_()))
 
     def shard(self, index: int) -> Joined:
         """The triplets of one shard of pairs."""
-        texts = self._texts(index)
-        joined = Joined()
-        for row in self.pairs.shard(index).to_pylist():
-            pair = (row["query_id"], row["target_id"])
-            if pair in texts:
-                joined.counts["pairs"] += 1
-                joined.clusters.update(clusters_of(row))
-                self._add(joined, {**row, **texts[pair]})
-        if joined.counts["pairs"] < len(texts):
-            raise ArtifactError(OTHER_PAIRS)
+        table, texts, joined = self.annotated(index), self._texts(index), Joined()
+        names, negatives = self._divided(table)
+        for row, split, same_split in zip(table.to_pylist(), names, negatives, strict=True):
+            joined.counts["pairs"] += 1
+            joined.clusters.update(clusters_of(row))
+            self._add(joined, {**row, **texts[row[QUERY_ID], row[TARGET_ID]]}, split, same_split)
         return joined
 
-    def _texts(self, index: int) -> dict[tuple[str, str], dict[str, Any]]:
-        """The instructions of each pair of a shard, and their pass rates where `verify` ran.
+    def _divided(self, table: pa.Table) -> tuple[list[str], list[list[str]]]:
+        """The split of each pair, empty where it is in both, and its hard negatives of that split."""
+        negatives = {NEGATIVE_IDS: table[NEGATIVE_IDS]}
+        if SPLIT in table.column_names:
+            names = table[SPLIT].to_pylist()
+        else:
+            assert self.splits is not None
+            names = self.splits.of_pairs(table).tolist()
+            negatives |= self.splits.negatives(table)
+        return names, [list(value or ()) for value in negatives[NEGATIVE_IDS].to_pylist()]
 
-        Raises:
-            ConfigError: there is a threshold but no verdict.
-        """
+    def _texts(self, index: int) -> dict[tuple[str, str], dict[str, Any]]:
+        """The instructions of each pair of a shard, and their pass rates where `verify` ran."""
+        # instructions of one's own are in another order, and few
+        return self._texts_of(index) if self._in_step else self._all_texts
+
+    @property
+    def _in_step(self) -> bool:
+        shards = self.instructions.shard_paths()
+        return len(shards) > 0 and len(shards) == len(self.pairs.manifest.shards)
+
+    @cached_property
+    def _all_texts(self) -> dict[tuple[str, str], dict[str, Any]]:
+        texts: dict[tuple[str, str], dict[str, Any]] = {}
+        for index in range(len(self.instructions.manifest.shards)):
+            texts |= self._texts_of(index)
+        return texts
+
+    def _texts_of(self, index: int) -> dict[tuple[str, str], dict[str, Any]]:
         table = self.instructions.shard(index)
         if "fits" in table.column_names:
             table = table.rename_columns({"fits": VERIFIED})
         if self.function.min_pass_rate > 0 and VERIFIED not in table.column_names:
             raise ConfigError(NO_VERDICTS.format(self.function.min_pass_rate))
         names = [INSTRUCTIONS, *([VERIFIED] if VERIFIED in table.column_names else [])]
-        rows = table.select(["query_id", "target_id", *names]).to_pylist()
-        return {(row["query_id"], row["target_id"]): {name: row[name] for name in names} for row in rows}
+        return dict(zip(_keys(table), table.select(names).to_pylist(), strict=True))
 
-    def _add(self, joined: Joined, row: dict[str, Any]) -> None:
-        query, target = row["query_id"], row["target_id"]
-        key, inside = f"{query} -> {target}", query in self.validation
-        mined = row[NEGATIVE_IDS] or []
-        same_split = [name for name in mined if (name in self.validation) == inside]
+    def _add(self, joined: Joined, row: dict[str, Any], split: str, same_split: list[str]) -> None:
+        key = f"{row[QUERY_ID]} -> {row[TARGET_ID]}"
         triplet = self._triplet(row, same_split)
-        if inside != (target in self.validation):
+        if not split:
             triplet[ERROR] = triplet[ERROR] or "crosses_splits: its images are in both splits"
         # counted before images are excluded, so that no exclusion changes the split
         if not triplet[ERROR]:
-            joined.counts["validation"] += inside
-            joined.counts["other_split"] += len(mined) - len(same_split)
-        if query in self.excluded or target in self.excluded:
+            joined.counts["validation"] += split == VALIDATION
+            joined.counts["other_split"] += len(row[NEGATIVE_IDS] or ()) - len(same_split)
+        if {row[QUERY_ID], row[TARGET_ID]} & self.excluded:
             joined.rejected.append(excluded_pair(key))
             return
         if not triplet[ERROR] and self.excluded:
@@ -126,15 +150,19 @@ class Join:
             joined.rejected.append((key, reason, detail))
             return
         joined.relations.update(triplet[RELATION])
-        joined.rows[SPLITS[inside]].append(triplet)
+        joined.rows[split].append(triplet)
 
     def _triplet(self, row: dict[str, Any], negatives: list[str]) -> dict[str, Any]:
         return self.function.join({**row, NEGATIVE_IDS: negatives if self.mined else None})
 
 
+def _keys(table: pa.Table) -> list[tuple[str, str]]:
+    return list(zip(table[QUERY_ID].to_pylist(), table[TARGET_ID].to_pylist(), strict=True))
+
+
 def clusters_of(row: dict[str, Any]) -> dict[str, int]:
     """The near-duplicate clusters of the images that a pair names; of own pairs none may be known."""
-    names = [row["query_id"], row["target_id"], *(row[NEGATIVE_IDS] or ())]
+    names = [row[QUERY_ID], row[TARGET_ID], *(row[NEGATIVE_IDS] or ())]
     clusters = [row.get("query_cluster"), row.get("target_cluster"), *(row.get("negative_clusters") or ())]
     known = zip(names, clusters, strict=False)
     return {name: cluster for name, cluster in known if cluster is not None and cluster >= 0}

@@ -23,8 +23,6 @@ from megapairs_hf.core.row_function import ERROR
 from megapairs_hf.core.whole_data import check_dataset
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from datasets import Dataset
 
 REGION = 64
@@ -157,12 +155,6 @@ def _region(starts: np.ndarray, neighbors: np.ndarray, first: int, taken: np.nda
 
 def _chunks(column: pa.ChunkedArray | pa.Array) -> list[pa.Array]:
     return list(column.chunks) if isinstance(column, pa.ChunkedArray) else [column]
-
-
-def validation_images(query_ids: Sequence[str], target_ids: Sequence[str], share: float, seed: int) -> set[str]:
-    """The images of the validation split, as `validation_keys` finds them by id."""
-    queries, targets = pa.array(query_ids, pa.string()), pa.array(target_ids, pa.string())
-    return set(validation_keys(queries, targets, share, seed).to_pylist())
 
 
 def split_pairs(pairs: Dataset, validation: float = 0.05, seed: int = 0) -> Dataset:

@@ -1,4 +1,5 @@
 import numpy as np
+import pyarrow as pa
 import pytest
 from datasets import List, Value, load_dataset
 
@@ -7,7 +8,7 @@ from megapairs_hf.annotation import DescribeConfig, InstructConfig, describe_pai
 from megapairs_hf.core.errors import ArtifactError, ConfigError
 from megapairs_hf.core.schema import PAIRS, TRIPLETS
 from megapairs_hf.dataset import BuildConfig, build_triplets
-from megapairs_hf.dataset.split import validation_images
+from megapairs_hf.dataset.split import validation_keys
 from megapairs_hf.images.decode import pixel_sha256
 from tests.annotation.conftest import make_artifact
 from tests.small import files_of, small_pairs
@@ -86,6 +87,10 @@ def test_building_twice_gives_the_same_bytes(annotated, corpus, tmp_path):
     for name in ("a", "b"):
         build_triplets(*annotated, corpus, config=BuildConfig(), out=tmp_path / name)
     assert files_of(tmp_path / "a") == files_of(tmp_path / "b")
+
+
+def validation_images(queries, targets, share, seed):
+    return set(validation_keys(pa.array(queries), pa.array(targets), share, seed).to_pylist())
 
 
 def test_the_validation_split_cuts_fewer_pairs_than_chance():

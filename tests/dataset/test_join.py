@@ -12,9 +12,9 @@ from datasets.fingerprint import Hasher
 from megapairs_hf.annotation import DescribeConfig, InstructConfig, describe_pairs, instruct_pairs
 from megapairs_hf.artifacts.artifact import open_artifact
 from megapairs_hf.core.columns import add_columns, drop_errors
-from megapairs_hf.core.errors import ConfigError
+from megapairs_hf.core.errors import ArtifactError, ConfigError
 from megapairs_hf.core.schema import PAIRS, TRIPLETS
-from megapairs_hf.dataset import BuildConfig, JoinTriplets, build_triplets
+from megapairs_hf.dataset import BuildConfig, JoinTriplets, build_triplets, split_pairs
 from tests.annotation.conftest import make_artifact
 from tests.making import make_work
 
@@ -33,6 +33,7 @@ def annotated(work):
     return Dataset.from_list([{name: row[name] for name in COLUMNS} for row in rows])
 
 
+KEY = ("query_id", "target_id", "instructions")
 COLUMNS = ["query_id", "target_id", "relation", "scores", "negative_ids", "instructions"]
 
 
@@ -138,3 +139,36 @@ def test_own_pairs_without_negatives_have_the_query_image(corpus, tmp_path, caps
     assert (joined["hns"], joined["q_text"], joined["relation"], joined["error"]) == (["a"], ["one text"], [], "")
     with pytest.raises(ConfigError, match="there is no column 'instructions'; columns: query_id, target_id"):
         JoinTriplets()({"query_id": ["a"], "target_id": ["b"]})
+
+
+def test_rows_of_ones_own_are_built_like_artifacts_in_any_order(work, annotated, tmp_path):
+    expected = load_dataset(built(work, tmp_path / "t").path, split="train")
+    corpus = Dataset.from_list(open_artifact(work / "corpus").table(["image_id", "image", "caption"]).to_pylist())
+    texts = annotated.select_columns(["query_id", "target_id", "instructions"]).shuffle(seed=1)
+    pairs = annotated.remove_columns("instructions")
+    made = build_triplets(texts, pairs, corpus, config=BuildConfig(validation=0), out=tmp_path / "own")
+    assert exact(load_dataset(made.path, split="train")) == exact(expected)
+    texts.to_json(tmp_path / "texts.jsonl")
+    pairs.select_columns(["query_id", "target_id"]).to_csv(tmp_path / "pairs.csv", index=False)
+    files = [tmp_path / "texts.jsonl", tmp_path / "pairs.csv", work / "corpus"]
+    made = build_triplets(*files, config=BuildConfig(validation=0), out=tmp_path / "files")
+    rows = load_dataset(made.path, split="train")
+    assert rows["q_text"][:] == expected["q_text"][:] and rows["hns"][:] == [[name] for name in expected["q_img"]]
+    with pytest.raises(ArtifactError, match="the instructions were made of other pairs"):
+        build_triplets(texts, pairs.select([0]), corpus, config=BuildConfig(), out=tmp_path / "other")
+
+
+def test_build_divides_like_split_pairs_and_takes_a_division_as_it_is(work, annotated, tmp_path):
+    pairs, texts = annotated.remove_columns("instructions"), annotated.select_columns(list(KEY))
+    divided = split_pairs(pairs, validation=0.4, seed=3)
+    assert set(divided["split"]) == {"train", "validation"}
+    rows = {}
+    for name, table, config in (
+        ("own", pairs, BuildConfig(validation=0.4, seed=3, min_negatives=1)),
+        ("given", divided, BuildConfig(min_negatives=1)),
+    ):
+        left = {(row["query_id"], row["target_id"]) for row in table}
+        mine = texts.filter(lambda row, left=left: (row["query_id"], row["target_id"]) in left)
+        made = build_triplets(mine, table, work / "corpus", config=config, out=tmp_path / name)
+        rows[name] = {split: exact(part) for split, part in load_dataset(made.path).items()}
+    assert rows["own"] == rows["given"] and set(rows["own"]) == {"train", "validation"}
