@@ -11,6 +11,7 @@ import dataclasses
 import weakref
 from abc import abstractmethod
 from contextlib import contextmanager
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -23,8 +24,8 @@ from megapairs_hf.annotation.corpus_reader import CorpusReader, stored_bytes
 from megapairs_hf.annotation.engines.row_batch import RowBatch
 from megapairs_hf.annotation.engines.session import Session
 from megapairs_hf.annotation.engines.transformers_engine import LocalSession
-from megapairs_hf.artifacts.artifact import Artifact, open_artifact
 from megapairs_hf.artifacts.fingerprints import weights_fingerprint
+from megapairs_hf.artifacts.sources import as_artifact
 from megapairs_hf.core.config import build_config, config_hash
 from megapairs_hf.core.errors import ConfigError
 from megapairs_hf.core.row_function import RowFunction, Rows, blank_value, format_error
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from datasets import Dataset, Features
 
     from megapairs_hf.annotation.tasks import AnnotationTask, Outcome, Row
-    from megapairs_hf.artifacts.storage import PathLike
+    from megapairs_hf.artifacts.artifact import Artifact
 
 MODEL_ENGINES = ("openai", "transformers")
 HINTS = {QUERY_ID: "query_row", TARGET_ID: "target_row"}
@@ -68,17 +69,15 @@ class AnnotationFunction(RowFunction):
 
     def __init__(
         self,
-        images: Dataset | Artifact | PathLike | None = None,
+        images: Dataset | Artifact | str | PathLike[str] | None = None,
         *,
         config: Any = None,
-        journal: PathLike | None = None,
+        journal: str | PathLike[str] | None = None,
         model_path: str | None = None,
         **settings: Any,
     ) -> None:
         self.config = build_settings(self.CONFIG, settings, type(self).__name__) if config is None else config
-        self.images: Dataset | Artifact | None = (
-            open_artifact(images, "corpus") if isinstance(images, str | Path) else images
-        )
+        self.images: Dataset | Artifact | str | None = str(images) if isinstance(images, str | PathLike) else images
         self.journal = None if journal is None else str(journal)
         self.model_path = model_path or self.config.model
         local = self.config.local
@@ -88,10 +87,30 @@ class AnnotationFunction(RowFunction):
             self.weights += f" {weights_fingerprint(local.adapter, None)}"
         self.prompt = self.load_prompt()
         self.reset()
+        # images at a path may change: what they are stands in the state, beside where they are
+        self.images_fingerprint = self.source.fingerprint if isinstance(self.images, str) else ""
 
     def reset(self) -> None:
-        """Forget the connections."""
+        """Forget the connections and the images."""
         self._session: Session | LocalSession | None = None
+        self._source: Artifact | None = None
+
+    @property
+    def source(self) -> Any:
+        """The images: a `Dataset` or an artifact.
+
+        Raises:
+            ConfigError: none are named.
+            ArtifactError: there are none at the path.
+        """
+        if self.images is None:
+            name = type(self).__name__
+            raise ConfigError(f"{name} needs images here; name them: {name}(images=…)")
+        if not isinstance(self.images, str):
+            return self.images
+        if self._source is None:
+            self._source = as_artifact(self.images, "corpus")
+        return self._source
 
     @abstractmethod
     def load_prompt(self) -> Any:
@@ -124,13 +143,11 @@ class AnnotationFunction(RowFunction):
 
     def reader(self, table: pa.Table | None = None) -> CorpusReader:
         """The images and captions, and where those of some pairs are supposed to stand."""
-        if self.images is None:
-            raise ConfigError(f"{type(self).__name__} needs images here; name them: {type(self).__name__}(images=…)")
-        hints: dict[str, int] = {}
+        hints: dict[str, int | None] = {}
         for name, hint in HINTS.items():
             if table is not None and hint in table.column_names:
                 hints |= dict(zip(table[name].to_pylist(), table[hint].to_pylist(), strict=True))
-        return CorpusReader(self.images, hints)
+        return CorpusReader(self.source, hints)
 
     def key_of(self, row: Row) -> str:
         """The key of a row in the list of rejected ones."""

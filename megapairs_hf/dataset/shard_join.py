@@ -95,8 +95,6 @@ class Join:
             ConfigError: there is a threshold but no verdict.
         """
         table = self.instructions.shard(index)
-        if "fits" in table.column_names:
-            table = table.rename_columns({"fits": VERIFIED})
         if self.function.min_pass_rate > 0 and VERIFIED not in table.column_names:
             raise ConfigError(NO_VERDICTS.format(self.function.min_pass_rate))
         names = [INSTRUCTIONS, *([VERIFIED] if VERIFIED in table.column_names else [])]
