@@ -56,11 +56,7 @@ class CorpusReader:
         Raises:
             ConfigError: there is no such column.
         """
-        for name in columns:
-            if name not in self.columns:
-                raise ConfigError(
-                    f"the images have no column {name!r}; columns: {', '.join(self.columns)}; rename one of them"
-                )
+        self.check(columns)
         if isinstance(self.source, Artifact):
             yield from self._of_artifact(self.source, set(ids), list(columns))
             return
@@ -70,6 +66,18 @@ class CorpusReader:
             table = data[numbers[start : start + CHUNK]]
             for i in range(len(table)):
                 yield table.slice(i, 1).to_pylist()[0]
+
+    def check(self, columns: Sequence[str]) -> None:
+        """Refuse a column that is not there.
+
+        Raises:
+            ConfigError: there is no such column.
+        """
+        for name in columns:
+            if name not in self.columns:
+                raise ConfigError(
+                    f"the images have no column {name!r}; columns: {', '.join(self.columns)}; rename one of them"
+                )
 
     def _of_artifact(self, source: Artifact, ids: set[str], columns: list[str]) -> Iterator[dict[str, Any]]:
         """Look in the shards that the hints name, and everywhere for what is not there."""
@@ -121,6 +129,29 @@ class CorpusReader:
                 "the rule-based engine writes from captions, and the images have none; make some with `Caption` or"
                 " `megapairs caption`, or choose another engine"
             )
+
+
+class GivenRows(CorpusReader):
+    """Images that are in memory, as a corpus.
+
+    Args:
+        given: rows with `image_id` and `image`, by id.
+    """
+
+    def __init__(self, given: Mapping[str, dict[str, Any]]) -> None:
+        self.given = given
+        self.columns = sorted({name for row in given.values() for name in row})
+        # there is nothing to look ids up in
+        self.source: Any = None
+        self.hints, self.root = {}, None
+
+    def rows(self, ids: Iterable[str], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """The rows with these ids; unknown ids are left out."""
+        self.check(columns)
+        wanted = set(ids)
+        for name, row in self.given.items():
+            if name in wanted:
+                yield {column: row[column] for column in columns}
 
 
 def _columns(source: Artifact | Dataset) -> list[str]:

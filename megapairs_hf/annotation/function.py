@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from megapairs_hf.annotation.client.endpoint import Endpoint
 from megapairs_hf.annotation.config import pair_key
-from megapairs_hf.annotation.corpus_reader import CorpusReader, stored_bytes
+from megapairs_hf.annotation.corpus_reader import CorpusReader, GivenRows
 from megapairs_hf.annotation.engines.row_batch import RowBatch
 from megapairs_hf.annotation.engines.session import Session
 from megapairs_hf.annotation.engines.transformers_engine import LocalSession
@@ -29,7 +29,7 @@ from megapairs_hf.artifacts.sources import as_artifact
 from megapairs_hf.core.config import build_config, config_hash
 from megapairs_hf.core.errors import ConfigError
 from megapairs_hf.core.row_function import RowFunction, Rows, blank_value, format_error
-from megapairs_hf.core.schema import IMAGE, IMAGE_ID, QUERY_ID, TARGET_ID
+from megapairs_hf.core.schema import QUERY_ID, TARGET_ID
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from megapairs_hf.artifacts.artifact import Artifact
 
 MODEL_ENGINES = ("openai", "transformers")
-HINTS = {QUERY_ID: "query_row", TARGET_ID: "target_row"}
 KEYS = (QUERY_ID, TARGET_ID)
+IMAGE_ROW = "image_row"
 JOURNALS = "megapairs-journal"
 
 
@@ -64,6 +64,7 @@ class AnnotationFunction(RowFunction):
     SCHEMA: ClassVar[pa.Schema]  # what it adds
     NEEDS: ClassVar[tuple[str, ...]]
     USES: ClassVar[tuple[str, ...]] = ()  # what it reads where there is such a column
+    HINTS: ClassVar[dict[str, str]] = {QUERY_ID: "query_row", TARGET_ID: "target_row"}  # where an id may stand
     VISION: ClassVar[bool] = True
     UNIT: ClassVar[str] = "pairs"
 
@@ -94,6 +95,7 @@ class AnnotationFunction(RowFunction):
         """Forget the connections and the images."""
         self._session: Session | LocalSession | None = None
         self._source: Artifact | None = None
+        self._given: GivenRows | None = None
 
     @property
     def source(self) -> Any:
@@ -120,14 +122,14 @@ class AnnotationFunction(RowFunction):
     def make_task(self, table: pa.Table) -> AnnotationTask:
         """The requests about some rows, with what their keys depend on loaded."""
 
-    @abstractmethod
     def by_function(self, rows: list[Row], advance: Callable[[], None]) -> list[Outcome]:
-        """The outcomes of some rows by an engine that sends no requests.
+        """The outcomes of some rows, where the function has an engine that sends no requests.
 
         Args:
             rows: of a batch or a shard.
             advance: called after each row.
         """
+        raise NotImplementedError(self.config.engine)
 
     @property
     def asks(self) -> bool:
@@ -142,9 +144,11 @@ class AnnotationFunction(RowFunction):
         return Features({**Features.from_arrow_schema(self.SCHEMA), "error": Value("string")})
 
     def reader(self, table: pa.Table | None = None) -> CorpusReader:
-        """The images and captions, and where those of some pairs are supposed to stand."""
+        """The images and captions, and where those of some rows are supposed to stand."""
+        if self._given is not None:
+            return self._given
         hints: dict[str, int | None] = {}
-        for name, hint in HINTS.items():
+        for name, hint in self.HINTS.items():
             if table is not None and hint in table.column_names:
                 hints |= dict(zip(table[name].to_pylist(), table[hint].to_pylist(), strict=True))
         return CorpusReader(self.source, hints)
@@ -205,17 +209,13 @@ class AnnotationFunction(RowFunction):
         return Path(config.HF_DATASETS_CACHE) / JOURNALS / name
 
     @contextmanager
-    def using(self, images: list[Any]) -> Iterator[None]:
-        """Take these images for a moment; the id of each is its number."""
-        from datasets import Dataset
-
-        before = self.images
-        cells = [{"bytes": stored_bytes(image), "path": None} for image in images]
-        self.images = Dataset.from_dict({IMAGE_ID: [str(i) for i in range(len(cells))], IMAGE: cells})
+    def using(self, images: GivenRows) -> Iterator[None]:
+        """Take these images for a moment."""
+        self._given = images
         try:
             yield
         finally:
-            self.images = before
+            self._given = None
 
     def close(self) -> None:
         """Close the connections; the next batch opens them again."""

@@ -1,4 +1,4 @@
-"""The stages: `pairs` → `descriptions` → `instructions` (MegaPairs §3.1, appendix A), and their verification.
+"""The stages: `pairs` → `descriptions` → `instructions` (MegaPairs §3.1, appendix A), their check, and `captions`.
 
 What surprises: the rule-based engine reads the captions in both steps and the description in neither; it keeps the two
 artifacts only so that everything after them is the same with and without a model.
@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import pyarrow as pa
 
+from megapairs_hf.annotation.caption import Caption
 from megapairs_hf.annotation.describe import Describe
-from megapairs_hf.annotation.function import HINTS
+from megapairs_hf.annotation.function import IMAGE_ROW
 from megapairs_hf.annotation.instruct import Instruct
 from megapairs_hf.annotation.prompts.few_shot import examples_digest
 from megapairs_hf.annotation.runner import annotate
@@ -22,18 +23,63 @@ from megapairs_hf.artifacts import storage
 from megapairs_hf.artifacts.fingerprints import model_path
 from megapairs_hf.artifacts.sources import as_artifact
 from megapairs_hf.core.errors import ArtifactError, ModelError
-from megapairs_hf.core.schema import DESCRIPTIONS, INSTRUCTIONS, NEGATIVE_IDS, QUERY_ID, TARGET_ID, VERIFIED
+from megapairs_hf.core.schema import (
+    CAPTIONS_TABLE,
+    DESCRIPTIONS,
+    INSTRUCTIONS,
+    NEGATIVE_IDS,
+    QUERY_ID,
+    TARGET_ID,
+    VERIFIED,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from megapairs_hf.annotation.config import DescribeConfig, InstructConfig, VerifyConfig
+    from megapairs_hf.annotation.config import CaptionConfig, DescribeConfig, InstructConfig, VerifyConfig
     from megapairs_hf.annotation.function import AnnotationFunction
     from megapairs_hf.artifacts.artifact import Artifact
     from megapairs_hf.artifacts.storage import PathLike
 
     # whatever `as_artifact` takes
     Source: TypeAlias = Artifact | Dataset | PathLike
+
+
+def caption_images(
+    corpus: Source,
+    *,
+    config: CaptionConfig,
+    out: PathLike,
+    overwrite: bool = False,
+) -> Artifact:
+    """Write a caption for every image.
+
+    Args:
+        corpus: the images; their own captions are not looked at.
+        config: settings.
+        out: output directory.
+        overwrite: replace an earlier result.
+
+    Returns:
+        An artifact of kind `captions`; `with_captions` puts it in the place of a corpus's own. Images without a usable
+        one are in its list of rejected rows.
+
+    Raises:
+        ServerUnavailableError: the servers refuse or fail every request; responses so far are kept.
+        BudgetSpentError: the budget is exhausted; responses so far are kept.
+        ConfigError: the prompt file cannot be used.
+    """
+    corpus = as_artifact(corpus, "corpus")
+    function = Caption(corpus, config=config)
+    inputs = {"corpus": corpus.fingerprint} | _of_function(function)
+    rows = partial(_with_rows, corpus)
+    return annotate(Step("captions", CAPTIONS_TABLE, corpus, function.NEEDS, function, inputs, out, overwrite, rows))
+
+
+def _with_rows(corpus: Artifact, index: int, table: pa.Table) -> pa.Table:
+    """The ids of one shard with their row numbers in the corpus, so that no other shard is looked into."""
+    first = sum(int(shard["rows"]) for shard in corpus.manifest.shards[:index])
+    return table.append_column(IMAGE_ROW, pa.array(range(first, first + len(table)), pa.int64()))
 
 
 def describe_pairs(
@@ -64,7 +110,7 @@ def describe_pairs(
     pairs, corpus = as_artifact(pairs, "pairs"), as_artifact(corpus, "corpus")
     function = Describe(corpus, config=config)
     inputs = {"pairs": pairs.fingerprint, "corpus": corpus.fingerprint} | _of_function(function)
-    columns = (*function.NEEDS, *HINTS.values())
+    columns = (*function.NEEDS, *function.HINTS.values())
     return annotate(Step("descriptions", DESCRIPTIONS, pairs, columns, function, inputs, out, overwrite))
 
 
