@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from megapairs_hf.artifacts import storage
 from megapairs_hf.artifacts.artifact import Artifact
@@ -42,11 +41,12 @@ class CorpusReader:
 
     Args:
         source: a corpus, or a `Dataset` with the columns `image_id`, `image` and `caption`, as far as they are needed.
-        hints: the row number at which an id is supposed to stand; of a `Dataset` only.
+        hints: the row number at which an id is supposed to stand.
     """
 
-    def __init__(self, source: Artifact | Dataset, hints: Mapping[str, int] | None = None) -> None:
-        self.source, self.hints = source, dict(hints or {})
+    def __init__(self, source: Artifact | Dataset, hints: Mapping[str, int | None] | None = None) -> None:
+        self.source = source
+        self.hints = {name: row for name, row in (hints or {}).items() if row is not None}
         self.columns = _columns(source)
         self.root: str | None = source.manifest.stats.get(ROOT) if isinstance(source, Artifact) else None
 
@@ -56,13 +56,9 @@ class CorpusReader:
         Raises:
             ConfigError: there is no such column.
         """
-        for name in columns:
-            if name not in self.columns:
-                raise ConfigError(
-                    f"the images have no column {name!r}; columns: {', '.join(self.columns)}; rename one of them"
-                )
+        self.check(columns)
         if isinstance(self.source, Artifact):
-            yield from rows_by_id(self.source, ids, list(columns))
+            yield from self._of_artifact(self.source, set(ids), list(columns))
             return
         data = self.source.select_columns(list(columns)).with_format("arrow")
         numbers = self._numbers(sorted(set(ids)))
@@ -70,6 +66,30 @@ class CorpusReader:
             table = data[numbers[start : start + CHUNK]]
             for i in range(len(table)):
                 yield table.slice(i, 1).to_pylist()[0]
+
+    def check(self, columns: Sequence[str]) -> None:
+        """Refuse a column that is not there.
+
+        Raises:
+            ConfigError: there is no such column.
+        """
+        for name in columns:
+            if name not in self.columns:
+                raise ConfigError(
+                    f"the images have no column {name!r}; columns: {', '.join(self.columns)}; rename one of them"
+                )
+
+    def _of_artifact(self, source: Artifact, ids: set[str], columns: list[str]) -> Iterator[dict[str, Any]]:
+        """Look in the shards that the hints name, and everywhere for what is not there."""
+        rows = np.array([row for name in ids if (row := self.hints.get(name, -1)) >= 0], np.int64)
+        if len(rows):
+            ends = np.cumsum([int(shard["rows"]) for shard in source.manifest.shards])
+            hinted = sorted({int(i) for i in np.searchsorted(ends, rows, side="right") if i < len(ends)})
+            for stored in rows_by_id(source, ids, columns, hinted):
+                ids.discard(stored[IMAGE_ID])
+                yield stored
+        if ids:
+            yield from rows_by_id(source, ids, columns)
 
     def _numbers(self, ids: list[str]) -> list[int]:
         """The row numbers of these ids, sorted."""
@@ -111,13 +131,33 @@ class CorpusReader:
             )
 
 
+class GivenRows(CorpusReader):
+    """Images that are in memory, as a corpus.
+
+    Args:
+        given: rows with `image_id` and `image`, by id.
+    """
+
+    def __init__(self, given: Mapping[str, dict[str, Any]]) -> None:
+        self.given = given
+        self.columns = sorted({name for row in given.values() for name in row})
+        # there is nothing to look ids up in
+        self.source: Any = None
+        self.hints, self.root = {}, None
+
+    def rows(self, ids: Iterable[str], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """The rows with these ids; unknown ids are left out."""
+        self.check(columns)
+        wanted = set(ids)
+        for name, row in self.given.items():
+            if name in wanted:
+                yield {column: row[column] for column in columns}
+
+
 def _columns(source: Artifact | Dataset) -> list[str]:
     if not isinstance(source, Artifact):
         return list(source.column_names)
-    if not source.manifest.shards:
-        return [IMAGE_ID, IMAGE, CAPTION, META]
-    with storage.open_read(source.shard_paths()[0]) as file:
-        return list(pq.ParquetFile(file).schema_arrow.names)
+    return list(source.schema().names) or [IMAGE_ID, IMAGE, CAPTION, META]
 
 
 def check_attributes(source: Artifact | Dataset, names: Sequence[str]) -> None:
@@ -128,11 +168,7 @@ def check_attributes(source: Artifact | Dataset, names: Sequence[str]) -> None:
     """
     if not names or (isinstance(source, Artifact) and not source.manifest.shards):
         return
-    if isinstance(source, Artifact):
-        with storage.open_read(source.shard_paths()[0]) as file:
-            schema = pq.ParquetFile(file).schema_arrow
-    else:
-        schema = source.features.arrow_schema
+    schema = source.schema() if isinstance(source, Artifact) else source.features.arrow_schema
     fields = {field.name: field.type for field in schema.field(META).type} if META in schema.names else {}
     for name in names:
         if name not in fields:

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from megapairs_hf.annotation.client.messages import Request
 from megapairs_hf.annotation.config import DescribeConfig
-from megapairs_hf.annotation.corpus_reader import CorpusImages
+from megapairs_hf.annotation.corpus_reader import CorpusImages, GivenRows
 from megapairs_hf.annotation.function import KEYS, AnnotationFunction, without
 from megapairs_hf.annotation.prompts.few_shot import sample_word_num
 from megapairs_hf.annotation.prompts.parsing import parse_describe
@@ -16,7 +16,7 @@ from megapairs_hf.annotation.prompts.templates import describe_prompt, format_de
 from megapairs_hf.annotation.rule_based.engine import describe_by_rules
 from megapairs_hf.annotation.tasks import OneRetry, Outcome, captions_of, ids_of, response_row, sampling, seed_for
 from megapairs_hf.core.errors import ResponseRejectedError
-from megapairs_hf.core.schema import DESCRIPTIONS, QUERY_ID, TARGET_ID
+from megapairs_hf.core.schema import DESCRIPTIONS, IMAGE, IMAGE_ID, QUERY_ID, TARGET_ID
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -119,5 +119,6 @@ class Describe(AnnotationFunction):
         """
         if image_a is None or image_b is None:
             return super().one(**values)
-        with self.using([image_a, image_b]):
-            return super().one(query_id="0", target_id="1", query_row=0, target_row=1)
+        given = {name: {IMAGE_ID: name, IMAGE: image} for name, image in (("a", image_a), ("b", image_b))}
+        with self.using(GivenRows(given)):
+            return super().one(query_id="a", target_id="b")

@@ -11,6 +11,7 @@ import dataclasses
 import weakref
 from abc import abstractmethod
 from contextlib import contextmanager
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,16 +20,16 @@ import pyarrow as pa
 
 from megapairs_hf.annotation.client.endpoint import Endpoint
 from megapairs_hf.annotation.config import pair_key
-from megapairs_hf.annotation.corpus_reader import CorpusReader, stored_bytes
+from megapairs_hf.annotation.corpus_reader import CorpusReader, GivenRows
 from megapairs_hf.annotation.engines.row_batch import RowBatch
 from megapairs_hf.annotation.engines.session import Session
 from megapairs_hf.annotation.engines.transformers_engine import LocalSession
-from megapairs_hf.artifacts.artifact import Artifact, open_artifact
 from megapairs_hf.artifacts.fingerprints import weights_fingerprint
+from megapairs_hf.artifacts.sources import as_artifact
 from megapairs_hf.core.config import build_config, config_hash
 from megapairs_hf.core.errors import ConfigError
 from megapairs_hf.core.row_function import RowFunction, Rows, blank_value, format_error
-from megapairs_hf.core.schema import IMAGE, IMAGE_ID, QUERY_ID, TARGET_ID
+from megapairs_hf.core.schema import QUERY_ID, TARGET_ID
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -36,11 +37,11 @@ if TYPE_CHECKING:
     from datasets import Dataset, Features
 
     from megapairs_hf.annotation.tasks import AnnotationTask, Outcome, Row
-    from megapairs_hf.artifacts.storage import PathLike
+    from megapairs_hf.artifacts.artifact import Artifact
 
 MODEL_ENGINES = ("openai", "transformers")
-HINTS = {QUERY_ID: "query_row", TARGET_ID: "target_row"}
 KEYS = (QUERY_ID, TARGET_ID)
+IMAGE_ROW = "image_row"
 JOURNALS = "megapairs-journal"
 
 
@@ -63,22 +64,21 @@ class AnnotationFunction(RowFunction):
     SCHEMA: ClassVar[pa.Schema]  # what it adds
     NEEDS: ClassVar[tuple[str, ...]]
     USES: ClassVar[tuple[str, ...]] = ()  # what it reads where there is such a column
+    HINTS: ClassVar[dict[str, str]] = {QUERY_ID: "query_row", TARGET_ID: "target_row"}  # where an id may stand
     VISION: ClassVar[bool] = True
     UNIT: ClassVar[str] = "pairs"
 
     def __init__(
         self,
-        images: Dataset | Artifact | PathLike | None = None,
+        images: Dataset | Artifact | str | PathLike[str] | None = None,
         *,
         config: Any = None,
-        journal: PathLike | None = None,
+        journal: str | PathLike[str] | None = None,
         model_path: str | None = None,
         **settings: Any,
     ) -> None:
         self.config = build_settings(self.CONFIG, settings, type(self).__name__) if config is None else config
-        self.images: Dataset | Artifact | None = (
-            open_artifact(images, "corpus") if isinstance(images, str | Path) else images
-        )
+        self.images: Dataset | Artifact | str | None = str(images) if isinstance(images, str | PathLike) else images
         self.journal = None if journal is None else str(journal)
         self.model_path = model_path or self.config.model
         local = self.config.local
@@ -88,10 +88,31 @@ class AnnotationFunction(RowFunction):
             self.weights += f" {weights_fingerprint(local.adapter, None)}"
         self.prompt = self.load_prompt()
         self.reset()
+        # images at a path may change: what they are stands in the state, beside where they are
+        self.images_fingerprint = self.source.fingerprint if isinstance(self.images, str) else ""
 
     def reset(self) -> None:
-        """Forget the connections."""
+        """Forget the connections and the images."""
         self._session: Session | LocalSession | None = None
+        self._source: Artifact | None = None
+        self._given: GivenRows | None = None
+
+    @property
+    def source(self) -> Any:
+        """The images: a `Dataset` or an artifact.
+
+        Raises:
+            ConfigError: none are named.
+            ArtifactError: there are none at the path.
+        """
+        if self.images is None:
+            name = type(self).__name__
+            raise ConfigError(f"{name} needs images here; name them: {name}(images=…)")
+        if not isinstance(self.images, str):
+            return self.images
+        if self._source is None:
+            self._source = as_artifact(self.images, "corpus")
+        return self._source
 
     @abstractmethod
     def load_prompt(self) -> Any:
@@ -101,14 +122,14 @@ class AnnotationFunction(RowFunction):
     def make_task(self, table: pa.Table) -> AnnotationTask:
         """The requests about some rows, with what their keys depend on loaded."""
 
-    @abstractmethod
     def by_function(self, rows: list[Row], advance: Callable[[], None]) -> list[Outcome]:
-        """The outcomes of some rows by an engine that sends no requests.
+        """The outcomes of some rows, where the function has an engine that sends no requests.
 
         Args:
             rows: of a batch or a shard.
             advance: called after each row.
         """
+        raise NotImplementedError(self.config.engine)
 
     @property
     def asks(self) -> bool:
@@ -123,14 +144,14 @@ class AnnotationFunction(RowFunction):
         return Features({**Features.from_arrow_schema(self.SCHEMA), "error": Value("string")})
 
     def reader(self, table: pa.Table | None = None) -> CorpusReader:
-        """The images and captions, and where those of some pairs are supposed to stand."""
-        if self.images is None:
-            raise ConfigError(f"{type(self).__name__} needs images here; name them: {type(self).__name__}(images=…)")
-        hints: dict[str, int] = {}
-        for name, hint in HINTS.items():
+        """The images and captions, and where those of some rows are supposed to stand."""
+        if self._given is not None:
+            return self._given
+        hints: dict[str, int | None] = {}
+        for name, hint in self.HINTS.items():
             if table is not None and hint in table.column_names:
                 hints |= dict(zip(table[name].to_pylist(), table[hint].to_pylist(), strict=True))
-        return CorpusReader(self.images, hints)
+        return CorpusReader(self.source, hints)
 
     def key_of(self, row: Row) -> str:
         """The key of a row in the list of rejected ones."""
@@ -188,17 +209,13 @@ class AnnotationFunction(RowFunction):
         return Path(config.HF_DATASETS_CACHE) / JOURNALS / name
 
     @contextmanager
-    def using(self, images: list[Any]) -> Iterator[None]:
-        """Take these images for a moment; the id of each is its number."""
-        from datasets import Dataset
-
-        before = self.images
-        cells = [{"bytes": stored_bytes(image), "path": None} for image in images]
-        self.images = Dataset.from_dict({IMAGE_ID: [str(i) for i in range(len(cells))], IMAGE: cells})
+    def using(self, images: GivenRows) -> Iterator[None]:
+        """Take these images for a moment."""
+        self._given = images
         try:
             yield
         finally:
-            self.images = before
+            self._given = None
 
     def close(self) -> None:
         """Close the connections; the next batch opens them again."""

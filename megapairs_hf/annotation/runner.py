@@ -30,7 +30,7 @@ from megapairs_hf.artifacts.storage import join
 from megapairs_hf.artifacts.writer import ArtifactWriter, create_artifact
 from megapairs_hf.core import distributed
 from megapairs_hf.core.dependencies import require
-from megapairs_hf.core.errors import ArtifactError, SchemaMismatchError
+from megapairs_hf.core.errors import ArtifactError
 from megapairs_hf.core.progress import Progress
 
 if TYPE_CHECKING:
@@ -43,14 +43,6 @@ if TYPE_CHECKING:
 
 LOCAL_ENGINES = ("transformers", "clip")
 TEXTS = {"captions": "caption", "descriptions": "description", "instructions": "instructions"}
-
-
-def check_kind(artifact: Artifact, kind: str) -> None:
-    """Refuse an artifact of another kind."""
-    if artifact.manifest.kind != kind:
-        raise SchemaMismatchError(
-            f"{artifact.path} holds {artifact.manifest.kind}, but {kind} is needed here; name the other folder"
-        )
 
 
 def annotate(step: Step) -> Artifact:

@@ -1,4 +1,4 @@
-"""The stages: `pairs` → `descriptions` → `instructions` (MegaPairs §3.1, appendix A), and their verification.
+"""The stages: `pairs` → `descriptions` → `instructions` (MegaPairs §3.1, appendix A), their check, and `captions`.
 
 What surprises: the rule-based engine reads the captions in both steps and the description in neither; it keeps the two
 artifacts only so that everything after them is the same with and without a model.
@@ -7,31 +7,84 @@ artifacts only so that everything after them is the same with and without a mode
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import pyarrow as pa
 
+from megapairs_hf.annotation.caption import Caption
 from megapairs_hf.annotation.describe import Describe
+from megapairs_hf.annotation.function import IMAGE_ROW
 from megapairs_hf.annotation.instruct import Instruct
 from megapairs_hf.annotation.prompts.few_shot import examples_digest
-from megapairs_hf.annotation.runner import annotate, check_kind
+from megapairs_hf.annotation.runner import annotate
 from megapairs_hf.annotation.shard_io import Step
 from megapairs_hf.annotation.verify import Verify
 from megapairs_hf.artifacts import storage
 from megapairs_hf.artifacts.fingerprints import model_path
+from megapairs_hf.artifacts.sources import as_artifact
 from megapairs_hf.core.errors import ArtifactError, ModelError
-from megapairs_hf.core.schema import DESCRIPTIONS, INSTRUCTIONS, NEGATIVE_IDS, QUERY_ID, TARGET_ID, VERIFIED
+from megapairs_hf.core.schema import (
+    CAPTIONS_TABLE,
+    DESCRIPTIONS,
+    INSTRUCTIONS,
+    NEGATIVE_IDS,
+    QUERY_ID,
+    TARGET_ID,
+    VERIFIED,
+)
 
 if TYPE_CHECKING:
-    from megapairs_hf.annotation.config import DescribeConfig, InstructConfig, VerifyConfig
+    from datasets import Dataset
+
+    from megapairs_hf.annotation.config import CaptionConfig, DescribeConfig, InstructConfig, VerifyConfig
     from megapairs_hf.annotation.function import AnnotationFunction
     from megapairs_hf.artifacts.artifact import Artifact
     from megapairs_hf.artifacts.storage import PathLike
 
+    # whatever `as_artifact` takes
+    Source: TypeAlias = Artifact | Dataset | PathLike
+
+
+def caption_images(
+    corpus: Source,
+    *,
+    config: CaptionConfig,
+    out: PathLike,
+    overwrite: bool = False,
+) -> Artifact:
+    """Write a caption for every image.
+
+    Args:
+        corpus: the images; their own captions are not looked at.
+        config: settings.
+        out: output directory.
+        overwrite: replace an earlier result.
+
+    Returns:
+        An artifact of kind `captions`; `with_captions` puts it in the place of a corpus's own. Images without a usable
+        one are in its list of rejected rows.
+
+    Raises:
+        ServerUnavailableError: the servers refuse or fail every request; responses so far are kept.
+        BudgetSpentError: the budget is exhausted; responses so far are kept.
+        ConfigError: the prompt file cannot be used.
+    """
+    corpus = as_artifact(corpus, "corpus")
+    function = Caption(corpus, config=config)
+    inputs = {"corpus": corpus.fingerprint} | _of_function(function)
+    rows = partial(_with_rows, corpus)
+    return annotate(Step("captions", CAPTIONS_TABLE, corpus, function.NEEDS, function, inputs, out, overwrite, rows))
+
+
+def _with_rows(corpus: Artifact, index: int, table: pa.Table) -> pa.Table:
+    """The ids of one shard with their row numbers in the corpus, so that no other shard is looked into."""
+    first = sum(int(shard["rows"]) for shard in corpus.manifest.shards[:index])
+    return table.append_column(IMAGE_ROW, pa.array(range(first, first + len(table)), pa.int64()))
+
 
 def describe_pairs(
-    pairs: Artifact,
-    corpus: Artifact,
+    pairs: Source,
+    corpus: Source,
     *,
     config: DescribeConfig,
     out: PathLike,
@@ -54,16 +107,16 @@ def describe_pairs(
         BudgetSpentError: the budget is exhausted; responses so far are kept.
         ConfigError: the prompt file or an attribute cannot be used.
     """
-    check_kind(pairs, "pairs")
-    check_kind(corpus, "corpus")
+    pairs, corpus = as_artifact(pairs, "pairs"), as_artifact(corpus, "corpus")
     function = Describe(corpus, config=config)
     inputs = {"pairs": pairs.fingerprint, "corpus": corpus.fingerprint} | _of_function(function)
-    return annotate(Step("descriptions", DESCRIPTIONS, pairs, function.NEEDS, function, inputs, out, overwrite))
+    columns = (*function.NEEDS, *function.HINTS.values())
+    return annotate(Step("descriptions", DESCRIPTIONS, pairs, columns, function, inputs, out, overwrite))
 
 
 def instruct_pairs(
-    descriptions: Artifact,
-    corpus: Artifact,
+    descriptions: Source,
+    corpus: Source,
     *,
     config: InstructConfig,
     out: PathLike,
@@ -87,8 +140,7 @@ def instruct_pairs(
         BudgetSpentError: the budget is exhausted; responses so far are kept.
         ConfigError: the prompt file, the few-shot file or an attribute cannot be used.
     """
-    check_kind(descriptions, "descriptions")
-    check_kind(corpus, "corpus")
+    descriptions, corpus = as_artifact(descriptions, "descriptions"), as_artifact(corpus, "corpus")
     function = Instruct(corpus, config=config)
     inputs = {"descriptions": descriptions.fingerprint, "corpus": corpus.fingerprint} | _of_function(function)
     if function.asks:
@@ -103,9 +155,9 @@ def _of_function(function: AnnotationFunction) -> dict[str, str]:
 
 
 def verify_pairs(
-    instructions: Artifact,
-    pairs: Artifact,
-    corpus: Artifact,
+    instructions: Source,
+    pairs: Source,
+    corpus: Source,
     *,
     config: VerifyConfig,
     out: PathLike,
@@ -132,8 +184,8 @@ def verify_pairs(
         ServerUnavailableError: the servers refuse or fail every request; responses so far are kept.
         BudgetSpentError: the budget is exhausted; responses so far are kept.
     """
-    for artifact, kind in ((instructions, "instructions"), (pairs, "pairs"), (corpus, "corpus")):
-        check_kind(artifact, kind)
+    instructions, pairs = as_artifact(instructions, "instructions"), as_artifact(pairs, "pairs")
+    corpus = as_artifact(corpus, "corpus")
     if len(pairs.manifest.shards) != len(instructions.manifest.shards):
         raise ArtifactError("the instructions were made of other pairs; run `megapairs describe` and `instruct` again")
     path = _clip_path(config.model, work) if config.engine == "clip" else None

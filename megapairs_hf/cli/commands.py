@@ -26,11 +26,20 @@ _ALL = (
         call="megapairs_hf.corpus:make_corpus",
     ),
     Stage(
+        "caption",
+        "A caption for each image (optional): later stages take them in place of the corpus's own.",
+        "megapairs_hf.annotation.config:CaptionConfig",
+        inputs=("corpus",),
+        out="captions",
+        call="megapairs_hf.annotation:caption_images",
+    ),
+    Stage(
         "pretrain",
         "Small encoders trained from scratch on the corpus, for runs without downloads.",
         "megapairs_hf.training.config:PretrainConfig",
         inputs=("corpus",),
         out="encoders",
+        captions=True,
         call="megapairs_hf.training:pretrain_encoders",
         needs="models",
         local=True,
@@ -41,6 +50,7 @@ _ALL = (
         "megapairs_hf.embedding.config:EmbedConfig",
         inputs=("corpus",),
         out="embeddings",
+        captions=True,
         call="megapairs_hf.embedding:embed_corpus",
         needs="models",
         in_work=True,
@@ -64,6 +74,7 @@ _ALL = (
         "megapairs_hf.annotation.config:DescribeConfig",
         inputs=("pairs", "corpus"),
         out="descriptions",
+        captions=True,
         call="megapairs_hf.annotation:describe_pairs",
     ),
     Stage(
@@ -72,6 +83,7 @@ _ALL = (
         "megapairs_hf.annotation.config:InstructConfig",
         inputs=("descriptions", "corpus"),
         out="instructions",
+        captions=True,
         call="megapairs_hf.annotation:instruct_pairs",
     ),
     Stage(
@@ -89,6 +101,7 @@ _ALL = (
         "megapairs_hf.dataset.config:BuildConfig",
         inputs=("instructions", "pairs", "corpus"),
         out="triplets",
+        captions=True,
         call="megapairs_hf.dataset:build_triplets",
     ),
     Stage(

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 RECIPE_KEYS = (
     "corpus",
     "heldout",
+    "caption",
     "pretrain",
     "embed",
     "mine",
@@ -46,6 +47,7 @@ ALSO: dict[str, tuple[tuple[str, ...], str]] = {
     "descriptions": ((), ROWS),
     "instructions": ((), ROWS),
 }
+CAPTIONS, MANIFEST = "captions", "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class Stage:
         in_work: the function gets `work` too, since its settings name paths in the work folder.
         local: it maps files into memory or loads models: folders that are elsewhere are copied to this machine.
         optional: inputs that the function gets as None where there is none in the work folder and none is named.
+        captions: it reads captions, which those of `megapairs caption` take the place of.
     """
 
     name: str
@@ -76,6 +79,7 @@ class Stage:
     in_work: bool = False
     local: bool = False
     optional: tuple[str, ...] = ()
+    captions: bool = False
 
     def config_class(self) -> type[Any]:
         """The dataclass of the settings."""
@@ -92,6 +96,9 @@ class Stage:
             names = [f"--{each}" for each in (name, *also)]
             absent = ", if it is there" if name in self.optional else ""
             group.add_argument(*names, dest=name, metavar="PATH", help=f"{what} (default: WORK/{name}{absent})")
+        if self.captions:
+            text = "captions in place of the corpus's own (default: WORK/captions, where there are any)"
+            group.add_argument(f"--{CAPTIONS}", metavar="DIR", help=text)
         group.add_argument("--out", metavar="DIR", help=f"output directory (default: WORK/{self.out})")
         group.add_argument("--overwrite", action="store_true", help="overwrite what is there")
         add_settings(parser, self.config_class())
@@ -103,7 +110,8 @@ class Stage:
         for key, value in selected(options, self.config_class()).items():
             set_dotted(values, key, value)
         config = build_config(self.config_class(), values, options.config or self.name)
-        inputs = {name: getattr(options, name) for name in self.inputs if getattr(options, name)}
+        names = (*self.inputs, *([CAPTIONS] if self.captions else []))
+        inputs = {name: getattr(options, name) for name in names if getattr(options, name)}
         return functools.partial(
             self.run, config, work=options.work, out=options.out, inputs=inputs, overwrite=options.overwrite
         )
@@ -141,6 +149,9 @@ class Stage:
             0.
         """
         paths = {name: (inputs or {}).get(name) or join(work, name) for name in self.inputs}
+        captions = (inputs or {}).get(CAPTIONS) or join(work, CAPTIONS)
+        if self.captions and (CAPTIONS in (inputs or {}) or exists(join(captions, MANIFEST))):
+            paths[CAPTIONS] = captions
         target = out or join(work, self.out)
         self.check(target)
         if self.local and not all(is_local(path) for path in (work, target, *paths.values())):
@@ -156,6 +167,9 @@ class Stage:
     def _run_here(self, config: Any, paths: dict[str, str], out: str, work: str, overwrite: bool) -> None:
         absent = [name for name in self.optional if paths[name] == join(work, name) and not exists(paths[name])]
         inputs = [None if name in absent else open_input(name, paths[name], work) for name in self.inputs]
+        if CAPTIONS in paths:
+            place = self.inputs.index("corpus")
+            inputs[place] = captioned(inputs[place], paths[CAPTIONS])
         where = {"out": out, "work": work} if self.in_work else {"out": out}
         result = load(self.call)(*inputs, config=config, overwrite=overwrite, **where)
         for artifact in result.values() if isinstance(result, dict) else filter(None, [result]):
@@ -197,6 +211,15 @@ def open_input(name: str, path: str, work: str) -> Any:
     kind = KINDS.get(name, name)
     # `work/corpus` looks like the id of a data set
     return open_artifact(path, kind) if path == join(work, name) else as_artifact(path, kind)
+
+
+def captioned(corpus: Any, path: str) -> Any:
+    """A corpus with the captions of a folder or file in the place of its own."""
+    from megapairs_hf.artifacts.captioned import with_captions
+    from megapairs_hf.artifacts.sources import as_artifact
+
+    note(f"{path} takes the place of the corpus's captions")
+    return with_captions(corpus, as_artifact(path, CAPTIONS))
 
 
 def open_embeddings(folder: str) -> Any:

@@ -64,6 +64,19 @@ DESCRIPTIONS = pa.schema(
     ]
 )
 
+CAPTIONS_TABLE = pa.schema(
+    [
+        (IMAGE_ID, pa.string()),
+        (CAPTION, pa.string()),
+        (CAPTIONS, pa.list_(pa.string())),
+        ("raw", pa.string()),
+        ("model", pa.string()),
+        ("finish_reason", pa.string()),
+        ("prompt_tokens", pa.int32()),
+        ("completion_tokens", pa.int32()),
+    ]
+)
+
 INSTRUCTIONS = pa.schema(
     [
         *PAIR_KEY,

@@ -123,8 +123,6 @@ class Join:
 
     def _texts_of(self, index: int) -> dict[tuple[str, str], dict[str, Any]]:
         table = self.instructions.shard(index)
-        if "fits" in table.column_names:
-            table = table.rename_columns({"fits": VERIFIED})
         if self.function.min_pass_rate > 0 and VERIFIED not in table.column_names:
             raise ConfigError(NO_VERDICTS.format(self.function.min_pass_rate))
         names = [INSTRUCTIONS, *([VERIFIED] if VERIFIED in table.column_names else [])]

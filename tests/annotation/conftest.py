@@ -22,7 +22,15 @@ class Plain:
 
 
 META_TYPE = pa.struct([("color", pa.string()), ("count", pa.int64()), ("tags", pa.list_(pa.string()))])
-CORPUS = pa.schema([("image_id", pa.string()), ("image", IMAGE_TYPE), ("caption", pa.string()), ("meta", META_TYPE)])
+CORPUS = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("image", IMAGE_TYPE),
+        ("caption", pa.string()),
+        ("captions", pa.list_(pa.string())),
+        ("meta", META_TYPE),
+    ]
+)
 
 
 def make_image(color=(200, 30, 30), size=(64, 32)):
@@ -44,6 +52,7 @@ def image_row(image_id, caption, content=None, **meta):
         "image_id": image_id,
         "image": {"bytes": make_image() if content is None else content, "path": None},
         "caption": caption,
+        "captions": [caption],
         "meta": meta,
     }
 
