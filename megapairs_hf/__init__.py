@@ -60,8 +60,9 @@ if TYPE_CHECKING:
     from megapairs_hf.core.columns import add_columns, drop_duplicates, drop_errors
     from megapairs_hf.corpus.check import CheckImages
     from megapairs_hf.dataset.join import JoinTriplets
-    from megapairs_hf.dataset.load import Triplets, load_triplets
+    from megapairs_hf.dataset.load import load_triplets
     from megapairs_hf.dataset.split import split_pairs
+    from megapairs_hf.dataset.triplets import Triplets
     from megapairs_hf.embedding.embed import EmbedImages, EmbedTexts
     from megapairs_hf.evaluation import evaluate
     from megapairs_hf.hub.upload import push
@@ -81,8 +82,9 @@ else:
             "core.columns": ["add_columns", "drop_duplicates", "drop_errors"],
             "corpus.check": ["CheckImages"],
             "dataset.join": ["JoinTriplets"],
-            "dataset.load": ["Triplets", "load_triplets"],
+            "dataset.load": ["load_triplets"],
             "dataset.split": ["split_pairs"],
+            "dataset.triplets": ["Triplets"],
             "embedding.embed": ["EmbedImages", "EmbedTexts"],
             "evaluation": ["evaluate"],
             "hub.upload": ["push"],

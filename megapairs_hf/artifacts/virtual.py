@@ -51,15 +51,15 @@ class DatasetArtifact(Artifact):
     def _read(self, rows: range | np.ndarray, columns: Sequence[str] | None) -> pa.Table:
         """Rows by their numbers in the data set, in the columns of the kind."""
         schema = self.schema()
-        wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
-        present = [name for name in wanted.names if name in self.source.column_names]
+        expected = schema if columns is None else pa.schema([schema.field(name) for name in columns])
+        present = [name for name in expected.names if name in self.source.column_names]
         if not present:
             table = pa.table({"": pa.nulls(len(rows))})
         else:
             chosen = self.source.select_columns(present).with_format("arrow")
             table = chosen[rows.start : rows.stop] if isinstance(rows, range) else chosen[rows.tolist()]
         first = int(rows[0]) if len(rows) else 0
-        return conform(table, wanted, self.path, self.folder, first)
+        return conform(table, expected, self.path, self.folder, first)
 
     def schema(self) -> pa.Schema:
         """The columns of the kind."""

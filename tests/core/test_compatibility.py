@@ -149,8 +149,10 @@ def test_the_command_says_it_too(pair, models, tmp_path):
     (tmp_path / "triplets").mkdir()
     script = f"""
 import megapairs_hf.cli.stage as stage
-class Known: path, fingerprint = "x", "x"
-stage.open_input = lambda *_: Known
+from megapairs_hf.artifacts.artifact import Artifact
+from megapairs_hf.artifacts.manifest import Manifest
+manifest = Manifest(kind="triplets", config={{}}, config_hash="", inputs={{}}, version="", shards=[], rows=0)
+stage.open_input = lambda *_: Artifact("x", manifest)
 sys.exit(main({call!r}))
 """
     done = python(pair, LOADED + script)

@@ -115,10 +115,10 @@ class AsyncRunner:
         response: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
         self.under_way[key] = response
         try:
-            found = await self.client.request(lambda: request.filled(task.address))
-            if not found.refused:
-                await self.journal.add(key, found)
-            response.set_result(found)
+            reply = await self.client.request(lambda: request.filled(task.address))
+            if not reply.refused:
+                await self.journal.add(key, reply)
+            response.set_result(reply)
         except BaseException as error:
             # nobody may be waiting, and whoever waits fails as this row does
             response.set_exception(error if isinstance(error, Exception) else NoResponseError())
