@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 FORMATS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+# of a file that is named; in a folder it is mostly settings
+NAMED_ONLY = {".json": "jsonl"}
 BATCH = 10_000
 
 
@@ -41,15 +43,23 @@ def table_files(path: str) -> list[str]:
     """The files of tables at a path: the file itself, or those directly in a folder; none where there are none.
 
     Raises:
-        ArtifactError: a folder holds several formats.
+        ArtifactError: a folder holds several formats, or a file is of another.
     """
-    if suffix(path) in FORMATS and storage.exists(path) and not storage.list_names(path):
+    names = storage.list_names(path)
+    if storage.exists(path) and not names and not storage.is_folder(path):
+        if suffix(path) not in FORMATS | NAMED_ONLY:
+            raise ArtifactError(f"{path} is no table; name a {', '.join(FORMATS)} file, or a folder of them")
         return [path]
-    names = [name for name in storage.list_names(path) if name[0] not in "._" and suffix(name) in FORMATS]
+    names = [name for name in names if name[0] not in "._" and suffix(name) in FORMATS]
     formats = {FORMATS[suffix(name)] for name in names}
     if len(formats) > 1:
         raise ArtifactError(f"{path} holds files of several formats ({', '.join(sorted(formats))}); name one file")
     return [join(path, name) for name in names]
+
+
+def format_of(file: str) -> str:
+    """`parquet`, `csv` or `jsonl`."""
+    return (FORMATS | NAMED_ONLY)[suffix(file)]
 
 
 def read_files(files: Sequence[str], kind: str, what: str) -> tuple[Dataset, str]:
@@ -65,7 +75,7 @@ def read_files(files: Sequence[str], kind: str, what: str) -> tuple[Dataset, str
         ArtifactError: a file cannot be read.
     """
     digest = hashlib.sha256("\n".join(sha256_of(file) for file in files).encode()).hexdigest()[:16]
-    if FORMATS[suffix(files[0])] == "parquet":
+    if format_of(files[0]) == "parquet":
         local = [str(storage.local(file)) if storage.is_local(file) else file for file in files]
         data_files = {"train": local}
         return load("parquet", name=f"{kind}-{digest}", data_files=data_files, split="train", what=what), digest
@@ -78,7 +88,7 @@ def read_files(files: Sequence[str], kind: str, what: str) -> tuple[Dataset, str
 
 
 def _text_tables(file: str, kind: str, what: str) -> Iterator[pa.Table]:
-    rows = _csv_rows(file, what) if FORMATS[suffix(file)] == "csv" else _json_rows(file, what)
+    rows = _csv_rows(file, what) if format_of(file) == "csv" else _json_rows(file, what)
     batch: list[dict[str, Any]] = []
     first = 0
     for row in rows:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 SHARD_ROWS = 1000
+KEYS_AT_ONCE = 100_000
 
 
 @dataclass(frozen=True, repr=False)
@@ -37,12 +38,16 @@ class DatasetArtifact(Artifact):
     Attributes:
         source: the data set, as it was given.
         folder: what relative paths of images are relative to.
-        cache: what readers keep with it (the look-up by id).
+        cache: what readers keep with it (the look-up by id, views of some columns).
     """
 
     source: Dataset
     folder: Path | None = None
-    cache: dict[str, Any] = field(default_factory=dict, compare=False)
+    cache: dict[Any, Any] = field(default_factory=dict, compare=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # what was kept says nothing of the rows, and a hash of the state must not depend on it
+        return {**vars(self), "cache": {}}
 
     def _range(self, index: int) -> range:
         start = index * SHARD_ROWS
@@ -56,14 +61,29 @@ class DatasetArtifact(Artifact):
         if not present:
             table = pa.table({"": pa.nulls(len(rows))})
         else:
-            chosen = self.source.select_columns(present).with_format("arrow")
+            chosen = self._columns(tuple(present))
             table = chosen[rows.start : rows.stop] if isinstance(rows, range) else chosen[rows.tolist()]
         first = int(rows[0]) if len(rows) else 0
         return conform(table, expected, self.path, self.folder, first)
 
+    def _columns(self, names: tuple[str, ...]) -> Dataset:
+        """The data set with these columns, as Arrow; kept, because making it takes longer than reading a shard."""
+        if names not in self.cache:
+            self.cache[names] = self.source.select_columns(list(names)).with_format("arrow")
+        chosen: Dataset = self.cache[names]
+        return chosen
+
     def schema(self) -> pa.Schema:
         """The columns of the kind."""
-        return kind_schema(self.manifest.kind, self.source.features.arrow_schema)
+        if "schema" not in self.cache:
+            self.cache["schema"] = kind_schema(self.manifest.kind, self.source.features.arrow_schema)
+        schema: pa.Schema = self.cache["schema"]
+        return schema
+
+    def keys(self, names: Sequence[str]) -> pa.Table:
+        """Columns of ids of all rows, as text."""
+        spans = [range(start, min(start + KEYS_AT_ONCE, self.rows)) for start in range(0, self.rows, KEYS_AT_ONCE)]
+        return pa.concat_tables([self._read(span, names) for span in spans or [range(0)]])
 
     def shard_paths(self) -> list[str]:
         """No files: the rows are in the data set."""
@@ -150,8 +170,7 @@ def virtual_artifact(
     artifact = DatasetArtifact(what, manifest, source, folder)
     names = list(KEYS.get(kind, ()))
     if names:
-        parts = [artifact.shard(i, names) for i in range(len(manifest.shards))]
-        check_keys(pa.concat_tables([artifact.schema().empty_table().select(names), *parts]), what)
+        check_keys(artifact.keys(names), what)
     return artifact
 
 

@@ -32,7 +32,7 @@ def make(path, config=Settings(), inputs=None, stop_after=None, **options):
                 raise RuntimeError("stopped")
             table = pa.table({"x": [i * config.factor, i]})
             writer.write(i, table, [(f"row {i}", "odd", "")] if i % 2 else [], {"seen": {"rows": 3}})
-        return writer.finish({"note": 1})
+        return writer.finish({"note": 1}, configurations={"further": pa.table({"y": [config.factor]})})
 
 
 def test_rows_rejections_and_counters_are_in_the_manifest(tmp_path):
@@ -72,8 +72,8 @@ def test_killed_at_any_renaming_it_ends_with_the_same_bytes(tmp_path):
         if child.exitcode == 0:
             break
         assert child.exitcode == -signal.SIGKILL
-    # the plan, a file and two records of each shard, the rejections, the manifest
-    assert number > 14
+    # the plan, a file and two records of each shard, the rejections, a further table, the README, the manifest
+    assert number > 16
 
 
 def test_a_finished_artifact_is_not_made_again(tmp_path):

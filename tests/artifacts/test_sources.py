@@ -77,6 +77,8 @@ def test_images_are_found_by_id_and_never_decoded(photos, decode):
     assert {shard: found.tolist() for shard, found in locate(corpus, ["3", "0"]).items()} == {0: [0, 2]}
     assert locate(corpus, ["3", "0"], [1]) == {}
     assert known_ids(pickle.loads(pickle.dumps(corpus)), ["3", "9"]) == {"3"}
+    # what was looked up is no part of what it is
+    assert corpus.cache and not pickle.loads(pickle.dumps(corpus)).cache
     assert corpus.row_sizes(0).tolist() == [(photos / f"{i}.png").stat().st_size for i in (3, 1, 0)]
     (_, row), *_ = sample_rows(corpus, 3, random.Random(0))
     assert (row["image_id"], row["caption"], row["width"]) == ("3", "", 0)
@@ -151,7 +153,8 @@ def test_pairs_from_csv_json_lines_and_parquet_are_the_same(tmp_path):
     (tmp_path / "folder").mkdir()
     for part, row in enumerate(rows):
         (tmp_path / "folder" / f"{part}.jsonl").write_text(json.dumps(row) + "\n")
-    for name in ("pairs.csv", "pairs.jsonl", "pairs.parquet", "folder"):
+    Dataset.from_list(rows).to_json(tmp_path / "pairs.json")
+    for name in ("pairs.csv", "pairs.jsonl", "pairs.parquet", "pairs.json", "folder"):
         read = as_artifact(tmp_path / name, "pairs").table([n for n in rows[0]])
         assert read.to_pylist() == rows, name
 
@@ -185,7 +188,8 @@ def test_the_fingerprint_of_files_is_that_of_their_bytes(tmp_path):
         ("a.jsonl", '{"query_id": null, "target_id": "2"}\n', "has no query_id"),
         ("a.jsonl", '{"query_id": "1", "target_id": "2", "relation": 5}\n', "values in 'relation' that are no list"),
         ("a.parquet", b"PAR1 not really", "cannot open the data set"),
-        ("a.txt", "hello", "holds no artifact"),
+        ("a.json", '[{"query_id": "1", "target_id": "2"}]', "line 1 is no JSON object"),
+        ("a.txt", "hello", r"a\.txt is no table; name a \.parquet, "),
     ],
 )
 def test_what_is_wrong_with_a_file_is_one_sentence(tmp_path, name, content, message):
