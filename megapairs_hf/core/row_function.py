@@ -119,6 +119,8 @@ class RowFunction(ABC):
             name: spread(added[name] if good else [], good, rows.size, blank_value(feature))
             for name, feature in self.features.items()
         }
+        if rows.table is not None:
+            columns = {name: typed_lists(columns[name], feature) for name, feature in self.features.items()}
         return {**columns, ERROR: [old or new for old, new in zip(before, columns[ERROR], strict=True)]}
 
     def one(self, **values: Any) -> dict[str, Any]:
@@ -168,6 +170,21 @@ def spread(values: Any, good: Sequence[int], size: int, blank: Any) -> Any:
     for i, value in zip(good, values, strict=True):
         column[i] = value
     return column
+
+
+def typed_lists(values: Any, feature: Any) -> Any:
+    """A column on its way to Arrow: lists that are all empty say of what type, as a plain `map` would guess none.
+
+    Lists of structs cannot say it; where a first batch may have none, pass `features=` or use `add_columns`.
+    """
+    import numpy as np
+    from datasets import List, Value
+
+    plain = isinstance(feature, List) and feature.length < 0 and isinstance(feature.feature, Value)
+    if not plain or any(map(len, values)):
+        return values
+    kind = feature.feature.dtype
+    return [np.array([], str if kind in {"string", "large_string"} else kind)] * len(values)
 
 
 def blank_value(feature: Any) -> Any:

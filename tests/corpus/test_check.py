@@ -329,3 +329,10 @@ def test_a_plain_map_has_the_right_types_from_a_first_batch_without_a_good_row()
     mapped = rows.map(CheckImages(), batched=True, batch_size=1)
     assert mapped.features["width"] == Value("int32") and mapped.features["num_bytes"] == Value("int64")
     assert mapped["width"][:] == [0, 40]
+
+
+def test_numpy_batches_as_ray_gives_them(photos):
+    cells = np.empty(2, object)
+    cells[:] = [{"bytes": stored("red"), "path": None}, {"bytes": b"x", "path": None}]
+    added = CheckImages()({"image": cells, "error": np.array(["", ""], object), "n": np.arange(2)})
+    assert added["width"].tolist() == [40, 0] and [e.split(":")[0] for e in added["error"]] == ["", "not_an_image"]
