@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -168,8 +169,6 @@ def test_every_form_of_an_image_gives_the_same_row(photos):
     ],
 )
 def test_ids_are_relative_paths_or_left_to_the_pixels(cell, root, expected):
-    from pathlib import Path
-
     assert cell_id(cell, None if root is None else Path(root)) == expected
 
 
@@ -184,8 +183,6 @@ def test_ids_are_relative_paths_or_left_to_the_pixels(cell, root, expected):
     ],
 )
 def test_ids_of_a_webdataset_are_shard_and_key(url, root, expected):
-    from pathlib import Path
-
     cell = {"bytes": b"x", "path": "cats/1.jpg"}
     assert cell_id(cell, None if root is None else Path(root), "cats/1", url) == expected
 
@@ -200,19 +197,30 @@ def test_an_id_column_names_rows_and_an_empty_id_is_an_error():
 def test_paths_of_texts_stay_inside_the_root_and_nothing_is_fetched(photos, tmp_path):
     (tmp_path / "private.png").write_bytes(stored("red"))
     (photos / "link.png").symlink_to(tmp_path / "private.png")
-    paths = [str(tmp_path / "private.png"), "../private.png", "link.png", "gone.png", "a\0b", "x" * 5000, "a.png"]
+    (photos / "circle.png").symlink_to(photos / "circle.png")
+    paths = [str(tmp_path / "private.png"), "../private.png", "link.png"]
+    paths += ["gone.png", "a\0b", "x" * 5000, "circle.png", "a.png"]
     try:
         rows = Dataset.from_dict({"file": [*paths, "https://host/a.png", None]})
         checked = add_columns(rows, CheckImages(root=photos, image_column="file"))
     finally:
         (photos / "link.png").unlink()
-    reasons = ["outside_source"] * 3 + ["unreadable_file"] * 3 + ["", "remote_image", "no_image"]
+        (photos / "circle.png").unlink()
+    reasons = ["outside_source"] * 3 + ["unreadable_file"] * 4 + ["", "remote_image", "no_image"]
     assert [error.split(":")[0] for error in checked["error"]] == reasons
     # without a root no path of a text is read; the paths of an Image column are those of the data set
     assert CheckImages(image_column="file").one(file=str(photos / "a.png"))["error"].startswith("outside_source")
     row = CheckImages().one(image={"bytes": None, "path": str(photos / "a.png")})
     assert row["error"] == "" and row["image_id"] == row["pixels_sha256"][:16]
     assert CheckImages().one(image={"bytes": None, "path": "hf://datasets/a/b/1.png"})["error"].startswith("remote")
+
+
+def test_ids_are_the_same_through_a_link_to_the_folder(photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("link").symlink_to(photos)
+    expected = by_id(add_columns(opened(photos), CheckImages(root=photos)))
+    for folder, root in ((photos, "link"), ("link", "link"), ("link", photos), ("link", tmp_path / "link")):
+        assert by_id(add_columns(opened(folder), CheckImages(root=root))) == expected
 
 
 def tar_of(photos, path):
