@@ -106,7 +106,13 @@ class RowFunction(ABC):
         """
 
     def __call__(self, batch: Mapping[str, Any], indices: Any = None, rank: int | None = None) -> dict[str, Any]:
-        """The added columns of every row of a batch."""
+        """The added columns of every row of a batch.
+
+        Raises:
+            ConfigError: a single row is given, as by `map` without `batched=True`, or a column is missing.
+        """
+        if is_single(batch):
+            raise ConfigError(f"{type(self).__name__} takes batches; give `map` the argument batched=True")
         # `with_rank=True` alone gives the rank as the second argument
         if rank is None and isinstance(indices, int):
             rank = indices
@@ -145,6 +151,16 @@ class RowFunction(ABC):
 
     def reset(self) -> None:  # noqa: B027
         """Set what is loaded lazily to nothing; called after unpickling."""
+
+
+def is_single(batch: Mapping[str, Any]) -> bool:
+    """Whether this is a row in place of a batch of rows."""
+    from datasets.formatting.formatting import LazyRow
+
+    if getattr(batch, "pa_table", None) is not None:
+        return isinstance(batch, LazyRow)
+    columns = (batch[name] for name in batch)
+    return not all(isinstance(column, list) or hasattr(column, "tolist") for column in columns)
 
 
 def spread(values: Any, good: Sequence[int], size: int, blank: Any) -> Any:

@@ -140,6 +140,12 @@ def test_one_row_and_a_missing_column():
         Lengths()({"caption": ["a"]})
 
 
+def test_a_map_without_batches_is_refused(data):
+    for dataset in (data, data.to_iterable_dataset()):
+        with pytest.raises(ConfigError, match="Lengths takes batches; give `map` the argument batched=True"):
+            list(dataset.map(Lengths()))
+
+
 def test_numpy_batches_as_ray_gives_them():
     added = Lengths()({"text": np.array(TEXTS, object), "error": np.array(["", "", "", "bad"], object)})
     assert list(added["length"]) == [5, 0, 12, 0]

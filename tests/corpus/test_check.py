@@ -265,6 +265,17 @@ def test_streaming_gives_the_same_rows_as_map_and_the_stage(source, photos, tmp_
         assert reasons == ["", "", "truncated", "no_image"]
 
 
+def test_a_stream_of_decoded_images_works_too(photos):
+    good = ["a.png", "b.jpg", "cats/1.jpg"]
+    stream = load_dataset("imagefolder", data_files=[str(photos / n) for n in good], split="train", streaming=True)
+    function = CheckImages(root=photos)
+    decoded, files = (list(add_columns(it, function)) for it in (stream, stream.decode(False)))
+    assert [row["image_id"] for row in files] == good and all(row["num_bytes"] and row["sha256"] for row in files)
+    for one, other in zip(decoded, files, strict=True):
+        named = {"image_id": other["pixels_sha256"][:16], "num_bytes": 0, "sha256": ""}
+        assert {name: one[name] for name in ADDED} == {name: other[name] for name in ADDED} | named
+
+
 def test_a_batch_of_a_stream_without_any_image_is_no_failure():
     cells = [{"bytes": None, "path": None}, None, None, {"bytes": stored("red"), "path": None}]
     function = CheckImages()
