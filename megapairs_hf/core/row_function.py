@@ -106,7 +106,13 @@ class RowFunction(ABC):
         """
 
     def __call__(self, batch: Mapping[str, Any], indices: Any = None, rank: int | None = None) -> dict[str, Any]:
-        """The added columns of every row of a batch."""
+        """The added columns of every row of a batch.
+
+        Raises:
+            ConfigError: a single row is given, as by `map` without `batched=True`, or a column is missing.
+        """
+        if is_single(batch):
+            raise ConfigError(f"{type(self).__name__} takes batches; give `map` the argument batched=True")
         # `with_rank=True` alone gives the rank as the second argument
         if rank is None and isinstance(indices, int):
             rank = indices
@@ -119,6 +125,8 @@ class RowFunction(ABC):
             name: spread(added[name] if good else [], good, rows.size, blank_value(feature))
             for name, feature in self.features.items()
         }
+        if rows.table is not None:
+            columns = {name: typed_lists(columns[name], feature) for name, feature in self.features.items()}
         return {**columns, ERROR: [old or new for old, new in zip(before, columns[ERROR], strict=True)]}
 
     def one(self, **values: Any) -> dict[str, Any]:
@@ -145,6 +153,16 @@ class RowFunction(ABC):
         """Set what is loaded lazily to nothing; called after unpickling."""
 
 
+def is_single(batch: Mapping[str, Any]) -> bool:
+    """Whether this is a row in place of a batch of rows."""
+    from datasets.formatting.formatting import LazyRow
+
+    if getattr(batch, "pa_table", None) is not None:
+        return isinstance(batch, LazyRow)
+    columns = (batch[name] for name in batch)
+    return not all(isinstance(column, list) or hasattr(column, "tolist") for column in columns)
+
+
 def spread(values: Any, good: Sequence[int], size: int, blank: Any) -> Any:
     """The values of the good rows, and a blank for every other row.
 
@@ -168,6 +186,21 @@ def spread(values: Any, good: Sequence[int], size: int, blank: Any) -> Any:
     for i, value in zip(good, values, strict=True):
         column[i] = value
     return column
+
+
+def typed_lists(values: Any, feature: Any) -> Any:
+    """A column on its way to Arrow: lists that are all empty say of what type, as a plain `map` would guess none.
+
+    Lists of structs cannot say it; where a first batch may have none, pass `features=` or use `add_columns`.
+    """
+    import numpy as np
+    from datasets import List, Value
+
+    plain = isinstance(feature, List) and feature.length < 0 and isinstance(feature.feature, Value)
+    if not plain or any(map(len, values)):
+        return values
+    kind = feature.feature.dtype
+    return [np.array([], str if kind in {"string", "large_string"} else kind)] * len(values)
 
 
 def blank_value(feature: Any) -> Any:

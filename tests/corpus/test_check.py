@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -168,8 +169,6 @@ def test_every_form_of_an_image_gives_the_same_row(photos):
     ],
 )
 def test_ids_are_relative_paths_or_left_to_the_pixels(cell, root, expected):
-    from pathlib import Path
-
     assert cell_id(cell, None if root is None else Path(root)) == expected
 
 
@@ -184,8 +183,6 @@ def test_ids_are_relative_paths_or_left_to_the_pixels(cell, root, expected):
     ],
 )
 def test_ids_of_a_webdataset_are_shard_and_key(url, root, expected):
-    from pathlib import Path
-
     cell = {"bytes": b"x", "path": "cats/1.jpg"}
     assert cell_id(cell, None if root is None else Path(root), "cats/1", url) == expected
 
@@ -200,19 +197,30 @@ def test_an_id_column_names_rows_and_an_empty_id_is_an_error():
 def test_paths_of_texts_stay_inside_the_root_and_nothing_is_fetched(photos, tmp_path):
     (tmp_path / "private.png").write_bytes(stored("red"))
     (photos / "link.png").symlink_to(tmp_path / "private.png")
-    paths = [str(tmp_path / "private.png"), "../private.png", "link.png", "gone.png", "a\0b", "x" * 5000, "a.png"]
+    (photos / "circle.png").symlink_to(photos / "circle.png")
+    paths = [str(tmp_path / "private.png"), "../private.png", "link.png"]
+    paths += ["gone.png", "a\0b", "x" * 5000, "circle.png", "a.png"]
     try:
         rows = Dataset.from_dict({"file": [*paths, "https://host/a.png", None]})
         checked = add_columns(rows, CheckImages(root=photos, image_column="file"))
     finally:
         (photos / "link.png").unlink()
-    reasons = ["outside_source"] * 3 + ["unreadable_file"] * 3 + ["", "remote_image", "no_image"]
+        (photos / "circle.png").unlink()
+    reasons = ["outside_source"] * 3 + ["unreadable_file"] * 4 + ["", "remote_image", "no_image"]
     assert [error.split(":")[0] for error in checked["error"]] == reasons
     # without a root no path of a text is read; the paths of an Image column are those of the data set
     assert CheckImages(image_column="file").one(file=str(photos / "a.png"))["error"].startswith("outside_source")
     row = CheckImages().one(image={"bytes": None, "path": str(photos / "a.png")})
     assert row["error"] == "" and row["image_id"] == row["pixels_sha256"][:16]
     assert CheckImages().one(image={"bytes": None, "path": "hf://datasets/a/b/1.png"})["error"].startswith("remote")
+
+
+def test_ids_are_the_same_through_a_link_to_the_folder(photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("link").symlink_to(photos)
+    expected = by_id(add_columns(opened(photos), CheckImages(root=photos)))
+    for folder, root in ((photos, "link"), ("link", "link"), ("link", photos), ("link", tmp_path / "link")):
+        assert by_id(add_columns(opened(folder), CheckImages(root=root))) == expected
 
 
 def tar_of(photos, path):
@@ -255,6 +263,17 @@ def test_streaming_gives_the_same_rows_as_map_and_the_stage(source, photos, tmp_
         ids = [row["pixels_sha256"][:16] for row in streamed[:1]]
         assert mapped["image_id"][:] == [*ids, "cats/1.jpg", "cats/2.jpg", ""]
         assert reasons == ["", "", "truncated", "no_image"]
+
+
+def test_a_stream_of_decoded_images_works_too(photos):
+    good = ["a.png", "b.jpg", "cats/1.jpg"]
+    stream = load_dataset("imagefolder", data_files=[str(photos / n) for n in good], split="train", streaming=True)
+    function = CheckImages(root=photos)
+    decoded, files = (list(add_columns(it, function)) for it in (stream, stream.decode(False)))
+    assert [row["image_id"] for row in files] == good and all(row["num_bytes"] and row["sha256"] for row in files)
+    for one, other in zip(decoded, files, strict=True):
+        named = {"image_id": other["pixels_sha256"][:16], "num_bytes": 0, "sha256": ""}
+        assert {name: one[name] for name in ADDED} == {name: other[name] for name in ADDED} | named
 
 
 def test_a_batch_of_a_stream_without_any_image_is_no_failure():
@@ -329,3 +348,10 @@ def test_a_plain_map_has_the_right_types_from_a_first_batch_without_a_good_row()
     mapped = rows.map(CheckImages(), batched=True, batch_size=1)
     assert mapped.features["width"] == Value("int32") and mapped.features["num_bytes"] == Value("int64")
     assert mapped["width"][:] == [0, 40]
+
+
+def test_numpy_batches_as_ray_gives_them(photos):
+    cells = np.empty(2, object)
+    cells[:] = [{"bytes": stored("red"), "path": None}, {"bytes": b"x", "path": None}]
+    added = CheckImages()({"image": cells, "error": np.array(["", ""], object), "n": np.arange(2)})
+    assert added["width"].tolist() == [40, 0] and [e.split(":")[0] for e in added["error"]] == ["", "not_an_image"]

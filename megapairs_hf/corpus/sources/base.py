@@ -93,7 +93,8 @@ def read_file(path: str, roots: Sequence[Path] | None) -> tuple[bytes | None, tu
         if roots is not None and not any(whole.is_relative_to(root.resolve()) for root in roots):
             return None, ("outside_source", f"{path} is not inside the source")
         return Path(path).read_bytes(), None
-    except (OSError, ValueError) as error:
+    # a zero byte in the name; links that go in a circle
+    except (OSError, ValueError, RuntimeError) as error:
         return None, ("unreadable_file", f"{path}: {getattr(error, 'strerror', None) or error}")
 
 

@@ -97,8 +97,15 @@ def relative_to(path: Path, root: Path | None) -> str | None:
     if root is None:
         name = os.path.normpath(path)
         return None if path.is_absolute() or name.startswith("..") else name
-    whole, base = Path(os.path.normpath(path.absolute())), Path(os.path.normpath(root.absolute()))
-    return whole.relative_to(base).as_posix() if whole.is_relative_to(base) else None
+    # as it is written, or as the links lead: `datasets` follows those of the folder that it is given
+    for follow in (os.path.normpath, os.path.realpath):
+        try:
+            whole, base = Path(follow(path.absolute())), Path(follow(root.absolute()))
+        except ValueError:  # a zero byte
+            return None
+        if whole.is_relative_to(base):
+            return whole.relative_to(base).as_posix()
+    return None
 
 
 def shard_name(url: str, root: Path | None) -> str:
