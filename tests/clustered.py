@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from megapairs_hf.artifacts.arrow_arrays import embedding_table
 from megapairs_hf.artifacts.shards import shard_names
 from megapairs_hf.artifacts.writer import create_artifact
 from megapairs_hf.core.schema import corpus_schema
@@ -51,12 +52,13 @@ def made_corpus(path: Path, count: int, shard_rows: int, ids: list[str] | None =
 def made_embeddings(path: Path, corpus: Artifact, embeddings: np.ndarray, kind: str = "image") -> Artifact:
     """Embeddings of that corpus with these embeddings, [N, D] float16."""
     rows = [int(shard["rows"]) for shard in corpus.manifest.shards]
-    names = shard_names(len(rows), "npy")
+    names = shard_names(len(rows), "arrow")
     inputs = {"corpus": corpus.fingerprint, "model": "given"}
     writer = create_artifact(path, kind="embeddings", config=Nothing(), inputs=inputs, names=names)
     with writer:
         low = 0
         for i, size in enumerate(rows):
-            writer.write(i, embeddings[low : low + size])
+            ids = corpus.shard(i, ["image_id"])["image_id"]
+            writer.write(i, embedding_table(ids, embeddings[low : low + size]))
             low += size
         return writer.finish({"input": kind})

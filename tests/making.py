@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
+from megapairs_hf.artifacts.arrow_arrays import embedding_table
 from megapairs_hf.artifacts.writer import ArtifactWriter, create_artifact
 from megapairs_hf.core.schema import (
     DESCRIPTIONS,
@@ -114,10 +115,11 @@ def make_corpus(work: Path, name: str, captions: dict[int, str] | None = None) -
 def make_pairs(work: Path, corpus: Artifact) -> Artifact:
     inputs = {"corpus": corpus.fingerprint}
     for model, dimension in {"clip_image": 16, "dino_image": 8}.items():
-        names, made_of = ["shard-00000-of-00001.npy"], {"corpus": corpus.fingerprint}
+        names, made_of = ["shard-00000-of-00001.arrow"], {"corpus": corpus.fingerprint}
         with begin(work / "embeddings" / model, "embeddings", names, made_of, model=f"./encoders/{model}") as writer:
             embeddings = np.random.default_rng(0).standard_normal((corpus.rows, dimension))
-            writer.write(0, (embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)).astype(np.float16))
+            embeddings = (embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)).astype(np.float16)
+            writer.write(0, embedding_table(corpus.table(["image_id"])["image_id"], embeddings))
             inputs[model] = writer.finish({"dimension": dimension}).fingerprint
     near = {i: [(i + n) % 72 for n in range(1, 6)] for i in range(40)}
     rows = [

@@ -83,7 +83,8 @@ def commit_of(name: str, revision: str | None, kind: str = "model") -> str | Non
         The commit, where the Hub cannot be asked that of the local cache; the revision as it was given where it is
         not there either, which is noted.
     """
-    if Path(name).exists() or (revision and COMMIT.fullmatch(revision)):
+    is_path = Path(name).exists() or Path(name).is_absolute() or name.startswith(".")
+    if is_path or (revision and COMMIT.fullmatch(revision)):
         return revision
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled

@@ -14,7 +14,9 @@ import yaml
 from megapairs_hf.artifacts import storage
 from megapairs_hf.artifacts.artifact import Artifact, open_artifact
 from megapairs_hf.artifacts.shards import part_rows
+from megapairs_hf.artifacts.tables import is_arrow
 from megapairs_hf.core.config import require
+from megapairs_hf.core.schema import EMBEDDING, IMAGE_ID
 
 if TYPE_CHECKING:
     from megapairs_hf.artifacts.storage import PathLike
@@ -89,6 +91,11 @@ def _first(artifact: Artifact, count: int) -> list[Any]:
             continue
         if path.endswith(".npy"):
             return list(artifact.array(index)[:count])
+        if is_arrow(path):
+            # the embedding as an array, of which the first numbers are shown
+            ids = artifact.shard(index, [IMAGE_ID])[IMAGE_ID].slice(0, count).to_pylist()
+            embeddings = artifact.array(index)[:count]
+            return [{IMAGE_ID: key, EMBEDDING: e} for key, e in zip(ids, embeddings, strict=True)]
         if path.endswith(".parquet"):
             with storage.open_read(path) as file:
                 batch = next(pq.ParquetFile(file).iter_batches(batch_size=count))

@@ -118,7 +118,7 @@ IMPORTS = """
 from megapairs_hf.annotation.config import Local
 from megapairs_hf.annotation.engines.transformers_engine import LocalModel
 from megapairs_hf.models.loading import load_model
-from megapairs_hf.embedding import EmbedConfig, EncoderConfig
+from megapairs_hf.embedding.config import EncoderConfig, ModelSettings
 from megapairs_hf.embedding.encoders import load_encoder
 from megapairs_hf.models import load_mmret
 from megapairs_hf.training import TrainConfig
@@ -133,7 +133,7 @@ def test_the_pair_is_named_before_weights_are_loaded(pair, models, adapter):
         f"started_model(TrainConfig(model={models + '/clip'!r}, lora_rank=4), '.')",
         f"load_mmret({folder})",
         f"load_model({folder}, 'sentence-transformers', None, None)",
-        f"load_encoder(EncoderConfig('a', 'x', 'image'), {folder}, EmbedConfig(), 'cpu')",
+        f"load_encoder(ModelSettings(EncoderConfig('a', 'x', 'image')), {folder}, 'cpu')",
         f"LocalModel('x', Local(adapter={folder}), vision=True)",
         f"LocalModel({folder}, Local(), vision=False)",
     ]

@@ -154,12 +154,13 @@ def test_threads_and_processes_make_the_same_embeddings(photographs, models, tmp
 
 
 def test_captions_sorted_by_length_come_back_in_their_order(photographs, models, tmp_path):
+    from megapairs_hf.embedding.config import ModelSettings
     from megapairs_hf.embedding.encoders import load_encoder
 
     _, corpus = photographs
     made = embeddings(corpus, models, tmp_path / "out")["clip_text"].astype(float)
-    config = EncoderConfig("clip_text", "./clip", "caption")
-    encoder = load_encoder(config, f"{models}/clip", EmbedConfig(batch_size=1), "cpu")
+    settings = ModelSettings(EncoderConfig("clip_text", "./clip", "caption"), batch_size=1)
+    encoder = load_encoder(settings, f"{models}/clip", "cpu")
     with torch.inference_mode():
         for row, caption in enumerate(corpus.table(["caption"])["caption"].to_pylist()):
             alone = encoder.encode_captions([caption])[0].double()

@@ -85,7 +85,8 @@ class Embeddings:
     def of(cls, artifact: Artifact) -> Embeddings:
         """The embeddings of an `embeddings` artifact, read from its files as they are needed where those are local."""
         paths = artifact.shard_paths()
-        return cls([FileRows.of_shard(path) or artifact.array(i) for i, path in enumerate(paths)])
+        files = [FileRows.of_shard(path) for path in paths] or [None] * len(artifact.manifest.shards)
+        return cls([artifact.array(i) if rows is None else rows for i, rows in enumerate(files)])
 
     def __len__(self) -> int:
         return int(self.starts[-1])
