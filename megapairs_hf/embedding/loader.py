@@ -43,7 +43,7 @@ class Files:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedImages:
     """A batch of images made ready.
 
     Attributes:
@@ -90,11 +90,11 @@ class ImagePreprocessor:
             return format_error(error.reason, error.detail)
         except ArtifactError as error:
             if self.gone_is_error:
-                return format_error("unreadable", str(error))
+                return format_error("unreadable_file", str(error))
             raise
         return [self.transforms[name](image) for name, image in zip(models, images, strict=True)]
 
-    def __getitem__(self, files: Files) -> Prepared | MegaPairsError:
+    def __getitem__(self, files: Files) -> PreparedImages | MegaPairsError:
         """A whole batch; an error is handed back, because DataLoader would wrap its sentence in a traceback."""
         try:
             return stacked([self.one(cell, files.models) for cell in files.cells], files.models)
@@ -125,7 +125,7 @@ def decode_for(source: Any, sides: Sequence[int | None]) -> list[Decoded]:
     return [decoded[draft_scale(first.size, side)] for side in sides]
 
 
-def stacked(rows: Sequence[Sequence[np.ndarray] | str], models: tuple[str, ...]) -> Prepared:
+def stacked(rows: Sequence[Sequence[np.ndarray] | str], models: tuple[str, ...]) -> PreparedImages:
     """A batch of the arrays of each image, or of why there are none."""
     import torch
 
@@ -137,12 +137,12 @@ def stacked(rows: Sequence[Sequence[np.ndarray] | str], models: tuple[str, ...])
             batch[name] = torch.from_numpy(np.stack(arrays))
         else:
             batch[name] = [torch.from_numpy(array.copy()) for array in arrays]
-    return Prepared(errors, batch)
+    return PreparedImages(errors, batch)
 
 
 def prepared(
     batches: Iterable[Files], preparer: ImagePreprocessor, threads: int, workers: int
-) -> Generator[Prepared, None, None]:
+) -> Generator[PreparedImages, None, None]:
     """The batches in their order, made ready ahead.
 
     Args:
@@ -156,11 +156,11 @@ def prepared(
 
 def _by_threads(
     batches: Iterable[Files], preparer: ImagePreprocessor, threads: int
-) -> Generator[Prepared, None, None]:
+) -> Generator[PreparedImages, None, None]:
     waiting: deque[tuple[Files, list[Future[list[np.ndarray] | str]]]] = deque()
     with ThreadPoolExecutor(threads) as pool:
 
-        def first() -> Prepared:
+        def first() -> PreparedImages:
             files, futures = waiting.popleft()
             return stacked([future.result() for future in futures], files.models)
 
@@ -177,7 +177,7 @@ def _by_threads(
 
 def _by_processes(
     batches: Iterable[Files], preparer: ImagePreprocessor, workers: int
-) -> Generator[Prepared, None, None]:
+) -> Generator[PreparedImages, None, None]:
     from torch.utils.data import DataLoader
 
     loader = DataLoader(

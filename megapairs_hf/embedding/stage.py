@@ -123,10 +123,10 @@ def _embed_missing(
                 if model.input == "caption":
                     texts = table[CAPTION].to_pylist()
                     embedded[model.name] = embed_texts(texts, encoders[model.name], model.name)
-                made = embedded[model.name]
-                stats = {"dimension": int(made.embeddings.shape[1])} if i == 0 else {}
-                rejected = _rejections(table[IMAGE_ID].to_pylist(), made)
-                writers[model.name].write(i, embedding_table(table[IMAGE_ID], made.embeddings), rejected, stats)
+                result = embedded[model.name]
+                stats = {"dimension": int(result.embeddings.shape[1])} if i == 0 else {}
+                rejected = _rejections(table[IMAGE_ID].to_pylist(), result)
+                writers[model.name].write(i, embedding_table(table[IMAGE_ID], result.embeddings), rejected, stats)
 
 
 def _undecoded(corpus: Artifact, missing: dict[int, list[EncoderConfig]], size: int) -> Iterator[Files]:
@@ -151,10 +151,10 @@ def _check_captions(corpus: Artifact, models: list[EncoderConfig]) -> None:
         )
 
 
-def _rejections(ids: list[str], made: Embedded) -> list[Rejection]:
+def _rejections(ids: list[str], result: Embedded) -> list[Rejection]:
     """(key, reason, detail) of each row without an embedding."""
     rejected = []
-    for key, error in zip(ids, made.errors, strict=True):
+    for key, error in zip(ids, result.errors, strict=True):
         if error:
             reason, _, detail = error.partition(": ")
             rejected.append((key, reason, detail))

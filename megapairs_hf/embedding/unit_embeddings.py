@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
 
     from megapairs_hf.embedding.encoders import Encoder
-    from megapairs_hf.embedding.loader import Prepared
+    from megapairs_hf.embedding.loader import PreparedImages
 
 BLANK_TEXT = "blank"
 
@@ -39,7 +39,7 @@ class Embedded(NamedTuple):
 
 
 def embed_images(
-    batches: Iterator[Prepared],
+    batches: Iterator[PreparedImages],
     count: int,
     encoders: Mapping[str, Encoder],
     advance: Callable[[int], object] = lambda rows: None,
@@ -60,8 +60,8 @@ def embed_images(
     while taken < count and encoders:
         batch = next(batches)
         for name, encoder in encoders.items():
-            made = None if name not in batch.arrays else unit_embeddings(encoder, batch.arrays[name], name)
-            parts[name].append(_among(made, batch.good, batch.errors))
+            result = None if name not in batch.arrays else unit_embeddings(encoder, batch.arrays[name], name)
+            parts[name].append(_among(result, batch.good, batch.errors))
         taken += len(batch.errors)
         advance(len(batch.errors))
     return {name: _joined(parts[name], encoder) for name, encoder in encoders.items()}
@@ -79,8 +79,8 @@ def embed_texts(texts: Sequence[Any], encoder: Encoder, name: str) -> Embedded:
         raise ConfigError(f"{name} embeds texts, but a row holds a {type(other).__name__}; name a column of texts")
     errors = ["" if text and text.strip() else format_error("no_caption", "there is no text") for text in texts]
     good = [row for row, error in enumerate(errors) if not error]
-    made = unit_embeddings(encoder, [texts[row] for row in good], name) if good else None
-    return _joined([_among(made, good, errors)], encoder)
+    result = unit_embeddings(encoder, [texts[row] for row in good], name) if good else None
+    return _joined([_among(result, good, errors)], encoder)
 
 
 def unit_embeddings(encoder: Encoder, inputs: Any, name: str) -> Embedded:
@@ -148,13 +148,13 @@ def _check_encoder(encoder: Encoder, name: str) -> None:
         raise ModelError(f"the encoder {name} gives embeddings that are not finite; try dtype float32")
 
 
-def _among(made: Embedded | None, good: list[int], errors: Sequence[str]) -> Embedded:
+def _among(result: Embedded | None, good: list[int], errors: Sequence[str]) -> Embedded:
     """The embeddings of the good rows among all rows; [N, 0] where there is no good row."""
-    rows = np.zeros((len(errors), 0 if made is None else made.embeddings.shape[1]), np.float16)
+    rows = np.zeros((len(errors), 0 if result is None else result.embeddings.shape[1]), np.float16)
     every = list(errors)
-    if made is not None:
-        rows[good] = made.embeddings
-        for row, error in zip(good, made.errors, strict=True):
+    if result is not None:
+        rows[good] = result.embeddings
+        for row, error in zip(good, result.errors, strict=True):
             every[row] = error
     return Embedded(rows, every)
 

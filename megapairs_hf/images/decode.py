@@ -147,8 +147,8 @@ def open_decoded(source: Any, *, max_pixels: int = MAX_PIXELS, draft_side: int |
         draft_side: as in `decode_image`; for files alone.
 
     Raises:
-        ImageRejectedError: it cannot be used; besides the reasons of `decode_image`: `no_image`, `unreadable`, `url`,
-            `unsupported_mode` and `not_an_image`.
+        ImageRejectedError: it cannot be used; besides the reasons of `decode_image`: `no_image`, `unreadable_file`,
+            `remote_image`, `unsupported_mode` and `not_an_image`.
     """
     from PIL import Image
 
@@ -184,10 +184,12 @@ def _file_bytes(source: str | Path) -> bytes:
             return base64.b64decode(b"".join(plain.split()), validate=True) if head.endswith(";base64") else plain
         if name.startswith(("http://", "https://")):
             # the package opens no connection for an image
-            raise ImageRejectedError("url", f"{name} is a URL; fetch it with transformers.image_utils.load_image")
+            raise ImageRejectedError(
+                "remote_image", f"{name} is a URL; fetch it with transformers.image_utils.load_image"
+            )
         return Path(source).read_bytes()
     except (OSError, ValueError) as error:
-        raise ImageRejectedError("unreadable", f"{name[:200]}: {' '.join(str(error).split())}") from error
+        raise ImageRejectedError("unreadable_file", f"{name[:200]}: {' '.join(str(error).split())}") from error
 
 
 def _from_array(source: Any, max_pixels: int) -> Decoded:

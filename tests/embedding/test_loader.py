@@ -12,6 +12,7 @@ from PIL import Image
 from megapairs_hf.core.errors import ArtifactError
 from megapairs_hf.corpus import CorpusConfig, make_corpus
 from megapairs_hf.embedding import EmbedConfig, EncoderConfig, embed_corpus
+from megapairs_hf.embedding.loader import decode_for
 from megapairs_hf.images.decode import decode_image, to_rgb
 from megapairs_hf.images.transforms import PlainTransform, ProcessorTransform, read_transform
 from tests.small import ROOT
@@ -100,6 +101,19 @@ def test_a_smaller_decoding_shows_the_same_image():
         small = transform(decode_image(content, draft_side=transform.draft_side)).astype(float)
         whole = transform(decode_image(content)).astype(float)
         assert np.abs(small - whole).mean() < 1.5
+
+
+def test_an_image_is_decoded_for_a_model_as_if_it_were_the_only_one():
+    contents = {"jpeg": jpeg(make_image(420, 400)), "png": png(make_image(420, 400))}
+    for name, content in contents.items():
+        for sides in ([96, 150], [150, 96], [96, 190, 200, 201], [96, None], [401, 96], [60]):
+            for side, decoded in zip(sides, decode_for(content, sides), strict=True):
+                alone = decode_image(content, draft_side=side)
+                assert decoded.image.size == alone.image.size, (name, side)
+                assert decoded.image.tobytes() == alone.image.tobytes()
+    # one scale, one decoding
+    first, second = decode_for(contents["jpeg"], [96, 99])
+    assert first is second
 
 
 def test_a_smaller_decoding_keeps_orientation_and_grey_and_cmyk():

@@ -3,6 +3,7 @@
 import io
 import pickle
 import random
+import sys
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from megapairs_hf.core.row_function import ERROR
 from megapairs_hf.embedding import EmbedConfig, EncoderConfig, embed_corpus
 from megapairs_hf.embedding.embed import EmbedImages, EmbedTexts
 from megapairs_hf.embedding.unit_embeddings import unit_embeddings
-from tests.small import SIMILARITY, SIZES
+from tests.small import ROOT, SIMILARITY, SIZES, run
 
 ROWS = 40
 
@@ -147,9 +148,9 @@ def test_bad_images_get_an_error_and_zeros(rows, models, tmp_path):
         "path": {"bytes": None, "path": str(tmp_path / "good.png")},
         "truncated": {"bytes": sink.getvalue()[:-60], "path": None},
         "not_an_image": {"bytes": b"text", "path": None},
-        "unreadable": {"bytes": None, "path": str(tmp_path / "gone.png")},
+        "unreadable_file": {"bytes": None, "path": str(tmp_path / "gone.png")},
         "no_image": None,
-        "url": {"bytes": None, "path": "https://example.org/a.png"},
+        "remote_image": {"bytes": None, "path": "https://example.org/a.png"},
     }
     data = Dataset.from_dict({"image": list(cells.values())}, features=Features({"image": Image(decode=False)}))
     function = EmbedImages(f"{models}/clip", "v")
@@ -286,6 +287,48 @@ def test_a_rejected_row_keeps_its_place_in_the_stage(rows, models, tmp_path):
     silent = data.remove_columns("caption").add_column("caption", [""] * 6)
     with pytest.raises(ConfigError, match=r"no image of .* has a caption, and the encoder clip_text embeds captions"):
         embed_corpus(silent, config=EmbedConfig(SIMILARITY, batch_size=4), out=tmp_path / "b", work=models)
+
+
+SCRIPT = """
+import sys
+
+import multiprocess
+import numpy as np
+from datasets import load_from_disk
+
+from megapairs_hf.core.columns import add_columns
+from megapairs_hf.core.distributed import rank
+from megapairs_hf.embedding import EmbedImages, EmbedTexts
+
+if __name__ == "__main__":
+    data, models, out, method = sys.argv[1:]
+    arguments = {"batch_size": 9}
+    if method != "launched":
+        multiprocess.set_start_method(method)
+        arguments |= {"num_proc": 2, "with_rank": True}
+    added = load_from_disk(data)
+    added = add_columns(added, EmbedImages(f"{models}/clip", "image_v", batch_size=16), **arguments)
+    added = add_columns(added, EmbedTexts(f"{models}/clip", column="text_v", batch_size=16), **arguments)
+    for name in ("image_v", "text_v"):
+        np.save(f"{out}/{name}-{rank()}.npy", np.array(added[name][:], np.float16))
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("method", ["fork", "spawn", "launched"])
+def test_two_processes_make_the_rows_of_one(method, rows, models, functions, tmp_path):
+    """`num_proc=2` however processes are started (forked ones must not hang), and a script under `torchrun`."""
+    rows.save_to_disk(tmp_path / "data")
+    (tmp_path / "script.py").write_text(SCRIPT)
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2"] if method == "launched" else []
+    endpoint = ["--rdzv_backend", "c10d", "--rdzv_endpoint", "127.0.0.1:0"] if launcher else []
+    words = [*launcher, *endpoint, tmp_path / "script.py", tmp_path / "data", models, tmp_path, method]
+    environment = {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT), "HF_DATASETS_CACHE": str(tmp_path / "cache")}
+    done = run([sys.executable, *map(str, words)], environment)
+    assert done.returncode == 0, done.stderr
+    for name, function in (("image_v", functions["clip_image"]), ("text_v", functions["clip_text"])):
+        for rank in range(2 if launcher else 1):
+            np.testing.assert_array_equal(np.load(tmp_path / f"{name}-{rank}.npy"), embeddings_of(function, rows, 64))
 
 
 def test_the_column_is_a_float16_list_of_fixed_length(models):
