@@ -10,7 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from megapairs_hf.artifacts import storage
 from megapairs_hf.artifacts.arrow_arrays import column_arrays
+from megapairs_hf.artifacts.replace import PARTS
+from megapairs_hf.artifacts.storage import join
 from megapairs_hf.core.errors import ConfigError
 from megapairs_hf.core.row_function import ERROR
 from megapairs_hf.core.schema import IMAGE_ID
@@ -73,7 +76,9 @@ class EmbeddedRows:
         check_ids(self.ids, self.excluded, self.what)
         settings = self.relations(config)
         names = needed_embeddings(settings, self.embeddings)
-        arrays = {name: unit_embeddings(self.embeddings[name], name, path) for name in names}
+        # copies go with the other parts when the pairs are finished
+        files = {name: storage.local(join(path, PARTS, f"embeddings-{name}.npy")) for name in names}
+        arrays = {name: unit_embeddings(self.embeddings[name], file) for name, file in files.items()}
         return MiningInput(
             open_relations(arrays, self.texts, settings), settings, self.ids, self.starts(), self.excluded
         )
@@ -109,7 +114,7 @@ def dataset_rows(dataset: Dataset, names: Sequence[str] | None, text_columns: Se
     """
     if IMAGE_ID not in dataset.column_names:
         raise ConfigError(
-            f"mine needs the column {IMAGE_ID!r}; add it with add_columns(ds, CheckImages()), or rename yours"
+            f"there is no column {IMAGE_ID!r}; add it with add_columns(ds, CheckImages()), or rename yours"
             f" (columns: {', '.join(dataset.column_names)})"
         )
     columns = list(names) if names is not None else embedding_columns(dataset)

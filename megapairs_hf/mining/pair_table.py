@@ -12,6 +12,7 @@ import pyarrow as pa
 from megapairs_hf.core import distributed
 from megapairs_hf.core.progress import Progress
 from megapairs_hf.core.schema import PAIRS
+from megapairs_hf.mining.knn.rescoring import score_rows
 from megapairs_hf.mining.knn.thread_pool import release_memory
 from megapairs_hf.mining.near_duplicates import threshold
 from megapairs_hf.mining.sampling import Sampled, sample_pairs
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from megapairs_hf.mining.neighbors import Neighbors
     from megapairs_hf.mining.relations import Relation
     from megapairs_hf.mining.usable_rows import CorpusRows
-
-PAIR_BYTES = 16_000_000
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ def _pair_table(low: int, sampled: Sequence[Sampled], mining: Mining) -> tuple[p
     left = np.array([low + n for n, one in enumerate(sampled) for _ in one.targets], np.int64)
     right = np.array([target for one in sampled for target in one.targets], np.int64)
     negatives = [indices for one in sampled for indices in one.negatives]
-    scores = {r.name: _scores(r, left, right) for r in mining.relations}
+    scores = {r.name: score_rows(r.query, r.target, left, right) for r in mining.relations}
     sizes = [len(indices) for indices in negatives]
     tried = np.array([index for indices in negatives for index in indices], np.int64)
     owner = np.repeat(right, sizes) if sizes else np.empty(0, np.int64)
@@ -137,21 +136,6 @@ def _as_table(
     return pa.table(columns, schema=PAIRS)
 
 
-def _scores(relation: Relation, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Exact similarities of pairs of indices, [P] float64."""
-    from megapairs_hf.mining.knn.kernels import score_pairs
-
-    result = np.empty(len(left))
-    step = max(1, PAIR_BYTES // (4 * relation.query.dimension))
-    for start in range(0, len(left), step):
-        part = slice(start, start + step)
-        some_left, left_rows = np.unique(left[part], return_inverse=True)
-        some_right, right_rows = np.unique(right[part], return_inverse=True)
-        left_bits, right_bits = relation.query.take(some_left), relation.target.take(some_right)
-        score_pairs(left_bits.view(np.uint16), left_rows, right_bits.view(np.uint16), right_rows, result[part])
-    return result
-
-
 def _same_image(
     left: np.ndarray, right: np.ndarray, mining: Mining, scores: Mapping[str, np.ndarray] | None = None
 ) -> np.ndarray:
@@ -159,7 +143,7 @@ def _same_image(
     same = np.zeros(len(left), bool)
     for relation in mining.relations:
         if relation.visual:
-            values = _scores(relation, left, right) if scores is None else scores[relation.name]
+            values = scores[relation.name] if scores else score_rows(relation.query, relation.target, left, right)
             same |= values >= threshold(mining.ranges[relation.name], mining.config)
     return same
 

@@ -1,7 +1,6 @@
 """Embeddings from elsewhere as the search needs them: float16 of unit length.
 
-What surprises: embeddings that are so already are searched where they lie. Others are written once, beside the
-unfinished pairs, and go with them when these are finished.
+What surprises: embeddings that are so already are searched where they lie; others are written once.
 """
 
 from __future__ import annotations
@@ -10,43 +9,46 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from megapairs_hf.artifacts import storage
-from megapairs_hf.artifacts.replace import PARTS
-from megapairs_hf.artifacts.storage import join
 from megapairs_hf.core import distributed
 from megapairs_hf.mining.knn.embeddings import SPAN_BYTES, Embeddings, FileRows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
 # lengths that differ from 1 by no more are those of embeddings that were normalized, in whatever number format
 UNIT_TOLERANCE = 0.01
 
 
-def unit_embeddings(parts: Iterable[np.ndarray | FileRows], name: str, path: str) -> Embeddings:
+def unit_embeddings(parts: Iterable[np.ndarray | FileRows], file: Path, *, shared: bool = True) -> Embeddings:
     """The embeddings of all rows, as they are or as a copy of unit length.
 
     Similarity is cosine, so where a row is not of unit length (within one percent; zeros and numbers that are not
-    finite aside) all rows are normalized. Every process must call this.
+    finite aside) all rows are normalized.
 
     Args:
         parts: [rows, D] float16 or float32 each, in files or in memory; iterated up to three times.
-        name: of the embeddings.
-        path: the unfinished artifact, on this machine.
+        file: where a copy lies.
+        shared: whether all processes read the copy of the main process; each must call this then.
 
     Returns:
         Embeddings [N, D] float16.
     """
     if isinstance(parts, list) and all(part.dtype == np.float16 for part in parts) and is_unit(parts):
         return Embeddings(parts)
-    file = storage.local(join(path, PARTS, f"embeddings-{name}.npy"))
-    if distributed.is_main() and not file.exists():
+    if (distributed.is_main() or not shared) and not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         _write_copy(parts, file, normalize=not is_unit(parts))
-    distributed.barrier()
+    if shared:
+        distributed.barrier()
     copy: np.ndarray = np.load(file, mmap_mode="r", allow_pickle=False)
     return Embeddings([copy])
+
+
+def unit_array(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """The same in memory, [N, D] float16."""
+    convert = _as_float16 if is_unit(parts) else _as_unit
+    return np.concatenate([convert(block) for block in _blocks(parts)])
 
 
 def is_unit(parts: Iterable[np.ndarray | FileRows]) -> bool:

@@ -249,7 +249,7 @@ def test_a_killed_call_is_resumed(tmp_path, cache, saved, monkeypatch):
 def test_what_cannot_be_mined_says_why(saved):
     embeddings = arrays()
     rows = data_set(embeddings)
-    with pytest.raises(ConfigError, match=r"needs the column 'image_id'; add it with add_columns\(ds, CheckImages"):
+    with pytest.raises(ConfigError, match=r"there is no column 'image_id'; add it with add_columns\(ds, CheckImages"):
         mine(rows.remove_columns("image_id"))
     with pytest.raises(ConfigError, match="no column of embeddings; add one with EmbedImages"):
         mine(rows.select_columns(["image_id"]))
