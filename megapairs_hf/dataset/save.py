@@ -120,18 +120,20 @@ def push_configurations(triplets: RowsWithImages, repo_id: str, **options: Any) 
         **options: of `DatasetDict.push_to_hub`; with `create_pr` one pull request takes all.
 
     Returns:
-        The last commit.
+        The last commit, or the pull request.
     """
     from datasets import load_dataset
 
+    proposed: CommitInfo | None = None
     with tempfile.TemporaryDirectory() as folder:
         path = save_triplets(triplets, join(folder, "triplets")).path
         for part in CONFIGURATIONS:
             loaded = load_dataset(path, part, cache_dir=join(folder, "cache"))
             commit = loaded.push_to_hub(repo_id, part, set_default=part == CONFIGURATIONS[0], **options)
             if options.get("create_pr"):
+                proposed = commit
                 options = {**options, "create_pr": False, "revision": commit.pr_revision}
-    return commit
+    return proposed or commit
 
 
 def _files(triplets: RowsWithImages, preview: int) -> dict[str, Callable[[], pa.Table]]:

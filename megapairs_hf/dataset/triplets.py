@@ -90,7 +90,7 @@ class Triplets(RowsWithImages):
             **options: of `DatasetDict.push_to_hub`: `private`, `token`, `revision`, `create_pr`, `max_shard_size`, …
 
         Returns:
-            The last commit, as `datasets` gives it; with `create_pr` all are in one pull request.
+            The last commit, as `datasets` gives it; with `create_pr` the one pull request that holds all.
 
         Raises:
             ArtifactError: images are missing.

@@ -80,16 +80,26 @@ def used(config: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in idle}
 
 
+def check_license(config: PushConfig) -> None:
+    """Refuse a push that names no license.
+
+    Raises:
+        CardError: it names none.
+    """
+    if config.license is None:
+        raise CardError(
+            "a card must name the license and none is guessed; pass --license cc-by-4.0 or another one (in Python"
+            ' license="cc-by-4.0")'
+        )
+
+
 def common_slots(work: Work, config: PushConfig) -> dict[str, Any]:
     """Slots of both kinds of card.
 
     Raises:
         CardError: the license is not given.
     """
-    if config.license is None:
-        raise CardError(
-            "a card must name the license and none is guessed; pass --license, for example --license cc-by-4.0"
-        )
+    check_license(config)
     corpus = work.artifacts.get("corpus")
     return {
         "repo_id": config.repo_id,
@@ -113,6 +123,7 @@ def dataset_slots(work: Work, triplets: Artifact) -> dict[str, Any]:
     corpus, pairs = work.artifacts.get("corpus"), work.artifacts.get("pairs")
     instructions = work.artifacts.get("instructions")
     splits = splits_of(triplets)
+    stats = triplets.manifest.stats
     return {
         "settings": settings_of(work, frozenset(STAGES)),
         **dataset_facts(work, triplets),
@@ -120,8 +131,8 @@ def dataset_slots(work: Work, triplets: Artifact) -> dict[str, Any]:
         "splits": splits,
         "triplets": sum(splits.get("triplets", {}).values()),
         "images": sum(splits.get("images", {}).values()),
-        "relations": _most_first(pairs.manifest.stats.get("relations", {})) if pairs is not None else {},
-        "language": instructions.manifest.config.get("language") if instructions is not None else "",
+        "relations": _most_first((pairs or triplets).manifest.stats.get("relations", {})),
+        "models": _most_first(stats.get("models", {})),
         "pairs": pairs.rows if pairs is not None else None,
         "instructions": instructions.rows if instructions is not None else None,
     }

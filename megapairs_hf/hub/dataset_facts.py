@@ -38,26 +38,29 @@ def dataset_facts(work: Work, triplets: Artifact) -> dict[str, Any]:
     """
     corpus = work.artifacts.get("corpus")
     return {
-        **_means(triplets),
+        **_of_rows(triplets),
         "licenses": _licenses(corpus) if corpus is not None else {},
         "annotators": [_annotator(name, work.artifacts[name]) for name in ANNOTATED if name in work.artifacts],
     }
 
 
-def _means(triplets: Artifact) -> dict[str, float]:
-    """Mean words per instruction and hard negatives per triplet, the query image counted."""
+def _of_rows(triplets: Artifact) -> dict[str, Any]:
+    """Mean words per instruction and hard negatives per triplet, the query image counted; the languages."""
     sums: Counter[str] = Counter()
+    languages: set[str] = set()
     for index, _ in part_shards(triplets, "triplets"):
-        for batch in iter_batches(triplets, ["q_text", "hns"], index, BATCH):
+        for batch in iter_batches(triplets, ["q_text", "hns", "language"], index, BATCH):
             texts = pc.list_flatten(batch["q_text"])
             words = pc.list_value_length(pc.utf8_split_whitespace(pc.utf8_trim_whitespace(texts)))
             sums["texts"] += len(texts)
             sums["words"] += pc.sum(words).as_py() or 0
             sums["rows"] += len(batch)
+            languages.update(name for name in batch["language"].unique().to_pylist() if name)
             sums["negatives"] += pc.sum(pc.list_value_length(batch["hns"])).as_py() or 0
     return {
         "mean_words": sums["words"] / max(1, sums["texts"]),
         "mean_negatives": sums["negatives"] / max(1, sums["rows"]),
+        "languages": sorted(languages),
     }
 
 

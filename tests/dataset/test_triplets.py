@@ -14,6 +14,7 @@ from megapairs_hf.core.errors import ArtifactError, ConfigError
 from megapairs_hf.core.schema import TRIPLETS
 from megapairs_hf.dataset import JoinTriplets, Triplets, load_triplets, save_triplets
 from tests.making import make_work
+from tests.small import ROOT
 
 NAMES = ["a", "b", "c", "d", "unused"]
 
@@ -159,3 +160,14 @@ def test_an_image_that_is_gone_is_named(triplets, photos):
     with pytest.raises(ArtifactError, match=r"cannot read the image .*d\.png: No such file or directory; put it back"):
         triplets[2]
     (photos / "gone").rename(photos / "d.png")
+
+
+def test_the_pages_snippets_run(tmp_path, monkeypatch, capsys):
+    make_work(tmp_path / "work")
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "dataset.md").read_text(encoding="utf-8")
+    names = {}
+    for block in page.split("```python\n")[1:]:
+        exec(block.split("```")[0], names)  # the page is ours
+    assert len(load_triplets(tmp_path / "own" / "triplets")) == 1
+    assert capsys.readouterr().out.count('"pos"') == 3
