@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from megapairs_hf.annotation.client.messages import Request
 from megapairs_hf.annotation.config import CaptionConfig, pair_seed
-from megapairs_hf.annotation.corpus_reader import SHA256, CorpusImages, GivenRows
+from megapairs_hf.annotation.corpus_reader import SHA256, CorpusImages, MemoryRows
 from megapairs_hf.annotation.function import IMAGE_ROW, AnnotationFunction, without
 from megapairs_hf.annotation.prompts.parsing import parse_describe
 from megapairs_hf.annotation.prompts.templates import format_images, load_prompt
@@ -100,11 +100,11 @@ class Caption(AnnotationFunction):
         if len(Counter(names)) < len(cells):
             names = [str(i) for i in range(len(cells))]
         digests = rows.values(SHA256) if SHA256 in rows else [""] * len(cells)
-        given = {
+        by_id = {
             name: {IMAGE_ID: name, IMAGE: cell, SHA256: digest or ""}
             for name, cell, digest in zip(names, cells, digests, strict=True)
         }
-        with self.using(GivenRows(given)):
+        with self.using(MemoryRows(by_id)):
             return super().compute(type(rows)({IMAGE_ID: names}), rank)
 
     def make_task(self, table: pa.Table) -> CaptioningTask:

@@ -131,16 +131,16 @@ class CorpusReader:
             )
 
 
-class GivenRows(CorpusReader):
+class MemoryRows(CorpusReader):
     """Images that are in memory, as a corpus.
 
     Args:
-        given: rows with `image_id` and `image`, by id.
+        by_id: rows with `image_id` and `image`, by id.
     """
 
-    def __init__(self, given: Mapping[str, dict[str, Any]]) -> None:
-        self.given = given
-        self.columns = sorted({name for row in given.values() for name in row})
+    def __init__(self, by_id: Mapping[str, dict[str, Any]]) -> None:
+        self.by_id = by_id
+        self.columns = sorted({name for row in by_id.values() for name in row})
         # there is nothing to look ids up in
         self.source: Any = None
         self.hints, self.root = {}, None
@@ -149,7 +149,7 @@ class GivenRows(CorpusReader):
         """The rows with these ids; unknown ids are left out."""
         self.check(columns)
         wanted = set(ids)
-        for name, row in self.given.items():
+        for name, row in self.by_id.items():
             if name in wanted:
                 yield {column: row[column] for column in columns}
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from megapairs_hf.annotation.client.messages import Request
 from megapairs_hf.annotation.config import DescribeConfig
-from megapairs_hf.annotation.corpus_reader import CorpusImages, GivenRows
+from megapairs_hf.annotation.corpus_reader import CorpusImages, MemoryRows
 from megapairs_hf.annotation.function import KEYS, AnnotationFunction, without
 from megapairs_hf.annotation.prompts.few_shot import sample_word_num
 from megapairs_hf.annotation.prompts.parsing import parse_describe
@@ -119,6 +119,6 @@ class Describe(AnnotationFunction):
         """
         if image_a is None or image_b is None:
             return super().one(**values)
-        given = {name: {IMAGE_ID: name, IMAGE: image} for name, image in (("a", image_a), ("b", image_b))}
-        with self.using(GivenRows(given)):
+        rows = {name: {IMAGE_ID: name, IMAGE: image} for name, image in (("a", image_a), ("b", image_b))}
+        with self.using(MemoryRows(rows)):
             return super().one(query_id="a", target_id="b")

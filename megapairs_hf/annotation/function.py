@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from megapairs_hf.annotation.client.endpoint import Endpoint
 from megapairs_hf.annotation.config import pair_key
-from megapairs_hf.annotation.corpus_reader import CorpusReader, GivenRows
+from megapairs_hf.annotation.corpus_reader import CorpusReader, MemoryRows
 from megapairs_hf.annotation.engines.row_batch import RowBatch
 from megapairs_hf.annotation.engines.session import Session
 from megapairs_hf.annotation.engines.transformers_engine import LocalSession
@@ -95,7 +95,7 @@ class AnnotationFunction(RowFunction):
         """Forget the connections and the images."""
         self._session: Session | LocalSession | None = None
         self._source: Artifact | None = None
-        self._given: GivenRows | None = None
+        self._memory: MemoryRows | None = None
 
     @property
     def source(self) -> Any:
@@ -145,8 +145,8 @@ class AnnotationFunction(RowFunction):
 
     def reader(self, table: pa.Table | None = None) -> CorpusReader:
         """The images and captions, and where those of some rows are supposed to stand."""
-        if self._given is not None:
-            return self._given
+        if self._memory is not None:
+            return self._memory
         hints: dict[str, int | None] = {}
         for name, hint in self.HINTS.items():
             if table is not None and hint in table.column_names:
@@ -209,13 +209,13 @@ class AnnotationFunction(RowFunction):
         return Path(config.HF_DATASETS_CACHE) / JOURNALS / name
 
     @contextmanager
-    def using(self, images: GivenRows) -> Iterator[None]:
+    def using(self, images: MemoryRows) -> Iterator[None]:
         """Take these images for a moment."""
-        self._given = images
+        self._memory = images
         try:
             yield
         finally:
-            self._given = None
+            self._memory = None
 
     def close(self) -> None:
         """Close the connections; the next batch opens them again."""

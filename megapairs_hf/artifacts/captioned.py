@@ -55,8 +55,8 @@ class CaptionedCorpus(Artifact):
 
     def shard(self, index: int, columns: Sequence[str] | None = None) -> pa.Table:
         """One shard as a table."""
-        wanted = list(columns or self.schema().names)
-        return self._captioned(self.corpus.shard(index, _stored(wanted)), index, wanted)
+        names = list(columns or self.schema().names)
+        return self._captioned(self.corpus.shard(index, _stored(names)), index, names)
 
     def iter_batches(self, index: int, columns: Sequence[str], size: int) -> Iterator[pa.RecordBatch]:
         """The rows of one shard in record batches of at most `size`."""

@@ -115,10 +115,10 @@ class AsyncRunner:
         response: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
         self.under_way[key] = response
         try:
-            reply = await self.client.request(lambda: request.filled(task.address))
-            if not reply.refused:
-                await self.journal.add(key, reply)
-            response.set_result(reply)
+            latest = await self.client.request(lambda: request.filled(task.address))
+            if not latest.refused:
+                await self.journal.add(key, latest)
+            response.set_result(latest)
         except BaseException as error:
             # nobody may be waiting, and whoever waits fails as this row does
             response.set_exception(error if isinstance(error, Exception) else NoResponseError())
@@ -126,7 +126,7 @@ class AsyncRunner:
             raise
         finally:
             del self.under_way[key]
-        return found
+        return latest
 
     def _check(self, batch: RowBatch) -> None:
         """Stop where a server refuses whatever it is asked."""
