@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import glob
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +20,9 @@ from megapairs_hf.artifacts.storage import join
 from megapairs_hf.artifacts.workspace import RESULTS
 from megapairs_hf.core.config import build_config
 from megapairs_hf.core.errors import HubError
+from megapairs_hf.core.progress import note
 from megapairs_hf.dataset.rows_with_images import RowsWithImages
 from megapairs_hf.dataset.save import save_triplets
-from megapairs_hf.hub.card_context import check_license
 from megapairs_hf.hub.config import PushConfig
 from megapairs_hf.hub.errors import explained_hub
 from megapairs_hf.hub.prepare import CARD, LIST, Kind, prepare
@@ -41,6 +42,8 @@ STALE = {
 }
 
 
+# what the Hub calls a license that nobody named
+UNKNOWN = "unknown"
 KINDS: dict[str, Kind] = {"triplets": "dataset", "model": "model", "results": "results"}
 
 
@@ -66,7 +69,7 @@ def push(
             `publish/KIND` in the work folder; of `Triplets`, for `publish/dataset` in the working directory with
             `dry_run`, and for a temporary folder otherwise.
         work: the work folder that the card is made of; None for the one that holds `source`. `Triplets` have none.
-        **options: the fields of `PushConfig`: `license` (needed for a card), `private`, `create_pr`, `dry_run`, …
+        **options: the fields of `PushConfig`: `license` (a folder's card needs one), `private`, `create_pr`, `dry_run`, …
 
     Returns:
         The URL of the repository or pull request; with `dry_run` the folder.
@@ -113,8 +116,9 @@ def _check_name(config: PushConfig) -> None:
 
 def _push_rows(triplets: RowsWithImages, config: PushConfig, out: PathLike | None) -> str:
     """Save triplets as the published folder, and push that; a folder made for it alone tells its card nothing else."""
-    # before all images are written
-    check_license(config)
+    if config.license is None:
+        note(f'no license is named, so the card says `license: {UNKNOWN}`; name one with license="cc-by-4.0"')
+        config = replace(config, license=UNKNOWN)
     with tempfile.TemporaryDirectory() as folder:
         path = save_triplets(triplets, join(folder, "triplets")).path
         target = out or (Path("publish") / "dataset" if config.dry_run else Path(folder) / "publish")
