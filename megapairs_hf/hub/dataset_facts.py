@@ -11,9 +11,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from megapairs_hf.artifacts import storage
 from megapairs_hf.artifacts.artifact import iter_batches
 from megapairs_hf.artifacts.shards import part_shards
 from megapairs_hf.artifacts.workspace import RULE_BASED
@@ -66,21 +64,14 @@ def _of_rows(triplets: Artifact) -> dict[str, Any]:
 
 def _licenses(corpus: Artifact) -> dict[str, int]:
     """Images by the license that the source's own column states; empty where no such column was kept."""
-    columns = [name for name in _meta_fields(corpus) if LICENSE_COLUMN.fullmatch(name)]
+    schema = corpus.schema()
+    fields = schema.field(META).type if META in schema.names else ()
+    columns = [field.name for field in fields if LICENSE_COLUMN.fullmatch(field.name)]
     counts: Counter[str] = Counter()
     for index in range(len(corpus.manifest.shards) if columns else 0):
         for batch in iter_batches(corpus, [META], index, BATCH):
             counts.update(str(value) if value else "not stated" for value in batch[META].field(columns[0]).to_pylist())
     return dict(counts.most_common())
-
-
-def _meta_fields(corpus: Artifact) -> list[str]:
-    """The names of the source's columns that a corpus keeps."""
-    if not corpus.manifest.shards:
-        return []
-    with storage.open_read(corpus.shard_paths()[0]) as file:
-        schema = pq.ParquetFile(file).schema_arrow
-    return [field.name for field in schema.field(META).type] if META in schema.names else []
 
 
 def _annotator(name: str, artifact: Artifact) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from megapairs_hf.artifacts.image_folder import list_images
 from megapairs_hf.core.errors import CorpusError
 from megapairs_hf.corpus.sources.base import RawRow, all_captions, has_captions, missing_column, read_file, short_hash
 from megapairs_hf.corpus.sources.meta import common_type, stored_row
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
     from megapairs_hf.corpus.config import CorpusConfig
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".ppm"})
 METADATA = ("metadata.jsonl", "metadata.csv")
 
 
@@ -44,7 +44,9 @@ class FolderSource:
         if not self.root.is_dir():
             raise CorpusError(f"there is no folder {self.root}; check `path`")
         self.columns = read_metadata(self.root)
-        self.files = list_images(self.root, self.columns) if files is None else list(files)
+        # also what the metadata names and is not there, so that it is rejected by name
+        listed = files if files is not None else sorted({*list_images(self.root), *self.columns}, key=os.fsencode)
+        self.files = list(listed)
         self.rows = len(self.files)
         self._check()
         self.captioned = self._has_captions() if captioned is None else captioned
@@ -129,15 +131,6 @@ def file_state(path: Path) -> tuple[int, int]:
     except OSError:
         return (-1, 0)
     return (state.st_size, state.st_mtime_ns)
-
-
-def list_images(root: Path, columns: dict[str, dict[str, Any]]) -> list[str]:
-    """Relative paths of all images, and of what the metadata names even if it is not there."""
-    images = set(columns)
-    for folder, _, names in os.walk(root):
-        inside = Path(folder).relative_to(root)
-        images.update((inside / name).as_posix() for name in names if Path(name).suffix.lower() in SUFFIXES)
-    return sorted(images, key=os.fsencode)
 
 
 def metadata_file(root: Path) -> Path | None:
