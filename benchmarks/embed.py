@@ -3,9 +3,9 @@
     python benchmarks/embed.py [--quick] [--images FOLDER]
 
 What is measured is `embed_corpus` on a corpus artifact, and `EmbedImages` inside `datasets.map`, with random weights
-in the sizes of CLIP ViT-B/32's vision tower and of one an eighth as dear. Things that are compared take turns (A B A B …)
-and each ratio is the median over the turns, since a shared machine is never quiet. Without `--images` the images are
-noise with the spectrum of photographs, so the script runs anywhere.
+in the sizes of CLIP ViT-B/32's vision tower and of one an eighth as dear. Things that are compared take turns
+(A B A B …) and each ratio is the median over the turns, since a shared machine is never quiet. Without `--images` the
+images are noise with the spectrum of photographs, so the script runs anywhere.
 """
 
 from __future__ import annotations
