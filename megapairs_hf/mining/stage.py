@@ -15,6 +15,7 @@ from megapairs_hf.artifacts.writer import create_artifact
 from megapairs_hf.core.dependencies import require
 from megapairs_hf.core.errors import ArtifactError, ConfigError
 from megapairs_hf.core.progress import note
+from megapairs_hf.core.schema import IMAGE_ID
 from megapairs_hf.mining.config import MineConfig, RelationConfig
 from megapairs_hf.mining.embedded_rows import EmbeddedRows, large_ids
 from megapairs_hf.mining.engine import MiningInput, usable_pairs, write_pairs
@@ -80,11 +81,29 @@ def _artifact_input(embeddings: Mapping[str, Artifact], corpus: Artifact, config
     arrays = {name: Embeddings.of(artifact) for name, artifact in embeddings.items()}
     texts = {name for name, artifact in embeddings.items() if artifact.manifest.stats.get("input") != "image"}
     starts = np.cumsum([0, *(int(shard["rows"]) for shard in corpus.manifest.shards)])
-    return MiningInput(open_relations(arrays, texts, settings), settings, _ids(corpus), starts)
+    ids = _ids(corpus)
+    for name, artifact in embeddings.items():
+        _check_ids(name, artifact, ids)
+    return MiningInput(open_relations(arrays, texts, settings), settings, ids, starts)
+
+
+def _check_ids(name: str, embeddings: Artifact, ids: pa.Array) -> None:
+    """Refuse embeddings whose rows are not those of the corpus; `.npy` shards have no ids to compare."""
+    low = 0
+    for index, shard in enumerate(embeddings.manifest.shards):
+        high = low + int(shard["rows"])
+        if not str(shard["file"]).endswith(".npy"):
+            rows = large_ids(embeddings.shard(index, [IMAGE_ID])[IMAGE_ID])
+            if not rows.equals(ids[low:high]):
+                raise ArtifactError(
+                    f"the embeddings {name} name other images than the corpus in {shard['file']}; run `megapairs embed"
+                    " --overwrite` again"
+                )
+        low = high
 
 
 def _ids(corpus: Artifact) -> pa.Array:
-    return large_ids(corpus.table(["image_id"])["image_id"])
+    return large_ids(corpus.table([IMAGE_ID])[IMAGE_ID])
 
 
 def _joined_by_position(embeddings: EmbeddedRows, corpus: Artifact) -> EmbeddedRows:

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset, Features, Image, List, Value
+from datasets import Dataset, Features, Image, List, Value, load_dataset
 from datasets.fingerprint import Hasher
 
 from megapairs_hf.core.columns import add_columns, drop_errors
@@ -284,6 +284,10 @@ def test_a_rejected_row_keeps_its_place_in_the_stage(rows, models, tmp_path):
         assert artifact.rejected().to_pylist()[0]["key"] == f"i{row}"
         assert artifact.manifest.rejected == {rejected: 1}
         assert artifact.manifest.rows == 6
+        loaded = load_dataset(artifact.path, split="train")
+        assert loaded.features["embedding"] == List(Value("float16"), length=24)
+        assert loaded["image_id"][:] == columns["image_id"]
+        assert load_dataset(artifact.path, "rejected", split="train")["reason"][:] == [rejected]
     silent = data.remove_columns("caption").add_column("caption", [""] * 6)
     with pytest.raises(ConfigError, match=r"no image of .* has a caption, and the encoder clip_text embeds captions"):
         embed_corpus(silent, config=EmbedConfig(SIMILARITY, batch_size=4), out=tmp_path / "b", work=models)

@@ -1,13 +1,18 @@
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
+from megapairs_hf.artifacts.arrow_arrays import embedding_table
+from megapairs_hf.artifacts.artifact import open_artifact
+from megapairs_hf.artifacts.tables import arrow_bytes
 from megapairs_hf.core.errors import ArtifactError, ConfigError
 from megapairs_hf.mining import MineConfig, RelationConfig, mine_pairs
 from megapairs_hf.mining.near_duplicates import cluster_stats, representatives
@@ -125,6 +130,16 @@ def test_a_range_that_leaves_nothing_tells_where_the_scores_lie(embeddings, corp
         ConfigError, match=r"no pair lies in the similarity range \[-0.99, -0.98\].*range_kind: quantile"
     ):
         mine_pairs(embeddings, corpus, config=MineConfig(similarity_range=(-0.99, -0.98)), out=tmp_path / "p")
+
+
+def test_embeddings_that_name_other_images_are_refused(embeddings, corpus, tmp_path):
+    shutil.copytree(embeddings["clip_image"].path, tmp_path / "e")
+    swapped = open_artifact(tmp_path / "e")
+    ids = swapped.shard(1)["image_id"].to_pylist()
+    table = embedding_table(pa.array(ids[::-1]), swapped.array(1))
+    (tmp_path / "e" / "shard-00001-of-00003.arrow").write_bytes(arrow_bytes(table))
+    with pytest.raises(ArtifactError, match=r"clip_image name other images than the corpus in shard-00001-of-00003"):
+        mine_pairs({"clip_image": swapped}, corpus, config=MineConfig(), out=tmp_path / "out")
 
 
 def test_embeddings_of_another_corpus_are_refused(embeddings, tmp_path):
