@@ -27,7 +27,7 @@ from megapairs_hf.core.schema import (
     corpus_schema,
     with_features,
 )
-from megapairs_hf.dataset.layout import image_table, readme
+from megapairs_hf.dataset.layout import image_table
 from megapairs_hf.images.decode import encode_image, pixel_sha256
 
 if TYPE_CHECKING:
@@ -210,10 +210,7 @@ def make_triplets(
     with begin(work / "triplets", "triplets", list(tables), inputs, validation=8) as writer:
         for i, table in enumerate(tables.values()):
             writer.write(i, table)
-        artifact = writer.finish()
-    text = readme(["train", "validation"], [shard["sha256"] for shard in artifact.manifest.shards], False)
-    (work / "triplets" / "README.md").write_text(text)
-    return artifact
+        return writer.finish()
 
 
 def make_model(work: Path, triplets: Artifact) -> None:

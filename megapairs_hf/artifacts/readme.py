@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from megapairs_hf.artifacts.shards import split_of
 from megapairs_hf.artifacts.tables import is_arrow
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ SHARD = re.compile(r"shard-\d{5}-of-\d{5}(\.\w+)")
 TEXT = """
 # {title}
 
-{rows:,} rows, made by megapairs-hf: `load_dataset` reads this folder. `manifest.json` has the settings and the inputs.
+Made by megapairs-hf ({counts}); `load_dataset` reads this folder, and `manifest.json` tells how it was made.
 """
 
 
@@ -60,14 +61,31 @@ def artifact_readme(manifest: Manifest, rejected: Mapping[str, Any]) -> str | No
     names = [str(shard["file"]) for shard in manifest.shards]
     if not names or not (all(map(is_arrow, names)) or all(name.endswith(".parquet") for name in names)):
         return None
-    shard = SHARD.fullmatch(names[0])
-    # tens of thousands of names would make a README that nobody reads
-    files = f"shard-*{shard[1]}" if shard else [str(s["file"]) for s in manifest.shards if s["rows"]] or names
-    entries = [configuration("default", manifest.fingerprint, {"train": files}, default=True)]
+    files = _row_files(manifest)
+    entries = [
+        configuration(name, manifest.fingerprint, splits, default=name in {"default", "triplets"})
+        for name, splits in files.items()
+    ]
     further = {**manifest.configurations, "rejected": rejected}
     entries += [
         configuration(name, str(table["sha256"])[:16], {"train": str(table["file"])})
         for name, table in further.items()
         if table["rows"]
     ]
-    return front_matter(entries) + TEXT.format(title=manifest.kind.capitalize(), rows=manifest.rows)
+    counts = f"{manifest.rows:,} rows" if "default" in files else ", ".join(files)
+    return front_matter(entries) + TEXT.format(title=manifest.kind.capitalize(), counts=counts)
+
+
+def _row_files(manifest: Manifest) -> dict[str, dict[str, str | list[str]]]:
+    """The files of each split of each configuration: a folder of shards is one, as published data sets have them."""
+    names = [str(shard["file"]) for shard in manifest.shards]
+    filled = [str(shard["file"]) for shard in manifest.shards if shard["rows"]] or names
+    if all("/" in name for name in names):
+        published: dict[str, dict[str, str | list[str]]] = {}
+        for name in filled:
+            part, split = name.split("/", 1)[0], split_of(name)
+            published.setdefault(part, {})[str(split)] = f"{part}/{split}-*"
+        return published
+    shard = SHARD.fullmatch(names[0])
+    # tens of thousands of names would make a README that nobody reads
+    return {"default": {"train": f"shard-*{shard[1]}" if shard else filled}}

@@ -90,10 +90,6 @@ class ArtifactWriter:
         """Rows of a finished shard."""
         return int(read_json(self._part(index, "json"))["rows"])
 
-    def sha256(self, index: int) -> str:
-        """sha256 of a finished shard's file."""
-        return str(read_json(self._part(index, "json"))["sha256"])
-
     def write(
         self,
         index: int,
@@ -176,8 +172,7 @@ class ArtifactWriter:
             configurations={name: self._write_table(name, table) for name, table in configurations.items()},
         )
         readme = artifact_readme(manifest, table)
-        # a published data set has configurations of its own, and the stage that makes it writes them
-        if readme is not None and manifest.kind != "triplets":
+        if readme is not None:
             storage.write_bytes(join(self.path, README), readme.encode())
         record = asdict(manifest) | {"fingerprint": manifest.fingerprint}
         storage.write_bytes(join(self.path, MANIFEST), json_bytes(record))

@@ -1,18 +1,17 @@
-"""The layout of the published folder: its files, its images, and the YAML by which `load_dataset` finds them.
+"""The layout of the published folder: its files and its images.
 
-What surprises: `datasets` keys its cache of a local folder by the README's YAML and not by the files, so that text
-must change whenever the rows do; each configuration's description carries a mark that does.
+What surprises: the README of a folder on disk is not made here. The names of the files decide it, as they do for every
+artifact.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
+from megapairs_hf.artifacts.readme import configuration
 from megapairs_hf.core.schema import IMAGE_TYPE, PUBLISHED_IMAGES, with_features
 
 if TYPE_CHECKING:
@@ -26,13 +25,6 @@ UNKNOWN_CLUSTER = -1
 # the most that the Hub advises for a parquet file
 MAX_SHARD_BYTES = 500_000_000
 PREVIEW_FILE = "preview/train-00000-of-00001.parquet"
-README = """---
-{configs}---
-
-# Triplets
-
-Made by megapairs-hf. `megapairs push dataset` writes the full card.
-"""
 
 
 def configs(splits: Mapping[str, Sequence[str]], mark: str) -> list[dict[str, Any]]:
@@ -43,29 +35,9 @@ def configs(splits: Mapping[str, Sequence[str]], mark: str) -> list[dict[str, An
         mark: a hash that changes with the rows.
     """
     return [
-        {
-            "config_name": part,
-            **({"default": True} if part == "triplets" else {}),
-            "description": mark,
-            "data_files": [{"split": name, "path": f"{part}/{name}-*"} for name in names],
-        }
+        configuration(part, mark, {name: f"{part}/{name}-*" for name in names}, default=part == "triplets")
         for part, names in splits.items()
     ]
-
-
-def readme(splits: Sequence[str], rows: object, preview: bool) -> str:
-    """The README of a data set.
-
-    Args:
-        splits: those that hold triplets.
-        rows: plain values that change whenever the rows do.
-        preview: whether there is a `preview` configuration.
-    """
-    import yaml
-
-    mark = hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()[:16]
-    parts = {"triplets": splits, "images": ["train"], **({"preview": ["train"]} if preview else {})}
-    return README.format(configs=yaml.safe_dump({"configs": configs(parts, mark)}, sort_keys=False))
 
 
 def cut(sizes: Sequence[float] | np.ndarray, limit: int | None = None) -> list[slice]:

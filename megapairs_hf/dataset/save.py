@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from megapairs_hf.artifacts import storage
 from megapairs_hf.artifacts.artifact import Artifact
 from megapairs_hf.artifacts.shards import shard_names
 from megapairs_hf.artifacts.storage import PathLike, join
@@ -32,7 +31,6 @@ from megapairs_hf.dataset.layout import (
     image_table,
     preview_ids,
     preview_table,
-    readme,
     thinned,
 )
 from megapairs_hf.dataset.rows_with_images import REQUIRED
@@ -106,8 +104,6 @@ def save_triplets(
             for index in writer.mine():
                 writer.write(index, files[writer.names[index]]())
                 bar.advance()
-        page = readme(list(triplets.splits), inputs, bool(settings.preview))
-        storage.write_bytes(join(out, "README.md"), page.encode())
         return writer.finish(_stats(triplets))
 
 

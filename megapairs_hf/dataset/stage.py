@@ -17,20 +17,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from megapairs_hf.artifacts import storage
 from megapairs_hf.artifacts.artifact import Artifact
 from megapairs_hf.artifacts.shards import shard_names
 from megapairs_hf.artifacts.sources import as_artifact
-from megapairs_hf.artifacts.storage import PathLike, join
 from megapairs_hf.artifacts.writer import ArtifactWriter, Rejection, create_artifact
-from megapairs_hf.core import distributed
-from megapairs_hf.core.config import config_hash
 from megapairs_hf.core.errors import ArtifactError
 from megapairs_hf.core.progress import Progress, note
 from megapairs_hf.core.schema import NEGATIVE_IDS
 from megapairs_hf.dataset.exclude import read_excluded
 from megapairs_hf.dataset.join import JoinTriplets
-from megapairs_hf.dataset.layout import PREVIEW_FILE, SPLITS, cut, preview_ids, preview_table, readme, thinned
+from megapairs_hf.dataset.layout import PREVIEW_FILE, SPLITS, cut, preview_ids, preview_table, thinned
 from megapairs_hf.dataset.published_images import PublishedImages
 from megapairs_hf.dataset.shard_join import Join
 from megapairs_hf.dataset.split import CLUSTERS, IDS, SPLIT, Splits, has_clusters, validation_keys
@@ -40,6 +36,7 @@ if TYPE_CHECKING:
 
     from datasets import Dataset
 
+    from megapairs_hf.artifacts.storage import PathLike
     from megapairs_hf.dataset.config import BuildConfig
 
 
@@ -123,11 +120,6 @@ def build_triplets(
         return writer
     with writer:
         _write(list(files.values()), writer)
-        if distributed.is_main():
-            # the counts too: another version of this package may divide the same pairs otherwise
-            facts = [config_hash(config), inputs, summary.stats()]
-            splits = [split for split in SPLITS if summary.rows[split]]
-            storage.write_bytes(join(out, "README.md"), readme(splits, facts, bool(config.preview)).encode())
         return writer.finish(summary.stats(), summary.rejected)
 
 

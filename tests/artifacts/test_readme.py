@@ -114,6 +114,22 @@ def test_a_folder_made_again_is_not_read_stale(tmp_path, kind):
     assert load_dataset(str(tmp_path / "a"), "rejected", split="train").to_list() == before["rejected"]
 
 
+def test_a_published_folder_has_a_configuration_per_folder_and_its_rejected_rows(tmp_path):
+    names = ["triplets/train-00000-of-00001.parquet", "triplets/validation-00000-of-00001.parquet"]
+    names += ["images/train-00000-of-00002.parquet", "images/train-00001-of-00002.parquet"]
+    writer = create_artifact(tmp_path / "a", kind="triplets", config=Settings(), inputs={}, names=names)
+    with writer:
+        for i, count in enumerate((2, 0, 1, 1)):
+            writer.write(i, pa.table({"row": [f"{i} {n}" for n in range(count)]}, pa.schema([("row", pa.string())])))
+        writer.finish(rejected=[("a -> b", "odd", "")])
+    whole = load_dataset(str(tmp_path / "a"))
+    # a split without rows would make the folder unreadable
+    assert {name: split["row"] for name, split in whole.items()} == {"train": ["0 0", "0 1"]}
+    assert load_dataset(str(tmp_path / "a"), "images", split="train")["row"] == ["2 0", "3 0"]
+    assert load_dataset(str(tmp_path / "a"), "rejected", split="train")["key"] == ["a -> b"]
+    assert open_artifact(tmp_path / "a").dataset("images")["row"] == ["2 0", "3 0"]
+
+
 def test_the_artifacts_of_a_work_folder_load(tmp_path):
     work = make_work(tmp_path / "work")
     for name, rows in {"corpus": 72, "pairs": 40, "descriptions": 40, "instructions": 38, "results": 24}.items():

@@ -3,10 +3,11 @@
 import csv
 
 import pytest
-from datasets import Dataset, Image
+from datasets import Dataset, Image, load_dataset
 
 from megapairs_hf.artifacts.artifact import open_artifact
 from megapairs_hf.cli import main
+from megapairs_hf.dataset import load_triplets
 from tests.annotation.double import ChatDouble, instruct
 from tests.making import draw
 
@@ -51,6 +52,19 @@ def test_own_pairs_are_described_without_a_corpus_stage(folder):
     finally:
         server.stop()
     assert open_artifact("instructions", "instructions").rows == 2
+    made_of = ["--instructions", "instructions", "--pairs", "pairs.csv", "--images", "photos/"]
+    assert main(["build", *made_of, "--out", "triplets", "--validation", "0"]) == 0
+    triplets = load_triplets("triplets", check=True)
+    assert [(row["q_img"], row["t_img"], row["hns"]) for row in triplets.ids(range(2))] == [
+        ("1.png", "cats/2.png", ["1.png"]),
+        ("cats/3.png", "1.png", ["cats/3.png"]),
+    ]
+    # what is published holds its images, and no path of this machine
+    images = load_dataset("triplets", "images", split="train").cast_column("image", Image(decode=False))
+    assert {row["image_id"]: row["image"] for row in images} == {
+        name: {"bytes": (folder / "photos" / name).read_bytes(), "path": None}
+        for name in ("1.png", "cats/2.png", "cats/3.png")
+    }
 
 
 def test_a_table_of_images_and_pairs_in_json_lines(folder):

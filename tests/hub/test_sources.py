@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.hub.children import child
+from tests.hub.children import child, megapairs
 from tests.making import make_work
 
 READ = """
@@ -39,3 +39,7 @@ def test_published_data_sets_serve_as_artifacts(hub, tmp_path):
     assert lines[3].startswith("you/nothing is not here, and cannot open you/nothing as pairs")
     assert lines[4].startswith("you/pairs has no column 'image_id', needed for corpus")
     assert lines[5] == "you/triplets has no configuration 'pairs' to serve as pairs; it has triplets, images"
+    rules = ["--engine", "rule_based", "--out", tmp_path / "descriptions"]
+    done = megapairs(hub, tmp_path, "describe", "--pairs", "you/pairs", "--images", "you/triplets", *rules)
+    assert done.returncode == 0, done.stderr
+    assert "descriptions: 40 rows" in done.stderr

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from megapairs_hf.artifacts import storage
 from megapairs_hf.artifacts.artifact import Artifact, read_table
 from megapairs_hf.artifacts.fingerprints import sha256_of
 from megapairs_hf.artifacts.shards import shard_names
@@ -25,7 +24,7 @@ from megapairs_hf.core.progress import Progress
 from megapairs_hf.core.schema import TRIPLETS, with_features
 from megapairs_hf.dataset.config import ImportConfig
 from megapairs_hf.dataset.exclude import EXCLUDED, read_excluded
-from megapairs_hf.dataset.layout import PREVIEW_FILE, cut, image_table, preview_ids, preview_table, readme, thinned
+from megapairs_hf.dataset.layout import PREVIEW_FILE, cut, image_table, preview_ids, preview_table, thinned
 from megapairs_hf.dataset.megapairs_format.image_files import (
     check_ids,
     digest_of,
@@ -133,15 +132,11 @@ def import_megapairs(
         return writer
     with writer:
         _write(work, writer)
-        # the page tells the hash of every shard, and the last may be another process's
+        # the last shard may be another process's
         distributed.barrier()
         counts = {split.name: _rows(writer, f"triplets/{split.name}") for split in work.splits}
         if not counts["train"]:
             raise ArtifactError(f"no line of {jsonl} can be used with the images in {image_root}; check both paths")
-        if distributed.is_main():
-            hashes_of_shards = [writer.sha256(i) for i in range(len(writer.names))]
-            page = readme([split for split, count in counts.items() if count], hashes_of_shards, True)
-            storage.write_bytes(join(out, "README.md"), page.encode())
         return writer.finish({"rows_in": sum(split.lines for split in work.splits), "triplets": counts})
 
 
