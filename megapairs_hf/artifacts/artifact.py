@@ -37,8 +37,6 @@ README = "README.md"
 # files of an artifact that its manifest does not list
 COMPANIONS = (*REJECTED_FILES, README)
 PLAN = ".plan.json"
-# the configurations of a published data set, each a folder of shards
-PUBLISHED_PARTS = ("triplets", "images", "preview")
 MADE_BY = {
     "corpus": "corpus",
     "embeddings": "embed",
@@ -140,7 +138,7 @@ class Artifact:
 
         kind = self.manifest.kind
         part = configuration or (kind if kind == "triplets" else None)
-        prefix = f"{part}/" if kind == "triplets" and part in PUBLISHED_PARTS else ""
+        prefix = f"{part}/" if kind == "triplets" and part in self.manifest.parts else ""
         if part is not None and not prefix:
             return Dataset(self.configuration(part))
         shards = [shard for shard in self.manifest.shards if str(shard["file"]).startswith(prefix) and shard["rows"]]

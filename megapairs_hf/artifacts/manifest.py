@@ -13,6 +13,8 @@ from megapairs_hf.core.schema import SCHEMA_VERSION
 
 # made of files of weights, which have no rows
 WEIGHTS = frozenset({"model", "encoders"})
+# the configurations that every published data set may have, each a folder of shards; those of other tasks follow
+PUBLISHED_PARTS = ("triplets", "images", "preview")
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,13 @@ class Manifest:
 
         facts = [self.kind, self.schema_version, self.config_hash, self.inputs, self.shards, self.configurations]
         return sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def parts(self) -> list[str]:
+        """The configurations of a published data set: the folders of its shards, the default one first."""
+        names = dict.fromkeys(str(shard["file"]).split("/", 1)[0] for shard in self.shards if "/" in shard["file"])
+        order = {name: number for number, name in enumerate(PUBLISHED_PARTS)}
+        return sorted(names, key=lambda name: (order.get(name, len(order)), name))
 
 
 def check_names(path: str, manifest: dict[str, Any]) -> None:

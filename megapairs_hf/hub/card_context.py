@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from megapairs_hf.artifacts import storage
+from megapairs_hf.artifacts.manifest import PUBLISHED_PARTS
 from megapairs_hf.artifacts.shards import part_shards, split_of
 from megapairs_hf.artifacts.storage import HUB_ID, join
 from megapairs_hf.artifacts.workspace import RULE_BASED, STAGES, SYNTHETIC, Work, open_work, source_name
@@ -36,7 +37,6 @@ MODEL_SETTINGS = frozenset(
 )
 TRAINING = frozenset({"triplets", "base", "model", "results"})
 HELD_OUT = "heldout"
-PARTS = ("triplets", "images", "preview")
 
 
 def needed(work: PathLike, name: str, command: str, artifact: Artifact | None = None) -> tuple[Work, Artifact]:
@@ -129,6 +129,7 @@ def dataset_slots(work: Work, triplets: Artifact) -> dict[str, Any]:
         **dataset_facts(work, triplets),
         "synthetic": corpus is not None and source_name(corpus) == SYNTHETIC,
         "splits": splits,
+        "tasks": [part for part in splits if part not in PUBLISHED_PARTS],
         "triplets": sum(splits.get("triplets", {}).values()),
         "images": sum(splits.get("images", {}).values()),
         "relations": _most_first((pairs or triplets).manifest.stats.get("relations", {})),
@@ -145,7 +146,7 @@ def _most_first(counts: dict[str, int]) -> dict[str, int]:
 def splits_of(triplets: Artifact) -> dict[str, dict[str, int]]:
     """Rows of every split of every config of the published data set, the default config first; none of no rows."""
     splits: dict[str, dict[str, int]] = {}
-    for part in PARTS:
+    for part in triplets.manifest.parts:
         for _, shard in part_shards(triplets, part):
             if not shard["rows"]:
                 continue

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from megapairs_hf.artifacts import storage
 from megapairs_hf.artifacts.artifact import Artifact, open_artifact
 from megapairs_hf.artifacts.fingerprints import sha256_of
+from megapairs_hf.artifacts.manifest import PUBLISHED_PARTS
 from megapairs_hf.artifacts.storage import join
 from megapairs_hf.artifacts.workspace import RESULTS
 from megapairs_hf.core.config import build_config
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 # what the Hub itself, or its web page, puts into a new repository
 NEUTRAL = frozenset({".gitattributes", CARD, "LICENSE", "LICENSE.md", "LICENSE.txt", ".gitignore"})
 STALE = {
-    "dataset": ["triplets/*", "images/*", "preview/*"],
+    "dataset": [f"{part}/*" for part in PUBLISHED_PARTS],
     "model": ["*.safetensors", "*.safetensors.index.json"],
     "results": [],
 }
@@ -160,6 +161,7 @@ def _upload(api: Any, kind: Kind, config: PushConfig, folder: Path, names: list[
         api.create_branch(config.repo_id, branch=branch, repo_type=repo_type, exist_ok=True)
     if kind != "results":
         _check_free(api, repo_type, config, folder, names)
+    tables = [name for name in names if kind == "dataset" and name.endswith(".parquet")]
     info = api.upload_folder(
         repo_id=config.repo_id,
         repo_type=repo_type,
@@ -168,7 +170,7 @@ def _upload(api: Any, kind: Kind, config: PushConfig, folder: Path, names: list[
         revision=branch,
         create_pr=config.create_pr,
         allow_patterns=[glob.escape(name) for name in names],
-        delete_patterns=STALE[kind],
+        delete_patterns=sorted({*STALE[kind], *(f"{glob.escape(name.split('/', 1)[0])}/*" for name in tables)}),
     )
     url = f"{api.endpoint}/{'datasets/' if repo_type == 'dataset' else ''}{config.repo_id}"
     return str(info.pr_url or (f"{url}/tree/{branch}" if branch else url))

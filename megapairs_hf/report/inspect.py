@@ -76,7 +76,7 @@ def _rows(artifact: Artifact) -> Any:
     if artifact.manifest.kind in WEIGHTS:
         return None
     if artifact.manifest.kind == "triplets":
-        return {part: part_rows(artifact, part) for part in ("triplets", "images", "preview")}
+        return {part: part_rows(artifact, part) for part in artifact.manifest.parts}
     return artifact.rows
 
 

@@ -14,7 +14,9 @@ from typing import IO, TYPE_CHECKING
 
 from megapairs_hf.artifacts import storage
 from megapairs_hf.artifacts.artifact import MANIFEST, PLAN, Artifact, iter_batches
+from megapairs_hf.artifacts.manifest import PUBLISHED_PARTS
 from megapairs_hf.artifacts.shards import part_shards, split_of
+from megapairs_hf.artifacts.storage import join
 from megapairs_hf.core.errors import ArtifactError
 from megapairs_hf.core.progress import Progress
 from megapairs_hf.core.schema import PUBLISHED_IMAGES, TRIPLETS
@@ -54,6 +56,7 @@ def export_megapairs(triplets: Artifact, out: PathLike) -> dict[str, Path]:
         storage.make_folder(unfinished / IMAGES)
         files = _write_images(triplets, unfinished)
         splits = _write_lines(triplets, unfinished, files)
+        _write_tasks(triplets, unfinished)
         if folder.exists():
             folder.rmdir()
         unfinished.replace(folder)
@@ -107,6 +110,15 @@ def _write_lines(triplets: Artifact, folder: Path, files: dict[str, str]) -> lis
                         ) from error
         splits += [split] if split not in splits else []
     return splits
+
+
+def _write_tasks(triplets: Artifact, folder: Path) -> None:
+    """Configurations of other tasks, which the released format has no place for, as the files that they are."""
+    for part in triplets.manifest.parts:
+        if part not in PUBLISHED_PARTS:
+            for _, shard in part_shards(triplets, part):
+                content = storage.read_bytes(join(triplets.path, str(shard["file"])))
+                storage.write_bytes(folder / str(shard["file"]), content)
 
 
 @contextmanager
