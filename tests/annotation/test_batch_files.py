@@ -26,7 +26,7 @@ from tests.small import megapairs
 
 from .conftest import make_artifact
 from .double import completion, describe, instruct
-from .test_caption import bare, caption  # noqa: F401
+from .test_caption import caption
 from .test_stage import RULES, at, digests, rejected
 from .test_verify import nearer
 
