@@ -148,9 +148,9 @@ class MemoryRows(CorpusReader):
     def rows(self, ids: Iterable[str], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
         """The rows with these ids; unknown ids are left out."""
         self.check(columns)
-        wanted = set(ids)
+        names = set(ids)
         for name, row in self.by_id.items():
-            if name in wanted:
+            if name in names:
                 yield {column: row[column] for column in columns}
 
 

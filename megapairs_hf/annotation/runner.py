@@ -18,7 +18,7 @@ import numpy as np
 from megapairs_hf.annotation.client.budget import Usage
 from megapairs_hf.annotation.client.client import Client
 from megapairs_hf.annotation.client.event_loop import rare_collection, run
-from megapairs_hf.annotation.engines.async_runner import AsyncRunner
+from megapairs_hf.annotation.engines.async_runner import AsyncRunner, by_client
 from megapairs_hf.annotation.engines.journal import Journal
 from megapairs_hf.annotation.engines.transformers_engine import LocalSession
 from megapairs_hf.annotation.shard_io import ShardIO, journal_folder, remove_journal, write_shard
@@ -30,14 +30,14 @@ from megapairs_hf.artifacts.storage import join
 from megapairs_hf.artifacts.writer import ArtifactWriter, create_artifact
 from megapairs_hf.core import distributed
 from megapairs_hf.core.dependencies import require
-from megapairs_hf.core.errors import ArtifactError
+from megapairs_hf.core.errors import AnnotationError, ArtifactError
 from megapairs_hf.core.progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from megapairs_hf.annotation.client.budget import Budget
-    from megapairs_hf.annotation.engines.async_runner import Responder
+    from megapairs_hf.annotation.engines.async_runner import Ask
     from megapairs_hf.annotation.engines.row_batch import RowBatch
     from megapairs_hf.annotation.shard_io import Step
 
@@ -45,8 +45,12 @@ LOCAL_ENGINES = ("transformers", "clip")
 TEXTS = {"captions": "caption", "descriptions": "description", "instructions": "instructions"}
 
 
-def annotate(step: Step) -> Artifact:
+def annotate(step: Step, ask: Ask | None = None) -> Artifact:
     """Make an artifact by the inner part of a row function.
+
+    Args:
+        step: the artifact.
+        ask: gives the response to a request; None for the servers of the settings.
 
     Raises:
         ServerUnavailableError: the servers refuse or fail every request; responses so far are kept.
@@ -63,7 +67,7 @@ def annotate(step: Step) -> Artifact:
         with _progress(step, writer) as bar:
             if step.config.engine == "openai":
                 with Journal(journal_folder(step.out)) as journal:
-                    _by_servers(ShardIO(step, writer, journal), bar)
+                    _by_requests(ShardIO(step, writer, journal), bar, ask)
             elif step.config.engine == "transformers":
                 _by_local_model(step, writer, bar)
             else:
@@ -89,35 +93,37 @@ def _by_local_model(step: Step, writer: ArtifactWriter, bar: Progress) -> None:
         session.close()
 
 
-def _by_servers(shards: ShardIO, bar: Progress) -> None:
+def _by_requests(shards: ShardIO, bar: Progress, ask: Ask | None) -> None:
     config = shards.step.config
     usage = Usage(config.budget, shards.journal.sums())
 
     async def work() -> None:
         with rare_collection():
+            if ask is not None:
+                await annotate_shards(shards, ask, usage, bar, shards.writer.mine())
+                return
             async with Client(config.endpoint, usage, config.model) as client:
-                await annotate_shards(shards, client, usage, bar, shards.writer.mine())
+                await annotate_shards(shards, by_client(client), usage, bar, shards.writer.mine())
 
     run(work())
 
 
-async def annotate_shards(
-    shards: ShardIO, client: Responder, usage: Usage, bar: Progress, indices: Iterable[int]
-) -> AsyncRunner:
+async def annotate_shards(shards: ShardIO, ask: Ask, usage: Usage, bar: Progress, indices: Iterable[int]) -> None:
     """Send the requests about all rows of some shards, and write each shard when it is complete.
 
     Args:
         shards: reads and writes them.
-        client: responds.
+        ask: gives the response to a request.
         usage: counters.
         bar: progress.
         indices: the shards.
 
     Raises:
         BudgetSpentError: the budget is exhausted; what was in flight is kept.
+        AnnotationError: some rows have no response, and none is to be waited for.
     """
     max_rows = 2 * shards.step.config.endpoint.concurrency
-    runner = AsyncRunner(client, shards.journal, usage, max_rows, lambda: bar.advance(1, usage.line()))
+    runner = AsyncRunner(ask, shards.journal, usage, max_rows, lambda: bar.advance(1, usage.line()))
     async with asyncio.TaskGroup() as group:
 
         def write(batch: RowBatch) -> None:
@@ -131,7 +137,11 @@ async def annotate_shards(
             await runner.send(batch, group, write)
         await following
     runner.check_budget(f" after {bar.count:,} of {bar.total:,} {bar.unit}")
-    return runner
+    if runner.unanswered:
+        raise AnnotationError(
+            f"{runner.unanswered:,} of {bar.total:,} {bar.unit} have no response that is any use yet; write the"
+            " requests that are left by --requests, or run the same command without --responses to ask the servers"
+        )
 
 
 def _read(shards: ShardIO, index: int | None) -> asyncio.Task[RowBatch | None]:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 ROWS_PER_TABLE = 1000
 JOURNAL = "journal"
+NO_VERDICT = "no verdict"
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ def _verdicts(rates: Sequence[float]) -> dict[str, int]:
         "beats all hard negatives": sum(rate == 1 for rate in rates),
         "beats half of them or more": sum(0.5 <= rate < 1 for rate in rates),
         "beats fewer": sum(rate < 0.5 for rate in rates),
-        "no verdict": sum(math.isnan(rate) for rate in rates),
+        NO_VERDICT: sum(math.isnan(rate) for rate in rates),
     }
 
 

@@ -6,43 +6,18 @@ artifacts only so that everything after them is the same with and without a mode
 
 from __future__ import annotations
 
-from functools import partial
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
-import pyarrow as pa
-
-from megapairs_hf.annotation.caption import Caption
-from megapairs_hf.annotation.describe import Describe
-from megapairs_hf.annotation.function import IMAGE_ROW
-from megapairs_hf.annotation.instruct import Instruct
-from megapairs_hf.annotation.prompts.few_shot import examples_digest
 from megapairs_hf.annotation.runner import annotate
-from megapairs_hf.annotation.shard_io import Step
-from megapairs_hf.annotation.verify import Verify
-from megapairs_hf.artifacts import storage
-from megapairs_hf.artifacts.fingerprints import model_path
-from megapairs_hf.artifacts.sources import as_artifact
-from megapairs_hf.core.errors import ArtifactError, ModelError
-from megapairs_hf.core.schema import (
-    CAPTIONS_TABLE,
-    DESCRIPTIONS,
-    INSTRUCTIONS,
-    NEGATIVE_IDS,
-    QUERY_ID,
-    TARGET_ID,
-    VERIFIED,
-)
+from megapairs_hf.annotation.shard_io import NO_VERDICT
+from megapairs_hf.annotation.steps import caption_step, describe_step, instruct_step, verify_step
+from megapairs_hf.core.progress import note
 
 if TYPE_CHECKING:
-    from datasets import Dataset
-
     from megapairs_hf.annotation.config import CaptionConfig, DescribeConfig, InstructConfig, VerifyConfig
-    from megapairs_hf.annotation.function import AnnotationFunction
+    from megapairs_hf.annotation.steps import Source
     from megapairs_hf.artifacts.artifact import Artifact
     from megapairs_hf.artifacts.storage import PathLike
-
-    # whatever `as_artifact` takes
-    Source: TypeAlias = Artifact | Dataset | PathLike
 
 
 def caption_images(
@@ -69,17 +44,7 @@ def caption_images(
         BudgetSpentError: the budget is exhausted; responses so far are kept.
         ConfigError: the prompt file cannot be used.
     """
-    corpus = as_artifact(corpus, "corpus")
-    function = Caption(corpus, config=config)
-    inputs = {"corpus": corpus.fingerprint} | _of_function(function)
-    rows = partial(_with_rows, corpus)
-    return annotate(Step("captions", CAPTIONS_TABLE, corpus, function.NEEDS, function, inputs, out, overwrite, rows))
-
-
-def _with_rows(corpus: Artifact, index: int, table: pa.Table) -> pa.Table:
-    """The ids of one shard with their row numbers in the corpus, so that no other shard is looked into."""
-    first = sum(int(shard["rows"]) for shard in corpus.manifest.shards[:index])
-    return table.append_column(IMAGE_ROW, pa.array(range(first, first + len(table)), pa.int64()))
+    return annotate(caption_step(corpus, config=config, out=out, overwrite=overwrite))
 
 
 def describe_pairs(
@@ -107,11 +72,7 @@ def describe_pairs(
         BudgetSpentError: the budget is exhausted; responses so far are kept.
         ConfigError: the prompt file or an attribute cannot be used.
     """
-    pairs, corpus = as_artifact(pairs, "pairs"), as_artifact(corpus, "corpus")
-    function = Describe(corpus, config=config)
-    inputs = {"pairs": pairs.fingerprint, "corpus": corpus.fingerprint} | _of_function(function)
-    columns = (*function.NEEDS, *function.HINTS.values())
-    return annotate(Step("descriptions", DESCRIPTIONS, pairs, columns, function, inputs, out, overwrite))
+    return annotate(describe_step(pairs, corpus, config=config, out=out, overwrite=overwrite))
 
 
 def instruct_pairs(
@@ -140,18 +101,7 @@ def instruct_pairs(
         BudgetSpentError: the budget is exhausted; responses so far are kept.
         ConfigError: the prompt file, the few-shot file or an attribute cannot be used.
     """
-    descriptions, corpus = as_artifact(descriptions, "descriptions"), as_artifact(corpus, "corpus")
-    function = Instruct(corpus, config=config)
-    inputs = {"descriptions": descriptions.fingerprint, "corpus": corpus.fingerprint} | _of_function(function)
-    if function.asks:
-        inputs["demonstrations"] = examples_digest(function.examples)
-    return annotate(Step("instructions", INSTRUCTIONS, descriptions, function.NEEDS, function, inputs, out, overwrite))
-
-
-def _of_function(function: AnnotationFunction) -> dict[str, str]:
-    """What decides the result beside the settings."""
-    facts = {"prompt": function.prompt.digest} if function.prompt is not None else {}
-    return facts | ({"model": function.weights} if function.weights else {})
+    return annotate(instruct_step(descriptions, corpus, config=config, out=out, overwrite=overwrite))
 
 
 def verify_pairs(
@@ -184,46 +134,11 @@ def verify_pairs(
         ServerUnavailableError: the servers refuse or fail every request; responses so far are kept.
         BudgetSpentError: the budget is exhausted; responses so far are kept.
     """
-    instructions, pairs = as_artifact(instructions, "instructions"), as_artifact(pairs, "pairs")
-    corpus = as_artifact(corpus, "corpus")
-    if len(pairs.manifest.shards) != len(instructions.manifest.shards):
-        raise ArtifactError("the instructions were made of other pairs; run `megapairs describe` and `instruct` again")
-    path = _clip_path(config.model, work) if config.engine == "clip" else None
-    function = Verify(corpus, config=config, model_path=path)
-    inputs = {"instructions": instructions.fingerprint, "pairs": pairs.fingerprint, "corpus": corpus.fingerprint}
-    step = Step(
-        "instructions",
-        VERIFIED,
-        instructions,
-        INSTRUCTIONS.names,
-        function,
-        inputs | _of_function(function),
-        out,
-        overwrite,
-        partial(_with_negatives, pairs),
-    )
-    return annotate(step)
-
-
-def _clip_path(model: str, work: PathLike) -> str:
-    if model.startswith("./") and not storage.is_local(work):
-        raise ModelError(f"{model} is in {work}, which is elsewhere; copy the model here and name its folder")
-    return model_path(model, work)
-
-
-def _with_negatives(pairs: Artifact, index: int, table: pa.Table) -> pa.Table:
-    """The instructions of one shard with the hard negatives of their pairs.
-
-    Raises:
-        ArtifactError: a pair is not among the pairs of this shard.
-    """
-    rows = pairs.shard(index, [QUERY_ID, TARGET_ID, NEGATIVE_IDS]).to_pylist()
-    by_pair = {(row[QUERY_ID], row[TARGET_ID]): row[NEGATIVE_IDS] for row in rows}
-    negatives = []
-    for key in zip(table[QUERY_ID].to_pylist(), table[TARGET_ID].to_pylist(), strict=True):
-        if key not in by_pair:
-            raise ArtifactError(
-                f"{key[0]} -> {key[1]} is not among the pairs; name the `pairs` that the instructions were made of"
-            )
-        negatives.append(by_pair[key])
-    return table.append_column(NEGATIVE_IDS, pa.array(negatives, pa.list_(pa.string())))
+    step = verify_step(instructions, pairs, corpus, config=config, out=out, work=work, overwrite=overwrite)
+    artifact = annotate(step)
+    verdicts = dict(artifact.manifest.stats.get("verdicts", {}))
+    if artifact.rows and not sum(count for name, count in verdicts.items() if name != NO_VERDICT):
+        asked = config.engine != "clip" and artifact.manifest.stats.get("answers")
+        why = "no response says yes or no" if asked else "no pair has a hard negative (`negative_ids`) that is there"
+        note(f"nothing was verified: {why}")
+    return artifact

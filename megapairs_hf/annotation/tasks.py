@@ -53,6 +53,9 @@ class AnnotationTask(Protocol):
     def decide(self, row: Row, responses: Mapping[int, Response]) -> Outcome | int:
         """The outcome that these responses (by attempt) allow, or the number of the next attempt."""
 
+    def open_attempts(self, row: Row, responses: Mapping[int, Response]) -> list[int]:
+        """The attempts whose requests can be sent at once."""
+
     def prepare(self, rows: Iterable[Row]) -> None:
         """Load the images of these rows."""
 
@@ -79,6 +82,11 @@ class OneRetry(ABC):
 
     def close(self) -> None:  # noqa: B027
         """Nothing to release."""
+
+    def open_attempts(self, row: Row, responses: Mapping[int, Response]) -> list[int]:
+        """The next attempt, which is made only where the one before was no use."""
+        decided = self.decide(row, responses)
+        return [decided] if isinstance(decided, int) else []
 
     def decide(self, row: Row, responses: Mapping[int, Response]) -> Outcome | int:
         """The outcome that these responses allow, or the number of the next attempt."""

@@ -99,6 +99,10 @@ class VerifyTask:
         images = dict(zip(marks, names, strict=True))
         return Request(messages, self.config.model, parameters | {"seed": seed}, images, self.weights)
 
+    def open_attempts(self, row: Row, responses: Mapping[int, Response]) -> list[int]:
+        """All comparisons without a response."""
+        return [n for n in range(len(self.comparisons(row))) if n not in responses]
+
     def decide(self, row: Row, responses: Mapping[int, Response]) -> Outcome | int:
         """The share of hard negatives that the target beats, for every instruction; NaN where no response says."""
         comparisons = self.comparisons(row)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+from megapairs_hf.cli.annotate import AnnotateStage
 from megapairs_hf.cli.stage import Stage
 from megapairs_hf.core import distributed
 
@@ -25,13 +26,14 @@ _ALL = (
         out="corpus",
         call="megapairs_hf.corpus:make_corpus",
     ),
-    Stage(
+    AnnotateStage(
         "caption",
         "A caption for each image (optional): later stages take them in place of the corpus's own.",
         "megapairs_hf.annotation.config:CaptionConfig",
         inputs=("corpus",),
         out="captions",
         call="megapairs_hf.annotation:caption_images",
+        step="megapairs_hf.annotation.steps:caption_step",
     ),
     Stage(
         "pretrain",
@@ -68,7 +70,7 @@ _ALL = (
         # embeddings that another program wrote bring ids of their own
         optional=("corpus",),
     ),
-    Stage(
+    AnnotateStage(
         "describe",
         "What the two images of a pair share and how they differ.",
         "megapairs_hf.annotation.config:DescribeConfig",
@@ -76,8 +78,9 @@ _ALL = (
         out="descriptions",
         captions=True,
         call="megapairs_hf.annotation:describe_pairs",
+        step="megapairs_hf.annotation.steps:describe_step",
     ),
-    Stage(
+    AnnotateStage(
         "instruct",
         "Three or more search instructions per pair.",
         "megapairs_hf.annotation.config:InstructConfig",
@@ -85,8 +88,9 @@ _ALL = (
         out="instructions",
         captions=True,
         call="megapairs_hf.annotation:instruct_pairs",
+        step="megapairs_hf.annotation.steps:instruct_step",
     ),
-    Stage(
+    AnnotateStage(
         "verify",
         "Compare the target of each instruction with the hard negatives of its pair (optional).",
         "megapairs_hf.annotation.config:VerifyConfig",
@@ -94,6 +98,7 @@ _ALL = (
         out="verified",
         call="megapairs_hf.annotation:verify_pairs",
         in_work=True,
+        step="megapairs_hf.annotation.steps:verify_step",
     ),
     Stage(
         "build",

@@ -171,9 +171,13 @@ class Stage:
             place = self.inputs.index("corpus")
             inputs[place] = captioned(inputs[place], paths[CAPTIONS])
         where = {"out": out, "work": work} if self.in_work else {"out": out}
-        result = load(self.call)(*inputs, config=config, overwrite=overwrite, **where)
+        result = self.apply(inputs, {"config": config, "overwrite": overwrite, **where})
         for artifact in result.values() if isinstance(result, dict) else filter(None, [result]):
             note_artifact(artifact)
+
+    def apply(self, inputs: list[Any], arguments: dict[str, Any]) -> Any:
+        """Call the stage's function."""
+        return load(self.call)(*inputs, **arguments)
 
 
 def stage_settings(path: str, stage: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from megapairs_hf.artifacts.manifest import WEIGHTS
 from megapairs_hf.artifacts.shards import part_rows
 from megapairs_hf.artifacts.tables import is_arrow
 from megapairs_hf.core.config import require
+from megapairs_hf.core.formatting import printable
 from megapairs_hf.core.schema import EMBEDDING, IMAGE_ID
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def inspect_artifact(path: PathLike, rows: int = 5) -> str:
 
 def fit(text: str, width: int = WIDTH) -> str:
     """One printable line of at most `width` characters, an ellipsis where it was longer."""
-    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    line = printable(text)
     return line if len(line) <= width else line[: width - 1] + "…"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 
+import datasets
 import pyarrow as pa
 import pytest
 from PIL import Image
@@ -76,6 +77,19 @@ def pairs(tmp_path):
     """Eleven neighbors in two shards."""
     keys = [(f"i{n}", f"i{n + 1}") for n in range(11)]
     return make_artifact(tmp_path / "pairs", "pairs", PAIRS, [pair_rows(*keys[:7]), pair_rows(*keys[7:])])
+
+
+@pytest.fixture
+def bare(tmp_path):
+    """Six images without captions in two shards; the fifth is broken, the last is the first again."""
+    rows = [image_row(f"i{n}", "", make_image((n % 5 * 40, 0, 0))) for n in range(6)]
+    rows[4]["image"]["bytes"] = b"no image"
+    return make_artifact(tmp_path / "bare", "corpus", CORPUS, [rows[:4], rows[4:]])
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
 
 
 @pytest.fixture

@@ -21,23 +21,15 @@ from megapairs_hf.core.errors import ConfigError
 from megapairs_hf.core.schema import CAPTIONS_TABLE
 from tests.small import megapairs
 
-from .conftest import CORPUS, image_row, make_artifact, make_image
+from .conftest import make_image
 from .double import describe
-from .test_functions import QUICK, own_cache  # noqa: F401
+from .test_functions import QUICK
 from .test_stage import RULES, at, rejected
 
 
 def caption(body):
     """Names the color of the image that arrived."""
     return "Caption: **A flat image of color " + describe(body).split("64x32 ")[1].split(";")[0] + "**"
-
-
-@pytest.fixture
-def bare(tmp_path):
-    """Six images without captions in two shards; the fifth is broken, the last is the first again."""
-    rows = [image_row(f"i{n}", "", make_image((n % 5 * 40, 0, 0))) for n in range(6)]
-    rows[4]["image"]["bytes"] = b"no image"
-    return make_artifact(tmp_path / "bare", "corpus", CORPUS, [rows[:4], rows[4:]])
 
 
 def test_the_stage_and_map_caption_alike(serve, bare, tmp_path):

@@ -7,27 +7,33 @@ equal one of another row too.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, TypeAlias
 
 from megapairs_hf.annotation.engines.row_batch import priced
 from megapairs_hf.annotation.tasks import Outcome
 from megapairs_hf.core.errors import BudgetSpentError, ImageRejectedError, ServerUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from megapairs_hf.annotation.client.budget import Usage
+    from megapairs_hf.annotation.client.client import Client
     from megapairs_hf.annotation.client.messages import Request, Response
     from megapairs_hf.annotation.engines.journal import Journal
     from megapairs_hf.annotation.engines.row_batch import RowBatch
     from megapairs_hf.annotation.tasks import AnnotationTask, Row
 
+    # (request, the data URL of an image by its id) -> response
+    Ask: TypeAlias = Callable[[Request, Callable[[str], str]], Awaitable[Response]]
 
-class Responder(Protocol):
-    """What responds to requests: the client of the servers, or a file of responses."""
 
-    async def request(self, make: Callable[[], Request]) -> Response:
-        """The response to a request, which is made when there is room for it."""
+def by_client(client: Client) -> Ask:
+    """Requests to servers."""
+
+    async def ask(request: Request, address: Callable[[str], str]) -> Response:
+        return await client.request(lambda: request.filled(address))
+
+    return ask
 
 
 class NoResponseError(Exception):
@@ -38,7 +44,7 @@ class AsyncRunner:
     """Sends the requests about the rows of batches.
 
     Args:
-        client: responds to them.
+        ask: gives the response to a request, which it fills with images when there is room for it.
         journal: keeps the responses.
         usage: counters.
         max_rows: how many rows are held at once; more than are in flight, so that a row whose response is being
@@ -50,10 +56,8 @@ class AsyncRunner:
         unanswered: how many rows a request without a response leaves without an outcome.
     """
 
-    def __init__(
-        self, client: Responder, journal: Journal, usage: Usage, max_rows: int, advance: Callable[[], None]
-    ) -> None:
-        self.client, self.journal, self.usage, self.advance = client, journal, usage, advance
+    def __init__(self, ask: Ask, journal: Journal, usage: Usage, max_rows: int, advance: Callable[[], None]) -> None:
+        self.ask, self.journal, self.usage, self.advance = ask, journal, usage, advance
         self.slots = asyncio.Semaphore(max_rows)
         self.exhausted, self.unanswered = "", 0
         self.under_way: dict[str, asyncio.Future[Response]] = {}
@@ -115,7 +119,7 @@ class AsyncRunner:
         response: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
         self.under_way[key] = response
         try:
-            latest = await self.client.request(lambda: request.filled(task.address))
+            latest = await self.ask(request, task.address)
             if not latest.refused:
                 await self.journal.add(key, latest)
             response.set_result(latest)

@@ -49,8 +49,13 @@ class RowBatch:
             part = numbers[start : start + CHUNK]
             yield from zip(part, self.table.take(list(part)).to_pylist(), strict=True)
 
-    def resume(self, journal: Journal) -> None:
-        """Note the rows that need a further request, with the responses so far, and load their images."""
+    def resume(self, journal: Journal, *, load: bool = True) -> None:
+        """Note the rows that need a further request, with the responses so far.
+
+        Args:
+            journal: the responses.
+            load: load the images of these rows.
+        """
         if not len(journal):
             self.pending = list(range(self.table.num_rows))
         for number, row in self.rows() if len(journal) else ():
@@ -62,7 +67,8 @@ class RowBatch:
             if responses:
                 self.responses[number] = responses
         self.remaining = len(self.pending)
-        self.task.prepare(row for _, row in self.rows(self.pending))
+        if load:
+            self.task.prepare(row for _, row in self.rows(self.pending))
 
     def recorded(self, journal: Journal, row: Row) -> tuple[dict[int, Response], Outcome | None]:
         """The responses about a row in the journal, and what they amount to where they are all there."""

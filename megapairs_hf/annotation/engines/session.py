@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from megapairs_hf.annotation.client.budget import Usage
 from megapairs_hf.annotation.client.client import Client
 from megapairs_hf.annotation.client.event_loop import first_error, rare_collection
-from megapairs_hf.annotation.engines.async_runner import AsyncRunner
+from megapairs_hf.annotation.engines.async_runner import AsyncRunner, by_client
 from megapairs_hf.annotation.engines.journal import Journal
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Session:
         endpoint = self.config.endpoint
         if self.client is None:
             self.client = await Client(endpoint, self.usage, self.config.model).__aenter__()
-        runner = AsyncRunner(self.client, self.journal, self.usage, 2 * endpoint.concurrency, lambda: None)
+        runner = AsyncRunner(by_client(self.client), self.journal, self.usage, 2 * endpoint.concurrency, lambda: None)
         async with asyncio.TaskGroup() as group:
             await runner.send(batch, group, lambda _: None)
         runner.check_budget()
