@@ -70,7 +70,7 @@ def push(
             `publish/KIND` in the work folder; of `Triplets`, for `publish/dataset` in the working directory with
             `dry_run`, and for a temporary folder otherwise.
         work: the work folder that the card is made of; None for the one that holds `source`. `Triplets` have none.
-        **options: the fields of `PushConfig`: `license` (a folder's card needs one), `private`, `create_pr`, `dry_run`, …
+        **options: the fields of `PushConfig`: `license` (of a folder needed), `private`, `create_pr`, `dry_run`, …
 
     Returns:
         The URL of the repository or pull request; with `dry_run` the folder.
