@@ -56,8 +56,8 @@ def as_artifact(source: Artifact | Dataset | PathLike, kind: str) -> Artifact:
     path = str(source)
     if any(storage.exists(join(path, name)) for name in (MANIFEST, PLAN)):
         return _of_kind(open_artifact(path), kind)
-    found = _of_path(path, kind) if kind in REQUIRED else None
-    return found if found is not None else open_artifact(path, kind)
+    artifact = _of_path(path, kind) if kind in REQUIRED else None
+    return artifact if artifact is not None else open_artifact(path, kind)
 
 
 def _of_path(path: str, kind: str) -> Artifact | None:
@@ -140,10 +140,10 @@ def _of_published(path: str, kind: str) -> Artifact:
         raise ArtifactError(
             f"{absent}cannot open {path} as {kind}: {reason}; name a folder, a file, or a data set on the Hub"
         ) from error
-    wanted = PUBLISHED.get(kind, kind)
-    name = wanted if wanted in names else None
+    configuration = PUBLISHED.get(kind, kind)
+    name = configuration if configuration in names else None
     if name is None and len(names) > 1 and "default" not in names:
-        raise ArtifactError(f"{path} has no configuration {wanted!r} to serve as {kind}; it has {', '.join(names)}")
+        raise ArtifactError(f"{path} has no configuration {configuration!r} to serve as {kind}; it has {', '.join(names)}")
     loaded = load(path, name=name)
     splits = list(loaded)
     split = "train" if "train" in splits else splits[0]

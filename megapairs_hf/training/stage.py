@@ -79,17 +79,17 @@ def train(
         StaleArtifactError: `out` holds a run with other settings or inputs.
     """
     config = given_settings(TrainConfig, config, settings, "train")
-    opened = opened_triplets(triplets)
-    inputs = {"triplets": opened.fingerprint, "model": backbone_fingerprint(config, work)}
+    data = opened_triplets(triplets)
+    inputs = {"triplets": data.fingerprint, "model": backbone_fingerprint(config, work)}
     inputs |= {f"sources[{i}]": source_fingerprint(source, work) for i, source in enumerate(config.sources)}
 
     def make(folder: Path) -> dict[str, Any]:
         # checked again when the loop begins; here before anything is loaded
         chosen_tracker(config.tracker)
         model = started_model(config, work)
-        pools, weights, small = open_pools(opened.split(config.split), config, work)
+        pools, weights, small = open_pools(data.split(config.split), config, work)
         task = ContrastTask(model, pools, weights, config)
-        measures = _measures(model, opened, config, evaluators or {})
+        measures = _measures(model, data, config, evaluators or {})
         watch = EvalCallback(
             measures,
             config.eval_every if measures else 0,
@@ -172,13 +172,13 @@ def open_pools(
 
 
 def _measures(
-    model: Any, opened: OpenedTriplets, config: TrainConfig, evaluators: Evaluators
+    model: Any, data: OpenedTriplets, config: TrainConfig, evaluators: Evaluators
 ) -> dict[str, Callable[[], Mapping[str, float]]]:
     """What is measured during training."""
     measures: dict[str, Callable[[], Mapping[str, float]]] = {}
     if config.eval_every:
         try:
-            rows = opened.split("validation")
+            rows = data.split("validation")
         except ArtifactError as error:
             if not evaluators:
                 if config.best_metric is not None:

@@ -122,10 +122,10 @@ def test_a_saved_dataset_is_read(tmp_path):
 
 
 def test_embeddings_of_a_dataset():
-    vectors = np.random.default_rng(0).standard_normal((1500, 8)).astype(np.float16)
+    embeddings = np.random.default_rng(0).standard_normal((1500, 8)).astype(np.float16)
     features = Features({"image_id": Value("string"), "embedding": List(Value("float16"), length=8)})
-    given = Dataset.from_dict({"image_id": [str(i) for i in range(1500)], "embedding": vectors}, features=features)
-    assert np.array_equal(as_artifact(given, "embeddings").arrays(), vectors)
+    given = Dataset.from_dict({"image_id": [str(i) for i in range(1500)], "embedding": embeddings}, features=features)
+    assert np.array_equal(as_artifact(given, "embeddings").arrays(), embeddings)
     ragged = Dataset.from_dict({"image_id": ["a", "b"], "embedding": [[1.0], [1.0, 2.0]]})
     ragged = ragged.cast_column("embedding", List(Value("float32")))
     with pytest.raises(MegaPairsError, match="not of one length"):
