@@ -287,8 +287,3 @@ def _what_next(path: PathLike, kind: str | None) -> str:
         if command
         else "check the path, or run the stage that makes it"
     )
-
-
-def iter_batches(artifact: Artifact, columns: Sequence[str], index: int, size: int) -> Iterator[pa.RecordBatch]:
-    """The rows of one shard in record batches of at most `size`, without reading the whole shard."""
-    yield from artifact.iter_batches(index, columns, size)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 TYPES = {CAPTION: pa.string(), CAPTIONS: pa.list_(pa.string())}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CaptionedCorpus(Artifact):
     """A corpus with other captions. Made by `with_captions`.
 

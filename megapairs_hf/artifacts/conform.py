@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from megapairs_hf.core.errors import ArtifactError, SchemaMismatchError
 from megapairs_hf.core.schema import (
+    CAPTIONS_TABLE,
     DESCRIPTIONS,
     EMBEDDING,
     IMAGE,
@@ -51,7 +52,6 @@ REQUIRED = {
     "instructions": (QUERY_ID, TARGET_ID, "instructions"),
     "triplets": ("q_img", "q_text", "t_img"),
 }
-CAPTION_ROWS = pa.schema([(IMAGE_ID, pa.string()), ("caption", pa.string()), ("captions", pa.list_(pa.string()))])
 # not 0: that is a row and a cluster
 BLANKS: dict[str, Any] = {"query_row": -1, "target_row": -1, "query_cluster": -1, "target_cluster": -1}
 BLANKS |= {"task": "composed_image_retrieval", "language": "en"}
@@ -71,7 +71,7 @@ def kind_schema(kind: str, there: pa.Schema) -> pa.Schema:
         meta = there.field("meta") if "meta" in there.names else None
         return schema.append(meta) if meta is not None and pa.types.is_struct(meta.type) else schema
     known = {
-        "captions": CAPTION_ROWS,
+        "captions": CAPTIONS_TABLE,
         "pairs": PAIRS,
         "descriptions": DESCRIPTIONS,
         "instructions": INSTRUCTIONS,

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from megapairs_hf.artifacts import storage
 from megapairs_hf.artifacts.artifact import array_bytes
+from megapairs_hf.artifacts.captioned import CaptionedCorpus
 from megapairs_hf.artifacts.virtual import SHARD_ROWS, DatasetArtifact
 from megapairs_hf.core.errors import ArtifactError
 from megapairs_hf.core.schema import IMAGE_ID
@@ -118,6 +119,9 @@ def locate(artifact: Artifact, ids: Iterable[str], shards: Iterable[int] | None 
     Returns:
         For each shard that has some, their row numbers, sorted.
     """
+    if isinstance(artifact, CaptionedCorpus):
+        # other captions, the same rows
+        artifact = artifact.corpus
     if isinstance(artifact, DatasetArtifact):
         return _locate_in_dataset(artifact, ids, shards)
     keys = pa.array(sorted(set(ids)), pa.string())

@@ -143,7 +143,9 @@ def _of_published(path: str, kind: str) -> Artifact:
     configuration = PUBLISHED.get(kind, kind)
     name = configuration if configuration in names else None
     if name is None and len(names) > 1 and "default" not in names:
-        raise ArtifactError(f"{path} has no configuration {configuration!r} to serve as {kind}; it has {', '.join(names)}")
+        raise ArtifactError(
+            f"{path} has no configuration {configuration!r} to serve as {kind}; it has {', '.join(names)}"
+        )
     loaded = load(path, name=name)
     splits = list(loaded)
     split = "train" if "train" in splits else splits[0]

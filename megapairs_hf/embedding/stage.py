@@ -11,7 +11,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from megapairs_hf.artifacts.arrow_arrays import embedding_table
-from megapairs_hf.artifacts.artifact import Artifact, iter_batches
+from megapairs_hf.artifacts.artifact import Artifact
 from megapairs_hf.artifacts.fingerprints import model_path, weights_fingerprint
 from megapairs_hf.artifacts.shards import shard_names
 from megapairs_hf.artifacts.sources import as_artifact
@@ -134,7 +134,7 @@ def _undecoded(corpus: Artifact, missing: dict[int, list[EncoderConfig]], size: 
     for index, models in missing.items():
         names = tuple(model.name for model in models if model.input == "image")
         if names:
-            for batch in iter_batches(corpus, [IMAGE], index, size):
+            for batch in corpus.iter_batches(index, [IMAGE], size):
                 yield Files(batch[IMAGE].to_pylist(), names)
 
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
 
-from megapairs_hf.artifacts.artifact import iter_batches
 from megapairs_hf.artifacts.shards import part_shards
 from megapairs_hf.artifacts.workspace import RULE_BASED
 from megapairs_hf.core.schema import META
@@ -47,7 +46,7 @@ def _of_rows(triplets: Artifact) -> dict[str, Any]:
     sums: Counter[str] = Counter()
     languages: set[str] = set()
     for index, _ in part_shards(triplets, "triplets"):
-        for batch in iter_batches(triplets, ["q_text", "hns", "language"], index, BATCH):
+        for batch in triplets.iter_batches(index, ["q_text", "hns", "language"], BATCH):
             texts = pc.list_flatten(batch["q_text"])
             words = pc.list_value_length(pc.utf8_split_whitespace(pc.utf8_trim_whitespace(texts)))
             sums["texts"] += len(texts)
@@ -69,7 +68,7 @@ def _licenses(corpus: Artifact) -> dict[str, int]:
     columns = [field.name for field in fields if LICENSE_COLUMN.fullmatch(field.name)]
     counts: Counter[str] = Counter()
     for index in range(len(corpus.manifest.shards) if columns else 0):
-        for batch in iter_batches(corpus, [META], index, BATCH):
+        for batch in corpus.iter_batches(index, [META], BATCH):
             counts.update(str(value) if value else "not stated" for value in batch[META].field(columns[0]).to_pylist())
     return dict(counts.most_common())
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 from datasets import Dataset, DatasetDict, Features, Image, List, Value
 
+from megapairs_hf.artifacts.captioned import with_captions
 from megapairs_hf.artifacts.lookup import known_ids, locate, rows_by_id, sample_rows
 from megapairs_hf.artifacts.sources import as_artifact
 from megapairs_hf.core.errors import ArtifactError, MegaPairsError, SchemaMismatchError
@@ -82,6 +83,16 @@ def test_images_are_found_by_id_and_never_decoded(photos, decode):
     assert corpus.row_sizes(0).tolist() == [(photos / f"{i}.png").stat().st_size for i in (3, 1, 0)]
     (_, row), *_ = sample_rows(corpus, 3, random.Random(0))
     assert (row["image_id"], row["caption"], row["width"]) == ("3", "", 0)
+
+
+def test_captions_of_ones_own_over_a_folder_of_images(photos, tmp_path, monkeypatch):
+    (tmp_path / "captions.csv").write_text('image_id,caption\n0.png,a circle\n3.png,"another, purple"\n')
+    corpus = with_captions(as_artifact(photos, "corpus"), as_artifact(tmp_path / "captions.csv", "captions"))
+    # found by the index of the images, not by reading every shard
+    monkeypatch.setattr(type(corpus), "shard", None)
+    rows = rows_by_id(corpus, ["3.png", "2.png"], ["image_id", "caption"])
+    assert list(rows) == [{"image_id": "2.png", "caption": ""}, {"image_id": "3.png", "caption": "another, purple"}]
+    assert repr(corpus).startswith("CaptionedCorpus('corpus'")
 
 
 def test_images_held_as_bytes_and_a_file_that_is_gone(tmp_path):

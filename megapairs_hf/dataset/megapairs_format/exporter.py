@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING
 
 from megapairs_hf.artifacts import storage
-from megapairs_hf.artifacts.artifact import MANIFEST, PLAN, Artifact, iter_batches
+from megapairs_hf.artifacts.artifact import MANIFEST, PLAN, Artifact
 from megapairs_hf.artifacts.manifest import PUBLISHED_PARTS
 from megapairs_hf.artifacts.shards import part_shards, split_of
 from megapairs_hf.artifacts.storage import join
@@ -80,7 +80,7 @@ def _write_images(triplets: Artifact, folder: Path) -> dict[str, str]:
     total = sum(int(shard["rows"]) for _, shard in shards)
     with Progress("export", total, "images") as bar, _synced(folder / NAMES) as names:
         for index, _ in shards:
-            for batch in iter_batches(triplets, PUBLISHED_IMAGES.names, index, 100):
+            for batch in triplets.iter_batches(index, PUBLISHED_IMAGES.names, 100):
                 for row in batch.to_pylist():
                     content, number = image_bytes(row["image"], root), len(files)
                     file = f"{number // FILES_PER_FOLDER:05d}/{number:08d}{suffix_of(content)}"
@@ -100,7 +100,7 @@ def _write_lines(triplets: Artifact, folder: Path, files: dict[str, str]) -> lis
             continue
         split = split_of(str(shard["file"])) or "train"
         with _synced(folder / f"{split}.jsonl") as file:
-            for batch in iter_batches(triplets, TRIPLETS.names, index, 1000):
+            for batch in triplets.iter_batches(index, TRIPLETS.names, 1000):
                 for row in batch.to_pylist():
                     try:
                         file.write(format_line(row, files))
