@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     import numpy as np
+    from datasets import Dataset
 
 TYPES = {CAPTION: pa.string(), CAPTIONS: pa.list_(pa.string())}
 
@@ -68,6 +69,17 @@ class CaptionedCorpus(Artifact):
         """Rows of one shard by their sorted numbers."""
         for table in self.corpus.take(index, rows, _stored(columns)):
             yield self._captioned(table, index, columns)
+
+    def dataset(self, configuration: str | None = None) -> Dataset:
+        """The corpus as a `datasets.Dataset`, with the new captions."""
+        from datasets import Dataset, concatenate_datasets
+
+        rows = self.corpus.dataset(configuration)
+        if configuration is not None:
+            return rows
+        texts = pa.concat_tables([self.shard(i, list(TYPES)) for i in range(len(self.manifest.shards))])
+        others = rows.select_columns([name for name in rows.column_names if name not in TYPES])
+        return concatenate_datasets([others, Dataset(texts)], axis=1)
 
     def row_sizes(self, index: int) -> np.ndarray:
         """About how many bytes each row of one shard has, [rows]."""

@@ -88,6 +88,7 @@ def test_images_are_found_by_id_and_never_decoded(photos, decode):
 def test_captions_of_ones_own_over_a_folder_of_images(photos, tmp_path, monkeypatch):
     (tmp_path / "captions.csv").write_text('image_id,caption\n0.png,a circle\n3.png,"another, purple"\n')
     corpus = with_captions(as_artifact(photos, "corpus"), as_artifact(tmp_path / "captions.csv", "captions"))
+    assert corpus.dataset()["caption"] == ["a circle", "", "", "another, purple"]
     # found by the index of the images, not by reading every shard
     monkeypatch.setattr(type(corpus), "shard", None)
     rows = rows_by_id(corpus, ["3.png", "2.png"], ["image_id", "caption"])
