@@ -12,7 +12,6 @@ from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
 import pyarrow as pa
 
 from megapairs_hf.artifacts import storage
@@ -23,7 +22,6 @@ from megapairs_hf.artifacts.artifact import (
     README,
     REJECTED_NAME,
     Artifact,
-    array_bytes,
     json_bytes,
     open_artifact,
     read_json,
@@ -93,7 +91,7 @@ class ArtifactWriter:
     def write(
         self,
         index: int,
-        data: pa.Table | np.ndarray,
+        data: pa.Table,
         rejected: Sequence[Rejection] = (),
         stats: Mapping[str, Any] | None = None,
     ) -> None:
@@ -101,11 +99,11 @@ class ArtifactWriter:
 
         Args:
             index: its number.
-            data: its rows, a table for `.parquet` and `.arrow` or an array for `.npy`.
+            data: its rows.
             rejected: (key, reason, detail) of every row that was left out.
             stats: nested counters; those of all shards are added up in the manifest.
         """
-        content = array_bytes(data) if isinstance(data, np.ndarray) else file_bytes(self.names[index], data)
+        content = file_bytes(self.names[index], data)
         digest = storage.write_bytes(join(self.path, self.names[index]), content)
         self._record(index, len(data), digest, rejected, stats)
 

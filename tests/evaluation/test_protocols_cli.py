@@ -151,10 +151,10 @@ def test_the_test_splits_give_files_and_no_number(models, data, tmp_path, capsys
 def test_another_prompt_finds_the_gallery_in_the_cache(models, data, tmp_path):
     words = ["eval", f"{models}/clip", "circo", "--data", str(data), "--cache", str(tmp_path / "cache")]
     assert main([*words, "--out", str(tmp_path / "a")]) == 0
-    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.npy")}
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("shard-*.arrow")}
     assert len(kept) == 1
     assert main([*words, "--set", "prompt=searle", "--out", str(tmp_path / "b")]) == 0
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.npy")} == kept
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("shard-*.arrow")} == kept
     assert results(tmp_path / "b")[0]["options"]["prompt"] == "{relative_caption}"
 
 
