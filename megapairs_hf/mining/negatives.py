@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from datasets import Dataset
 
+    from megapairs_hf.mining.embedded_rows import EmbeddedRows
     from megapairs_hf.mining.queries import Positives
 
 SCHEMA = pa.schema(
@@ -99,21 +100,24 @@ def hard_negatives(
     scratch = Path(datasets.config.HF_DATASETS_CACHE) / "megapairs_hf"
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        embeddings = unit_embeddings(rows.embeddings[column], Path(folder) / "embeddings.npy", shared=False)
-        mask = has_embedding(embeddings)
-        if rows.excluded is not None:
-            mask &= ~rows.excluded
-        if not mask.any():
-            raise ConfigError(
-                f"no row has an embedding in {column!r}, so there are no negatives; embed the images again"
-            )
-        usable = np.flatnonzero(mask)
-        targets = Targets(embeddings if mask.all() else SelectedRows(embeddings, usable), usable, rows.ids)
+        targets = _open_targets(rows, column, Path(folder) / "embeddings.npy")
         asked, records = read_queries(dataset, queries, positives, query_column or column, targets)
         _fill(records, asked, targets, config)
     _note_counts(records, config)
     columns = {name: [record.get(name, []) for record in records] for name in SCHEMA.names}
     return datasets.Dataset(pa.table(columns, schema=SCHEMA))
+
+
+def _open_targets(rows: EmbeddedRows, column: str, file: Path) -> Targets:
+    """The rows with an embedding and without an error; `file` is where a copy of unit length may lie."""
+    embeddings = unit_embeddings(rows.embeddings[column], file, shared=False)
+    mask = has_embedding(embeddings)
+    if rows.excluded is not None:
+        mask &= ~rows.excluded
+    if not mask.any():
+        raise ConfigError(f"no row has an embedding in {column!r}, so there are no negatives; embed the images again")
+    usable = np.flatnonzero(mask)
+    return Targets(embeddings if mask.all() else SelectedRows(embeddings, usable), usable, rows.ids)
 
 
 def _fill(records: list[dict[str, Any]], queries: Queries, targets: Targets, config: NegativesConfig) -> None:

@@ -89,22 +89,14 @@ def mine(
     config = given_settings(MineConfig, config, settings, "mine")
     if isinstance(dataset, (str, os.PathLike)):
         return mine_rows(open_embedding_folder(dataset, text_columns), config, cache_dir)
-    source = check_dataset(dataset, "mine")
-    names = {name for relation in config.relations for name in relation.embeddings}
-    # in the order of the data set, so that the cache does not miss for another order of names
-    columns = sorted(names, key=_position(source)) if names else None
-    return mine_rows(dataset_rows(source, columns, text_columns), config, cache_dir)
+    names = list(dict.fromkeys(name for relation in config.relations for name in relation.embeddings))
+    return mine_rows(dataset_rows(check_dataset(dataset, "mine"), names or None, text_columns), config, cache_dir)
 
 
 def _as_dict(relation: AnyRelation) -> dict[str, Any]:
     if isinstance(relation, str):
         return {"name": relation}
     return dict(dataclasses.asdict(relation) if isinstance(relation, RelationConfig) else relation)
-
-
-def _position(dataset: Dataset) -> Any:
-    order = {name: n for n, name in enumerate(dataset.column_names)}
-    return lambda name: (order.get(name, len(order)), name)
 
 
 def mine_rows(rows: EmbeddedRows, config: MineConfig, cache_dir: PathLike | None) -> Dataset:

@@ -9,9 +9,6 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 
-import megapairs_hf
-from megapairs_hf import mining
-from megapairs_hf.dataset import split_pairs
 from tests.small import ROOT
 
 
@@ -20,13 +17,6 @@ def workplace(tmp_path, monkeypatch):
     """The folders that the page names."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    # until the package's door shows them
-    for name, function in {
-        "mine": mining.mine,
-        "hard_negatives": mining.hard_negatives,
-        "split_pairs": split_pairs,
-    }.items():
-        monkeypatch.setattr(megapairs_hf, name, function, raising=False)
     rng = np.random.default_rng(0)
     centers = rng.standard_normal((20, 32))
 

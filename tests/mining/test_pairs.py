@@ -1,4 +1,5 @@
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -300,3 +301,31 @@ def test_columns_that_are_no_embeddings_say_why():
     )
     with pytest.raises(ConfigError, match="no column of embeddings"):
         mine(other)
+
+
+TWO = r"""
+import json, sys
+import datasets
+from pathlib import Path
+from datasets import Dataset
+from megapairs_hf.core import distributed
+from megapairs_hf.mining import embedded_rows, mine
+datasets.config.HF_DATASETS_CACHE = Path(sys.argv[2])
+embedded_rows.SHARD_ROWS = 40
+pairs = mine(Dataset.load_from_disk(sys.argv[1]), **json.loads(sys.argv[3]))
+Path(sys.argv[4] + str(distributed.rank())).write_text(json.dumps(pairs.to_list()))
+"""
+
+
+def test_two_processes_share_the_work_and_both_get_all_pairs(tmp_path, saved):
+    rows = saved(data_set({name: part.astype(np.float32) * 2 for name, part in arrays().items()}))
+    (tmp_path / "two.py").write_text(TWO)
+    folder = str(folders(rows.cache_files[0]["filename"])[0])
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_addr", "127.0.0.1"]
+    launcher += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "127.0.0.1:0", str(tmp_path / "two.py")]
+    command = [*launcher, folder, str(tmp_path / "shared"), json.dumps(SETTINGS), str(tmp_path / "pairs-")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    subprocess.run(command, check=True, capture_output=True, cwd=ROOT, env=environment, timeout=900)
+    expected = json.dumps(mine(rows, **SETTINGS).to_list())
+    for rank in (0, 1):
+        assert (tmp_path / f"pairs-{rank}").read_text() == expected

@@ -10,7 +10,8 @@ import pytest
 from megapairs_hf.artifacts.arrow_arrays import embedding_table
 from megapairs_hf.mining.knn import exact
 from megapairs_hf.mining.knn.calibration import overlap
-from megapairs_hf.mining.knn.embeddings import Embeddings, FileRows, distinct
+from megapairs_hf.mining.knn.duplicates import distinct
+from megapairs_hf.mining.knn.embeddings import Embeddings, FileRows
 from megapairs_hf.mining.knn.exact import ExactSearch
 from megapairs_hf.mining.knn.faiss_search import FaissSearch
 from megapairs_hf.mining.knn.gpu_search import DeviceSearch

@@ -156,48 +156,12 @@ def has_embedding(embeddings: Embeddings) -> np.ndarray:
     result = np.empty(len(embeddings), bool)
     for low, high in embeddings.spans():
         # without its sign, a float16 grows with its bits, and from 0x7C00 on it is no number
-        largest = (_bits(embeddings.read(low, high)) & 0x7FFF).max(axis=1, initial=0)
+        largest = (float_bits(embeddings.read(low, high)) & 0x7FFF).max(axis=1, initial=0)
         result[low:high] = (largest > 0) & (largest < NOT_FINITE)
     return result
 
 
-def distinct(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Find equal rows of an array in memory, as `distinct_rows` does."""
-    return distinct_rows(Embeddings([embeddings]))
-
-
-def distinct_rows(embeddings: Embeddings) -> tuple[np.ndarray, np.ndarray]:
-    """Find equal rows.
-
-    Args:
-        embeddings: N rows.
-
-    Returns:
-        Positions of the first row of every kind, ascending, and for every row the number of its kind.
-    """
-    from megapairs_hf.mining.knn.kernels import row_hashes
-
-    spans = embeddings.spans()
-    hashes = np.concatenate([row_hashes(_bits(embeddings.read(low, high))) for low, high in spans])
-    _, first, kind = np.unique(hashes, return_index=True, return_inverse=True)
-    first, kind = _by_first(first, kind)
-    if len(first) == len(embeddings):
-        return first, kind
-    for low, high in spans:
-        copies = low + np.flatnonzero(first[kind[low:high]] != np.arange(low, high))
-        left, right = _bits(embeddings.take(copies)), _bits(embeddings.take(first[kind[copies]]))
-        alone = copies[(left != right).any(axis=1)]
-        # two embeddings of one hash: such rows are kinds of their own
-        kind[alone] = np.arange(len(first), len(first) + len(alone))
-        first = np.concatenate([first, alone])
-    return _by_first(first, kind)
-
-
-def _bits(embeddings: np.ndarray) -> np.ndarray:
+def float_bits(embeddings: np.ndarray) -> np.ndarray:
+    """The bits of float16 embeddings, [N, D] uint16."""
     bits: np.ndarray = np.ascontiguousarray(embeddings).view(np.uint16)
     return bits
-
-
-def _by_first(first: np.ndarray, kind: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    order = np.argsort(first)
-    return first[order], np.argsort(order)[kind]
