@@ -23,7 +23,7 @@ from megapairs_hf.artifacts.shards import shard_names
 from megapairs_hf.artifacts.writer import ArtifactWriter, create_artifact
 from megapairs_hf.core.schema import TRIPLETS, with_features
 from megapairs_hf.dataset.config import BuildConfig
-from megapairs_hf.dataset.layout import image_table, readme
+from megapairs_hf.dataset.layout import image_table
 
 NEGATIVES = 5
 
@@ -77,7 +77,6 @@ def make(folder: Path, rows: int, images: int) -> None:
             writer.write(i, table.replace_schema_metadata(with_features(TRIPLETS).metadata))
         cells = [{"image_id": f"image-{n}", "image": {"bytes": make_image(n), "path": None}} for n in range(images)]
         writer.write(len(starts), image_table(cells))
-        (folder / "README.md").write_text(readme(["train"], rows, False))
         writer.finish()
 
 

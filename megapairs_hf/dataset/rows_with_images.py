@@ -10,18 +10,23 @@ from typing import TYPE_CHECKING, Any, Self, overload
 import numpy as np
 
 from megapairs_hf.artifacts.lookup import IdIndex
+from megapairs_hf.artifacts.sources import as_artifact
+from megapairs_hf.artifacts.virtual import DatasetArtifact
 from megapairs_hf.core.errors import ArtifactError, ConfigError
 from megapairs_hf.core.row_function import ERROR
 from megapairs_hf.core.schema import IMAGE, IMAGE_ID, TRIPLETS
 from megapairs_hf.dataset.split import SPLIT
 from megapairs_hf.images.decode import to_rgb
-from megapairs_hf.images.locate import image_bytes
+from megapairs_hf.images.locate import ROOT, image_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from datasets import Dataset
     from PIL import Image
+
+    from megapairs_hf.artifacts.artifact import Artifact
+    from megapairs_hf.artifacts.storage import PathLike
 
 IMAGE_COLUMNS = ("q_img", "t_img", "hns")
 REQUIRED = ("q_img", "q_text", "t_img", "hns")
@@ -41,10 +46,16 @@ class RowsWithImages(Sequence[dict[str, Any]]):
     """
 
     def __init__(
-        self, dataset: Dataset, images: Dataset, columns: Sequence[str] | None = None, root: str | None = None
+        self,
+        dataset: Dataset,
+        images: Dataset | Artifact | PathLike,
+        columns: Sequence[str] | None = None,
+        root: str | None = None,
     ) -> None:
-        from datasets import Image
+        from datasets import Dataset, Image
 
+        if not isinstance(images, Dataset):
+            images, root = _opened(images)
         for name in REQUIRED if columns is None else columns:
             _require_column(dataset, name, "the triplets", "map `JoinTriplets()` over pairs that have instructions")
         for name in (IMAGE_ID, IMAGE):
@@ -191,6 +202,13 @@ class RowsWithImages(Sequence[dict[str, Any]]):
             values = columns[name]
             columns[name] = [images[v] if isinstance(v, str) else [images[part] for part in v] for v in values]
         return _as_rows(columns if self.transform is None else self.transform(columns))
+
+
+def _opened(source: Artifact | PathLike) -> tuple[Dataset, str]:
+    """The images of a corpus, and below which folder those lie that it names by a path."""
+    artifact = as_artifact(source, "corpus")
+    folder = artifact.folder if isinstance(artifact, DatasetArtifact) else artifact.manifest.stats.get(ROOT)
+    return artifact.dataset(), str(folder or "")
 
 
 def _listed(value: Any) -> list[str]:

@@ -22,7 +22,7 @@ from megapairs_hf.dataset.layout import SPLITS
 from megapairs_hf.dataset.split import SPLIT, VALIDATION
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection
 
     from megapairs_hf.artifacts.artifact import Artifact
     from megapairs_hf.artifacts.writer import Rejection
@@ -77,9 +77,9 @@ class Join:
     excluded: frozenset[str]
     splits: Splits | None = None
 
-    def annotated(self, index: int, columns: Sequence[str] | None = None) -> pa.Table:
+    def annotated(self, index: int, columns: Collection[str] | None = None) -> pa.Table:
         """The pairs of one shard that have instructions."""
-        table = self.pairs.shard(index, columns)
+        table = self.pairs.shard(index, sorted(columns) if columns else None)
         texts = self._texts(index)
         return table.filter(pa.array([key in texts for key in _keys(table)], pa.bool_()))
 

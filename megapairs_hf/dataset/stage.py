@@ -128,7 +128,8 @@ def _splits(rows: Join, config: BuildConfig) -> Splits:
     shards = range(len(rows.pairs.manifest.shards))
     by_cluster = all(has_clusters(rows.pairs.shard(i, [*CLUSTERS, NEGATIVE_IDS])) for i in shards)
     columns = CLUSTERS if by_cluster else IDS
-    keys = pa.concat_tables([rows.annotated(i, [*IDS[:2], *CLUSTERS[:2]]) for i in shards])
+    # by id a pair is known, by column its images are divided
+    keys = pa.concat_tables([rows.annotated(i, {*IDS[:2], *columns[:2]}).select(columns[:2]) for i in shards])
     return Splits(validation_keys(keys[columns[0]], keys[columns[1]], config.validation, config.seed), columns)
 
 

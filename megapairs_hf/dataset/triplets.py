@@ -35,9 +35,10 @@ class Triplets(RowsWithImages):
     Args:
         dataset: one row per triplet, images by id, as `JoinTriplets` adds them and as the published `triplets` have
             them; a column `split` (by `split_pairs`) makes splits.
-        images: the images of all rows: `image_id`, `image`, and `caption` where there are captions.
+        images: the images of all rows: `image_id`, `image`, and `caption` where there are captions; a `Dataset`, a
+            corpus or its folder, a table of one's own, or a published data set.
         columns: the columns of a row; None for all.
-        root: the folder below which images by reference lie; None to take a path as it is.
+        root: the folder below which a `Dataset` has its images by reference; None to take a path as it is.
 
     Raises:
         ConfigError: a column is missing, or rows have an `error`.

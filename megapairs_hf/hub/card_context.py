@@ -80,26 +80,17 @@ def used(config: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in idle}
 
 
-def check_license(config: PushConfig) -> None:
-    """Refuse a push that names no license.
-
-    Raises:
-        CardError: it names none.
-    """
-    if config.license is None:
-        raise CardError(
-            "a card must name the license and none is guessed; pass --license cc-by-4.0 or another one (in Python"
-            ' license="cc-by-4.0")'
-        )
-
-
 def common_slots(work: Work, config: PushConfig) -> dict[str, Any]:
     """Slots of both kinds of card.
 
     Raises:
         CardError: the license is not given.
     """
-    check_license(config)
+    if config.license is None:
+        raise CardError(
+            "a card must name the license and none is guessed; pass --license cc-by-4.0 or another one (in Python"
+            ' license="cc-by-4.0")'
+        )
     corpus = work.artifacts.get("corpus")
     return {
         "repo_id": config.repo_id,

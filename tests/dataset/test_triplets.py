@@ -1,6 +1,7 @@
 """`Triplets` over data sets of one's own, as a notebook makes them, and saved as the published folder."""
 
 import io
+import json
 import pickle
 
 import pytest
@@ -171,3 +172,15 @@ def test_the_pages_snippets_run(tmp_path, monkeypatch, capsys):
         exec(block.split("```")[0], names)  # the page is ours
     assert len(load_triplets(tmp_path / "own" / "triplets")) == 1
     assert capsys.readouterr().out.count('"pos"') == 3
+
+
+def test_images_come_from_a_corpus_a_table_or_a_published_folder(triplets, photos, tmp_path, corpus):
+    lines = [{"image_id": name, "image": f"{name}.png"} for name in NAMES]
+    (photos / "images.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    saved = save_triplets(triplets, tmp_path / "t")
+    for images in (photos / "images.jsonl", saved.path):
+        assert Triplets(triplets.dataset, images)[0]["hns"][1].getpixel((0, 0)) == (100, 90, 10)
+    ids = corpus.table(["image_id"])["image_id"].to_pylist()
+    rows = Dataset.from_list([{"q_img": ids[0], "q_text": ["x"], "t_img": ids[1], "hns": [ids[0]]}])
+    for images in (corpus, corpus.path):
+        assert Triplets(rows, images)[0]["t_img"].size == (32, 32)

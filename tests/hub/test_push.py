@@ -411,7 +411,6 @@ from PIL import Image
 
 from megapairs_hf import load_triplets
 from megapairs_hf.core.columns import add_columns, drop_errors
-from megapairs_hf.core.errors import MegaPairsError
 from megapairs_hf.dataset import JoinTriplets, Triplets
 from megapairs_hf.hub.upload import push
 
@@ -426,10 +425,7 @@ texts |= {"model": "Qwen/Qwen3", "raw": "kept at home"}
 pairs = [{"query_id": q, "target_id": t, "negative_ids": [n], "split": s, **texts}
          for q, t, n, s in (("a", "b", "c", "train"), ("b", "c", "a", "train"), ("c", "a", "b", "validation"))]
 triplets = Triplets(drop_errors(add_columns(Dataset.from_list(pairs), JoinTriplets())), images=images)
-try:
-    push(triplets, "org/scenes")
-except MegaPairsError as error:
-    print(type(error).__name__, error)
+print(push(triplets, "org/unlicensed"))
 print(push(triplets, "org/scenes", license="cc-by-4.0", private=True))
 print(triplets.push_to_hub("org/plain"))
 print(triplets.push_to_hub("org/proposed", create_pr=True).pr_url)
@@ -445,7 +441,9 @@ print(Path(hf_hub_download("org/scenes", "README.md", repo_type="dataset")).read
 
 def test_triplets_of_a_notebook_are_pushed_with_and_without_a_card_and_read_back(hub, tmp_path):
     lines = child(hub, tmp_path, NOTEBOOK, tmp_path / "photos").splitlines()
-    assert lines[0].startswith("CardError a card must name the license") and 'license="cc-by-4.0"' in lines[0]
+    assert lines[0] == f"{hub.endpoint}/datasets/org/unlicensed"
+    unlicensed = hub.commits[hub.heads[("dataset", "org/unlicensed")]["main"]]["README.md"].decode()
+    assert "license: unknown" in unlicensed and "named no license; ask before you use it" in unlicensed
     assert lines[1] == f"{hub.endpoint}/datasets/org/scenes"
     assert lines[3] == f"{hub.endpoint}/datasets/org/proposed/discussions/1"
     once = ["2 (60, 9, 9) True", "{'train': 2, 'validation': 1}", "['a', 'b', 'c']", "(8, 8)"]

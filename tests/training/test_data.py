@@ -15,7 +15,7 @@ from PIL import Image
 
 from megapairs_hf.core.errors import ArtifactError, StaleArtifactError, TrainingError
 from megapairs_hf.core.inputs import Input
-from megapairs_hf.dataset import load_triplets
+from megapairs_hf.dataset import Triplets, load_triplets
 from megapairs_hf.models import load_mmret
 from megapairs_hf.training import TrainConfig, train
 from megapairs_hf.training.config import SourceConfig
@@ -255,6 +255,14 @@ def test_a_language_model_sees_each_input_once_and_trains_with_cached_gradients(
     own = 3 * np.arange(4)
     expected = np.mean([np.log(np.exp(row - row[k]).sum()) for row, k in zip(logits[order], own, strict=True)])
     assert loss == pytest.approx(expected, rel=1e-4)
+
+
+def test_images_of_unknown_cluster_are_in_no_cluster(rows):
+    names = rows.images["image_id"][:]
+    images = rows.images.remove_columns("cluster").add_column("cluster", [5, 5] + [-1] * (len(names) - 2))
+    pool = TripletPool(Triplets(rows.dataset, images), TrainConfig(**SETTINGS, cluster_column="cluster"))
+    assert pool.cluster(names[0]) == pool.cluster(names[1]) == "cluster 5"
+    assert pool.cluster(names[2]) != pool.cluster(names[3])
 
 
 def test_a_cluster_whose_name_is_an_images_id_is_not_that_image(rows):
