@@ -141,8 +141,8 @@ class InstructConfig:
         min_words: shortest instruction; ours.
         max_words: longest instruction; ours.
         language: of the instructions; a text that is plainly in another one is rejected; ours.
-        response_format: `list` for a numbered list; `json` for a JSON object: TGI gets the schema, other servers
-            only that JSON is expected; ours.
+        response_format: `list` for a numbered list; `json` for a JSON object by a schema, where the server takes one;
+            ours.
         temperature: sampling temperature; ours.
         top_p: nucleus sampling; ours.
         max_new_tokens: most tokens of a response; ours.

@@ -27,6 +27,7 @@ from megapairs_hf.annotation.engines.transformers_engine import LocalSession
 from megapairs_hf.artifacts.fingerprints import weights_fingerprint
 from megapairs_hf.artifacts.sources import as_artifact
 from megapairs_hf.core.config import build_config, config_hash
+from megapairs_hf.core.distributed import device_of_rank
 from megapairs_hf.core.errors import ConfigError
 from megapairs_hf.core.row_function import RowFunction, Rows, blank_value, format_error
 from megapairs_hf.core.schema import QUERY_ID, TARGET_ID
@@ -96,6 +97,7 @@ class AnnotationFunction(RowFunction):
         self._session: Session | LocalSession | None = None
         self._source: Artifact | None = None
         self._memory: MemoryRows | None = None
+        self._rank: int | None = None
 
     @property
     def source(self) -> Any:
@@ -173,9 +175,10 @@ class AnnotationFunction(RowFunction):
             ServerUnavailableError: the servers refuse or fail every request; responses so far are kept.
             BudgetSpentError: the budget is exhausted; responses so far are kept.
         """
+        self._rank = rank
         if not self.asks:
             return self.by_function(table.to_pylist(), lambda: None)
-        session = self.session(rank)
+        session = self.session()
         batch = RowBatch(table, self.make_task(table))
         try:
             batch.resume(session.journal)
@@ -187,12 +190,14 @@ class AnnotationFunction(RowFunction):
         finally:
             batch.task.close()
 
-    def session(self, rank: int | None = None) -> Session | LocalSession:
+    def session(self) -> Session | LocalSession:
         """The connections of this process, or its model; opened with the first batch."""
         if self._session is None:
             folder = self.journal_folder()
             if self.config.engine == "transformers":
-                self._session = LocalSession(self.config, folder, vision=self.VISION)
+                self._session = LocalSession(
+                    self.config, folder, vision=self.VISION, device=device_of_rank(self._rank)
+                )
             else:
                 self._session = Session(self.config, folder)
             weakref.finalize(self, self._session.close)

@@ -19,11 +19,12 @@ import pyarrow as pa
 from megapairs_hf.annotation.client.messages import Request
 from megapairs_hf.annotation.config import VerifyConfig, pair_seed
 from megapairs_hf.annotation.corpus_reader import CorpusImages
-from megapairs_hf.annotation.engines.clip_score import pass_rates
+from megapairs_hf.annotation.engines.clip_score import load, pass_rates
 from megapairs_hf.annotation.function import AnnotationFunction
 from megapairs_hf.annotation.prompts.parsing import without_thinking
 from megapairs_hf.annotation.prompts.templates import Prompt, format_images, load_prompt
 from megapairs_hf.annotation.tasks import Outcome, Row, share
+from megapairs_hf.core.distributed import device_of_rank
 from megapairs_hf.core.schema import NEGATIVE_IDS, QUERY_ID, TARGET_ID, VERIFIED
 
 if TYPE_CHECKING:
@@ -158,12 +159,13 @@ class Verify(AnnotationFunction):
         """The outcomes of a CLIP model's scores, batch by batch."""
         reader = self.reader(pa.Table.from_pylist(rows))
         negatives = self.negatives(rows, reader)
+        clip = load(self.config.model, self.model_path, self.config.local, device_of_rank(self._rank))
         outcomes = []
         for start in range(0, len(rows), self.config.local.batch_size):
             batch = rows[start : start + self.config.local.batch_size]
             images = CorpusImages(reader, self.config.max_image_side)
             images.load(image_ids(batch, negatives))
-            outcomes += pass_rates(self.model_path, self.config, batch, negatives, images)
+            outcomes += pass_rates(clip, batch, negatives, images)
             images.close()
             for _ in batch:
                 advance()

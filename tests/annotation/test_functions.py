@@ -186,6 +186,23 @@ def test_a_server_that_is_gone_raises_once_and_the_answers_are_kept(serve, image
         Describe(images, urls=["http://127.0.0.1:9/v1"], seed=1).one(make_image(), make_image())
 
 
+def test_ctrl_c_keeps_what_was_answered(serve, images, rows):
+    def script(_, n):
+        if len(server.answered) < 5:
+            return None
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        return ("hang",)
+
+    server = serve(script=script)
+    function = Describe(images, urls=[server.url], **QUICK | {"concurrency": 1})
+    with pytest.raises(KeyboardInterrupt):
+        rows.map(function, batched=True)
+    server.script = None
+    assert set(rows.map(function, batched=True, load_from_cache_file=False)["error"]) == {""}
+    assert set(server.answered.values()) == {1}
+    assert sum(server.asked.values()) <= 12
+
+
 def test_a_budget_stops_and_a_larger_one_goes_on(serve, images, rows):
     server = serve()
     settings = {"urls": [server.url], **QUICK, "concurrency": 1}

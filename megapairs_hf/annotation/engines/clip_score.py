@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.annotation.tasks import Outcome, Row, share
 from megapairs_hf.core.compatibility import check_adapter_of
-from megapairs_hf.core.distributed import choose_device
 from megapairs_hf.core.errors import ImageRejectedError, ModelError
 from megapairs_hf.core.schema import QUERY_ID, TARGET_ID
 
@@ -33,9 +32,10 @@ class Clip:
         model: its name, for errors.
         path: its folder or Hub id.
         local: how it is run.
+        device: where.
     """
 
-    def __init__(self, model: str, path: str, local: Local) -> None:
+    def __init__(self, model: str, path: str, local: Local, device: str) -> None:
         from sentence_transformers import SentenceTransformer
 
         check_adapter_of(path, local.revision)
@@ -43,7 +43,7 @@ class Clip:
             self.model = SentenceTransformer(
                 path,
                 revision=local.revision,
-                device=choose_device(None),
+                device=device,
                 model_kwargs={"dtype": local.dtype},
             )
         except (OSError, ValueError) as error:
@@ -65,14 +65,13 @@ class Clip:
 
 
 @lru_cache(maxsize=1)
-def load(model: str, path: str, local: Local) -> Clip:
+def load(model: str, path: str, local: Local, device: str) -> Clip:
     """The model of these settings, loaded once."""
-    return Clip(model, path, local)
+    return Clip(model, path, local, device)
 
 
 def pass_rates(
-    path: str,
-    config: Any,
+    clip: Clip,
     rows: list[Row],
     negatives: Mapping[tuple[str, str], list[str]],
     corpus_images: CorpusImages,
@@ -80,15 +79,14 @@ def pass_rates(
     """The share of hard negatives that the target beats, for each instruction of some pairs.
 
     Args:
-        path: of the CLIP model.
-        config: settings.
+        clip: the model.
         rows: the pairs, with `instructions`.
         negatives: of each pair.
         corpus_images: with the images of these pairs.
     """
     from PIL import Image
 
-    clip, images, problems = load(config.model, path, config.local), {}, {}
+    images, problems = {}, {}
     keys = [(row[QUERY_ID], row[TARGET_ID]) for row in rows]
     for image_id in sorted({name for key in keys for name in (*key, *negatives[key])}):
         try:
