@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from megapairs_hf.core.config import RUNTIME_ONLY, require
-from megapairs_hf.core.schema import CAPTION, CAPTIONS
 from megapairs_hf.corpus.synthetic.scenes import ScenesConfig
 
 PILLOW_LIMIT = 178_956_970
@@ -103,6 +102,9 @@ class CorpusConfig:
 
     def caption_columns(self) -> tuple[str, ...]:
         """The columns that hold captions, where there is no template."""
+        # the schema brings pyarrow, which no help text needs
+        from megapairs_hf.core.schema import CAPTION, CAPTIONS
+
         return (CAPTION, CAPTIONS) if self.caption_column == CAPTION else (self.caption_column,)
 
     def template_columns(self) -> list[str]:
