@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, overload
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from megapairs_hf.artifacts.lookup import IdIndex
 from megapairs_hf.artifacts.sources import as_artifact
@@ -81,7 +82,7 @@ class RowsWithImages(Sequence[dict[str, Any]]):
         """The triplets of each split; all are `train` where no column tells them apart."""
         if SPLIT not in self.column_names:
             return {"train": len(self)}
-        counts = Counter(self.dataset[SPLIT])
+        counts = counts_of(self.dataset, SPLIT)
         return {name: counts[name] for name in sorted(counts, key=lambda name: name != "train")}
 
     def split(self, name: str) -> Self:
@@ -94,7 +95,8 @@ class RowsWithImages(Sequence[dict[str, Any]]):
             raise ConfigError(f"there is no split {name!r}; there are {', '.join(self.splits)}")
         if SPLIT not in self.column_names:
             return self
-        return self._of(self.dataset.select([i for i, split in enumerate(self.dataset[SPLIT]) if split == name]))
+        inside = pc.equal(_column(self.dataset, SPLIT), name).to_numpy()
+        return self._of(self.dataset.select(np.flatnonzero(inside)))
 
     def _of(self, dataset: Dataset) -> Self:
         """Other rows of the same images, whose index is made already."""
@@ -204,6 +206,18 @@ class RowsWithImages(Sequence[dict[str, Any]]):
         return _as_rows(columns if self.transform is None else self.transform(columns))
 
 
+def _column(dataset: Dataset, name: str) -> pa.ChunkedArray:
+    return dataset.select_columns([name]).with_format("arrow")[:][name]
+
+
+def counts_of(dataset: Dataset, name: str) -> dict[str, int]:
+    """How often each value is in a column of texts, or of lists of them; in the order of their first rows."""
+    column = _column(dataset, name)
+    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+        column = pc.list_flatten(column)
+    return {pair["values"]: pair["counts"] for pair in pc.value_counts(column).to_pylist()}
+
+
 def _opened(source: Artifact | PathLike) -> tuple[Dataset, str]:
     """The images of a corpus, and below which folder those lie that it names by a path."""
     artifact = as_artifact(source, "corpus")
@@ -230,6 +244,6 @@ def _require_column(dataset: Dataset, name: str, what: str, advice: str) -> None
 def _refuse_errors(dataset: Dataset) -> None:
     if ERROR not in dataset.column_names:
         return
-    count = sum(1 for error in dataset[ERROR] if error)
+    count = len(dataset) - counts_of(dataset, ERROR).get("", 0)
     if count:
         raise ConfigError(f"{count:,} of {len(dataset):,} rows have an error; leave them out first: `drop_errors(…)`")

@@ -7,7 +7,6 @@ functions leave beside the triplets, stay behind; columns of one's own are kept.
 from __future__ import annotations
 
 import tempfile
-from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -33,7 +32,7 @@ from megapairs_hf.dataset.layout import (
     preview_table,
     thinned,
 )
-from megapairs_hf.dataset.rows_with_images import REQUIRED
+from megapairs_hf.dataset.rows_with_images import REQUIRED, counts_of
 from megapairs_hf.dataset.shard_join import clusters_of
 from megapairs_hf.dataset.split import SPLIT
 
@@ -212,7 +211,7 @@ def _stats(triplets: RowsWithImages) -> dict[str, Any]:
     """What a card may say of rows without a work folder."""
     stats: dict[str, Any] = {"triplets": triplets.splits}
     if "relation" in triplets.column_names:
-        stats["relations"] = dict(Counter(name for names in triplets.dataset["relation"] for name in names or ()))
+        stats["relations"] = counts_of(triplets.dataset, "relation")
     if "model" in triplets.column_names:
-        stats["models"] = dict(Counter(triplets.dataset["model"]))
+        stats["models"] = counts_of(triplets.dataset, "model")
     return stats

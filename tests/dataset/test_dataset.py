@@ -43,6 +43,8 @@ def test_the_folder_is_a_data_set(triplets):
     images = load_dataset(triplets.path, "images", split="train")
     assert images.column_names == ["image_id", "image", "caption", "captions", "cluster"]
     assert images[0]["captions"] == [images[0]["caption"]]
+    # rows of the corpus: each image is alone in its cluster, or with its near-duplicates
+    assert min(images["cluster"]) >= 0 and len(set(images["cluster"])) > 10
     assert images[0]["image"].mode == "RGB"
     preview = load_dataset(triplets.path, "preview", split="train")
     assert len(preview) == 5
