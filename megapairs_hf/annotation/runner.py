@@ -167,6 +167,11 @@ def _check_rows(step: Step, artifact: Artifact) -> Artifact:
     Raises:
         ArtifactError: every row was rejected.
     """
+    if artifact.rows == 0 and set(artifact.manifest.rejected) == {"no_caption"}:
+        raise ArtifactError(
+            "the rule-based engine writes from captions, and the corpus has none; make some with `megapairs caption`,"
+            " or choose another engine"
+        )
     if artifact.rows == 0 and step.source.rows > 0:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in artifact.manifest.rejected.items())
         raise ArtifactError(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import datasets
 import pyarrow as pa
 import pytest
+from datasets import Dataset
 from PIL import Image
 
 from megapairs_hf.artifacts.shards import shard_names
@@ -90,6 +91,16 @@ def bare(tmp_path):
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
+
+
+@pytest.fixture
+def images(corpus):
+    return Dataset.from_list(corpus.table().to_pylist()).cast_column("image", datasets.Image())
+
+
+@pytest.fixture
+def rows(pairs):
+    return Dataset.from_list(pairs.table(["query_id", "target_id"]).to_pylist())
 
 
 @pytest.fixture

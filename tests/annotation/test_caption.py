@@ -17,7 +17,7 @@ from megapairs_hf.artifacts.artifact import open_artifact
 from megapairs_hf.artifacts.captioned import with_captions
 from megapairs_hf.artifacts.sources import as_artifact
 from megapairs_hf.core.columns import add_columns
-from megapairs_hf.core.errors import ConfigError
+from megapairs_hf.core.errors import ArtifactError, ConfigError
 from megapairs_hf.core.schema import CAPTIONS_TABLE
 from tests.small import megapairs
 
@@ -66,6 +66,9 @@ def test_captions_take_the_place_of_the_corpus_own(serve, bare, pairs, tmp_path)
     for table in (corpus.table(["caption", "captions"]), corpus.table()):
         assert table["caption"].to_pylist() == [texts.get(f"i{n}", "") for n in range(6)]
         assert table["captions"].to_pylist() == [[texts[f"i{n}"]] if f"i{n}" in texts else [] for n in range(6)]
+    rows = corpus.dataset()
+    assert rows["caption"][:] == corpus.table(["caption"])["caption"].to_pylist()
+    assert rows[1]["image"]["bytes"] == make_image((40, 0, 0))
     batches = [batch for i in (0, 1) for batch in corpus.iter_batches(i, ["caption", "image_id"], 3)]
     assert [name for batch in batches for name in batch["image_id"].to_pylist()] == [f"i{n}" for n in range(6)]
     # own captions, in files that know no shards of the corpus
@@ -76,6 +79,9 @@ def test_captions_take_the_place_of_the_corpus_own(serve, bare, pairs, tmp_path)
     described = describe_pairs(pairs, corpus, config=config, out=tmp_path / "d")
     first = described.table()["description"].to_pylist()[0]
     assert first.startswith("The query shows a flat image of color (0, 0, 0)")
+    rows = [{"query_id": f"i{n}", "target_id": f"i{n + 1}"} for n in range(4)]
+    with pytest.raises(ArtifactError, match="the corpus has none; make some with `megapairs caption`"):
+        describe_pairs(Dataset.from_list(rows), bare, config=config, out=tmp_path / "e")
     assert instruct_pairs(described, corpus, config=InstructConfig(**RULES), out=tmp_path / "i").rows == 4
 
 
