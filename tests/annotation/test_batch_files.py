@@ -24,7 +24,7 @@ from megapairs_hf.core.errors import AnnotationError, ConfigError
 from megapairs_hf.core.schema import PAIRS
 from tests.small import megapairs
 
-from .conftest import make_artifact
+from .conftest import make_artifact, make_image
 from .double import completion, describe, instruct
 from .test_caption import caption
 from .test_stage import RULES, at, digests, rejected
@@ -205,6 +205,15 @@ def test_own_pairs_from_a_csv_a_json_lines_file_and_a_dataset(serve, pairs, corp
         "rule_based",
     )
     assert done.returncode == 0, done.stderr
+    for name in ("a", "b"):
+        (tmp_path / "photos" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "photos" / f"{name}.png").write_bytes(make_image((ord(name), 0, 0)))
+    (tmp_path / "two.csv").write_text("query_id,target_id\na.png,b.png\n")
+    server = serve()
+    words = ["--pairs", tmp_path / "two.csv", "--images", tmp_path / "photos", "--out", tmp_path / "p"]
+    done = megapairs("describe", *words, "--endpoint.urls", server.url)
+    assert done.returncode == 0, done.stderr
+    assert len(server.bodies) == open_artifact(tmp_path / "p").rows == 1
     described = open_artifact(tmp_path / "d")
     final = instruct_pairs(described, corpus, config=InstructConfig(**RULES), out=tmp_path / "i")
     capsys.readouterr()

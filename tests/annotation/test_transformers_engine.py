@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from megapairs_hf.annotation import DescribeConfig, Endpoint, InstructConfig, describe_pairs, instruct_pairs
+from megapairs_hf.annotation import Describe, DescribeConfig, Endpoint, InstructConfig, describe_pairs, instruct_pairs
 from megapairs_hf.annotation.client.messages import Request
 from megapairs_hf.annotation.config import Local
 from megapairs_hf.annotation.engines.journal import Journal
 from megapairs_hf.annotation.engines.transformers_engine import LocalModel
 from megapairs_hf.artifacts.artifact import open_artifact
+from megapairs_hf.core.columns import add_columns, drop_errors
 from megapairs_hf.core.errors import ArtifactError, ConfigError, ModelError
 from tests.small import reserve
 
@@ -63,6 +64,16 @@ def test_a_local_vlm_describes_and_is_the_same_after_an_interruption(vlm, pairs,
     again = describe_pairs(pairs, corpus, config=config, out=tmp_path / "b")
     assert digests(again.path) == digests(whole.path)
     assert len(kept) == len(set(kept))
+
+
+def test_map_gives_the_rows_of_the_stage(vlm, pairs, corpus, rows, tmp_path):
+    config = short(vlm, max_image_side=64)
+    stage = describe_pairs(pairs, corpus, config=config, out=tmp_path / "a")
+    # seven rows are the first shard: the same requests are sampled together
+    mapped = add_columns(rows, Describe(corpus, config=config, journal=tmp_path / "j"), batch_size=7)
+    names = ["query_id", "target_id", "description", "raw", "completion_tokens"]
+    assert drop_errors(mapped).select_columns(names).to_list() == stage.table(names).to_pylist()
+    assert len(Journal(tmp_path / "j")) >= 11
 
 
 def test_images_reach_the_model(vlm, corpus, tmp_path):

@@ -4,11 +4,20 @@ import shutil
 
 import numpy as np
 import pytest
+from datasets import Dataset
 
-from megapairs_hf.annotation import DescribeConfig, InstructConfig, VerifyConfig, describe_pairs, instruct_pairs
+from megapairs_hf.annotation import (
+    DescribeConfig,
+    InstructConfig,
+    Verify,
+    VerifyConfig,
+    describe_pairs,
+    instruct_pairs,
+)
 from megapairs_hf.annotation.stage import verify_pairs
 from megapairs_hf.annotation.tasks import share
 from megapairs_hf.artifacts.artifact import open_artifact
+from megapairs_hf.core.columns import add_columns
 from megapairs_hf.core.errors import ArtifactError, ConfigError, ModelError, StaleArtifactError
 from megapairs_hf.core.schema import PAIRS, VERIFIED
 from megapairs_hf.dataset import BuildConfig, build_triplets
@@ -148,6 +157,10 @@ def test_clip_scores_equal_a_second_computation(instructed, mined, corpus, tmp_p
     made = verify_pairs(instructed, mined, corpus, config=config, out=tmp_path / "v")
     again = verify_pairs(instructed, mined, corpus, config=config, out=tmp_path / "w")
     assert digests(made.path) == digests(again.path)
+    rows = instructed.table().append_column("negative_ids", mined.table()["negative_ids"]).to_pylist()
+    mapped = add_columns(Dataset.from_list(rows), Verify(corpus, engine="clip", model=place), batch_size=5)
+    for rates, expected in zip(mapped["verified"], made.table()["verified"].to_pylist(), strict=True):
+        np.testing.assert_array_equal(rates, expected)
     model, processor = AutoModel.from_pretrained(place).eval(), AutoProcessor.from_pretrained(place)
 
     def make_image(name):
