@@ -42,9 +42,16 @@ class CorpusReader:
     Args:
         source: a corpus, or a `Dataset` with the columns `image_id`, `image` and `caption`, as far as they are needed.
         hints: the row number at which an id is supposed to stand.
+        cache: keeps the look-up of a `Dataset` from one reader to the next.
     """
 
-    def __init__(self, source: Artifact | Dataset, hints: Mapping[str, int | None] | None = None) -> None:
+    def __init__(
+        self,
+        source: Artifact | Dataset,
+        hints: Mapping[str, int | None] | None = None,
+        cache: dict[str, IdIndex] | None = None,
+    ) -> None:
+        self.cache = {} if cache is None else cache
         self.source = source
         self.hints = {name: row for name, row in (hints or {}).items() if row is not None}
         self.columns = _columns(source)
@@ -104,7 +111,9 @@ class CorpusReader:
             right = []
         others = sorted(set(range(len(ids))) - set(right))
         if others:
-            rows[others] = IdIndex(self.source).rows([ids[i] for i in others])
+            if IMAGE_ID not in self.cache:
+                self.cache[IMAGE_ID] = IdIndex(self.source)
+            rows[others] = self.cache[IMAGE_ID].rows([ids[i] for i in others])
         return sorted(int(row) for row in rows if row >= 0)
 
     def known(self, ids: Iterable[str]) -> set[str]:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from megapairs_hf.annotation.tasks import AnnotationTask, Outcome, Row
     from megapairs_hf.artifacts.artifact import Artifact
+    from megapairs_hf.artifacts.lookup import IdIndex
 
 MODEL_ENGINES = ("openai", "transformers")
 KEYS = (QUERY_ID, TARGET_ID)
@@ -98,6 +99,7 @@ class AnnotationFunction(RowFunction):
         self._source: Artifact | None = None
         self._memory: MemoryRows | None = None
         self._rank: int | None = None
+        self._cache: dict[str, IdIndex] = {}
 
     @property
     def source(self) -> Any:
@@ -153,7 +155,7 @@ class AnnotationFunction(RowFunction):
         for name, hint in self.HINTS.items():
             if table is not None and hint in table.column_names:
                 hints |= dict(zip(table[name].to_pylist(), table[hint].to_pylist(), strict=True))
-        return CorpusReader(self.source, hints)
+        return CorpusReader(self.source, hints, self._cache)
 
     def key_of(self, row: Row) -> str:
         """The key of a row in the list of rejected ones."""

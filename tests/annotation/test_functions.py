@@ -161,6 +161,16 @@ def test_hints_are_checked_against_the_id(serve, images, rows, monkeypatch):
     hinted.map(Describe(images, urls=[server.url], **QUICK), batched=True, batch_size=3)
 
 
+def test_a_refusal_is_the_error_of_its_row_and_is_asked_again(serve, images, rows):
+    server = serve(script=lambda body, _: ("refuse", "too long") if len(server.bodies) == 4 else None)
+    function = Describe(images, urls=[server.url], **QUICK | {"concurrency": 1})
+    errors = rows.map(function, batched=True)["error"][:]
+    assert sorted(errors)[:10] == [""] * 10
+    assert max(errors) == 'refused: HTTP 400: {"error": "too long"}'
+    assert set(rows.map(function, batched=True, load_from_cache_file=False)["error"]) == {""}
+    assert len(server.bodies) == 12
+
+
 def test_a_row_with_an_error_is_passed_over_and_missing_images_are_errors(serve, images):
     server = serve()
     rows = Dataset.from_list(
