@@ -209,7 +209,7 @@ class CorpusImages:
         for row in self.reader.rows(names, [IMAGE_ID, IMAGE]) if names else ():
             try:
                 self.digests[row[IMAGE_ID]] = sha256(self._stored(row)).hexdigest()
-            except (ArtifactError, OSError) as error:
+            except (ImageRejectedError, ArtifactError, OSError) as error:
                 self.problems[row[IMAGE_ID]] = str(error)
 
     def load(self, ids: Iterable[str]) -> None:
@@ -270,7 +270,7 @@ def stored_bytes(cell: Any) -> bytes:
         cell: bytes and path as an image column of `datasets` stores them, bytes, a path, or a PIL image.
 
     Raises:
-        ArtifactError: there is no such file, or no image.
+        ImageRejectedError: there is no image.
         OSError: the file cannot be read.
     """
     if isinstance(cell, bytes):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,6 +32,8 @@ from megapairs_hf.core.schema import (
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from megapairs_hf.core.image_paths import ImagePaths
 
 # the columns that tell one row from another: text, never empty, never repeated
 KEYS = {
@@ -105,14 +106,16 @@ def check_columns(names: Sequence[str], kind: str, what: str) -> None:
             )
 
 
-def conform(table: pa.Table, schema: pa.Schema, what: str, folder: Path | None = None, first: int = 0) -> pa.Table:
+def conform(
+    table: pa.Table, schema: pa.Schema, what: str, images: ImagePaths | None = None, first: int = 0
+) -> pa.Table:
     """Some rows in these columns.
 
     Args:
         table: the rows, with all or some of the columns.
         schema: the columns wanted.
         what: where the rows are from, for errors.
-        folder: what relative paths of images are relative to; None for the working directory.
+        images: where the paths of images lead; None to read none of them.
         first: number of the first row, for errors.
 
     Raises:
@@ -127,7 +130,7 @@ def conform(table: pa.Table, schema: pa.Schema, what: str, folder: Path | None =
         if isinstance(column, pa.ChunkedArray):
             column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
         if field.type == IMAGE_TYPE:
-            columns.append(_image_column(column, folder or Path()))
+            columns.append(_image_column(column, images))
             continue
         try:
             columns.append(_without_null(_fitted(column, field), field))
@@ -197,8 +200,8 @@ def _listed(cell: str | None, kind: pa.ListType) -> list[Any]:
     return [cell] if text else []
 
 
-def _image_column(column: pa.Array, folder: Path) -> pa.Array:
-    """Images as {bytes, path}, their files read where they are named by a path; one that is gone keeps its path."""
+def _image_column(column: pa.Array, images: ImagePaths | None) -> pa.Array:
+    """Images as {bytes, path}, the files that paths name read into them."""
     if not (pa.types.is_struct(column.type) and {f.name for f in column.type} >= {"bytes", "path"}):
         is_bytes = pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)
         name = "bytes" if is_bytes else "path"
@@ -207,19 +210,15 @@ def _image_column(column: pa.Array, folder: Path) -> pa.Array:
         if column.field("bytes").null_count == column.null_count and column.type == IMAGE_TYPE:
             return column
         cells = column.to_pylist()
-    return pa.array([_with_bytes(cell, folder) for cell in cells], IMAGE_TYPE)
+    return pa.array(cells if images is None else [_with_bytes(cell, images) for cell in cells], IMAGE_TYPE)
 
 
-def _with_bytes(cell: Mapping[str, Any] | None, folder: Path) -> dict[str, Any] | None:
-    if cell is None:
-        return None
-    content, path = cell["bytes"], cell["path"]
-    if content is None and path and "://" not in path:
-        try:
-            content = (folder / path).read_bytes()
-        except (OSError, ValueError):
-            content = None
-    return {"bytes": content, "path": path}
+def _with_bytes(cell: Mapping[str, Any] | None, images: ImagePaths) -> Mapping[str, Any] | None:
+    """One that is gone, or may not be read, keeps its path, by which `image_bytes` says why."""
+    if cell is None or cell["bytes"] is not None or not cell["path"]:
+        return cell
+    content, problem = images.read(cell["path"])
+    return {"bytes": content, "path": images.whole(cell["path"]) if problem else cell["path"]}
 
 
 def check_keys(keys: pa.Table, what: str) -> None:

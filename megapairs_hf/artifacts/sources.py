@@ -2,7 +2,7 @@
 
 A stage takes an artifact's folder, a `datasets.Dataset`, a parquet, CSV or JSON lines file (or a folder of them), or a
 data set on the Hub where it takes an artifact. What surprises: a published data set has no corpus, but its
-configuration `images` serves as one.
+configuration `images` serves as one; and of images that files name by a path only those beside the files are read.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from megapairs_hf.artifacts.storage import HUB_ID, PathLike, join
 from megapairs_hf.artifacts.table_files import read_files, table_files
 from megapairs_hf.artifacts.virtual import virtual_artifact
 from megapairs_hf.core.errors import ArtifactError, SchemaMismatchError
+from megapairs_hf.core.image_paths import ImagePaths, caches
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     from datasets import Dataset
@@ -37,7 +37,10 @@ def as_artifact(source: Artifact | Dataset | PathLike, kind: str) -> Artifact:
         source: a finished artifact or its folder; a `datasets.Dataset`; a parquet, CSV or JSON lines file, or a folder
             of them; for a corpus a folder of images, whose ids are their paths in it; the id of a data set on the Hub.
             A corpus needs the columns `image_id` and `image`, pairs `query_id` and `target_id`; columns that are not
-            there are filled with blanks. In a CSV, a list is written as JSON.
+            there are filled with blanks. In a CSV, a list is written as JSON. Where images are paths, only files in
+            the folder of the named file (or in the named folder) are read, and of a data set that `datasets` downloads
+            those in its caches; every other image has the reason `outside_source`. The paths in a `Dataset` are read
+            where they lead.
         kind: `corpus`, `embeddings`, `captions`, `pairs`, `descriptions`, `instructions` or `triplets`.
 
     Returns:
@@ -65,18 +68,18 @@ def _of_path(path: str, kind: str) -> Artifact | None:
     if (HUB_ID.fullmatch(path) and not storage.exists(path)) or _has_configurations(path):
         return _of_published(path, kind)
     if storage.exists(join(path, "state.json")):
-        return virtual_artifact(_saved(path), kind, path)
+        return virtual_artifact(_saved(path), kind, path, images=_inside(path))
     if kind == "corpus" and storage.is_local(path):
         root = storage.local(path)
         images = list_images(root)
         if images:
             dataset, fingerprint = image_rows(root, images)
-            return virtual_artifact(dataset, kind, path, fingerprint)
+            return virtual_artifact(dataset, kind, path, fingerprint, _inside(path))
     files = table_files(path)
     if not files:
         return None
     dataset, fingerprint = read_files(files, kind, path)
-    return virtual_artifact(dataset, kind, path, fingerprint, _folder(files))
+    return virtual_artifact(dataset, kind, path, fingerprint, _inside(path))
 
 
 def _has_configurations(path: str) -> bool:
@@ -95,8 +98,13 @@ def _saved(path: str) -> Dataset:
         raise ArtifactError(f"cannot read {path}, a saved Dataset ({error}); save it again") from error
 
 
-def _folder(files: Sequence[str]) -> Path | None:
-    return storage.local(files[0]).parent if storage.is_local(files[0]) else None
+def _inside(path: str, *more: Path) -> ImagePaths:
+    """Images inside a folder, or beside a file; none where that is not on this machine."""
+    if not storage.is_local(path) or not storage.exists(path):
+        return ImagePaths(roots=more)
+    there = storage.local(path)
+    folder = there if there.is_dir() else there.parent
+    return ImagePaths(folder, (folder, *more))
 
 
 def _of_kind(artifact: Artifact, kind: str) -> Artifact:
@@ -153,4 +161,4 @@ def _of_published(path: str, kind: str) -> Artifact:
         raise ArtifactError(
             f"{path} has the splits {', '.join(map(str, splits))} and no `train`; load one and give the Dataset"
         )
-    return virtual_artifact(loaded[split], kind, path)
+    return virtual_artifact(loaded[split], kind, path, images=_inside(path, *caches()))

@@ -116,11 +116,7 @@ def _table(rows: list[dict[str, Any]], kind: str, what: str, first: int) -> pa.T
         except (pa.ArrowException, ValueError, TypeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ArtifactError(f"{what} has values of several types in {name!r} ({reason}); change them") from error
-    return conform(pa.table(columns), schema, what, _folder(what), first)
-
-
-def _folder(file: str) -> Path | None:
-    return storage.local(file).parent if storage.is_local(file) else None
+    return conform(pa.table(columns), schema, what, first=first)
 
 
 def _text_schema(kind: str) -> pa.Schema:

@@ -18,17 +18,18 @@ from megapairs_hf.artifacts.artifact import Artifact
 from megapairs_hf.artifacts.conform import KEYS, check_columns, check_keys, conform, kind_schema
 from megapairs_hf.artifacts.manifest import Manifest
 from megapairs_hf.core.errors import ArtifactError
+from megapairs_hf.core.image_paths import ImagePaths
 from megapairs_hf.core.schema import EMBEDDING, IMAGE
 from megapairs_hf.core.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from datasets import Dataset
 
 SHARD_ROWS = 1000
 KEYS_AT_ONCE = 100_000
+ANYWHERE = ImagePaths()
 
 
 @dataclass(frozen=True, repr=False)
@@ -37,12 +38,12 @@ class DatasetArtifact(Artifact):
 
     Attributes:
         source: the data set, as it was given.
-        folder: what relative paths of images are relative to.
+        images: where the paths of images lead.
         cache: what readers keep with it (the look-up by id, views of some columns).
     """
 
     source: Dataset
-    folder: Path | None = None
+    images: ImagePaths = ANYWHERE
     cache: dict[Any, Any] = field(default_factory=dict, compare=False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -64,7 +65,7 @@ class DatasetArtifact(Artifact):
             chosen = self._columns(tuple(present))
             table = chosen[rows.start : rows.stop] if isinstance(rows, range) else chosen[rows.tolist()]
         first = int(rows[0]) if len(rows) else 0
-        return conform(table, expected, self.path, self.folder, first)
+        return conform(table, expected, self.path, self.images, first)
 
     def _columns(self, names: tuple[str, ...]) -> Dataset:
         """The data set with these columns, as Arrow; kept, because making it takes longer than reading a shard."""
@@ -140,7 +141,7 @@ class DatasetArtifact(Artifact):
 
 
 def virtual_artifact(
-    source: Dataset, kind: str, what: str, fingerprint: str | None = None, folder: Path | None = None
+    source: Dataset, kind: str, what: str, fingerprint: str | None = None, images: ImagePaths = ANYWHERE
 ) -> DatasetArtifact:
     """A data set as an artifact of this kind.
 
@@ -149,7 +150,7 @@ def virtual_artifact(
         kind: of artifact.
         what: where they are from, for messages.
         fingerprint: of what they were read from; None for the data set's own.
-        folder: what relative paths of images are relative to.
+        images: where the paths of images lead; anywhere for the rows of a script of the user's own.
 
     Raises:
         SchemaMismatchError: a column is missing or of another type.
@@ -167,7 +168,7 @@ def virtual_artifact(
         shards=[{"file": f"rows-{start:09d}", "rows": min(SHARD_ROWS, count - start)} for start in starts],
         rows=count,
     )
-    artifact = DatasetArtifact(what, manifest, source, folder)
+    artifact = DatasetArtifact(what, manifest, source, images)
     names = list(KEYS.get(kind, ()))
     if names:
         check_keys(artifact.keys(names), what)

@@ -12,10 +12,12 @@ import numpy as np
 import pyarrow as pa
 
 from megapairs_hf.artifacts.readme import configuration
+from megapairs_hf.core.errors import ArtifactError, ImageRejectedError
 from megapairs_hf.core.schema import IMAGE_TYPE, PUBLISHED_IMAGES, with_features
+from megapairs_hf.images.decode import open_file
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 T = TypeVar("T")
 SPLITS = ("train", "validation")
@@ -63,7 +65,11 @@ def image_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
 
     Args:
         rows: `image_id` and `image`; `caption`, `captions` and `cluster` may be absent or None.
+
+    Raises:
+        ArtifactError: an image is none; what is published is never another file.
     """
+    check_images(rows)
     filled = []
     for row in rows:
         caption = row.get("caption") or ""
@@ -72,6 +78,24 @@ def image_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
         known = {"caption": caption, "captions": captions, "cluster": UNKNOWN_CLUSTER if cluster is None else cluster}
         filled.append({"image_id": row["image_id"], "image": row["image"], **known})
     return pa.Table.from_pylist(filled, schema=with_features(PUBLISHED_IMAGES, ("image",)))
+
+
+def check_images(rows: Iterable[Mapping[str, Any]]) -> None:
+    """Refuse to publish a file that is no image, as its header tells.
+
+    Args:
+        rows: `image_id` and `image`, whose bytes are there.
+
+    Raises:
+        ArtifactError: there is one.
+    """
+    for row in rows:
+        try:
+            open_file(row["image"]["bytes"] or b"")
+        except ImageRejectedError as error:
+            raise ArtifactError(
+                f"{row['image_id']!r} is no image ({error}), so it is not published; leave out the pairs that name it"
+            ) from error
 
 
 def preview_ids(triplets: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
@@ -85,7 +109,11 @@ def preview_table(triplets: Sequence[Mapping[str, Any]], rows: Mapping[str, Mapp
     Args:
         triplets: the rows.
         rows: image and caption of each of `preview_ids`.
+
+    Raises:
+        ArtifactError: an image is none.
     """
+    check_images(rows.values())
     images = ("query_image", "target_image", "negative_image")
     schema = pa.schema(
         [

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from megapairs_hf.artifacts.lookup import rows_by_id
+from megapairs_hf.core.errors import ArtifactError, ImageRejectedError
 from megapairs_hf.core.schema import PUBLISHED_IMAGES, corpus_schema
 from megapairs_hf.dataset.layout import cut, image_table
 from megapairs_hf.images.locate import ROOT, image_bytes
@@ -72,5 +73,10 @@ class PublishedImages:
 
     def _embedded(self, row: dict[str, Any]) -> dict[str, Any]:
         """What is published holds its images, wherever the corpus keeps them."""
-        image = {"bytes": image_bytes(row["image"], self.root), "path": None}
+        try:
+            image = {"bytes": image_bytes(row["image"], self.root), "path": None}
+        except ImageRejectedError as error:
+            raise ArtifactError(
+                f"cannot publish the image {row['image_id']!r} ({error}); leave out the pairs that name it"
+            ) from error
         return {**row, "image": image, "cluster": self.clusters.get(row["image_id"])}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, overload
 
 import numpy as np
@@ -13,7 +12,8 @@ import pyarrow.compute as pc
 from megapairs_hf.artifacts.lookup import IdIndex
 from megapairs_hf.artifacts.sources import as_artifact
 from megapairs_hf.artifacts.virtual import DatasetArtifact
-from megapairs_hf.core.errors import ArtifactError, ConfigError
+from megapairs_hf.core.errors import ArtifactError, ConfigError, ImageRejectedError
+from megapairs_hf.core.image_paths import ImagePaths
 from megapairs_hf.core.row_function import ERROR
 from megapairs_hf.core.schema import IMAGE, IMAGE_ID, TRIPLETS
 from megapairs_hf.dataset.split import SPLIT
@@ -42,7 +42,8 @@ class RowsWithImages(Sequence[dict[str, Any]]):
         dataset: the rows as a `datasets.Dataset`, images by id.
         images: the images as a `datasets.Dataset`, undecoded.
         by_id: the row of each id in `images`.
-        root: the folder below which images by reference lie; None to take a path as it is.
+        root: the folder below which images by reference lie.
+        paths: where the paths of images lead that are no references of a corpus.
         transform: what is applied to rows when they are read.
     """
 
@@ -55,8 +56,13 @@ class RowsWithImages(Sequence[dict[str, Any]]):
     ) -> None:
         from datasets import Dataset, Image
 
+        self.root = root
+        self.paths = ImagePaths() if root is None else None
         if not isinstance(images, Dataset):
-            images, root = _opened(images)
+            artifact = as_artifact(images, "corpus")
+            self.root = artifact.manifest.stats.get(ROOT)
+            self.paths = artifact.images if isinstance(artifact, DatasetArtifact) else None
+            images = artifact.dataset()
         for name in REQUIRED if columns is None else columns:
             _require_column(dataset, name, "the triplets", "map `JoinTriplets()` over pairs that have instructions")
         for name in (IMAGE_ID, IMAGE):
@@ -66,7 +72,6 @@ class RowsWithImages(Sequence[dict[str, Any]]):
         self.dataset = dataset if columns is None else dataset.select_columns(list(columns))
         self.images = images.with_format(None).cast_column(IMAGE, Image(decode=False))
         self.by_id = IdIndex(images)
-        self.root = root
         self.transform: Callable[[dict[str, list[Any]]], dict[str, Any]] | None = None
 
     def __len__(self) -> int:
@@ -141,15 +146,19 @@ class RowsWithImages(Sequence[dict[str, Any]]):
         indices = self.by_id.rows(distinct)
         self._refuse([name for name, index in zip(distinct, indices, strict=True) if index < 0])
         cells = self.images.select_columns([IMAGE])[indices.tolist()][IMAGE] if distinct else []
-        return {name: self._content(cell) for name, cell in zip(distinct, cells, strict=True)}
+        return {name: self._content(name, cell) for name, cell in zip(distinct, cells, strict=True)}
 
-    def _content(self, cell: dict[str, Any] | None) -> bytes:
-        if self.root is not None or cell is None or cell["bytes"] is not None or not cell["path"]:
-            return image_bytes(cell, self.root or None)
+    def _content(self, name: str, cell: dict[str, Any] | None) -> bytes:
+        problem = None
+        if self.paths is not None and cell is not None and cell["bytes"] is None and cell["path"]:
+            content, problem = self.paths.read(cell["path"])
+            cell = {**cell, "bytes": content}
         try:
-            return Path(cell["path"]).read_bytes()
-        except OSError as error:
-            raise ArtifactError(f"cannot read the image {cell['path']}: {error.strerror}; put it back") from error
+            if problem is not None:
+                raise ImageRejectedError(*problem)
+            return image_bytes(cell, self.root or None)
+        except ImageRejectedError as error:
+            raise ArtifactError(f"cannot read the image {name!r} ({error}); put it back, or leave it out") from error
 
     def image_ids(self) -> list[str]:
         """The ids of the images that the rows name, sorted."""
@@ -216,13 +225,6 @@ def counts_of(dataset: Dataset, name: str) -> dict[str, int]:
     if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
         column = pc.list_flatten(column)
     return {pair["values"]: pair["counts"] for pair in pc.value_counts(column).to_pylist()}
-
-
-def _opened(source: Artifact | PathLike) -> tuple[Dataset, str]:
-    """The images of a corpus, and below which folder those lie that it names by a path."""
-    artifact = as_artifact(source, "corpus")
-    folder = artifact.folder if isinstance(artifact, DatasetArtifact) else artifact.manifest.stats.get(ROOT)
-    return artifact.dataset(), str(folder or "")
 
 
 def _listed(value: Any) -> list[str]:

@@ -79,19 +79,28 @@ def decode_image(
         ImageRejectedError: with the reason `empty_file`, `not_an_image`, `too_many_pixels`, `too_small`,
             `unsupported_mode` or `truncated`.
     """
+    image = open_file(content)
+    return decode_opened(image, max_pixels=max_pixels, min_side=min_side, draft_side=draft_side)
+
+
+def open_file(content: bytes) -> Image.Image:
+    """An image of which the header alone is read, so that this costs little; a file that is no image is refused.
+
+    Raises:
+        ImageRejectedError: `empty_file`, `not_an_image`, `too_many_pixels` or `truncated`.
+    """
     from PIL import Image, UnidentifiedImageError
 
     if not content:
         raise ImageRejectedError("empty_file", "0 bytes")
     try:
-        image = Image.open(io.BytesIO(content))
+        return Image.open(io.BytesIO(content))
     except Image.DecompressionBombError as error:
         raise ImageRejectedError("too_many_pixels", "refused by Pillow as a decompression bomb") from error
     except UnidentifiedImageError as error:
         raise ImageRejectedError("not_an_image", f"starts with {content[:12]!r}") from error
     except BROKEN as error:
         raise ImageRejectedError("truncated", str(error)) from error
-    return decode_opened(image, max_pixels=max_pixels, min_side=min_side, draft_side=draft_side)
 
 
 def decode_opened(

@@ -14,7 +14,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from megapairs_hf.core.errors import ArtifactError
+from megapairs_hf.core.errors import ArtifactError, ImageRejectedError
+from megapairs_hf.core.image_paths import why_unread
 
 MARK = "::"
 ROOT = "images_root"
@@ -40,12 +41,14 @@ def image_bytes(cell: dict[str, Any] | None, root: str | None) -> bytes:
 
     Raises:
         ArtifactError: it is not where the corpus says.
+        ImageRejectedError: there are no bytes, and no root: `no_image`, `outside_source`, `unreadable_file` or
+            `remote_image`.
     """
     if cell is not None and cell["bytes"] is not None:
         content: bytes = cell["bytes"]
         return content
     if cell is None or not cell["path"] or root is None:
-        raise ArtifactError("a row of the corpus has no image and does not say where it is; make the corpus again")
+        raise ImageRejectedError(*why_unread(cell["path"] if cell else None))
     file, *inside = str(cell["path"]).split(MARK)
     base = Path(root).resolve()
     path = (base if base.is_dir() else base.parent) / file

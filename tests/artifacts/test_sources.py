@@ -12,8 +12,9 @@ from datasets import Dataset, DatasetDict, Features, Image, List, Value
 from megapairs_hf.artifacts.captioned import with_captions
 from megapairs_hf.artifacts.lookup import known_ids, locate, rows_by_id, sample_rows
 from megapairs_hf.artifacts.sources import as_artifact
-from megapairs_hf.core.errors import ArtifactError, MegaPairsError, SchemaMismatchError
+from megapairs_hf.core.errors import ArtifactError, ImageRejectedError, MegaPairsError, SchemaMismatchError
 from megapairs_hf.core.schema import PAIRS
+from megapairs_hf.images.locate import image_bytes
 from tests.making import draw, image_rows
 
 
@@ -123,6 +124,88 @@ def test_a_folder_of_images_is_a_corpus_by_path(photos, tmp_path):
     assert as_artifact(photos, "corpus").fingerprint == corpus.fingerprint
     (photos / "1.png").write_bytes(b"other")
     assert as_artifact(photos, "corpus").fingerprint != corpus.fingerprint
+
+
+def problems(corpus):
+    """Why each image has no bytes, empty where it has some."""
+    found = {}
+    for row in corpus.table(["image_id", "image"]).to_pylist():
+        try:
+            found[row["image_id"]] = "" if image_bytes(row["image"], None) else "empty"
+        except ImageRejectedError as error:
+            found[row["image_id"]] = error.reason
+    return found
+
+
+@pytest.fixture
+def strange(photos, tmp_path):
+    """A folder as a stranger sends it, and the paths in it: image id to path and what is wrong with it."""
+    folder = photos / "sent"
+    folder.mkdir()
+    draw("teal", "star", "white").save(folder / "good.png")
+    (folder / "link.png").symlink_to(photos / "0.png")
+    return folder, {
+        "good": ("good.png", ""),
+        "whole": (str(folder / "good.png"), ""),
+        "passwd": ("/etc/passwd", "outside_source"),
+        "endless": ("/dev/zero", "outside_source"),
+        "above": ("../0.png", "outside_source"),
+        "beside": (str(photos / "0.png"), "outside_source"),
+        "link": ("link.png", "outside_source"),
+        "gone": ("gone.png", "unreadable_file"),
+        "zero": ("a\0b", "unreadable_file"),
+        "url": ("https://host/a.png", "remote_image"),
+        "file": ("file:///etc/passwd", "remote_image"),
+        "none": ("", "no_image"),
+    }
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet", "struct", "saved", "published"])
+def test_only_images_inside_the_named_folder_are_read(strange, form, monkeypatch):
+    folder, paths = strange
+    # what is relative to the working directory is not beside the file
+    monkeypatch.chdir(folder.parent)
+    rows = Dataset.from_dict({"image_id": list(paths), "image": [path for path, _ in paths.values()]})
+    source = folder / f"images.{form}"
+    if form == "csv":
+        paths.pop("zero")
+        source.write_text("image_id,image\n" + "".join(f"{key},{path}\n" for key, (path, _) in paths.items()))
+    elif form == "jsonl":
+        source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    elif form == "saved":
+        source = folder
+        rows.save_to_disk(source)
+    else:
+        if form == "struct":
+            cells = [{"bytes": None, "path": path} for path in rows["image"]]
+            rows = rows.remove_columns("image").add_column("image", cells)
+        source = folder / "images.parquet"
+        rows.to_parquet(source)
+        if form == "published":
+            source = folder
+            config = "configs:\n- config_name: images\n  data_files: images.parquet"
+            (folder / "README.md").write_text(f"---\n{config}\n---\n")
+    assert problems(as_artifact(source, "corpus")) == {key: reason for key, (_, reason) in paths.items()}
+
+
+def test_a_link_out_of_a_folder_of_images_is_not_read(strange):
+    folder, _ = strange
+    assert problems(as_artifact(folder, "corpus")) == {"good.png": "", "link.png": "outside_source"}
+
+
+def test_a_data_set_of_the_hub_reads_from_the_caches_alone(photos, monkeypatch):
+    import datasets
+
+    downloaded = photos / "cache" / "blob.png"
+    downloaded.parent.mkdir()
+    (photos / "2.png").rename(downloaded)
+    rows = Dataset.from_dict({"image_id": ["a", "b"], "image": [str(downloaded), str(photos / "0.png")]})
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(downloaded.parent))
+    monkeypatch.setattr(datasets, "get_dataset_config_names", lambda path: ["default"])
+    monkeypatch.setattr(datasets, "load_dataset", lambda path, name=None: DatasetDict(train=rows))
+    assert problems(as_artifact("someone/images", "corpus")) == {"a": "", "b": "outside_source"}
+    # what a script loaded itself is read as `datasets` does
+    assert problems(as_artifact(rows, "corpus")) == {"a": "", "b": ""}
 
 
 def test_a_saved_dataset_is_read(tmp_path):

@@ -1,7 +1,9 @@
+import json
+
 import numpy as np
 import pyarrow as pa
 import pytest
-from datasets import List, Value, load_dataset
+from datasets import Dataset, List, Value, load_dataset
 
 from megapairs_hf import load_triplets
 from megapairs_hf.annotation import DescribeConfig, InstructConfig, describe_pairs, instruct_pairs
@@ -158,3 +160,33 @@ def test_what_is_missing_is_said(triplets, tmp_path):
         rows.image("gone")
     with pytest.raises(ArtifactError, match="cannot open the triplets"):
         load_triplets(triplets.path, "test")
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        ("/etc/passwd", r"cannot publish the image .* \(outside_source: /etc/passwd is not inside"),
+        ("notes.png", r"is no image \(not_an_image: starts with b'my private"),
+    ],
+)
+def test_only_images_beside_a_table_of_images_are_published(image, message, annotated, corpus, tmp_path):
+    (tmp_path / "notes.png").write_text("my private notes")
+    instructions, pairs = annotated
+    rows = corpus.table(["image_id", "image"]).to_pylist()
+    first = pairs.table(["query_id"])["query_id"][0].as_py()
+    for i, row in enumerate(rows):
+        (tmp_path / f"{i}.png").write_bytes(row["image"]["bytes"])
+    lines = [
+        {"image_id": r["image_id"], "image": image if r["image_id"] == first else f"{i}.png"}
+        for i, r in enumerate(rows)
+    ]
+    (tmp_path / "images.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    own_pairs = pairs.table(["query_id", "target_id", "negative_ids"])
+    with pytest.raises(ArtifactError, match=message):
+        build_triplets(
+            instructions,
+            Dataset(own_pairs),
+            tmp_path / "images.jsonl",
+            config=BuildConfig(min_negatives=1),
+            out=tmp_path / "t",
+        )

@@ -158,7 +158,9 @@ def test_what_is_no_triplet_is_one_sentence(triplets, images):
 
 def test_an_image_that_is_gone_is_named(triplets, photos):
     (photos / "d.png").rename(photos / "gone")
-    with pytest.raises(ArtifactError, match=r"cannot read the image .*d\.png: No such file or directory; put it back"):
+    with pytest.raises(
+        ArtifactError, match=r"cannot read the image .d. .*d\.png: No such file.*put it back, or leave it out"
+    ):
         triplets[2]
     (photos / "gone").rename(photos / "d.png")
 
@@ -184,3 +186,42 @@ def test_images_come_from_a_corpus_a_table_or_a_published_folder(triplets, photo
     rows = Dataset.from_list([{"q_img": ids[0], "q_text": ["x"], "t_img": ids[1], "hns": [ids[0]]}])
     for images in (corpus, corpus.path):
         assert Triplets(rows, images)[0]["t_img"].size == (32, 32)
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../private.png", "link.png"])
+def test_a_table_of_images_names_no_file_outside_its_folder(path, triplets, photos, tmp_path):
+    private = photos.parent / "private.png"
+    private.write_bytes(png(7))
+    (photos / "link.png").symlink_to(private)
+    lines = [{"image_id": name, "image": path if name == "b" else f"{name}.png"} for name in NAMES]
+    (photos / "strange.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    try:
+        stranger = Triplets(triplets.dataset, photos / "strange.jsonl")
+        for read in (lambda: stranger[0], lambda: save_triplets(stranger, tmp_path / "t")):
+            with pytest.raises(ArtifactError, match=r"cannot read the image 'b' \(outside_source: .*leave it out"):
+                read()
+    finally:
+        (photos / "link.png").unlink()
+        (photos / "strange.jsonl").unlink()
+
+
+def test_a_folder_of_images_serves_as_the_images(triplets, photos):
+    rows = triplets.dataset.map(lambda row: {name: f"{row[name]}.png" for name in ("q_img", "t_img")})
+    rows = rows.map(lambda row: {"hns": [f"{name}.png" for name in row["hns"]]})
+    assert Triplets(rows, photos)[0]["t_img"].getpixel((0, 0)) == (50, 90, 10)
+
+
+def test_what_is_no_image_is_never_published(triplets, images, tmp_path):
+    """A `Dataset` of a script's own may name any file, as `datasets` reads them."""
+    (tmp_path / "secret.png").write_text("root:x:0:0:root:/root:/bin/bash\n")
+    own = Dataset.from_list(
+        [
+            {"image_id": name, "image": str(tmp_path / "secret.png") if name == "b" else row["path"]}
+            for name, row in zip(NAMES, triplets.images["image"], strict=True)
+        ]
+    )
+    stranger = Triplets(triplets.dataset, own.cast_column("image", triplets.images.features["image"]))
+    for publish in (lambda: save_triplets(stranger, tmp_path / "t"), lambda: stranger.push_to_hub("a/b")):
+        with pytest.raises(ArtifactError, match=r"'b' is no image \(not_an_image: starts with b'root:x:0:0"):
+            publish()
+    assert b"root:x" not in b"".join(path.read_bytes() for path in (tmp_path / "t").rglob("*") if path.is_file())

@@ -96,3 +96,14 @@ def test_embeddings_that_are_not_finite_are_refused(corpus, models, tmp_path):
     broken = EmbedConfig(encoders=(EncoderConfig("nan", "./nan", "image"),))
     with pytest.raises(ModelError, match="not finite"):
         embed_corpus(corpus, config=broken, out=tmp_path / "out", work=tmp_path)
+
+
+def test_an_image_outside_of_the_folder_of_its_table_is_rejected(corpus, models, tmp_path):
+    row = corpus.table(["image"]).slice(0, 1).to_pylist()[0]
+    (tmp_path / "a.png").write_bytes(row["image"]["bytes"])
+    (tmp_path / "images.csv").write_text("image_id,image\na,a.png\nb,/etc/passwd\nc,gone.png\n")
+    config = EmbedConfig(encoders=(EncoderConfig("clip_image", "./clip", "image"),))
+    made = embed_corpus(tmp_path / "images.csv", config=config, out=tmp_path / "out", work=models)["clip_image"]
+    assert made.arrays().any(axis=1).tolist() == [True, False, False]
+    rejected = [(row["key"], row["reason"]) for row in made.rejected().to_pylist()]
+    assert rejected == [("b", "outside_source"), ("c", "unreadable_file")]

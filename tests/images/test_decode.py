@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from megapairs_hf.core.errors import ImageRejectedError
-from megapairs_hf.images.decode import decode_image, encode_image, open_image, pixel_sha256, shrink, to_rgb
+from megapairs_hf.images.decode import decode_image, encode_image, open_file, open_image, pixel_sha256, shrink, to_rgb
 from tests.small import claimed_png
 
 
@@ -153,3 +153,21 @@ def test_shrinking_keeps_proportions():
     assert shrink(gradient(400, 300), 100).size == (100, 75)
     assert shrink(gradient(40, 30), 100).size == (40, 30)
     assert np.array_equal(np.asarray(to_rgb(encode_image(gradient()))), np.asarray(gradient()))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"root:x:0:0:root:/root:/bin/bash\n",
+        b"-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQ\n",
+        b"host\n",
+        b'{"token": "hf_xxxxxxxx"}\n',
+        "Übung macht den Meister\n".encode("utf-16"),
+        b"SQLite format 3\x00\x10\x00\x01\x01\x00@  \x00\x00\x00",
+        b"\x7fELF\x02\x01\x01\x00",
+    ],
+)
+def test_a_header_tells_other_files_from_images(content):
+    with pytest.raises(ImageRejectedError):
+        open_file(content)

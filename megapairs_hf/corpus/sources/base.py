@@ -11,7 +11,6 @@ import difflib
 import hashlib
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from megapairs_hf.core.errors import CorpusError
@@ -79,23 +78,6 @@ class Source(Protocol):
 def short_hash(*parts: object) -> str:
     """A hash for fingerprints."""
     return hashlib.sha256(json.dumps(parts, default=str, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def read_file(path: str, roots: Sequence[Path] | None) -> tuple[bytes | None, tuple[str, str] | None]:
-    """The bytes of a local file below one of the roots (None: anywhere), or why there are none.
-
-    Rows come from strangers: a path that leads out of the source could put any file of this machine into a data set.
-    """
-    if "://" in path:
-        return None, ("remote_image", f"{path} is not fetched; download the images first")
-    try:
-        whole = Path(path).resolve()
-        if roots is not None and not any(whole.is_relative_to(root.resolve()) for root in roots):
-            return None, ("outside_source", f"{path} is not inside the source")
-        return Path(path).read_bytes(), None
-    # a zero byte in the name; links that go in a circle
-    except (OSError, ValueError, RuntimeError) as error:
-        return None, ("unreadable_file", f"{path}: {getattr(error, 'strerror', None) or error}")
 
 
 def no_id(column: str | None) -> tuple[str, str]:

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.core.errors import CorpusError
-from megapairs_hf.corpus.sources.base import read_file
+from megapairs_hf.core.image_paths import read_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

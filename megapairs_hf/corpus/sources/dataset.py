@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from megapairs_hf.core.errors import CorpusError
+from megapairs_hf.core.image_paths import caches
 from megapairs_hf.corpus.sources.base import RawRow, all_captions, has_captions, missing_column, no_id, short_hash
 from megapairs_hf.corpus.sources.cells import (
     KEY,
@@ -41,7 +42,6 @@ class DatasetSource:
 
     def __init__(self, dataset: Dataset, config: CorpusConfig, origin: Sequence[int] | None = None) -> None:
         import datasets
-        from huggingface_hub.constants import HF_HUB_CACHE
 
         self.config = config
         known = dataset.column_names
@@ -55,7 +55,7 @@ class DatasetSource:
         self.meta = meta_type(dataset, config, self.image_column)
         # a Hub id is no folder
         self.root = base_folder(str(config.path)) if Path(str(config.path)).exists() else None
-        self.roots = (Path(str(config.path)), Path(datasets.config.HF_DATASETS_CACHE), Path(HF_HUB_CACHE))
+        self.roots = (Path(str(config.path)), *caches())
         self.labels = {n: f for n, f in dataset.features.items() if isinstance(f, datasets.ClassLabel)}
         meta = [field.name for field in self.meta or ()]
         used = {*config.caption_columns(), config.id_column, *meta, *config.template_columns()}

@@ -16,7 +16,8 @@ import pyarrow as pa
 
 from megapairs_hf.artifacts.image_folder import list_images
 from megapairs_hf.core.errors import CorpusError
-from megapairs_hf.corpus.sources.base import RawRow, all_captions, has_captions, missing_column, read_file, short_hash
+from megapairs_hf.core.image_paths import read_file
+from megapairs_hf.corpus.sources.base import RawRow, all_captions, has_captions, missing_column, short_hash
 from megapairs_hf.corpus.sources.meta import common_type, stored_row
 from megapairs_hf.images.locate import MARK
 
