@@ -112,11 +112,12 @@ def conform(table: pa.Table, schema: pa.Schema, what: str, folder: Path | None =
         table: the rows, with all or some of the columns.
         schema: the columns wanted.
         what: where the rows are from, for errors.
-        folder: what relative paths of images are relative to; None for the working directory.
+        folder: what paths of images are relative to and must stay inside; None for the working directory, and any.
         first: number of the first row, for errors.
 
     Raises:
         SchemaMismatchError: a value does not fit its column.
+        ArtifactError: an image lies outside the folder.
     """
     columns = []
     for field in schema:
@@ -127,7 +128,7 @@ def conform(table: pa.Table, schema: pa.Schema, what: str, folder: Path | None =
         if isinstance(column, pa.ChunkedArray):
             column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
         if field.type == IMAGE_TYPE:
-            columns.append(_image_column(column, folder or Path()))
+            columns.append(_image_column(column, folder))
             continue
         try:
             columns.append(_without_null(_fitted(column, field), field))
@@ -197,7 +198,7 @@ def _listed(cell: str | None, kind: pa.ListType) -> list[Any]:
     return [cell] if text else []
 
 
-def _image_column(column: pa.Array, folder: Path) -> pa.Array:
+def _image_column(column: pa.Array, folder: Path | None) -> pa.Array:
     """Images as {bytes, path}, their files read where they are named by a path; one that is gone keeps its path."""
     if not (pa.types.is_struct(column.type) and {f.name for f in column.type} >= {"bytes", "path"}):
         is_bytes = pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)
@@ -210,14 +211,21 @@ def _image_column(column: pa.Array, folder: Path) -> pa.Array:
     return pa.array([_with_bytes(cell, folder) for cell in cells], IMAGE_TYPE)
 
 
-def _with_bytes(cell: Mapping[str, Any] | None, folder: Path) -> dict[str, Any] | None:
+def _with_bytes(cell: Mapping[str, Any] | None, folder: Path | None) -> dict[str, Any] | None:
     if cell is None:
         return None
     content, path = cell["bytes"], cell["path"]
     if content is None and path and "://" not in path:
         try:
-            content = (folder / path).read_bytes()
-        except (OSError, ValueError):
+            file = (folder or Path()) / path
+            if folder is not None and not file.resolve().is_relative_to(folder.resolve()):
+                # the table may be a stranger's, and what it names is published
+                raise ArtifactError(
+                    f"the image {path} lies outside {folder.resolve()}, where the table is; put the table above its"
+                    " images, or load it and give the Dataset"
+                )
+            content = file.read_bytes()
+        except (OSError, ValueError, RuntimeError):
             content = None
     return {"bytes": content, "path": path}
 
