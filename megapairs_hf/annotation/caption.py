@@ -97,7 +97,7 @@ class Caption(AnnotationFunction):
         """The added columns of some images."""
         cells = rows.values(IMAGE)
         names = rows.values(IMAGE_ID) if IMAGE_ID in rows else []
-        if len(Counter(names)) < len(cells):
+        if len(Counter(names)) < len(cells) or None in names:
             names = [str(i) for i in range(len(cells))]
         digests = rows.values(SHA256) if SHA256 in rows else [""] * len(cells)
         by_id = {

@@ -270,17 +270,19 @@ def stored_bytes(cell: Any) -> bytes:
         cell: bytes and path as an image column of `datasets` stores them, bytes, a path, or a PIL image.
 
     Raises:
-        ImageRejectedError: there is no image.
+        ImageRejectedError: there is no image, or the path is a URL, since nothing is fetched.
         OSError: the file cannot be read.
     """
     if isinstance(cell, bytes):
         return cell
+    if isinstance(cell, dict) and cell.get("bytes") is None and cell.get("path"):
+        cell = cell["path"]
     if isinstance(cell, str | os.PathLike):
+        if not storage.is_local(cell):
+            raise ArtifactError(f"{cell} is not fetched; download the images first")
         return storage.read_bytes(cell)
     if hasattr(cell, "save"):
         sink = io.BytesIO()
         cell.save(sink, "PNG")
         return sink.getvalue()
-    if cell is not None and cell.get("bytes") is None and cell.get("path"):
-        return storage.read_bytes(cell["path"])
     return image_bytes(cell, None)

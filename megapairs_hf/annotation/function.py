@@ -24,6 +24,7 @@ from megapairs_hf.annotation.corpus_reader import CorpusReader, MemoryRows
 from megapairs_hf.annotation.engines.row_batch import RowBatch
 from megapairs_hf.annotation.engines.session import Session
 from megapairs_hf.annotation.engines.transformers_engine import LocalSession
+from megapairs_hf.annotation.tasks import Outcome
 from megapairs_hf.artifacts.fingerprints import weights_fingerprint
 from megapairs_hf.artifacts.sources import as_artifact
 from megapairs_hf.core.config import build_config, config_hash
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
     from datasets import Dataset, Features
 
-    from megapairs_hf.annotation.tasks import AnnotationTask, Outcome, Row
+    from megapairs_hf.annotation.tasks import AnnotationTask, Row
     from megapairs_hf.artifacts.artifact import Artifact
     from megapairs_hf.artifacts.lookup import IdIndex
 
@@ -66,6 +67,7 @@ class AnnotationFunction(RowFunction):
     SCHEMA: ClassVar[pa.Schema]  # what it adds
     NEEDS: ClassVar[tuple[str, ...]]
     USES: ClassVar[tuple[str, ...]] = ()  # what it reads where there is such a column
+    LISTS: ClassVar[tuple[str, ...]] = ()  # of what it needs; none is an empty one
     HINTS: ClassVar[dict[str, str]] = {QUERY_ID: "query_row", TARGET_ID: "target_row"}  # where an id may stand
     VISION: ClassVar[bool] = True
     UNIT: ClassVar[str] = "pairs"
@@ -164,11 +166,20 @@ class AnnotationFunction(RowFunction):
     def table_of(self, rows: Rows) -> pa.Table:
         """What it reads of a batch."""
         names = [*self.NEEDS, *(name for name in self.USES if name in rows)]
-        return pa.table({name: rows.values(name) for name in names})
+        columns = {name: rows.values(name) for name in names}
+        return pa.table(columns | {name: [value or [] for value in columns[name]] for name in self.LISTS})
 
     def compute(self, rows: Rows, rank: int | None) -> dict[str, Any]:
-        """The added columns of some rows."""
-        return self.columns(self.outcomes(self.table_of(rows), rank))
+        """The added columns of some rows; one without a value that is needed gets the error `missing_value`."""
+        table = self.table_of(rows)
+        lacking = [
+            next((n for n in self.NEEDS if row[n] is None), None) for row in table.select(self.NEEDS).to_pylist()
+        ]
+        whole = pa.array([name is None for name in lacking], pa.bool_())
+        made = iter(self.outcomes(table.filter(whole), rank) if None in lacking else [])
+        return self.columns(
+            [next(made) if n is None else Outcome(None, "missing_value", f"there is no {n}") for n in lacking]
+        )
 
     def outcomes(self, table: pa.Table, rank: int | None = None) -> list[Outcome]:
         """What becomes of some rows.
@@ -202,7 +213,7 @@ class AnnotationFunction(RowFunction):
                 )
             else:
                 self._session = Session(self.config, folder)
-            weakref.finalize(self, self._session.close)
+            self._at_exit = weakref.finalize(self, self._session.close)
         return self._session
 
     def journal_folder(self) -> Path:
@@ -228,6 +239,8 @@ class AnnotationFunction(RowFunction):
         """Close the connections; the next batch opens them again."""
         session, self._session = self._session, None
         if session is not None:
+            # else a closed session would live as long as this function
+            self._at_exit.detach()
             session.close()
 
     def columns(self, outcomes: list[Outcome]) -> dict[str, Any]:

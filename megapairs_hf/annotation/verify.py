@@ -128,6 +128,7 @@ class Verify(AnnotationFunction):
     CONFIG = VerifyConfig
     NEEDS = (QUERY_ID, TARGET_ID, "instructions", NEGATIVE_IDS)
     USES = ("query_row", "target_row")
+    LISTS = ("instructions", NEGATIVE_IDS)
     SCHEMA = pa.schema([VERIFIED.field("verified")])
 
     def load_prompt(self) -> Prompt | None:

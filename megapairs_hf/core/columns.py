@@ -57,6 +57,10 @@ def add_columns(dataset: AnyDataset, function: RowFunction, **map_arguments: Any
             old = {name: feature for name, feature in dataset.features.items() if name in others}
             features = datasets.Features({**old, **function.features})
         return dataset.map(function, batched=True, features=features, **map_arguments)
+    if not len(dataset):
+        # `map` gives a data set without rows back as it is
+        features = datasets.Features({**{name: dataset.features[name] for name in others}, **function.features})
+        return datasets.Dataset.from_dict({name: [] for name in features}, features=features)
     arguments = {"features": function.features, "desc": type(function).__name__, **map_arguments}
     added = _map_shards(dataset, function, arguments) if distributed.launched() else _map(dataset, function, arguments)
     return datasets.concatenate_datasets([dataset.select_columns(others), added], axis=1) if others else added

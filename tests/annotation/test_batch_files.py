@@ -224,3 +224,17 @@ def test_own_pairs_from_a_csv_a_json_lines_file_and_a_dataset(serve, pairs, corp
     assert (
         "nothing was verified: no pair has a hard negative (`negative_ids`) that is there" in capsys.readouterr().err
     )
+
+
+def test_counts_that_are_no_numbers_stop_nothing(pairs, corpus, tmp_path):
+    requests, responses = tmp_path / "out.jsonl", tmp_path / "in.jsonl"
+    step = describe_step(pairs, corpus, config=DescribeConfig(), out=tmp_path / "d")
+    write_requests(step, requests)
+    lines = batch_service(requests, responses, describe)
+    for line, count in zip(lines, ["12", 2**40, -1, None, {}, [], 1.5, 7], strict=False):
+        line["response"]["body"]["usage"] = {"prompt_tokens": count, "completion_tokens": count}
+        line["response"]["body"]["choices"][0]["finish_reason"] = count
+    responses.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    made = annotate_from_file(step, responses)
+    assert made.rows == 11
+    assert sorted(made.table(["prompt_tokens"])["prompt_tokens"].to_pylist())[:8] == [0] * 7 + [7]

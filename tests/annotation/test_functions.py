@@ -1,12 +1,15 @@
 """The row functions in `datasets.map`: the stage's rows, whatever the batches, faults, interruptions and processes."""
 
 import json
+import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
-from datasets import Dataset
+from datasets import Dataset, Features, Image, List, Value
 
 from megapairs_hf.annotation import (
+    Caption,
     Describe,
     DescribeConfig,
     Instruct,
@@ -30,6 +33,7 @@ from .test_stage import NEVER_S, RULES, at, rejected
 from .test_verify import nearer
 
 QUICK = {"backoff_s": 0.01, "concurrency": 4, "timeout_s": NEVER_S, "restart_s": NEVER_S}
+DESCRIPTORS = Path("/proc/self/fd")
 COMMON = ("raw", "model", "finish_reason", "prompt_tokens", "completion_tokens")
 
 
@@ -195,3 +199,52 @@ def test_wrong_settings_and_columns_say_what_to_do(images, rows):
         Describe(images.remove_columns("caption"), **RULES)(rows[:2])
     with pytest.raises(ArtifactError, match="check the path"):
         Describe("/no/such/folder")
+
+
+def test_a_row_without_a_value_gets_an_error_and_the_others_their_rows(serve, images):
+    server = serve()
+    ids = Features({"query_id": Value("string"), "target_id": Value("string")})
+    rows = Dataset.from_dict({"query_id": ["i0", None, "i2"], "target_id": ["i1", "i2", None]}, features=ids)
+    missing = ["", "missing_value: there is no query_id", "missing_value: there is no target_id"]
+    for function in (Describe(images, urls=[server.url], **QUICK), Describe(images, **RULES)):
+        made = add_columns(rows, function)
+        assert made["error"][:] == missing
+        assert bool(made["description"][0]) and made["description"][1:] == ["", ""]
+    assert add_columns(rows.select([1]), Describe(images, **RULES))["error"][:] == missing[1:2]
+    # lists that are not there are empty, as in an artifact
+    lists = Features({**ids, "instructions": List(Value("string")), "negative_ids": List(Value("string"))})
+    values = {
+        "query_id": ["i0"] * 2,
+        "target_id": ["i1"] * 2,
+        "instructions": [None, ["x"]],
+        "negative_ids": [["i3"], None],
+    }
+    made = add_columns(Dataset.from_dict(values, features=lists), Verify(images, urls=[server.url], **QUICK))
+    assert made["error"][:] == ["", ""]
+    assert made["verified"][0] == [] and np.isnan(made["verified"][1]).all()
+
+
+def test_paths_that_are_urls_are_not_fetched(serve, images):
+    server = serve()
+    cells = [{"bytes": None, "path": f"{server.url}/{name}.png"} for name in ("a", "b")]
+    named = Dataset.from_dict({"image_id": ["a", "b"], "image": cells}).cast_column("image", Image())
+    made = add_columns(
+        Dataset.from_dict({"query_id": ["a"], "target_id": ["b"]}), Describe(named, urls=[server.url], **QUICK)
+    )
+    assert "is not fetched; download the images first" in made["error"][0]
+    made = add_columns(named, Caption(urls=[server.url], **QUICK))
+    assert all("is not fetched" in error for error in made["error"])
+    assert server.bodies == []
+
+
+@pytest.mark.skipif(not DESCRIPTORS.is_dir(), reason="needs /proc")
+def test_what_failed_leaves_no_descriptor_and_no_thread(images, rows):
+    function = Describe(images, urls=["http://127.0.0.1:9/v1"], connect_timeout_s=1.0, restart_s=0.0)
+
+    def open_now():
+        with pytest.raises(ServerUnavailableError):
+            function(rows[:2])
+        return len(list(DESCRIPTORS.iterdir())), threading.active_count()
+
+    first = open_now()
+    assert [open_now() for _ in range(3)] == [first] * 3

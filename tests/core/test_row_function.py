@@ -150,3 +150,12 @@ def test_numpy_batches_as_ray_gives_them():
     added = Lengths()({"text": np.array(TEXTS, object), "error": np.array(["", "", "", "bad"], object)})
     assert list(added["length"]) == [5, 0, 12, 0]
     assert added["error"] == ["", "empty: no text", "", "bad"]
+
+
+def test_no_rows_get_the_columns_too(data):
+    empty = add_columns(data.select([]), Lengths())
+    assert empty.num_rows == 0
+    assert empty.features == Features(
+        {"kept": data.features["kept"], "text": data.features["text"], **Lengths().features}
+    )
+    assert drop_errors(empty).column_names == empty.column_names

@@ -64,9 +64,15 @@ class Request:
         return replace(self, messages=messages, images={})
 
 
+# a column holds no larger number
+MOST_TOKENS = 2**31
+
+
 @dataclass(frozen=True)
 class Response:
     """The response of a server or of a local model.
+
+    Token counts that are no counts, and a reason that is no text, are taken for unsaid, wherever they come from.
 
     Attributes:
         text: word for word.
@@ -84,3 +90,11 @@ class Response:
     completion_tokens: int | None = None
     refused: str = ""
     latency_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("prompt_tokens", "completion_tokens"):
+            count = getattr(self, name)
+            if not isinstance(count, int) or not 0 <= count < MOST_TOKENS:
+                object.__setattr__(self, name, None)
+        if not isinstance(self.finish_reason, str):
+            object.__setattr__(self, "finish_reason", "")

@@ -66,12 +66,11 @@ class JournalIndex:
         try:
             record = json.loads(line)
             prefix = int(record["key"][:16], 16)
+            tokens = [int(record.get(name) or 0) for name in ("prompt_tokens", "completion_tokens")]
         except (ValueError, KeyError, TypeError):
             # a line that a dying machine spoilt; the request is sent again
             return
-        count, prompt, completion = self.sums
-        prompt += record.get("prompt_tokens") or 0
-        self.sums = (count + 1, prompt, completion + (record.get("completion_tokens") or 0))
+        self.sums = (self.sums[0] + 1, self.sums[1] + tokens[0], self.sums[2] + tokens[1])
         if prefix in self.recent or self._place(prefix) is not None:
             return
         self.recent[prefix] = self._number(path) << OFFSET_BITS | position

@@ -74,7 +74,10 @@ class Session:
             asyncio.run_coroutine_threadsafe(self._stop(), self.loop).result(CLOSE_S)
             self.loop.call_soon_threadsafe(self.loop.stop)
             self.thread.join(CLOSE_S)
+        # its writer may still tell the loop what it wrote
         self.journal.close()
+        if not self.thread.is_alive():
+            self.loop.close()
 
     async def _stop(self) -> None:
         others = asyncio.all_tasks() - {asyncio.current_task()}
