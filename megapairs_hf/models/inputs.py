@@ -12,7 +12,7 @@ from urllib.parse import urlparse
 
 from megapairs_hf.core.errors import ImageRejectedError, ModelError
 from megapairs_hf.core.inputs import Input
-from megapairs_hf.images.decode import open_image
+from megapairs_hf.images.inputs import open_image
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".avif")
 KEYS = {"text", "image"}

@@ -10,7 +10,8 @@ from PIL import Image
 
 from megapairs_hf import load_mmret
 from megapairs_hf.core.errors import ImageRejectedError, ModelError
-from megapairs_hf.images.decode import open_image, to_rgb
+from megapairs_hf.images.decode import to_rgb
+from megapairs_hf.images.inputs import open_image
 from megapairs_hf.models import save_mmret
 from tests.small import claimed_png
 
