@@ -9,6 +9,7 @@ metadata, since none of that is worth an image.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import threading
@@ -18,9 +19,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from megapairs_hf.core.errors import ImageRejectedError
 from megapairs_hf.images.arrays import eight_bits
 from megapairs_hf.images.decoder_warnings import counted_warnings
-from megapairs_hf.images.formats import is_opened, is_raw_preview, opened_formats, recognized_format
+from megapairs_hf.images.formats import is_opened, open_file
 from megapairs_hf.images.metadata import SIDEWAYS, orientation_of, without_metadata
-from megapairs_hf.images.rejection import rejecting
+from megapairs_hf.images.rejection import DAMAGED, rejecting
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,8 +41,6 @@ TURNS = {
     7: "TRANSVERSE",
     8: "ROTATE_90",
 }
-# with these the file may be good but for its metadata
-DAMAGED = {"not_an_image", "truncated", "undecodable", "unsupported_mode"}
 # an image that Pillow opened reads its file when it is first looked at, and two threads at one file tear it; many
 # locks, chosen by the object, so that other images need not wait
 LOCKS = tuple(threading.Lock() for _ in range(64))
@@ -130,7 +129,7 @@ def decode_image(
     limits = Limits(max_pixels, min_side, draft_side)
     with counted_warnings() as count:
         try:
-            decoded = _decode(_open(content), limits)
+            decoded = _decode(open_file(content), limits)
         except ImageRejectedError as error:
             again = _decode_plain(content, limits) if error.reason in DAMAGED else None
             if again is None:
@@ -150,7 +149,7 @@ def _decode_plain(content: bytes, limits: Limits) -> Decoded | None:
             plain, exif = without_metadata(content)
         if plain is content:
             return None
-        decoded = _decode(_open(plain), limits, exif)
+        decoded = _decode(open_file(plain), limits, exif)
     except ImageRejectedError as error:
         if error.reason in DAMAGED:
             return None
@@ -171,32 +170,28 @@ def decode_shared(image: Image.Image, *, max_pixels: int = MAX_PIXELS, min_side:
         ImageRejectedError: as in `decode_image`.
         MegaPairsError: there is not enough memory.
     """
+    limits = Limits(max_pixels, min_side)
     with LOCKS[id(image) // 16 % len(LOCKS)], counted_warnings() as count:
-        return replace(_decode(image, Limits(max_pixels, min_side)), warnings=count.number)
+        try:
+            decoded = _decode(image, limits)
+        except ImageRejectedError as error:
+            content = _file_of(image) if error.reason in DAMAGED else None
+            again = _decode_plain(content, limits) if content else None
+            if again is None:
+                raise
+            decoded = again
+        return replace(decoded, warnings=count.number)
 
 
-def _open(content: bytes) -> Image.Image:
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with rejecting():
-            image: Image.Image = Image.open(io.BytesIO(content), formats=opened_formats())
-    except ImageRejectedError as error:
-        if error.reason not in DAMAGED:
-            raise
-        name = recognized_format(content)
-        if name is not None and name not in opened_formats():
-            raise ImageRejectedError(
-                "unsupported_format", f"{name} is not opened; convert it to JPEG or PNG"
-            ) from error
-        if not isinstance(error.__cause__, UnidentifiedImageError):
-            raise
-        if name is not None:
-            raise ImageRejectedError("undecodable", f"begins as {name}, but Pillow finds no image in it") from error
-        raise ImageRejectedError("not_an_image", f"starts with {content[:12]!r}") from error
-    if is_raw_preview(image):
-        raise ImageRejectedError("unsupported_format", "camera raw is not opened; convert it to JPEG or PNG")
-    return image
+def _file_of(image: Image.Image) -> bytes | None:
+    """The file of an image that is open at its first frame; None where there is none."""
+    file = getattr(image, "fp", None)
+    with contextlib.suppress(Exception):
+        if file is not None and image.tell() == 0:
+            file.seek(0)
+            content: bytes = file.read()
+            return content
+    return None
 
 
 def _decode(image: Image.Image, limits: Limits, exif: bytes = b"") -> Decoded:

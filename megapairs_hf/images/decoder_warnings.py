@@ -57,6 +57,9 @@ def counted_warnings() -> Generator[Count, None, None]:
 
 
 def _install() -> None:
+    # no lock where all is there, since a process may be forked while another thread holds it
+    if warnings.filters and isinstance(warnings.filters[0][3], _ThisThread):
+        return
     with LOCK:
         _install_once()
         # `catch_warnings` would do for one thread, and loses filters where several use it

@@ -1,16 +1,20 @@
 """Which image formats are opened, under which suffixes, and what else is told apart by its first bytes.
 
 The list is Pillow's, without the formats that start a program (EPS runs Ghostscript, and IPTC opens whatever it holds,
-EPS too) or hold no raster of their own (WMF, PDF, GRIB, …). What surprises: a file's format is read from its bytes and
-never from its name, so an EPS called `x.png` is refused like any other, and a JPEG called `x.heic` is opened.
+EPS too) or hold no raster of their own (WMF, PDF, GRIB, …), and with two that a plugin may add. What surprises: a
+file's format is read from its bytes and never from its name, so an EPS called `x.png` is refused like any other, and a
+JPEG called `x.heic` is opened.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import re
-from functools import lru_cache
 from typing import TYPE_CHECKING
+
+from megapairs_hf.core.errors import ImageRejectedError
+from megapairs_hf.images.rejection import DAMAGED, rejecting
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -23,6 +27,9 @@ OPENED: dict[str, tuple[str, ...]] = {
     "WEBP": (".webp",),
     "GIF": (".gif",),
     "AVIF": (".avif", ".avifs"),
+    # where pillow-heif or pillow-jxl-plugin has been registered
+    "HEIF": (".heic", ".heics", ".heif", ".heifs", ".hif"),
+    "JXL": (".jxl",),
     "TIFF": (".tif", ".tiff"),
     "BMP": (".bmp",),
     "DIB": (".dib",),
@@ -57,8 +64,6 @@ OPENED: dict[str, tuple[str, ...]] = {
 }
 # image files all the same, and seen in folders and tars, so that they are rejected and not passed by
 NOT_OPENED: dict[str, tuple[str, ...]] = {
-    "HEIF": (".heic", ".heics", ".heif", ".heifs", ".hif"),
-    "JPEG XL": (".jxl",),
     "JPEG XR": (".jxr", ".wdp", ".hdp"),
     "SVG": (".svg", ".svgz"),
     "EPS": (".eps", ".ps"),
@@ -82,7 +87,7 @@ SUBFILE_TYPE, SUB_IFDS = 254, 330
 SIGNATURES = (
     ("AVIF", rb"....ftyp(avi[fs]|m[is]f1.{4,40}avi[fs])"),
     ("HEIF", rb"....ftyp(hei|hev|m[is]f1)"),
-    ("JPEG XL", rb"\xff\x0a|\0\0\0\x0cJXL "),
+    ("JXL", rb"\xff\x0a|\0\0\0\x0cJXL "),
     ("JPEG XR", rb"II\xbc\x01"),
     ("camera raw", rb"....ftypcrx |II\*\0.{4}CR|FUJIFILMCCD-RAW|IIR[OS]|MMOR|IIU\0|FOVb"),
     ("EPS", rb"%!PS|\xc5\xd0\xd3\xc6"),
@@ -99,9 +104,8 @@ def is_image_name(name: str) -> bool:
     return bool(stem) and stem[-1] != "/" and (suffix in SUFFIXES or suffix in NOT_OPENED_SUFFIXES)
 
 
-@lru_cache(maxsize=1)
 def opened_formats() -> tuple[str, ...]:
-    """What `PIL.Image.open` takes as `formats`: those of `OPENED` for which this build of Pillow has a reader."""
+    """What `PIL.Image.open` takes as `formats`: those of `OPENED` for which there is a reader."""
     from PIL import Image
 
     Image.init()
@@ -111,6 +115,39 @@ def opened_formats() -> tuple[str, ...]:
 def is_opened(name: str | None) -> bool:
     """Whether an image of this format is opened; one that came from no file has none, and is."""
     return name is None or name in OPENED
+
+
+def open_file(content: bytes) -> Image.Image:
+    """An image that Pillow has opened and not read yet.
+
+    Args:
+        content: the file's bytes.
+
+    Raises:
+        ImageRejectedError: with the reason `not_an_image`, `unsupported_format`, `too_many_pixels`, `truncated` or
+            `undecodable`.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with rejecting():
+            image: Image.Image = Image.open(io.BytesIO(content), formats=opened_formats())
+            if is_raw_preview(image):
+                raise ImageRejectedError("unsupported_format", "camera raw is not opened; convert it to JPEG or PNG")
+            return image
+    except ImageRejectedError as error:
+        if error.reason not in DAMAGED:
+            raise
+        name = recognized_format(content)
+        if name is not None and name not in opened_formats():
+            raise ImageRejectedError(
+                "unsupported_format", f"{name} is not opened; convert it to JPEG or PNG"
+            ) from error
+        if not isinstance(error.__cause__, UnidentifiedImageError):
+            raise
+        if name is not None:
+            raise ImageRejectedError("undecodable", f"begins as {name}, but Pillow finds no image in it") from error
+        raise ImageRejectedError("not_an_image", f"starts with {content[:12]!r}") from error
 
 
 def recognized_format(content: bytes) -> str | None:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 CUT_OFF = (OSError, EOFError, SyntaxError)
 DETAIL_LENGTH = 200
+# with these the file may be good but for its metadata
+DAMAGED = {"not_an_image", "truncated", "undecodable", "unsupported_mode"}
 
 
 @contextlib.contextmanager

@@ -128,15 +128,17 @@ def rich_files() -> dict[str, bytes]:
     info = TiffImagePlugin.ImageFileDirectory_v2()
     info[270], info[305], info[700], info[34675] = "a description " * 20, "a program", XMP, profile
     common = {"exif": tags.tobytes(), "icc_profile": profile}
-    return {
-        "JPEG": saved(blocks(), "JPEG", comment=b"a comment " * 20, xmp=XMP, dpi=(72, 72), **common),
-        "MPO": saved(blocks(), "MPO", **common),
-        "PNG": saved(blocks(), "PNG", pnginfo=texts, dpi=(72, 72), **common),
-        "WEBP": saved(blocks(), "WEBP", xmp=XMP, **common),
-        "AVIF": saved(blocks(), "AVIF", xmp=XMP, **common),
-        "TIFF": saved(blocks(), "TIFF", tiffinfo=info),
-        "TIFF deflate": saved(blocks(), "TIFF", tiffinfo=info, compression="tiff_adobe_deflate"),
-        "GIF": saved(blocks(), "GIF", comment=b"a comment " * 40),
-        "JPEG2000": saved(blocks(), "JPEG2000", comment=b"a comment " * 40),
-        "PSD": psd(resource(1039, profile) + resource(1028, b"a comment " * 40) + resource(1005, b"\0" * 16)),
+    makers = {
+        "JPEG": lambda: saved(blocks(), "JPEG", comment=b"a comment " * 20, xmp=XMP, dpi=(72, 72), **common),
+        "MPO": lambda: saved(blocks(), "MPO", **common),
+        "PNG": lambda: saved(blocks(), "PNG", pnginfo=texts, dpi=(72, 72), **common),
+        "WEBP": lambda: saved(blocks(), "WEBP", xmp=XMP, **common),
+        "AVIF": lambda: saved(blocks(), "AVIF", xmp=XMP, **common),
+        "TIFF": lambda: saved(blocks(), "TIFF", tiffinfo=info),
+        "TIFF deflate": lambda: saved(blocks(), "TIFF", tiffinfo=info, compression="tiff_adobe_deflate"),
+        "GIF": lambda: saved(blocks(), "GIF", comment=b"a comment " * 40),
+        "JPEG2000": lambda: saved(blocks(), "JPEG2000", comment=b"a comment " * 40),
+        "PSD": lambda: psd(resource(1039, profile) + resource(1028, b"a comment " * 40) + resource(1005, b"\0" * 16)),
     }
+    # an older Pillow writes no AVIF
+    return {kind: make() for kind, make in makers.items() if kind != "AVIF" or kind in written_formats()}

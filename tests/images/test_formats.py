@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from PIL import EpsImagePlugin, Image
+from PIL import EpsImagePlugin, Image, ImageFile
 
 from megapairs_hf.core.errors import ImageRejectedError
 from megapairs_hf.images import formats
@@ -23,15 +23,16 @@ def test_every_format_and_suffix_of_pillow_is_either_opened_or_refused_by_name()
         assert suffix in suffixes
     assert not formats.SUFFIXES & formats.NOT_OPENED_SUFFIXES
     # MPO has no reader of its own
-    assert set(formats.opened_formats()) == set(formats.OPENED) - {"MPO"}
+    assert set(formats.OPENED) - set(Image.OPEN) <= {"MPO", "HEIF", "JXL", "AVIF", "QOI"}
+    assert list(formats.opened_formats()) == [name for name in formats.OPENED if name in Image.OPEN]
 
 
 def test_what_starts_a_program_or_holds_no_raster_is_not_opened():
-    from PIL.ImageFile import StubImageFile
-
     Image.init()
     readers = {name: Image.OPEN[name][0] for name in formats.opened_formats()}
-    assert [name for name, one in readers.items() if isinstance(one, type) and issubclass(one, StubImageFile)] == []
+    assert [
+        name for name, one in readers.items() if isinstance(one, type) and issubclass(one, ImageFile.StubImageFile)
+    ] == []
     assert not {"EPS", "IPTC", "WMF", "FPX", "MIC"} & set(formats.opened_formats())
 
 
@@ -113,8 +114,8 @@ BEGINNINGS = {
     "SVG, with its declaration": b"<?xml version='1.0'?>\n<!-- drawn -->\n<svg/>",
     "WMF": b"\xd7\xcd\xc6\x9a\0\0" + b"\0" * 40,
     "FPX": b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + b"\0" * 600,
-    "JPEG XL": b"\xff\x0a\xfa\x1f",
-    "JPEG XL, boxed": b"\0\0\0\x0cJXL \r\n\x87\n",
+    "JXL": b"\xff\x0a\xfa\x1f",
+    "JXL, boxed": b"\0\0\0\x0cJXL \r\n\x87\n",
     "JPEG XR": b"II\xbc\x01\x08\0\0\0",
     "GRIB": b"GRIB\0\0\0\1" + b"\0" * 40,
     "BUFR": b"BUFR" + b"\0" * 40,
@@ -148,15 +149,24 @@ def test_a_format_counts_by_its_bytes_and_not_by_its_name(tmp_path):
 
 
 def test_avif_without_its_reader_is_named(monkeypatch):
-    content = seed_files()["AVIF"]
-    monkeypatch.setattr(formats, "OPENED", {k: v for k, v in formats.OPENED.items() if k != "AVIF"})
-    formats.opened_formats.cache_clear()
-    try:
-        with pytest.raises(ImageRejectedError, match="unsupported_format: AVIF"):
-            decode_image(content)
-    finally:
-        monkeypatch.undo()
-        formats.opened_formats.cache_clear()
+    Image.init()
+    monkeypatch.delitem(Image.OPEN, "AVIF", raising=False)
+    with pytest.raises(ImageRejectedError, match="unsupported_format: AVIF"):
+        decode_image(boxed(b"avif"))
+
+
+def test_a_plugin_that_is_registered_opens_its_format(monkeypatch):
+    class Reader(ImageFile.ImageFile):
+        format = "HEIF"
+
+        def _open(self):
+            self._mode, self._size = "RGB", (1, 1)
+            self.tile = [ImageFile._Tile("raw", (0, 0, 1, 1), 0, ("RGB", 0, 1))]
+
+    content = boxed(b"heic")
+    monkeypatch.setitem(Image.OPEN, "HEIF", (Reader, lambda prefix: prefix[4:12] == b"ftypheic"))
+    assert decode_image(content).size == (1, 1)
+    assert open_image(Image.open(io.BytesIO(content), formats=["HEIF"])).size == (1, 1)
 
 
 def test_an_ordinary_tiff_with_a_smaller_copy_is_opened():
