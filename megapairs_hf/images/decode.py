@@ -14,7 +14,7 @@ import hashlib
 import io
 import threading
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from megapairs_hf.core.errors import ImageRejectedError
 from megapairs_hf.images.arrays import eight_bits
@@ -24,12 +24,10 @@ from megapairs_hf.images.metadata import SIDEWAYS, orientation_of, without_metad
 from megapairs_hf.images.rejection import DAMAGED, rejecting
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from PIL import Image
 
 MAX_PIXELS = 100_000_000
-# Pillow refuses more, so no `max_pixels` is higher, and what was checked once is decoded up to here
+# Pillow refuses more, so no `max_pixels` is higher, and what a corpus has taken is decoded up to here
 PIXEL_LIMIT = 178_956_970
 WHITE = (255, 255, 255, 255)
 TURNS = {
@@ -93,14 +91,10 @@ class Limits(NamedTuple):
             raise ImageRejectedError("too_small", f"{width}x{height}, shortest side must be {self.min_side}")
 
 
-def pixel_limit(settings: Mapping[str, Any]) -> int:
-    """The most pixels that an image of a corpus has: the `max_pixels` it was made with, so that what it took is read.
-
-    Args:
-        settings: those of the corpus, from its manifest; one that was made elsewhere has none.
-    """
-    limit: int = settings.get("max_pixels") or PIXEL_LIMIT
-    return limit
+def draft_scale(size: tuple[int, int], side: int | None) -> int:
+    """By what a JPEG of this size is divided where its shorter side must keep `side` pixels: 1, 2, 4 or 8."""
+    spare = 1 if side is None else max(1, min(size) // side)
+    return max(scale for scale in (1, 2, 4, 8) if scale <= spare)
 
 
 def decode_image(

@@ -14,7 +14,6 @@ from urllib.parse import urlparse
 
 from megapairs_hf.core.errors import ImageRejectedError, ModelError
 from megapairs_hf.core.inputs import Input
-from megapairs_hf.images.decode import PIXEL_LIMIT
 from megapairs_hf.images.formats import is_image_name
 from megapairs_hf.images.inputs import open_image
 
@@ -113,7 +112,6 @@ def load_image(value: Any, index: int) -> Any:
         ModelError: it cannot be read or decoded.
     """
     try:
-        # whatever a corpus may hold can be encoded
-        return open_image(value, max_pixels=PIXEL_LIMIT)
+        return open_image(value)
     except ImageRejectedError as error:
         raise ModelError(f"the image of input {index} cannot be used ({error}); leave it out or replace it") from error

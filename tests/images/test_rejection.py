@@ -13,8 +13,8 @@ from PIL import Image, ImageFile
 
 from megapairs_hf.core.errors import ImageRejectedError, MegaPairsError
 from megapairs_hf.images import decoder_warnings, rejection
-from megapairs_hf.images.decode import PIXEL_LIMIT, decode_image, pixel_limit, to_rgb
-from megapairs_hf.images.inputs import open_image
+from megapairs_hf.images.decode import PIXEL_LIMIT, decode_image, to_rgb
+from megapairs_hf.images.inputs import open_decoded, open_image
 from tests.images.seeds import blocks, exif, png_with, saved, seed_files, segment, tiff_with, written_formats
 from tests.small import claimed_png
 
@@ -149,16 +149,17 @@ def test_an_icon_larger_than_its_directory_says():
         decode_image(content, max_pixels=20_000)
 
 
-def test_what_a_corpus_took_is_read_again():
+def test_what_a_corpus_took_with_a_higher_limit_is_read_again():
     size = (10_001, 10_000)
     content = saved(Image.new("1", size), "PNG")
     with pytest.raises(ImageRejectedError, match="too_many_pixels"):
         decode_image(content)
     assert to_rgb(content).size == size
-    assert decode_image(content, max_pixels=pixel_limit({"max_pixels": 150_000_000})).size == size
-    assert pixel_limit({}) == PIXEL_LIMIT == int(2 * Image.MAX_IMAGE_PIXELS)
+    # as embed opens it
+    assert open_decoded({"bytes": content, "path": None}).size == size
+    assert PIXEL_LIMIT == int(2 * Image.MAX_IMAGE_PIXELS)
     with pytest.raises(ImageRejectedError, match="too_many_pixels"):
-        decode_image(content, max_pixels=pixel_limit({"max_pixels": 1000}))
+        open_image(content, max_pixels=150_000)
 
 
 @pytest.fixture

@@ -257,7 +257,7 @@ def test_a_file_of_a_format_that_is_not_opened_is_no_text(model, tmp_path):
 def test_a_file_that_is_waited_for_is_no_image(model, tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     for source in (tmp_path / "pipe.png", {"image": str(tmp_path / "pipe.png")}, tmp_path):
-        with pytest.raises(ModelError, match="unreadable"):
+        with pytest.raises(ModelError, match="unreadable_file"):
             model.encode([source])
 
 

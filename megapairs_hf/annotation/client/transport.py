@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -16,6 +17,8 @@ from megapairs_hf.annotation.client.messages import Response
 from megapairs_hf.core.errors import ServerUnavailableError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from megapairs_hf.annotation.client.endpoint import Endpoint
     from megapairs_hf.annotation.client.messages import Request
 
@@ -28,6 +31,16 @@ ADVICE = {
     404: "there is no model {model!r} there, or the address lacks its /v1; check `model` and `urls`",
     405: "this is no chat-completions address; check `urls`",
 }
+
+
+# how a request may say what form the response is to have; TGI before 3.3 knows the second only
+RESPONSE_FORMS: tuple[Callable[[dict[str, Any]], dict[str, Any] | None], ...] = (
+    lambda schema: {"type": "json_schema", "json_schema": schema},
+    lambda schema: {"type": "json_object", "value": schema["schema"]},
+    lambda _: {"type": "json_object"},
+    lambda _: None,
+)
+FORM: ContextVar[dict[str, Any] | None] = ContextVar("FORM", default=None)
 
 
 class FaultError(Exception):
@@ -50,6 +63,7 @@ class Transport:
         self.endpoint = endpoint
         self.token = os.environ.get(endpoint.token_env, "").strip()
         self.client_class = client_class()
+        self.forms: dict[str, int] = {}
 
     def connect(self, url: str) -> Any:
         """A client of the library, with its own connections."""
@@ -73,8 +87,25 @@ class Transport:
             FaultError: it failed in a way that may pass.
             ServerUnavailableError: it failed in a way that no retry helps.
         """
+        if "response_format" not in request.parameters or url in self.forms:
+            return await self._send(client, url, request, self.forms.get(url, 0))
+        refusal = None
+        for form in range(len(RESPONSE_FORMS)):
+            response = await self._send(client, url, request, form)
+            if not response.refused:
+                # a form is known to serve only when a request with it was; a later refusal is the request's own
+                self.forms[url] = form
+                return response
+            refusal = refusal or response
+        assert refusal is not None
+        return refusal
+
+    async def _send(self, client: Any, url: str, request: Request, form: int) -> Response:
+        """Send a request with the schema of its response in one of the forms that servers know."""
         from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 
+        schema = request.parameters.get("response_format")
+        FORM.set(None if schema is None else RESPONSE_FORMS[form](schema["json_schema"]))
         try:
             async with asyncio.timeout(self.endpoint.timeout_s):
                 output = await client.chat_completion(request.messages, model=request.model, **request.parameters)
@@ -118,10 +149,11 @@ class Transport:
 
 
 def client_class() -> type[Any]:
-    """The library's client, so that all clients share the certificates.
+    """The library's client, so that all clients share the certificates, and a schema goes out in the form chosen.
 
-    Reading certificates takes 25 ms per client, as long as a dozen requests. A later version of the library that does
-    not call the method which is overridden here would read them for each client, and otherwise work the same.
+    Reading certificates takes 25 ms per client, as long as a dozen requests; and the library turns every schema into
+    the form of TGI, which other servers take for plain JSON. A later version of the library that does not call the
+    methods which are overridden here would read them for each client and send that form, and otherwise work the same.
     """
     import httpx2
     from huggingface_hub import AsyncInferenceClient
@@ -141,6 +173,15 @@ def client_class() -> type[Any]:
                 )
                 self._async_client = await self.exit_stack.enter_async_context(client)
             return self._async_client
+
+        async def _inner_post(self, request_parameters: Any, **options: Any) -> Any:
+            body = request_parameters.json
+            if isinstance(body, dict) and "response_format" in body:
+                form = FORM.get()
+                del body["response_format"]
+                if form is not None:
+                    body["response_format"] = form
+            return await super()._inner_post(request_parameters, **options)
 
     return SharingClient
 

@@ -16,7 +16,7 @@ MIN_LINES = 3
 STRING = re.compile(r'"((?:[^"\\]|\\.)*)"')
 # a template may have opened the reasoning for the model, and the length limit may have cut it off
 THINKING = re.compile(r"<think>.*?</think>|^.*</think>|<think>.*$", re.DOTALL | re.IGNORECASE)
-HEADING = re.compile(r"^\W*(?:description|answer|comparison)\W*:\W*", re.IGNORECASE)
+HEADING = re.compile(r"^\W*(?:description|answer|comparison|caption)\W*:\W*", re.IGNORECASE)
 
 
 def items_of_lines(text: str) -> list[str]:
