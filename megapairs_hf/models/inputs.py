@@ -13,8 +13,8 @@ from typing import Any
 from urllib.parse import urlparse
 
 from megapairs_hf.core.errors import ImageRejectedError, ModelError
+from megapairs_hf.core.image_formats import is_image_name
 from megapairs_hf.core.inputs import Input
-from megapairs_hf.images.formats import is_image_name
 from megapairs_hf.images.inputs import open_image
 
 # an absolute path, one that begins with `.`, `..` or `~`, or one word with a separator and a suffix

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
 
-from megapairs_hf.images.formats import OPENED
+from megapairs_hf.core.image_formats import OPENED
 
 SIZE = (48, 32)
 MODES = {"BLP": "P", "MSP": "1", "XBM": "1", "SPIDER": "F", "GIF": "P"}

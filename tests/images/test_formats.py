@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import EpsImagePlugin, Image, ImageFile
 
+from megapairs_hf.core import image_formats
 from megapairs_hf.core.errors import ImageRejectedError
 from megapairs_hf.images import formats
 from megapairs_hf.images.decode import decode_image
@@ -16,15 +17,15 @@ from tests.images.seeds import SIZE, blocks, saved, seed_files, tiff_with, writt
 
 def test_every_format_and_suffix_of_pillow_is_either_opened_or_refused_by_name():
     Image.init()
-    known = {*formats.OPENED, *formats.NOT_OPENED}
+    known = {*image_formats.OPENED, *image_formats.NOT_OPENED}
     assert set(Image.OPEN) <= known
     for suffix, name in Image.registered_extensions().items():
-        suffixes = formats.OPENED.get(name) or formats.NOT_OPENED[name]
+        suffixes = image_formats.OPENED.get(name) or image_formats.NOT_OPENED[name]
         assert suffix in suffixes
-    assert not formats.SUFFIXES & formats.NOT_OPENED_SUFFIXES
+    assert not image_formats.SUFFIXES & image_formats.NOT_OPENED_SUFFIXES
     # MPO has no reader of its own
-    assert set(formats.OPENED) - set(Image.OPEN) <= {"MPO", "HEIF", "JXL", "AVIF", "QOI"}
-    assert list(formats.opened_formats()) == [name for name in formats.OPENED if name in Image.OPEN]
+    assert set(image_formats.OPENED) - set(Image.OPEN) <= {"MPO", "HEIF", "JXL", "AVIF", "QOI"}
+    assert list(formats.opened_formats()) == [name for name in image_formats.OPENED if name in Image.OPEN]
 
 
 def test_what_starts_a_program_or_holds_no_raster_is_not_opened():
@@ -36,17 +37,17 @@ def test_what_starts_a_program_or_holds_no_raster_is_not_opened():
     assert not {"EPS", "IPTC", "WMF", "FPX", "MIC"} & set(formats.opened_formats())
 
 
-@pytest.mark.parametrize("suffix", sorted(formats.SUFFIXES | formats.NOT_OPENED_SUFFIXES))
+@pytest.mark.parametrize("suffix", sorted(image_formats.SUFFIXES | image_formats.NOT_OPENED_SUFFIXES))
 def test_a_suffix_counts_in_any_case(suffix):
     for written in (suffix, suffix.upper(), suffix.capitalize()):
-        assert formats.is_image_name(f"folder.d/some.name{written}")
+        assert image_formats.is_image_name(f"folder.d/some.name{written}")
 
 
 @pytest.mark.parametrize(
     "name", ["a.txt", "a", "", "jpg", ".jpg", "a/.jpg", "a.jpg/b", "a.jpg.txt", "a.jpg ", "a.json"]
 )
 def test_other_names_are_no_image(name):
-    assert not formats.is_image_name(name)
+    assert not image_formats.is_image_name(name)
 
 
 @pytest.mark.parametrize("name", written_formats())
