@@ -14,7 +14,7 @@ import pyarrow as pa
 from megapairs_hf.artifacts.readme import configuration
 from megapairs_hf.core.errors import ArtifactError, ImageRejectedError
 from megapairs_hf.core.schema import IMAGE_TYPE, PUBLISHED_IMAGES, with_features
-from megapairs_hf.images.decode import open_file
+from megapairs_hf.images.formats import open_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -17,7 +17,8 @@ import numpy as np
 
 from megapairs_hf.core.errors import ArtifactError, ImageRejectedError, MegaPairsError
 from megapairs_hf.core.row_function import format_error
-from megapairs_hf.images.decode import draft_scale, open_decoded
+from megapairs_hf.images.decode import draft_scale
+from megapairs_hf.images.inputs import open_decoded
 from megapairs_hf.images.locate import image_bytes
 
 if TYPE_CHECKING:

@@ -2,33 +2,43 @@
 
 EXIF orientation is applied, transparency is laid over white, sixteen bits become eight, the first frame of an
 animation is taken, and the result is RGB. The corpus stage, the model's inputs and the search page all go through
-`open_image` or `decode_image`, so an image never looks one way when mined and another way when searched.
+`decode_image`, so an image never looks one way when mined and another way when searched. What surprises: whatever a
+reader of Pillow's raises on an odd file is a rejection, and a file that fails is opened a second time without its
+metadata, since none of that is worth an image.
 """
 
 from __future__ import annotations
 
-import base64
+import contextlib
 import hashlib
 import io
-import struct
 import threading
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote_to_bytes
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
 
 from megapairs_hf.core.errors import ImageRejectedError
+from megapairs_hf.images.arrays import eight_bits
+from megapairs_hf.images.decoder_warnings import counted_warnings
+from megapairs_hf.images.formats import is_opened, open_file
+from megapairs_hf.images.metadata import SIDEWAYS, orientation_of, without_metadata
+from megapairs_hf.images.rejection import DAMAGED, rejecting
 
 if TYPE_CHECKING:
     from PIL import Image
 
-EIGHT_BITS = 255
 MAX_PIXELS = 100_000_000
+# Pillow refuses more, so no `max_pixels` is higher, and what a corpus has taken is decoded up to here
+PIXEL_LIMIT = 178_956_970
 WHITE = (255, 255, 255, 255)
-ORIENTATION = 0x0112
-SIDEWAYS = {5, 6, 7, 8}
-# what Pillow's readers raise on damaged files: TypeError, AssertionError and struct.error are not meant, but happen
-BROKEN = (OSError, ValueError, SyntaxError, EOFError, MemoryError, TypeError, AssertionError, struct.error)
+TURNS = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
 # an image that Pillow opened reads its file when it is first looked at, and two threads at one file tear it; many
 # locks, chosen by the object, so that other images need not wait
 LOCKS = tuple(threading.Lock() for _ in range(64))
@@ -45,6 +55,7 @@ class Decoded:
         size: width and height of the image, upright; those of `image` unless it was decoded at a smaller scale.
         extent: the part of `image` that the image fills, in pixels: a JPEG of 1023 pixels at half scale fills 511.5
             of the 512 that it is decoded to.
+        warnings: how many the decoders gave.
     """
 
     image: Image.Image
@@ -52,11 +63,38 @@ class Decoded:
     lossy: bool
     size: tuple[int, int]
     extent: tuple[float, float]
+    warnings: int = 0
 
     @classmethod
     def whole(cls, image: Image.Image) -> Decoded:
         """An RGB image that came from no file."""
         return cls(image, True, False, image.size, image.size)
+
+
+class Limits(NamedTuple):
+    """What is accepted, and at which scale it is decoded: arguments of `decode_image`."""
+
+    max_pixels: int
+    min_side: int = 1
+    draft_side: int | None = None
+
+    def check(self, size: tuple[int, int]) -> None:
+        """Refuse too many pixels, or too few.
+
+        Raises:
+            ImageRejectedError: with the reason `too_many_pixels` or `too_small`.
+        """
+        width, height = size
+        if width * height > self.max_pixels:
+            raise ImageRejectedError("too_many_pixels", f"{width}x{height} is more than {self.max_pixels:,} pixels")
+        if min(width, height) < self.min_side:
+            raise ImageRejectedError("too_small", f"{width}x{height}, shortest side must be {self.min_side}")
+
+
+def draft_scale(size: tuple[int, int], side: int | None) -> int:
+    """By what a JPEG of this size is divided where its shorter side must keep `side` pixels: 1, 2, 4 or 8."""
+    spare = 1 if side is None else max(1, min(size) // side)
+    return max(scale for scale in (1, 2, 4, 8) if scale <= spare)
 
 
 def decode_image(
@@ -76,166 +114,122 @@ def decode_image(
         The image and what was done to it.
 
     Raises:
-        ImageRejectedError: with the reason `empty_file`, `not_an_image`, `too_many_pixels`, `too_small`,
-            `unsupported_mode` or `truncated`.
+        ImageRejectedError: with the reason `empty_file`, `not_an_image`, `unsupported_format`, `too_many_pixels`,
+            `too_small`, `unsupported_mode`, `truncated` or `undecodable`.
+        MegaPairsError: there is not enough memory.
     """
-    image = open_file(content)
-    return decode_opened(image, max_pixels=max_pixels, min_side=min_side, draft_side=draft_side)
-
-
-def open_file(content: bytes) -> Image.Image:
-    """An image of which the header alone is read, so that this costs little; a file that is no image is refused.
-
-    Raises:
-        ImageRejectedError: `empty_file`, `not_an_image`, `too_many_pixels` or `truncated`.
-    """
-    from PIL import Image, UnidentifiedImageError
-
     if not content:
         raise ImageRejectedError("empty_file", "0 bytes")
-    try:
-        return Image.open(io.BytesIO(content))
-    except Image.DecompressionBombError as error:
-        raise ImageRejectedError("too_many_pixels", "refused by Pillow as a decompression bomb") from error
-    except UnidentifiedImageError as error:
-        raise ImageRejectedError("not_an_image", f"starts with {content[:12]!r}") from error
-    except BROKEN as error:
-        raise ImageRejectedError("truncated", str(error)) from error
+    limits = Limits(max_pixels, min_side, draft_side)
+    with counted_warnings() as count:
+        try:
+            decoded = _decode(open_file(content), limits)
+        except ImageRejectedError as error:
+            again = _decode_plain(content, limits) if error.reason in DAMAGED else None
+            if again is None:
+                raise
+            decoded = again
+        else:
+            # Pillow stops at a bad entry of a TIFF, and those behind it may say what the pixels mean
+            if count.number and content[:2] in {b"II", b"MM"}:
+                decoded = _decode_plain(content, limits) or decoded
+        return replace(decoded, warnings=count.number)
 
 
-def decode_opened(
-    image: Image.Image, *, max_pixels: int = MAX_PIXELS, min_side: int = 1, draft_side: int | None = None
-) -> Decoded:
-    """Decode an image that Pillow has opened, or was given; everything else is as in `decode_image`."""
-    width, height = image.size
-    if width * height > max_pixels:
-        raise ImageRejectedError("too_many_pixels", f"{width}x{height} is more than {max_pixels:,} pixels")
-    if min(width, height) < min_side:
-        raise ImageRejectedError("too_small", f"{width}x{height}, shortest side must be {min_side}")
-    lossy = image.format in {"JPEG", "WEBP", "MPO"}
+def _decode_plain(content: bytes, limits: Limits) -> Decoded | None:
+    """Decode the file without its metadata; None where it has none, or is no better without."""
     try:
-        drafted = None
-        if draft_side is not None and image.format == "JPEG":
-            drafted = image.draft(None, (draft_side, draft_side))
-        image.load()
-        orientation = image.getexif().get(ORIENTATION, 1)
-        rotated = orientation not in {0, 1}
-        stored_plain = image.mode == "RGB" and "transparency" not in image.info and not rotated
-        single = getattr(image, "n_frames", 1) == 1
-        upright = _upright_rgb(image, rotated)
-        size = (height, width) if orientation in SIDEWAYS else (width, height)
-        extent = upright.size if rotated or drafted is None else drafted[1][2:]
-        return Decoded(upright, stored_plain and single, lossy, size, extent)
-    except BROKEN as error:
-        raise ImageRejectedError("truncated", str(error)) from error
+        with rejecting():
+            plain, exif = without_metadata(content)
+        if plain is content:
+            return None
+        decoded = _decode(open_file(plain), limits, exif)
+    except ImageRejectedError as error:
+        if error.reason in DAMAGED:
+            return None
+        raise
+    # others read the file as it is
+    return replace(decoded, as_stored=False)
 
 
 def decode_shared(image: Image.Image, *, max_pixels: int = MAX_PIXELS, min_side: int = 1) -> Decoded:
-    """Decode a Pillow image that other threads may be reading; everything else is as in `decode_image`."""
-    with LOCKS[id(image) // 16 % len(LOCKS)]:
-        return decode_opened(image, max_pixels=max_pixels, min_side=min_side)
-
-
-def to_rgb(content: bytes) -> Image.Image:
-    """The RGB image of a file that is known to be good."""
-    return decode_image(content).image
-
-
-def open_image(source: Any, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The RGB image of whatever a user may hold one in; arguments and errors are those of `open_decoded`."""
-    return open_decoded(source, max_pixels=max_pixels).image
-
-
-def open_decoded(source: Any, *, max_pixels: int = MAX_PIXELS, draft_side: int | None = None) -> Decoded:
-    """Decode whatever a user may hold an image in.
+    """Decode an image that Pillow has opened, or was given, and that other threads may hold too.
 
     Args:
-        source: a path, a data URI, a file's bytes, a Pillow image, an array or tensor ([H, W], [H, W, C] or
-            [C, H, W]; bytes, 16 bits, or floats from 0 to 1), or the cell of a data set's `Image` column.
+        image: the image.
         max_pixels: as in `decode_image`.
-        draft_side: as in `decode_image`; for files alone.
+        min_side: as in `decode_image`.
 
     Raises:
-        ImageRejectedError: it cannot be used; besides the reasons of `decode_image`: `no_image`, `unreadable_file`,
-            `remote_image`, `unsupported_mode` and `not_an_image`.
+        ImageRejectedError: as in `decode_image`.
+        MegaPairsError: there is not enough memory.
     """
-    from PIL import Image
-
-    if isinstance(source, dict):
-        source = source.get("bytes") if source.get("bytes") is not None else source.get("path")
-    if source is None:
-        raise ImageRejectedError("no_image", "there are neither bytes nor a path")
-    if isinstance(source, Image.Image):
-        return decode_shared(source, max_pixels=max_pixels)
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        return decode_image(bytes(source), max_pixels=max_pixels, draft_side=draft_side)
-    if isinstance(source, (str, Path)):
-        return decode_image(_file_bytes(source), max_pixels=max_pixels, draft_side=draft_side)
-    shape = getattr(source, "shape", None)
-    if shape is None:
-        raise ImageRejectedError("not_an_image", f"a {type(source).__name__}")
-    return _from_array(source, max_pixels)
+    limits = Limits(max_pixels, min_side)
+    with LOCKS[id(image) // 16 % len(LOCKS)], counted_warnings() as count:
+        try:
+            decoded = _decode(image, limits)
+        except ImageRejectedError as error:
+            content = _file_of(image) if error.reason in DAMAGED else None
+            again = _decode_plain(content, limits) if content else None
+            if again is None:
+                raise
+            decoded = again
+        return replace(decoded, warnings=count.number)
 
 
-def draft_scale(size: tuple[int, int], side: int | None) -> int:
-    """By what a JPEG of this size is divided where its shorter side must keep `side` pixels: 1, 2, 4 or 8."""
-    spare = 1 if side is None else max(1, min(size) // side)
-    return max(scale for scale in (1, 2, 4, 8) if scale <= spare)
+def _file_of(image: Image.Image) -> bytes | None:
+    """The file of an image that is open at its first frame; None where there is none."""
+    file = getattr(image, "fp", None)
+    with contextlib.suppress(Exception):
+        if file is not None and image.tell() == 0:
+            file.seek(0)
+            content: bytes = file.read()
+            return content
+    return None
 
 
-def _file_bytes(source: str | Path) -> bytes:
-    name = str(source)
+def _decode(image: Image.Image, limits: Limits, exif: bytes = b"") -> Decoded:
+    """Decode what Pillow has opened; `exif` is what was left out of the file."""
+    if not is_opened(image.format):
+        raise ImageRejectedError("unsupported_format", f"{image.format} is not opened; give image.convert('RGB')")
+    size = image.size
+    limits.check(size)
+    with rejecting(size[0] * size[1]):
+        drafted = None
+        if limits.draft_side is not None and image.format == "JPEG":
+            drafted = image.draft(None, (limits.draft_side, limits.draft_side))
+        image.load()
+        if drafted is None:
+            # an icon's directory may give another size than the image in it has
+            limits.check(image.size)
+        turn = orientation_of(image, exif)
+        plain = image.mode == "RGB" and "transparency" not in image.info and turn == 1
+        upright = _upright_rgb(image, turn)
+        extent: tuple[float, float] = upright.size
+        if drafted is None:
+            size = upright.size
+        else:
+            extent = upright.size if turn != 1 else drafted[1][2:]
+            size = size[::-1] if turn in SIDEWAYS else size
+        lossy = image.format in {"JPEG", "WEBP", "MPO"}
+        return Decoded(upright, plain and not _is_animated(image), lossy, size, extent)
+
+
+def _is_animated(image: Image.Image) -> bool:
+    """Whether there are further frames; a damaged second frame is one too."""
     try:
-        if name.startswith("data:"):
-            head, _, body = name.partition(",")
-            plain = unquote_to_bytes(body)
-            # RFC 2397 lets `=` be written %3D, and long ones are often broken into lines
-            return base64.b64decode(b"".join(plain.split()), validate=True) if head.endswith(";base64") else plain
-        if name.startswith(("http://", "https://")):
-            # the package opens no connection for an image
-            raise ImageRejectedError(
-                "remote_image", f"{name} is a URL; fetch it with transformers.image_utils.load_image"
-            )
-        return Path(source).read_bytes()
-    except (OSError, ValueError) as error:
-        raise ImageRejectedError("unreadable_file", f"{name[:200]}: {' '.join(str(error).split())}") from error
+        return bool(getattr(image, "is_animated", False))
+    except Exception:  # the first frame is good, and it is all that is used
+        return True
 
 
-def _from_array(source: Any, max_pixels: int) -> Decoded:
-    """An array or tensor of any of the usual layouts."""
-    import numpy as np
+def _upright_rgb(image: Image.Image, turn: int) -> Image.Image:
     from PIL import Image
 
-    # a tensor may be on a device, and in a type that numpy does not have
-    values = source.detach().cpu() if "torch" in type(source).__module__ else source
-    values = np.asarray(values.float() if str(getattr(values, "dtype", "")) == "torch.bfloat16" else values)
-    channels = {1, 3, 4}
-    if values.ndim == 3 and values.shape[0] in channels and values.shape[-1] not in channels:
-        values = values.transpose(1, 2, 0)
-    if values.ndim == 3 and values.shape[-1] == 1:
-        values = values[..., 0]
-    if values.ndim not in {2, 3} or (values.ndim == 3 and values.shape[-1] not in channels) or not values.size:
-        raise ImageRejectedError("not_an_image", f"an array of the shape {list(values.shape)}")
-    if values.dtype == np.uint16:
-        values = np.round(values / 65535.0 * EIGHT_BITS)
-    elif values.dtype == np.bool_:
-        values = values * EIGHT_BITS
-    elif values.dtype.kind == "f":
-        if not np.isfinite(values).all() or values.min() < 0 or values.max() > 1:
-            raise ImageRejectedError("unsupported_mode", "floats that are not all from 0 to 1; scale them")
-        values = np.round(values.astype(np.float64) * EIGHT_BITS)
-    elif values.dtype.kind not in "ui" or values.min() < 0 or values.max() > EIGHT_BITS:
-        raise ImageRejectedError("unsupported_mode", f"{values.dtype} values that are not all from 0 to 255")
-    return decode_opened(Image.fromarray(values.astype(np.uint8)), max_pixels=max_pixels)
-
-
-def _upright_rgb(image: Image.Image, rotated: bool) -> Image.Image:
-    from PIL import Image, ImageOps
-
-    if rotated:
-        image = ImageOps.exif_transpose(image)
+    if turn != 1:
+        image = image.transpose(Image.Transpose[TURNS[turn]])
     if image.mode.startswith(("I", "F")):
-        image = _eight_bits(image)
+        image = eight_bits(image)
     if image.mode in {"RGBA", "LA", "PA", "RGBa", "La"} or "transparency" in image.info:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, WHITE), image).convert("RGB")
@@ -243,21 +237,9 @@ def _upright_rgb(image: Image.Image, rotated: bool) -> Image.Image:
     return image.convert("RGB")
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Scale 16-bit integers and floats to 0…255; Pillow's own conversion would clip everything above 255 to white."""
-    import numpy as np
-    from PIL import Image
-
-    values = np.asarray(image).astype(np.float64)
-    if not np.isfinite(values).all() or values.min() < 0:
-        raise ImageRejectedError("unsupported_mode", f"mode {image.mode} with negative or non-finite values")
-    if image.mode == "F":
-        top = 1.0 if values.max() <= 1.0 else float(EIGHT_BITS)
-    else:
-        top = 65535.0 if image.mode.startswith("I;16") or values.max() > EIGHT_BITS else float(EIGHT_BITS)
-    if values.max() > top:
-        raise ImageRejectedError("unsupported_mode", f"mode {image.mode} with values up to {values.max():g}")
-    return Image.fromarray(np.round(values / top * EIGHT_BITS).astype(np.uint8), "L")
+def to_rgb(content: bytes) -> Image.Image:
+    """The RGB image of a file that was accepted before, with whatever limit."""
+    return decode_image(content, max_pixels=PIXEL_LIMIT).image
 
 
 def encode_image(image: Image.Image, *, lossy: bool = False) -> bytes:

@@ -1,20 +1,24 @@
 """What a user hands to `encode`, sorted: a text, an image, or both together.
 
-What surprises: a string is an image only where it is a data URI, a URL with an image's ending, or the path of a file
-that exists and has one, as Sentence Transformers sees it; every other string is a text. `{"text": …}` is always one.
+What surprises: a string is an image only where it is a data URI, a URL with an image's suffix, or the path of a file
+that exists and has one; every other string is a text. One that looks like a path all the same is mostly a mistake, of
+which `encode` warns once, or which it refuses (`strict`). `{"text": …}` is always a text.
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
 from megapairs_hf.core.errors import ImageRejectedError, ModelError
+from megapairs_hf.core.image_formats import is_image_name
 from megapairs_hf.core.inputs import Input
-from megapairs_hf.images.decode import open_image
+from megapairs_hf.images.inputs import open_image
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".avif")
+# an absolute path, one that begins with `.`, `..` or `~`, or one word with a separator and a suffix
+PATH = re.compile(r"(~|\.{0,2})[/\\]\w.*|[A-Za-z]:[/\\].*|file://.*|\S*[/\\]\S*\w\.[A-Za-z]\w{1,4}")
 KEYS = {"text", "image"}
 CELL = {"bytes", "path"}
 KINDS = ("text", "image", "joint")
@@ -40,6 +44,11 @@ def read_input(value: Any, index: int) -> Input:
     else:
         text, image = None, value
     if isinstance(image, (list, tuple)):
+        if any(isinstance(part, str) and not is_image(part) for part in image):
+            raise ModelError(
+                f"input {index} is a {type(image).__name__}; give an image and a text together as"
+                ' {"image": …, "text": …}, and several inputs as one list'
+            )
         raise ModelError(
             f"input {index} has {len(image)} images, but an MMRet takes one; give others as inputs of their own"
         )
@@ -57,13 +66,39 @@ def is_image(text: str) -> bool:
         return True
     if text.startswith(("http://", "https://")) and " " not in text:
         try:
-            return urlparse(text).path.lower().endswith(ENDINGS)
+            return is_image_name(urlparse(text).path)
         except ValueError:
             return False
     try:
-        return text.lower().endswith(ENDINGS) and Path(text).is_file()
+        return is_image_name(text) and Path(text).is_file()
     except OSError:  # longer than any file's name
         return False
+
+
+def mistaken_path(value: Any, item: Input) -> bool:
+    """Whether an input that is taken for a text looks like the path of an image, or names a file without its suffix.
+
+    Args:
+        value: as it was given.
+        item: what it was taken for.
+    """
+    # a dict says what it means
+    if not isinstance(value, str) or item.image is not None or "\n" in value:
+        return False
+    if is_image_name(value) or PATH.fullmatch(value):
+        return True
+    try:
+        return "/" in value and Path(value).exists()
+    except OSError:
+        return False
+
+
+def describe_mistake(value: str, index: int) -> str:
+    """The sentence about such an input."""
+    return (
+        f"input {index}, {value[:200]!r}, looks like the path of an image, but there is no image of that name; correct"
+        ' it, or give {"text": …} if it is a text'
+    )
 
 
 def load_image(value: Any, index: int) -> Any:

@@ -7,6 +7,7 @@ surprises: nothing of this is saved. The folder is that of a plain SentenceTrans
 
 from __future__ import annotations
 
+import logging
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,8 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.util import quantize_embeddings
 
-from megapairs_hf.models.inputs import KINDS, read_input
+from megapairs_hf.core.errors import ModelError
+from megapairs_hf.models.inputs import KINDS, describe_mistake, mistaken_path, read_input
 from megapairs_hf.models.processor import Prepared, Processor
 from megapairs_hf.models.strict_loading import CheckedTransformer
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
     from megapairs_hf.core.inputs import Input
 
+LOG = logging.getLogger(__name__)
 WINDOW = 4
 
 
@@ -34,9 +37,11 @@ class MMRet(SentenceTransformer):
 
     Attributes:
         preparer: turns inputs into the model's features.
+        warned_of_path: whether a text that looks like a path was warned of.
     """
 
     preparer: Processor
+    warned_of_path = False
 
     def _load_module_class_from_ref(self, class_ref: str, *arguments: Any, **settings: Any) -> Any:
         module_class = super()._load_module_class_from_ref(class_ref, *arguments, **settings)
@@ -59,6 +64,7 @@ class MMRet(SentenceTransformer):
         precision: str = "float32",
         convert_to_numpy: bool = True,
         convert_to_tensor: bool = False,
+        strict: bool = False,
         **settings: Any,
     ) -> Any:
         """Embeddings of texts, images and joint inputs in any order.
@@ -74,6 +80,7 @@ class MMRet(SentenceTransformer):
             precision: `float32`, or as in Sentence Transformers' quantization.
             convert_to_numpy: whether the result is an array.
             convert_to_tensor: whether the result is a tensor.
+            strict: refuse a text that looks like the path of an image; otherwise the first is warned of.
             settings: everything else that `SentenceTransformer.encode` takes.
 
         Returns:
@@ -83,7 +90,7 @@ class MMRet(SentenceTransformer):
             ModelError: an input is nothing that the model takes.
         """
         single = self.is_singular_input(inputs)
-        items = [read_input(one, i) for i, one in enumerate([inputs] if single else inputs)]
+        items = self._read([inputs] if single else list(inputs), strict)
         embeddings = output_value == "sentence_embedding"
         common = {"prompt_name": prompt_name, "prompt": prompt, "batch_size": batch_size, "output_value": output_value}
         common |= {"convert_to_tensor": embeddings, "convert_to_numpy": False, "show_progress_bar": False, **settings}
@@ -94,6 +101,19 @@ class MMRet(SentenceTransformer):
         if not embeddings:
             return results[0] if single else results
         return self._results(results, single, precision, convert_to_tensor, convert_to_numpy, settings)
+
+    def _read(self, values: Sequence[Any], strict: bool) -> list[Input]:
+        """The inputs; of a text that looks like the path of an image it warns once, or refuses it."""
+        items = [read_input(value, i) for i, value in enumerate(values)]
+        for i, (value, item) in enumerate(zip(values, items, strict=True)):
+            if self.warned_of_path and not strict:
+                break
+            if mistaken_path(value, item):
+                if strict:
+                    raise ModelError(describe_mistake(value, i))
+                LOG.warning("%s; further ones are not logged", describe_mistake(value, i))
+                self.warned_of_path = True
+        return items
 
     def _results(
         self, rows: list[Any], single: bool, precision: str, as_tensor: bool, as_array: bool, settings: dict[str, Any]

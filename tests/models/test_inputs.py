@@ -2,6 +2,8 @@
 
 import base64
 import io
+import os
+import re
 
 import numpy as np
 import pytest
@@ -10,8 +12,10 @@ from PIL import Image
 
 from megapairs_hf import load_mmret
 from megapairs_hf.core.errors import ImageRejectedError, ModelError
-from megapairs_hf.images.decode import open_image, to_rgb
+from megapairs_hf.images.decode import decode_image, to_rgb
+from megapairs_hf.images.inputs import open_image
 from megapairs_hf.models import save_mmret
+from tests.images import seeds
 from tests.small import claimed_png
 
 
@@ -180,6 +184,104 @@ def test_a_string_that_only_looks_like_an_image_is_a_text(model):
     assert model.encode(["x" * 300 + ".jpg"]).shape == (1, 24)
 
 
+PATHS = [
+    "cat.jpg",
+    "my photo of a cat.JPG",
+    "a cat.heic",
+    "shop/a.jfif",
+    "/data/images/cat",
+    "./cat",
+    "../cats/1",
+    "~/photos/cat",
+    "C:\\photos\\cat.png",
+    "D:/photos/cat",
+    "file:///photos/cat",
+    "photos/cats/1.jpgg",
+]
+TEXTS = [
+    "a cat",
+    "a black/white cat",
+    "24/7",
+    "and/or",
+    "a cat. a dog",
+    "version 2.0",
+    "e.g. a cat",
+    "the ratio is 3:2",
+    "10 km/h",
+    "two lines\nof a.jpg",
+    "http://127.0.0.1/page",
+    "n/a",
+    "a jpg",
+    "~ a cat",
+    "/ a cat",
+]
+
+
+@pytest.mark.parametrize("text", PATHS)
+def test_a_text_that_looks_like_the_path_of_an_image_is_warned_of_once_or_refused(folder, caplog, text):
+    model = load_mmret(folder, device="cpu")
+    assert model.encode(["fine", text, "cats/2.png", text]).shape == (4, 24)
+    model.encode_query([text])
+    warned = [r.getMessage() for r in caplog.records if "looks like the path" in r.message]
+    assert len(warned) == 1
+    assert f"input 1, {text!r}" in warned[0]
+    with pytest.raises(ModelError, match=r'input 1, .* looks like the path of an image.*give \{"text": …\}'):
+        model.encode(["fine", text], strict=True)
+    for encode in (model.encode_query, model.encode_document):
+        with pytest.raises(ModelError, match="input 0"):
+            encode(text, strict=True)
+    assert model.encode([{"text": text}], strict=True).shape == (1, 24)
+
+
+def test_other_texts_are_not_warned_of(folder, caplog, tmp_path):
+    model = load_mmret(folder, device="cpu")
+    make_image().save(tmp_path / "cat.JFIF", "JPEG")
+    made = model.encode([*TEXTS, str(tmp_path / "cat.JFIF"), "x" * 5000 + "/y"], strict=True)
+    assert np.abs(made[len(TEXTS)] - model.encode(tmp_path / "cat.JFIF")).max() < 1e-6
+    assert not [r for r in caplog.records if "looks like the path" in r.message]
+
+
+def test_a_file_without_the_suffix_of_an_image_is_warned_of(model, tmp_path):
+    make_image().save(tmp_path / "cat", "PNG")
+    with pytest.raises(ModelError, match="looks like the path"):
+        model.encode([str(tmp_path / "cat")], strict=True)
+    assert model.encode([tmp_path / "cat"], strict=True).shape == (1, 24)
+
+
+def test_a_file_of_a_format_that_is_not_opened_is_no_text(model, tmp_path):
+    (tmp_path / "cat.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    with pytest.raises(ModelError, match="unsupported_format: HEIF"):
+        model.encode([str(tmp_path / "cat.heic")])
+
+
+def test_a_file_that_is_waited_for_is_no_image(model, tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    for source in (tmp_path / "pipe.png", {"image": str(tmp_path / "pipe.png")}, tmp_path):
+        with pytest.raises(ModelError, match="unreadable_file"):
+            model.encode([source])
+
+
+def test_odd_metadata_costs_no_image(model, tmp_path):
+    odd = seeds.jpeg_with(seeds.segment(0xE1, seeds.exif((0x010E, 5, 1, 38))), seeds.segment(0xE2, b"ICC_PROFILE\0"))
+    (tmp_path / "odd.jpg").write_bytes(odd)
+    expected = model.encode(to_rgb(odd))
+    for source in (odd, tmp_path / "odd.jpg", str(tmp_path / "odd.jpg"), {"image": odd}):
+        assert np.abs(model.encode(source) - expected).max() < 1e-6
+
+
+def test_what_the_corpus_rejects_is_refused_with_the_same_words(model):
+    for content in (seeds.saved(seeds.blocks(), "DDS")[:30], b"%!PS-Adobe", b"\xff\x0a" + b"0" * 30, b"no image"):
+        with pytest.raises(ImageRejectedError) as error:
+            decode_image(content)
+        with pytest.raises(ModelError, match=re.escape(str(error.value))):
+            model.encode([content])
+
+
+def test_more_pixels_than_a_corpus_takes_by_default_are_encoded(model):
+    large = content(Image.new("1", (10_001, 10_000)), "PNG")
+    assert model.encode([large]).shape == (1, 24)
+
+
 def test_one_opened_image_many_times_in_a_list(model, tmp_path):
     make_image(3, (900, 700)).save(tmp_path / "big.png")
     expected = model.encode(make_image(3, (900, 700)))
@@ -209,6 +311,9 @@ def test_one_pixel_is_an_image(model):
         ({"text": "a", "photo": 1}, "give `text`, `image`, or both"),
         ({"text": 3}, "the text of input 1 is a int"),
         ({"text": "a", "image": [1, 2]}, "input 1 has 2 images"),
+        (("a.jpg", "red"), 'input 1 is a tuple; give an image and a text together as {"image": …, "text": …}'),
+        (["red", Image.new("RGB", (4, 4))], "input 1 is a list; give an image and a text together"),
+        ([Image.new("RGB", (4, 4)), Image.new("RGB", (4, 4))], "input 1 has 2 images"),
         (7, "the image of input 1 cannot be used"),
         (b"no image", "not_an_image"),
         (np.zeros((5, 5, 7)), "not_an_image"),
@@ -217,7 +322,7 @@ def test_one_pixel_is_an_image(model):
     ],
 )
 def test_what_is_no_input_is_refused(model, given, said):
-    with pytest.raises(ModelError, match=said):
+    with pytest.raises(ModelError, match=re.escape(said)):
         model.encode(["fine", given])
 
 
