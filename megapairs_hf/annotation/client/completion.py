@@ -21,7 +21,7 @@ LENGTH = frozenset({"length", "max_tokens", "max_length", "model_length", "token
 FILTERED = frozenset({"content_filter", "safety", "recitation", "prohibited_content", "blocklist", "spii"})
 FAILED = frozenset({"error", "abort", "aborted", "failed", "cancelled", "insufficient_system_resource"})
 REASONING = ("reasoning_content", "reasoning", "thinking", "thoughts")
-MESSAGES = ("message", "error", "detail", "msg", "errors", "reason", "type")
+MESSAGES = ("message", "error", "detail", "msg", "errors", "content", "reason", "type")
 DEEPEST = 4
 
 
