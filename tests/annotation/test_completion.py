@@ -237,3 +237,10 @@ def test_words():
     assert find_words({"error": {"error": {"error": {"error": {"error": "deep"}}}}}) == ""
     assert find_words([[], {"message": ""}, "x"]) == "x"
     assert shorten("a\n\tb \x9b c") == "a b ? c"
+
+
+def test_a_text_longer_than_any_response_is_a_fault():
+    assert len(read_completion(completion("x" * 500_000)).text) == 500_000
+    for content in ("x" * 500_001, [{"type": "text", "text": "x" * 300_000}] * 2):
+        with pytest.raises(FaultError, match="longer than 500,000 characters"):
+            read_completion(completion(content))

@@ -16,6 +16,8 @@ from megapairs_hf.annotation.client.messages import Response
 OVERLOAD = frozenset({408, 429, 503, 504})
 MAX_TOKENS = 2**31 - 1
 WORDS = 300
+# 32,000 tokens of thoughts are half of it
+MAX_TEXT_CHARS = 500_000
 # what servers other than OpenAI's say for the same thing
 LENGTH = frozenset({"length", "max_tokens", "max_length", "model_length", "token_limit", "max_new_tokens"})
 FILTERED = frozenset({"content_filter", "safety", "recitation", "prohibited_content", "blocklist", "spii"})
@@ -74,6 +76,8 @@ def read_completion(value: Any) -> Response:
         refused = "content_filter"
     elif not text and isinstance(message.get("refusal"), str) and message["refusal"]:
         text, refused = message["refusal"], "refusal"
+    if len(text) > MAX_TEXT_CHARS:
+        raise FaultError(f"the text of the response is longer than {MAX_TEXT_CHARS:,} characters")
     prompt_tokens, completion_tokens = read_usage(body.get("usage"))
     # half of a surrogate pair is legal in JSON, but no file can hold it
     text, reason = text.encode("utf-8", "replace").decode(), reason.encode("utf-8", "replace").decode()

@@ -184,9 +184,12 @@ def _strings(text: str) -> list[str] | None:
     if "{" in text or not re.match(r'\[\s*"', text):
         return None
     strings = []
-    for match in STRING.finditer(text):
+    # not `finditer`, which would look for the end of a string that has none from each quote in it
+    start = text.find('"')
+    while start >= 0 and (match := STRING.match(text, start)):
         try:
             strings.append(DECODER.decode(match[0]))
         except ValueError:
             strings.append(match[1].replace('\\"', '"'))
+        start = text.find('"', match.end())
     return [each.strip() for each in strings if each.strip()] or None

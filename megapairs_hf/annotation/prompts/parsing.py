@@ -27,15 +27,15 @@ ENTITY = re.compile(r"&(?:#\d{1,7}|#x[0-9a-fA-F]{1,6}|[A-Za-z]{2,10});")
 HIDDEN = re.compile(r"<(script|style|box|quad)\b[^<>]{0,200}>[^<]{0,2000}</\1>", re.IGNORECASE)
 TAG = re.compile(r"</?(?P<name>[A-Za-z][\w:-]{0,30})(?:\s[^<>]{0,200})?/?>")
 INLINE = frozenset({"b", "i", "u", "em", "strong", "span", "a", "code", "sup", "sub", "ref", "mark", "small"})
-# a longer response than any that was asked for: its beginning is enough to see what it is
-MAX_CHARS = 400_000
+# no description or list is longer; thoughts may be
+MAX_CHARS = 50_000
 
 __all__ = ["only_thoughts", "parse_describe", "parse_instruct", "response_schema", "without_thinking"]
 
 
 def clean(text: str) -> str:
     """What a model has to say: without thoughts, special tokens, marks of a page, and quotes around all of it."""
-    text = without_special_tokens(without_thinking(text[:MAX_CHARS]))
+    text = without_special_tokens(without_thinking(text)[:MAX_CHARS])
     if len(text) > 1 and text[0] == text[-1] == '"' and "\\" in text:
         # a text that was written as JSON
         try:

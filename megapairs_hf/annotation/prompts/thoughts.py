@@ -53,11 +53,8 @@ def without_thinking(text: str) -> str:
     marks = [mark for match in MARK.finditer(text) if (mark := _read(match))]
     last_closing = max((m.end for m in marks if m.thought and not m.opening), default=-1)
     # a word in square brackets that nothing closes may be a word of the response
-    marks = [
-        m
-        for m in marks
-        if not (m.square and m.thought and m.opening and m.start > last_closing and text[: m.start].strip())
-    ]
+    inside = max(len(text) - len(text.lstrip()), last_closing)
+    marks = [m for m in marks if not (m.square and m.thought and m.opening and m.start > inside)]
     return _without_leading(_outside(text, marks)).strip()
 
 
