@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from megapairs_hf.annotation.language import is_language
-from megapairs_hf.annotation.refusals import is_talk
+from megapairs_hf.annotation.prompts.refusals import is_talk
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence

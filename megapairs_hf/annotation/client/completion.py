@@ -120,8 +120,8 @@ def _text(message: dict[str, Any]) -> str:
     """The text of a message, or an opened `<think>` where there is nothing but thoughts."""
     text, thoughts = read_content(message.get("content"))
     if not text.strip():
-        given = next((message[name] for name in REASONING if message.get(name)), "")
-        thoughts = thoughts or (given if isinstance(given, str) else find_words(given) or "…")
+        alone = next((message[name] for name in REASONING if message.get(name)), "")
+        thoughts = thoughts or (alone if isinstance(alone, str) else find_words(alone) or "…")
         return f"<think>{thoughts}" if thoughts else ""
     return text
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from megapairs_hf.annotation.prompts.json_lists import texts_of_json
 from megapairs_hf.annotation.prompts.line_lists import ITEM, LABEL, items_of_lines
+from megapairs_hf.annotation.prompts.refusals import is_talk, reason_against_description
 from megapairs_hf.annotation.prompts.special_tokens import without_special_tokens
 from megapairs_hf.annotation.prompts.thoughts import only_thoughts, without_thinking
-from megapairs_hf.annotation.refusals import is_talk, reason_against_description
 from megapairs_hf.core.errors import ResponseParseError
 
 HEADING = re.compile(
@@ -20,7 +20,8 @@ HEADING = re.compile(
     r"|(?:the |final |my )?(?:description|answer|comparison|response|output|assistant))\W*:\W*",
     re.IGNORECASE,
 )
-ENDS = re.compile(r"[。！？｡।]|[.!?؟][\"'”’)\]]?(?=\s|$)")
+# a point inside a number ends no sentence
+ENDS = re.compile(r"[。！？｡।؟!?]|(?:(?<!\d)\.|\.(?!\d))[\"'”’)\]]?")
 BEGUN = re.compile(r"""(?:```(?:json)?)?\s*[\[{]\s*(?:["'\[{]|$)""")
 ESCAPED = re.compile(r"(?:\\u[0-9a-fA-F]{4})+")
 ENTITY = re.compile(r"&(?:#\d{1,7}|#x[0-9a-fA-F]{1,6}|[A-Za-z]{2,10});")

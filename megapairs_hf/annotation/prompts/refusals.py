@@ -12,7 +12,7 @@ import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
-from megapairs_hf.annotation import refusal_patterns as patterns
+from megapairs_hf.annotation.prompts import refusal_patterns as patterns
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,7 +51,10 @@ UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 FINISHED = re.compile(r"(?<![.…])[.!?。！？｡।؟][\"'”’»)\]*_\s]*$")
 STOPS = re.compile(r"[.!?。！？｡।؟](?=\W|$)")
 DANGLING = re.compile(rf"(?:{'|'.join(patterns.DANGLING)})$", re.IGNORECASE)
-MIN_WORDS, MIN_UNFINISHED_WORDS = 2, 3
+CJK = r"\u3040-\u30ff\u3400-\u9fff"
+# letters alone, three at most where words have no blanks; what cannot be decoded is no word
+ONE_WORD = re.compile(rf"[^\w\ufffd]*(?:[^\W\d_{CJK}]+|[{CJK}]{{1,3}})?[^\w\ufffd]*")
+MIN_UNFINISHED_WORDS = 3
 # a description says what it is at its beginning
 MAX_SENTENCES = 40
 
@@ -121,7 +124,7 @@ def num_words(text: str) -> int:
 def _unfinished(text: str) -> str:
     """Why a text is no whole sentence; empty where it is one."""
     count = num_words(text)
-    if count < MIN_WORDS:
+    if ONE_WORD.fullmatch(text):
         return "too_short"
     if FINISHED.search(text):
         return ""

@@ -7,7 +7,7 @@ import pytest
 
 from megapairs_hf.annotation.filters import filter_instructions
 from megapairs_hf.annotation.prompts.parsing import parse_describe
-from megapairs_hf.annotation.refusals import is_talk, reason_against_description
+from megapairs_hf.annotation.prompts.refusals import is_talk, reason_against_description
 from megapairs_hf.core.errors import ResponseParseError
 
 LONG = (
