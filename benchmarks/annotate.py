@@ -23,11 +23,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+from datasets import Dataset
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from megapairs_hf.annotation import Endpoint, InstructConfig, instruct_pairs  # noqa: E402
+from megapairs_hf.annotation.instruct import Instruct  # noqa: E402
 from megapairs_hf.annotation.prompts.few_shot import load_examples, sample_examples  # noqa: E402
 from megapairs_hf.annotation.prompts.templates import format_instruct, instruct_prompt  # noqa: E402
 from megapairs_hf.artifacts.artifact import open_artifact  # noqa: E402
@@ -150,6 +152,24 @@ def speed(folder: Path, requests: int) -> tuple[float, float, float]:
     return (bare + again) / 2, sent / seconds, 1000 * cpu / sent
 
 
+def map_speed(folder: Path, requests: int) -> tuple[float, float]:
+    """(stage, map) pairs per second: the same function by the stage and in `datasets.map`, without its cache."""
+    make_inputs(folder, requests, max(1, requests // 5))
+    rows = open_artifact(folder / "descriptions").table(Instruct.NEEDS).to_pylist()
+    with Server() as server:
+        start = time.perf_counter()
+        annotate(folder, "out", server.url)
+        stage = requests / (time.perf_counter() - start)
+        function = Instruct(urls=[server.url], journal=folder / "journal")
+        dataset = Dataset.from_list(rows)
+        start = time.perf_counter()
+        dataset.map(function, batched=True, batch_size=1000)
+        mapped = requests / (time.perf_counter() - start)
+        function.close()
+    print(f"stage {stage:.0f} pairs/s, datasets.map in batches of 1,000 {mapped:.0f} pairs/s", flush=True)
+    return stage, mapped
+
+
 def digests(path: Path) -> dict[str, str]:
     """sha256 of every file of an artifact."""
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(path.iterdir()) if p.is_file()}
@@ -161,23 +181,27 @@ def child(folder: Path, out: str, url: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL)
 
 
-def durable(folder: Path, out: str) -> dict[tuple[str, str, int], None]:
+def durable(folder: Path, out: str) -> set[str]:
     """The keys of the responses in the journal of an unfinished artifact."""
-    import sqlite3
+    from megapairs_hf.annotation.engines.journal_index import complete_lines
 
-    path = folder / out / ".parts" / "journal-0.sqlite"
-    try:
-        db = sqlite3.connect(path)
-        return dict.fromkeys(db.execute("SELECT query_id, target_id, attempt FROM responses"))
-    except sqlite3.Error:
-        return {}
+    files = (folder / out / ".parts" / "journal").glob("*.jsonl")
+    return {json.loads(line)["key"] for file in files for _, line in complete_lines(file)}
+
+
+def seeds_by_key(folder: Path) -> dict[str, int]:
+    """The seed of each request about some descriptions, by its key."""
+    function = Instruct(config=InstructConfig(response_format="list"))
+    table = open_artifact(folder / "descriptions").table(function.NEEDS)
+    task = function.make_task(table)
+    requests = [task.request(row, attempt) for row in table.to_pylist() for attempt in (0, 1)]
+    return {request.key: request.parameters["seed"] for request in requests}
 
 
 def chaos(folder: Path, pairs: int) -> tuple[int, int]:
     """(lost, doubled) with 30 % of requests failing and three `kill -9`; a different artifact counts as all lost."""
-    from megapairs_hf.annotation.config import pair_seed
-
     make_inputs(folder, pairs, max(1, pairs // 3))
+    seeds = seeds_by_key(folder)
     with Server(0.02) as server:
         annotate(folder, "calm", server.url)
     log = folder / "responses.log"
@@ -191,7 +215,7 @@ def chaos(folder: Path, pairs: int) -> tuple[int, int]:
             process.send_signal(signal.SIGKILL)
             process.wait()
             time.sleep(0.3)  # what was under way reaches the log
-            durable_seeds = Counter(pair_seed(0, *key) for key in durable(folder, "chaos"))
+            durable_seeds = {seeds[key] for key in durable(folder, "chaos")}
             durable_counts.append(Counter({s: Counter(log.read_text().split())[str(s)] for s in durable_seeds}))
         assert child(folder, "chaos", server.url).wait() == 0
         after = Counter(log.read_text().split())
@@ -239,6 +263,8 @@ def main() -> None:
         bare, ours, cpu = speed(folder / "speed", 5000)
         print(f"ratio annotate_vs_bare_loop {ours / bare:.3f}")
         print(f"ratio annotate_cpu_ms {cpu:.3f}", flush=True)
+        stage, mapped = map_speed(folder / "map", 5000)
+        print(f"ratio map_annotate_vs_stage {mapped / stage:.3f}", flush=True)
         lost, doubled = chaos(folder / "chaos", 600 if options.quick else 3000)
         print(f"ratio annotate_chaos_lost {lost}\nratio annotate_chaos_doubled {doubled}", flush=True)
         if not options.quick:

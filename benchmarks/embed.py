@@ -2,10 +2,10 @@
 
     python benchmarks/embed.py [--quick] [--images FOLDER]
 
-What is measured is `embed_corpus` on a corpus artifact, with random weights in the sizes of CLIP ViT-B/32's vision
-tower and of one an eighth as dear. Things that are compared take turns (A B A B …) and each ratio is the median over
-the turns, since a shared machine is never quiet. Without `--images` the images are noise with the spectrum of
-photographs, so the script runs anywhere.
+What is measured is `embed_corpus` on a corpus artifact, and `EmbedImages` inside `datasets.map`, with random weights
+in the sizes of CLIP ViT-B/32's vision tower and of one an eighth as dear. Things that are compared take turns
+(A B A B …) and each ratio is the median over the turns, since a shared machine is never quiet. Without `--images` the
+images are noise with the spectrum of photographs, so the script runs anywhere.
 """
 
 from __future__ import annotations
@@ -23,13 +23,16 @@ from unittest import mock
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 
 import numpy as np
 import torch
 from PIL import Image
 
+from megapairs_hf.core.columns import add_columns
 from megapairs_hf.corpus import CorpusConfig, make_corpus
-from megapairs_hf.embedding import EmbedConfig, EncoderConfig, embed_corpus
+from megapairs_hf.embedding import EmbedConfig, EmbedImages, EncoderConfig, embed_corpus
+from megapairs_hf.embedding.config import ModelSettings
 from megapairs_hf.embedding.encoders import load_encoder
 from megapairs_hf.embedding.loader import ImagePreprocessor
 from megapairs_hf.images.decode import decode_image, to_rgb
@@ -127,8 +130,16 @@ class Bench:
         return run
 
     def load(self, model: str, dtype: str) -> Any:
-        config = EncoderConfig("m", f"./{model}", "image")
-        return load_encoder(config, str(self.folder / model), EmbedConfig(dtype=dtype, batch_size=BATCH), "cpu")
+        settings = ModelSettings(EncoderConfig("m", f"./{model}", "image"), dtype, BATCH)  # type: ignore[arg-type]
+        return load_encoder(settings, str(self.folder / model), "cpu")
+
+    def map(self, corpus: Artifact, model: str, encoder: Any) -> Callable[[], None]:
+        """The row function inside `datasets.map`, with the same model, in batches of 1,000."""
+        threads = self.options.threads
+        function = EmbedImages(str(self.folder / model), "m", batch_size=BATCH, threads=threads, device="cpu")
+        function._encoder, function._where = encoder, "cpu"
+        dataset = corpus.dataset()
+        return lambda: add_columns(dataset, function, load_from_cache_file=False)
 
     def forward(self, encoder: Any, dtype: str, count: int) -> Callable[[], None]:
         """The bare model on a batch that lies ready in its own number format."""
@@ -170,6 +181,13 @@ def pipeline(bench: Bench, name: str, corpus: Artifact, dtype: str) -> None:
     bench.tell(name, middle(forward, stage), rates(corpus.rows, stage=stage, forward=forward))
 
 
+def inside_map(bench: Bench, corpus: Artifact) -> None:
+    """The row function inside `datasets.map` against the stage."""
+    encoder = bench.load("b32", "float32")
+    stage, mapped = bench.turns_of(bench.stage(corpus, "b32", "float32", encoder), bench.map(corpus, "b32", encoder))
+    bench.tell("map_embed_vs_stage", middle(stage, mapped), rates(corpus.rows, map=mapped, stage=stage))
+
+
 def rates(count: int, **seconds: list[float]) -> str:
     """Images a second of each thing."""
     return ", ".join(f"{name} {count / statistics.median(s):.1f}/s" for name, s in seconds.items())
@@ -183,7 +201,7 @@ def eighth(bench: Bench, corpus: Artifact) -> None:
 
     def decode() -> None:
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            list(pool.map(lambda cell: preparer.one("", cell, ("m",)), cells))
+            list(pool.map(lambda cell: preparer.one(cell, ("m",)), cells))
 
     things = {
         "decode": decode,
@@ -254,11 +272,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder), options)
         small, large = bench.corpus(256, count), bench.corpus(1024, count)
-        few = bench.corpus(255, BATCH // 2 if options.quick else 2 * BATCH)
+        few = bench.corpus(255, BATCH if options.quick else 2 * BATCH)
         parts: dict[str, Callable[[], None]] = {
             "embed_fp32_256": lambda: pipeline(bench, "embed_fp32_256", small, "float32"),
             "embed_fp32_1024": lambda: pipeline(bench, "embed_fp32_1024", large, "float32"),
             "embed_bf16_256": lambda: pipeline(bench, "embed_bf16_256", few, "bfloat16"),
+            "map_embed_vs_stage": lambda: inside_map(bench, small),
             "embed_eighth": lambda: eighth(bench, small),
             "embed_vs_st": lambda: against_sentence_transformers(bench, "embed_vs_st", large),
             "embed_vs_st_256": lambda: against_sentence_transformers(bench, "embed_vs_st_256", small),

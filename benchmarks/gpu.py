@@ -21,6 +21,7 @@ from PIL import Image
 
 from megapairs_hf.corpus import CorpusConfig, make_corpus
 from megapairs_hf.embedding import EmbedConfig, EncoderConfig, embed_corpus
+from megapairs_hf.embedding.config import ModelSettings
 from megapairs_hf.embedding.encoders import load_encoder
 from megapairs_hf.mining.knn.embeddings import Embeddings
 from megapairs_hf.mining.knn.gpu_search import DeviceSearch
@@ -70,7 +71,7 @@ def stage_ratio(name: str, folder: Path, count: int = 8192, device: str = "cuda"
     write_model(name, folder / name)
     corpus = write_corpus(folder / "c", count)
     model = EncoderConfig("m", f"./{name}", "image")
-    encoder = load_encoder(model, str(folder / name), EmbedConfig(dtype=dtype, batch_size=BATCH), device)
+    encoder = load_encoder(ModelSettings(model, dtype, BATCH), str(folder / name), device)  # type: ignore[arg-type]
     pixels = torch.randint(0, 256, (BATCH, 224, 224, 3), dtype=torch.uint8)
     config = EmbedConfig(encoders=(model,), dtype=dtype, batch_size=BATCH, workers=8, device=device)  # type: ignore[arg-type]
     with torch.inference_mode():

@@ -21,9 +21,9 @@ import pyarrow as pa
 
 from megapairs_hf.artifacts.shards import shard_names
 from megapairs_hf.artifacts.writer import ArtifactWriter, create_artifact
-from megapairs_hf.core.schema import IMAGE_TYPE, TRIPLETS, with_features
+from megapairs_hf.core.schema import TRIPLETS, with_features
 from megapairs_hf.dataset.config import BuildConfig
-from megapairs_hf.dataset.layout import readme
+from megapairs_hf.dataset.layout import image_table
 
 NEGATIVES = 5
 
@@ -69,16 +69,14 @@ def make(folder: Path, rows: int, images: int) -> None:
                 pa.ListArray.from_arrays(many, negatives),
                 pa.ListArray.from_arrays(offsets, pa.array(["clip_image"] * count)),
                 pa.ListArray.from_arrays(offsets, scores),
+                pa.array(["composed_image_retrieval"] * count),
+                pa.array(["en"] * count),
+                pa.array([[]] * count, pa.list_(pa.float32())),
             ]
             table = pa.table(columns, names=TRIPLETS.names).cast(TRIPLETS)
             writer.write(i, table.replace_schema_metadata(with_features(TRIPLETS).metadata))
-        schema = pa.schema([("image_id", pa.string()), ("image", IMAGE_TYPE), ("caption", pa.string())])
-        cells = [
-            {"image_id": f"image-{n}", "image": {"bytes": make_image(n), "path": None}, "caption": ""}
-            for n in range(images)
-        ]
-        writer.write(len(starts), pa.Table.from_pylist(cells, schema=with_features(schema, ("image",))))
-        (folder / "README.md").write_text(readme(["train"], rows, False))
+        cells = [{"image_id": f"image-{n}", "image": {"bytes": make_image(n), "path": None}} for n in range(images)]
+        writer.write(len(starts), image_table(cells))
         writer.finish()
 
 

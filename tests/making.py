@@ -6,6 +6,7 @@ cards, pushes) can be tested on its own.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import make_dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
+from megapairs_hf.artifacts.arrow_arrays import embedding_table
 from megapairs_hf.artifacts.writer import ArtifactWriter, create_artifact
 from megapairs_hf.core.schema import (
     DESCRIPTIONS,
@@ -25,6 +27,7 @@ from megapairs_hf.core.schema import (
     corpus_schema,
     with_features,
 )
+from megapairs_hf.dataset.layout import image_table
 from megapairs_hf.images.decode import encode_image, pixel_sha256
 
 if TYPE_CHECKING:
@@ -35,18 +38,6 @@ if TYPE_CHECKING:
 COLORS = ["crimson", "seagreen", "royalblue", "orange", "purple", "teal"]
 SHAPES = ["circle", "square", "triangle", "star"]
 GROUNDS = ["white", "lightgrey", "lightyellow"]
-README = """---
-configs:
-- config_name: triplets
-  default: true
-  data_files:
-  - {split: train, path: triplets/train-*}
-  - {split: validation, path: triplets/validation-*}
-- config_name: images
-  data_files:
-  - {split: train, path: images/train-*}
----
-"""
 
 
 def draw(color: str, shape: str, ground: str, size: tuple[int, int] = (120, 96)) -> Image.Image:
@@ -68,14 +59,18 @@ def image_rows(prefix: str, captions: dict[int, str] | None = None) -> list[dict
     for i, (color, shape, ground) in enumerate(everything):
         image = draw(color, shape, ground)
         caption = (captions or {}).get(i, f"a {color} {shape} on a {ground} ground")
+        content = encode_image(image)
         rows.append(
             {
                 "image_id": f"{prefix}{i:03d}",
-                "image": {"bytes": encode_image(image), "path": None},
+                "image": {"bytes": content, "path": None},
                 "caption": caption,
+                "captions": [caption],
                 "width": image.width,
                 "height": image.height,
-                "sha256": pixel_sha256(image),
+                "num_bytes": len(content),
+                "sha256": hashlib.sha256(content).hexdigest(),
+                "pixels_sha256": pixel_sha256(image),
             }
         )
     return rows
@@ -120,18 +115,26 @@ def make_corpus(work: Path, name: str, captions: dict[int, str] | None = None) -
 def make_pairs(work: Path, corpus: Artifact) -> Artifact:
     inputs = {"corpus": corpus.fingerprint}
     for model, dimension in {"clip_image": 16, "dino_image": 8}.items():
-        names, made_of = ["shard-00000-of-00001.npy"], {"corpus": corpus.fingerprint}
+        names, made_of = ["shard-00000-of-00001.arrow"], {"corpus": corpus.fingerprint}
         with begin(work / "embeddings" / model, "embeddings", names, made_of, model=f"./encoders/{model}") as writer:
             embeddings = np.random.default_rng(0).standard_normal((corpus.rows, dimension))
-            writer.write(0, (embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)).astype(np.float16))
+            embeddings = (embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)).astype(np.float16)
+            writer.write(0, embedding_table(corpus.table(["image_id"])["image_id"], embeddings))
             inputs[model] = writer.finish({"dimension": dimension}).fingerprint
+    near = {i: [(i + n) % 72 for n in range(1, 6)] for i in range(40)}
     rows = [
         {
             "query_id": f"c{i:03d}",
             "target_id": f"c{(i + 24) % 72:03d}",
+            "query_row": i,
+            "target_row": (i + 24) % 72,
             "relation": ["clip_image", "dino_image"] if i % 3 == 0 else ["clip_image"],
             "scores": [{"relation": "clip_image", "score": 0.91}, {"relation": "dino_image", "score": 0.84}],
-            "negative_ids": [f"c{(i + n) % 72:03d}" for n in range(1, 6)],
+            "negative_ids": [f"c{n:03d}" for n in near[i]],
+            "negative_rows": near[i],
+            "query_cluster": i,
+            "target_cluster": (i + 24) % 72,
+            "negative_clusters": near[i],
         }
         for i in range(40)
     ]
@@ -189,6 +192,9 @@ def make_triplets(
             "hns": [r["query_id"], *r["negative_ids"]],
             "relation": r["relation"],
             "scores": r["scores"],
+            "task": "composed_image_retrieval",
+            "language": "en",
+            "verified": [],
         }
         for r, s in zip(pairs.table().to_pylist()[:38], said, strict=True)
     ]
@@ -196,20 +202,15 @@ def make_triplets(
         "triplets/train-00000-of-00001.parquet": pa.Table.from_pylist(rows[:30], schema=with_features(TRIPLETS)),
         "triplets/validation-00000-of-00001.parquet": pa.Table.from_pylist(rows[30:], schema=with_features(TRIPLETS)),
     }
-    schema = with_features(
-        pa.schema([corpus_schema(None).field(n) for n in ("image_id", "image", "caption")]), ("image",)
-    )
-    images = corpus.table(["image_id", "image", "caption"])
+    images = corpus.table(["image_id", "image", "caption"]).to_pylist()
     for i in range(2):
-        tables[f"images/train-0000{i}-of-00002.parquet"] = images.slice(i * 36, 36).cast(schema)
+        tables[f"images/train-0000{i}-of-00002.parquet"] = image_table(images[i * 36 : i * 36 + 36])
     made_of = {"instructions": instructions, "pairs": pairs, "corpus": corpus}
     inputs = {name: artifact.fingerprint for name, artifact in made_of.items()}
     with begin(work / "triplets", "triplets", list(tables), inputs, validation=8) as writer:
         for i, table in enumerate(tables.values()):
             writer.write(i, table)
-        artifact = writer.finish()
-    (work / "triplets" / "README.md").write_text(README)
-    return artifact
+        return writer.finish()
 
 
 def make_model(work: Path, triplets: Artifact) -> None:

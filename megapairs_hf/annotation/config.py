@@ -1,4 +1,4 @@
-"""Settings of the two annotation steps (MegaPairs §3.1 and appendix A), and of the check that may follow.
+"""Settings of the two annotation steps (MegaPairs §3.1 and appendix A), of captions, and of the check that may follow.
 
 What surprises: the batch size of local inference is part of the hash: a sampled response depends on which others were
 sampled with it.
@@ -16,6 +16,7 @@ from megapairs_hf.core.config import RUNTIME_ONLY, require
 
 ENGINES = ("openai", "transformers", "rule_based")
 VERIFY_ENGINES = ("openai", "transformers", "clip")
+CAPTION_ENGINES = ("openai", "transformers")
 VERIFY_MODEL = "OpenGVLab/InternVL2-26B"
 RESPONSE_FORMATS = ("list", "json")
 DTYPES = ("auto", "bfloat16", "float16", "float32")
@@ -41,6 +42,45 @@ class Local:
     def __post_init__(self) -> None:
         require(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
         require(self.dtype in DTYPES, "dtype", self.dtype, " or ".join(DTYPES))
+
+
+@dataclass(frozen=True)
+class CaptionConfig:
+    """Settings of `caption_images`. All defaults are ours.
+
+    Attributes:
+        engine: `openai` for TGI and OpenAI-compatible servers; `transformers` for local inference.
+        model: the vision-language model, as the servers name it; for local inference a folder or Hub id.
+        seed: random seed; each image's own seed is a hash of this and its content.
+        max_words: the longest caption that the prompt asks for.
+        max_image_side: longer side in pixels of the images that are sent.
+        temperature: sampling temperature.
+        top_p: nucleus sampling.
+        max_new_tokens: most tokens of a response.
+        prompt: a jinja file to use instead of the package's `caption.jinja`.
+        local: local inference.
+        endpoint: the servers, and the limits of requests to them; changes no result.
+        budget: what the artifact may cost; changes no result.
+    """
+
+    engine: str = "openai"
+    model: str = VERIFY_MODEL
+    seed: int = 0
+    max_words: int = 30
+    max_image_side: int = 768
+    temperature: float = 0.0
+    top_p: float = 1.0
+    max_new_tokens: int = 120
+    prompt: str | None = None
+    local: Local = Local()
+    endpoint: Endpoint = field(default=Endpoint(), metadata=RUNTIME_ONLY)
+    budget: Budget = field(default=Budget(), metadata=RUNTIME_ONLY)
+
+    def __post_init__(self) -> None:
+        require(self.engine in CAPTION_ENGINES, "engine", self.engine, " or ".join(CAPTION_ENGINES))
+        require(self.max_words >= 1, "max_words", self.max_words, "at least 1")
+        require(self.max_image_side >= 28, "max_image_side", self.max_image_side, "at least 28 pixels")
+        _check_sampling(self)
 
 
 @dataclass(frozen=True)
@@ -101,8 +141,8 @@ class InstructConfig:
         min_words: shortest instruction; ours.
         max_words: longest instruction; ours.
         language: of the instructions; a text that is plainly in another one is rejected; ours.
-        response_format: `list` for a numbered list; `json` for a JSON object: TGI gets the schema, other servers
-            only that JSON is expected; ours.
+        response_format: `list` for a numbered list; `json` for a JSON object by a schema, where the server takes one;
+            ours.
         temperature: sampling temperature; ours.
         top_p: nucleus sampling; ours.
         max_new_tokens: most tokens of a response; ours.
@@ -186,12 +226,16 @@ class VerifyConfig:
 
 def _check_common(config: DescribeConfig | InstructConfig) -> None:
     require(config.engine in ENGINES, "engine", config.engine, " or ".join(ENGINES))
+    _check_sampling(config)
+    unused = bool(config.attributes) and config.engine != "rule_based"
+    require(not unused, "attributes", config.attributes, "left out unless `engine` is rule_based")
+
+
+def _check_sampling(config: CaptionConfig | DescribeConfig | InstructConfig) -> None:
     require(bool(config.model.strip()), "model", config.model, "the name that the servers have for the model")
     require(config.temperature >= 0, "temperature", config.temperature, "0 or more")
     require(0 < config.top_p <= 1, "top_p", config.top_p, "above 0 and at most 1")
     require(config.max_new_tokens >= 1, "max_new_tokens", config.max_new_tokens, "at least 1")
-    unused = bool(config.attributes) and config.engine != "rule_based"
-    require(not unused, "attributes", config.attributes, "left out unless `engine` is rule_based")
 
 
 def pair_seed(seed: int, query_id: str, target_id: str, attempt: int = 0) -> int:

@@ -1,54 +1,174 @@
-"""Captions and images of pairs, by their ids, without holding the corpus in memory.
+"""Captions and images of rows, by their ids, without holding the corpus in memory.
 
-The ids of one shard of pairs are located by reading the id columns only; then every needed row is read once, in the
-order of the corpus. What surprises: images are re-encoded at once and wait in a temporary file, because a parquet
-file is read by whole row groups, and reading a group again for every pair would cost a thousand times as much.
+A corpus is an artifact or a `Dataset`. Row numbers that come with the pairs are hints: the id that stands there is
+compared, and where it is another one the id is looked up. What surprises: images are re-encoded at once and wait in a
+temporary file, because a parquet file is read by whole row groups, and reading a group again for every pair would
+cost a thousand times as much.
 """
 
 from __future__ import annotations
 
 import base64
 import io
+import os
 import tempfile
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from megapairs_hf.artifacts import storage
-from megapairs_hf.artifacts.lookup import rows_by_id
+from megapairs_hf.artifacts.artifact import Artifact
+from megapairs_hf.artifacts.lookup import IdIndex, rows_by_id
 from megapairs_hf.core.errors import ArtifactError, ConfigError, ImageRejectedError
 from megapairs_hf.core.schema import CAPTION, IMAGE, IMAGE_ID, META
 from megapairs_hf.images.decode import shrink, to_rgb
 from megapairs_hf.images.locate import ROOT, image_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from megapairs_hf.artifacts.artifact import Artifact
+    from datasets import Dataset
 
 JPEG_QUALITY = 90
+SHA256 = "sha256"
+CHUNK = 64  # images of a `Dataset` that are in memory at once
 
 
-def read_texts(corpus: Artifact, ids: Iterable[str], attributes: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
-    """Caption and the named fields of `meta` of every id that the corpus has."""
-    columns = [IMAGE_ID, CAPTION, *([META] if attributes else [])]
-    texts = {}
-    for row in rows_by_id(corpus, ids, columns):
-        texts[row[IMAGE_ID]] = {CAPTION: row[CAPTION] or "", META: row.get(META) or {}}
-    return texts
+class CorpusReader:
+    """Rows of a corpus by id.
+
+    Args:
+        source: a corpus, or a `Dataset` with the columns `image_id`, `image` and `caption`, as far as they are needed.
+        hints: the row number at which an id is supposed to stand.
+    """
+
+    def __init__(self, source: Artifact | Dataset, hints: Mapping[str, int | None] | None = None) -> None:
+        self.source = source
+        self.hints = {name: row for name, row in (hints or {}).items() if row is not None}
+        self.columns = _columns(source)
+        self.root: str | None = source.manifest.stats.get(ROOT) if isinstance(source, Artifact) else None
+
+    def rows(self, ids: Iterable[str], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """The rows with these ids, in the corpus's order, images undecoded; unknown ids are left out.
+
+        Raises:
+            ConfigError: there is no such column.
+        """
+        self.check(columns)
+        if isinstance(self.source, Artifact):
+            yield from self._of_artifact(self.source, set(ids), list(columns))
+            return
+        data = self.source.select_columns(list(columns)).with_format("arrow")
+        numbers = self._numbers(sorted(set(ids)))
+        for start in range(0, len(numbers), CHUNK):
+            table = data[numbers[start : start + CHUNK]]
+            for i in range(len(table)):
+                yield table.slice(i, 1).to_pylist()[0]
+
+    def check(self, columns: Sequence[str]) -> None:
+        """Refuse a column that is not there.
+
+        Raises:
+            ConfigError: there is no such column.
+        """
+        for name in columns:
+            if name not in self.columns:
+                raise ConfigError(
+                    f"the images have no column {name!r}; columns: {', '.join(self.columns)}; rename one of them"
+                )
+
+    def _of_artifact(self, source: Artifact, ids: set[str], columns: list[str]) -> Iterator[dict[str, Any]]:
+        """Look in the shards that the hints name, and everywhere for what is not there."""
+        rows = np.array([row for name in ids if (row := self.hints.get(name, -1)) >= 0], np.int64)
+        if len(rows):
+            ends = np.cumsum([int(shard["rows"]) for shard in source.manifest.shards])
+            hinted = sorted({int(i) for i in np.searchsorted(ends, rows, side="right") if i < len(ends)})
+            for stored in rows_by_id(source, ids, columns, hinted):
+                ids.discard(stored[IMAGE_ID])
+                yield stored
+        if ids:
+            yield from rows_by_id(source, ids, columns)
+
+    def _numbers(self, ids: list[str]) -> list[int]:
+        """The row numbers of these ids, sorted."""
+        assert not isinstance(self.source, Artifact)
+        rows = np.array([self.hints.get(name, -1) for name in ids], np.int64)
+        hinted = np.flatnonzero((rows >= 0) & (rows < len(self.source)))
+        names = self.source.select_columns([IMAGE_ID]).with_format("arrow")
+        if len(hinted):
+            stored = names[rows[hinted].tolist()][IMAGE_ID].to_pylist()
+            right = [i for i, name in zip(hinted.tolist(), stored, strict=True) if ids[i] == name]
+        else:
+            right = []
+        others = sorted(set(range(len(ids))) - set(right))
+        if others:
+            rows[others] = IdIndex(self.source).rows([ids[i] for i in others])
+        return sorted(int(row) for row in rows if row >= 0)
+
+    def known(self, ids: Iterable[str]) -> set[str]:
+        """Those of the ids that the corpus has."""
+        return {row[IMAGE_ID] for row in self.rows(ids, [IMAGE_ID])}
+
+    def texts(self, ids: Iterable[str], attributes: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+        """Caption and the named fields of `meta` of every id that the corpus has."""
+        columns = [IMAGE_ID, CAPTION, *([META] if attributes else [])]
+        return {
+            row[IMAGE_ID]: {CAPTION: row[CAPTION] or "", META: row.get(META) or {}} for row in self.rows(ids, columns)
+        }
+
+    def require_captions(self) -> None:
+        """Refuse images without captions.
+
+        Raises:
+            ConfigError: there is no caption, of whatever image.
+        """
+        if CAPTION not in self.columns:
+            raise ConfigError(
+                "the rule-based engine writes from captions, and the images have none; make some with `Caption` or"
+                " `megapairs caption`, or choose another engine"
+            )
 
 
-def check_attributes(corpus: Artifact, names: Sequence[str]) -> None:
+class MemoryRows(CorpusReader):
+    """Images that are in memory, as a corpus.
+
+    Args:
+        by_id: rows with `image_id` and `image`, by id.
+    """
+
+    def __init__(self, by_id: Mapping[str, dict[str, Any]]) -> None:
+        self.by_id = by_id
+        self.columns = sorted({name for row in by_id.values() for name in row})
+        # there is nothing to look ids up in
+        self.source: Any = None
+        self.hints, self.root = {}, None
+
+    def rows(self, ids: Iterable[str], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """The rows with these ids; unknown ids are left out."""
+        self.check(columns)
+        names = set(ids)
+        for name, row in self.by_id.items():
+            if name in names:
+                yield {column: row[column] for column in columns}
+
+
+def _columns(source: Artifact | Dataset) -> list[str]:
+    if not isinstance(source, Artifact):
+        return list(source.column_names)
+    return list(source.schema().names) or [IMAGE_ID, IMAGE, CAPTION, META]
+
+
+def check_attributes(source: Artifact | Dataset, names: Sequence[str]) -> None:
     """Refuse attributes that the corpus does not have, naming those that it has.
 
     Raises:
         ConfigError: one is unknown, or is not a number, a word or a list of them.
     """
-    if not names or not corpus.manifest.shards:
+    if not names or (isinstance(source, Artifact) and not source.manifest.shards):
         return
-    with storage.open_read(corpus.shard_paths()[0]) as file:
-        schema = pq.ParquetFile(file).schema_arrow
+    schema = source.schema() if isinstance(source, Artifact) else source.features.arrow_schema
     fields = {field.name: field.type for field in schema.field(META).type} if META in schema.names else {}
     for name in names:
         if name not in fields:
@@ -60,30 +180,56 @@ def check_attributes(corpus: Artifact, names: Sequence[str]) -> None:
 
 
 class CorpusImages:
-    """The images that one shard of pairs needs, as small JPEG files in one temporary file."""
+    """The images that some rows need, as small JPEG files in one temporary file."""
 
-    def __init__(self, corpus: Artifact, max_side: int) -> None:
-        self.corpus, self.max_side = corpus, max_side
+    def __init__(self, reader: CorpusReader, max_side: int) -> None:
+        self.reader, self.max_side = reader, max_side
         self.file = tempfile.TemporaryFile()
         self.spans: dict[str, tuple[int, int]] = {}
         self.problems: dict[str, str] = {}
+        self.digests: dict[str, str] = {}
+
+    def load_digests(self, ids: Iterable[str]) -> None:
+        """Take the corpus's column `sha256`, or hash the files of these images; nothing is decoded."""
+        names = set(ids)
+        if SHA256 in self.reader.columns:
+            for row in self.reader.rows(names, [IMAGE_ID, SHA256]):
+                if row[SHA256]:
+                    self.digests[row[IMAGE_ID]] = row[SHA256]
+            names -= self.digests.keys()
+        for row in self.reader.rows(names, [IMAGE_ID, IMAGE]) if names else ():
+            try:
+                self.digests[row[IMAGE_ID]] = sha256(self._stored(row)).hexdigest()
+            except (ArtifactError, OSError) as error:
+                self.problems[row[IMAGE_ID]] = str(error)
 
     def load(self, ids: Iterable[str]) -> None:
         """Read, shrink and re-encode the images with these ids."""
-        for row in rows_by_id(self.corpus, ids, [IMAGE_ID, IMAGE]):
+        for row in self.reader.rows(ids, [IMAGE_ID, IMAGE]):
             try:
-                content = self._encode(row[IMAGE])
+                content = self._encode(row)
             except (ImageRejectedError, ArtifactError, OSError) as error:
                 self.problems[row[IMAGE_ID]] = str(error)
                 continue
             self.spans[row[IMAGE_ID]] = (self.file.tell(), len(content))
             self.file.write(content)
 
-    def _encode(self, stored: dict[str, Any]) -> bytes:
-        content = image_bytes(stored, self.corpus.manifest.stats.get(ROOT))
+    def _stored(self, row: dict[str, Any]) -> bytes:
+        if isinstance(self.reader.source, Artifact):
+            # a corpus may come from a stranger: nothing outside its root is read
+            return image_bytes(row[IMAGE], self.reader.root)
+        return stored_bytes(row[IMAGE])
+
+    def _encode(self, row: dict[str, Any]) -> bytes:
         sink = io.BytesIO()
-        shrink(to_rgb(content), self.max_side).save(sink, "JPEG", quality=JPEG_QUALITY)
+        shrink(to_rgb(self._stored(row)), self.max_side).save(sink, "JPEG", quality=JPEG_QUALITY)
         return sink.getvalue()
+
+    def mark(self, image_id: str) -> str:
+        """What a request names an image by until it is sent: the hash of its file, and how it will be encoded."""
+        digest = self.digests.get(image_id)
+        # images without a hash are not there or cannot be read, and no request about them is ever sent
+        return f"sha256:{digest} {self.max_side} {JPEG_QUALITY}" if digest else f"id:{image_id}"
 
     def data_url(self, image_id: str) -> str:
         """One image as a data URL.
@@ -106,3 +252,26 @@ class CorpusImages:
     def close(self) -> None:
         """Remove them."""
         self.file.close()
+
+
+def stored_bytes(cell: Any) -> bytes:
+    """The bytes of an image's file.
+
+    Args:
+        cell: bytes and path as an image column of `datasets` stores them, bytes, a path, or a PIL image.
+
+    Raises:
+        ArtifactError: there is no such file, or no image.
+        OSError: the file cannot be read.
+    """
+    if isinstance(cell, bytes):
+        return cell
+    if isinstance(cell, str | os.PathLike):
+        return storage.read_bytes(cell)
+    if hasattr(cell, "save"):
+        sink = io.BytesIO()
+        cell.save(sink, "PNG")
+        return sink.getvalue()
+    if cell is not None and cell.get("bytes") is None and cell.get("path"):
+        return storage.read_bytes(cell["path"])
+    return image_bytes(cell, None)

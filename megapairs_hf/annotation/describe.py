@@ -1,36 +1,51 @@
-"""Describe what two images share and how they differ: the requests and what their responses are worth."""
+"""Describe what two images share and how they differ: a vision-language model sees both (MegaPairs §3.1, figure 3)."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
 
 from megapairs_hf.annotation.client.messages import Request
+from megapairs_hf.annotation.config import DescribeConfig
+from megapairs_hf.annotation.corpus_reader import CorpusImages, MemoryRows
+from megapairs_hf.annotation.function import KEYS, AnnotationFunction, without
 from megapairs_hf.annotation.prompts.few_shot import sample_word_num
 from megapairs_hf.annotation.prompts.parsing import parse_describe
-from megapairs_hf.annotation.prompts.templates import format_describe
-from megapairs_hf.annotation.tasks import OneRetry, Outcome, captions_of, common_row, ids_of, sampling, seed_for
+from megapairs_hf.annotation.prompts.templates import describe_prompt, format_describe
+from megapairs_hf.annotation.rule_based.engine import describe_by_rules
+from megapairs_hf.annotation.tasks import OneRetry, Outcome, captions_of, ids_of, response_row, sampling, seed_for
 from megapairs_hf.core.errors import ResponseRejectedError
-from megapairs_hf.core.schema import QUERY_ID, TARGET_ID
+from megapairs_hf.core.schema import DESCRIPTIONS, IMAGE, IMAGE_ID, QUERY_ID, TARGET_ID
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from megapairs_hf.annotation.client.messages import Response
-    from megapairs_hf.annotation.config import DescribeConfig
-    from megapairs_hf.annotation.corpus_reader import CorpusImages
     from megapairs_hf.annotation.prompts.templates import Prompt
     from megapairs_hf.annotation.tasks import Row
 
 
-class Describe(OneRetry):
+class DescribeTask(OneRetry):
     """Step one: a vision-language model sees both images."""
 
-    def __init__(self, config: DescribeConfig, prompt: Prompt, images: CorpusImages, texts: Mapping[str, Row]) -> None:
-        self.config, self.prompt, self.images, self.texts = config, prompt, images, texts
+    def __init__(
+        self,
+        config: DescribeConfig,
+        prompt: Prompt,
+        images: CorpusImages,
+        texts: Mapping[str, Row],
+        weights: str = "",
+    ) -> None:
+        self.config, self.prompt, self.images, self.texts, self.weights = config, prompt, images, texts, weights
 
     def prepare(self, rows: Iterable[Row]) -> None:
         """Load and shrink the images."""
         self.images.load(ids_of(rows))
+
+    def address(self, image_id: str) -> str:
+        """An image as a data URL."""
+        return self.images.data_url(image_id)
 
     def close(self) -> None:
         """Remove the shrunken images."""
@@ -39,14 +54,15 @@ class Describe(OneRetry):
     def request(self, row: Row, attempt: int) -> Request:
         """The two images and the prompt."""
         seed = seed_for(self.config.seed, row, attempt)
+        marks = {self.images.mark(row[name]): row[name] for name in (QUERY_ID, TARGET_ID)}
         messages = format_describe(
             self.prompt,
-            self.images.data_url(row[QUERY_ID]),
-            self.images.data_url(row[TARGET_ID]),
+            self.images.mark(row[QUERY_ID]),
+            self.images.mark(row[TARGET_ID]),
             sample_word_num(self.config.word_num, seed),
             captions_of(row, self.texts),
         )
-        return Request(messages, self.config.model, sampling(self.config, seed))
+        return Request(messages, self.config.model, sampling(self.config, seed), marks, self.weights)
 
     def evaluate(self, row: Row, attempt: int, response: Response) -> Outcome:
         """A description, unless the response is empty or was cut off before its first full stop."""
@@ -57,4 +73,52 @@ class Describe(OneRetry):
         except ResponseRejectedError as error:
             return Outcome(None, error.reason, response.text)
         word_num = sample_word_num(self.config.word_num, seed_for(self.config.seed, row, attempt))
-        return Outcome(common_row(row, self.config, response) | {"description": description, "word_num": word_num})
+        columns = {"description": description, "word_num": word_num}
+        return Outcome(columns | response_row(self.config.model, response))
+
+
+class Describe(AnnotationFunction):
+    """Adds to pairs what their two images share and how they differ.
+
+    Reads `query_id` and `target_id`, and `query_row` and `target_row` as hints where they stand. Adds `description`,
+    `word_num` (as requested; 0 by rules), `raw` (the response), `model`, `finish_reason`, `prompt_tokens`,
+    `completion_tokens` (0 where the server does not count) and `error`. Settings: those of `DescribeConfig`, and those
+    of `Endpoint` among them.
+
+        pairs = pairs.map(Describe(images, urls=["http://gpu-1:8080/v1"], model="…"), batched=True)
+    """
+
+    CONFIG = DescribeConfig
+    NEEDS = KEYS
+    USES = ("query_row", "target_row")
+    SCHEMA = without(DESCRIPTIONS, KEYS)
+
+    def load_prompt(self) -> Prompt | None:
+        """The prompt of the settings."""
+        return describe_prompt(self.config.prompt) if self.asks else None
+
+    def make_task(self, table: pa.Table) -> DescribeTask:
+        """The requests about some pairs."""
+        reader, ids = self.reader(table), ids_of(table.select(self.NEEDS).to_pylist())
+        images = CorpusImages(reader, self.config.max_image_side)
+        images.load_digests(ids)
+        texts = reader.texts(ids) if self.prompt.needs_captions else {}
+        return DescribeTask(self.config, self.prompt, images, texts, self.weights)
+
+    def by_function(self, rows: list[Row], advance: Callable[[], None]) -> list[Outcome]:
+        """The outcomes of the rule-based engine."""
+        return describe_by_rules(rows, advance, reader=self.reader(pa.Table.from_pylist(rows)), config=self.config)
+
+    def one(self, image_a: Any = None, image_b: Any = None, **values: Any) -> dict[str, Any]:
+        """The added columns for one pair of images.
+
+        Args:
+            image_a: the query image: a path, bytes, or a PIL image.
+            image_b: the target image.
+            **values: instead of images, a row with `query_id` and `target_id`.
+        """
+        if image_a is None or image_b is None:
+            return super().one(**values)
+        rows = {name: {IMAGE_ID: name, IMAGE: image} for name, image in (("a", image_a), ("b", image_b))}
+        with self.using(MemoryRows(rows)):
+            return super().one(query_id="a", target_id="b")

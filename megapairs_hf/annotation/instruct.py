@@ -1,37 +1,51 @@
-"""Turn a description into instructions: the requests and what their responses are worth."""
+"""Turn a description into instructions: a language model reads it, with few-shot examples (§3.1, figure 4)."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
 
 from megapairs_hf.annotation.client.messages import Request
+from megapairs_hf.annotation.config import InstructConfig
 from megapairs_hf.annotation.filters import filter_instructions, normalize
+from megapairs_hf.annotation.function import KEYS, AnnotationFunction, without
 from megapairs_hf.annotation.language import LANGUAGES
-from megapairs_hf.annotation.prompts.few_shot import sample_examples
+from megapairs_hf.annotation.prompts.few_shot import load_examples, sample_examples
 from megapairs_hf.annotation.prompts.parsing import parse_instruct, response_schema
-from megapairs_hf.annotation.prompts.templates import format_instruct
-from megapairs_hf.annotation.tasks import OneRetry, Outcome, captions_of, common_row, sampling, seed_for
+from megapairs_hf.annotation.prompts.templates import format_instruct, instruct_prompt
+from megapairs_hf.annotation.rule_based.engine import instruct_by_rules
+from megapairs_hf.annotation.tasks import OneRetry, Outcome, captions_of, ids_of, response_row, sampling, seed_for
 from megapairs_hf.core.errors import ResponseRejectedError
+from megapairs_hf.core.schema import INSTRUCTIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from megapairs_hf.annotation.client.messages import Response
-    from megapairs_hf.annotation.config import InstructConfig
     from megapairs_hf.annotation.prompts.few_shot import FewShotExample
     from megapairs_hf.annotation.prompts.templates import Prompt
     from megapairs_hf.annotation.tasks import Row
 
 
-class Instruct(OneRetry):
+class InstructTask(OneRetry):
     """Step two: a language model reads the description."""
 
     def __init__(
-        self, config: InstructConfig, prompt: Prompt, examples: list[FewShotExample], texts: Mapping[str, Row]
+        self,
+        config: InstructConfig,
+        prompt: Prompt,
+        examples: list[FewShotExample],
+        texts: Mapping[str, Row],
+        weights: str = "",
     ) -> None:
-        self.config, self.prompt, self.examples, self.texts = config, prompt, examples, texts
-        # the examples of other pairs count too: a model that repeats any of them did not read the description
-        self.example_texts = frozenset(normalize(text) for each in examples for text in each.instructions)
+        self.config, self.prompt, self.examples, self.texts, self.weights = config, prompt, examples, texts, weights
+
+    @cached_property
+    def example_texts(self) -> frozenset[str]:
+        """The instructions of all few-shot examples: a model that repeats any of them did not read the description."""
+        return frozenset(normalize(text) for each in self.examples for text in each.instructions)
 
     def request(self, row: Row, attempt: int) -> Request:
         """The few-shot examples, the description and the prompt."""
@@ -50,7 +64,7 @@ class Instruct(OneRetry):
         if self.config.response_format == "json":
             schema = {"name": "instructions", "schema": response_schema(self.config.min_instructions)}
             parameters["response_format"] = {"type": "json_schema", "json_schema": schema}
-        return Request(messages, self.config.model, parameters)
+        return Request(messages, self.config.model, parameters, weights=self.weights)
 
     def evaluate(self, row: Row, attempt: int, response: Response) -> Outcome:
         """The good instructions, if there are enough."""
@@ -73,4 +87,49 @@ class Instruct(OneRetry):
         seed = seed_for(self.config.seed, row, attempt)
         examples = sample_examples(self.examples, self.config.num_few_shot, seed)
         columns = {"instructions": instructions, "demonstration_ids": [each.id for each in examples]}
-        return Outcome(common_row(row, self.config, response) | columns, left_out=left_out)
+        return Outcome(columns | response_row(self.config.model, response), left_out=left_out)
+
+
+class Instruct(AnnotationFunction):
+    """Adds search instructions to pairs with a description.
+
+    Reads `query_id`, `target_id` and `description`. Adds `instructions` (at least `min_instructions`, distinct),
+    `demonstration_ids` (the few-shot examples of the prompt), `raw`, `model`, `finish_reason`, `prompt_tokens`,
+    `completion_tokens` (those of `Describe` give way to them) and `error`. Settings: those of `InstructConfig`, and
+    those of `Endpoint` among them. `images` are needed by the rule-based engine, and by a prompt that names captions.
+
+        pairs = pairs.map(Instruct(urls=["http://gpu-2:8080/v1"], model="…"), batched=True)
+    """
+
+    CONFIG = InstructConfig
+    NEEDS = (*KEYS, "description")
+    USES = ("query_row", "target_row")
+    SCHEMA = without(INSTRUCTIONS, KEYS)
+    VISION = False
+
+    def load_prompt(self) -> Prompt | None:
+        """The prompt of the settings, and its few-shot examples."""
+        self.examples = load_examples(self.config.few_shot_file, self.config.num_few_shot) if self.asks else []
+        return instruct_prompt(self.config.prompt) if self.asks else None
+
+    def make_task(self, table: pa.Table) -> InstructTask:
+        """The requests about some pairs."""
+        texts: dict[str, Row] = {}
+        if self.prompt.needs_captions:
+            texts = self.reader(table).texts(ids_of(table.select(KEYS).to_pylist()))
+        return InstructTask(self.config, self.prompt, self.examples, texts, self.weights)
+
+    def by_function(self, rows: list[Row], advance: Callable[[], None]) -> list[Outcome]:
+        """The outcomes of the rule-based engine."""
+        return instruct_by_rules(rows, advance, reader=self.reader(pa.Table.from_pylist(rows)), config=self.config)
+
+    def one(self, text: str | None = None, **values: Any) -> dict[str, Any]:
+        """The added columns for one description.
+
+        Args:
+            text: the description.
+            **values: instead of a text, a row with `query_id`, `target_id` and `description`.
+        """
+        if text is None:
+            return super().one(**values)
+        return super().one(query_id="", target_id="", description=text)

@@ -1,22 +1,27 @@
-"""From the shards of one artifact to the shards of the next: what both steps, and the check of them, have in common.
+"""From the shards of one artifact to the shards of the next: the inner part of a row function, applied shard by shard.
 
-Output shard i comes from input shard i, so the result does not depend on the number of processes. What surprises: the
-text statistics are read back from the finished shards by the main process, so they do not depend on it either.
+Output shard i comes from input shard i, so the result does not depend on the number of processes. All shards of a
+process go through one stream: while the last rows of a shard wait for responses, requests of the next shard are sent
+already, and the images of the one after are being read. What surprises: a shard's rows are made from the journal after
+all of its responses have come, in the order of the source, so neither the order of responses nor an interruption shows
+in the artifact, and no response waits in memory.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from megapairs_hf.annotation.client.budget import Usage
-from megapairs_hf.annotation.client.event_loop import run
-from megapairs_hf.annotation.engines.async_runner import AsyncRunner, run_requests
-from megapairs_hf.annotation.engines.journal import Journal, remove_journal
-from megapairs_hf.annotation.engines.shard_io import ShardIO, write_shard
-from megapairs_hf.annotation.engines.transformers_engine import run_batches
+from megapairs_hf.annotation.client.client import Client
+from megapairs_hf.annotation.client.event_loop import rare_collection, run
+from megapairs_hf.annotation.engines.async_runner import AsyncRunner, by_client
+from megapairs_hf.annotation.engines.journal import Journal
+from megapairs_hf.annotation.engines.transformers_engine import LocalSession
+from megapairs_hf.annotation.shard_io import ShardIO, journal_folder, remove_journal, write_shard
 from megapairs_hf.annotation.text_stats import MAX_TEXTS, text_stats
 from megapairs_hf.artifacts.artifact import Artifact, read_table
 from megapairs_hf.artifacts.replace import came_to_nothing
@@ -25,75 +30,125 @@ from megapairs_hf.artifacts.storage import join
 from megapairs_hf.artifacts.writer import ArtifactWriter, create_artifact
 from megapairs_hf.core import distributed
 from megapairs_hf.core.dependencies import require
-from megapairs_hf.core.errors import ArtifactError, SchemaMismatchError
+from megapairs_hf.core.errors import AnnotationError, ArtifactError
 from megapairs_hf.core.progress import Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    import pyarrow as pa
+    from collections.abc import Iterable
 
     from megapairs_hf.annotation.client.budget import Budget
-    from megapairs_hf.annotation.engines.shard_io import Step
-    from megapairs_hf.annotation.tasks import AnnotationTask, Outcome, Row
+    from megapairs_hf.annotation.engines.async_runner import Ask
+    from megapairs_hf.annotation.engines.row_batch import RowBatch
+    from megapairs_hf.annotation.shard_io import Step
 
 LOCAL_ENGINES = ("transformers", "clip")
-TEXTS = {"descriptions": "description", "instructions": "instructions"}
+TEXTS = {"captions": "caption", "descriptions": "description", "instructions": "instructions"}
 
 
-def check_kind(artifact: Artifact, kind: str) -> None:
-    """Refuse an artifact of another kind."""
-    if artifact.manifest.kind != kind:
-        raise SchemaMismatchError(
-            f"{artifact.path} holds {artifact.manifest.kind}, but {kind} is needed here; name the other folder"
-        )
-
-
-def annotate_by_model(
-    step: Step, make_task: Callable[[pa.Table, int], AnnotationTask], *, vision: bool = False
-) -> Artifact:
-    """Make an artifact of the responses of a model.
+def annotate(step: Step, ask: Ask | None = None) -> Artifact:
+    """Make an artifact by the inner part of a row function.
 
     Args:
         step: the artifact.
-        make_task: makes the task of one shard, from its rows and its number.
-        vision: whether the model takes images.
+        ask: gives the response to a request; None for the servers of the settings.
+
+    Raises:
+        ServerUnavailableError: the servers refuse or fail every request; responses so far are kept.
+        BudgetSpentError: the budget is exhausted; responses so far are kept.
+        ArtifactError: every row was rejected.
     """
     writer = _open_writer(step)
     if isinstance(writer, Artifact):
         return writer
-    config = step.config
-    with writer, Journal(step.out, step.identity) as journal:
-        _require_engine(step)
-        usage = Usage(config.budget, journal.sums())
-        with _progress(step, writer) as bar:
-            shards = ShardIO(step, writer, journal, make_task)
-            if config.engine == "transformers":
-                run_batches(shards, journal, writer.mine(), config, usage, bar, vision=vision)
-            else:
-                runner = AsyncRunner(shards, journal, usage, bar)
-                run(run_requests(runner, writer.mine(), config.endpoint, config.model))
-        stats = _text_stats(step, writer) | _cost(config.budget, journal)
-        # the journal is removed with the rest of what is unfinished
-        journal.close()
-        artifact = writer.finish(stats)
-    remove_journal(step.out, step.identity)
-    return _check_rows(step, artifact)
-
-
-def annotate_by_function(step: Step, function: Callable[[list[Row], Progress, int], list[Outcome]]) -> Artifact:
-    """Make an artifact by a function of the rows of a shard."""
-    writer = _open_writer(step)
-    if isinstance(writer, Artifact):
-        return writer
     with writer:
-        _require_engine(step)
+        if step.config.engine in LOCAL_ENGINES:
+            # the other engines need the base alone
+            require("models", f"`engine: {step.config.engine}`")
         with _progress(step, writer) as bar:
-            for index in writer.mine():
-                rows = step.source.shard(index, step.columns).to_pylist()
-                write_shard(step, writer, index, zip(rows, function(rows, bar, index), strict=True))
-        artifact = writer.finish(_text_stats(step, writer))
+            if step.config.engine == "openai":
+                with Journal(journal_folder(step.out)) as journal:
+                    _by_requests(ShardIO(step, writer, journal), bar, ask)
+            elif step.config.engine == "transformers":
+                _by_local_model(step, writer, bar)
+            else:
+                for index in writer.mine():
+                    rows = step.rows(index).to_pylist()
+                    outcomes = step.function.by_function(rows, bar.advance)
+                    write_shard(step, writer, index, zip(rows, outcomes, strict=True))
+        artifact = writer.finish(_text_stats(step, writer) | _spend(step.config.budget, writer))
+    remove_journal(step.out)
     return _check_rows(step, artifact)
+
+
+def _by_local_model(step: Step, writer: ArtifactWriter, bar: Progress) -> None:
+    session = LocalSession(step.config, journal_folder(step.out), vision=step.function.VISION)
+    shards = ShardIO(step, writer, session.journal)
+    try:
+        for index in writer.mine():
+            batch = shards.read(index)
+            bar.advance(batch.table.num_rows - len(batch.pending))
+            session.complete(batch, lambda: bar.advance(1, session.usage.line()))
+            shards.write(batch)
+    finally:
+        session.close()
+
+
+def _by_requests(shards: ShardIO, bar: Progress, ask: Ask | None) -> None:
+    config = shards.step.config
+    usage = Usage(config.budget, shards.journal.sums())
+
+    async def work() -> None:
+        with rare_collection():
+            if ask is not None:
+                await annotate_shards(shards, ask, usage, bar, shards.writer.mine())
+                return
+            async with Client(config.endpoint, usage, config.model) as client:
+                await annotate_shards(shards, by_client(client), usage, bar, shards.writer.mine())
+
+    run(work())
+
+
+async def annotate_shards(shards: ShardIO, ask: Ask, usage: Usage, bar: Progress, indices: Iterable[int]) -> None:
+    """Send the requests about all rows of some shards, and write each shard when it is complete.
+
+    Args:
+        shards: reads and writes them.
+        ask: gives the response to a request.
+        usage: counters.
+        bar: progress.
+        indices: the shards.
+
+    Raises:
+        BudgetSpentError: the budget is exhausted; what was in flight is kept.
+        AnnotationError: some rows have no response, and none is to be waited for.
+    """
+    max_rows = 2 * shards.step.config.endpoint.concurrency
+    runner = AsyncRunner(ask, shards.journal, usage, max_rows, lambda: bar.advance(1, usage.line()))
+    async with asyncio.TaskGroup() as group:
+
+        def write(batch: RowBatch) -> None:
+            group.create_task(asyncio.to_thread(shards.write, batch))
+
+        upcoming = iter(indices)
+        following = _read(shards, next(upcoming, None))
+        while (batch := await following) is not None and not runner.exhausted:
+            following = _read(shards, next(upcoming, None))
+            bar.advance(batch.table.num_rows - len(batch.pending))
+            await runner.send(batch, group, write)
+        await following
+    runner.check_budget(f" after {bar.count:,} of {bar.total:,} {bar.unit}")
+    if runner.unanswered:
+        raise AnnotationError(
+            f"{runner.unanswered:,} of {bar.total:,} {bar.unit} have no response that is any use yet; write the"
+            " requests that are left by --requests, or run the same command without --responses to ask the servers"
+        )
+
+
+def _read(shards: ShardIO, index: int | None) -> asyncio.Task[RowBatch | None]:
+    async def read() -> RowBatch | None:
+        return None if index is None else await asyncio.to_thread(shards.read, index)
+
+    return asyncio.get_running_loop().create_task(read())
 
 
 def _open_writer(step: Step) -> ArtifactWriter | Artifact:
@@ -101,52 +156,45 @@ def _open_writer(step: Step) -> ArtifactWriter | Artifact:
     names = shard_names(len(step.source.manifest.shards), "parquet")
     # an artifact without a row is made anew: there is nothing to lose
     overwrite = step.overwrite or came_to_nothing(step.out, step.kind)
-    writer = create_artifact(
+    return create_artifact(
         step.out, kind=step.kind, config=step.config, inputs=step.inputs, names=names, overwrite=overwrite
     )
-    if overwrite and isinstance(writer, ArtifactWriter):
-        remove_journal(step.out, step.identity)
-    return writer
 
 
 def _check_rows(step: Step, artifact: Artifact) -> Artifact:
     """The artifact, unless it has no row.
 
     Raises:
-        ArtifactError: every pair was rejected.
+        ArtifactError: every row was rejected.
     """
+    if artifact.rows == 0 and set(artifact.manifest.rejected) == {"no_caption"}:
+        raise ArtifactError(
+            "the rule-based engine writes from captions, and the corpus has none; make some with `megapairs caption`,"
+            " or choose another engine"
+        )
     if artifact.rows == 0 and step.source.rows > 0:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in artifact.manifest.rejected.items())
         raise ArtifactError(
-            f"none of the {step.source.rows:,} pairs got {step.kind} that are any use ({reasons}); look at the"
-            f" responses in {artifact.path}/rejected.parquet, then change the model or the settings and run again"
+            f"none of the {step.source.rows:,} {step.function.UNIT} got {step.kind} that are any use ({reasons}); look"
+            f" at the responses in {artifact.path}/rejected.parquet, then change the model or the settings and run"
+            " again"
         )
     return artifact
-
-
-def _require_engine(step: Step) -> None:
-    """Refuse local inference where its packages are not installed; the other engines need the base alone."""
-    if step.config.engine in LOCAL_ENGINES:
-        require("models", f"`engine: {step.config.engine}`")
 
 
 def _progress(step: Step, writer: ArtifactWriter) -> Progress:
     sizes = {i: int(step.source.manifest.shards[i]["rows"]) for i in distributed.my_shards(len(writer.names))}
     done = sum(size for i, size in sizes.items() if writer.done(i))
-    return Progress(step.kind, sum(sizes.values()), "pairs", done)
+    return Progress(step.kind, sum(sizes.values()), step.function.UNIT, done)
 
 
-def _cost(budget: Budget, journal: Journal) -> dict[str, Any]:
-    """The cost of all responses, of rejected pairs too, when every process has its responses in its journal."""
-    if not distributed.is_main():
+def _spend(budget: Budget, writer: ArtifactWriter) -> dict[str, Any]:
+    """What all responses cost, when every process has written its shards."""
+    if not distributed.is_main() or not (budget.price_prompt or budget.price_completion):
         return {}
-    responses, prompt, completion = journal.sums()
-    stats: dict[str, Any] = {"answers": responses}
-    if prompt or completion:
-        stats["tokens"] = {"prompt": prompt, "completion": completion}
-        if budget.price_prompt or budget.price_completion:
-            stats["spend"] = round(budget.cost(prompt, completion), 6)
-    return stats
+    tokens = [writer.stats(index).get("tokens", {}) for index in range(len(writer.names))]
+    prompt, completion = (sum(each.get(name, 0) for each in tokens) for name in ("prompt", "completion"))
+    return {"spend": round(budget.cost(prompt, completion), 6)} if prompt or completion else {}
 
 
 def _text_stats(step: Step, writer: ArtifactWriter) -> dict[str, Any]:

@@ -1,18 +1,19 @@
-"""The requests about a pair and what their responses are worth, for every step; pure but for the images.
+"""The requests about a row and what their responses are worth, for every step; pure but for the images.
 
-A task turns a pair and the number of the attempt into a request, and responses into an outcome. What surprises: both
-depend on nothing but the pair, the settings and the responses, so a resumed run comes to the same outcomes from the
-journal alone.
+A task turns a row (a pair, or an image) and the number of the attempt into a request, and responses into an outcome.
+What surprises: both depend on nothing but the row, the settings and the responses, so a resumed run comes to the same
+outcomes from the journal alone.
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from megapairs_hf.annotation.config import DescribeConfig, InstructConfig, pair_seed
+from megapairs_hf.annotation.config import pair_seed
 from megapairs_hf.core.schema import CAPTION, QUERY_ID, TARGET_ID
 
 if TYPE_CHECKING:
@@ -26,35 +27,43 @@ ATTEMPTS = 2
 
 @dataclass(frozen=True)
 class Outcome:
-    """What becomes of a pair.
+    """What becomes of a row.
 
     Attributes:
-        row: the artifact's row; None where the pair is rejected.
+        row: the artifact's row; None where it is rejected.
         reason: why it is rejected, a short word.
         detail: the raw response, or what exactly is wrong.
         left_out: instructions that were rejected, by reason.
+        cost: responses that were needed, and their prompt and completion tokens.
     """
 
     row: Row | None
     reason: str = ""
     detail: str = ""
     left_out: Counter[str] = field(default_factory=Counter)
+    cost: tuple[int, int, int] = (0, 0, 0)
 
 
 class AnnotationTask(Protocol):
-    """One step of the annotation."""
+    """The requests about some rows, and what their responses are worth."""
 
     def request(self, row: Row, attempt: int) -> Request:
-        """The request; raises `ImageRejectedError` where an image is missing."""
+        """The request, with marks in the place of its images."""
 
     def decide(self, row: Row, responses: Mapping[int, Response]) -> Outcome | int:
         """The outcome that these responses (by attempt) allow, or the number of the next attempt."""
 
+    def open_attempts(self, row: Row, responses: Mapping[int, Response]) -> list[int]:
+        """The attempts whose requests can be sent at once."""
+
     def prepare(self, rows: Iterable[Row]) -> None:
-        """Load what the requests about these pairs need."""
+        """Load the images of these rows."""
+
+    def address(self, image_id: str) -> str:
+        """An image as a data URL; raises `ImageRejectedError` where it is missing or cannot be read."""
 
     def close(self) -> None:
-        """Release it."""
+        """Release the images."""
 
 
 class OneRetry(ABC):
@@ -67,8 +76,17 @@ class OneRetry(ABC):
     def prepare(self, rows: Iterable[Row]) -> None:  # noqa: B027
         """Nothing to load."""
 
+    def address(self, image_id: str) -> str:
+        """No request has an image."""
+        raise NotImplementedError(image_id)
+
     def close(self) -> None:  # noqa: B027
         """Nothing to release."""
+
+    def open_attempts(self, row: Row, responses: Mapping[int, Response]) -> list[int]:
+        """The next attempt, which is made only where the one before was no use."""
+        decided = self.decide(row, responses)
+        return [decided] if isinstance(decided, int) else []
 
     def decide(self, row: Row, responses: Mapping[int, Response]) -> Outcome | int:
         """The outcome that these responses allow, or the number of the next attempt."""
@@ -102,20 +120,25 @@ def seed_for(seed: int, row: Row, attempt: int) -> int:
     return pair_seed(seed, row[QUERY_ID], row[TARGET_ID], attempt)
 
 
-def common_row(row: Row, config: DescribeConfig | InstructConfig, response: Response) -> Row:
-    """The columns that both artifacts have."""
+def response_row(model: str, response: Response) -> Row:
+    """The columns that every step adds beside its texts; 0 where a server does not count tokens."""
     return {
-        QUERY_ID: row[QUERY_ID],
-        TARGET_ID: row[TARGET_ID],
         "raw": response.text,
-        "model": config.model,
+        "model": model,
         "finish_reason": response.finish_reason,
-        "prompt_tokens": response.prompt_tokens,
-        "completion_tokens": response.completion_tokens,
+        "prompt_tokens": response.prompt_tokens or 0,
+        "completion_tokens": response.completion_tokens or 0,
     }
 
 
-def sampling(config: DescribeConfig | InstructConfig, seed: int) -> dict[str, Any]:
+def cost_of(responses: Iterable[Response]) -> tuple[int, int, int]:
+    """How many responses there are, refusals left out, and their prompt and completion tokens."""
+    good = [response for response in responses if not response.refused]
+    prompt, completion = (sum(getattr(r, name) or 0 for r in good) for name in ("prompt_tokens", "completion_tokens"))
+    return len(good), prompt, completion
+
+
+def sampling(config: Any, seed: int) -> dict[str, Any]:
     """The sampling parameters of a request, as the API names them."""
     return {
         "temperature": config.temperature,
@@ -124,3 +147,9 @@ def sampling(config: DescribeConfig | InstructConfig, seed: int) -> dict[str, An
         "max_tokens": config.max_new_tokens,
         "seed": seed,
     }
+
+
+def share(verdicts: Iterable[bool | None]) -> float:
+    """Share of the verdicts that are yes; NaN where there is none."""
+    known = [verdict for verdict in verdicts if verdict is not None]
+    return sum(known) / len(known) if known else math.nan

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import io
 import json
-import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,22 +16,32 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from megapairs_hf.artifacts import storage
+from megapairs_hf.artifacts.arrow_arrays import stored_embeddings
+from megapairs_hf.artifacts.manifest import WEIGHTS, Manifest, check_names
 from megapairs_hf.artifacts.storage import PathLike, join
+from megapairs_hf.artifacts.tables import is_arrow, mean_sizes, read_arrow, read_batches, read_schema, take_rows
 from megapairs_hf.core.errors import ArtifactError, IncompleteArtifactError, SchemaMismatchError
 from megapairs_hf.core.schema import REJECTED, SCHEMA_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from datasets import Dataset
+
 MANIFEST = "manifest.json"
+REJECTED_NAME = "rejected"
 REJECTED_FILE = "rejected.parquet"
+# beside Arrow shards: a data set's files are of one format
+REJECTED_FILES = (REJECTED_FILE, "rejected.arrow")
+README = "README.md"
 # files of an artifact that its manifest does not list
-COMPANIONS = (REJECTED_FILE, "README.md")
+COMPANIONS = (*REJECTED_FILES, README)
 PLAN = ".plan.json"
 MADE_BY = {
     "corpus": "corpus",
     "embeddings": "embed",
     "pairs": "mine",
+    "captions": "caption",
     "descriptions": "describe",
     "instructions": "instruct",
     "triplets": "build",
@@ -40,51 +49,30 @@ MADE_BY = {
 }
 
 
-@dataclass(frozen=True)
-class Manifest:
-    """What `manifest.json` says.
+@dataclass(frozen=True, repr=False)
+class Artifact:
+    """A finished artifact: rows in shards, opened by `open_artifact`.
+
+    `dataset()` gives the rows as a `datasets.Dataset`, `table()` and `shard(i)` as Arrow tables, `rejected()` what was
+    left out and why, `manifest` the settings and inputs that it was made with.
 
     Attributes:
-        kind: corpus, embeddings, pairs, descriptions, instructions, triplets, model, queries or results.
-        config: the stage's settings.
-        config_hash: their hash.
-        inputs: fingerprint of each input, by name.
-        version: of this package.
-        shards: file name, rows and sha256 of each shard, in order.
-        rows: rows in all shards.
-        rejected: how many rows were left out, by reason; `rejected.parquet` names each.
-        stats: counts of the stage's own (pairs by relation, dimension of the embeddings, …).
-        schema_version: of the columns.
-        complete: always true; a folder without a manifest is not complete.
+        path: the folder.
+        manifest: what its `manifest.json` says.
     """
-
-    kind: str
-    config: dict[str, Any]
-    config_hash: str
-    inputs: dict[str, str]
-    version: str
-    shards: list[dict[str, Any]]
-    rows: int
-    rejected: dict[str, int] = field(default_factory=dict)
-    stats: dict[str, Any] = field(default_factory=dict)
-    schema_version: int = SCHEMA_VERSION
-    complete: bool = True
-
-    @property
-    def fingerprint(self) -> str:
-        """A hash of what was made and from what; the same wherever and however it was made."""
-        from hashlib import sha256
-
-        facts = [self.kind, self.schema_version, self.config_hash, self.inputs, self.shards]
-        return sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-@dataclass(frozen=True)
-class Artifact:
-    """A finished artifact: where it is, and its manifest."""
 
     path: str
     manifest: Manifest
+
+    def __repr__(self) -> str:
+        from megapairs_hf.artifacts.display import as_text
+
+        return as_text(type(self).__name__, self.path, self.manifest)
+
+    def _repr_html_(self) -> str:
+        from megapairs_hf.artifacts.display import as_html
+
+        return as_html(self.path, self.manifest, self.head)
 
     @property
     def rows(self) -> int:
@@ -108,9 +96,83 @@ class Artifact:
         """All shards as one table; only for columns that fit in memory."""
         return pa.concat_tables([self.shard(i, columns) for i in range(len(self.manifest.shards))])
 
+    def head(self, count: int = 5) -> list[dict[str, Any]]:
+        """The first rows of the first shard that has any, as dicts; of weights there are none."""
+        for index, shard in enumerate(self.manifest.shards):
+            if shard["rows"] and count and self.manifest.kind not in WEIGHTS and not shard["file"].endswith(".npy"):
+                batch = next(self.iter_batches(index, self.schema().names, count))
+                rows: list[dict[str, Any]] = batch.to_pylist()
+                return rows
+        return []
+
+    def iter_batches(self, index: int, columns: Sequence[str], size: int) -> Iterator[pa.RecordBatch]:
+        """The rows of one shard in record batches of at most `size`, without reading the whole shard."""
+        yield from read_batches(self.shard_paths()[index], columns, size)
+
+    def take(self, index: int, rows: Sequence[int] | np.ndarray, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Rows of one shard by their sorted numbers, in one or more tables, without reading the whole shard."""
+        yield from take_rows(self.shard_paths()[index], rows, columns)
+
+    def schema(self) -> pa.Schema:
+        """The columns of the shards; none where there is no shard."""
+        paths = self.shard_paths()
+        return read_schema(paths[0]) if paths else pa.schema([])
+
+    def row_sizes(self, index: int) -> np.ndarray:
+        """About how many bytes each row of one shard has, [rows]."""
+        return mean_sizes(self.shard_paths()[index])
+
+    def dataset(self, configuration: str | None = None) -> Dataset:
+        """The rows as a `datasets.Dataset`, memory-mapped; `.arrow` shards are mapped without a copy.
+
+        Args:
+            configuration: one of the further tables (`rejected`, `near_duplicates`; of triplets `images`); None for
+                the rows of the shards (of triplets, `triplets`).
+
+        Raises:
+            ArtifactError: it has no such configuration.
+        """
+        from datasets import Dataset
+
+        from megapairs_hf.artifacts.as_dataset import open_dataset
+
+        kind = self.manifest.kind
+        part = configuration or (kind if kind == "triplets" else None)
+        prefix = f"{part}/" if kind == "triplets" and part in self.manifest.parts else ""
+        if part is not None and not prefix:
+            return Dataset(self.configuration(part))
+        shards = [shard for shard in self.manifest.shards if str(shard["file"]).startswith(prefix) and shard["rows"]]
+        files = [join(self.path, str(shard["file"])) for shard in shards]
+        if not all(name.endswith((".parquet", ".arrow")) for name in files):
+            raise ArtifactError(f"{self.path} holds {kind}, which is no data set of rows")
+        return (
+            open_dataset(files, f"{part or kind}-{self.fingerprint}")
+            if files
+            else Dataset(self.schema().empty_table())
+        )
+
+    def configuration(self, name: str) -> pa.Table:
+        """A further table of the artifact, such as `near_duplicates` of pairs, or `rejected`.
+
+        Raises:
+            ArtifactError: it has no such configuration.
+        """
+        if name == REJECTED_NAME:
+            return self.rejected()
+        known = self.manifest.configurations
+        if name not in known:
+            there = ", ".join([*known, REJECTED_NAME])
+            raise ArtifactError(f"{self.path} has no configuration {name!r}; it has {there}")
+        return read_table(join(self.path, str(known[name]["file"])))
+
     def array(self, index: int) -> np.ndarray:
-        """One shard of an `embeddings` artifact, [rows, D] float16, memory-mapped where the file is local."""
+        """One shard of an `embeddings` artifact, [rows, D] float16, memory-mapped where the file is local.
+
+        Both forms are read: Arrow streams, which hold no descriptor, and the `.npy` files of caches and of others.
+        """
         path = self.shard_paths()[index]
+        if path.endswith(".arrow"):
+            return stored_embeddings(path)
         if storage.is_local(path):
             mapped: np.ndarray = np.load(storage.local(path), mmap_mode="r", allow_pickle=False)
             return mapped
@@ -124,13 +186,16 @@ class Artifact:
 
     def rejected(self) -> pa.Table:
         """The rows that were left out: key, reason, detail."""
-        path = join(self.path, REJECTED_FILE)
-        return read_table(path) if storage.exists(path) else REJECTED.empty_table()
+        files = [join(self.path, name) for name in REJECTED_FILES]
+        path = next((file for file in files if storage.exists(file)), None)
+        return read_table(path) if path is not None else REJECTED.empty_table()
 
 
 def read_table(path: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read a parquet file, local or remote."""
+    """Read a parquet file or an Arrow stream, local or remote."""
     try:
+        if is_arrow(path):
+            return read_arrow(path, columns)
         if storage.is_local(path):
             return pq.read_table(storage.local(path), columns=list(columns) if columns else None, partitioning=None)
         with storage.open_read(path) as file:
@@ -174,11 +239,19 @@ def json_bytes(value: object) -> bytes:
 
 
 def open_artifact(path: PathLike, kind: str | None = None) -> Artifact:
-    """Open a finished artifact.
+    """Open what a stage wrote.
+
+        pairs = open_artifact("runs/demo/pairs")
+        pairs.dataset()                # the rows, a `datasets.Dataset`
+        pairs.dataset("rejected")      # the rows that were left out, and why
+        pairs.manifest.config          # the settings that it was made with
 
     Args:
-        path: its folder, local or any fsspec URL.
-        kind: what it must be; None for anything.
+        path: the folder of a finished artifact, local or any fsspec URL.
+        kind: what it must be (`corpus`, `pairs`, …); None for anything.
+
+    Returns:
+        The artifact; nothing is read but its manifest.
 
     Raises:
         ArtifactError: there is nothing, or its manifest names files outside its folder.
@@ -191,7 +264,7 @@ def open_artifact(path: PathLike, kind: str | None = None) -> Artifact:
             raise IncompleteArtifactError(f"{path} is not finished; run the command that makes it again to continue")
         raise ArtifactError(f"{path} holds no artifact (no {MANIFEST}); {_what_next(path, kind)}")
     loaded = read_json(manifest_path)
-    _check_names(manifest_path, loaded)
+    check_names(manifest_path, loaded)
     if loaded.get("schema_version") != SCHEMA_VERSION:
         raise SchemaMismatchError(
             f"{path} has schema version {loaded.get('schema_version')}, not {SCHEMA_VERSION}; make it again"
@@ -214,21 +287,3 @@ def _what_next(path: PathLike, kind: str | None) -> str:
         if command
         else "check the path, or run the stage that makes it"
     )
-
-
-def _check_names(path: str, manifest: dict[str, Any]) -> None:
-    """Refuse a manifest whose names lead out of its folder: it may come from a stranger, and files are made by it."""
-    kind, shards = manifest.get("kind"), manifest.get("shards")
-    if not isinstance(kind, str) or re.fullmatch(r"[a-z_]+", kind) is None:
-        raise ArtifactError(f"{path} names no kind of artifact ({kind!r}); use only artifacts of this package")
-    for shard in shards if isinstance(shards, list) else [None]:
-        name = shard.get("file") if isinstance(shard, dict) else None
-        if not isinstance(name, str) or not storage.is_inside(name):
-            raise ArtifactError(f"{path} lists a file outside its folder ({name!r}); do not use it")
-
-
-def iter_batches(artifact: Artifact, columns: Sequence[str], index: int, size: int) -> Iterator[pa.RecordBatch]:
-    """The rows of one shard in record batches of at most `size`, without reading the whole shard."""
-    path = artifact.shard_paths()[index]
-    with storage.open_read(path) as file:
-        yield from pq.ParquetFile(file).iter_batches(batch_size=size, columns=list(columns))

@@ -8,17 +8,17 @@ of ids of an artifact in one pass over its shards. What surprises: the file of t
 
 from __future__ import annotations
 
-from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from megapairs_hf.artifacts import storage
 from megapairs_hf.artifacts.artifact import array_bytes
+from megapairs_hf.artifacts.captioned import CaptionedCorpus
+from megapairs_hf.artifacts.virtual import SHARD_ROWS, DatasetArtifact
 from megapairs_hf.core.errors import ArtifactError
 from megapairs_hf.core.schema import IMAGE_ID
 
@@ -119,6 +119,11 @@ def locate(artifact: Artifact, ids: Iterable[str], shards: Iterable[int] | None 
     Returns:
         For each shard that has some, their row numbers, sorted.
     """
+    if isinstance(artifact, CaptionedCorpus):
+        # other captions, the same rows
+        artifact = artifact.corpus
+    if isinstance(artifact, DatasetArtifact):
+        return _locate_in_dataset(artifact, ids, shards)
     keys = pa.array(sorted(set(ids)), pa.string())
     located = {}
     for index in range(len(artifact.manifest.shards)) if shards is None else shards:
@@ -127,6 +132,27 @@ def locate(artifact: Artifact, ids: Iterable[str], shards: Iterable[int] | None 
         if len(rows):
             located[index] = rows
     return located
+
+
+def _locate_in_dataset(
+    artifact: DatasetArtifact, ids: Iterable[str], shards: Iterable[int] | None
+) -> dict[int, np.ndarray]:
+    """As `locate`, through an index: a data set has many small virtual shards."""
+    if "ids" not in artifact.cache:
+        artifact.cache["ids"] = IdIndex(_text_ids(artifact.source))
+    rows = artifact.cache["ids"].rows(sorted(set(ids)))
+    rows = np.unique(rows[rows >= 0])
+    chosen = None if shards is None else set(shards)
+    located = {int(index): rows[rows // SHARD_ROWS == index] % SHARD_ROWS for index in np.unique(rows // SHARD_ROWS)}
+    return {index: inside for index, inside in located.items() if chosen is None or index in chosen}
+
+
+def _text_ids(dataset: Dataset) -> Dataset:
+    """The ids of a data set, as text whatever they are there."""
+    from datasets import Value
+
+    ids = dataset.select_columns([IMAGE_ID])
+    return ids if ids.features[IMAGE_ID].dtype == "string" else ids.cast_column(IMAGE_ID, Value("string"))
 
 
 def known_ids(artifact: Artifact, ids: Iterable[str]) -> set[str]:
@@ -146,19 +172,10 @@ def rows_by_id(
         shards: where to look; everywhere by default.
     """
     for index, rows in locate(artifact, ids, shards).items():
-        with storage.open_read(artifact.shard_paths()[index]) as file:
-            parquet = pq.ParquetFile(file)
-            sizes = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
-            starts = np.concatenate([[0], np.cumsum(sizes)])
-            groups: dict[int, list[int]] = defaultdict(list)
-            for row in rows:
-                group = int(np.searchsorted(starts, row, side="right")) - 1
-                groups[group].append(int(row - starts[group]))
-            for group, inside in groups.items():
+        for table in artifact.take(index, rows, columns):
+            for i in range(len(table)):
                 # one row at a time becomes Python objects: with their images they are large
-                table = parquet.read_row_group(group, columns=list(columns)).take(pa.array(inside))
-                for i in range(len(table)):
-                    yield table.slice(i, 1).to_pylist()[0]
+                yield table.slice(i, 1).to_pylist()[0]
 
 
 def sample_rows(

@@ -106,7 +106,7 @@ def stage_in(work: str, inputs: Mapping[str, str], target: str, *, overwrite: bo
     if url is not None and overwrite and distributed.is_main():
         _clear(mirror(url))
     for folder in inputs.values():
-        if not fetch_all(folder):
+        if not fetch_all(folder) and not storage.is_local(folder):
             # says what is missing there
             open_artifact(folder)
     # the models that `./encoders/…` names are no inputs; of a result, what is finished there is not made again
@@ -219,7 +219,8 @@ def files_of(artifact: Artifact) -> list[str]:
     """The files of an artifact but its manifest; hidden ones belong to no artifact."""
     if artifact.manifest.kind in WHOLE:
         return [n for n in storage.list_files(artifact.path) if n != MANIFEST and "/." not in f"/{n}"]
-    listed = [str(shard["file"]) for shard in artifact.manifest.shards]
+    tables = [*artifact.manifest.shards, *artifact.manifest.configurations.values()]
+    listed = [str(table["file"]) for table in tables]
     return listed + [name for name in COMPANIONS if storage.exists(join(artifact.path, name))]
 
 

@@ -68,6 +68,14 @@ def exists(path: PathLike) -> bool:
     return bool(fs.exists(name))
 
 
+def is_folder(path: PathLike) -> bool:
+    """Whether a folder is there."""
+    if is_local(path):
+        return local(path).is_dir()
+    fs, name = file_system(path)
+    return bool(fs.isdir(name))
+
+
 def list_names(path: PathLike) -> list[str]:
     """Names of the files directly in a folder, sorted; empty where there is no folder."""
     if is_local(path):

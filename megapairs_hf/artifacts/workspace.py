@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 STAGES = (
     "corpus",
     "heldout",
+    "captions",
     "embeddings",
     "encoders",
     "pairs",

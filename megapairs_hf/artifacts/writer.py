@@ -12,7 +12,6 @@ from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
 import pyarrow as pa
 
 from megapairs_hf.artifacts import storage
@@ -20,10 +19,9 @@ from megapairs_hf.artifacts.artifact import (
     COMPANIONS,
     MANIFEST,
     PLAN,
-    REJECTED_FILE,
+    README,
+    REJECTED_NAME,
     Artifact,
-    Manifest,
-    array_bytes,
     json_bytes,
     open_artifact,
     read_json,
@@ -32,6 +30,8 @@ from megapairs_hf.artifacts.artifact import (
 )
 from megapairs_hf.artifacts.fingerprints import sha256_of
 from megapairs_hf.artifacts.lock import acquire, release
+from megapairs_hf.artifacts.manifest import Manifest
+from megapairs_hf.artifacts.readme import artifact_readme
 from megapairs_hf.artifacts.replace import (
     PARTS,
     begun,
@@ -44,6 +44,7 @@ from megapairs_hf.artifacts.replace import (
 )
 from megapairs_hf.artifacts.staleness import check_plan
 from megapairs_hf.artifacts.storage import PathLike, join
+from megapairs_hf.artifacts.tables import arrow_bytes, is_arrow
 from megapairs_hf.core import distributed
 from megapairs_hf.core.config import config_dict, config_hash
 from megapairs_hf.core.schema import REJECTED, SCHEMA_VERSION
@@ -87,14 +88,10 @@ class ArtifactWriter:
         """Rows of a finished shard."""
         return int(read_json(self._part(index, "json"))["rows"])
 
-    def sha256(self, index: int) -> str:
-        """sha256 of a finished shard's file."""
-        return str(read_json(self._part(index, "json"))["sha256"])
-
     def write(
         self,
         index: int,
-        data: pa.Table | np.ndarray,
+        data: pa.Table,
         rejected: Sequence[Rejection] = (),
         stats: Mapping[str, Any] | None = None,
     ) -> None:
@@ -102,11 +99,11 @@ class ArtifactWriter:
 
         Args:
             index: its number.
-            data: its rows, a table for `.parquet` or an array for `.npy`.
+            data: its rows.
             rejected: (key, reason, detail) of every row that was left out.
             stats: nested counters; those of all shards are added up in the manifest.
         """
-        content = array_bytes(data) if isinstance(data, np.ndarray) else table_bytes(data)
+        content = file_bytes(self.names[index], data)
         digest = storage.write_bytes(join(self.path, self.names[index]), content)
         self._record(index, len(data), digest, rejected, stats)
 
@@ -130,25 +127,33 @@ class ArtifactWriter:
         if rows and storage.is_local(self.path):
             drop_old(self.path)
 
-    def finish(self, stats: Mapping[str, Any] | None = None, rejected: Sequence[Rejection] = ()) -> Artifact:
+    def finish(
+        self,
+        stats: Mapping[str, Any] | None = None,
+        rejected: Sequence[Rejection] = (),
+        configurations: Mapping[str, pa.Table] | None = None,
+    ) -> Artifact:
         """Wait for every process, write the manifest, and open the artifact.
 
         Args:
             stats: facts about the whole, added to the counters of the shards.
             rejected: rows that were left out before there were shards.
+            configurations: further tables by name (`near_duplicates`); only the main process needs to give them.
         """
         distributed.barrier()
         if distributed.is_main():
-            self._finish(dict(stats or {}), rejected)
+            self._finish(dict(stats or {}), rejected, configurations or {})
         distributed.barrier()
         return open_artifact(self.path)
 
-    def _finish(self, stats: dict[str, Any], rejected: Sequence[Rejection]) -> None:
+    def _finish(
+        self, stats: dict[str, Any], rejected: Sequence[Rejection], configurations: Mapping[str, pa.Table]
+    ) -> None:
         records = [read_json(self._part(i, "json")) for i in range(len(self.names))]
         tables = [rejection_table(rejected)]
         tables += [read_table(self._part(i, "rejected.parquet")) for i in range(len(self.names))]
         left_out = pa.concat_tables(tables)
-        storage.write_bytes(join(self.path, REJECTED_FILE), table_bytes(left_out))
+        table = self._write_table(REJECTED_NAME, left_out)
         counted: dict[str, Any] = {}
         for record in records:
             add_counts(counted, record.pop("stats"))
@@ -162,10 +167,20 @@ class ArtifactWriter:
             rows=sum(record["rows"] for record in records),
             rejected=dict(sorted(Counter(left_out["reason"].to_pylist()).items())),
             stats={**counted, **stats},
+            configurations={name: self._write_table(name, table) for name, table in configurations.items()},
         )
+        readme = artifact_readme(manifest, table)
+        if readme is not None:
+            storage.write_bytes(join(self.path, README), readme.encode())
         record = asdict(manifest) | {"fingerprint": manifest.fingerprint}
         storage.write_bytes(join(self.path, MANIFEST), json_bytes(record))
         _tidy(self.path)
+
+    def _write_table(self, name: str, table: pa.Table) -> dict[str, Any]:
+        """Write a table beside the shards, in their format: `datasets` reads the files of a folder with one reader."""
+        file = f"{name}.arrow" if self.names and all(map(is_arrow, self.names)) else f"{name}.parquet"
+        digest = storage.write_bytes(join(self.path, file), file_bytes(file, table))
+        return {"file": file, "rows": len(table), "sha256": digest}
 
     def _part(self, index: int, suffix: str) -> str:
         return join(self.path, PARTS, f"{index:05d}.{suffix}")
@@ -180,6 +195,11 @@ class ArtifactWriter:
         if error is not None and distributed.world_size() == 1:
             recover(self.path)
         release(self.lock)
+
+
+def file_bytes(name: str, table: pa.Table) -> bytes:
+    """A table as the bytes of a file of this name."""
+    return arrow_bytes(table) if is_arrow(name) else table_bytes(table)
 
 
 def add_counts(total: dict[str, Any], more: Mapping[str, Any]) -> None:
@@ -261,8 +281,9 @@ def _prepare(path: PathLike, plan: dict[str, Any], overwrite: bool) -> None:
 
 
 def _tidy(path: str) -> None:
-    shards = read_json(join(path, MANIFEST))["shards"]
-    remove_unlisted(path, {MANIFEST, *COMPANIONS, *(shard["file"] for shard in shards)})
+    manifest = read_json(join(path, MANIFEST))
+    tables = [*manifest["shards"], *manifest.get("configurations", {}).values()]
+    remove_unlisted(path, {MANIFEST, *COMPANIONS, *(table["file"] for table in tables)})
     for name in (PLAN, PARTS):
         storage.remove(join(path, name))
     if storage.is_local(path):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+from megapairs_hf.cli.annotate import AnnotateStage
 from megapairs_hf.cli.stage import Stage
 from megapairs_hf.core import distributed
 
@@ -25,12 +26,22 @@ _ALL = (
         out="corpus",
         call="megapairs_hf.corpus:make_corpus",
     ),
+    AnnotateStage(
+        "caption",
+        "A caption for each image (optional): later stages take them in place of the corpus's own.",
+        "megapairs_hf.annotation.config:CaptionConfig",
+        inputs=("corpus",),
+        out="captions",
+        call="megapairs_hf.annotation:caption_images",
+        step="megapairs_hf.annotation.steps:caption_step",
+    ),
     Stage(
         "pretrain",
         "Small encoders trained from scratch on the corpus, for runs without downloads.",
         "megapairs_hf.training.config:PretrainConfig",
         inputs=("corpus",),
         out="encoders",
+        captions=True,
         call="megapairs_hf.training:pretrain_encoders",
         needs="models",
         local=True,
@@ -41,6 +52,7 @@ _ALL = (
         "megapairs_hf.embedding.config:EmbedConfig",
         inputs=("corpus",),
         out="embeddings",
+        captions=True,
         call="megapairs_hf.embedding:embed_corpus",
         needs="models",
         in_work=True,
@@ -55,24 +67,30 @@ _ALL = (
         call="megapairs_hf.mining:mine_pairs",
         needs="mine",
         local=True,
+        # embeddings that another program wrote bring ids of their own
+        optional=("corpus",),
     ),
-    Stage(
+    AnnotateStage(
         "describe",
         "What the two images of a pair share and how they differ.",
         "megapairs_hf.annotation.config:DescribeConfig",
         inputs=("pairs", "corpus"),
         out="descriptions",
+        captions=True,
         call="megapairs_hf.annotation:describe_pairs",
+        step="megapairs_hf.annotation.steps:describe_step",
     ),
-    Stage(
+    AnnotateStage(
         "instruct",
         "Three or more search instructions per pair.",
         "megapairs_hf.annotation.config:InstructConfig",
         inputs=("descriptions", "corpus"),
         out="instructions",
+        captions=True,
         call="megapairs_hf.annotation:instruct_pairs",
+        step="megapairs_hf.annotation.steps:instruct_step",
     ),
-    Stage(
+    AnnotateStage(
         "verify",
         "Compare the target of each instruction with the hard negatives of its pair (optional).",
         "megapairs_hf.annotation.config:VerifyConfig",
@@ -80,6 +98,7 @@ _ALL = (
         out="verified",
         call="megapairs_hf.annotation:verify_pairs",
         in_work=True,
+        step="megapairs_hf.annotation.steps:verify_step",
     ),
     Stage(
         "build",
@@ -87,6 +106,7 @@ _ALL = (
         "megapairs_hf.dataset.config:BuildConfig",
         inputs=("instructions", "pairs", "corpus"),
         out="triplets",
+        captions=True,
         call="megapairs_hf.dataset:build_triplets",
     ),
     Stage(
@@ -95,7 +115,7 @@ _ALL = (
         "megapairs_hf.training.config:TrainConfig",
         inputs=("triplets",),
         out="model",
-        call="megapairs_hf.training:train_mmret",
+        call="megapairs_hf.training:train",
         needs="models",
         in_work=True,
         local=True,

@@ -124,9 +124,8 @@ def measure_benchmarks(options: argparse.Namespace) -> int:
 
 def model_source(options: argparse.Namespace) -> ModelSource:
     """The model that the flags name, with the commit behind its branch on the Hub."""
-    from megapairs_hf.artifacts.fingerprints import weights_fingerprint
+    from megapairs_hf.artifacts.fingerprints import commit_of, weights_fingerprint
     from megapairs_hf.evaluation.entry import ModelSource
-    from megapairs_hf.evaluation.fingerprints import commit_of
     from megapairs_hf.models.loading import load_model
 
     commit = commit_of(options.model, options.revision)

@@ -29,6 +29,7 @@ The whole flow:
 One stage at a time, each with --config F.yaml, --work DIR, and its settings
 as flags:
   corpus     images and captions from a data set, a folder, tars, or synthetic
+  caption    a caption for each image (optional)
   pretrain   small encoders from scratch, for runs without downloads
   embed      images and captions to embeddings, one set per encoder
   mine       related pairs and hard negatives

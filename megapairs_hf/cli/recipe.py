@@ -129,12 +129,10 @@ def _run_demo(options: argparse.Namespace) -> int:
 
 def publish(work: str) -> None:
     """Write the folders that would be uploaded."""
-    from megapairs_hf.hub.config import PushConfig
     from megapairs_hf.hub.upload import push
 
     for kind, name in (("dataset", "triplets"), ("model", "model")):
-        config = PushConfig(repo_id=f"your-name/megapairs-demo-{kind}", license="apache-2.0", dry_run=True)
-        folder = push(kind, Path(work) / name, config, Path(work) / "publish" / kind, work=work)  # type: ignore[arg-type]
+        folder = push(Path(work) / name, f"your-name/megapairs-demo-{kind}", license="apache-2.0", dry_run=True)
         note(f"push {kind} --dry-run: {folder}")
 
 

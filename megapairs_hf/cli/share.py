@@ -10,7 +10,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from megapairs_hf.artifacts import storage
 from megapairs_hf.cli.flags import add_settings, nested, selected
 from megapairs_hf.core.config import build_config
 from megapairs_hf.core.shipped import shipped
@@ -94,12 +93,10 @@ def _push(options: argparse.Namespace, config: PushConfig) -> int:
     from megapairs_hf.hub.upload import plan_text
     from megapairs_hf.hub.upload import push as push_to_hub
 
-    above = storage.parent(options.path)
-    work = options.work or (storage.parent(above) if options.path.endswith(".jsonl") else above)
-    out = options.out or Path(work if storage.is_local(work) else ".") / "publish" / options.kind
-    print(push_to_hub(options.kind, options.path, config, out, work=work))  # noqa: T201
+    place = push_to_hub(options.path, kind=options.kind, out=options.out, work=options.work, **vars(config))
+    print(place)  # noqa: T201
     if config.dry_run:
-        print(plan_text(out))  # noqa: T201
+        print(plan_text(place))  # noqa: T201
     return 0
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 RECIPE_KEYS = (
     "corpus",
     "heldout",
+    "caption",
     "pretrain",
     "embed",
     "mine",
@@ -38,6 +39,15 @@ RECIPE_KEYS = (
 )
 # what an input holds, where that is not its name
 KINDS = {"heldout": "corpus", "base": "model"}
+ROWS = "input: an artifact, a parquet, CSV or JSON lines file, or a data set on the Hub"
+# other flags of an input, and its help, where it need not be a folder that a stage wrote
+ALSO: dict[str, tuple[tuple[str, ...], str]] = {
+    "corpus": (("images",), "input: a corpus, a folder of images, a table of images, or a data set on the Hub"),
+    "pairs": ((), ROWS),
+    "descriptions": ((), ROWS),
+    "instructions": ((), ROWS),
+}
+CAPTIONS, MANIFEST = "captions", "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,8 @@ class Stage:
         needs: the extra of the package that it needs; None where the base is enough.
         in_work: the function gets `work` too, since its settings name paths in the work folder.
         local: it maps files into memory or loads models: folders that are elsewhere are copied to this machine.
+        optional: inputs that the function gets as None where there is none in the work folder and none is named.
+        captions: it reads captions, which those of `megapairs caption` take the place of.
     """
 
     name: str
@@ -66,6 +78,8 @@ class Stage:
     needs: str | None = None
     in_work: bool = False
     local: bool = False
+    optional: tuple[str, ...] = ()
+    captions: bool = False
 
     def config_class(self) -> type[Any]:
         """The dataclass of the settings."""
@@ -78,7 +92,13 @@ class Stage:
         group.add_argument("--config", metavar="F.yaml", help="a recipe, or settings of this stage; flags win")
         group.add_argument("--work", default="work", metavar="DIR", help="work folder of the pipeline (default: work)")
         for name in self.inputs:
-            group.add_argument(f"--{name}", metavar="DIR", help=f"input (default: WORK/{name})")
+            also, what = ALSO.get(name, ((), "input"))
+            names = [f"--{each}" for each in (name, *also)]
+            absent = ", if it is there" if name in self.optional else ""
+            group.add_argument(*names, dest=name, metavar="PATH", help=f"{what} (default: WORK/{name}{absent})")
+        if self.captions:
+            text = "captions in place of the corpus's own (default: WORK/captions, where there are any)"
+            group.add_argument(f"--{CAPTIONS}", metavar="DIR", help=text)
         group.add_argument("--out", metavar="DIR", help=f"output directory (default: WORK/{self.out})")
         group.add_argument("--overwrite", action="store_true", help="overwrite what is there")
         add_settings(parser, self.config_class())
@@ -90,7 +110,8 @@ class Stage:
         for key, value in selected(options, self.config_class()).items():
             set_dotted(values, key, value)
         config = build_config(self.config_class(), values, options.config or self.name)
-        inputs = {name: getattr(options, name) for name in self.inputs if getattr(options, name)}
+        names = (*self.inputs, *([CAPTIONS] if self.captions else []))
+        inputs = {name: getattr(options, name) for name in names if getattr(options, name)}
         return functools.partial(
             self.run, config, work=options.work, out=options.out, inputs=inputs, overwrite=options.overwrite
         )
@@ -128,6 +149,9 @@ class Stage:
             0.
         """
         paths = {name: (inputs or {}).get(name) or join(work, name) for name in self.inputs}
+        captions = (inputs or {}).get(CAPTIONS) or join(work, CAPTIONS)
+        if self.captions and (CAPTIONS in (inputs or {}) or exists(join(captions, MANIFEST))):
+            paths[CAPTIONS] = captions
         target = out or join(work, self.out)
         self.check(target)
         if self.local and not all(is_local(path) for path in (work, target, *paths.values())):
@@ -141,11 +165,19 @@ class Stage:
         return 0
 
     def _run_here(self, config: Any, paths: dict[str, str], out: str, work: str, overwrite: bool) -> None:
-        inputs = [open_input(name, paths[name], work) for name in self.inputs]
+        absent = [name for name in self.optional if paths[name] == join(work, name) and not exists(paths[name])]
+        inputs = [None if name in absent else open_input(name, paths[name], work) for name in self.inputs]
+        if CAPTIONS in paths:
+            place = self.inputs.index("corpus")
+            inputs[place] = captioned(inputs[place], paths[CAPTIONS])
         where = {"out": out, "work": work} if self.in_work else {"out": out}
-        result = load(self.call)(*inputs, config=config, overwrite=overwrite, **where)
+        result = self.apply(inputs, {"config": config, "overwrite": overwrite, **where})
         for artifact in result.values() if isinstance(result, dict) else filter(None, [result]):
             note_artifact(artifact)
+
+    def apply(self, inputs: list[Any], arguments: dict[str, Any]) -> Any:
+        """Call the stage's function."""
+        return load(self.call)(*inputs, **arguments)
 
 
 def stage_settings(path: str, stage: str) -> dict[str, Any]:
@@ -171,17 +203,31 @@ def load(name: str) -> Any:
 def open_input(name: str, path: str, work: str) -> Any:
     """An input of a stage: an artifact, the embeddings of each encoder by name, or a data set's id on the Hub."""
     from megapairs_hf.artifacts.artifact import open_artifact
+    from megapairs_hf.artifacts.sources import as_artifact
     from megapairs_hf.artifacts.storage import HUB_ID
 
     if name == "embeddings":
         return open_embeddings(path)
-    if name == "triplets" and path != join(work, name) and HUB_ID.fullmatch(path) and not exists(path):
-        return path
-    return open_artifact(path, KINDS.get(name, name))
+    if name == "triplets":
+        # training reads a published data set by itself, its images too
+        on_hub = path != join(work, name) and HUB_ID.fullmatch(path) and not exists(path)
+        return path if on_hub else open_artifact(path, name)
+    kind = KINDS.get(name, name)
+    # `work/corpus` looks like the id of a data set
+    return open_artifact(path, kind) if path == join(work, name) else as_artifact(path, kind)
 
 
-def open_embeddings(folder: str) -> dict[str, Any]:
-    """The embeddings in a folder, by encoder.
+def captioned(corpus: Any, path: str) -> Any:
+    """A corpus with the captions of a folder or file in the place of its own."""
+    from megapairs_hf.artifacts.captioned import with_captions
+    from megapairs_hf.artifacts.sources import as_artifact
+
+    note(f"{path} takes the place of the corpus's captions")
+    return with_captions(corpus, as_artifact(path, CAPTIONS))
+
+
+def open_embeddings(folder: str) -> Any:
+    """The embeddings in a folder, by encoder; or those of a folder that another program wrote.
 
     Raises:
         IncompleteArtifactError: some were begun and not finished.
@@ -194,6 +240,10 @@ def open_embeddings(folder: str) -> dict[str, Any]:
     if set(begun) - set(names):
         raise IncompleteArtifactError(f"{folder}/{begun[0]} is not finished; run `megapairs embed` again to continue")
     if not names:
+        from megapairs_hf.mining.embedding_folders import is_embedding_folder, open_embedding_folder
+
+        if is_embedding_folder(folder):
+            return open_embedding_folder(folder)
         raise ArtifactError(f"{folder} holds no finished embeddings; run `megapairs embed` first")
     return {name: open_artifact(str(Path(folder) / name), "embeddings") for name in names}
 

@@ -1,20 +1,32 @@
-"""Columns added to a data set without copying the others, and rows left out with a count by reason."""
+"""Columns added to a data set without copying the others, and rows left out with a count by reason.
+
+What surprises: exact duplicates are found by the hash of the pixels, so the same image saved twice, in other file
+formats or with other metadata, is a duplicate.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from megapairs_hf.core import distributed
 from megapairs_hf.core.errors import ConfigError
 from megapairs_hf.core.progress import note
 from megapairs_hf.core.row_function import ERROR, reason_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
     from datasets import Dataset, IterableDataset
 
     from megapairs_hf.core.row_function import RowFunction
 
     AnyDataset = TypeVar("AnyDataset", Dataset, IterableDataset)
+
+IMAGE_ID, PIXELS = "image_id", "pixels_sha256"
+DUPLICATE_ID, DUPLICATE_IMAGE = "duplicate_id", "duplicate_image"
+# rows whose ids and hashes are Python's strings at a time
+ROWS = 65_536
 
 
 def add_columns(dataset: AnyDataset, function: RowFunction, **map_arguments: Any) -> AnyDataset:
@@ -22,7 +34,8 @@ def add_columns(dataset: AnyDataset, function: RowFunction, **map_arguments: Any
 
     The same rows as `dataset.map(function, batched=True)`, but only the added columns are written: images that the
     data set holds as bytes are not copied. A column that the function adds anew replaces the old one; an earlier
-    `error` is kept.
+    `error` is kept. In a script that `accelerate launch` or `torchrun` started, each process computes its part of the
+    rows, and all get the whole.
 
     Args:
         dataset: a `Dataset`, or an `IterableDataset` (write `.decode(False)` first where it holds images).
@@ -37,22 +50,36 @@ def add_columns(dataset: AnyDataset, function: RowFunction, **map_arguments: Any
     """
     import datasets
 
-    kept = [name for name in dataset.column_names or () if name not in function.features]
+    others = [name for name in dataset.column_names or () if name not in function.features]
     if isinstance(dataset, datasets.IterableDataset):
         features = None
         if dataset.features is not None:
-            old = {name: feature for name, feature in dataset.features.items() if name in kept}
+            old = {name: feature for name, feature in dataset.features.items() if name in others}
             features = datasets.Features({**old, **function.features})
         return dataset.map(function, batched=True, features=features, **map_arguments)
-    added = dataset.map(
-        function,
-        batched=True,
-        remove_columns=dataset.column_names,
-        features=function.features,
-        desc=map_arguments.pop("desc", type(function).__name__),
-        **map_arguments,
-    )
-    return datasets.concatenate_datasets([dataset.select_columns(kept), added], axis=1) if kept else added
+    arguments = {"features": function.features, "desc": type(function).__name__, **map_arguments}
+    added = _map_shards(dataset, function, arguments) if distributed.launched() else _map(dataset, function, arguments)
+    return datasets.concatenate_datasets([dataset.select_columns(others), added], axis=1) if others else added
+
+
+def _map(dataset: Dataset, function: RowFunction, arguments: dict[str, Any]) -> Dataset:
+    return dataset.map(function, batched=True, remove_columns=dataset.column_names, **arguments)
+
+
+def _map_shards(dataset: Dataset, function: RowFunction, arguments: dict[str, Any]) -> Dataset:
+    """The added columns, each process making those of its own part; the others' come from the cache."""
+    import datasets
+
+    if not dataset.cache_files or not datasets.is_caching_enabled():
+        raise ConfigError(
+            "several processes share the rows through the cache of `datasets`, and this data set has none; load it"
+            " from files (`load_from_disk`, `load_dataset`), or run one process"
+        )
+    count = distributed.world_size()
+    shards = [dataset.shard(count, index, contiguous=True) for index in range(count)]
+    _map(shards[distributed.rank()], function, arguments)
+    distributed.barrier()
+    return datasets.concatenate_datasets([_map(shard, function, arguments) for shard in shards])
 
 
 def drop_errors(dataset: AnyDataset) -> AnyDataset:
@@ -80,6 +107,73 @@ def drop_errors(dataset: AnyDataset) -> AnyDataset:
         return dataset
     note(f"{sum(counts.values()):,} of {len(errors):,} rows left out: {format_counts(counts)}")
     return dataset.select([row for row, error in enumerate(errors) if not error])
+
+
+def drop_duplicates(dataset: Dataset) -> Dataset:
+    """Leave out exact duplicates and rows whose `image_id` an earlier row has, and say how many went, by reason.
+
+    Of equal rows the first stays. A row with an `error` stays, and no other is left out because of it.
+
+    Args:
+        dataset: what `CheckImages` was mapped over; it is read as a whole, so an `IterableDataset` will not do.
+
+    Returns:
+        The rows that stay, in their order.
+
+    Raises:
+        ConfigError: there is no column `image_id` or `pixels_sha256`, or the data set is streamed.
+    """
+    import datasets
+
+    if isinstance(dataset, datasets.IterableDataset):
+        raise ConfigError("drop_duplicates looks at all rows, so it cannot stream; write the rows to parquet first")
+    for name in (IMAGE_ID, PIXELS):
+        if name not in dataset.column_names:
+            raise ConfigError(f"there is no column {name!r}; map CheckImages over this data set first")
+    duplicates = find_duplicates(_ids_and_pixels(dataset))
+    left_out = {number * ROWS + row: why for number, part in enumerate(duplicates) for row, why in part.items()}
+    if not left_out:
+        return dataset
+    counts = Counter(reason for reason, _ in left_out.values())
+    note(f"{len(left_out):,} of {len(dataset):,} rows left out: {format_counts(counts)}")
+    return dataset.select([row for row in range(len(dataset)) if row not in left_out])
+
+
+def _ids_and_pixels(dataset: Dataset) -> Iterator[tuple[list[str], list[str]]]:
+    """Ids and hashes of the pixels, a part at a time; empty for a row with an error."""
+    names = [name for name in (IMAGE_ID, PIXELS, ERROR) if name in dataset.column_names]
+    table = dataset.select_columns(names).with_format("arrow")
+    for start in range(0, len(dataset), ROWS):
+        rows = table[start : start + ROWS].to_pylist()
+        good = [not row.get(ERROR) for row in rows]
+        ids, pixels = ([row[name] if ok else "" for row, ok in zip(rows, good, strict=True)] for name in names[:2])
+        yield ids, pixels
+
+
+def find_duplicates(parts: Iterable[tuple[Sequence[str], Sequence[str]]]) -> list[dict[int, tuple[str, str]]]:
+    """The rows to leave out because an earlier row that stays has the same pixels or the same id.
+
+    Args:
+        parts: `image_id` and `pixels_sha256` of some rows, in order; an empty one is unlike every other.
+
+    Returns:
+        For each part, by row: the reason and its detail.
+    """
+    pixels: dict[str, str] = {}
+    ids: set[str] = set()
+    result = []
+    for names, hashes in parts:
+        duplicates = {}
+        for row, (image_id, digest) in enumerate(zip(names, hashes, strict=True)):
+            if digest and digest in pixels:
+                duplicates[row] = (DUPLICATE_IMAGE, f"same pixels as {pixels[digest]}")
+            elif image_id and image_id in ids:
+                duplicates[row] = (DUPLICATE_ID, "an earlier row has this id")
+            else:
+                pixels[digest] = image_id
+                ids.add(image_id)
+        result.append(duplicates)
+    return result
 
 
 def _is_good(error: str) -> bool:

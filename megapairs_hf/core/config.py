@@ -34,6 +34,8 @@ RENAMED = {
     "demonstrations": "num_few_shot",
     "licence": "license",
     "max_tokens": "max_new_tokens",
+    "meta": "meta_columns",
+    "min_fit": "min_pass_rate",
     "models": "encoders",
     "neighbours": "neighbors",
     "pool": "few_shot_file",
@@ -74,6 +76,25 @@ def parse_value(text: str) -> Any:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"cannot read the value {text!r}: {' '.join(str(error).split())}") from error
+
+
+def given_settings(cls: type[T], config: T | None, settings: Mapping[str, Any], where: str) -> T:
+    """The settings of a function that takes them as one object or as keywords.
+
+    Args:
+        cls: their dataclass.
+        config: the object, or None.
+        settings: the keywords.
+        where: the function, for errors.
+
+    Raises:
+        ConfigError: both are given, or a keyword is unknown or of another type.
+    """
+    if config is None:
+        return build_config(cls, settings, where)
+    if settings:
+        raise ConfigError(f"{where}: give `config` or single settings ({', '.join(sorted(settings))}), not both")
+    return config
 
 
 def build_config(cls: type[T], values: Mapping[str, Any], where: str = "settings") -> T:

@@ -62,11 +62,25 @@ def my_shards(count: int) -> range:
 
 
 def choose_device(device: str | None = None) -> str:
-    """The device of this process: the one named, else that of its rank, else the first GPU, else the CPU."""
+    """The device of this process: the one named, else that of its rank, else the first accelerator, else the CPU."""
+    return device_of_rank(None) if device is None else device
+
+
+def device_of_rank(rank: int | None) -> str:
+    """The device of one process among several.
+
+    Args:
+        rank: as `Dataset.map(with_rank=True)` gives it; None (also what `map` passes without `num_proc`) for that of
+            the launcher where there is one, else the first.
+
+    Returns:
+        `cuda:1` and the like where there are accelerators, more ranks than which share them in turn; else `cpu`.
+    """
     import torch
 
-    if device is not None:
-        return device
-    if launched():
+    if rank is None and launched():
         return str(_state().device)
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if accelerator is None:
+        return "cpu"
+    return f"{accelerator.type}:{(rank or 0) % torch.accelerator.device_count()}"

@@ -1,4 +1,4 @@
-"""A value as one line of text, and as one cell of a Markdown table."""
+"""A value as one line of text, and as one cell of a Markdown table; untrusted text for a terminal."""
 
 from __future__ import annotations
 
@@ -11,6 +11,11 @@ def table_cell(text: object) -> str:
     for mark in "\\|`*_<>[]":
         cell = cell.replace(mark, f"\\{mark}")
     return cell
+
+
+def printable(text: str) -> str:
+    """A text from elsewhere as one line that no terminal takes for commands: what cannot be printed is escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def format_value(value: object) -> str:

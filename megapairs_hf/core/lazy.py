@@ -30,6 +30,7 @@ def exports(package: str, names: Mapping[str, Sequence[str]]) -> tuple[Callable[
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     def listed() -> list[str]:
-        return sorted({*vars(sys.modules[package]), *modules})
+        # what the package shows, not what it imports for itself
+        return sorted({*modules, *(name for name in vars(sys.modules[package]) if name.startswith("__"))})
 
     return find, listed

@@ -106,30 +106,40 @@ class RowFunction(ABC):
         """
 
     def __call__(self, batch: Mapping[str, Any], indices: Any = None, rank: int | None = None) -> dict[str, Any]:
-        """The added columns of every row of a batch."""
+        """The added columns of every row of a batch.
+
+        Raises:
+            ConfigError: a single row is given, as by `map` without `batched=True`, or a column is missing.
+        """
+        if is_single(batch):
+            raise ConfigError(f"{type(self).__name__} takes batches; give `map` the argument batched=True")
         # `with_rank=True` alone gives the rank as the second argument
         if rank is None and isinstance(indices, int):
             rank = indices
         rows = Rows(batch)
         before = rows.values(ERROR) if ERROR in rows else [""] * rows.size
         good = [i for i, error in enumerate(before) if not error]
-        if len(good) == rows.size:
-            return self.compute(rows, rank) if good else {name: [] for name in self.features}
         added = self.compute(Rows(batch, good), rank) if good else {}
+        # also a batch without a good row has the right types: the first batch decides those of a plain `map`
         columns = {
-            name: spread(added.get(name, []), good, rows.size, blank_value(feature))
+            name: spread(added[name] if good else [], good, rows.size, blank_value(feature))
             for name, feature in self.features.items()
         }
-        errors = columns[ERROR]
-        return {**columns, ERROR: [old or new for old, new in zip(before, errors, strict=True)]}
+        if rows.table is not None:
+            columns = {name: typed_lists(columns[name], feature) for name, feature in self.features.items()}
+        return {**columns, ERROR: [old or new for old, new in zip(before, columns[ERROR], strict=True)]}
 
     def one(self, **values: Any) -> dict[str, Any]:
-        """The added columns of a single row.
+        """The added columns of a single row: numbers as Python's own, embeddings as arrays.
 
         Args:
             **values: the row.
         """
-        return {name: column[0] for name, column in self({name: [value] for name, value in values.items()}).items()}
+        import numpy as np
+
+        columns = self({name: [value] for name, value in values.items()})
+        firsts = {name: column[0] for name, column in columns.items()}
+        return {name: value.item() if isinstance(value, np.generic) else value for name, value in firsts.items()}
 
     def __getstate__(self) -> dict[str, Any]:
         state = {name: value for name, value in vars(self).items() if not name.startswith("_")}
@@ -143,22 +153,32 @@ class RowFunction(ABC):
         """Set what is loaded lazily to nothing; called after unpickling."""
 
 
+def is_single(batch: Mapping[str, Any]) -> bool:
+    """Whether this is a row in place of a batch of rows."""
+    from datasets.formatting.formatting import LazyRow
+
+    if getattr(batch, "pa_table", None) is not None:
+        return isinstance(batch, LazyRow)
+    columns = (batch[name] for name in batch)
+    return not all(isinstance(column, list) or hasattr(column, "tolist") for column in columns)
+
+
 def spread(values: Any, good: Sequence[int], size: int, blank: Any) -> Any:
     """The values of the good rows, and a blank for every other row.
 
     Args:
-        values: one per good row; an array [len(good), …] stays an array.
+        values: one per good row.
         good: the rows that have values.
         size: of the whole column.
-        blank: the value of the others.
+        blank: the value of the others; an array [D], or [] for a number, makes an array [size, D] of its type.
     """
     import numpy as np
 
-    if isinstance(values, np.ndarray) or isinstance(blank, np.ndarray):
-        values = np.asarray(values)
-        shape = values.shape[1:] if len(values) else np.shape(blank)
-        kind = values.dtype if len(values) else np.asarray(blank).dtype
-        array = np.zeros((size, *shape), kind)
+    if isinstance(blank, np.ndarray):
+        values = np.asarray(values, blank.dtype)
+        if len(values) == size:
+            return values.reshape(size, *blank.shape)
+        array = np.zeros((size, *blank.shape), blank.dtype)
         if len(values):
             array[list(good)] = values
         return array
@@ -168,13 +188,30 @@ def spread(values: Any, good: Sequence[int], size: int, blank: Any) -> Any:
     return column
 
 
+def typed_lists(values: Any, feature: Any) -> Any:
+    """A column on its way to Arrow: lists that are all empty say of what type, as a plain `map` would guess none.
+
+    Lists of structs cannot say it; where a first batch may have none, pass `features=` or use `add_columns`.
+    """
+    import numpy as np
+    from datasets import List, Value
+
+    plain = isinstance(feature, List) and feature.length < 0 and isinstance(feature.feature, Value)
+    if not plain or any(map(len, values)):
+        return values
+    kind = feature.feature.dtype
+    return [np.array([], str if kind in {"string", "large_string"} else kind)] * len(values)
+
+
 def blank_value(feature: Any) -> Any:
-    """What a column of this type holds for a bad row: zeros, an empty text, an empty list."""
+    """What a column of this type holds for a bad row: zeros of its type, an empty text, an empty list."""
     import numpy as np
     from datasets import LargeList, List, Value
 
     if isinstance(feature, dict):
-        return {name: blank_value(inner) for name, inner in feature.items()}
+        inner = {name: blank_value(kind) for name, kind in feature.items()}
+        # inside a struct there are no columns, so a number is Python's own
+        return {name: value.item() if getattr(value, "shape", None) == () else value for name, value in inner.items()}
     if isinstance(feature, List) and feature.length >= 0:
         return np.zeros(feature.length, feature.feature.dtype)
     if isinstance(feature, (List, LargeList)):
@@ -182,7 +219,5 @@ def blank_value(feature: Any) -> Any:
     if isinstance(feature, Value):
         if feature.dtype in {"string", "large_string"}:
             return ""
-        if feature.dtype == "bool":
-            return False
-        return np.zeros((), feature.dtype).item()
+        return np.zeros((), feature.dtype)
     raise TypeError(f"a row function cannot add a column of type {feature}")

@@ -10,12 +10,14 @@ import json
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 IMAGE_ID = "image_id"
 IMAGE = "image"
 CAPTION = "caption"
+CAPTIONS = "captions"
 META = "meta"
+EMBEDDING = "embedding"
 QUERY_ID = "query_id"
 TARGET_ID = "target_id"
 RELATION = "relation"
@@ -37,9 +39,15 @@ PAIR_KEY = [(QUERY_ID, pa.string()), (TARGET_ID, pa.string())]
 PAIRS = pa.schema(
     [
         *PAIR_KEY,
+        ("query_row", pa.int64()),  # rows of the corpus are hints: a reader checks the id there
+        ("target_row", pa.int64()),
         (RELATION, pa.list_(pa.string())),
         (SCORES, pa.list_(pa.struct([("relation", pa.string()), ("score", pa.float32())]))),
         (NEGATIVE_IDS, pa.list_(pa.string())),
+        ("negative_rows", pa.list_(pa.int64())),
+        ("query_cluster", pa.int64()),  # the row of the first image of its near-duplicate cluster; alone: its own
+        ("target_cluster", pa.int64()),
+        ("negative_clusters", pa.list_(pa.int64())),
     ]
 )
 
@@ -48,6 +56,19 @@ DESCRIPTIONS = pa.schema(
         *PAIR_KEY,
         ("description", pa.string()),
         ("word_num", pa.int32()),
+        ("raw", pa.string()),
+        ("model", pa.string()),
+        ("finish_reason", pa.string()),
+        ("prompt_tokens", pa.int32()),
+        ("completion_tokens", pa.int32()),
+    ]
+)
+
+CAPTIONS_TABLE = pa.schema(
+    [
+        (IMAGE_ID, pa.string()),
+        (CAPTION, pa.string()),
+        (CAPTIONS, pa.list_(pa.string())),
         ("raw", pa.string()),
         ("model", pa.string()),
         ("finish_reason", pa.string()),
@@ -69,8 +90,8 @@ INSTRUCTIONS = pa.schema(
     ]
 )
 
-# the instructions after `verify`: of each, the share of hard negatives that the target beats; null where unknown
-VERIFIED = INSTRUCTIONS.append(pa.field("fits", pa.list_(pa.float32())))
+# the instructions after `verify`: of each, the share of hard negatives that the target beats; NaN where unknown
+VERIFIED = INSTRUCTIONS.append(pa.field("verified", pa.list_(pa.float32())))
 
 TRIPLETS = pa.schema(
     [
@@ -80,6 +101,35 @@ TRIPLETS = pa.schema(
         ("hns", pa.list_(pa.string())),  # hns[0] is the query image, as in the released set
         (RELATION, pa.list_(pa.string())),
         (SCORES, pa.list_(pa.struct([("relation", pa.string()), ("score", pa.float32())]))),
+        ("task", pa.string()),
+        ("language", pa.string()),  # BCP 47
+        ("verified", pa.list_(pa.float32())),  # pass rate of each text of `q_text`; empty where `verify` did not run
+    ]
+)
+
+# the images that published triplets name
+PUBLISHED_IMAGES = pa.schema(
+    [
+        (IMAGE_ID, pa.string()),
+        (IMAGE, IMAGE_TYPE),
+        (CAPTION, pa.string()),
+        ("captions", pa.list_(pa.string())),
+        # equal for the images of a near-duplicate cluster and for no others; -1 where nothing is known
+        ("cluster", pa.int64()),
+    ]
+)
+
+# one form for every other task: images by id, any number of them, none where the task has none
+TASK_ROWS = pa.schema(
+    [
+        ("query_images", pa.list_(pa.string())),
+        ("query_text", pa.list_(pa.string())),
+        ("target_images", pa.list_(pa.string())),
+        ("target_texts", pa.list_(pa.string())),
+        ("negative_images", pa.list_(pa.string())),
+        ("negative_texts", pa.list_(pa.string())),
+        ("task", pa.string()),
+        ("language", pa.string()),
     ]
 )
 
@@ -135,11 +185,20 @@ def corpus_schema(meta: pa.StructType | None) -> pa.Schema:
     fields = [
         pa.field(IMAGE_ID, pa.string()),
         pa.field(IMAGE, IMAGE_TYPE),
-        pa.field(CAPTION, pa.string()),
+        pa.field(CAPTION, pa.string()),  # the first of them; empty where there is none
+        pa.field(CAPTIONS, pa.list_(pa.string())),
         pa.field("width", pa.int32()),
         pa.field("height", pa.int32()),
-        pa.field("sha256", pa.string()),  # of the decoded RGB pixels and their size
+        pa.field("num_bytes", pa.int64()),  # of the source's file
+        pa.field("sha256", pa.string()),  # of the source's file: has it changed?
+        pa.field("pixels_sha256", pa.string()),  # of the decoded RGB pixels and their size: is it the same image?
     ]
     if meta is not None:
         fields.append(pa.field(META, meta))
     return with_features(pa.schema(fields), (IMAGE,))
+
+
+def embeddings_schema(dimension: int) -> pa.Schema:
+    """Columns of embeddings: of unit length, in the row order of the corpus; zeros where there is none."""
+    fields = [pa.field(IMAGE_ID, pa.string()), pa.field(EMBEDDING, pa.list_(pa.float16(), dimension))]
+    return with_features(pa.schema(fields))

@@ -1,23 +1,218 @@
-"""One row of a corpus: checked, decoded, and given its id, or rejected with a reason."""
+"""Images checked, measured and named: `CheckImages`, the row function, and the same check for a row of the stage.
+
+What surprises: `sha256` is of the file as its source holds it (has it changed?), `pixels_sha256` of the size and the
+RGB pixels (is it the same image?); where the corpus reduces an image, width, height and pixels are those it keeps.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from megapairs_hf.core.errors import ImageRejectedError
-from megapairs_hf.images.decode import decode_image, encode_image, pixel_sha256, shrink
+from megapairs_hf.core.errors import CorpusError, ImageRejectedError
+from megapairs_hf.core.row_function import ERROR, RowFunction, format_error
+from megapairs_hf.corpus.sources.base import no_id
+from megapairs_hf.corpus.sources.cells import (
+    KEY,
+    URL,
+    WEBDATASET_IMAGES,
+    base_folder,
+    cell_id,
+    choose_image_columns,
+    image_columns,
+    read_cell,
+)
+from megapairs_hf.images.decode import (
+    MAX_PIXELS,
+    Decoded,
+    decode_image,
+    decode_shared,
+    encode_image,
+    pixel_sha256,
+    shrink,
+)
 
 if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable
+
+    from datasets import Features
+    from PIL import Image
+
     from megapairs_hf.artifacts.writer import Rejection
+    from megapairs_hf.core.row_function import Rows
     from megapairs_hf.corpus.config import CorpusConfig
     from megapairs_hf.corpus.sources.base import RawRow
 
+MIN_SIDE = 16
 NO_CAPTION = "no_caption"
 # longer captions are truncated, and counted in the manifest
 MAX_CAPTION_WORDS = 256
 PER_MILLE = 10_000
+ID_DIGITS = 16
+
+
+@dataclass(frozen=True)
+class CheckedImage:
+    """A good image.
+
+    Attributes:
+        decoded: what its file holds.
+        image: the image, reduced to the longest side that is kept.
+        columns: `image_id`, `width`, `height`, `num_bytes`, `sha256`, `pixels_sha256`.
+    """
+
+    decoded: Decoded
+    image: Image.Image
+    columns: dict[str, Any]
+
+
+def check_image(
+    content: bytes | Image.Image,
+    key: str | None,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    min_side: int = MIN_SIDE,
+    max_side: int | None = None,
+) -> CheckedImage:
+    """Decode an image and measure it: what `CheckImages` and the stage both do with each row.
+
+    Args:
+        content: the file's bytes, or an image that was decoded before; of that no file is known, so `num_bytes` is 0
+            and `sha256` empty.
+        key: the id of the row; None for the first 16 hex digits of the pixels' hash.
+        max_pixels: more pixels than this are refused before they are decoded.
+        min_side: a shorter side is refused.
+        max_side: a longer side is reduced; None keeps all pixels.
+
+    Raises:
+        ImageRejectedError: as in `decode_image`.
+    """
+    num_bytes, digest = 0, ""
+    if isinstance(content, bytes):
+        decoded = decode_image(content, max_pixels=max_pixels, min_side=min_side)
+        num_bytes, digest = len(content), hashlib.sha256(content).hexdigest()
+    else:
+        decoded = decode_shared(content, max_pixels=max_pixels, min_side=min_side)
+    image = shrink(decoded.image, max_side)
+    pixels = pixel_sha256(image)
+    if key is None:
+        # the id does not depend on how far an image is reduced
+        key = (pixels if image is decoded.image else pixel_sha256(decoded.image))[:ID_DIGITS]
+    columns = {
+        "image_id": key,
+        "width": image.width,
+        "height": image.height,
+        "num_bytes": num_bytes,
+        "sha256": digest,
+        "pixels_sha256": pixels,
+    }
+    return CheckedImage(decoded, image, columns)
+
+
+class CheckImages(RowFunction):
+    """Decode every image once, give it an id, and say which cannot be used.
+
+    Adds `image_id` (str), `width`, `height` (int32, upright), `num_bytes` (int64), `sha256` (of the file's bytes),
+    `pixels_sha256` (of size and RGB pixels) and `error`. An image may be a file's bytes, a struct of `bytes` and
+    `path`, a path, or a Pillow image; write `.decode(False)` before streaming, so that it comes as its file: of a
+    decoded image `num_bytes` is 0 and `sha256` empty, and one broken file ends the stream.
+
+    The id is that of `id_column`; else `shard/__key__` of a WebDataset (the tar's path relative to `root`, or its file
+    name, without `.tar`); else the image's path relative to `root`; else the first 16 hex digits of the pixels' hash.
+    It is never a counter and never an absolute path, so rows that are added or left out rename none.
+
+    A path in a column of texts must lead to a file inside `root`; the paths of an `Image` column are read where they
+    lead, as `datasets` does. Nothing is fetched from the network.
+
+    Args:
+        root: the folder that ids are relative to, and that paths in a column of texts must be inside.
+        image_column: the column with the images; None for the only one that there is.
+        id_column: the column with unique ids.
+        max_pixels: more pixels than this and an image is an error before it is decoded.
+        min_side: an image with a shorter side is an error.
+
+    Raises:
+        CorpusError: there is no folder `root`, or no or more than one column holds images.
+        ConfigError: a named column is not there.
+
+    Errors: `empty_file`, `not_an_image`, `truncated`, `too_many_pixels`, `too_small`, `unsupported_mode`, `no_image`,
+    `no_id`, `unreadable_file`, `remote_image`, `outside_source`.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str] | None = None,
+        image_column: str | None = None,
+        id_column: str | None = None,
+        max_pixels: int = MAX_PIXELS,
+        min_side: int = MIN_SIDE,
+    ) -> None:
+        if root is not None and not Path(root).exists():
+            raise CorpusError(f"there is no folder {root}; check `root`")
+        self.root = None if root is None else str(base_folder(root))
+        self.image_column, self.id_column = image_column, id_column
+        self.max_pixels, self.min_side = max_pixels, min_side
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget which columns held images."""
+        self._columns: list[str] = []
+
+    @property
+    def features(self) -> Features:
+        """The columns that it adds."""
+        from datasets import Features, Value
+
+        kinds = {"image_id": "string", "width": "int32", "height": "int32", "num_bytes": "int64"}
+        texts = dict.fromkeys(("sha256", "pixels_sha256", ERROR), "string")
+        return Features({name: Value(kind) for name, kind in (kinds | texts).items()})
+
+    def compute(self, rows: Rows, rank: int | None) -> dict[str, Any]:
+        """The added columns of rows without an error."""
+        root = None if self.root is None else Path(self.root)
+        images = [next((c for c in cells if c is not None), None) for cells in self._cells(rows)]
+        blank = [None] * len(rows)
+        own = rows.values(self.id_column) if self.id_column else blank
+        keys, urls = (rows.values(name) if name in rows else blank for name in (KEY, URL))
+        added = [
+            self._check(cell, self._key(cell, root, *ids), root)
+            for cell, *ids in zip(images, own, keys, urls, strict=True)
+        ]
+        return {name: [row[name] for row in added] for name in self.features}
+
+    def _key(self, cell: Any, root: Path | None, own: Any, key: Any, url: Any) -> str | None:
+        if self.id_column:
+            return "" if own is None else str(own)
+        return cell_id(cell, root, key, url)
+
+    def _check(self, cell: Any, key: str | None, root: Path | None) -> dict[str, Any]:
+        from PIL import Image
+
+        content, problem = (cell, None) if isinstance(cell, Image.Image) else read_cell(cell, root, None)
+        if problem is None and key == "":
+            problem = no_id(self.id_column)
+        try:
+            if problem is not None:
+                raise ImageRejectedError(*problem)
+            assert content is not None
+            checked = check_image(content, key, max_pixels=self.max_pixels, min_side=self.min_side)
+        except ImageRejectedError as error:
+            empty = {"width": 0, "height": 0, "num_bytes": 0, "sha256": "", "pixels_sha256": ""}
+            return {"image_id": key or "", **empty, ERROR: format_error(error.reason, error.detail)}
+        return {**checked.columns, ERROR: ""}
+
+    def _cells(self, rows: Rows) -> list[tuple[Any, ...]]:
+        """The cells that may hold each row's image."""
+        if self.image_column is not None:
+            return [(cell,) for cell in rows.values(self.image_column)]
+        # a streamed batch without an image shows by no value which column is meant
+        named = [name for name in ("image", *WEBDATASET_IMAGES) if name in rows]
+        columns = image_columns(rows) or self._columns or named
+        self._columns = choose_image_columns(columns, rows.names, "the data set")
+        return list(zip(*(rows.values(name) for name in self._columns), strict=True))
 
 
 @dataclass(frozen=True)
@@ -34,42 +229,48 @@ def is_held_out(group: str, share: float) -> bool:
     return number % PER_MILLE < share * PER_MILLE
 
 
-def check_row(raw: RawRow, config: CorpusConfig) -> CorpusRow | Rejection:
+def check_row(raw: RawRow, config: CorpusConfig, *, required: bool) -> CorpusRow | Rejection:
     """Decode and check one row.
+
+    Args:
+        raw: the row.
+        config: the settings.
+        required: whether a row without a caption is rejected.
 
     Returns:
         The row, or (key, reason, detail) of its rejection.
     """
-    if raw.problem is not None:
-        return (raw.key, *raw.problem)
-    caption = " ".join((raw.caption or "").split())
-    if not caption:
-        return (raw.key, NO_CAPTION, "the caption is missing or empty")
-    notes = []
-    words = caption.split(" ")
-    if len(words) > MAX_CAPTION_WORDS:
-        caption = " ".join(words[:MAX_CAPTION_WORDS])
-        notes.append("caption_cut")
-    assert raw.image is not None
-    try:
-        decoded = decode_image(raw.image, max_pixels=config.max_pixels, min_side=config.min_side)
-    except ImageRejectedError as error:
-        return (raw.key, error.reason, error.detail)
-    image = shrink(decoded.image, config.max_side)
-    content = raw.image
-    if config.images == "embedded" and (not decoded.as_stored or image is not decoded.image):
-        content = encode_image(image, lossy=decoded.lossy)
-        notes.append("re_encoded")
+    captions, notes = clean_captions(raw.captions)
     by_reference = config.images == "by_reference"
-    if by_reference and raw.reference is None:
-        return (raw.key, "no_reference", "its file cannot be named by a path; take `images: embedded`")
+    try:
+        if raw.problem is not None:
+            raise ImageRejectedError(*raw.problem)
+        if required and not captions:
+            raise ImageRejectedError(NO_CAPTION, "the caption is missing or empty")
+        assert raw.image is not None
+        limits = {"max_pixels": config.max_pixels, "min_side": config.min_side}
+        checked = check_image(raw.image, raw.key, **limits, max_side=config.max_side)
+        if by_reference and raw.reference is None:
+            raise ImageRejectedError("no_reference", "its file cannot be named by a path; take `images: embedded`")
+    except ImageRejectedError as error:
+        return (raw.key or f"row {raw.row}", error.reason, error.detail)
+    content, reduced = raw.image, checked.image is not checked.decoded.image
+    if not by_reference and (reduced or not checked.decoded.as_stored):
+        content = encode_image(checked.image, lossy=checked.decoded.lossy)
+        notes.append("re_encoded")
     columns = {
-        "image_id": raw.key,
+        **checked.columns,
         "image": {"bytes": None, "path": raw.reference} if by_reference else {"bytes": content, "path": None},
-        "caption": caption,
-        "width": image.width,
-        "height": image.height,
-        "sha256": pixel_sha256(image),
+        "caption": captions[0] if captions else "",
+        "captions": captions,
         "meta": raw.meta,
     }
     return CorpusRow(columns, tuple(notes))
+
+
+def clean_captions(captions: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Captions in one line each, each once, none empty, and notes (`caption_cut`, `without_caption`)."""
+    texts = [words for caption in captions if (words := caption.split())]
+    notes = ["caption_cut"] if any(len(words) > MAX_CAPTION_WORDS for words in texts) else []
+    cleaned = dict.fromkeys(" ".join(words[:MAX_CAPTION_WORDS]) for words in texts)
+    return list(cleaned), notes if texts else ["without_caption"]

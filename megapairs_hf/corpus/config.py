@@ -26,13 +26,18 @@ class CorpusConfig:
         split: split of the data set.
         revision: revision of the data set on the Hub.
         image_column: the column with the images; None takes the only one there is. Not for an image folder.
-        caption_column: the column with the captions (for an image folder: of its metadata file).
+        caption_column: the column with the captions (for an image folder: of its metadata file), texts or lists of
+            texts; beside `caption`, `captions` is read too.
         caption_template: a caption made of columns, such as `a photo of a {label}`; for an image folder `{folder}` and
             `{stem}` are known too. Used instead of `caption_column`.
-        id_column: the column with unique ids; None numbers the rows (an image folder uses relative paths).
-        meta: extra columns to keep under `meta`.
-        group_column: column whose values are kept together when part of the corpus is held out; `row` for each row by
-            itself (data sets), `folder` for the images of a folder (image folders), `family` (synthetic scenes).
+        id_column: the column with unique ids; None takes what names the image wherever its row is: its path below
+            `path`, `shard/__key__` of a WebDataset, or else the first 16 hex digits of the hash of its pixels.
+        captions: `required` rejects rows without a caption, `optional` keeps them with an empty one; None requires
+            them where the source has captions at all.
+        meta_columns: extra columns to keep under `meta`; None keeps every column but images, files and embeddings.
+        group_column: column whose values are kept together when part of the corpus is held out; `row` for each row
+            by itself (data sets: by its id where that stands in the row, else by its number), `folder` for the images
+            of a folder (image folders), `family` (synthetic scenes).
         held_out: share of the groups that `part: held_out` selects and `part: train` leaves.
         part: `all`, `train` or `held_out`.
         limit: use only the first so many rows.
@@ -55,7 +60,8 @@ class CorpusConfig:
     caption_column: str = "caption"
     caption_template: str | None = None
     id_column: str | None = None
-    meta: tuple[str, ...] = ()
+    captions: Literal["required", "optional"] | None = None
+    meta_columns: tuple[str, ...] | None = None
     group_column: str | None = None
     held_out: float = 0.0
     part: Literal["all", "train", "held_out"] = "all"
@@ -93,6 +99,13 @@ class CorpusConfig:
             require(
                 bool(self.template_columns()), "caption_template", self.caption_template, "a text with {column} slots"
             )
+
+    def caption_columns(self) -> tuple[str, ...]:
+        """The columns that hold captions, where there is no template."""
+        # the schema brings pyarrow, which no help text needs
+        from megapairs_hf.core.schema import CAPTION, CAPTIONS
+
+        return (CAPTION, CAPTIONS) if self.caption_column == CAPTION else (self.caption_column,)
 
     def template_columns(self) -> list[str]:
         """The columns that the caption template names."""

@@ -1,13 +1,14 @@
 """The corpus stage: a source of images becomes a `corpus` artifact.
 
 Two passes. The first decodes every image of a shard and writes the good rows; the second, when the hashes of all
-pixels are known, leaves out exact duplicates (the first in corpus order stays). What surprises: `sha256` is that of
-the decoded pixels, so the same image saved twice with other metadata is a duplicate.
+pixels are known, leaves out exact duplicates (the first in corpus order stays). What surprises: duplicates are found
+by `pixels_sha256`, so the same image saved twice with other metadata is one.
 """
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +21,9 @@ from megapairs_hf.artifacts.shards import shard_names
 from megapairs_hf.artifacts.storage import PathLike, join
 from megapairs_hf.artifacts.writer import ArtifactWriter, Rejection, create_artifact
 from megapairs_hf.core import distributed
+from megapairs_hf.core.columns import DUPLICATE_ID, DUPLICATE_IMAGE, IMAGE_ID, PIXELS, find_duplicates
 from megapairs_hf.core.errors import CorpusError
-from megapairs_hf.core.progress import Progress
+from megapairs_hf.core.progress import Progress, note
 from megapairs_hf.core.schema import corpus_schema
 from megapairs_hf.corpus.check import NO_CAPTION, CorpusRow, check_row, is_held_out
 from megapairs_hf.corpus.sources.dataset import load_dataset_source
@@ -30,7 +32,7 @@ from megapairs_hf.corpus.sources.synthetic import SceneSource
 from megapairs_hf.images.locate import ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from megapairs_hf.corpus.config import CorpusConfig
     from megapairs_hf.corpus.sources.base import RawRow, Source
@@ -72,7 +74,21 @@ def make_corpus(config: CorpusConfig, *, out: PathLike, overwrite: bool = False)
         corpus = writer.finish(
             decoded.manifest.stats | root, [tuple(row.values()) for row in decoded.rejected().to_pylist()]
         )
+    _note_captions(corpus)
     return _usable(corpus, source.rows, config)
+
+
+def _note_captions(corpus: Artifact) -> None:
+    """Say what can be done without captions."""
+    without = corpus.manifest.stats.get("notes", {}).get("without_caption", 0)
+    decoded = corpus.rows + sum(corpus.manifest.rejected.get(name, 0) for name in (DUPLICATE_ID, DUPLICATE_IMAGE))
+    if without and without == decoded:
+        note(
+            "no captions: only the image relations can be mined; name their column with --caption_column, or write"
+            " captions with `megapairs caption`"
+        )
+    elif without:
+        note(f"{without:,} of {decoded:,} images have no caption; only the image relations find them")
 
 
 def _usable(corpus: Artifact, rows: int, config: CorpusConfig) -> Artifact:
@@ -121,10 +137,12 @@ def _decode_all(source: Source, config: CorpusConfig, writer: ArtifactWriter | A
         total = sum(len(_shard_range(i, source.rows, config)) for i in mine)
         todo = writer.mine()
         left = sum(len(_shard_range(i, source.rows, config)) for i in todo)
+        required = config.captions == "required" or (config.captions is None and source.captioned)
+        check = partial(check_row, config=config, required=required)
         with Progress("corpus", total, "images", total - left) as bar:
             for i in todo:
                 span = _shard_range(i, source.rows, config)
-                _decode_shard(i, _checked(source.read(span.start, span.stop), config, pool, bar), writer, schema)
+                _decode_shard(i, _checked(source.read(span.start, span.stop), check, pool, bar), writer, schema)
         return writer.finish()
 
 
@@ -143,8 +161,8 @@ def _decode_shard(
         count += 1
         if isinstance(row, CorpusRow):
             good.append(row.columns)
-            for note in row.notes:
-                notes[note] = notes.get(note, 0) + 1
+            for name in row.notes:
+                notes[name] = notes.get(name, 0) + 1
         else:
             rejected.append(row)
     stats = {"rows_in": count, "notes": notes}
@@ -152,51 +170,29 @@ def _decode_shard(
 
 
 def _checked(
-    rows: Iterator[RawRow], config: CorpusConfig, pool: ThreadPoolExecutor, bar: Progress
+    rows: Iterator[RawRow],
+    check: Callable[[RawRow], CorpusRow | Rejection],
+    pool: ThreadPoolExecutor,
+    bar: Progress,
 ) -> Iterator[CorpusRow | Rejection]:
     while batch := list(islice(rows, BATCH)):
-        yield from pool.map(lambda row: check_row(row, config), batch)
+        yield from pool.map(check, batch)
         bar.advance(len(batch))
 
 
 def _leave_out_duplicates(decoded: Artifact, writer: ArtifactWriter) -> None:
-    duplicates = find_duplicates(decoded)
+    shards = (decoded.shard(i, [IMAGE_ID, PIXELS]) for i in range(len(decoded.manifest.shards)))
+    duplicates = find_duplicates((table[IMAGE_ID].to_pylist(), table[PIXELS].to_pylist()) for table in shards)
     for i in writer.mine():
-        left_out = duplicates.get(i, {})
+        left_out = duplicates[i]
         table = decoded.shard(i)
-        rejected = [(table["image_id"][row].as_py(), *why) for row, why in sorted(left_out.items())]
+        rejected = [(table[IMAGE_ID][row].as_py(), *why) for row, why in sorted(left_out.items())]
         if not left_out and storage.is_local(writer.path):
             link(decoded.shard_paths()[i], join(writer.path, writer.names[i]))
             writer.adopt(i, table.num_rows, rejected, {})
         else:
             keep = pa.array([row not in left_out for row in range(table.num_rows)], pa.bool_())
             writer.write(i, table.filter(keep), rejected)
-
-
-def find_duplicates(decoded: Artifact) -> dict[int, dict[int, tuple[str, str]]]:
-    """The rows to leave out because an earlier row has the same pixels or the same id.
-
-    Args:
-        decoded: a corpus.
-
-    Returns:
-        By shard and row: the reason and its detail.
-    """
-    pixels: dict[str, str] = {}
-    ids: set[str] = set()
-    duplicates: dict[int, dict[int, tuple[str, str]]] = {}
-    for shard in range(len(decoded.manifest.shards)):
-        table = decoded.shard(shard, ["image_id", "sha256"])
-        rows = zip(table["image_id"].to_pylist(), table["sha256"].to_pylist(), strict=True)
-        for row, (image_id, digest) in enumerate(rows):
-            if image_id in ids:
-                duplicates.setdefault(shard, {})[row] = ("duplicate_id", "an earlier row has this id")
-            elif digest in pixels:
-                duplicates.setdefault(shard, {})[row] = ("duplicate_image", f"same pixels as {pixels[digest]}")
-            else:
-                pixels[digest] = image_id
-            ids.add(image_id)
-    return duplicates
 
 
 def link(source: str, target: str) -> None:

@@ -15,7 +15,9 @@ class BuildConfig:
         validation: share of the images in the validation split; the splits share no image.
         seed: random seed of the split.
         min_negatives: triplets with fewer hard negatives, the query image counted, are rejected.
-        min_fit: instructions whose `fits` of `megapairs verify` is lower are left out; 0 keeps all and needs none.
+        min_pass_rate: instructions whose pass rate (`verified`, by `megapairs verify`) is lower are left out; 0 keeps
+            all and needs none.
+        language: BCP 47 tag of the instructions; None for the one they were made in, `en` where that is not known.
         preview: triplets of the `preview` configuration, whose rows hold their images.
         exclude: file of image ids, one per line, that are left out after the split; the manifest keeps its hash only.
     """
@@ -23,7 +25,8 @@ class BuildConfig:
     validation: float = 0.05
     seed: int = 0
     min_negatives: int = 2
-    min_fit: float = 0.0
+    min_pass_rate: float = 0.0
+    language: str | None = None
     preview: int = 100
     # the file's content decides, which is hashed as an input
     exclude: str = field(default="", metadata=RUNTIME_ONLY)
@@ -31,7 +34,7 @@ class BuildConfig:
     def __post_init__(self) -> None:
         require(0 <= self.validation < 1, "validation", self.validation, "a share from 0 up to, not including, 1")
         require(self.min_negatives >= 1, "min_negatives", self.min_negatives, "at least 1 (the query image)")
-        require(0 <= self.min_fit <= 1, "min_fit", self.min_fit, "a share from 0 to 1")
+        require(0 <= self.min_pass_rate <= 1, "min_pass_rate", self.min_pass_rate, "a share from 0 to 1")
         require(self.preview >= 0, "preview", self.preview, "a number of triplets, or 0 for none")
 
 

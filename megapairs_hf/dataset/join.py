@@ -1,139 +1,130 @@
-"""Instructions, pairs and images joined to triplets, one shard of pairs at a time.
+"""A pair and its instructions become a triplet: the row function `JoinTriplets`, which the build stage applies too.
 
-What surprises: a triplet keeps only hard negatives of its own split, since the validation split must share no image
-with the training split, not even as a negative.
+What surprises: a data set of pairs without a column `negative_ids` was never mined for negatives, so the query image
+is the only one and `min_negatives` asks for nothing; where the column is there, a pair that has too few is an error.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass, field
+import math
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
-from megapairs_hf.core.errors import ArtifactError, ConfigError
-from megapairs_hf.core.schema import TRIPLETS, with_features
-from megapairs_hf.dataset.exclude import excluded_pair
-from megapairs_hf.dataset.layout import SPLITS
+from megapairs_hf.core.config import require
+from megapairs_hf.core.errors import ConfigError
+from megapairs_hf.core.row_function import ERROR, RowFunction, Rows, format_error
+from megapairs_hf.core.schema import NEGATIVE_IDS, QUERY_ID, RELATION, SCORES, TARGET_ID, TRIPLETS
+from megapairs_hf.dataset.layout import COMPOSED
 
 if TYPE_CHECKING:
-    from megapairs_hf.artifacts.artifact import Artifact
-    from megapairs_hf.artifacts.writer import Rejection
-    from megapairs_hf.dataset.config import BuildConfig
+    from collections.abc import Mapping, Sequence
 
-OTHER_PAIRS = "the instructions were made of other pairs; run `megapairs describe` and `instruct` again"
+    from datasets import Features
 
-
-@dataclass
-class Joined:
-    """What a shard of pairs becomes.
-
-    Attributes:
-        rows: the triplets of each split.
-        rejected: the pairs that became none.
-        counts: `pairs` that have instructions; triplets of the `validation` split before images were excluded; hard
-            negatives that were left out because they are in the `other_split`.
-        relations: triplets by relation.
-    """
-
-    rows: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: {split: [] for split in SPLITS})
-    rejected: list[Rejection] = field(default_factory=list)
-    counts: Counter[str] = field(default_factory=Counter)
-    relations: Counter[str] = field(default_factory=Counter)
-
-    def table(self, split: str) -> pa.Table:
-        """The triplets of a split."""
-        return pa.Table.from_pylist(self.rows[split], schema=with_features(TRIPLETS))
-
-    def image_ids(self) -> set[str]:
-        """The images that the triplets name."""
-        return {name for rows in self.rows.values() for row in rows for name in (row["t_img"], *row["hns"])}
+INSTRUCTIONS, VERIFIED = "instructions", "verified"
+REQUIRED = (QUERY_ID, TARGET_ID, INSTRUCTIONS)
+OPTIONAL = (NEGATIVE_IDS, RELATION, SCORES, VERIFIED)
 
 
-@dataclass(frozen=True)
-class Join:
-    """The join of all shards.
+class JoinTriplets(RowFunction):
+    """Adds the columns of a triplet to a pair that has instructions.
 
-    Attributes:
-        instructions: ≥ 3 instructions for each pair, in shards like those of the pairs.
-        pairs: with their hard negatives.
-        config: the settings of the stage.
-        validation: the images of the validation split.
-        excluded: images that no triplet may name.
-    """
+    It reads `query_id`, `target_id` and `instructions` (a list of texts, or one text), and where they are there
+    `negative_ids`, `relation`, `scores` and `verified`. It adds `q_img`, `q_text`, `t_img`, `hns` (the query image
+    first), `relation`, `scores`, `task`, `language`, `verified` and `error`.
 
-    instructions: Artifact
-    pairs: Artifact
-    config: BuildConfig
-    validation: frozenset[str]
-    excluded: frozenset[str]
-
-    def shard(self, index: int) -> Joined:
-        """The triplets of one shard of pairs."""
-        texts = accepted_texts(self.instructions, index, self.config.min_fit)
-        joined = Joined()
-        for row in self.pairs.shard(index).to_pylist():
-            pair = (row["query_id"], row["target_id"])
-            if pair in texts:
-                joined.counts["pairs"] += 1
-                self._add(joined, row, texts[pair])
-        if joined.counts["pairs"] < len(texts):
-            raise ArtifactError(OTHER_PAIRS)
-        return joined
-
-    def _add(self, joined: Joined, row: dict[str, Any], texts: list[str]) -> None:
-        query, target = row["query_id"], row["target_id"]
-        key, inside = f"{query} -> {target}", query in self.validation
-        same_split = [name for name in row["negative_ids"] if (name in self.validation) == inside]
-        problem = self._problem(key, texts, inside == (target in self.validation), len(same_split) + 1)
-        # counted before images are excluded, so that no exclusion changes the split
-        if problem is None:
-            joined.counts["validation"] += inside
-            joined.counts["other_split"] += len(row["negative_ids"]) - len(same_split)
-        negatives = [name for name in same_split if name not in self.excluded]
-        if query in self.excluded or target in self.excluded:
-            problem = excluded_pair(key)
-        elif problem is None:
-            problem = self._problem(key, texts, True, len(negatives) + 1)
-        if problem is not None:
-            joined.rejected.append(problem)
-            return
-        joined.relations.update(row["relation"])
-        joined.rows[SPLITS[inside]].append(
-            {
-                "q_img": query,
-                "q_text": texts,
-                "t_img": target,
-                "hns": [query, *negatives],
-                "relation": row["relation"],
-                "scores": row["scores"],
-            }
-        )
-
-    def _problem(self, key: str, texts: list[str], one_split: bool, negatives: int) -> Rejection | None:
-        if not texts:
-            return key, "no_fitting_instruction", f"none fits at {self.config.min_fit:g}"
-        if not one_split:
-            return key, "crosses_splits", "its images are in both splits"
-        if negatives < self.config.min_negatives:
-            return key, "too_few_negatives", f"{negatives} in its split"
-        return None
-
-
-def accepted_texts(instructions: Artifact, index: int, min_fit: float) -> dict[tuple[str, str], list[str]]:
-    """The instructions of each pair of a shard whose verdict is good enough; those without a verdict stay.
+    Args:
+        min_negatives: fewest hard negatives, the query image counted; pairs without a column `negative_ids` have the
+            query image alone and are taken as they are.
+        min_pass_rate: instructions whose pass rate in `verified` is lower are left out, those without a verdict stay;
+            0 keeps all and needs no verdict.
+        language: of the instructions, a BCP 47 tag.
 
     Raises:
-        ConfigError: there is a threshold but no verdict.
+        ConfigError: a setting is out of its range.
     """
-    table = instructions.shard(index)
-    if min_fit > 0 and "fits" not in table.column_names:
-        raise ConfigError(f"`min_fit` is {min_fit:g}, but the instructions have no verdicts; run `megapairs verify`")
-    columns = ["query_id", "target_id", "instructions", *(["fits"] if min_fit > 0 else [])]
-    accepted = {}
-    for row in table.select(columns).to_pylist():
-        fits = row.get("fits") or [None] * len(row["instructions"])
-        both = zip(row["instructions"], fits, strict=True)
-        accepted[row["query_id"], row["target_id"]] = [text for text, fit in both if fit is None or fit >= min_fit]
-    return accepted
+
+    VERSION = 1
+
+    def __init__(self, *, min_negatives: int = 2, min_pass_rate: float = 0.0, language: str = "en") -> None:
+        require(min_negatives >= 1, "min_negatives", min_negatives, "at least 1 (the query image)")
+        require(0 <= min_pass_rate <= 1, "min_pass_rate", min_pass_rate, "a share from 0 to 1")
+        self.min_negatives, self.min_pass_rate, self.language = min_negatives, min_pass_rate, language
+
+    @property
+    def features(self) -> Features:
+        """The columns of a triplet, and `error`."""
+        from datasets import Features, Value
+
+        return Features({**Features.from_arrow_schema(TRIPLETS), ERROR: Value("string")})
+
+    def compute(self, rows: Rows, rank: int | None) -> dict[str, Any]:
+        """The triplets of some pairs.
+
+        Raises:
+            ConfigError: a needed column is absent: ids, instructions, or `verified` where there is a threshold.
+        """
+        if self.min_pass_rate > 0 and VERIFIED not in rows:
+            raise ConfigError(NO_VERDICTS.format(self.min_pass_rate))
+        names = [*REQUIRED, *(name for name in OPTIONAL if name in rows)]
+        joined = [self.join(row) for row in rows.rows(names)]
+        return {name: [row[name] for row in joined] for name in self.features}
+
+    def join(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """The triplet of one pair.
+
+        Args:
+            row: the columns that are read; `negative_ids` absent or None where no negatives were mined.
+
+        Returns:
+            The added columns; of a pair that makes no triplet blanks and the `error`.
+        """
+        query, target = row[QUERY_ID] or "", row[TARGET_ID] or ""
+        texts, rates, error = self._accepted(row)
+        mined = row.get(NEGATIVE_IDS)
+        negatives = [name for name in dict.fromkeys(mined or ()) if name not in {query, target}]
+        if not query or not target:
+            error = format_error("no_image_id", "`query_id` or `target_id` is empty")
+        elif not error and mined is not None and len(negatives) + 1 < self.min_negatives:
+            error = format_error("too_few_negatives", f"{len(negatives) + 1}, the query image counted")
+        if error:
+            return {**BLANK, ERROR: error}
+        return {
+            "q_img": query,
+            "q_text": texts,
+            "t_img": target,
+            "hns": [query, *negatives],
+            RELATION: list(row.get(RELATION) or ()),
+            SCORES: list(row.get(SCORES) or ()),
+            "task": COMPOSED,
+            "language": self.language,
+            VERIFIED: rates,
+            ERROR: "",
+        }
+
+    def _accepted(self, row: Mapping[str, Any]) -> tuple[list[str], list[float], str]:
+        """The instructions that are good enough, their pass rates (none without verdicts), or what is wrong."""
+        value = row[INSTRUCTIONS] or []
+        texts: list[str] = [value] if isinstance(value, str) else list(value)
+        verdicts: Sequence[float | None] = row.get(VERIFIED) or [None] * len(texts)
+        if len(verdicts) != len(texts):
+            return [], [], format_error("other_verdicts", f"{len(verdicts)} pass rates of {len(texts)} instructions")
+        rates = [math.nan if rate is None else float(rate) for rate in verdicts]
+        both = [(t, r) for t, r in zip(texts, rates, strict=True) if t and (math.isnan(r) or r >= self.min_pass_rate)]
+        if not both:
+            detail = f"none passes at {self.min_pass_rate:g}" if texts else "the pair has none"
+            return [], [], format_error("no_instruction", detail)
+        return [text for text, _ in both], [rate for _, rate in both] if row.get(VERIFIED) else [], ""
+
+
+NO_VERDICTS = "`min_pass_rate` is {:g}, but the instructions have no verdicts; run `megapairs verify`, or map `Verify`"
+BLANK: dict[str, Any] = {
+    "q_img": "",
+    "q_text": [],
+    "t_img": "",
+    "hns": [],
+    RELATION: [],
+    SCORES: [],
+    "task": "",
+    "language": "",
+    VERIFIED: [],
+}

@@ -1,35 +1,30 @@
-"""The layout of the published folder: its files, its images, and the YAML by which `load_dataset` finds them.
+"""The layout of the published folder: its files and its images.
 
-What surprises: `datasets` keys its cache of a local folder by the README's YAML and not by the files, so that text
-must change whenever the rows do; each configuration's description carries a mark that does.
+What surprises: the README of a folder on disk is not made here. The names of the files decide it, as they do for every
+artifact.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
-from megapairs_hf.core.schema import IMAGE_TYPE, with_features
+from megapairs_hf.artifacts.readme import configuration
+from megapairs_hf.core.schema import IMAGE_TYPE, PUBLISHED_IMAGES, with_features
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 T = TypeVar("T")
 SPLITS = ("train", "validation")
+COMPOSED = "composed_image_retrieval"
+# the cluster of an image of which no near-duplicates are known
+UNKNOWN_CLUSTER = -1
 # the most that the Hub advises for a parquet file
 MAX_SHARD_BYTES = 500_000_000
 PREVIEW_FILE = "preview/train-00000-of-00001.parquet"
-README = """---
-{configs}---
-
-# Triplets
-
-Made by megapairs-hf. `megapairs push dataset` writes the full card.
-"""
 
 
 def configs(splits: Mapping[str, Sequence[str]], mark: str) -> list[dict[str, Any]]:
@@ -40,29 +35,9 @@ def configs(splits: Mapping[str, Sequence[str]], mark: str) -> list[dict[str, An
         mark: a hash that changes with the rows.
     """
     return [
-        {
-            "config_name": part,
-            **({"default": True} if part == "triplets" else {}),
-            "description": mark,
-            "data_files": [{"split": name, "path": f"{part}/{name}-*"} for name in names],
-        }
+        configuration(part, mark, {name: f"{part}/{name}-*" for name in names}, default=part == "triplets")
         for part, names in splits.items()
     ]
-
-
-def readme(splits: Sequence[str], rows: object, preview: bool) -> str:
-    """The README of a data set.
-
-    Args:
-        splits: those that hold triplets.
-        rows: plain values that change whenever the rows do.
-        preview: whether there is a `preview` configuration.
-    """
-    import yaml
-
-    mark = hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()[:16]
-    parts = {"triplets": splits, "images": ["train"], **({"preview": ["train"]} if preview else {})}
-    return README.format(configs=yaml.safe_dump({"configs": configs(parts, mark)}, sort_keys=False))
 
 
 def cut(sizes: Sequence[float] | np.ndarray, limit: int | None = None) -> list[slice]:
@@ -84,9 +59,19 @@ def cut(sizes: Sequence[float] | np.ndarray, limit: int | None = None) -> list[s
 
 
 def image_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-    """Images with their captions, by id."""
-    schema = pa.schema([("image_id", pa.string()), ("image", IMAGE_TYPE), ("caption", pa.string())])
-    return pa.Table.from_pylist(list(rows), schema=with_features(schema, ("image",)))
+    """Images by id with what is known of them; blanks for the rest.
+
+    Args:
+        rows: `image_id` and `image`; `caption`, `captions` and `cluster` may be absent or None.
+    """
+    filled = []
+    for row in rows:
+        caption = row.get("caption") or ""
+        captions = row.get("captions") or ([caption] if caption else [])
+        cluster = row.get("cluster")
+        known = {"caption": caption, "captions": captions, "cluster": UNKNOWN_CLUSTER if cluster is None else cluster}
+        filled.append({"image_id": row["image_id"], "image": row["image"], **known})
+    return pa.Table.from_pylist(filled, schema=with_features(PUBLISHED_IMAGES, ("image",)))
 
 
 def preview_ids(triplets: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:

@@ -9,20 +9,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from megapairs_hf.artifacts import storage
 from megapairs_hf.artifacts.lookup import rows_by_id
+from megapairs_hf.core.schema import PUBLISHED_IMAGES, corpus_schema
 from megapairs_hf.dataset.layout import cut, image_table
 from megapairs_hf.images.locate import ROOT, image_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
+
+    import pyarrow as pa
 
     from megapairs_hf.artifacts.artifact import Artifact
-
-COLUMNS = ("image_id", "image", "caption")
 
 
 class PublishedImages:
@@ -31,10 +29,12 @@ class PublishedImages:
     Args:
         corpus: the corpus.
         ids: image ids.
+        clusters: the near-duplicate cluster of each id where it is known.
     """
 
-    def __init__(self, corpus: Artifact, ids: set[str]) -> None:
-        self.corpus, self.ids = corpus, ids
+    def __init__(self, corpus: Artifact, ids: set[str], clusters: Mapping[str, int] | None = None) -> None:
+        self.corpus, self.ids, self.clusters = corpus, ids, clusters or {}
+        self.columns = [name for name in PUBLISHED_IMAGES.names if name in corpus_schema(None).names]
         self.root: str | None = corpus.manifest.stats.get(ROOT)
 
     def parts(self) -> list[dict[int, np.ndarray]]:
@@ -59,21 +59,18 @@ class PublishedImages:
         if self.root is not None:
             cells = self.corpus.shard(index, ["image"])["image"].take(rows).to_pylist()
             return np.array([len(image_bytes(cell, self.root)) for cell in cells])
-        with storage.open_read(self.corpus.shard_paths()[index]) as file:
-            metadata = pq.ParquetFile(file).metadata
-        groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-        means = [np.full(group.num_rows, group.total_byte_size / max(1, group.num_rows)) for group in groups]
-        return np.concatenate(means)[rows]
+        return self.corpus.row_sizes(index)[rows]
 
     def table(self, part: dict[int, np.ndarray]) -> pa.Table:
         """The rows of one file of images."""
-        tables = ((self.corpus.shard(index, COLUMNS), rows) for index, rows in part.items())
+        tables = ((self.corpus.shard(index, self.columns), rows) for index, rows in part.items())
         return image_table([self._embedded(row) for table, rows in tables for row in table.take(rows).to_pylist()])
 
     def rows(self, ids: Iterable[str]) -> dict[str, dict[str, Any]]:
         """Images with their captions, by id."""
-        return {row["image_id"]: self._embedded(row) for row in rows_by_id(self.corpus, ids, COLUMNS)}
+        return {row["image_id"]: self._embedded(row) for row in rows_by_id(self.corpus, ids, self.columns)}
 
     def _embedded(self, row: dict[str, Any]) -> dict[str, Any]:
         """What is published holds its images, wherever the corpus keeps them."""
-        return {**row, "image": {"bytes": image_bytes(row["image"], self.root), "path": None}}
+        image = {"bytes": image_bytes(row["image"], self.root), "path": None}
+        return {**row, "image": image, "cluster": self.clusters.get(row["image_id"])}

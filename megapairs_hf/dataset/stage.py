@@ -15,25 +15,28 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from megapairs_hf.artifacts import storage
 from megapairs_hf.artifacts.artifact import Artifact
 from megapairs_hf.artifacts.shards import shard_names
-from megapairs_hf.artifacts.storage import PathLike, join
+from megapairs_hf.artifacts.sources import as_artifact
 from megapairs_hf.artifacts.writer import ArtifactWriter, Rejection, create_artifact
-from megapairs_hf.core import distributed
-from megapairs_hf.core.config import config_hash
 from megapairs_hf.core.errors import ArtifactError
 from megapairs_hf.core.progress import Progress, note
+from megapairs_hf.core.schema import NEGATIVE_IDS
 from megapairs_hf.dataset.exclude import read_excluded
-from megapairs_hf.dataset.join import OTHER_PAIRS, Join
-from megapairs_hf.dataset.layout import PREVIEW_FILE, SPLITS, cut, preview_ids, preview_table, readme, thinned
+from megapairs_hf.dataset.join import JoinTriplets
+from megapairs_hf.dataset.layout import PREVIEW_FILE, SPLITS, cut, preview_ids, preview_table, thinned
 from megapairs_hf.dataset.published_images import PublishedImages
-from megapairs_hf.dataset.split import validation_images
+from megapairs_hf.dataset.shard_join import Join
+from megapairs_hf.dataset.split import CLUSTERS, IDS, SPLIT, Splits, has_clusters, validation_keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from datasets import Dataset
+
+    from megapairs_hf.artifacts.storage import PathLike
     from megapairs_hf.dataset.config import BuildConfig
 
 
@@ -48,6 +51,7 @@ class Summary:
         rejected: the pairs that became no triplet.
         counts: as those of `Joined`.
         relations: triplets by relation.
+        clusters: as those of `Joined`.
     """
 
     sizes: dict[str, list[int]] = field(default_factory=lambda: {split: [] for split in SPLITS})
@@ -56,6 +60,7 @@ class Summary:
     rejected: list[Rejection] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     relations: Counter[str] = field(default_factory=Counter)
+    clusters: dict[str, int] = field(default_factory=dict)
 
     def stats(self) -> dict[str, object]:
         """The facts for the manifest."""
@@ -68,9 +73,9 @@ class Summary:
 
 
 def build_triplets(
-    instructions: Artifact,
-    pairs: Artifact,
-    corpus: Artifact,
+    instructions: Artifact | Dataset | PathLike,
+    pairs: Artifact | Dataset | PathLike,
+    corpus: Artifact | Dataset | PathLike,
     *,
     config: BuildConfig,
     out: PathLike,
@@ -79,8 +84,9 @@ def build_triplets(
     """Join everything into triplets.
 
     Args:
-        instructions: ≥ 3 instructions for each pair.
-        pairs: with their hard negatives.
+        instructions: ≥ 3 instructions for each pair; like the others an artifact, its folder, a `Dataset`, a table of
+            one's own or a data set on the Hub.
+        pairs: with their hard negatives, and with a column `split` where `split_pairs` divided them.
         corpus: the images.
         config: the settings.
         out: the artifact's folder.
@@ -90,18 +96,21 @@ def build_triplets(
         A `triplets` artifact; its folder loads with `datasets.load_dataset`.
 
     Raises:
-        ArtifactError: no triplet is left.
+        ArtifactError: no triplet is left, or the three do not belong together.
     """
-    if pairs.manifest.inputs["corpus"] != corpus.fingerprint:
+    instructions, pairs = as_artifact(instructions, "instructions"), as_artifact(pairs, "pairs")
+    corpus = as_artifact(corpus, "corpus")
+    if pairs.manifest.inputs.get("corpus", corpus.fingerprint) != corpus.fingerprint:
         raise ArtifactError("the pairs were mined from another corpus; run `megapairs mine` again")
     excluded, hashes = read_excluded(config.exclude)
-    rows, summary = _joined(Join(instructions, pairs, config, _validation(instructions, config), excluded))
+    function = _function(instructions, config)
+    rows, summary = _joined(Join(instructions, pairs, function, _has_negatives(pairs), excluded), config)
     if not summary.rows["train"]:
         raise ArtifactError(
             f"none of the {instructions.rows:,} annotated pairs makes a triplet; mine more pairs, or lower"
             " `min_negatives` or `validation`"
         )
-    files = _files(rows, summary, PublishedImages(corpus, summary.image_ids), config.preview)
+    files = _files(rows, summary, PublishedImages(corpus, summary.image_ids, summary.clusters), config.preview)
     inputs = {"instructions": instructions.fingerprint, "pairs": pairs.fingerprint, "corpus": corpus.fingerprint}
     inputs |= hashes
     writer = create_artifact(
@@ -111,31 +120,44 @@ def build_triplets(
         return writer
     with writer:
         _write(list(files.values()), writer)
-        if distributed.is_main():
-            # the counts too: another version of this package may divide the same pairs otherwise
-            facts = [config_hash(config), inputs, summary.stats()]
-            splits = [split for split in SPLITS if summary.rows[split]]
-            storage.write_bytes(join(out, "README.md"), readme(splits, facts, bool(config.preview)).encode())
         return writer.finish(summary.stats(), summary.rejected)
 
 
-def _validation(instructions: Artifact, config: BuildConfig) -> frozenset[str]:
-    keys = instructions.table(["query_id", "target_id"])
-    queries, targets = (keys[name].to_pylist() for name in ("query_id", "target_id"))
-    return frozenset(validation_images(queries, targets, config.validation, config.seed))
+def _splits(rows: Join, config: BuildConfig) -> Splits:
+    """The division of the images of all pairs that have instructions: by cluster where all pairs name those."""
+    shards = range(len(rows.pairs.manifest.shards))
+    by_cluster = all(has_clusters(rows.pairs.shard(i, [*CLUSTERS, NEGATIVE_IDS])) for i in shards)
+    columns = CLUSTERS if by_cluster else IDS
+    # by id a pair is known, by column its images are divided
+    keys = pa.concat_tables([rows.annotated(i, {*IDS[:2], *columns[:2]}).select(columns[:2]) for i in shards])
+    return Splits(validation_keys(keys[columns[0]], keys[columns[1]], config.validation, config.seed), columns)
 
 
-def _joined(rows: Join) -> tuple[Join, Summary]:
+def _function(instructions: Artifact, config: BuildConfig) -> JoinTriplets:
+    language = config.language or instructions.manifest.config.get("language") or "en"
+    return JoinTriplets(min_negatives=config.min_negatives, min_pass_rate=config.min_pass_rate, language=str(language))
+
+
+def _has_negatives(pairs: Artifact) -> bool:
+    """Whether any pair has a hard negative; pairs of one's own may have none, which is said."""
+    for index in range(len(pairs.manifest.shards)):
+        if pc.any(pc.greater(pc.list_value_length(pairs.shard(index, [NEGATIVE_IDS])[NEGATIVE_IDS]), 0)).as_py():
+            return True
+    note("build: the pairs have no hard negatives, so the query image is the only one of each triplet")
+    return False
+
+
+def _joined(rows: Join, config: BuildConfig) -> tuple[Join, Summary]:
     """The join, and what it gives; without a validation split where that would hold no triplet."""
-    if len(rows.instructions.manifest.shards) != len(rows.pairs.manifest.shards):
-        raise ArtifactError(OTHER_PAIRS)
+    divided = SPLIT in rows.pairs.schema().names
+    rows = rows if divided else dataclasses.replace(rows, splits=_splits(rows, config))
     summary = _summary(rows)
-    if rows.validation and not summary.counts["validation"]:
+    if rows.splits is not None and len(rows.splits.validation) and not summary.counts["validation"]:
         note(
-            f"build: no triplet lies among the {len(rows.validation):,} images that `validation`"
-            f" {rows.config.validation:g} asks for, so all are for training; raise it, or make more pairs"
+            f"build: no triplet lies among the {len(rows.splits.validation):,} images that `validation`"
+            f" {config.validation:g} asks for, so all are for training; raise it, or make more pairs"
         )
-        rows = dataclasses.replace(rows, validation=frozenset())
+        rows = dataclasses.replace(rows, splits=Splits(rows.splits.validation[:0], rows.splits.columns))
         summary = _summary(rows)
     return rows, summary
 
@@ -151,6 +173,11 @@ def _summary(rows: Join) -> Summary:
         summary.rejected += joined.rejected
         summary.counts += joined.counts
         summary.relations += joined.relations
+        summary.clusters |= joined.clusters
+    if summary.counts["pairs"] < rows.instructions.rows:
+        raise ArtifactError(
+            "the instructions were made of other pairs; name those, or run `megapairs describe` and `instruct` again"
+        )
     return summary
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from datasets import Dataset
 
-    from megapairs_hf.dataset.load import Triplets
+    from megapairs_hf.dataset.triplets import Triplets
 
 TEXTS, NEGATIVES = "q_text", "hns"
 

@@ -51,7 +51,8 @@ class EmbedConfig:
     Attributes:
         encoders: the encoders.
         dtype: number format of the forward pass; the embeddings are always stored as float16.
-        batch_size: images or captions per forward pass; it decides the last bits of the result, so it is fixed.
+        batch_size: images or captions per forward pass; it decides the last bits of the result, so the last batch
+            of a shard is filled up to it.
         draft: decode a JPEG at 1/2, 1/4 or 1/8 of its size where at least 1.5 times the pixels that the models' own
             resize leaves remain; false decodes every pixel.
         threads: decoding threads per process, where `workers` is 0.
@@ -82,9 +83,19 @@ class EmbedConfig:
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """What decides the embeddings of one model; the settings that its artifact records."""
+    """What decides the embeddings of one model: settings of `EmbedImages` and `EmbedTexts`, and of an artifact.
+
+    Attributes:
+        model: the encoder.
+        dtype: as in `EmbedConfig`, like the rest.
+        batch_size: rows per forward pass.
+        draft: whether JPEGs may be decoded at a smaller scale.
+    """
 
     model: EncoderConfig
-    dtype: str
-    batch_size: int
-    draft: bool
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    batch_size: int = 64
+    draft: bool = True
+
+    def __post_init__(self) -> None:
+        require(self.batch_size > 0, "batch_size", self.batch_size, "a positive number")

@@ -1,6 +1,6 @@
 """Images made ready for every image model: decoded once, ahead of the model, in threads or in processes.
 
-The main process reads the rows; what it hands out is a batch of undecoded files, and what comes back is one array of
+The main process reads the rows; what it hands out is a batch of undecoded images, and what comes back is one array of
 bytes per model. So many batches wait and no more, however fast the decoding is. What surprises: with processes, the
 batches travel to the workers of torch's DataLoader as its indices, which keeps the order, the shared memory and the
 clean end of the workers in the hands of a library.
@@ -10,22 +10,23 @@ from __future__ import annotations
 
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from megapairs_hf.core.errors import ArtifactError, ImageRejectedError, MegaPairsError
-from megapairs_hf.images.decode import decode_image
+from megapairs_hf.core.row_function import format_error
+from megapairs_hf.images.decode import draft_scale, open_decoded
 from megapairs_hf.images.locate import image_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Mapping, Sequence
 
+    from megapairs_hf.images.decode import Decoded
     from megapairs_hf.images.transforms import Transform
 
 BATCHES_AHEAD = 2
-Arrays = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -33,14 +34,30 @@ class Files:
     """A batch of undecoded images.
 
     Attributes:
-        ids: their ids, for messages.
-        cells: what the corpus stores of them.
+        cells: what the data set stores of them.
         models: names of the models that they are for.
     """
 
-    ids: Sequence[str]
-    cells: Sequence[dict[str, Any]]
+    cells: Sequence[Any]
     models: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PreparedImages:
+    """A batch of images made ready.
+
+    Attributes:
+        errors: of each image, empty for one that can be used.
+        arrays: by model, those of the images that can be used: one tensor where they are of one shape, else a list.
+    """
+
+    errors: list[str]
+    arrays: dict[str, Any]
+
+    @property
+    def good(self) -> list[int]:
+        """Which images can be used, by their number in the batch."""
+        return [row for row, error in enumerate(self.errors) if not error]
 
 
 @dataclass(frozen=True)
@@ -49,60 +66,83 @@ class ImagePreprocessor:
 
     Attributes:
         transforms: by model.
-        root: where images lie that the corpus holds by reference.
+        root: where images lie that the data set holds by reference.
         draft: whether JPEGs may be decoded at a smaller scale.
+        gone_is_error: whether an image that is not where the data set says is an error of its row; else of everything.
     """
 
     transforms: Mapping[str, Transform]
     root: str | None
     draft: bool
-    sides: dict[tuple[str, ...], int | None] = field(default_factory=dict)
+    gone_is_error: bool = False
 
-    def one(self, image_id: str, cell: dict[str, Any], models: tuple[str, ...]) -> list[np.ndarray]:
-        """The arrays of one image, one per model.
+    def one(self, cell: Any, models: tuple[str, ...]) -> list[np.ndarray] | str:
+        """The arrays of one image, one per model; or why there are none.
 
         Raises:
-            ArtifactError: it cannot be read or decoded any more.
+            ArtifactError: it is not where the data set says.
         """
         try:
-            decoded = decode_image(image_bytes(cell, self.root), draft_side=self.draft_side(models))
+            source = image_bytes(cell, self.root) if isinstance(cell, dict) else cell
+            sides = [self.transforms[name].draft_side if self.draft else None for name in models]
+            images = decode_for(source, sides)
         except ImageRejectedError as error:
-            raise ArtifactError(
-                f"the image {image_id} was good when the corpus was made and is not now ({error}); make the corpus"
-                " again"
-            ) from error
-        return [self.transforms[name](decoded) for name in models]
+            return format_error(error.reason, error.detail)
+        except ArtifactError as error:
+            if self.gone_is_error:
+                return format_error("unreadable_file", str(error))
+            raise
+        return [self.transforms[name](image) for name, image in zip(models, images, strict=True)]
 
-    def draft_side(self, models: tuple[str, ...]) -> int | None:
-        """The fewest pixels on the shorter side that suffice for all models; None for all pixels."""
-        sides = [self.transforms[name].draft_side for name in models]
-        return None if not self.draft or None in sides else max(side for side in sides if side is not None)
-
-    def __getitem__(self, files: Files) -> Arrays | MegaPairsError:
+    def __getitem__(self, files: Files) -> PreparedImages | MegaPairsError:
         """A whole batch; an error is handed back, because DataLoader would wrap its sentence in a traceback."""
         try:
-            rows = [self.one(key, cell, files.models) for key, cell in zip(files.ids, files.cells, strict=True)]
+            return stacked([self.one(cell, files.models) for cell in files.cells], files.models)
         except MegaPairsError as error:
             return error
-        return stacked(rows, files.models)
 
 
-def stacked(rows: Sequence[Sequence[np.ndarray]], models: tuple[str, ...]) -> Arrays:
-    """One tensor a model where its arrays are of one shape, a list of tensors where they are not."""
+def decode_for(source: Any, sides: Sequence[int | None]) -> list[Decoded]:
+    """An image for each of several models, decoded once for all that let a JPEG be divided by the same number.
+
+    An embedding must not depend on which other models share the pass, so each gets the scale that it gets alone.
+
+    Args:
+        source: what `open_decoded` takes.
+        sides: the pixels that each model needs on the shorter side; None for all.
+
+    Raises:
+        ImageRejectedError: it cannot be decoded.
+    """
+    largest = None if None in sides else max(side for side in sides if side is not None)
+    first = open_decoded(source, draft_side=largest)
+    decoded = {draft_scale(first.size, largest): first}
+    for side in sides:
+        scale = draft_scale(first.size, side)
+        if scale not in decoded:
+            # only a JPEG is divided, and it is lossy
+            decoded[scale] = open_decoded(source, draft_side=side) if first.lossy else first
+    return [decoded[draft_scale(first.size, side)] for side in sides]
+
+
+def stacked(rows: Sequence[Sequence[np.ndarray] | str], models: tuple[str, ...]) -> PreparedImages:
+    """A batch of the arrays of each image, or of why there are none."""
     import torch
 
-    batch: Arrays = {}
-    for name, arrays in zip(models, zip(*rows, strict=True), strict=True):
+    errors = [row if isinstance(row, str) else "" for row in rows]
+    good = [row for row in rows if not isinstance(row, str)]
+    batch: dict[str, Any] = {}
+    for name, arrays in zip(models, zip(*good, strict=True), strict=bool(good)):
         if len({array.shape for array in arrays}) == 1:
             batch[name] = torch.from_numpy(np.stack(arrays))
         else:
             batch[name] = [torch.from_numpy(array.copy()) for array in arrays]
-    return batch
+    return PreparedImages(errors, batch)
 
 
 def prepared(
     batches: Iterable[Files], preparer: ImagePreprocessor, threads: int, workers: int
-) -> Generator[Arrays, None, None]:
+) -> Generator[PreparedImages, None, None]:
     """The batches in their order, made ready ahead.
 
     Args:
@@ -114,18 +154,19 @@ def prepared(
     return _by_processes(batches, preparer, workers) if workers else _by_threads(batches, preparer, threads)
 
 
-def _by_threads(batches: Iterable[Files], preparer: ImagePreprocessor, threads: int) -> Generator[Arrays, None, None]:
-    waiting: deque[tuple[Files, list[Future[list[np.ndarray]]]]] = deque()
+def _by_threads(
+    batches: Iterable[Files], preparer: ImagePreprocessor, threads: int
+) -> Generator[PreparedImages, None, None]:
+    waiting: deque[tuple[Files, list[Future[list[np.ndarray] | str]]]] = deque()
     with ThreadPoolExecutor(threads) as pool:
 
-        def first() -> Arrays:
+        def first() -> PreparedImages:
             files, futures = waiting.popleft()
             return stacked([future.result() for future in futures], files.models)
 
         try:
             for files in batches:
-                tasks = zip(files.ids, files.cells, strict=True)
-                waiting.append((files, [pool.submit(preparer.one, *task, files.models) for task in tasks]))
+                waiting.append((files, [pool.submit(preparer.one, cell, files.models) for cell in files.cells]))
                 if len(waiting) > BATCHES_AHEAD:
                     yield first()
             while waiting:
@@ -136,7 +177,7 @@ def _by_threads(batches: Iterable[Files], preparer: ImagePreprocessor, threads: 
 
 def _by_processes(
     batches: Iterable[Files], preparer: ImagePreprocessor, workers: int
-) -> Generator[Arrays, None, None]:
+) -> Generator[PreparedImages, None, None]:
     from torch.utils.data import DataLoader
 
     loader = DataLoader(

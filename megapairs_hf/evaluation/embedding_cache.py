@@ -12,14 +12,16 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 
-from megapairs_hf.artifacts import storage
-from megapairs_hf.artifacts.artifact import Artifact, json_bytes, read_json
+from megapairs_hf.artifacts.arrow_arrays import embedding_table
+from megapairs_hf.artifacts.artifact import Artifact
 from megapairs_hf.artifacts.shards import shard_names
 from megapairs_hf.artifacts.storage import join
 from megapairs_hf.artifacts.writer import create_artifact
 from megapairs_hf.core.config import require
 from megapairs_hf.core.errors import EvaluationError
+from megapairs_hf.core.schema import IMAGE_ID, SCHEMA_VERSION
 from megapairs_hf.evaluation.benchmarks.files import ImageFolder
 from megapairs_hf.evaluation.encode import encode_inputs
 from megapairs_hf.images.decode import pixel_sha256
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
     from megapairs_hf.core.inputs import Input
     from megapairs_hf.evaluation.benchmarks.base import Benchmark
 
-IDS = "ids.json"
 # float16 and another batch size move a unit vector by less; another model by more
 SAME = 0.999
 # parts that are encoded again, from all over the list
@@ -104,14 +105,15 @@ class Cache:
         return np.asarray(stored[[rows[key] for key in keys]])
 
     def _artifact(self, parts: list[Input], keys: list[str], image: Callable[[str], Any], label: str) -> Artifact:
-        content = sha256("\n".join([self.fingerprint, self.config.transform, *keys]).encode()).hexdigest()[:16]
+        facts = [str(SCHEMA_VERSION), self.fingerprint, self.config.transform, *keys]
+        content = sha256("\n".join(facts).encode()).hexdigest()[:16]
         path = join(self.folder, content)
         count = -(-len(parts) // self.config.rows)
         inputs = {"model": self.fingerprint, "parts": content}
-        names = shard_names(count, "npy")
+        names = shard_names(count, "arrow")
         writer = create_artifact(path, kind="embeddings", config=self.config, inputs=inputs, names=names)
         if isinstance(writer, Artifact):
-            if read_json(join(path, IDS)) != {"ids": keys}:
+            if writer.table([IMAGE_ID])[IMAGE_ID].to_pylist() != keys:
                 raise EvaluationError(
                     f"{path} does not hold the embeddings that its name says; delete it and run again"
                 )
@@ -123,9 +125,9 @@ class Cache:
         self, writer: ArtifactWriter, parts: list[Input], keys: list[str], image: Callable[[str], Any], label: str
     ) -> Artifact:
         for index in writer.mine():
-            some = parts[index * self.config.rows : (index + 1) * self.config.rows]
-            writer.write(index, encode_inputs(self.model, some, image, self.batch_size, label).astype(np.float16))
-        storage.write_bytes(join(writer.path, IDS), json_bytes({"ids": keys}))
+            rows = slice(index * self.config.rows, (index + 1) * self.config.rows)
+            encoded = encode_inputs(self.model, parts[rows], image, self.batch_size, label).astype(np.float16)
+            writer.write(index, embedding_table(pa.array(keys[rows], pa.string()), encoded))
         return writer.finish()
 
     def _same_model(self, stored: np.ndarray, parts: list[Input], image: Callable[[str], Any], path: str) -> None:

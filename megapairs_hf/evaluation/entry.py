@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.artifacts.artifact import Artifact
+from megapairs_hf.artifacts.fingerprints import commit_of
 from megapairs_hf.artifacts.storage import PathLike, join
 from megapairs_hf.core import distributed
 from megapairs_hf.core.config import require as require_setting
@@ -22,7 +23,7 @@ from megapairs_hf.evaluation.benchmarks.mmeb import read_mmeb
 from megapairs_hf.evaluation.benchmarks.spec import BenchmarkSpec, read_spec
 from megapairs_hf.evaluation.config import EvalConfig, benchmark_config
 from megapairs_hf.evaluation.embedding_cache import Cache
-from megapairs_hf.evaluation.fingerprints import benchmark_digest, commit_of, mmeb_digests, model_digest
+from megapairs_hf.evaluation.fingerprints import benchmark_digest, mmeb_digests, model_digest
 from megapairs_hf.evaluation.methods.vlm_client import check_reachable
 from megapairs_hf.evaluation.run import EvaluationRun, limited, run_model, write_runs
 from megapairs_hf.evaluation.submissions import check_top, check_written, label_of, submit

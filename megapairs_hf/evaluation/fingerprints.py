@@ -15,7 +15,6 @@ from megapairs_hf.artifacts import storage
 from megapairs_hf.artifacts.fingerprints import sha256_of
 from megapairs_hf.artifacts.storage import PathLike, join
 from megapairs_hf.core.errors import EvaluationError
-from megapairs_hf.core.progress import note
 from megapairs_hf.evaluation.benchmarks.mmeb import rows_source
 from megapairs_hf.evaluation.benchmarks.mmeb_means import SET
 
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from megapairs_hf.evaluation.benchmarks.spec import BenchmarkSpec
 
 DIGITS = 16
-MAIN = "main"
 
 
 def benchmark_digest(benchmark: Benchmark) -> str:
@@ -72,30 +70,6 @@ def _rows_digest(source: str, name: str) -> str:
     files = [join(folder, file) for file in storage.list_names(folder) if file.endswith(".parquet")]
     files += [folder + suffix for suffix in (".jsonl", ".json") if storage.exists(folder + suffix)]
     return sha256("\n".join(sha256_of(file) for file in sorted(files)).encode()).hexdigest()[:DIGITS]
-
-
-def commit_of(name: str, revision: str | None, kind: str = "model") -> str | None:
-    """The commit behind a branch of the Hub, so that a name means tomorrow what it means today.
-
-    Args:
-        name: a Hub id; a folder that exists has no commit, and its revision is given back.
-        revision: a branch, a tag or a commit; None for `main`.
-        kind: `model` or `dataset`.
-
-    Returns:
-        The commit; the revision as it was given where the Hub cannot be asked, which is noted.
-    """
-    if Path(name).exists():
-        return revision
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
-
-    try:
-        commit = HfApi().repo_info(name, repo_type=kind, revision=revision).sha
-    except (HfHubHTTPError, HTTPError, OfflineModeIsEnabled, OSError, ValueError):
-        note(f"{name}: the commit of {revision or MAIN} is not known without the Hub; pin it with --revision")
-        return revision
-    return str(commit) if commit else revision
 
 
 def folder_labels(folders: Sequence[str]) -> dict[str, str]:

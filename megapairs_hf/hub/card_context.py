@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from megapairs_hf.artifacts import storage
+from megapairs_hf.artifacts.manifest import PUBLISHED_PARTS
 from megapairs_hf.artifacts.shards import part_shards, split_of
 from megapairs_hf.artifacts.storage import HUB_ID, join
 from megapairs_hf.artifacts.workspace import RULE_BASED, STAGES, SYNTHETIC, Work, open_work, source_name
@@ -36,7 +37,6 @@ MODEL_SETTINGS = frozenset(
 )
 TRAINING = frozenset({"triplets", "base", "model", "results"})
 HELD_OUT = "heldout"
-PARTS = ("triplets", "images", "preview")
 
 
 def needed(work: PathLike, name: str, command: str, artifact: Artifact | None = None) -> tuple[Work, Artifact]:
@@ -88,7 +88,8 @@ def common_slots(work: Work, config: PushConfig) -> dict[str, Any]:
     """
     if config.license is None:
         raise CardError(
-            "a card must name the license and none is guessed; pass --license, for example --license cc-by-4.0"
+            "a card must name the license and none is guessed; pass --license cc-by-4.0 or another one (in Python"
+            ' license="cc-by-4.0")'
         )
     corpus = work.artifacts.get("corpus")
     return {
@@ -113,15 +114,17 @@ def dataset_slots(work: Work, triplets: Artifact) -> dict[str, Any]:
     corpus, pairs = work.artifacts.get("corpus"), work.artifacts.get("pairs")
     instructions = work.artifacts.get("instructions")
     splits = splits_of(triplets)
+    stats = triplets.manifest.stats
     return {
         "settings": settings_of(work, frozenset(STAGES)),
         **dataset_facts(work, triplets),
         "synthetic": corpus is not None and source_name(corpus) == SYNTHETIC,
         "splits": splits,
+        "tasks": [part for part in splits if part not in PUBLISHED_PARTS],
         "triplets": sum(splits.get("triplets", {}).values()),
         "images": sum(splits.get("images", {}).values()),
-        "relations": _most_first(pairs.manifest.stats.get("relations", {})) if pairs is not None else {},
-        "language": instructions.manifest.config.get("language") if instructions is not None else "",
+        "relations": _most_first((pairs or triplets).manifest.stats.get("relations", {})),
+        "models": _most_first(stats.get("models", {})),
         "pairs": pairs.rows if pairs is not None else None,
         "instructions": instructions.rows if instructions is not None else None,
     }
@@ -134,7 +137,7 @@ def _most_first(counts: dict[str, int]) -> dict[str, int]:
 def splits_of(triplets: Artifact) -> dict[str, dict[str, int]]:
     """Rows of every split of every config of the published data set, the default config first; none of no rows."""
     splits: dict[str, dict[str, int]] = {}
-    for part in PARTS:
+    for part in triplets.manifest.parts:
         for _, shard in part_shards(triplets, part):
             if not shard["rows"]:
                 continue

@@ -49,7 +49,7 @@ def dataset_card(work: PathLike, config: PushConfig, triplets: Artifact | None =
 
     data = DatasetCardData(
         license=config.license,
-        language=slots["language"] or None,
+        language=slots["languages"] or None,
         pretty_name=slots["name"],
         task_categories=["image-feature-extraction"],
         tags=[*TAGS, LIBRARY],

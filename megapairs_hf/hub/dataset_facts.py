@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
 
-from megapairs_hf.artifacts.artifact import iter_batches
 from megapairs_hf.artifacts.shards import part_shards
 from megapairs_hf.artifacts.workspace import RULE_BASED
+from megapairs_hf.core.schema import META
 from megapairs_hf.hub.secret_scan import public
 
 if TYPE_CHECKING:
@@ -35,38 +35,41 @@ def dataset_facts(work: Work, triplets: Artifact) -> dict[str, Any]:
     """
     corpus = work.artifacts.get("corpus")
     return {
-        **_means(triplets),
+        **_of_rows(triplets),
         "licenses": _licenses(corpus) if corpus is not None else {},
         "annotators": [_annotator(name, work.artifacts[name]) for name in ANNOTATED if name in work.artifacts],
     }
 
 
-def _means(triplets: Artifact) -> dict[str, float]:
-    """Mean words per instruction and hard negatives per triplet, the query image counted."""
+def _of_rows(triplets: Artifact) -> dict[str, Any]:
+    """Mean words per instruction and hard negatives per triplet, the query image counted; the languages."""
     sums: Counter[str] = Counter()
+    languages: set[str] = set()
     for index, _ in part_shards(triplets, "triplets"):
-        for batch in iter_batches(triplets, ["q_text", "hns"], index, BATCH):
+        for batch in triplets.iter_batches(index, ["q_text", "hns", "language"], BATCH):
             texts = pc.list_flatten(batch["q_text"])
             words = pc.list_value_length(pc.utf8_split_whitespace(pc.utf8_trim_whitespace(texts)))
             sums["texts"] += len(texts)
             sums["words"] += pc.sum(words).as_py() or 0
             sums["rows"] += len(batch)
+            languages.update(name for name in batch["language"].unique().to_pylist() if name)
             sums["negatives"] += pc.sum(pc.list_value_length(batch["hns"])).as_py() or 0
     return {
         "mean_words": sums["words"] / max(1, sums["texts"]),
         "mean_negatives": sums["negatives"] / max(1, sums["rows"]),
+        "languages": sorted(languages),
     }
 
 
 def _licenses(corpus: Artifact) -> dict[str, int]:
     """Images by the license that the source's own column states; empty where no such column was kept."""
-    columns = [name for name in corpus.manifest.config.get("meta") or [] if LICENSE_COLUMN.fullmatch(str(name))]
+    schema = corpus.schema()
+    fields = schema.field(META).type if META in schema.names else ()
+    columns = [field.name for field in fields if LICENSE_COLUMN.fullmatch(field.name)]
     counts: Counter[str] = Counter()
     for index in range(len(corpus.manifest.shards) if columns else 0):
-        for batch in iter_batches(corpus, ["meta"], index, BATCH):
-            counts.update(
-                str(value) if value else "not stated" for value in batch["meta"].field(columns[0]).to_pylist()
-            )
+        for batch in corpus.iter_batches(index, [META], BATCH):
+            counts.update(str(value) if value else "not stated" for value in batch[META].field(columns[0]).to_pylist())
     return dict(counts.most_common())
 
 

@@ -1,4 +1,4 @@
-"""`push`: a prepared folder goes to the Hub by `upload_folder`.
+"""`push`: triplets in memory or a folder go to the Hub by `upload_folder`, with a card and after a search for tokens.
 
 Files that are there with the same bytes are not sent again, so the same command finishes an upload that was cut. What
 surprises: shards of an earlier push that this one no longer has are deleted in the same commit. The configs of a data
@@ -8,61 +8,133 @@ set are file patterns, so one stale shard would silently become part of it.
 from __future__ import annotations
 
 import glob
+import tempfile
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.artifacts import storage
+from megapairs_hf.artifacts.artifact import Artifact, open_artifact
 from megapairs_hf.artifacts.fingerprints import sha256_of
+from megapairs_hf.artifacts.manifest import PUBLISHED_PARTS
+from megapairs_hf.artifacts.storage import join
+from megapairs_hf.artifacts.workspace import RESULTS
+from megapairs_hf.core.config import build_config
 from megapairs_hf.core.errors import HubError
+from megapairs_hf.core.progress import note
+from megapairs_hf.dataset.rows_with_images import RowsWithImages
+from megapairs_hf.dataset.save import save_triplets
+from megapairs_hf.hub.config import PushConfig
 from megapairs_hf.hub.errors import explained_hub
 from megapairs_hf.hub.prepare import CARD, LIST, Kind, prepare
 from megapairs_hf.hub.push_results import prepare_results
 from megapairs_hf.hub.verification import check_loads
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from megapairs_hf.artifacts.storage import PathLike
-    from megapairs_hf.hub.config import PushConfig
+    from megapairs_hf.dataset.triplets import Triplets
 
 # what the Hub itself, or its web page, puts into a new repository
 NEUTRAL = frozenset({".gitattributes", CARD, "LICENSE", "LICENSE.md", "LICENSE.txt", ".gitignore"})
 STALE = {
-    "dataset": ["triplets/*", "images/*", "preview/*"],
+    "dataset": [f"{part}/*" for part in PUBLISHED_PARTS],
     "model": ["*.safetensors", "*.safetensors.index.json"],
     "results": [],
 }
 
 
-def push(kind: Kind, path: PathLike, config: PushConfig, out: PathLike, work: PathLike | None = None) -> str:
-    """Prepare a folder and upload it.
+# what the Hub calls a license that nobody named
+UNKNOWN = "unknown"
+KINDS: dict[str, Kind] = {"triplets": "dataset", "model": "model", "results": "results"}
+
+
+def push(
+    source: Triplets | Artifact | PathLike,
+    repo_id: str,
+    *,
+    kind: Kind | None = None,
+    out: PathLike | None = None,
+    work: PathLike | None = None,
+    **options: Any,
+) -> str:
+    """Push triplets, a model or results to the Hub, with a card made of what is known of them.
+
+        push(triplets, "you/your-pairs", license="cc-by-4.0")
+        push("work/model", "you/your-mmret", license="apache-2.0", private=True)
 
     Args:
-        kind: dataset, model or results.
-        path: the `triplets` or `model` artifact, or the folder or file of result records.
-        config: the settings of the push.
-        out: the folder to prepare; it stays, and the same command continues after a failure.
-        work: the work folder that the card is made of; None for the one that holds `path`.
+        source: `Triplets`; or a folder with triplets, a model or results, or the file of result records.
+        repo_id: `user/name` or `organization/name`.
+        kind: dataset, model or results; None to look into the folder.
+        out: the folder to upload, made here; it stays, and the same call continues after a failure. None for
+            `publish/KIND` in the work folder; of `Triplets`, for `publish/dataset` in the working directory with
+            `dry_run`, and for a temporary folder otherwise.
+        work: the work folder that the card is made of; None for the one that holds `source`. `Triplets` have none.
+        **options: the fields of `PushConfig`: `license` (of a folder needed), `private`, `create_pr`, `dry_run`, …
 
     Returns:
         The URL of the repository or pull request; with `dry_run` the folder.
 
     Raises:
+        ConfigError: an option is unknown or out of range.
         CardError: the card cannot be filled.
         HubError: there is nothing fit to push, the repository holds something else, or the Hub refuses it.
         IncompleteArtifactError: the artifact is not finished.
     """
-    from huggingface_hub import HfApi
+    config = build_config(PushConfig, {"repo_id": repo_id, **options}, "push")
+    _check_name(config)
+    if isinstance(source, RowsWithImages):
+        return _push_rows(source, config, out)
+    path = source.path if isinstance(source, Artifact) else str(source)
+    above = storage.parent(path)
+    folder = work if work is not None else storage.parent(above) if path.endswith(".jsonl") else above
+    kind = kind or kind_of(path)
+    target = out or Path(folder if storage.is_local(folder) else ".") / "publish" / kind
+    return _push_folder(kind, path, config, target, folder)
+
+
+def kind_of(path: str) -> Kind:
+    """What a folder or file holds that can be pushed.
+
+    Raises:
+        HubError: nothing of the kind.
+    """
+    if path.endswith(".jsonl") or storage.exists(join(path, RESULTS)):
+        return "results"
+    kind = open_artifact(path).manifest.kind
+    if kind not in KINDS:
+        raise HubError(f"{path} holds {kind}, which is not pushed; name a folder with {', '.join(KINDS)}")
+    return KINDS[kind]
+
+
+def _check_name(config: PushConfig) -> None:
     from huggingface_hub.utils import validate_repo_id
 
-    api = HfApi(token=config.token)
     with explained_hub(config):
         # also before a dry run, which sends no request
         validate_repo_id(config.repo_id)
+
+
+def _push_rows(triplets: RowsWithImages, config: PushConfig, out: PathLike | None) -> str:
+    """Save triplets as the published folder, and push that; a folder made for it alone tells its card nothing else."""
+    if config.license is None:
+        note(f'no license is named, so the card says `license: {UNKNOWN}`; name one with license="cc-by-4.0"')
+        config = replace(config, license=UNKNOWN)
+    with tempfile.TemporaryDirectory() as folder:
+        path = save_triplets(triplets, join(folder, "triplets")).path
+        target = out or (Path("publish") / "dataset" if config.dry_run else Path(folder) / "publish")
+        return _push_folder("dataset", path, config, target, folder)
+
+
+def _push_folder(kind: Kind, path: str, config: PushConfig, out: PathLike, work: PathLike) -> str:
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=config.token)
     if kind == "results":
         with explained_hub(config):
             names = prepare_results(api, path, config, out)
     else:
-        names = prepare(kind, path, work if work is not None else storage.parent(path), config, out)
+        names = prepare(kind, path, work, config, out)
         if kind == "dataset":
             check_loads(storage.local(out), names)
     if config.dry_run:
@@ -89,6 +161,7 @@ def _upload(api: Any, kind: Kind, config: PushConfig, folder: Path, names: list[
         api.create_branch(config.repo_id, branch=branch, repo_type=repo_type, exist_ok=True)
     if kind != "results":
         _check_free(api, repo_type, config, folder, names)
+    tables = [name for name in names if kind == "dataset" and name.endswith(".parquet")]
     info = api.upload_folder(
         repo_id=config.repo_id,
         repo_type=repo_type,
@@ -97,7 +170,7 @@ def _upload(api: Any, kind: Kind, config: PushConfig, folder: Path, names: list[
         revision=branch,
         create_pr=config.create_pr,
         allow_patterns=[glob.escape(name) for name in names],
-        delete_patterns=STALE[kind],
+        delete_patterns=sorted({*STALE[kind], *(f"{glob.escape(name.split('/', 1)[0])}/*" for name in tables)}),
     )
     url = f"{api.endpoint}/{'datasets/' if repo_type == 'dataset' else ''}{config.repo_id}"
     return str(info.pr_url or (f"{url}/tree/{branch}" if branch else url))

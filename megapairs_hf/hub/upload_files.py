@@ -11,9 +11,11 @@ from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.artifacts import storage
+from megapairs_hf.artifacts.manifest import PUBLISHED_PARTS
+from megapairs_hf.artifacts.tables import read_schema
 from megapairs_hf.core.errors import HubError
 from megapairs_hf.core.progress import note
-from megapairs_hf.hub.card_context import PARTS
+from megapairs_hf.dataset.tasks import check_task
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,14 +52,16 @@ def dataset_files(artifact: Artifact) -> dict[str, Path]:
 
     Raises:
         HubError: there is no triplet, or a shard is missing.
+        ArtifactError: a shard of another task is not in the general form.
     """
     # an import may leave a shard without rows
-    shards = [s for s in artifact.manifest.shards if str(s["file"]).split("/", 1)[0] in PARTS and s["rows"]]
-    names = [str(shard["file"]) for shard in shards]
+    names = [str(shard["file"]) for shard in artifact.manifest.shards if shard["rows"]]
     source = storage.local(artifact.path)
     for name in names:
         if not (source / name).is_file():
             raise HubError(f"{source / name} is missing; delete {source} and run `megapairs build` again")
+        if name.split("/", 1)[0] not in PUBLISHED_PARTS:
+            check_task(read_schema(str(source / name)), str(source / name))
     if not any(name.startswith("triplets/") for name in names):
         raise HubError(f"{source} holds no triplets to push; run `megapairs build` again")
     return {name: source / name for name in names}

@@ -121,38 +121,57 @@ def decode_opened(
         raise ImageRejectedError("truncated", str(error)) from error
 
 
+def decode_shared(image: Image.Image, *, max_pixels: int = MAX_PIXELS, min_side: int = 1) -> Decoded:
+    """Decode a Pillow image that other threads may be reading; everything else is as in `decode_image`."""
+    with LOCKS[id(image) // 16 % len(LOCKS)]:
+        return decode_opened(image, max_pixels=max_pixels, min_side=min_side)
+
+
 def to_rgb(content: bytes) -> Image.Image:
     """The RGB image of a file that is known to be good."""
     return decode_image(content).image
 
 
 def open_image(source: Any, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The RGB image of whatever a user may hold one in.
+    """The RGB image of whatever a user may hold one in; arguments and errors are those of `open_decoded`."""
+    return open_decoded(source, max_pixels=max_pixels).image
+
+
+def open_decoded(source: Any, *, max_pixels: int = MAX_PIXELS, draft_side: int | None = None) -> Decoded:
+    """Decode whatever a user may hold an image in.
 
     Args:
         source: a path, a data URI, a file's bytes, a Pillow image, an array or tensor ([H, W], [H, W, C] or
             [C, H, W]; bytes, 16 bits, or floats from 0 to 1), or the cell of a data set's `Image` column.
         max_pixels: as in `decode_image`.
+        draft_side: as in `decode_image`; for files alone.
 
     Raises:
-        ImageRejectedError: it cannot be used; besides the reasons of `decode_image`: `unreadable`, `url`,
-            `unsupported_mode` and `not_an_image`.
+        ImageRejectedError: it cannot be used; besides the reasons of `decode_image`: `no_image`, `unreadable_file`,
+            `remote_image`, `unsupported_mode` and `not_an_image`.
     """
     from PIL import Image
 
     if isinstance(source, dict):
         source = source.get("bytes") if source.get("bytes") is not None else source.get("path")
+    if source is None:
+        raise ImageRejectedError("no_image", "there are neither bytes nor a path")
     if isinstance(source, Image.Image):
-        with LOCKS[id(source) // 16 % len(LOCKS)]:
-            return decode_opened(source, max_pixels=max_pixels).image
+        return decode_shared(source, max_pixels=max_pixels)
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return decode_image(bytes(source), max_pixels=max_pixels).image
+        return decode_image(bytes(source), max_pixels=max_pixels, draft_side=draft_side)
     if isinstance(source, (str, Path)):
-        return decode_image(_file_bytes(source), max_pixels=max_pixels).image
+        return decode_image(_file_bytes(source), max_pixels=max_pixels, draft_side=draft_side)
     shape = getattr(source, "shape", None)
     if shape is None:
         raise ImageRejectedError("not_an_image", f"a {type(source).__name__}")
     return _from_array(source, max_pixels)
+
+
+def draft_scale(size: tuple[int, int], side: int | None) -> int:
+    """By what a JPEG of this size is divided where its shorter side must keep `side` pixels: 1, 2, 4 or 8."""
+    spare = 1 if side is None else max(1, min(size) // side)
+    return max(scale for scale in (1, 2, 4, 8) if scale <= spare)
 
 
 def _file_bytes(source: str | Path) -> bytes:
@@ -165,13 +184,15 @@ def _file_bytes(source: str | Path) -> bytes:
             return base64.b64decode(b"".join(plain.split()), validate=True) if head.endswith(";base64") else plain
         if name.startswith(("http://", "https://")):
             # the package opens no connection for an image
-            raise ImageRejectedError("url", f"{name} is a URL; fetch it with transformers.image_utils.load_image")
+            raise ImageRejectedError(
+                "remote_image", f"{name} is a URL; fetch it with transformers.image_utils.load_image"
+            )
         return Path(source).read_bytes()
     except (OSError, ValueError) as error:
-        raise ImageRejectedError("unreadable", f"{name[:200]}: {' '.join(str(error).split())}") from error
+        raise ImageRejectedError("unreadable_file", f"{name[:200]}: {' '.join(str(error).split())}") from error
 
 
-def _from_array(source: Any, max_pixels: int) -> Image.Image:
+def _from_array(source: Any, max_pixels: int) -> Decoded:
     """An array or tensor of any of the usual layouts."""
     import numpy as np
     from PIL import Image
@@ -196,7 +217,7 @@ def _from_array(source: Any, max_pixels: int) -> Image.Image:
         values = np.round(values.astype(np.float64) * EIGHT_BITS)
     elif values.dtype.kind not in "ui" or values.min() < 0 or values.max() > EIGHT_BITS:
         raise ImageRejectedError("unsupported_mode", f"{values.dtype} values that are not all from 0 to 255")
-    return decode_opened(Image.fromarray(values.astype(np.uint8)), max_pixels=max_pixels).image
+    return decode_opened(Image.fromarray(values.astype(np.uint8)), max_pixels=max_pixels)
 
 
 def _upright_rgb(image: Image.Image, rotated: bool) -> Image.Image:

@@ -47,6 +47,11 @@ class RelationConfig:
     similarity_range: tuple[float, float] | None = None
     range_kind: RangeKind | None = None
 
+    @property
+    def embeddings(self) -> tuple[str, str]:
+        """The names of the embeddings that are searched with and in."""
+        return self.query or self.name, self.target or self.query or self.name
+
     def __post_init__(self) -> None:
         # it names files
         require(self.name.replace("_", "").replace("-", "").isalnum(), "name", self.name, "letters, digits, - and _")
@@ -111,6 +116,59 @@ class MineConfig:
             f"above the lower end of the similarity range, {self.similarity_range[0]:g}",
         )
         require(0 < self.recall <= 1, "recall", self.recall, "above 0 and at most 1")
+        require(
+            self.memory_gb >= 1, "memory_gb", self.memory_gb, "at least 1; the libraries alone take more than half"
+        )
+        require(self.threads is None or self.threads > 0, "threads", self.threads, "a positive number, or left out")
+
+
+@dataclass(frozen=True)
+class NegativesConfig:
+    """Settings of `hard_negatives`; the words are those of Sentence Transformers' `mine_hard_negatives`.
+
+    Attributes:
+        num_negatives: hard negatives per query: "introduce five hard negatives" (section 3.1).
+        range_min: so many of the nearest candidates are skipped (ours).
+        range_max: candidates after that many are not considered; None for `range_min` and ten times `num_negatives`
+            (ours).
+        max_score: a negative's highest similarity to the query.
+        min_score: its lowest.
+        absolute_margin: by how much a negative must be less similar to the query than the positive (the least similar
+            one, where there are several).
+        relative_margin: the same as a share of the positive's similarity: 0.05 keeps what is at least 5 % below.
+        sampling_strategy: `top` takes the most similar candidates, `random` any that are left.
+        near_duplicate: a candidate that is so similar to a positive is one ("near duplications", section 3.1); None
+            keeps such candidates.
+        seed: random seed of `random`.
+        memory_gb: memory in 10^9 bytes that a process may use for the search, libraries included.
+        threads: per process; None takes its share of the CPU cores.
+    """
+
+    num_negatives: int = 5
+    range_min: int = 0
+    range_max: int | None = None
+    max_score: float | None = None
+    min_score: float | None = None
+    absolute_margin: float | None = None
+    relative_margin: float | None = None
+    sampling_strategy: Literal["top", "random"] = "top"
+    near_duplicate: float | None = 0.96
+    seed: int = 0
+    memory_gb: float = field(default=8.0, metadata=RUNTIME_ONLY)
+    threads: int | None = field(default=None, metadata=RUNTIME_ONLY)
+
+    @property
+    def last(self) -> int:
+        """Candidates that are considered, the skipped ones included."""
+        return self.range_min + 10 * self.num_negatives if self.range_max is None else self.range_max
+
+    def __post_init__(self) -> None:
+        require(self.num_negatives >= 1, "num_negatives", self.num_negatives, "at least 1")
+        require(self.range_min >= 0, "range_min", self.range_min, "at least 0")
+        enough = self.last >= self.range_min + self.num_negatives
+        require(enough, "range_max", self.range_max, "at least `range_min` and `num_negatives` together")
+        near = self.near_duplicate
+        require(near is None or -1 <= near <= 1, "near_duplicate", near, "a similarity from -1 to 1, or None")
         require(
             self.memory_gb >= 1, "memory_gb", self.memory_gb, "at least 1; the libraries alone take more than half"
         )

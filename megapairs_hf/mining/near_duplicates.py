@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from megapairs_hf.mining.config import MineConfig
-    from megapairs_hf.mining.neighbors import Neighbors, Relation
+    from megapairs_hf.mining.neighbors import Neighbors
+    from megapairs_hf.mining.relations import Relation
 
 CLUSTERS = "clusters.npy"
 # more of the corpus than this in one cluster means that the threshold is too low

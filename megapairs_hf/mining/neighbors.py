@@ -8,7 +8,7 @@ embeddings; those of `ivf` on the embeddings and the settings; both are the same
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -24,37 +24,14 @@ from megapairs_hf.mining.knn.plan import SearchPlan, choose_kind, make_plan
 from megapairs_hf.mining.knn.thread_pool import ThreadPool, release_memory, workers
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
-    from megapairs_hf.artifacts.artifact import Artifact
-    from megapairs_hf.mining.config import MineConfig, RelationConfig
-    from megapairs_hf.mining.knn.embeddings import Embeddings
+    from megapairs_hf.mining.config import MineConfig
+    from megapairs_hf.mining.relations import Relation
 
 FOLDER = "neighbors"
 LEAST_COMPRESSED = 1000
 DEVICE_ROWS = 1_048_576
-
-
-@dataclass(frozen=True)
-class Relation:
-    """A relation with its embeddings.
-
-    Attributes:
-        name: of the relation.
-        query: the embeddings that are searched with.
-        target: the embeddings that are searched; the same object where it is the same artifact.
-        visual: whether both sides are images, so that a very high score means the same image.
-    """
-
-    name: str
-    query: Embeddings
-    target: Embeddings
-    visual: bool
-
-    @property
-    def same(self) -> bool:
-        """Whether embeddings are compared with themselves."""
-        return self.query is self.target
 
 
 class Search(Protocol):
@@ -64,41 +41,12 @@ class Search(Protocol):
         """Indices [B, K] and exact scores [B, K], nearest first."""
 
 
-def open_relations(embeddings: Mapping[str, Artifact], settings: Sequence[RelationConfig]) -> list[Relation]:
-    """The embeddings of every relation, memory-mapped.
-
-    Raises:
-        ConfigError: embeddings are missing, or the two sides of a relation do not fit.
-    """
-    from megapairs_hf.mining.knn.embeddings import Embeddings
-
-    by_name: dict[str, Embeddings] = {}
-    relations = []
-    for relation in settings:
-        query, target = relation.query or relation.name, relation.target or relation.query or relation.name
-        for name in (query, target):
-            if name not in embeddings:
-                known = ", ".join(embeddings)
-                raise ConfigError(f"relation {relation.name!r} needs embeddings {name!r}; there are {known}")
-            if name not in by_name:
-                by_name[name] = Embeddings.of(embeddings[name])
-        left, right = by_name[query].dimension, by_name[target].dimension
-        if left != right:
-            raise ConfigError(
-                f"relation {relation.name!r} compares {query} with {target}, but their embeddings have"
-                f" {left} and {right} dimensions; take two towers of one model"
-            )
-        kinds = {embeddings[name].manifest.stats.get("input") for name in (query, target)}
-        relations.append(Relation(relation.name, by_name[query], by_name[target], kinds == {"image"}))
-    return relations
-
-
 class Neighbors:
     """The files of neighbors under an unfinished artifact.
 
     Args:
         path: the artifact's folder.
-        starts: [shards + 1] where each shard's rows begin in the corpus.
+        starts: [shards + 1] where the indices of each shard's rows begin.
     """
 
     def __init__(self, path: str, starts: np.ndarray) -> None:

@@ -1,218 +1,147 @@
-"""From neighbors to pairs: similarity range, sampling of targets and negatives, the table, its counts."""
+"""`mine`: pairs of images from columns of embeddings, a `Dataset` in and a `Dataset` out.
+
+What surprises: it works in a folder of the cache of `datasets` that is named by what decides the result. So a second
+call with the same settings finds the pairs there, and one after a kill resumes; the pairs are those that the mine
+stage writes, because both call the same engine.
+"""
 
 from __future__ import annotations
 
-import random
-from dataclasses import dataclass
+import dataclasses
+import hashlib
+import json
+import os
+from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pyarrow as pa
-
-from megapairs_hf.core import distributed
-from megapairs_hf.core.errors import ConfigError
-from megapairs_hf.core.progress import Progress
-from megapairs_hf.core.schema import PAIRS
-from megapairs_hf.mining.knn.thread_pool import release_memory
-from megapairs_hf.mining.near_duplicates import threshold
-from megapairs_hf.mining.sampling import Sampled, sample_pairs
+from megapairs_hf.artifacts.artifact import Artifact
+from megapairs_hf.artifacts.shards import shard_names
+from megapairs_hf.artifacts.writer import create_artifact
+from megapairs_hf.core.columns import format_counts
+from megapairs_hf.core.config import config_dict, given_settings
+from megapairs_hf.core.dependencies import require
+from megapairs_hf.core.progress import note
+from megapairs_hf.core.schema import SCHEMA_VERSION
+from megapairs_hf.core.whole_data import check_dataset
+from megapairs_hf.mining.config import MineConfig, RelationConfig
+from megapairs_hf.mining.embedded_rows import EmbeddedRows, dataset_rows
+from megapairs_hf.mining.embedding_folders import open_embedding_folder
+from megapairs_hf.mining.engine import usable_pairs, write_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from megapairs_hf.artifacts.artifact import Artifact
-    from megapairs_hf.artifacts.writer import ArtifactWriter, Rejection
-    from megapairs_hf.mining.config import MineConfig, RelationConfig
-    from megapairs_hf.mining.neighbors import Neighbors, Relation
+    from datasets import Dataset
 
-PAIR_BYTES = 16_000_000
-# queries by which quantiles are measured
-SAMPLED_QUERIES = 5000
+    from megapairs_hf.artifacts.storage import PathLike
 
+    AnyRelation = str | RelationConfig | Mapping[str, Any]
 
-def usable_pairs(pairs: Artifact) -> Artifact:
-    """The pairs, unless there is none."""
-    if pairs.rows == 0:
-        raise ConfigError(f"{pairs.path} holds no pair; choose another `similarity_range`, or `range_kind: quantile`")
-    return pairs
+# goes up when the same input gives other pairs, so that no old result is taken from the cache
+VERSION = 1
 
 
-def any_rows(writer: ArtifactWriter) -> bool:
-    """Whether any process wrote a pair."""
-    distributed.barrier()
-    return any(writer.rows(i) for i in range(len(writer.names)))
+def mine(
+    dataset: Dataset | PathLike,
+    relations: Sequence[AnyRelation] | None = None,
+    *,
+    config: MineConfig | None = None,
+    text_columns: Sequence[str] | None = None,
+    cache_dir: PathLike | None = None,
+    **settings: Any,
+) -> Dataset:
+    """Find pairs of images that are related in one or more ways, with hard negatives (paper, section 3.1).
+
+        pairs = mine(ds, relations=["dino_image", "clip_text"], neighbors=50)
+        pairs = mine(ds, relations=[{"name": "image_text", "query": "clip_image", "target": "clip_text"}])
+
+    Of a cluster of near-duplicates the first image takes part. A row that has an `error`, or an embedding of zeros or
+    of numbers that are not finite under any relation, is neither query nor target nor negative, and counts in no
+    quantile. Similarity is cosine: embeddings that are not of unit length are normalized in a copy, and all are
+    compared as float16.
+
+    Args:
+        dataset: N rows with `image_id` and one or more columns of embeddings, as `EmbedImages` and `EmbedTexts` add
+            them: lists of one length, float16 or float32, without null; memory-mapped data are read without a copy.
+            Or a folder that clip-retrieval wrote (relations `img_emb` and `text_emb`; images are named by
+            `image_path`) or NeMo Curator (relation `embedding`; images have the ids that it gave them).
+        relations: columns by name, each a relation of its own; or `RelationConfig`, or its fields as a dict. None for
+            every column of embeddings.
+        config: the settings as one object.
+        text_columns: columns that are embeddings of texts, under which a high similarity does not make two images
+            near-duplicates; None for those whose name has the word text or caption in it (`clip_text`).
+        cache_dir: where it works and keeps the pairs; None for a folder in the cache of `datasets`.
+        **settings: the fields of `MineConfig`, instead of `config`; the others have the paper's values.
+
+    Returns:
+        The pairs, memory-mapped: `query_id`, `target_id`, `query_row`, `target_row`, `relation`, `scores`,
+        `negative_ids`, `negative_rows`, `query_cluster`, `target_cluster`, `negative_clusters`. Rows and clusters are
+        rows of `dataset` as it is here: hints, if it is shuffled afterwards. A note says how many images make no pair,
+        by reason.
+
+    Raises:
+        ConfigError: a setting or a column does not fit, or the similarity range leaves no pair.
+        MissingDependencyError: the extra `mine` is not installed.
+    """
+    if relations is not None:
+        settings = {**settings, "relations": [_as_dict(relation) for relation in relations]}
+    config = given_settings(MineConfig, config, settings, "mine")
+    if isinstance(dataset, (str, os.PathLike)):
+        return mine_rows(open_embedding_folder(dataset, text_columns), config, cache_dir)
+    names = list(dict.fromkeys(name for relation in config.relations for name in relation.embeddings))
+    return mine_rows(dataset_rows(check_dataset(dataset, "mine"), names or None, text_columns), config, cache_dir)
 
 
-def score_range(
-    relation: Relation, setting: RelationConfig, config: MineConfig, files: Neighbors
-) -> tuple[float, float]:
-    """The similarity range of one relation; quantiles are measured once, by the main process."""
-    similarity_range, kind = (
-        setting.similarity_range or config.similarity_range,
-        setting.range_kind or config.range_kind,
+def _as_dict(relation: AnyRelation) -> dict[str, Any]:
+    if isinstance(relation, str):
+        return {"name": relation}
+    return dict(dataclasses.asdict(relation) if isinstance(relation, RelationConfig) else relation)
+
+
+def mine_rows(rows: EmbeddedRows, config: MineConfig, cache_dir: PathLike | None) -> Dataset:
+    """The pairs of rows with embeddings, from the cache where they are there.
+
+    Args:
+        rows: ids and embeddings.
+        config: the settings.
+        cache_dir: as of `mine`.
+
+    Returns:
+        As `mine`.
+    """
+    import datasets
+
+    facts = [VERSION, SCHEMA_VERSION, config_dict(config), list(rows.embeddings), dict(rows.inputs)]
+    fingerprint = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    folder = Path(cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "megapairs_hf") / f"mine-{fingerprint}"
+    pairs = write_artifact(rows, config, str(folder), suffix="arrow")
+    left_out = (
+        f"; without a pair: {format_counts(Counter(pairs.manifest.rejected))}" if pairs.manifest.rejected else ""
     )
-    if kind == "absolute":
-        return similarity_range
-    measured: dict[str, float] = {}
-    if distributed.is_main() and not files.has(f"similarity_range-{relation.name}"):
-        others = _sampled_scores(relation, config, files)
-        if not len(others):
-            raise ConfigError("the corpus has one image only, so it has no pairs; add images")
-        low, high = np.quantile(others, similarity_range)
-        measured = {"low": float(low), "high": float(high)}
-    ends = files.write_once(f"similarity_range-{relation.name}", measured)
-    return ends["low"], ends["high"]
+    note(f"mine: {pairs.rows:,} pairs of {len(rows.ids):,} images{left_out}")
+    return datasets.Dataset(pairs.dataset().data, fingerprint=fingerprint)
 
 
-def _sampled_scores(relation: Relation, config: MineConfig, files: Neighbors) -> np.ndarray:
-    """The similarities of the neighbors of a sample of queries, the queries themselves left out."""
-    rng = np.random.default_rng(config.seed)
-    rows = np.sort(rng.permutation(int(files.starts[-1]))[:SAMPLED_QUERIES])
-    parts = [np.empty(0)]
-    for shard in range(len(files.starts) - 1):
-        low, high = files.starts[shard], files.starts[shard + 1]
-        own = rows[(rows >= low) & (rows < high)]
-        if len(own):
-            indices, scores = files.read(relation.name, shard)
-            chosen = own - low
-            usable = (indices[chosen] != own[:, None]) & (indices[chosen] >= 0)
-            parts.append(scores[chosen][usable].astype(np.float64))
-    return np.concatenate(parts)
+def write_artifact(
+    rows: EmbeddedRows, config: MineConfig, out: PathLike, *, suffix: str, overwrite: bool = False
+) -> Artifact:
+    """The pairs of rows with embeddings as an artifact.
 
+    Args:
+        rows: ids and embeddings.
+        config: the settings.
+        out: the artifact's folder.
+        suffix: of its shards, `parquet` or `arrow`.
+        overwrite: replace what is there.
 
-@dataclass(frozen=True)
-class Mining:
-    """What the picking of every shard needs."""
-
-    relations: Sequence[Relation]
-    ranges: Mapping[str, tuple[float, float]]
-    representative: np.ndarray
-    config: MineConfig
-    files: Neighbors
-
-
-def pick_all(mining: Mining, corpus: Artifact, writer: ArtifactWriter) -> None:
-    """Sample and write the pairs of every shard of this process."""
-    # a plain string array holds 2 GB
-    ids = corpus.table(["image_id"])["image_id"].cast(pa.large_string()).combine_chunks()
-    starts = mining.files.starts
-    mine = distributed.my_shards(len(writer.names))
-    todo = writer.mine()
-    total, left = (sum(int(starts[i + 1] - starts[i]) for i in some) for some in (mine, todo))
-    with Progress("mine", total, "queries", total - left) as bar:
-        for i in todo:
-            _pick_shard(i, mining, ids, writer)
-            release_memory()
-            bar.advance(int(starts[i + 1] - starts[i]))
-
-
-def _pick_shard(shard: int, mining: Mining, ids: pa.Array, writer: ArtifactWriter) -> None:
-    low, high = int(mining.files.starts[shard]), int(mining.files.starts[shard + 1])
-    lists = {r.name: mining.files.read(r.name, shard) for r in mining.relations}
-    sampled: list[Sampled] = []
-    rejected: list[Rejection] = []
-    for row in range(low, high):
-        key = ids[row].as_py()
-        own = mining.representative[row]
-        if own != row:
-            rejected.append((key, "near_duplicate", f"near-duplicate of {ids[int(own)].as_py()}"))
-            sampled.append(Sampled([], []))
-            continue
-        neighbors = {name: (indices[row - low], scores[row - low]) for name, (indices, scores) in lists.items()}
-        rng = random.Random(f"{mining.config.seed}/{key}")
-        sampled.append(sample_pairs(row, neighbors, mining.ranges, mining.representative, mining.config, rng))
-        if sampled[-1].reason is not None:
-            rejected.append((key, *sampled[-1].reason))
-    table, alone = _pair_table(low, sampled, mining, ids)
-    rejected += [
-        (ids[row].as_py(), "no_neighbor_in_range", "every target sampled is a near-duplicate") for row in alone
-    ]
-    stats = {"rows_in": high - low, **pair_counts(table, mining.ranges)}
-    writer.write(shard, table, rejected, stats)
-
-
-def _pair_table(low: int, sampled: Sequence[Sampled], mining: Mining, ids: pa.Array) -> tuple[pa.Table, list[int]]:
-    """The pairs of one shard with exact scores under every relation, and the rows that lost all their targets."""
-    left = np.array([low + n for n, one in enumerate(sampled) for _ in one.targets], np.int64)
-    right = np.array([target for one in sampled for target in one.targets], np.int64)
-    negatives = [indices for one in sampled for indices in one.negatives]
-    scores = {r.name: _scores(r, left, right) for r in mining.relations}
-    sizes = [len(indices) for indices in negatives]
-    tried = np.array([index for indices in negatives for index in indices], np.int64)
-    owner = np.repeat(right, sizes) if sizes else np.empty(0, np.int64)
-    same_pair = _same_image(left, right, mining, scores)
-    same_negative = np.split(_same_image(owner, tried, mining), np.cumsum(sizes)[:-1]) if sizes else []
-    distinct = np.flatnonzero(~same_pair)
-    rows: list[dict[str, Any]] = []
-    for n in distinct:
-        values = {name: float(np.float32(column[n])) for name, column in scores.items()}
-        inside = [name for name, value in values.items() if mining.ranges[name][0] < value < mining.ranges[name][1]]
-        usable = [index for index, same in zip(negatives[n], same_negative[n], strict=True) if not same]
-        rows.append(
-            {
-                "query_id": ids[int(left[n])].as_py(),
-                "target_id": ids[int(right[n])].as_py(),
-                "relation": inside,
-                "scores": [{"relation": name, "score": value} for name, value in values.items()],
-                "negative_ids": [ids[index].as_py() for index in usable[: mining.config.negatives]],
-            }
-        )
-    alone = sorted(set(left.tolist()) - set(left[distinct].tolist()))
-    return pa.Table.from_pylist(rows, schema=PAIRS), alone
-
-
-def _scores(relation: Relation, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Exact similarities of pairs of indices, [P] float64."""
-    from megapairs_hf.mining.knn.kernels import score_pairs
-
-    result = np.empty(len(left))
-    step = max(1, PAIR_BYTES // (4 * relation.query.dimension))
-    for start in range(0, len(left), step):
-        part = slice(start, start + step)
-        some_left, left_rows = np.unique(left[part], return_inverse=True)
-        some_right, right_rows = np.unique(right[part], return_inverse=True)
-        left_bits, right_bits = relation.query.take(some_left), relation.target.take(some_right)
-        score_pairs(left_bits.view(np.uint16), left_rows, right_bits.view(np.uint16), right_rows, result[part])
-    return result
-
-
-def _same_image(
-    left: np.ndarray, right: np.ndarray, mining: Mining, scores: Mapping[str, np.ndarray] | None = None
-) -> np.ndarray:
-    """Whether any visual relation finds the two nearer than its threshold: those that no list of neighbors showed."""
-    same = np.zeros(len(left), bool)
-    for relation in mining.relations:
-        if relation.visual:
-            values = _scores(relation, left, right) if scores is None else scores[relation.name]
-            same |= values >= threshold(mining.ranges[relation.name], mining.config)
-    return same
-
-
-def pair_counts(table: pa.Table, ranges: Mapping[str, tuple[float, float]]) -> dict[str, Any]:
-    """Statistics of pairs: by relation, by number of relations, by quarter of the range, by negatives."""
-    stats: dict[str, Any] = {"relations": {}, "pairs_per_relation_count": {}, "range_quarters": {}, "negatives": {}}
-    for row in table.to_pylist():
-        for name in row["relation"]:
-            stats["relations"][name] = stats["relations"].get(name, 0) + 1
-        for score in row["scores"]:
-            if score["relation"] in row["relation"]:
-                low, high = ranges[score["relation"]]
-                quarter = str(1 + min(3, int(4 * (score["score"] - low) / (high - low))))
-                own = stats["range_quarters"].setdefault(score["relation"], dict.fromkeys("1234", 0))
-                own[quarter] += 1
-        for part, key in (("pairs_per_relation_count", "relation"), ("negatives", "negative_ids")):
-            stats[part][str(len(row[key]))] = stats[part].get(str(len(row[key])), 0) + 1
-    return stats
-
-
-def no_pairs_sentence(relations: Sequence[Relation], config: MineConfig, files: Neighbors) -> str:
-    """What to say when the similarity range leaves nothing: where the neighbors' similarities really lie."""
-    seen = []
-    for relation in relations:
-        scores = _sampled_scores(relation, config, files)
-        low, high = np.quantile(scores, (0.1, 0.9)) if len(scores) else (1.0, 1.0)
-        seen.append(f"{relation.name} {low:.2f} to {high:.2f}")
-    return (
-        f"no pair lies in the similarity range {list(config.similarity_range)}: those of the nearest neighbors"
-        f" are {', '.join(seen)}; choose a `similarity_range` there, or `range_kind: quantile`"
-    )
+    Returns:
+        A `pairs` artifact.
+    """
+    names = shard_names(len(rows.starts()) - 1, suffix)
+    writer = create_artifact(out, kind="pairs", config=config, inputs=rows.inputs, names=names, overwrite=overwrite)
+    if isinstance(writer, Artifact):
+        return usable_pairs(writer)
+    with writer:
+        require("mine", "mine")
+        return write_pairs(rows.mining_input(config, writer.path), config, writer)

@@ -1,9 +1,6 @@
 """The mine stage: pairs of images that are related in one or more of several ways (paper, section 3.1, Figure 1a).
 
-First every row's nearest neighbors are found under each relation (`neighbors.py`), then near-duplicates are joined
-(`near_duplicates.py`), then targets are sampled from those inside the similarity range and hard negatives from all
-that were retrieved (`sampling.py`). A pair carries all its relations and all its scores. What surprises: the first
-image of a cluster of near-duplicates stands for all of it; the others are neither queries nor targets nor negatives.
+A runner: it opens the embeddings of a corpus and gives them to `engine.py`, which `mine` uses too.
 """
 
 from __future__ import annotations
@@ -17,20 +14,26 @@ from megapairs_hf.artifacts.shards import shard_names
 from megapairs_hf.artifacts.writer import create_artifact
 from megapairs_hf.core.dependencies import require
 from megapairs_hf.core.errors import ArtifactError, ConfigError
+from megapairs_hf.core.progress import note
+from megapairs_hf.core.schema import IMAGE_ID
 from megapairs_hf.mining.config import MineConfig, RelationConfig
-from megapairs_hf.mining.near_duplicates import cluster_stats, join_near_duplicates
-from megapairs_hf.mining.neighbors import Neighbors, find_neighbors, open_relations
-from megapairs_hf.mining.pairs import Mining, any_rows, no_pairs_sentence, pick_all, score_range, usable_pairs
+from megapairs_hf.mining.embedded_rows import EmbeddedRows, large_ids
+from megapairs_hf.mining.engine import MiningInput, usable_pairs, write_pairs
+from megapairs_hf.mining.knn.embeddings import Embeddings
+from megapairs_hf.mining.pairs import write_artifact
+from megapairs_hf.mining.relations import open_relations
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    import pyarrow as pa
 
     from megapairs_hf.artifacts.storage import PathLike
 
 
 def mine_pairs(
-    embeddings: Mapping[str, Artifact],
-    corpus: Artifact,
+    embeddings: Mapping[str, Artifact] | EmbeddedRows,
+    corpus: Artifact | None,
     *,
     config: MineConfig,
     out: PathLike,
@@ -39,8 +42,9 @@ def mine_pairs(
     """Find related pairs of images.
 
     Args:
-        embeddings: the embeddings of the corpus under each encoder, by name.
-        corpus: the corpus that they were made of.
+        embeddings: the embeddings of the corpus under each encoder, by name; or those of a folder that another program
+            wrote (`open_embedding_folder`), which are joined to the corpus by position.
+        corpus: the corpus that they were made of; of a folder from elsewhere None, and images have its own ids.
         config: the settings.
         out: the artifact's folder.
         overwrite: replace what is there.
@@ -50,8 +54,13 @@ def mine_pairs(
 
     Raises:
         ConfigError: a relation names embeddings that are not there, or the similarity range leaves no pair.
-        ArtifactError: embeddings were made of another corpus.
+        ArtifactError: embeddings were made of another corpus, or there is none.
     """
+    if isinstance(embeddings, EmbeddedRows):
+        rows = embeddings if corpus is None else _joined_by_position(embeddings, corpus)
+        return write_artifact(rows, config, out, suffix="parquet", overwrite=overwrite)
+    if corpus is None:
+        raise ArtifactError("the corpus that the embeddings were made of is not there; name its folder with --corpus")
     for name, artifact in embeddings.items():
         if artifact.manifest.inputs["corpus"] != corpus.fingerprint:
             raise ArtifactError(f"the embeddings {name} were made of another corpus; run `megapairs embed` again")
@@ -64,22 +73,45 @@ def mine_pairs(
         return usable_pairs(writer)
     with writer:
         require("mine", "mine")
-        settings = config.relations or tuple(RelationConfig(name) for name in embeddings)
-        relations = open_relations(embeddings, settings)
-        starts = np.cumsum([0, *(int(shard["rows"]) for shard in corpus.manifest.shards)])
-        files = Neighbors(writer.path, starts)
-        searches = find_neighbors(relations, config, files)
-        ranges = {
-            r.name: score_range(r, setting, config, files) for r, setting in zip(relations, settings, strict=True)
-        }
-        representative = join_near_duplicates(relations, ranges, config, files)
-        pick_all(Mining(relations, ranges, representative, config, files), corpus, writer)
-        rounded = {
-            name: [round(float(end), 4) for end in similarity_range] for name, similarity_range in ranges.items()
-        }
-        stats = {"ranges": rounded, "search": searches, "near_duplicates": cluster_stats(representative)}
-        no_pairs = "" if any_rows(writer) else no_pairs_sentence(relations, config, files)
-        pairs = writer.finish(stats)
-        if no_pairs:
-            raise ConfigError(no_pairs)
-    return pairs
+        return write_pairs(_artifact_input(embeddings, corpus, config), config, writer)
+
+
+def _artifact_input(embeddings: Mapping[str, Artifact], corpus: Artifact, config: MineConfig) -> MiningInput:
+    settings = config.relations or tuple(RelationConfig(name) for name in embeddings)
+    arrays = {name: Embeddings.of(artifact) for name, artifact in embeddings.items()}
+    texts = {name for name, artifact in embeddings.items() if artifact.manifest.stats.get("input") != "image"}
+    starts = np.cumsum([0, *(int(shard["rows"]) for shard in corpus.manifest.shards)])
+    ids = _ids(corpus)
+    for name, artifact in embeddings.items():
+        _check_ids(name, artifact, ids)
+    return MiningInput(open_relations(arrays, texts, settings), settings, ids, starts)
+
+
+def _check_ids(name: str, embeddings: Artifact, ids: pa.Array) -> None:
+    """Refuse embeddings whose rows are not those of the corpus; `.npy` shards have no ids to compare."""
+    low = 0
+    for index, shard in enumerate(embeddings.manifest.shards):
+        high = low + int(shard["rows"])
+        if not str(shard["file"]).endswith(".npy"):
+            rows = large_ids(embeddings.shard(index, [IMAGE_ID])[IMAGE_ID])
+            if not rows.equals(ids[low:high]):
+                raise ArtifactError(
+                    f"the embeddings {name} name other images than the corpus in {shard['file']}; run `megapairs embed"
+                    " --overwrite` again"
+                )
+        low = high
+
+
+def _ids(corpus: Artifact) -> pa.Array:
+    return large_ids(corpus.table([IMAGE_ID])[IMAGE_ID])
+
+
+def _joined_by_position(embeddings: EmbeddedRows, corpus: Artifact) -> EmbeddedRows:
+    ids = _ids(corpus)
+    rows = embeddings.of_corpus(ids, corpus.fingerprint)
+    if len(ids) and embeddings.ids[0].as_py() != ids[0].as_py():
+        note(
+            f"mine: row by row, the embeddings in {embeddings.what} are taken for those of {corpus.path}, such as"
+            f" {embeddings.ids[0].as_py()!r} for that of {ids[0].as_py()!r}"
+        )
+    return rows

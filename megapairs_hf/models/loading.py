@@ -49,10 +49,11 @@ def load_mmret(path: str | Path, prompt_style: Style | None = None, **settings: 
     from megapairs_hf.models.mllm import STYLES
     from megapairs_hf.models.model import MMRet
     from megapairs_hf.models.modules import build_modules
-    from megapairs_hf.models.released_checkpoints import has_stock_modules
+    from megapairs_hf.models.released_checkpoints import check_name, has_stock_modules
 
     require(prompt_style is None or prompt_style in STYLES, "prompt_style", prompt_style, " or ".join(STYLES))
     name, revision = str(path), settings.get("revision")
+    check_name(name)
 
     def load() -> MMRet:
         check_adapter_of(name, revision)

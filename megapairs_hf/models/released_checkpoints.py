@@ -14,6 +14,8 @@ from pathlib import Path
 from megapairs_hf.core.errors import ModelError
 
 STOCK = "sentence_transformers."
+# what the authors' weights are called on the Hub
+PUBLISHED = ("BAAI/BGE-VL-base", "BAAI/BGE-VL-large", "BAAI/BGE-VL-MLLM-S1", "BAAI/BGE-VL-MLLM-S2")
 # from the checkpoints' names (LLaVA-NeXT of transformers 4.45) to those of the model without its head
 LLAVA_KEYS = {
     r"^language_model\.model\.": "language_model.",
@@ -25,6 +27,19 @@ LLAVA_KEYS = {
 def key_mapping(model_type: str) -> dict[str, str]:
     """How the names of a checkpoint's weights become the model's; empty where they are the same."""
     return dict(LLAVA_KEYS) if model_type == "llava_next" else {}
+
+
+def check_name(name: str) -> None:
+    """Refuse a bare name that is no folder here, since no repository of the Hub can have it.
+
+    Raises:
+        ModelError: it is one.
+    """
+    if "/" not in name and not Path(name).exists():
+        raise ModelError(
+            f"there is no folder {name!r} here, and on the Hub a model has its owner's name before its own"
+            f" (you/{name}); the weights published today are {', '.join(PUBLISHED)}"
+        )
 
 
 def has_stock_modules(path: str, revision: str | None) -> bool:

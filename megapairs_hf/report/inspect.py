@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
-from megapairs_hf.artifacts import storage
 from megapairs_hf.artifacts.artifact import Artifact, open_artifact
+from megapairs_hf.artifacts.manifest import WEIGHTS
 from megapairs_hf.artifacts.shards import part_rows
+from megapairs_hf.artifacts.tables import is_arrow
 from megapairs_hf.core.config import require
+from megapairs_hf.core.formatting import printable
+from megapairs_hf.core.schema import EMBEDDING, IMAGE_ID
 
 if TYPE_CHECKING:
     from megapairs_hf.artifacts.storage import PathLike
@@ -23,8 +26,6 @@ WIDTH = 80
 LONGEST_TEXT = 300
 NUMBERS_SHOWN = 6
 FILES_SHOWN = 8
-# made of files of weights, which have no rows
-WEIGHTS = frozenset({"model", "encoders"})
 
 
 def inspect_artifact(path: PathLike, rows: int = 5) -> str:
@@ -68,7 +69,7 @@ def inspect_artifact(path: PathLike, rows: int = 5) -> str:
 
 def fit(text: str, width: int = WIDTH) -> str:
     """One printable line of at most `width` characters, an ellipsis where it was longer."""
-    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    line = printable(text)
     return line if len(line) <= width else line[: width - 1] + "…"
 
 
@@ -76,25 +77,22 @@ def _rows(artifact: Artifact) -> Any:
     if artifact.manifest.kind in WEIGHTS:
         return None
     if artifact.manifest.kind == "triplets":
-        return {part: part_rows(artifact, part) for part in ("triplets", "images", "preview")}
+        return {part: part_rows(artifact, part) for part in artifact.manifest.parts}
     return artifact.rows
 
 
 def _first(artifact: Artifact, count: int) -> list[Any]:
-    """Rows of the first shard that has any; a shard that is no table or array (a model's weights) has none."""
-    import pyarrow.parquet as pq
-
-    for index, path in enumerate(artifact.shard_paths()):
-        if artifact.manifest.shards[index]["rows"] == 0 or count == 0:
-            continue
-        if path.endswith(".npy"):
-            return list(artifact.array(index)[:count])
-        if path.endswith(".parquet"):
-            with storage.open_read(path) as file:
-                batch = next(pq.ParquetFile(file).iter_batches(batch_size=count))
-            rows: list[Any] = batch.to_pylist()
-            return rows
-    return []
+    """The first rows; embeddings as arrays, of which the first numbers are shown, and of older files those alone."""
+    if artifact.manifest.kind != "embeddings":
+        return list(artifact.head(count))
+    index = next((i for i, shard in enumerate(artifact.manifest.shards) if shard["rows"]), None)
+    if index is None:
+        return []
+    embeddings = artifact.array(index)[:count]
+    if not is_arrow(artifact.shard_paths()[index]):
+        return list(embeddings)
+    ids = artifact.shard(index, [IMAGE_ID])[IMAGE_ID].slice(0, count).to_pylist()
+    return [{IMAGE_ID: key, EMBEDDING: each} for key, each in zip(ids, embeddings, strict=True)]
 
 
 def _short(value: Any) -> Any:

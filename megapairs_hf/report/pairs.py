@@ -7,6 +7,7 @@ cannot be told apart and is shown without images.
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,7 @@ class PairView:
         query: the query image.
         target: the target image.
         description: what they share and how they differ; empty where it was rejected.
-        texts: its instructions, each with its `fits` or an empty text.
+        texts: its instructions, each with its pass rate or an empty text.
         reason: why the pair was left out, empty where it was not.
         detail: details: the raw response of the model.
     """
@@ -68,8 +69,8 @@ Sampled = tuple[str, str, list[tuple[str, str]], str, str]
 
 
 def _accepted(row: dict[str, Any]) -> Sampled:
-    fits = row.get("fits") or [None] * len(row["instructions"])
-    texts = [(t, "" if f is None else f"{f:.0%}") for t, f in zip(row["instructions"], fits, strict=True)]
+    rates = row.get("verified") or [math.nan] * len(row["instructions"])
+    texts = [(t, "" if math.isnan(f) else f"{f:.0%}") for t, f in zip(row["instructions"], rates, strict=True)]
     return row["query_id"], row["target_id"], texts, "", ""
 
 

@@ -7,16 +7,14 @@ report is where one wants to see that, so it is no error.
 
 from __future__ import annotations
 
-import base64
-import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.artifacts.lookup import rows_by_id
 from megapairs_hf.core.errors import ArtifactError, ImageRejectedError
 from megapairs_hf.core.schema import CAPTION, IMAGE, IMAGE_ID
-from megapairs_hf.images.decode import shrink, to_rgb
 from megapairs_hf.images.locate import ROOT, image_bytes
+from megapairs_hf.images.thumbnails import thumbnail
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -24,7 +22,6 @@ if TYPE_CHECKING:
     from megapairs_hf.artifacts.artifact import Artifact
 
 THUMBNAIL_SIDE = 208
-QUALITY = 82
 
 
 @dataclass(frozen=True)
@@ -47,17 +44,6 @@ class Thumbnail:
     def alt(self) -> str:
         """What a screen reader says."""
         return self.caption or f"image {self.image_id}, without a caption"
-
-
-def thumbnail(content: bytes) -> str:
-    """An image's file as a data URI of a small WebP.
-
-    Raises:
-        ImageRejectedError: it cannot be decoded.
-    """
-    sink = io.BytesIO()
-    shrink(to_rgb(content), THUMBNAIL_SIDE).save(sink, "WEBP", quality=QUALITY, method=4)
-    return "data:image/webp;base64," + base64.b64encode(sink.getvalue()).decode("ascii")
 
 
 def find_thumbnails(sources: Sequence[tuple[Artifact, Sequence[int]]], ids: Iterable[str]) -> dict[str, Thumbnail]:
@@ -85,7 +71,7 @@ def find_thumbnails(sources: Sequence[tuple[Artifact, Sequence[int]]], ids: Iter
 def _image(artifact: Artifact, row: dict[str, Any]) -> Thumbnail:
     image_id, caption = row[IMAGE_ID], row[CAPTION] or ""
     try:
-        return Thumbnail(image_id, caption, thumbnail(_content(artifact, row[IMAGE])))
+        return Thumbnail(image_id, caption, thumbnail(_content(artifact, row[IMAGE]), THUMBNAIL_SIDE))
     except (ImageRejectedError, ArtifactError) as error:
         reason = error.reason if isinstance(error, ImageRejectedError) else "its file is not there"
         return Thumbnail(image_id, caption, problem=reason)

@@ -114,7 +114,8 @@ class TrainConfig(LoopConfig):
         relations: use only triplets of these relations (the paper's Table 5); empty for all.
         sources: further data sets to mix in.
         weight: sampling weight of the triplets beside `sources`; null for their number, 0 for never.
-        cluster_column: column of the data set's images that names their near-duplicate cluster; null for none.
+        cluster_column: column of the data set's images that names their near-duplicate cluster, `cluster` in what
+            `build` makes, where -1 stands for unknown; null for none.
         workers: processes that decode images ahead of the model; 0 for threads of this process.
         max_rejected: unreadable images that are left out before the run stops.
         negatives: hard negatives per query, the query image counted.

@@ -47,7 +47,7 @@ class Fetch:
 
 
 class ContrastTask:
-    """What `train_mmret` learns.
+    """What `train` learns.
 
     Args:
         model: an MMRet.

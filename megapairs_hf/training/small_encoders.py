@@ -61,6 +61,11 @@ def pretrain_encoders(
                 )
         table = corpus.table(["image_id", "caption"])
         ids, captions = table["image_id"].to_pylist(), table["caption"].to_pylist()
+        if not all(captions):
+            raise TrainingError(
+                f"{captions.count(''):,} of {len(captions):,} images have no caption to train on; make the"
+                " corpus with `captions: required`, or embed with published encoders of images"
+            )
         fetch = corpus_files(corpus)
         torch.manual_seed(config.clip.seed)
         tokenizer = train_tokenizer(captions, config.model)

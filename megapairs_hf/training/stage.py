@@ -13,14 +13,16 @@ from megapairs_hf.artifacts.workspace import TRAINING_LOG
 from megapairs_hf.artifacts.writer import ArtifactWriter, Rejection, create_artifact
 from megapairs_hf.core import distributed
 from megapairs_hf.core.compatibility import require_adapters
+from megapairs_hf.core.config import given_settings
 from megapairs_hf.core.dependencies import require
 from megapairs_hf.core.errors import ArtifactError, TrainingError
 from megapairs_hf.core.progress import note
-from megapairs_hf.dataset.load import load_triplets
 from megapairs_hf.models.loading import load_mmret, save_mmret
 from megapairs_hf.models.lora import add_lora, unload_lora
 from megapairs_hf.training.checkpoint import explained_save
+from megapairs_hf.training.config import TrainConfig
 from megapairs_hf.training.data.mmeb import open_source, source_fingerprint
+from megapairs_hf.training.data.opened import opened_triplets
 from megapairs_hf.training.data.triplets import TripletPool
 from megapairs_hf.training.evaluate import EvalCallback, of_triplets
 from megapairs_hf.training.retrieval_task import ContrastTask
@@ -30,8 +32,10 @@ from megapairs_hf.training.trainer import run_loop
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from megapairs_hf.training.config import TrainConfig
+    from megapairs_hf.artifacts.storage import PathLike
+    from megapairs_hf.dataset.triplets import Triplets
     from megapairs_hf.training.data.dataset import TrainDataset
+    from megapairs_hf.training.data.opened import OpenedTriplets
 
     Evaluators = Mapping[str, Callable[[Any], Mapping[str, float]]]
 
@@ -39,47 +43,53 @@ RUN = ".run"
 EVAL_QUERIES, EVAL_BATCH = 500, 64
 
 
-def train_mmret(
-    triplets: Artifact | str,
-    *,
-    config: TrainConfig,
+def train(
+    triplets: Triplets | Artifact | PathLike,
     out: str | Path,
+    *,
+    config: TrainConfig | None = None,
     work: str | Path = ".",
     overwrite: bool = False,
     evaluators: Evaluators | None = None,
+    **settings: Any,
 ) -> Artifact:
     """Train an MMRet on triplets.
 
+        train("you/your-pairs", "mmret", model="openai/clip-vit-base-patch16", steps=200, batch_size=64)
+
     Args:
-        triplets: as made by the build stage, or the id of such a data set on the Hub.
-        config: the settings.
+        triplets: `Triplets` (of `load_triplets`), what the build stage made, its folder, or the id of such a data set
+            on the Hub.
         out: the folder of the model; a Sentence Transformers model when done. A tracker's files go to a folder beside
             it, with `.tracking` after the name.
+        config: the settings as one object.
         work: what `./…` in the model's path is relative to.
         overwrite: replace what is there.
         evaluators: functions by name that measure the model; they run every `eval_every` steps, besides retrieval on
             the validation split (`validation/recall@1`).
+        **settings: the fields of `TrainConfig`, instead of `config`; the others have the paper's values.
 
     Returns:
-        A `model` artifact.
+        A `model` artifact; the same call again resumes a run that was interrupted.
 
     Raises:
+        ConfigError: a setting is unknown or out of range.
         ModelError: the backbone cannot be loaded.
         TrainingError: the data do not fit the settings, or the loss is not a number.
         StaleArtifactError: `out` holds a run with other settings or inputs.
     """
-    path = triplets if isinstance(triplets, str) else triplets.path
-    mark = published_fingerprint(triplets) if isinstance(triplets, str) else triplets.fingerprint
-    inputs = {"triplets": mark, "model": backbone_fingerprint(config, work)}
+    config = given_settings(TrainConfig, config, settings, "train")
+    data = opened_triplets(triplets)
+    inputs = {"triplets": data.fingerprint, "model": backbone_fingerprint(config, work)}
     inputs |= {f"sources[{i}]": source_fingerprint(source, work) for i, source in enumerate(config.sources)}
 
     def make(folder: Path) -> dict[str, Any]:
         # checked again when the loop begins; here before anything is loaded
         chosen_tracker(config.tracker)
         model = started_model(config, work)
-        pools, weights, small = open_pools(load_triplets(path, config.split), config, work)
+        pools, weights, small = open_pools(data.split(config.split), config, work)
         task = ContrastTask(model, pools, weights, config)
-        measures = _measures(model, path, config, evaluators or {})
+        measures = _measures(model, data, config, evaluators or {})
         watch = EvalCallback(
             measures,
             config.eval_every if measures else 0,
@@ -99,23 +109,6 @@ def train_mmret(
         return {"save": lambda path: save_mmret(model, path), "stats": stats, "rejected": left_out}
 
     return make_model(out, config, inputs, make, overwrite=overwrite)
-
-
-def published_fingerprint(repo_id: str) -> str:
-    """What identifies the triplets and images of a data set on the Hub: its files, as `datasets` hashes them.
-
-    Raises:
-        ArtifactError: there is no such data set, or it has no triplets.
-    """
-    from datasets import load_dataset_builder
-
-    try:
-        return " ".join(str(load_dataset_builder(repo_id, name).hash) for name in ("triplets", "images"))
-    except Exception as error:  # datasets raises whatever its reader or connection raises
-        message = " ".join(str(error).split())[:300]
-        raise ArtifactError(
-            f"cannot open the triplets of {repo_id}: {message}; name a folder of `megapairs build` or a Hub data set"
-        ) from error
 
 
 def started_model(config: TrainConfig, work: str | Path) -> Any:
@@ -179,13 +172,13 @@ def open_pools(
 
 
 def _measures(
-    model: Any, path: str, config: TrainConfig, evaluators: Evaluators
+    model: Any, data: OpenedTriplets, config: TrainConfig, evaluators: Evaluators
 ) -> dict[str, Callable[[], Mapping[str, float]]]:
     """What is measured during training."""
     measures: dict[str, Callable[[], Mapping[str, float]]] = {}
     if config.eval_every:
         try:
-            rows = load_triplets(path, "validation")
+            rows = data.split("validation")
         except ArtifactError as error:
             if not evaluators:
                 if config.best_metric is not None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 
+import datasets
 import pyarrow as pa
 import pytest
+from datasets import Dataset
 from PIL import Image
 
 from megapairs_hf.artifacts.shards import shard_names
@@ -22,7 +24,15 @@ class Plain:
 
 
 META_TYPE = pa.struct([("color", pa.string()), ("count", pa.int64()), ("tags", pa.list_(pa.string()))])
-CORPUS = pa.schema([("image_id", pa.string()), ("image", IMAGE_TYPE), ("caption", pa.string()), ("meta", META_TYPE)])
+CORPUS = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("image", IMAGE_TYPE),
+        ("caption", pa.string()),
+        ("captions", pa.list_(pa.string())),
+        ("meta", META_TYPE),
+    ]
+)
 
 
 def make_image(color=(200, 30, 30), size=(64, 32)):
@@ -44,6 +54,7 @@ def image_row(image_id, caption, content=None, **meta):
         "image_id": image_id,
         "image": {"bytes": make_image() if content is None else content, "path": None},
         "caption": caption,
+        "captions": [caption],
         "meta": meta,
     }
 
@@ -67,6 +78,29 @@ def pairs(tmp_path):
     """Eleven neighbors in two shards."""
     keys = [(f"i{n}", f"i{n + 1}") for n in range(11)]
     return make_artifact(tmp_path / "pairs", "pairs", PAIRS, [pair_rows(*keys[:7]), pair_rows(*keys[7:])])
+
+
+@pytest.fixture
+def bare(tmp_path):
+    """Six images without captions in two shards; the fifth is broken, the last is the first again."""
+    rows = [image_row(f"i{n}", "", make_image((n % 5 * 40, 0, 0))) for n in range(6)]
+    rows[4]["image"]["bytes"] = b"no image"
+    return make_artifact(tmp_path / "bare", "corpus", CORPUS, [rows[:4], rows[4:]])
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
+
+
+@pytest.fixture
+def images(corpus):
+    return Dataset.from_list(corpus.table().to_pylist()).cast_column("image", datasets.Image())
+
+
+@pytest.fixture
+def rows(pairs):
+    return Dataset.from_list(pairs.table(["query_id", "target_id"]).to_pylist())
 
 
 @pytest.fixture

@@ -87,3 +87,39 @@ def save_vlm(folder, texts):
     ).save_pretrained(folder)
     assert json.loads((folder / "config.json").read_text())["model_type"] == "llava_next"
     return str(folder)
+
+
+def teach(folder, reply, steps=200):
+    """Train the tiny LLaVA-NeXT in a folder to say one sentence about any two images, whatever the prompt."""
+    import random
+
+    import torch
+    from PIL import Image
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    model, processor = AutoModelForImageTextToText.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0.01, steps)
+    answer = processor.tokenizer(reply + processor.tokenizer.eos_token, return_tensors="pt", add_special_tokens=False)
+    rng = random.Random(0)
+    for _ in range(steps):
+        text = "".join(rng.choice("abcdefgh ijkl.,\n") for _ in range(rng.randint(20, 500)))
+        images = [Image.new("RGB", (40, 40), (rng.randrange(256), 0, rng.randrange(256))) for _ in range(2)]
+        content = [{"type": "text", "text": text}, *({"type": "image", "image": image} for image in images)]
+        inputs = processor.apply_chat_template(
+            [[{"role": "user", "content": content}]],
+            tokenize=True,
+            add_generation_prompt=True,
+            return_dict=True,
+            return_tensors="pt",
+        )
+        prompt = inputs.pop("input_ids")
+        ids = torch.cat([prompt, answer["input_ids"]], 1)
+        labels = ids.clone()
+        labels[:, : prompt.shape[1]] = -100
+        inputs["attention_mask"] = torch.ones_like(ids)
+        model(input_ids=ids, labels=labels, **inputs).loss.backward()
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+    model.save_pretrained(folder)

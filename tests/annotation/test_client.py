@@ -207,6 +207,53 @@ def test_two_servers_share_the_work(serve):
     assert [len(server.bodies) for server in servers] == [10, 10]
 
 
+SCHEMA = {"name": "texts", "schema": {"type": "object"}}
+FORMS = [
+    {"type": "json_schema", "json_schema": SCHEMA},
+    {"type": "json_object", "value": SCHEMA["schema"]},
+    {"type": "json_object"},
+    None,
+]
+
+
+@pytest.mark.parametrize("known", range(4))
+def test_a_schema_goes_out_in_a_form_that_the_server_knows(serve, known):
+    def script(body, _):
+        return None if body["seed"] > 5 or body.get("response_format") == FORMS[known] else ("refuse", "unknown form")
+
+    server = serve(answer=plain, script=script)
+    parameters = {"max_tokens": 5, "response_format": {"type": "json_schema", "json_schema": SCHEMA}}
+
+    async def two():
+        endpoint = Endpoint(urls=(server.url,), timeout_s=NEVER_S)
+        async with Client(endpoint, Usage(), "double") as client:
+            for seed in (1, 2):
+                request = Request([{"role": "user", "content": "hello"}], "double", {**parameters, "seed": seed})
+                assert (await client.request(lambda request=request: request)).text == f"reply {seed}"
+
+    asyncio.run(two())
+    # each form once, and the one that serves from then on
+    assert [body.get("response_format") for body in server.bodies] == [*FORMS[: known + 1], FORMS[known]]
+
+
+def test_a_refusal_of_every_form_is_the_request_s_own(serve):
+    server = serve(answer=plain, script=lambda body, _: ("refuse", "too long") if body["seed"] == 1 else None)
+    parameters = {"max_tokens": 5, "response_format": {"type": "json_schema", "json_schema": SCHEMA}}
+
+    async def some():
+        async with Client(Endpoint(urls=(server.url,), timeout_s=NEVER_S), Usage(), "double") as client:
+            replies = []
+            for seed in (1, 2, 1):
+                request = Request([{"role": "user", "content": "hello"}], "double", {**parameters, "seed": seed})
+                replies.append(await client.request(lambda request=request: request))
+            return replies
+
+    first, second, third = asyncio.run(some())
+    assert (first.refused, second.refused, third.refused) == ("refused", "", "refused")
+    assert len(server.bodies) == 4 + 1 + 1
+    assert server.bodies[-1]["response_format"] == FORMS[0]
+
+
 @pytest.mark.parametrize("bad", [{"urls": ()}, {"urls": ("gpu:80",)}, {"concurrency": 0}, {"timeout_s": 0}])
 def test_bad_endpoints(bad):
     with pytest.raises(ConfigError, match=next(iter(bad))):

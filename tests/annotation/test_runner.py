@@ -13,6 +13,7 @@ from megapairs_hf.annotation.client import concurrency_limit
 from megapairs_hf.annotation.client.budget import Usage
 from megapairs_hf.annotation.client.load_balancer import Server
 from megapairs_hf.annotation.client.messages import Response
+from megapairs_hf.annotation.engines import journal_index
 from megapairs_hf.annotation.engines.journal import Journal
 from megapairs_hf.core.errors import BudgetSpentError, ConfigError, ServerUnavailableError
 from megapairs_hf.core.schema import PAIRS
@@ -195,17 +196,41 @@ def test_one_prompt_too_long_is_left_out(serve, pairs, corpus, tmp_path):
 def test_groups_in_the_journal_are_durable_when_add_returns(tmp_path):
     import asyncio
 
-    async def add_many(journal):
-        await asyncio.gather(*(journal.add(0, (f"q{n}", "t", 0), Response(f"é\n{n}")) for n in range(300)))
-        with journal.reader() as reader:
-            return [reader.responses(0, f"q{n}", "t")[0].text for n in range(300)]
+    keys = [f"{n:016x}" * 2 for n in range(300)]
 
-    with Journal(tmp_path, "x") as journal:
-        assert asyncio.run(add_many(journal)) == [f"é\n{n}" for n in range(300)]
+    async def add_many(journal):
+        await asyncio.gather(*(journal.add(key, Response(f"é\u2028\n{n}")) for n, key in enumerate(keys)))
+        return [journal.get(key).text for key in keys]
+
+    with Journal(tmp_path) as journal:
+        assert asyncio.run(add_many(journal)) == [f"é\u2028\n{n}" for n in range(300)]
         assert journal.sums() == (300, 0, 0)
         with ThreadPoolExecutor(1) as pool:
-            pool.submit(journal.add_all, 1, [(("a", "b", 0), Response("x", prompt_tokens=3))]).result()
+            pool.submit(journal.add_all, [("f" * 32, Response("x", prompt_tokens=3))]).result()
         assert journal.sums() == (301, 3, 0)
+        assert journal.get("e" * 32) is None
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_cut_line_is_ignored_and_every_process_reads_all_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(journal_index, "MIN_FOLD", 4)
+    for part in range(3):
+        with Journal(tmp_path) as journal:
+            journal.add_all([(f"{part}{n:015x}" * 2, Response(f"{part} {n}", completion_tokens=2)) for n in range(5)])
+    file = sorted(tmp_path.iterdir())[1]
+    content = file.read_bytes()
+    file.write_bytes(content[:-9])  # killed while it wrote
+    lost = json.loads(content.splitlines()[-1])["key"]
+    with Journal(tmp_path) as journal:
+        assert (len(journal), journal.sums()) == (14, (14, 0, 28))
+        there = {f"{part}{n:015x}" * 2: f"{part} {n}" for part in range(3) for n in range(5)}
+        assert {key: journal.get(key) and journal.get(key).text for key in there} == there | {lost: None}
+        other = Journal(tmp_path)
+        other.add_all([(lost, Response("again"))])
+        assert journal.get(lost) is None
+        journal.sums()
+        assert journal.get(lost).text == "again"
+        other.close()
 
 
 def test_the_budget_and_endpoint_are_no_settings(serve, pairs, corpus, tmp_path):

@@ -1,10 +1,8 @@
-import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -17,6 +15,8 @@ import pytest
 
 from megapairs_hf.annotation import Budget, DescribeConfig, Endpoint, InstructConfig, describe_pairs, instruct_pairs
 from megapairs_hf.annotation.config import RULE_BASED
+from megapairs_hf.annotation.engines.journal import Journal
+from megapairs_hf.annotation.shard_io import journal_folder
 from megapairs_hf.artifacts.artifact import open_artifact
 from megapairs_hf.core.errors import (
     ArtifactError,
@@ -127,14 +127,7 @@ CHILD = """
 
 def kept(out):
     """Responses that are in the journal of an unfinished artifact."""
-    file = out / ".parts" / "journal-0.sqlite"
-    if not file.exists():
-        return 0
-    try:
-        with contextlib.closing(sqlite3.connect(file)) as base:
-            return base.execute("SELECT count(*) FROM responses").fetchone()[0]
-    except sqlite3.OperationalError:
-        return 0
+    return len(Journal(journal_folder(out)))
 
 
 def test_killed_and_continued(serve, pairs, corpus, tmp_path):

@@ -51,8 +51,8 @@ def test_a_local_vlm_describes_and_is_the_same_after_an_interruption(vlm, pairs,
         assert row["prompt_tokens"] > 20
     kept, add_all = [], Journal.add_all
 
-    def dies(self, shard, replies):
-        add_all(self, shard, replies)
+    def dies(self, replies):
+        add_all(self, replies)
         kept.extend(key for key, _ in replies)
         if len(kept) == 7:
             raise KeyboardInterrupt
@@ -66,10 +66,10 @@ def test_a_local_vlm_describes_and_is_the_same_after_an_interruption(vlm, pairs,
 
 
 def test_images_reach_the_model(vlm, corpus, tmp_path):
-    model = LocalModel(short(vlm), vision=True)
-    from megapairs_hf.annotation.corpus_reader import CorpusImages
+    model = LocalModel(vlm, FOUR, vision=True)
+    from megapairs_hf.annotation.corpus_reader import CorpusImages, CorpusReader
 
-    images = CorpusImages(corpus, 64)
+    images = CorpusImages(CorpusReader(corpus), 64)
     images.load(["i0", "i11"])
 
     def request(*names):
@@ -87,7 +87,7 @@ def test_a_local_llm_responds_as_transformers_does(llm, pairs, corpus, tmp_path)
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     config = InstructConfig(engine="transformers", model=llm, max_new_tokens=9, temperature=0.0, local=FOUR)
-    model = LocalModel(config, vision=False)
+    model = LocalModel(config.model, config.local, vision=False)
     texts = ["make it red", "on the left of a circle and more", "x"]
     how = {"temperature": 0.0, "top_p": None, "max_tokens": 9}
     said = model.generate([Request([{"role": "user", "content": text}], llm, how) for text in texts], 0)
@@ -123,10 +123,10 @@ def test_a_lora_adapter_changes_what_is_said(llm, tmp_path):
     how = {"temperature": 0.0, "top_p": None, "max_tokens": 20}
     request = [Request([{"role": "user", "content": "make it red"}], llm, how)]
     config = InstructConfig(engine="transformers", model=llm, local=FOUR)
-    plain = LocalModel(config, vision=False).generate(request, 0)
+    plain = LocalModel(config.model, config.local, vision=False).generate(request, 0)
     local = Local(batch_size=4, dtype="float32", adapter=str(tmp_path / "lora"))
     other = InstructConfig(engine="transformers", model=llm, local=local)
-    assert LocalModel(other, vision=False).generate(request, 0) != plain
+    assert LocalModel(other.model, other.local, vision=False).generate(request, 0) != plain
 
 
 def test_wrong_models_and_settings(tmp_path, pairs, corpus):

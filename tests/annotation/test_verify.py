@@ -2,11 +2,12 @@ import dataclasses
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 from megapairs_hf.annotation import DescribeConfig, InstructConfig, VerifyConfig, describe_pairs, instruct_pairs
 from megapairs_hf.annotation.stage import verify_pairs
-from megapairs_hf.annotation.verify import share
+from megapairs_hf.annotation.tasks import share
 from megapairs_hf.artifacts.artifact import open_artifact
 from megapairs_hf.core.errors import ArtifactError, ConfigError, ModelError, StaleArtifactError
 from megapairs_hf.core.schema import PAIRS, VERIFIED
@@ -58,8 +59,8 @@ def test_an_honest_judge_finds_all_and_a_yes_sayer_about_half(serve, instructed,
     assert honest.table().schema.equals(VERIFIED)
     rows = honest.table().to_pylist()
     assert [row["instructions"] for row in rows] == [row["instructions"] for row in instructed.table().to_pylist()]
-    assert all(fit == 1 for row in rows[:7] for fit in row["fits"])
-    assert rows[7]["fits"] == [None] * 3
+    assert all(fit == 1 for row in rows[:7] for fit in row["verified"])
+    assert np.isnan(rows[7]["verified"]).all()
     assert honest.manifest.stats["verdicts"] == {
         "beats all hard negatives": 21,
         "beats fewer": 0,
@@ -68,7 +69,7 @@ def test_an_honest_judge_finds_all_and_a_yes_sayer_about_half(serve, instructed,
     }
     lazy_server = serve(answer=lambda _: "Yes")
     lazy = verify_pairs(instructed, mined, corpus, config=VerifyConfig(endpoint=at(lazy_server)), out=tmp_path / "w")
-    fits = [fit for row in lazy.table().to_pylist()[:7] for fit in row["fits"]]
+    fits = [fit for row in lazy.table().to_pylist()[:7] for fit in row["verified"]]
     assert len(lazy_server.bodies) == 7 * 3 * 3
     assert 0.25 < sum(fits) / len(fits) < 0.75
 
@@ -77,7 +78,7 @@ def test_no_answer_is_no_verdict(serve, instructed, mined, corpus, tmp_path):
     made = verify_pairs(
         instructed, mined, corpus, config=VerifyConfig(endpoint=at(serve(answer=lambda _: "Hm"))), out=tmp_path / "v"
     )
-    assert all(fit is None for row in made.table().to_pylist() for fit in row["fits"])
+    assert all(np.isnan(fit) for row in made.table().to_pylist() for fit in row["verified"])
     assert share([True, None, False, False]) == pytest.approx(1 / 3)
 
 
@@ -119,19 +120,19 @@ def test_the_build_applies_the_threshold(serve, instructed, mined, corpus, tmp_p
     made = verify_pairs(instructed, mined, corpus, config=config, out=tmp_path / "v")
     fitting = {
         (row["query_id"], row["target_id"]): [
-            text for text, fit in zip(row["instructions"], row["fits"], strict=True) if fit is None or fit >= 0.5
+            text for text, fit in zip(row["instructions"], row["verified"], strict=True) if not fit < 0.5
         ]
         for row in made.table().to_pylist()
     }
-    settings = BuildConfig(validation=0, min_negatives=1, min_fit=0.5)
+    settings = BuildConfig(validation=0, min_negatives=1, min_pass_rate=0.5)
     built = build_triplets(made, mined, corpus, config=settings, out=tmp_path / "t")
     triplets = [row for i, s in enumerate(built.manifest.shards) if s["file"].startswith("triplets/")
                 for row in built.shard(i).to_pylist()]  # fmt: skip
     assert {(row["q_img"], row["t_img"]): row["q_text"] for row in triplets} == {k: v for k, v in fitting.items() if v}
-    assert built.manifest.rejected.get("no_fitting_instruction", 0) == sum(not v for v in fitting.values())
+    assert built.manifest.rejected.get("no_instruction", 0) == sum(not v for v in fitting.values())
     with pytest.raises(ConfigError, match="run `megapairs verify`"):
         build_triplets(instructed, mined, corpus, config=settings, out=tmp_path / "u")
-    everything = dataclasses.replace(settings, min_fit=0.0)
+    everything = dataclasses.replace(settings, min_pass_rate=0.0)
     assert build_triplets(made, mined, corpus, config=everything, out=tmp_path / "x").manifest.rejected == {}
 
 
@@ -157,7 +158,7 @@ def test_clip_scores_equal_a_second_computation(instructed, mined, corpus, tmp_p
 
     row, pair = made.table().to_pylist()[0], mined.table().to_pylist()[0]
     with torch.inference_mode():
-        for text, fit in zip(row["instructions"], row["fits"], strict=True):
+        for text, fit in zip(row["instructions"], row["verified"], strict=True):
             tokens = processor(text=[text], padding=True, truncation=True, return_tensors="pt")
             asked = (
                 make_image(row["query_id"])
@@ -183,7 +184,7 @@ def test_the_clip_of_the_work_folder_is_named_by_its_place_in_it(work):
     assert done.returncode == 0, done.stderr
     made = open_artifact(work / "verified")
     assert made.manifest.config["model"] == "./encoders/clip"
-    assert all(0 <= fit <= 1 for row in made.table().to_pylist()[:7] for fit in row["fits"])
+    assert all(0 <= fit <= 1 for row in made.table().to_pylist()[:7] for fit in row["verified"])
     config = VerifyConfig(engine="clip", model="./encoders/clip")
     parts = [open_artifact(work / name) for name in ("instructions", "pairs", "corpus")]
     absent = dataclasses.replace(config, model="./encoders/other")

@@ -3,6 +3,7 @@ import os
 import resource
 import signal
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -31,7 +32,7 @@ def make(path, config=Settings(), inputs=None, stop_after=None, **options):
                 raise RuntimeError("stopped")
             table = pa.table({"x": [i * config.factor, i]})
             writer.write(i, table, [(f"row {i}", "odd", "")] if i % 2 else [], {"seen": {"rows": 3}})
-        return writer.finish({"note": 1})
+        return writer.finish({"note": 1}, configurations={"further": pa.table({"y": [config.factor]})})
 
 
 def test_rows_rejections_and_counters_are_in_the_manifest(tmp_path):
@@ -71,8 +72,8 @@ def test_killed_at_any_renaming_it_ends_with_the_same_bytes(tmp_path):
         if child.exitcode == 0:
             break
         assert child.exitcode == -signal.SIGKILL
-    # the plan, a file and two records of each shard, the rejections, the manifest
-    assert number > 14
+    # the plan, a file and two records of each shard, the rejections, a further table, the README, the manifest
+    assert number > 16
 
 
 def test_a_finished_artifact_is_not_made_again(tmp_path):
@@ -160,7 +161,9 @@ def test_another_kind_is_refused(tmp_path):
 def test_arrays_are_memory_mapped(tmp_path):
     writer = create_artifact(tmp_path / "a", kind="embeddings", config=Settings(), inputs={}, names=["s.npy"])
     with writer:
-        writer.write(0, np.ones((3, 2), np.float16))
+        # as earlier versions wrote it
+        np.save(tmp_path / "a" / "s.npy", np.ones((3, 2), np.float16))
+        writer.adopt(0, 3, [], {})
         artifact = writer.finish()
     assert isinstance(artifact.array(0), np.memmap)
     assert artifact.rows == 3
@@ -178,3 +181,49 @@ def test_a_run_that_failed_before_it_made_anything_locks_nothing(tmp_path):
     with pytest.raises(RuntimeError):
         make(tmp_path / "a", stop_after=0)
     assert make(tmp_path / "a", config=Settings(3)).table()["x"].to_pylist() == [0, 0, 3, 1, 6, 2, 9, 3]
+
+
+def finished(path, tables, suffix="parquet", kind="pairs", configurations=None, rejected=()):
+    names = [f"shard-{i:05d}-of-{len(tables):05d}.{suffix}" for i in range(len(tables))]
+    writer = create_artifact(path, kind=kind, config=Settings(), inputs={}, names=names, overwrite=True)
+    with writer:
+        for i, table in enumerate(tables):
+            writer.write(i, table)
+        return writer.finish(rejected=rejected, configurations=configurations)
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "arrow"])
+def test_further_tables_and_the_rows_as_a_dataset(tmp_path, suffix):
+    tables = [pa.table({"image_id": ["a", "b"]}), pa.table({"image_id": pa.array([], pa.string())})]
+    further = {"near_duplicates": pa.table({"image_id": ["b"], "cluster": [0]})}
+    artifact = finished(tmp_path / "a", tables, suffix, configurations=further, rejected=[("c", "odd", "")])
+    assert artifact.configuration("near_duplicates").to_pylist() == [{"image_id": "b", "cluster": 0}]
+    assert artifact.configuration("rejected").equals(artifact.rejected())
+    assert artifact.manifest.configurations["near_duplicates"]["file"] == f"near_duplicates.{suffix}"
+    assert artifact.dataset()["image_id"] == ["a", "b"]
+    assert artifact.dataset("near_duplicates")["cluster"] == [0]
+    assert artifact.dataset("rejected")["key"] == ["c"]
+    with pytest.raises(ArtifactError, match="no configuration 'clusters'; it has near_duplicates, rejected"):
+        artifact.dataset("clusters")
+    without = finished(tmp_path / "b", tables, suffix)
+    assert without.fingerprint != artifact.fingerprint
+    # the same folder made again is not read from a cache
+    finished(tmp_path / "a", [pa.table({"image_id": ["x"]}), tables[1]], suffix)
+    assert open_artifact(tmp_path / "a").dataset()["image_id"] == ["x"]
+    assert finished(tmp_path / "c", [tables[1]], suffix).dataset().column_names == ["image_id"]
+
+
+def test_arrow_shards_are_mapped_without_a_copy_and_without_a_descriptor(tmp_path):
+    before = pa.total_allocated_bytes()
+    values = pa.FixedSizeListArray.from_arrays(pa.array((np.arange(400_000) % 1000).astype(np.float16)), 4)
+    tables = [pa.table({"embedding": values.slice(0, 60_000)}), pa.table({"embedding": values.slice(60_000)})]
+    artifact = finished(tmp_path / "a", tables, "arrow", kind="embeddings")
+    del tables, values
+    descriptors = len(list(Path("/proc/self/fd").iterdir()))
+    shards = [artifact.shard(i) for i in range(2)]
+    assert pa.total_allocated_bytes() - before < 100_000
+    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
+    assert [shard["embedding"].num_chunks for shard in shards] == [1, 1]
+    assert shards[1]["embedding"][-1].as_py() == [996, 997, 998, 999]
+    assert [len(batch) for batch in artifact.iter_batches(1, ["embedding"], 30_000)] == [30_000, 10_000]
+    assert artifact.dataset().num_rows == 100_000

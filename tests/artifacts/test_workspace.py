@@ -1,6 +1,7 @@
 import pytest
 
-from megapairs_hf.artifacts.artifact import Artifact, Manifest
+from megapairs_hf.artifacts.artifact import Artifact
+from megapairs_hf.artifacts.manifest import Manifest
 from megapairs_hf.artifacts.workspace import source_name
 from megapairs_hf.core.config import config_dict
 from megapairs_hf.corpus import CorpusConfig

@@ -43,7 +43,7 @@ KILLS = [
     (1, "corpus/manifest.json"),
     (4, "clip/checkpoints/step-*"),
     (2, "dino/checkpoints/step-*"),
-    (6, "shard-*.npy"),
+    (6, "shard-*.arrow"),
     (7, "*.npz"),
     (2, "pairs/shard-*.parquet"),
     (1, "descriptions/manifest.json"),

@@ -115,10 +115,10 @@ def test_only_adapters_are_refused(models, adapter, monkeypatch):
 
 
 IMPORTS = """
-from megapairs_hf.annotation.config import DescribeConfig, Local
+from megapairs_hf.annotation.config import Local
 from megapairs_hf.annotation.engines.transformers_engine import LocalModel
 from megapairs_hf.models.loading import load_model
-from megapairs_hf.embedding import EmbedConfig, EncoderConfig
+from megapairs_hf.embedding.config import EncoderConfig, ModelSettings
 from megapairs_hf.embedding.encoders import load_encoder
 from megapairs_hf.models import load_mmret
 from megapairs_hf.training import TrainConfig
@@ -133,9 +133,9 @@ def test_the_pair_is_named_before_weights_are_loaded(pair, models, adapter):
         f"started_model(TrainConfig(model={models + '/clip'!r}, lora_rank=4), '.')",
         f"load_mmret({folder})",
         f"load_model({folder}, 'sentence-transformers', None, None)",
-        f"load_encoder(EncoderConfig('a', 'x', 'image'), {folder}, EmbedConfig(), 'cpu')",
-        f"LocalModel(DescribeConfig(model='x', local=Local(adapter={folder})), vision=True)",
-        f"LocalModel(DescribeConfig(model={folder}), vision=False)",
+        f"load_encoder(ModelSettings(EncoderConfig('a', 'x', 'image')), {folder}, 'cpu')",
+        f"LocalModel('x', Local(adapter={folder}), vision=True)",
+        f"LocalModel({folder}, Local(), vision=False)",
     ]
     tried = [f"try: {load}\nexcept Exception as error: print(type(error).__name__, error)\n" for load in loads]
     done = python(pair, LOADED + IMPORTS + "".join(tried))
@@ -149,8 +149,10 @@ def test_the_command_says_it_too(pair, models, tmp_path):
     (tmp_path / "triplets").mkdir()
     script = f"""
 import megapairs_hf.cli.stage as stage
-class Known: path, fingerprint = "x", "x"
-stage.open_input = lambda *_: Known
+from megapairs_hf.artifacts.artifact import Artifact
+from megapairs_hf.artifacts.manifest import Manifest
+manifest = Manifest(kind="triplets", config={{}}, config_hash="", inputs={{}}, version="", shards=[], rows=0)
+stage.open_input = lambda *_: Artifact("x", manifest)
 sys.exit(main({call!r}))
 """
     done = python(pair, LOADED + script)

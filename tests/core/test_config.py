@@ -4,7 +4,7 @@ import pytest
 
 from megapairs_hf.annotation import Endpoint, InstructConfig
 from megapairs_hf.annotation.config import DescribeConfig
-from megapairs_hf.core.config import RENAMED, build_config, config_hash, parse_value, read_yaml
+from megapairs_hf.core.config import RENAMED, build_config, config_hash, given_settings, parse_value, read_yaml
 from megapairs_hf.core.errors import ConfigError
 from megapairs_hf.corpus import CorpusConfig
 from megapairs_hf.embedding import EmbedConfig
@@ -23,7 +23,7 @@ def test_an_unknown_key_names_the_nearest_one():
 def test_an_old_key_is_answered_with_its_new_name(old, new):
     classes = [
         cls
-        for cls in (MineConfig, EmbedConfig, PushConfig, InstructConfig, Endpoint, BenchmarkSpec)
+        for cls in (CorpusConfig, MineConfig, EmbedConfig, PushConfig, InstructConfig, Endpoint, BenchmarkSpec)
         if new in {field.name for field in dataclasses.fields(cls)}
     ]
     assert classes
@@ -98,3 +98,12 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path):
     (tmp_path / "f.yaml").write_text("- a\n- b\n")
     with pytest.raises(ConfigError, match="key: value"):
         read_yaml(tmp_path / "f.yaml")
+
+
+def test_settings_come_as_one_object_or_as_keywords():
+    assert given_settings(MineConfig, None, {"neighbors": 3}, "mine") == MineConfig(neighbors=3)
+    assert given_settings(MineConfig, MineConfig(neighbors=4), {}, "mine").neighbors == 4
+    with pytest.raises(ConfigError, match=r"mine: give `config` or single settings \(neighbors\), not both"):
+        given_settings(MineConfig, MineConfig(), {"neighbors": 3}, "mine")
+    with pytest.raises(ConfigError, match="did you mean 'neighbors'"):
+        given_settings(MineConfig, None, {"neighbor": 3}, "mine")

@@ -90,6 +90,19 @@ def test_errors_are_dropped_and_counted(data, capsys):
     assert [row["text"] for row in streamed] == [text for text in TEXTS if text]
 
 
+def test_a_plain_map_has_the_right_types_whatever_its_first_batch_holds(data):
+    bad = data.add_column("error", ["bad: x", "bad: x", "", ""])
+    mapped = bad.map(Lengths(), batched=True, batch_size=1)
+    assert mapped["words"][:] == [[], [], ["two", "dogs", "run"], ["bird"]]
+    assert mapped["length"][:] == [0, 0, 12, 4]
+    added = add_columns(bad, Lengths())
+    assert {name: mapped.features[name] for name in ("length", "words", "error")} == {
+        name: added.features[name] for name in ("length", "words", "error")
+    }
+    streamed = list(add_columns(bad.to_iterable_dataset(), Lengths(), batch_size=1))
+    assert [row["words"] for row in streamed] == mapped["words"][:]
+
+
 def test_rank_comes_also_without_indices(data):
     class Ranks(Lengths):
         def compute(self, rows, rank):
@@ -125,6 +138,12 @@ def test_one_row_and_a_missing_column():
     assert Lengths().one(text="ab")["length"] == 2
     with pytest.raises(ConfigError, match="there is no column 'text'; columns: caption"):
         Lengths()({"caption": ["a"]})
+
+
+def test_a_map_without_batches_is_refused(data):
+    for dataset in (data, data.to_iterable_dataset()):
+        with pytest.raises(ConfigError, match="Lengths takes batches; give `map` the argument batched=True"):
+            list(dataset.map(Lengths()))
 
 
 def test_numpy_batches_as_ray_gives_them():

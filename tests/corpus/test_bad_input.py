@@ -101,7 +101,7 @@ def test_captions_from_metadata(tmp_path):
         (tmp_path / name).write_bytes(png((len(name), ord(name[0]), 0)))
     lines = [{"file_name": "a.png", "caption": "first", "label": "cat"}, {"file_name": "gone.png", "caption": "x"}]
     (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    config = CorpusConfig(source="image_folder", path=str(tmp_path), meta=("label",))
+    config = CorpusConfig(source="image_folder", path=str(tmp_path), meta_columns=("label",))
     corpus = make_corpus(config, out=tmp_path / "corpus")
     assert corpus.table(["caption", "meta"]).to_pylist() == [{"caption": "first", "meta": {"label": "cat"}}]
     assert corpus.manifest.rejected == {"no_caption": 1, "unreadable_file": 1}
@@ -115,7 +115,7 @@ def test_captions_from_metadata(tmp_path):
         (["--source", "image_folder", "--path", "EMPTY"], "has no rows to use"),
         (["--source", "image_folder", "--path", "nowhere"], "there is no folder nowhere"),
         (["--source", "parquet", "--path", "PARQUET", "--caption_column", "captoin"], "did you mean 'caption'?"),
-        (["--source", "parquet", "--path", "PARQUET", "--meta", "[size]"], "there is no column 'size'"),
+        (["--source", "parquet", "--path", "PARQUET", "--meta_columns", "[size]"], "there is no column 'size'"),
         (["--source", "image_folder"], "`path` is None, but must be given"),
         (["--source", "scenes", "--part", "train"], "`group_column` is None"),
         (["--config", "EMPTY/none.yaml"], "cannot read the settings"),
@@ -176,7 +176,10 @@ def test_captions_in_another_column_are_asked_for_at_once(tmp_path, name):
     (root / "a.png").write_bytes(png((9, 9, 9)))
     (root / name).write_text(METADATA[name])
     config = CorpusConfig(source="image_folder", path=str(root))
-    told = f"there is no column 'caption' in {root / name}; it has label, text; name it with --caption_column"
+    told = (
+        f"there is no column 'caption' in {root / name}; it has label, text (did you mean 'text'?); name it with"
+        " --caption_column, make captions with --caption_template, or do without: --captions optional"
+    )
     with pytest.raises(CorpusError) as caught:
         make_corpus(config, out=tmp_path / "c")
     assert str(caught.value) == told and not (tmp_path / "c").exists()
@@ -192,18 +195,59 @@ def test_captions_in_another_column_are_asked_for_at_once(tmp_path, name):
     assert made.table()["caption"].to_pylist() == ["beside"]
 
 
-def test_images_without_captions_are_asked_about_and_nothing_stands_in_the_way(tmp_path):
+def test_images_without_captions_are_good_rows_unless_captions_are_required(tmp_path, capsys):
     root = tmp_path / "images"
     root.mkdir()
-    (root / "a.png").write_bytes(png((9, 9, 9)))
+    for i in range(3):
+        (root / f"{i}.png").write_bytes(png((9, 9, i)))
     config = CorpusConfig(source="image_folder", path=str(root))
-    with pytest.raises(CorpusError, match=r"1 no_caption.*--caption_column"):
-        make_corpus(config, out=tmp_path / "c")
-    made = make_corpus(dataclasses.replace(config, caption_template="a {stem}"), out=tmp_path / "c")
-    assert made.table()["caption"].to_pylist() == ["a a"]
-    (root / "metadata.csv").write_text("file_name\na.png\n")
-    with pytest.raises(CorpusError, match=r"'caption' in .*metadata.csv; make captions with --caption_template"):
-        make_corpus(config, out=tmp_path / "d")
+    made = make_corpus(config, out=tmp_path / "c")
+    assert made.table(["caption", "captions"]).to_pylist() == [{"caption": "", "captions": []}] * 3
+    pretrain = megapairs(
+        "pretrain", "--corpus", made.path, "--work", tmp_path / "w", "--clip.batch_size", "2", "--dino.batch_size", "2"
+    )
+    assert pretrain.stderr.strip().endswith("or embed with published encoders of images") and pretrain.returncode == 1
+    assert "no captions: only the image relations" in capsys.readouterr().err
+    (root / "metadata.csv").write_text("file_name,label\n0.png,x\n1.png,x\n2.png,y\n")
+    assert make_corpus(config, out=tmp_path / "d").rows == 3
+    required = dataclasses.replace(config, captions="required")
+    with pytest.raises(CorpusError, match=r"there is no column 'caption' in .*metadata.csv; it has label; name it"):
+        make_corpus(required, out=tmp_path / "e")
+    (root / "metadata.csv").unlink()
+    with pytest.raises(CorpusError, match=r"there are no captions in .*images; .*--caption_template.*optional"):
+        make_corpus(required, out=tmp_path / "e")
+    # one caption anywhere, and a row without one is rejected, unless it is said that it may lack
+    (root / "1.txt").write_text("the only one")
+    made = make_corpus(config, out=tmp_path / "f")
+    assert made.table(["image_id"])["image_id"].to_pylist() == ["1.png"]
+    assert made.manifest.rejected == {"no_caption": 2}
+    capsys.readouterr()
+    made = make_corpus(dataclasses.replace(config, captions="optional"), out=tmp_path / "g")
+    assert made.table(["caption"])["caption"].to_pylist() == ["", "the only one", ""]
+    assert "2 of 3 images have no caption" in capsys.readouterr().err
+    # a part of a captioned folder is no folder without captions
+    with pytest.raises(CorpusError, match="1 no_caption"):
+        make_corpus(dataclasses.replace(config, limit=1), out=tmp_path / "h")
+
+
+def test_every_caption_is_kept(tmp_path):
+    for name in ("a", "b", "c"):
+        (tmp_path / f"{name}.png").write_bytes(png((ord(name), 0, 0)))
+    lines = [
+        {"file_name": "a.png", "caption": "one", "captions": [" one ", "two\nlines", ""]},
+        {"file_name": "b.png", "caption": ["first", "second"]},
+        {"file_name": "c.png", "captions": ["alone"]},
+    ]
+    (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    made = make_corpus(CorpusConfig(source="image_folder", path=str(tmp_path)), out=tmp_path.parent / "every")
+    assert made.table(["caption", "captions"]).to_pylist() == [
+        {"caption": "one", "captions": ["one", "two lines"]},
+        {"caption": "first", "captions": ["first", "second"]},
+        {"caption": "alone", "captions": ["alone"]},
+    ]
+    # and a corpus that is made of a corpus has them again
+    again = make_corpus(CorpusConfig(source="parquet", path=made.path, id_column="image_id"), out=tmp_path / "again")
+    assert again.table(["image_id", "captions"]).equals(made.table(["image_id", "captions"]))
 
 
 @pytest.mark.parametrize(
@@ -249,7 +293,7 @@ def test_labels_are_words(tmp_path):
     features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=["cat", "dog"]))
     datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "a.parquet")
     config = CorpusConfig(
-        source="parquet", path=str(tmp_path / "a.parquet"), caption_template="a {label}", meta=("label",)
+        source="parquet", path=str(tmp_path / "a.parquet"), caption_template="a {label}", meta_columns=("label",)
     )
     made = make_corpus(config, out=tmp_path / "c")
     assert made.table(["caption"])["caption"].to_pylist() == ["a cat", "a dog"]

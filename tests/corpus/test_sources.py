@@ -15,14 +15,15 @@ from tests.small import ROOT, megapairs
 def test_a_corpus_is_a_data_set(corpus):
     loaded = load_dataset("parquet", data_files=corpus.shard_paths(), split="train")
     assert loaded[0]["image"].size == (32, 32)
-    assert loaded.column_names == ["image_id", "image", "caption", "width", "height", "sha256", "meta"]
+    sizes = ["width", "height", "num_bytes", "sha256", "pixels_sha256"]
+    assert loaded.column_names == ["image_id", "image", "caption", "captions", *sizes, "meta"]
 
 
 def test_a_parquet_folder_gives_the_same_images(corpus, tmp_path):
     # rejected.parquet lies in the same folder and is no part of the data
-    config = CorpusConfig(source="parquet", path=corpus.path, id_column="image_id", meta=("width",))
+    config = CorpusConfig(source="parquet", path=corpus.path, id_column="image_id", meta_columns=("width",))
     copied = make_corpus(config, out=tmp_path / "copy")
-    columns = ["image_id", "sha256", "caption"]
+    columns = ["image_id", "pixels_sha256", "caption"]
     assert copied.table(columns).equals(corpus.table(columns).cast(copied.table(columns).schema))
     assert copied.table(["meta"])["meta"][0].as_py() == {"width": 32}
 

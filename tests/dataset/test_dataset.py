@@ -1,13 +1,14 @@
 import numpy as np
+import pyarrow as pa
 import pytest
-from datasets import load_dataset
+from datasets import List, Value, load_dataset
 
 from megapairs_hf import load_triplets
 from megapairs_hf.annotation import DescribeConfig, InstructConfig, describe_pairs, instruct_pairs
-from megapairs_hf.core.errors import ArtifactError
-from megapairs_hf.core.schema import PAIRS
+from megapairs_hf.core.errors import ArtifactError, ConfigError
+from megapairs_hf.core.schema import PAIRS, TRIPLETS
 from megapairs_hf.dataset import BuildConfig, build_triplets
-from megapairs_hf.dataset.split import validation_images
+from megapairs_hf.dataset.split import validation_keys
 from megapairs_hf.images.decode import pixel_sha256
 from tests.annotation.conftest import make_artifact
 from tests.small import files_of, small_pairs
@@ -35,8 +36,15 @@ def images_of(rows):
 def test_the_folder_is_a_data_set(triplets):
     loaded = load_dataset(triplets.path)
     assert set(loaded) == {"train", "validation"}
-    assert loaded["train"].column_names == ["q_img", "q_text", "t_img", "hns", "relation", "scores"]
+    assert loaded["train"].column_names == TRIPLETS.names
+    assert loaded["train"].features["verified"] == List(Value("float32"))
+    assert set(loaded["train"]["task"]) == {"composed_image_retrieval"} and set(loaded["train"]["language"]) == {"en"}
+    assert loaded["train"]["verified"][0] == []
     images = load_dataset(triplets.path, "images", split="train")
+    assert images.column_names == ["image_id", "image", "caption", "captions", "cluster"]
+    assert images[0]["captions"] == [images[0]["caption"]]
+    # rows of the corpus: each image is alone in its cluster, or with its near-duplicates
+    assert min(images["cluster"]) >= 0 and len(set(images["cluster"])) > 10
     assert images[0]["image"].mode == "RGB"
     preview = load_dataset(triplets.path, "preview", split="train")
     assert len(preview) == 5
@@ -57,7 +65,10 @@ def test_the_splits_share_no_image_and_every_pair_is_accounted_for(triplets, ann
 def test_a_triplet_is_joined_with_its_images(triplets, corpus):
     rows = load_triplets(triplets.path)
     hashes = dict(
-        zip(*(corpus.table(["image_id", "sha256"])[c].to_pylist() for c in ("image_id", "sha256")), strict=True)
+        zip(
+            *(corpus.table(["image_id", "pixels_sha256"])[c].to_pylist() for c in ("image_id", "pixels_sha256")),
+            strict=True,
+        )
     )
     ids, row = rows.ids(3), rows[3]
     assert pixel_sha256(row["t_img"]) == hashes[ids["t_img"]]
@@ -78,6 +89,10 @@ def test_building_twice_gives_the_same_bytes(annotated, corpus, tmp_path):
     for name in ("a", "b"):
         build_triplets(*annotated, corpus, config=BuildConfig(), out=tmp_path / name)
     assert files_of(tmp_path / "a") == files_of(tmp_path / "b")
+
+
+def validation_images(queries, targets, share, seed):
+    return set(validation_keys(pa.array(queries), pa.array(targets), share, seed).to_pylist())
 
 
 def test_the_validation_split_cuts_fewer_pairs_than_chance():
@@ -136,7 +151,7 @@ def test_where_validation_would_get_no_triplet_nothing_is_left_out_for_it(corpus
 def test_what_is_missing_is_said(triplets, tmp_path):
     with pytest.raises(ArtifactError, match="holds no data set of triplets"):
         load_triplets(str(tmp_path))
-    with pytest.raises(ArtifactError, match="there is no column 'query'"):
+    with pytest.raises(ConfigError, match="there is no column 'query' in the triplets"):
         load_triplets(triplets.path, columns=["query"])
     rows = load_triplets(triplets.path)
     with pytest.raises(ArtifactError, match="image 'gone' is missing"):

@@ -75,7 +75,7 @@ def test_images_missing_from_the_join_are_named(folder):
     whole = load_triplets(str(folder))
     wanted = sorted(whole.ids(0)["hns"])
     kept = [i for i, name in enumerate(whole.images["image_id"]) if name not in wanted]
-    lacking = Triplets(whole.rows, whole.images.select(kept))
+    lacking = Triplets(whole.dataset, whole.images.select(kept))
     assert lacking.missing() == wanted
     with pytest.raises(ArtifactError, match=r"6 images are missing from the images \('c000', .*and 1 more\)"):
         lacking[0]
@@ -92,5 +92,5 @@ def test_a_data_set_that_keeps_only_places_reads_the_images_there(folder, tmp_pa
         (tmp_path / f"{row['image_id']}.png").write_bytes(row["image"]["bytes"])
         rows.append({**row, "image": {"bytes": None, "path": f"{row['image_id']}.png"}})
     images = Dataset.from_list(rows).cast(whole.images.features)
-    placed = Triplets(whole.rows, images, root=str(tmp_path))
+    placed = Triplets(whole.dataset, images, root=str(tmp_path))
     assert placed[0]["t_img"].tobytes() == whole[0]["t_img"].tobytes()

@@ -80,6 +80,36 @@ def test_our_rows_come_back_through_the_released_format(tmp_path):
         assert row["image"]["bytes"] == images[row["image_id"]]["image"]["bytes"]
 
 
+def test_columns_of_ours_are_keys_of_the_lines_and_blank_where_a_line_lacks_them(released):
+    folder, rows = released
+    more = {"language": "de", "verified": [None, 0.5], "task": "other_task"}
+    wrong = [{"verified": [1]}, {"verified": "x"}, {"language": 3}, {"task": ["x"]}]
+    write(folder / "lines.jsonl", [rows[0], {**rows[1], **more}, *({**rows[2], **one} for one in wrong)])
+    made = import_megapairs(folder / "lines.jsonl", folder / "images", out=folder / "t")
+    assert made.manifest.rejected == {"malformed_line": 4}
+    blank, full = rows_of(made, "triplets")
+    assert (blank["task"], blank["language"], blank["verified"]) == ("composed_image_retrieval", "", [])
+    assert (full["task"], full["language"], str(full["verified"])) == ("other_task", "de", "[nan, 0.5]")
+    written = export_megapairs(made, folder / "back")
+    assert [{k: row.get(k) for k in more} for row in lines(written["train"])] == [dict.fromkeys(more), more]
+
+
+def test_captions_and_clusters_come_back_through_an_export(released):
+    folder, rows = released
+    write(folder / "lines.jsonl", rows[:1])
+    known = {"image_id": "a", "caption": "one", "captions": ["one", "two"], "cluster": 7}
+    write(folder / "image_ids.jsonl", [{"file": "p0/0.jpg", **known}])
+    made = import_megapairs(folder / "lines.jsonl", folder / "images", out=folder / "t")
+    written = export_megapairs(made, folder / "back")
+    again = import_megapairs(written["train"], folder / "back" / "images", out=folder / "again")
+    images = {row["image_id"]: row for row in rows_of(again, "images")}
+    assert {name: images["a"][name] for name in known} == known
+    assert (images["p1/1.jpg"]["captions"], images["p1/1.jpg"]["cluster"]) == ([], -1)
+    write(folder / "image_ids.jsonl", [{"file": "p0/0.jpg", **known, "cluster": "seven"}])
+    with pytest.raises(ArtifactError, match="is not what an export writes"):
+        import_megapairs(folder / "lines.jsonl", folder / "images", out=folder / "other")
+
+
 def test_what_cannot_be_used_is_rejected_with_its_line(released):
     folder, rows = released
     (folder / "images" / "torn.jpg").write_bytes((folder / "images" / "p0" / "0.jpg").read_bytes()[:200])

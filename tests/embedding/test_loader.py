@@ -12,6 +12,7 @@ from PIL import Image
 from megapairs_hf.core.errors import ArtifactError
 from megapairs_hf.corpus import CorpusConfig, make_corpus
 from megapairs_hf.embedding import EmbedConfig, EncoderConfig, embed_corpus
+from megapairs_hf.embedding.loader import decode_for
 from megapairs_hf.images.decode import decode_image, to_rgb
 from megapairs_hf.images.transforms import PlainTransform, ProcessorTransform, read_transform
 from tests.small import ROOT
@@ -102,6 +103,19 @@ def test_a_smaller_decoding_shows_the_same_image():
         assert np.abs(small - whole).mean() < 1.5
 
 
+def test_an_image_is_decoded_for_a_model_as_if_it_were_the_only_one():
+    contents = {"jpeg": jpeg(make_image(420, 400)), "png": png(make_image(420, 400))}
+    for name, content in contents.items():
+        for sides in ([96, 150], [150, 96], [96, 190, 200, 201], [96, None], [401, 96], [60]):
+            for side, decoded in zip(sides, decode_for(content, sides), strict=True):
+                alone = decode_image(content, draft_side=side)
+                assert decoded.image.size == alone.image.size, (name, side)
+                assert decoded.image.tobytes() == alone.image.tobytes()
+    # one scale, one decoding
+    first, second = decode_for(contents["jpeg"], [96, 99])
+    assert first is second
+
+
 def test_a_smaller_decoding_keeps_orientation_and_grey_and_cmyk():
     image = make_image(800, 600)
     exif = Image.Exif()
@@ -154,12 +168,13 @@ def test_threads_and_processes_make_the_same_embeddings(photographs, models, tmp
 
 
 def test_captions_sorted_by_length_come_back_in_their_order(photographs, models, tmp_path):
+    from megapairs_hf.embedding.config import ModelSettings
     from megapairs_hf.embedding.encoders import load_encoder
 
     _, corpus = photographs
     made = embeddings(corpus, models, tmp_path / "out")["clip_text"].astype(float)
-    config = EncoderConfig("clip_text", "./clip", "caption")
-    encoder = load_encoder(config, f"{models}/clip", EmbedConfig(batch_size=1), "cpu")
+    settings = ModelSettings(EncoderConfig("clip_text", "./clip", "caption"), batch_size=1)
+    encoder = load_encoder(settings, f"{models}/clip", "cpu")
     with torch.inference_mode():
         for row, caption in enumerate(corpus.table(["caption"])["caption"].to_pylist()):
             alone = encoder.encode_captions([caption])[0].double()
@@ -217,7 +232,7 @@ def test_a_corpus_by_reference_copies_nothing_and_gives_the_same_embeddings(sour
     assert referring.rows == corpus.rows
     assert all(cell["bytes"] is None for cell in referring.table(["image"])["image"].to_pylist())
     assert sum(f.stat().st_size for f in (tmp_path / "corpus").glob("*.parquet")) < 60_000
-    assert referring.table(["sha256"]) == corpus.table(["sha256"])
+    assert referring.table(["pixels_sha256"]) == corpus.table(["pixels_sha256"])
     embedded, referred = embeddings(corpus, models, tmp_path / "a"), embeddings(referring, models, tmp_path / "b")
     for name, array in embedded.items():
         assert np.array_equal(array, referred[name])

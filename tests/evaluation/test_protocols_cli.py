@@ -151,10 +151,10 @@ def test_the_test_splits_give_files_and_no_number(models, data, tmp_path, capsys
 def test_another_prompt_finds_the_gallery_in_the_cache(models, data, tmp_path):
     words = ["eval", f"{models}/clip", "circo", "--data", str(data), "--cache", str(tmp_path / "cache")]
     assert main([*words, "--out", str(tmp_path / "a")]) == 0
-    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.npy")}
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("shard-*.arrow")}
     assert len(kept) == 1
     assert main([*words, "--set", "prompt=searle", "--out", str(tmp_path / "b")]) == 0
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.npy")} == kept
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("shard-*.arrow")} == kept
     assert results(tmp_path / "b")[0]["options"]["prompt"] == "{relative_caption}"
 
 
@@ -177,7 +177,7 @@ def test_two_processes_give_the_numbers_of_one(models, data, tmp_path, capsys):
     assert both.stdout == capsys.readouterr().out
     assert [r["value"] for r in results(tmp_path / "two")] == [r["value"] for r in results(tmp_path / "one")]
     left = sorted(path.name for path in (tmp_path / "two").iterdir())
-    assert left == ["manifest.json", "rankings.parquet", "rejected.parquet", "results.jsonl"]
+    assert left == ["README.md", "manifest.json", "rankings.parquet", "rejected.parquet", "results.jsonl"]
 
 
 @pytest.mark.parametrize("name", sorted(MAKERS))

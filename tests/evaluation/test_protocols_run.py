@@ -1,4 +1,3 @@
-import argparse
 import json
 from dataclasses import replace
 
@@ -13,7 +12,6 @@ from megapairs_hf.evaluation.benchmarks.mmeb_means import mean_records
 from megapairs_hf.evaluation.benchmarks.spec import read_spec, read_specs
 from megapairs_hf.evaluation.config import EvalConfig, benchmark_config
 from megapairs_hf.evaluation.encode import encode_inputs, encode_queries
-from megapairs_hf.evaluation.fingerprints import commit_of
 from megapairs_hf.evaluation.metrics import average_precision_at_k, average_precisions, bootstrap_means, interval95
 from megapairs_hf.evaluation.run import limited, records_of_runs, run_benchmark, run_model, write_runs
 
@@ -267,15 +265,3 @@ def test_means_of_mmeb_keep_runs_apart():
     assert [r["value"] for r in mean_records([one, other]) if r["group"] == "all"] == [0.2, 0.9]
     with pytest.raises(EvaluationError, match="two numbers for mmeb/GQA"):
         mean_records([one, {**one, "value": 0.3}])
-
-
-def test_a_branch_of_the_hub_is_pinned_to_its_commit(monkeypatch, tmp_path):
-    monkeypatch.setattr("huggingface_hub.HfApi.repo_info", lambda *a, **k: argparse.Namespace(sha="c0ffee"))
-    assert commit_of("org/m", None) == "c0ffee"
-    assert commit_of(str(tmp_path), None) is None
-
-    def offline(*_, **__):
-        raise OSError
-
-    monkeypatch.setattr("huggingface_hub.HfApi.repo_info", offline)
-    assert commit_of("org/m", "main") == "main"

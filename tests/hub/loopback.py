@@ -201,8 +201,11 @@ class Handler(BaseHTTPRequestHandler):
 
         card = json.loads(content)["content"]
         loaded = yaml.safe_load(card.split("---")[1])
-        errors = [] if loaded.get("license") else [{"message": "license is missing"}]
-        self.answer(400 if errors else 200, {"errors": errors, "warnings": []})
+        license = loaded.get("license")
+        errors = [{"message": "license must be a string"}] if license and not isinstance(license, str) else []
+        # as the Hub: a card without a license is taken, a wrong one is not
+        warnings = [] if license else [{"message": "license is missing"}]
+        self.answer(400 if errors else 200, {"errors": errors, "warnings": warnings})
 
     def info(self, _: bytes, kind: str, name: str, rev: str = "main") -> None:
         repo = self.repo(kind, name)

@@ -73,7 +73,6 @@ def test_licenses_are_those_of_the_sources_column_and_no_markdown(tmp_path):
     pq.write_table(table, corpus.shard_paths()[0])
     manifest = work / "corpus" / "manifest.json"
     record = json.loads(manifest.read_text())
-    record["config"]["meta"] = ["License"]
     manifest.write_text(json.dumps(record))
     assert dataset_facts(Work(str(work)), open_artifact(work / "triplets"))["licenses"] == {name: corpus.rows}
     assert rf"| !\[x\](http://evil/t.png) \*\*b\*\* | {corpus.rows} |" in dataset_card(work, GOOD)

@@ -18,7 +18,7 @@ DATASET, MODEL = ("dataset", "org/megapairs"), ("model", "org/mmret-base")
 TRAIN = """
 import sys
 from datasets import load_dataset
-from megapairs_hf.training import TrainConfig, train_mmret
+from megapairs_hf.training import TrainConfig, train
 
 out, backbone = sys.argv[1:]
 print({k: len(v) for k, v in load_dataset("org/megapairs").items()})
@@ -26,7 +26,7 @@ print(next(iter(load_dataset("org/megapairs", split="train", streaming=True)))["
 image = next(iter(load_dataset("org/megapairs", "images", split="train", streaming=True)))["image"]
 print(image.size)
 config = TrainConfig(model=backbone, steps=3, batch_size=8, lr=1e-3, negatives=1, log_every=1, warmup_steps=1)
-print(train_mmret("org/megapairs", config=config, out=out).manifest.stats["steps"])
+print(train("org/megapairs", config=config, out=out).manifest.stats["steps"])
 """
 
 LOAD = """

@@ -6,12 +6,13 @@ huggingface_hub reads its endpoint when it is imported, so everything that talks
 import hashlib
 import json
 import shutil
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from megapairs_hf.core.errors import CardError, HubError, IncompleteArtifactError
+from megapairs_hf.core.errors import ArtifactError, CardError, ConfigError, HubError, IncompleteArtifactError
 from megapairs_hf.dataset import ImportConfig, import_megapairs, load_triplets
 from megapairs_hf.hub.config import PushConfig
 from megapairs_hf.hub.prepare import prepare
@@ -19,6 +20,7 @@ from megapairs_hf.hub.push_results import prepare_results
 from megapairs_hf.hub.upload import push
 from tests.hub.children import child
 from tests.making import begin, make_work, result_records
+from tests.small import ROOT
 
 LICENSED = {"repo_id": "org/scenes", "license": "cc0-1.0"}
 
@@ -70,7 +72,7 @@ def test_the_dataset_folder_holds_the_data_and_nothing_else(work, tmp_path):
 def test_the_cards_own_snippet_runs_on_the_dataset_folder(work, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     out = tmp_path / "out"
-    assert push("dataset", work / "triplets", PushConfig(**LICENSED, dry_run=True), out) == str(out)
+    assert push(work / "triplets", **LICENSED, dry_run=True, out=out) == str(out)
     from datasets import load_dataset
 
     cache = {"cache_dir": str(tmp_path / "cache")}
@@ -115,7 +117,7 @@ def test_a_shard_that_was_changed_is_not_pushed(work, tmp_path):
 
 def test_a_card_is_asked_for_its_license_before_anything_is_written(work, tmp_path):
     with pytest.raises(CardError, match="--license"):
-        push("dataset", work / "triplets", PushConfig("org/scenes", dry_run=True), tmp_path / "out")
+        push(work / "triplets", "org/scenes", dry_run=True, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -253,7 +255,7 @@ def test_a_folder_prepared_again_shows_no_excluded_image(tmp_path):
 def test_a_name_that_the_hub_does_not_take_is_told_by_a_dry_run_too(work, tmp_path):
     for name in ("org/two--dashes", "org/scenes.git"):
         with pytest.raises(HubError, match=r"is no repository name: .*; use organization/name"):
-            push("dataset", work / "triplets", PushConfig(name, license="mit", dry_run=True), tmp_path / "out")
+            push(work / "triplets", name, license="mit", dry_run=True, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -282,7 +284,7 @@ def test_results_are_prepared_again_for_fewer_benchmarks(tmp_path):
 def test_a_split_of_which_every_line_was_rejected_is_in_no_card(tmp_path):
     made = imported(tmp_path, ["ab"], ["ba"])
     assert made.manifest.rejected == {"crosses_splits": 1}
-    out = push("dataset", made.path, PushConfig(**LICENSED, dry_run=True), tmp_path / "out")
+    out = push(made.path, **LICENSED, dry_run=True, out=tmp_path / "out")
     from datasets import load_dataset
 
     assert {split: len(rows) for split, rows in load_dataset(out).items()} == {"train": 1}
@@ -300,7 +302,7 @@ def test_what_does_not_load_is_told_before_anything_is_uploaded(tmp_path):
     told["shards"][-1]["sha256"] = hashlib.sha256(preview.read_bytes()).hexdigest()
     (folder / "manifest.json").write_text(json.dumps(told))
     with pytest.raises(HubError, match=r"does not load \(.*\), so nothing was uploaded"):
-        push("dataset", made.path, PushConfig(**LICENSED, dry_run=True), tmp_path / "out")
+        push(made.path, **LICENSED, dry_run=True, out=tmp_path / "out")
 
 
 # ---- against the double -------------------------------------------------------------------------------------------
@@ -308,12 +310,10 @@ def test_what_does_not_load_is_told_before_anything_is_uploaded(tmp_path):
 PUSH = """
 import sys, json
 from megapairs_hf.core.errors import MegaPairsError
-from megapairs_hf.hub.config import PushConfig
 from megapairs_hf.hub.upload import push
-from megapairs_hf.hub.push_results import prepare_results
 kind, path, out, settings = sys.argv[1:]
 try:
-    print(push(kind, path, PushConfig(**json.loads(settings)), out))
+    print(push(path, kind=kind, out=out, **json.loads(settings)))
 except MegaPairsError as error:
     print(type(error).__name__, error)
 """
@@ -397,3 +397,92 @@ def test_another_data_set_of_ours_is_replaced_only_when_told(hub, work, tmp_path
         "preview/train-00000-of-00001.parquet",
         "triplets/train-00000-of-00001.parquet",
     }
+
+
+# ---- triplets of a notebook -----------------------------------------------------------------------------------------
+
+NOTEBOOK = """
+import sys
+from pathlib import Path
+
+from datasets import Dataset, load_dataset
+from huggingface_hub import HfApi, hf_hub_download
+from PIL import Image
+
+from megapairs_hf import load_triplets
+from megapairs_hf.core.columns import add_columns, drop_errors
+from megapairs_hf.dataset import JoinTriplets, Triplets
+from megapairs_hf.hub.upload import push
+
+folder = Path(sys.argv[1])
+folder.mkdir()
+names = ["a", "b", "c", "unused"]
+for shade, name in enumerate(names):
+    Image.new("RGB", (8, 8), (60 * shade, 9, 9)).save(folder / f"{name}.png")
+images = load_dataset("imagefolder", data_dir=str(folder), split="train").add_column("image_id", names)
+texts = {"instructions": ["redder", "more red"], "relation": ["clip_image"]}
+texts |= {"model": "Qwen/Qwen3", "raw": "kept at home"}
+pairs = [{"query_id": q, "target_id": t, "negative_ids": [n], "split": s, **texts}
+         for q, t, n, s in (("a", "b", "c", "train"), ("b", "c", "a", "train"), ("c", "a", "b", "validation"))]
+triplets = Triplets(drop_errors(add_columns(Dataset.from_list(pairs), JoinTriplets())), images=images)
+print(push(triplets, "org/unlicensed"))
+print(push(triplets, "org/scenes", license="cc-by-4.0", private=True))
+print(triplets.push_to_hub("org/plain"))
+print(triplets.push_to_hub("org/proposed", create_pr=True).pr_url)
+for repo in ("org/scenes", "org/plain"):
+    loaded = load_triplets(repo, check=True)
+    print(len(loaded), loaded[0]["t_img"].getpixel((0, 0)), loaded.column_names == list(loaded.features))
+    print({split: part.num_rows for split, part in load_dataset(repo).items()})
+    print(load_dataset(repo, "images", split="train")["image_id"][:])
+    print(load_dataset(repo, "preview", split="train")[0]["target_image"].size)
+print(Path(hf_hub_download("org/scenes", "README.md", repo_type="dataset")).read_text())
+"""
+
+
+def test_triplets_of_a_notebook_are_pushed_with_and_without_a_card_and_read_back(hub, tmp_path):
+    lines = child(hub, tmp_path, NOTEBOOK, tmp_path / "photos").splitlines()
+    assert lines[0] == f"{hub.endpoint}/datasets/org/unlicensed"
+    unlicensed = hub.commits[hub.heads[("dataset", "org/unlicensed")]["main"]]["README.md"].decode()
+    assert "license: unknown" in unlicensed and "named no license; ask before you use it" in unlicensed
+    assert lines[1] == f"{hub.endpoint}/datasets/org/scenes"
+    assert lines[3] == f"{hub.endpoint}/datasets/org/proposed/discussions/1"
+    once = ["2 (60, 9, 9) True", "{'train': 2, 'validation': 1}", "['a', 'b', 'c']", "(8, 8)"]
+    assert lines[4:12] == once * 2
+    card = "\n".join(lines[12:])
+    assert "3 triplets of query image" in card and "- en" in card and r"3 by clip\_image" in card
+    assert r"written by Qwen/Qwen3 (3 triplets)" in card
+    assert "mined from" not in card and "pairs were mined" not in card and "| stage |" not in card
+    assert hub.private[("dataset", "org/scenes")] and not hub.private[("dataset", "org/plain")]
+    plain = {name for name in hub.commits[hub.heads[("dataset", "org/plain")]["main"]] if name.endswith(".parquet")}
+    scenes = {name for name in hub.commits[hub.heads[("dataset", "org/scenes")]["main"]] if name.endswith(".parquet")}
+    assert plain == scenes
+    proposed = hub.heads[("dataset", "org/proposed")]
+    assert len([name for name in hub.commits[proposed["refs/pr/1"]] if name.endswith(".parquet")]) == len(plain)
+    assert not any(name.endswith(".parquet") for name in hub.commits[proposed["main"]])
+    assert not any(b"kept at home" in content for content in hub.objects.values())
+
+
+def test_a_dry_run_of_triplets_leaves_the_folder(work, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    place = push(load_triplets(work / "triplets"), "org/scenes", license="mit", dry_run=True)
+    assert place == str(Path("publish") / "dataset") and len(load_triplets(place, check=True)) == 30
+
+
+def test_what_a_folder_holds_is_found_out(work, tmp_path):
+    model = push(work / "model", "org/scenes", license="mit", dry_run=True, out=tmp_path / "model")
+    assert (Path(model) / "modules.json").is_file()
+    with pytest.raises(HubError, match="holds pairs, which is not pushed; name a folder with triplets, model"):
+        push(work / "pairs", "org/scenes", license="mit")
+    with pytest.raises(ArtifactError, match="name one of its folders"):
+        push(work, "org/scenes", license="mit")
+    with pytest.raises(ConfigError, match="unknown key 'privat'; did you mean 'private'"):
+        push(work / "model", "org/scenes", privat=True)
+
+
+def test_the_pages_snippet_runs(work, tmp_path, monkeypatch):
+    shutil.copytree(work, tmp_path / "work")
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "publishing.md").read_text(encoding="utf-8")
+    exec(page.split("```python\n")[1].split("```")[0], {})  # the page is ours
+    assert (tmp_path / "work" / "publish" / "dataset" / "README.md").is_file()
+    assert (tmp_path / "publish" / "dataset" / "README.md").is_file()

@@ -27,6 +27,7 @@ def test_a_stage_writes_to_the_hub_and_others_read_it_there(hub, tmp_path, monke
     assert done.returncode == 0, done.stderr
     files = hub.commits[hub.heads[REPO]["main"]]
     assert {name for name in files if name.startswith("corpus/")} == {
+        "corpus/README.md",
         "corpus/manifest.json",
         "corpus/rejected.parquet",
         "corpus/shard-00000-of-00002.parquet",

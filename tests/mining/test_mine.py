@@ -1,13 +1,18 @@
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
+from megapairs_hf.artifacts.arrow_arrays import embedding_table
+from megapairs_hf.artifacts.artifact import open_artifact
+from megapairs_hf.artifacts.tables import arrow_bytes
 from megapairs_hf.core.errors import ArtifactError, ConfigError
 from megapairs_hf.mining import MineConfig, RelationConfig, mine_pairs
 from megapairs_hf.mining.near_duplicates import cluster_stats, representatives
@@ -101,6 +106,9 @@ def test_pairs_carry_relations_and_all_scores(embeddings, corpus, tmp_path):
         assert row["relation"]
         assert 1 <= len(row["negative_ids"]) <= 5
         assert len({row["query_id"], row["target_id"], *row["negative_ids"]}) == 2 + len(row["negative_ids"])
+        assert ids[row["query_row"]] == row["query_id"]
+        assert ids[row["target_row"]] == row["target_id"]
+        assert [ids[n] for n in row["negative_rows"]] == row["negative_ids"]
         queries.add(row["query_id"])
     assert len(queries) + sum(pairs.manifest.rejected.values()) == corpus.rows
     again = mine_pairs(embeddings, corpus, config=config, out=tmp_path / "again")
@@ -122,6 +130,16 @@ def test_a_range_that_leaves_nothing_tells_where_the_scores_lie(embeddings, corp
         ConfigError, match=r"no pair lies in the similarity range \[-0.99, -0.98\].*range_kind: quantile"
     ):
         mine_pairs(embeddings, corpus, config=MineConfig(similarity_range=(-0.99, -0.98)), out=tmp_path / "p")
+
+
+def test_embeddings_that_name_other_images_are_refused(embeddings, corpus, tmp_path):
+    shutil.copytree(embeddings["clip_image"].path, tmp_path / "e")
+    swapped = open_artifact(tmp_path / "e")
+    ids = swapped.shard(1)["image_id"].to_pylist()
+    table = embedding_table(pa.array(ids[::-1]), swapped.array(1))
+    (tmp_path / "e" / "shard-00001-of-00003.arrow").write_bytes(arrow_bytes(table))
+    with pytest.raises(ArtifactError, match=r"clip_image name other images than the corpus in shard-00001-of-00003"):
+        mine_pairs({"clip_image": swapped}, corpus, config=MineConfig(), out=tmp_path / "out")
 
 
 def test_embeddings_of_another_corpus_are_refused(embeddings, tmp_path):
@@ -195,6 +213,12 @@ def test_near_duplicates_take_no_part_and_are_counted(made, tmp_path):
         name for row in pairs.table().to_pylist() for name in (row["query_id"], row["target_id"], *row["negative_ids"])
     }
     assert named == {ids[0], ids[3], ids[5], ids[6]}
+    clusters = pairs.dataset("near_duplicates").to_list()
+    assert clusters == [{"image_id": name, "cluster": n} for name, n in zip(ids, [0, 0, 0, 3, 3, 5, 6], strict=True)]
+    for row in pairs.table().to_pylist():
+        # an image that takes part is the first of its cluster
+        assert (row["query_cluster"], row["target_cluster"]) == (row["query_row"], row["target_row"])
+        assert row["negative_clusters"] == row["negative_rows"]
 
 
 def test_a_hard_negative_is_never_the_targets_near_duplicate(made, tmp_path):
@@ -322,6 +346,8 @@ def test_statistics_by_relation(made, tmp_path):
     assert stats["negatives"] == {"2": 10}
     assert stats["search"] == {"dino": {"kind": "exact", "recall": 1.0}}
     assert stats["near_duplicates"] == {"clusters": 0, "images": 0, "largest": 1}
+    # written even where there is none: each image is its own cluster
+    assert pairs.configuration("near_duplicates")["cluster"].to_pylist() == [0, 1, 2, 3]
 
 
 def test_a_device_that_is_not_there(made, tmp_path):
@@ -332,3 +358,54 @@ def test_a_device_that_is_not_there(made, tmp_path):
             mine_pairs(embeddings, corpus, config=config, out=tmp_path / device.replace(":", ""))
     config = MineConfig(neighbors=3, similarity_range=(0.6, 1.0), device="cpu", near_duplicate=1.0)
     assert mine_pairs(embeddings, corpus, config=config, out=tmp_path / "cpu").rows > 0
+
+
+@pytest.mark.parametrize("search", ["exact", "ivf"])
+def test_rows_without_an_embedding_are_as_if_they_were_not_there(search, made, tmp_path):
+    """Pairs, similarities and quantiles are those of a corpus of the other rows alone, under the rows of this one."""
+    rng = np.random.default_rng(3)
+    centers = rng.standard_normal((12, 32))
+    image = unit(centers[rng.integers(0, 12, 300)] + 0.7 * rng.standard_normal((300, 32)))
+    text = unit(image + 0.3 * rng.standard_normal((300, 32)))
+    # zeros under one relation, under the other, under both; a number that is none; two rows of a shard of their own
+    image[[0, 17, 18, 150]], text[[18, 200]], image[77, 3], image[299] = 0, 0, np.nan, 0
+    corpus, embeddings = made({"image": image, "text": text}, shard_rows=90, inputs={"text": "caption"})
+    config = MineConfig(
+        neighbors=10, similarity_range=(0.2, 0.98), range_kind="quantile", near_duplicate=0.93, search=search
+    )
+    pairs = mine_pairs(embeddings, corpus, config=config, out=tmp_path / "pairs")
+    left_out = {0, 17, 18, 77, 150, 200, 299}
+    assert pairs.manifest.rejected["no_embedding"] == len(left_out)
+    ids = corpus.table(["image_id"])["image_id"].to_pylist()
+    rows = pairs.table().to_pylist()
+    named = {n for row in rows for n in (row["query_row"], row["target_row"], *row["negative_rows"])}
+    assert not named & left_out
+    good = np.setdiff1d(np.arange(300), list(left_out))
+    expected = mine_only(tmp_path, [ids[n] for n in good], {"image": image[good], "text": text[good]}, config)
+    assert expected.manifest.stats["ranges"] == pairs.manifest.stats["ranges"]
+    assert [strip(row) for row in rows] == [strip(row) for row in expected.table().to_pylist()]
+    clusters = pairs.configuration("near_duplicates")["cluster"].to_numpy()
+    assert clusters[list(left_out)].tolist() == list(left_out)
+    assert clusters[good].tolist() == good[expected.configuration("near_duplicates")["cluster"].to_numpy()].tolist()
+    for row, other in zip(rows, expected.table().to_pylist(), strict=True):
+        assert good[other["target_cluster"]] == row["target_cluster"]
+    assert [ids[row["query_row"]] for row in rows] == [row["query_id"] for row in rows]
+
+
+def strip(row):
+    return {name: value for name, value in row.items() if not name.endswith(("row", "rows", "cluster", "clusters"))}
+
+
+def mine_only(folder, ids, arrays, config):
+    corpus = made_corpus(folder / "good" / "corpus", len(ids), 100, ids)
+    inputs = {"image": "image", "text": "caption"}
+    embeddings = {
+        name: made_embeddings(folder / "good" / name, corpus, array, inputs[name]) for name, array in arrays.items()
+    }
+    return mine_pairs(embeddings, corpus, config=config, out=folder / "good" / "pairs")
+
+
+def test_a_corpus_without_any_embedding_has_no_pairs(made, tmp_path):
+    corpus, embeddings = made({"dino": np.zeros((5, 16), np.float16)})
+    with pytest.raises(ConfigError, match="no row has an embedding under every relation"):
+        mine_pairs(embeddings, corpus, config=MineConfig(), out=tmp_path / "pairs")

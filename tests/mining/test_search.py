@@ -1,13 +1,17 @@
 """The searches against brute force, written the slow and obvious way."""
 
 import functools
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
+from megapairs_hf.artifacts.arrow_arrays import embedding_table
 from megapairs_hf.mining.knn import exact
 from megapairs_hf.mining.knn.calibration import overlap
-from megapairs_hf.mining.knn.embeddings import Embeddings, distinct
+from megapairs_hf.mining.knn.duplicates import distinct
+from megapairs_hf.mining.knn.embeddings import Embeddings, FileRows
 from megapairs_hf.mining.knn.exact import ExactSearch
 from megapairs_hf.mining.knn.faiss_search import FaissSearch
 from megapairs_hf.mining.knn.gpu_search import DeviceSearch
@@ -137,9 +141,29 @@ def test_embeddings_are_read_and_taken_across_parts(tmp_path):
     for i, part in enumerate(np.split(whole, [700, 700, 2500])):
         np.save(tmp_path / f"{i}.npy", part)
         parts.append(np.load(tmp_path / f"{i}.npy", mmap_mode="r"))
-    embeddings = Embeddings(parts)
+    read_across_parts(Embeddings(parts), whole)
+
+
+def test_arrow_shards_are_read_like_arrays(tmp_path):
+    whole = CORPORA["random"]
+    parts = np.split(whole, [700, 700, 2500])
+    for i, part in enumerate(parts):
+        table = embedding_table(pa.array([f"{i}-{row}" for row in range(len(part))], pa.string()), part)
+        with pa.ipc.new_stream(tmp_path / f"{i}.arrow", table.schema) as stream:
+            stream.write_table(table)
+    files = [FileRows.of_shard(str(tmp_path / f"{i}.arrow")) for i in range(len(parts))]
+    assert None not in files
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    read_across_parts(Embeddings(files), whole)
+    # a thousand shards hold no thousand descriptors
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def read_across_parts(embeddings, whole):
     assert len(embeddings) == 4500
     assert np.array_equal(embeddings.read(600, 2600), whole[600:2600])
+    assert np.array_equal(embeddings.read(700, 2400), whole[700:2400])
+    assert len(embeddings.take(np.empty(0, np.int64))) == 0
     indices = np.random.default_rng(0).integers(0, 4500, 300)
     assert np.array_equal(embeddings.take(indices), whole[indices])
 

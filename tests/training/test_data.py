@@ -15,9 +15,9 @@ from PIL import Image
 
 from megapairs_hf.core.errors import ArtifactError, StaleArtifactError, TrainingError
 from megapairs_hf.core.inputs import Input
-from megapairs_hf.dataset import load_triplets
+from megapairs_hf.dataset import Triplets, load_triplets
 from megapairs_hf.models import load_mmret
-from megapairs_hf.training import TrainConfig, train_mmret
+from megapairs_hf.training import TrainConfig, train
 from megapairs_hf.training.config import SourceConfig
 from megapairs_hf.training.data.batch import make_batch
 from megapairs_hf.training.data.dataset import Example
@@ -132,7 +132,7 @@ def test_tables_become_pools_of_one_kind(table, model):
 def test_mixtures_train(table, triplets, models, tmp_path):
     source = SourceConfig(str(table / "rows.parquet"), images=str(table / "images"), weight=400.0)
     config = TrainConfig(**{**SETTINGS, "steps": 12}, sources=(source,), micro_batch=5)
-    made = train_mmret(triplets, config=config, out=tmp_path / "m", work=models)
+    made = train(triplets, config=config, out=tmp_path / "m", work=models)
     lines = [json.loads(line) for line in (tmp_path / "m" / "training_log.jsonl").read_text().splitlines()]
     assert len(lines) == 12
     assert any(line["images"] == 0 for line in lines), "no batch of texts alone"
@@ -166,13 +166,13 @@ def test_unreadable_images_are_left_out_and_the_batch_refilled(triplets, models,
     query, negative = rows.ids(0)["q_img"], rows.ids(5)["t_img"]
     spoil(monkeypatch, {query, negative})
     config = TrainConfig(**{**SETTINGS, "steps": 25, "batch_size": 16}, micro_batch=micro)
-    made = train_mmret(triplets, config=config, out=tmp_path / "m", work=models)
+    made = train(triplets, config=config, out=tmp_path / "m", work=models)
     assert {row["key"] for row in made.rejected().to_pylist()} == {query, negative}
     assert made.manifest.rejected == {"unreadable": 2}
     assert made.manifest.stats["steps"] == 25
     few = TrainConfig(**{**SETTINGS, "steps": 25, "batch_size": 16}, micro_batch=micro, max_rejected=1)
     with pytest.raises(TrainingError, match="2 images cannot be read, more than max_rejected 1"):
-        train_mmret(triplets, config=few, out=tmp_path / "few", work=models)
+        train(triplets, config=few, out=tmp_path / "few", work=models)
 
 
 def test_others_are_drawn_evenly_from_those_not_taken():
@@ -194,7 +194,7 @@ def test_a_batch_is_filled_up_while_any_whole_row_is_left(rows, model, tmp_path,
     batch_size = 32
     config = TrainConfig(**{**SETTINGS, "batch_size": batch_size, "steps": 40})
     if kind == "triplets":
-        rows.rows = rows.rows.select(range(35))
+        rows = rows.select(range(35))
         pool = TripletPool(rows, config)
     else:
         told = [{"qry": f"say {i}", "qry_image_path": f"{i}.png", "pos_text": f"said {i}"} for i in range(35)]
@@ -255,6 +255,14 @@ def test_a_language_model_sees_each_input_once_and_trains_with_cached_gradients(
     own = 3 * np.arange(4)
     expected = np.mean([np.log(np.exp(row - row[k]).sum()) for row, k in zip(logits[order], own, strict=True)])
     assert loss == pytest.approx(expected, rel=1e-4)
+
+
+def test_images_of_unknown_cluster_are_in_no_cluster(rows):
+    names = rows.images["image_id"][:]
+    images = rows.images.remove_columns("cluster").add_column("cluster", [5, 5] + [-1] * (len(names) - 2))
+    pool = TripletPool(Triplets(rows.dataset, images), TrainConfig(**SETTINGS, cluster_column="cluster"))
+    assert pool.cluster(names[0]) == pool.cluster(names[1]) == "cluster 5"
+    assert pool.cluster(names[2]) != pool.cluster(names[3])
 
 
 def test_a_cluster_whose_name_is_an_images_id_is_not_that_image(rows):
@@ -333,8 +341,8 @@ def test_a_source_that_changed_is_noticed(tmp_path, triplets, models):
     rows = [{"qry": f"say {i}", "pos_text": f"said {i}"} for i in range(16)]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
     config = TrainConfig(**{**SETTINGS, "steps": 1}, weight=0, sources=(SourceConfig(str(tmp_path / "rows.parquet")),))
-    made = train_mmret(triplets, config=config, out=tmp_path / "m", work=models)
-    assert train_mmret(triplets, config=config, out=tmp_path / "m", work=models).fingerprint == made.fingerprint
+    made = train(triplets, config=config, out=tmp_path / "m", work=models)
+    assert train(triplets, config=config, out=tmp_path / "m", work=models).fingerprint == made.fingerprint
     pq.write_table(pa.Table.from_pylist(rows[::-1]), tmp_path / "rows.parquet")
     with pytest.raises(StaleArtifactError, match=r"sources\[0\]"):
-        train_mmret(triplets, config=config, out=tmp_path / "m", work=models)
+        train(triplets, config=config, out=tmp_path / "m", work=models)

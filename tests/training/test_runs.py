@@ -20,7 +20,7 @@ from megapairs_hf.core.errors import ArtifactError, MissingDependencyError, Stal
 from megapairs_hf.models import load_mmret
 from megapairs_hf.models.loading import save_mmret
 from megapairs_hf.models.lora import unload_lora
-from megapairs_hf.training import TrainConfig, tracking, train_mmret, trainer
+from megapairs_hf.training import TrainConfig, tracking, train, trainer
 from megapairs_hf.training.checkpoint import (
     checkpoint_folders,
     explained_save,
@@ -75,7 +75,7 @@ def test_the_manifest_tells_of_the_weights_that_were_saved(triplets, models, tmp
     settings = {**SETTINGS, "steps": 12, "log_every": 4, "eval_every": 2, "best_metric": "set/recall", "patience": 2}
     measured = {"set": lambda model: {"recall": next(values)}}
     out = tmp_path / "m"
-    made = train_mmret(triplets, config=TrainConfig(**settings), out=out, work=models, evaluators=measured)
+    made = train(triplets, config=TrainConfig(**settings), out=out, work=models, evaluators=measured)
     stats = made.manifest.stats
     assert (stats["steps"], stats["saved_step"]) == (6, 2)
     lines = [json.loads(line) for line in (out / "training_log.jsonl").read_text().splitlines()]
@@ -85,7 +85,7 @@ def test_the_manifest_tells_of_the_weights_that_were_saved(triplets, models, tmp
     losses = {line["step"]: line for line in lines if "loss" in line}
     assert list(losses) == [4, 6] and stats["final_loss"] == round(losses[6]["loss"], 6)
     plain = TrainConfig(**{**settings, "best_metric": None, "patience": 0, "steps": 5})
-    again = train_mmret(triplets, config=plain, out=tmp_path / "last", work=models).manifest.stats
+    again = train(triplets, config=plain, out=tmp_path / "last", work=models).manifest.stats
     assert again["steps"] == 5 and "saved_step" not in again and "validation/recall@10" in again["evaluation"]
 
 
@@ -192,10 +192,10 @@ def test_a_final_model_that_does_not_fit_is_saved_by_the_same_command(triplets, 
     config = TrainConfig(**SETTINGS)
     monkeypatch.setattr("megapairs_hf.training.stage.save_mmret", saved)
     with pytest.raises(ArtifactError, match=FULL.format("/m")):
-        train_mmret(triplets, config=config, out=tmp_path / "m", work=models)
+        train(triplets, config=config, out=tmp_path / "m", work=models)
     monkeypatch.undo()
-    train_mmret(triplets, config=config, out=tmp_path / "m", work=models)
-    train_mmret(triplets, config=config, out=tmp_path / "whole", work=models)
+    train(triplets, config=config, out=tmp_path / "m", work=models)
+    train(triplets, config=config, out=tmp_path / "whole", work=models)
     found = [sorted(path.name for path in (tmp_path / name).rglob("*")) for name in ("m", "whole")]
     assert found[0] == found[1]
 
@@ -296,11 +296,11 @@ def test_processes_that_measure_differently_go_on_together(triplets, models, tmp
     program = f"""
 import os
 from megapairs_hf.artifacts.artifact import open_artifact
-from megapairs_hf.training import TrainConfig, train_mmret
+from megapairs_hf.training import TrainConfig, train
 values = iter([1.0, 2.0, 3.0] if os.environ["RANK"] == "0" else [-1.0, -2.0, -3.0])
 found = open_artifact({triplets.path!r}, "triplets")
 measure = lambda model: {{"m": next(values)}}
-made = train_mmret(
+made = train(
     found, config=TrainConfig(**{words!r}), out={str(tmp_path / "m")!r}, work={models!r}, evaluators={{"x": measure}}
 )
 assert made.manifest.stats["steps"] == 6
@@ -335,7 +335,7 @@ def test_curves_go_to_tensorboard(triplets, models, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     config = TrainConfig(**{**SETTINGS, "tracker": "auto"}, eval_every=3, matryoshka=(24, 8))
-    made = train_mmret(triplets, config=config, out=tmp_path / "m", work=models)
+    made = train(triplets, config=config, out=tmp_path / "m", work=models)
     files = list((tmp_path / "m.tracking").rglob("events*"))
     told = EventAccumulator(str(files[0].parent)).Reload()
     lines = [json.loads(line) for line in (tmp_path / "m" / "training_log.jsonl").read_text().splitlines()]
@@ -433,22 +433,30 @@ def test_settings_that_mean_nothing_are_refused(wrong, sentence):
 
 def test_too_many_dimensions(triplets, models, tmp_path):
     with pytest.raises(TrainingError, match="the model has only 24 dimensions"):
-        train_mmret(triplets, config=TrainConfig(**SETTINGS, matryoshka=(64,)), out=tmp_path / "m", work=models)
+        train(triplets, config=TrainConfig(**SETTINGS, matryoshka=(64,)), out=tmp_path / "m", work=models)
 
 
-def test_without_a_validation_split_a_run_goes_on_unmeasured(rows, triplets, models, tmp_path, monkeypatch, capsys):
-    def only(path, split="train"):
-        if split == "validation":
-            raise ArtifactError("there is no split validation")
-        return rows
-
-    monkeypatch.setattr("megapairs_hf.training.stage.load_triplets", only)
-    made = train_mmret(triplets, config=TrainConfig(**SETTINGS, eval_every=2), out=tmp_path / "m", work=models)
+def test_without_a_validation_split_a_run_goes_on_unmeasured(rows, models, tmp_path, capsys):
+    made = train(rows, config=TrainConfig(**SETTINGS, eval_every=2), out=tmp_path / "m", work=models)
     assert made.manifest.stats["steps"] == 6 and "evaluation" not in made.manifest.stats
     assert "nothing is measured" in capsys.readouterr().err
     best = TrainConfig(**SETTINGS, eval_every=2, best_metric="validation/recall@1")
     with pytest.raises(TrainingError, match="best_metric needs a validation split"):
-        train_mmret(triplets, config=best, out=tmp_path / "best", work=models)
+        train(rows, config=best, out=tmp_path / "best", work=models)
+
+
+def test_triplets_in_hand_and_their_folder_train_alike(rows, triplets, models, tmp_path):
+    config = TrainConfig(**SETTINGS)
+    for name, source in {"hand": rows, "folder": triplets.path, "artifact": triplets}.items():
+        made = train(source, config=config, out=tmp_path / name, work=models)
+        assert train(source, config=config, out=tmp_path / name, work=models).fingerprint == made.fingerprint
+    hand, *others = (load_file(tmp_path / name / "model.safetensors") for name in ("hand", "folder", "artifact"))
+    for weights in others:
+        assert all(torch.equal(weights[name], hand[name]) for name in hand)
+    with pytest.raises(StaleArtifactError, match=r"inputs\.triplets"):
+        train(rows.select(range(32)), config=config, out=tmp_path / "hand", work=models)
+    with pytest.raises(ArtifactError, match="a Dataset names images by id and holds none; give Triplets"):
+        train(rows.dataset, config=config, out=tmp_path / "n", work=models)
 
 
 def test_adapters_are_merged_without_rounding(triplets, models, tmp_path, monkeypatch):
@@ -464,7 +472,7 @@ def test_adapters_are_merged_without_rounding(triplets, models, tmp_path, monkey
 
     monkeypatch.setattr("megapairs_hf.training.stage.unload_lora", merging)
     config = TrainConfig(**{**SETTINGS, "lr": 1e-5}, lora_rank=2, dtype="bfloat16")
-    train_mmret(triplets, config=config, out=tmp_path / "m", work=models)
+    train(triplets, config=config, out=tmp_path / "m", work=models)
     found = dict(load_mmret(str(tmp_path / "m"), device="cpu")[0].model.named_parameters())
     assert kept and {value.dtype for value in found.values()} == {torch.float32}
     for name, (expected, base) in kept.items():

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from megapairs_hf.artifacts.artifact import open_artifact
 from megapairs_hf.core.errors import StaleArtifactError, TrainingError
 from megapairs_hf.models import load_mmret
-from megapairs_hf.training import TrainConfig, train_mmret
+from megapairs_hf.training import TrainConfig, train
 from megapairs_hf.training.data.sampler import sibling_order
 from megapairs_hf.training.small_encoder_tasks import hue_turns
 from tests.killing import killed_megapairs
@@ -57,7 +57,7 @@ def test_every_setting_stands_in_one_group():
 )
 def test_learning_rate(triplets, models, tmp_path, schedule, expected):
     config = TrainConfig(**{**SETTINGS, "steps": 8, "lr": 1.0}, warmup_steps=2, schedule=schedule, temperature=5.0)
-    made = train_mmret(triplets, config=config, out=tmp_path / "m", work=models)
+    made = train(triplets, config=config, out=tmp_path / "m", work=models)
     lines = map(json.loads, (Path(made.path) / "training_log.jsonl").read_text().splitlines())
     assert [line["lr"] for line in lines] == pytest.approx(expected)
 
@@ -70,8 +70,8 @@ def test_turning_the_hue_leaves_grey_and_turns_red_to_green():
 
 
 def test_training_learns_and_the_model_loads(triplets, models, tmp_path):
-    config = TrainConfig(**{**SETTINGS, "steps": 60, "batch_size": 32, "lr": 3e-3, "temperature": 0.1})
-    made = train_mmret(triplets, config=config, out=tmp_path / "model", work=models)
+    settings = {**SETTINGS, "steps": 60, "batch_size": 32, "lr": 3e-3, "temperature": 0.1}
+    made = train(triplets, tmp_path / "model", work=models, **settings)
     log = losses(tmp_path / "model")
     assert np.mean(log[-5:]) < np.mean(log[:5]) - 0.25
     assert made.manifest.stats["steps"] == 60
@@ -81,7 +81,7 @@ def test_training_learns_and_the_model_loads(triplets, models, tmp_path):
 def test_a_killed_run_goes_on_to_the_same_weights(triplets, models, tmp_path):
     settings = {**SETTINGS, "steps": 12, "checkpoint_every": 3, "schedule": "cosine", "micro_batch": 16}
     config = TrainConfig(**settings)
-    train_mmret(triplets, config=config, out=tmp_path / "whole", work=models)
+    train(triplets, config=config, out=tmp_path / "whole", work=models)
     words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
     out = tmp_path / "cut"
     words += ["--triplets", triplets.path, "--work", models, "--out", out]
@@ -93,7 +93,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(triplets, models, tmp_path):
     newest = sorted(out.glob(".parts/.run/checkpoints/step-*"))[-1]
     assert newest.name == "step-00000006"
     assert load_mmret(str(newest), device="cpu").encode(["blue"]).shape == (1, 24)
-    train_mmret(triplets, config=config, out=out, work=models)
+    train(triplets, config=config, out=out, work=models)
     whole, cut = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
     assert losses(tmp_path / "whole") == losses(out)
@@ -102,7 +102,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(triplets, models, tmp_path):
 
 def test_two_processes_train_as_one(triplets, models, tmp_path):
     settings = {**SETTINGS, "steps": 20, "lr": 1e-4}
-    train_mmret(triplets, config=TrainConfig(**settings), out=tmp_path / "one", work=models)
+    train(triplets, config=TrainConfig(**settings), out=tmp_path / "one", work=models)
     # and with cached gradients, whose last pass is of texts alone
     words = [word for name, value in settings.items() for word in (f"--{name}", str(value))] + ["--micro_batch", "7"]
     done = torchrun(2, "train", *words, "--triplets", triplets.path, "--work", models, "--out", tmp_path / "two" / "m")
@@ -115,23 +115,23 @@ def test_two_processes_train_as_one(triplets, models, tmp_path):
 def test_runs_that_cannot_be(triplets, models, tmp_path):
     big = TrainConfig(**{**SETTINGS, "batch_size": 100_000})
     with pytest.raises(TrainingError, match="batch_size is 100000, but there are only"):
-        train_mmret(triplets, config=big, out=tmp_path / "big", work=models)
+        train(triplets, config=big, out=tmp_path / "big", work=models)
     # what an overwriting run cannot replace stays
-    train_mmret(triplets, config=TrainConfig(**{**SETTINGS, "steps": 1}), out=tmp_path / "big", work=models)
+    train(triplets, config=TrainConfig(**{**SETTINGS, "steps": 1}), out=tmp_path / "big", work=models)
     before = files_of(tmp_path / "big")
     with pytest.raises(TrainingError, match="batch_size is 100000, but there are only"):
-        train_mmret(triplets, config=big, out=tmp_path / "big", work=models, overwrite=True)
+        train(triplets, config=big, out=tmp_path / "big", work=models, overwrite=True)
     assert files_of(tmp_path / "big") == before
-    lost = TrainConfig(**SETTINGS, cluster_column="cluster")
-    with pytest.raises(TrainingError, match="no column 'cluster' for `cluster_column`; they have image_id"):
-        train_mmret(triplets, config=lost, out=tmp_path / "lost", work=models)
+    lost = TrainConfig(**SETTINGS, cluster_column="group")
+    with pytest.raises(TrainingError, match="no column 'group' for `cluster_column`; they have image_id"):
+        train(triplets, config=lost, out=tmp_path / "lost", work=models)
     unknown = TrainConfig(**SETTINGS, relations=("sound",))
     with pytest.raises(TrainingError, match="no triplet has a relation"):
-        train_mmret(triplets, config=unknown, out=tmp_path / "none", work=models)
+        train(triplets, config=unknown, out=tmp_path / "none", work=models)
     wild = TrainConfig(**{**SETTINGS, "lr": 1e30, "max_grad_norm": 1e30, "steps": 20})
     with pytest.raises(TrainingError, match="the loss of step"):
-        train_mmret(triplets, config=wild, out=tmp_path / "nan", work=models)
-    train_mmret(triplets, config=TrainConfig(**SETTINGS), out=tmp_path / "m", work=models)
+        train(triplets, config=wild, out=tmp_path / "nan", work=models)
+    train(triplets, config=TrainConfig(**SETTINGS), out=tmp_path / "m", work=models)
     with pytest.raises(StaleArtifactError, match=r"config\.lr"):
-        train_mmret(triplets, config=TrainConfig(**{**SETTINGS, "lr": 1e-4}), out=tmp_path / "m", work=models)
+        train(triplets, config=TrainConfig(**{**SETTINGS, "lr": 1e-4}), out=tmp_path / "m", work=models)
     assert open_artifact(tmp_path / "m", "model").manifest.stats["steps"] == 6

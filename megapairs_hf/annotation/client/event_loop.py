@@ -47,8 +47,12 @@ def _bare(work: Coroutine[object, object, T]) -> T:
     try:
         return asyncio.run(work)
     except BaseExceptionGroup as group:
-        known = group.subgroup(MegaPairsError)
-        first: BaseException = known or group
-        while isinstance(first, BaseExceptionGroup):
-            first = first.exceptions[0]
-        raise first from None
+        raise first_error(group) from None
+
+
+def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first error of a group that the package raised on purpose, else the first of all."""
+    first: BaseException = group.subgroup(MegaPairsError) or group
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    return first

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 
 from megapairs_hf.annotation.client.completion import FaultError, parse_body
+from megapairs_hf.annotation.client.response_forms import put_form
 
 if TYPE_CHECKING:
     import ssl
@@ -92,6 +93,7 @@ def client_class() -> type[Any]:
             return self._async_client
 
         async def _inner_post(self, request_parameters: Any, *, stream: bool = False) -> Any:
+            put_form(request_parameters.json)
             content = await super()._inner_post(request_parameters, stream=stream)
             return {"body": parse_body(content)}
 

@@ -23,6 +23,7 @@ from megapairs_hf.annotation.client.completion import (
     shorten,
 )
 from megapairs_hf.annotation.client.messages import Response
+from megapairs_hf.annotation.client.response_forms import FORM, RESPONSE_FORMS
 from megapairs_hf.annotation.client.served_models import ServedModels
 from megapairs_hf.core.errors import ConfigError, ServerUnavailableError
 
@@ -53,6 +54,7 @@ class Transport:
         if not (self.token.isascii() and self.token.isprintable()):
             raise ConfigError(f"{endpoint.token_env} holds a character that is in no token; set it again")
         self.client_class = client_class()
+        self.forms: dict[str, int] = {}
         self.models = ServedModels(self.token, endpoint.connect_timeout_s)
 
     def connect(self, url: str) -> Any:
@@ -77,8 +79,25 @@ class Transport:
             FaultError: it failed in a way that may pass.
             ServerUnavailableError: it failed in a way that no retry helps.
         """
+        if "response_format" not in request.parameters or url in self.forms:
+            return await self._send(client, url, request, self.forms.get(url, 0))
+        refusal = None
+        for form in range(len(RESPONSE_FORMS)):
+            response = await self._send(client, url, request, form)
+            if not response.refused:
+                # a form is known to serve only when a request with it was; a later refusal is the request's own
+                self.forms[url] = form
+                return response
+            refusal = refusal or response
+        assert refusal is not None
+        return refusal
+
+    async def _send(self, client: Any, url: str, request: Request, form: int) -> Response:
+        """Send a request with the schema of its response in one of the forms that servers know."""
         from megapairs_hf.annotation.client.http_client import StatusError
 
+        schema = request.parameters.get("response_format")
+        FORM.set(None if schema is None else RESPONSE_FORMS[form](schema["json_schema"]))
         model = self.models.instead.get(url, request.model)
         try:
             response = await self._send_once(client, url, request, model)

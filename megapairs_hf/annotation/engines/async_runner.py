@@ -1,130 +1,158 @@
-"""Requests about all pairs, many in flight, with the journal between the servers and the artifact.
+"""Requests about all rows of some batches, many in flight, with the journal between the servers and what is made.
 
-All shards of a process go through one stream: while the last pairs of a shard wait for responses, requests of the next
-shard are sent already, and the images of the one after are being read. What surprises: a shard's rows are made from
-the journal after all of its responses have come, in the order of the pairs, so neither the order of responses nor an
-interruption shows in the artifact, and no response waits in memory.
+What surprises: a response is used only after it is on the disk, and a request that is under way for one row serves an
+equal one of another row too.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
-from megapairs_hf.annotation.client.client import Client
-from megapairs_hf.annotation.client.event_loop import rare_collection
-from megapairs_hf.annotation.engines.shard_io import MAX_OUTCOMES
-from megapairs_hf.annotation.tasks import Outcome, Row
+from megapairs_hf.annotation.engines.row_batch import priced
+from megapairs_hf.annotation.tasks import Outcome
 from megapairs_hf.core.errors import BudgetSpentError, ImageRejectedError, ServerUnavailableError
-from megapairs_hf.core.schema import QUERY_ID, TARGET_ID
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Awaitable, Callable
 
     from megapairs_hf.annotation.client.budget import Usage
-    from megapairs_hf.annotation.client.endpoint import Endpoint
+    from megapairs_hf.annotation.client.client import Client
+    from megapairs_hf.annotation.client.messages import Request, Response
     from megapairs_hf.annotation.engines.journal import Journal
-    from megapairs_hf.annotation.engines.shard_io import PairShard, ShardIO
-    from megapairs_hf.core.progress import Progress
+    from megapairs_hf.annotation.engines.row_batch import RowBatch
+    from megapairs_hf.annotation.tasks import AnnotationTask, Row
+
+    # (request, the data URL of an image by its id) -> response
+    Ask: TypeAlias = Callable[[Request, Callable[[str], str]], Awaitable[Response]]
+
+
+def by_client(client: Client) -> Ask:
+    """Requests to servers."""
+
+    async def ask(request: Request, address: Callable[[str], str]) -> Response:
+        return await client.request(lambda: request.filled(address))
+
+    return ask
+
+
+class NoResponseError(Exception):
+    """A request has no response yet, and none is waited for: its row stays without an outcome."""
 
 
 class AsyncRunner:
-    """Sends the requests about all pairs of some shards."""
+    """Sends the requests about the rows of batches.
 
-    def __init__(self, shards: ShardIO, journal: Journal, usage: Usage, bar: Progress) -> None:
-        self.shards, self.journal, self.usage, self.bar = shards, journal, usage, bar
-        self.exhausted = ""
+    Args:
+        ask: gives the response to a request, which it fills with images when there is room for it.
+        journal: keeps the responses.
+        usage: counters.
+        max_rows: how many rows are held at once; more than are in flight, so that a row whose response is being
+            written to the journal, or which waits before a retry, leaves no server idle.
+        advance: called after each row.
 
-    async def run(self, client: Client, indices: Iterable[int], max_pairs: int) -> None:
-        """Send requests, and write each shard when it is complete.
+    Attributes:
+        exhausted: which limit of the budget is reached.
+        unanswered: how many rows a request without a response leaves without an outcome.
+    """
+
+    def __init__(self, ask: Ask, journal: Journal, usage: Usage, max_rows: int, advance: Callable[[], None]) -> None:
+        self.ask, self.journal, self.usage, self.advance = ask, journal, usage, advance
+        self.slots = asyncio.Semaphore(max_rows)
+        self.exhausted, self.unanswered = "", 0
+        self.under_way: dict[str, asyncio.Future[Response]] = {}
+
+    async def send(self, batch: RowBatch, group: asyncio.TaskGroup, complete: Callable[[RowBatch], None]) -> None:
+        """Send the requests about the pending rows of a batch; returns when all are in flight or done.
 
         Args:
-            client: of the servers.
-            indices: the shards.
-            max_pairs: how many pairs are held at once; more than are in flight, so that a pair whose response is being
-                written to the journal, or which waits before a retry, leaves no server idle.
-
-        Raises:
-            BudgetSpentError: the budget is exhausted; what was in flight is kept.
+            batch: after `resume`.
+            group: gets a task for each row.
+            complete: called when every row has an outcome.
         """
-        slots = asyncio.Semaphore(max_pairs)
-        async with asyncio.TaskGroup() as group:
-            upcoming = iter(indices)
-            next_shard = self._read(next(upcoming, None))
-            while (shard := await next_shard) is not None and not self.exhausted:
-                next_shard = self._read(next(upcoming, None))
-                self.bar.advance(shard.table.num_rows - len(shard.pending))
-                if not shard.pending:
-                    group.create_task(self._write(shard))
-                for number, row in shard.rows(shard.pending):
-                    await slots.acquire()
-                    if self.exhausted:
-                        break
-                    group.create_task(self._pair(client, shard, number, row, slots, group))
-            await next_shard
-        if self.exhausted:
-            raise BudgetSpentError(
-                f"the budget is spent: {self.exhausted} is reached after {self.bar.count:,} of {self.bar.total:,}"
-                f" {self.bar.unit}; raise it and run the same command again, responses so far are kept"
-            )
+        if not batch.pending:
+            complete(batch)
+        for number, row in batch.rows(batch.pending):
+            await self.slots.acquire()
+            if self.exhausted:
+                self.slots.release()
+                break
+            group.create_task(self._row(batch, number, row, complete))
 
-    def _read(self, index: int | None) -> asyncio.Task[PairShard | None]:
-        async def read() -> PairShard | None:
-            return None if index is None else await asyncio.to_thread(self.shards.read, index)
-
-        return asyncio.get_running_loop().create_task(read())
-
-    async def _pair(
-        self,
-        client: Client,
-        shard: PairShard,
-        number: int,
-        row: Row,
-        slots: asyncio.Semaphore,
-        group: asyncio.TaskGroup,
-    ) -> None:
-        """Send requests about one pair until there is an outcome; the last one of a shard has it written."""
+    async def _row(self, batch: RowBatch, number: int, row: Row, complete: Callable[[RowBatch], None]) -> None:
+        """Send requests about one row until there is an outcome."""
         try:
-            await self._complete(client, shard, number, row)
+            await self._decide(batch, number, row)
         except BudgetSpentError as error:
             self.exhausted = str(error)
             return
+        except NoResponseError:
+            self.unanswered += 1
+            return
         finally:
-            slots.release()
-        self.bar.advance(1, self.usage.line())
-        shard.remaining -= 1
-        if shard.remaining == 0:
-            group.create_task(self._write(shard))
+            self.slots.release()
+        self.advance()
+        batch.remaining -= 1
+        if batch.remaining == 0:
+            self._check(batch)
+            complete(batch)
 
-    async def _complete(self, client: Client, shard: PairShard, number: int, row: Row) -> None:
-        responses = shard.responses.pop(number, {})
-        while isinstance(attempt := shard.task.decide(row, responses), int):
+    async def _decide(self, batch: RowBatch, number: int, row: Row) -> None:
+        responses = batch.responses.pop(number, {})
+        while isinstance(decided := batch.task.decide(row, responses), int):
             try:
-                response = await client.request(lambda a=attempt: shard.task.request(row, a))  # type: ignore[misc]
+                response = await self._response(batch.task, batch.task.request(row, decided))
             except ImageRejectedError as error:
-                shard.outcomes[number] = Outcome(None, error.reason, error.detail)
+                batch.outcomes[number] = priced(Outcome(None, error.reason, error.detail), responses)
                 return
-            responses[attempt] = response
+            responses[decided] = response
             if response.refused:
-                shard.outcomes[number] = Outcome(None, response.refused, response.text)
+                batch.outcomes[number] = priced(Outcome(None, response.refused, response.text), responses)
                 return
-            await self.journal.add(shard.index, (row[QUERY_ID], row[TARGET_ID], attempt), response)
-        if len(shard.outcomes) < MAX_OUTCOMES:
-            shard.outcomes[number] = attempt
+        batch.note(number, priced(decided, responses))
 
-    async def _write(self, shard: PairShard) -> None:
-        refused = [outcome for outcome in shard.outcomes.values() if outcome.reason == "refused"]
+    async def _response(self, task: AnnotationTask, request: Request) -> Response:
+        """The response to a request, on the disk; an equal request that is under way is waited for."""
+        key = request.key
+        if key in self.under_way:
+            return await asyncio.shield(self.under_way[key])
+        response: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
+        self.under_way[key] = response
+        try:
+            latest = await self.ask(request, task.address)
+            if not latest.refused:
+                await self.journal.add(key, latest)
+            response.set_result(latest)
+        except BaseException as error:
+            # nobody may be waiting, and whoever waits fails as this row does
+            response.set_exception(error if isinstance(error, Exception) else NoResponseError())
+            response.exception()
+            raise
+        finally:
+            del self.under_way[key]
+        return latest
+
+    def _check(self, batch: RowBatch) -> None:
+        """Stop where a server refuses whatever it is asked."""
+        refused = [outcome for outcome in batch.outcomes.values() if outcome.reason == "refused"]
         no_response = self.usage.completed == 0 and self.usage.before[0] == 0
-        if refused and len(refused) == len(shard.pending) and no_response:
+        if refused and len(refused) == len(batch.pending) and no_response:
             raise ServerUnavailableError(
                 f"every request was refused ({refused[0].detail}); check that the model takes such input"
                 " (images, `max_new_tokens`, the length of the prompt), then run the same command again"
             )
-        await asyncio.to_thread(self.shards.write, shard)
 
+    def check_budget(self, progress: str = "") -> None:
+        """Stop where the budget is exhausted and what was in flight is done.
 
-async def run_requests(runner: AsyncRunner, indices: Iterable[int], endpoint: Endpoint, model: str) -> None:
-    """Send the requests about all pairs of some shards."""
-    with rare_collection():
-        async with Client(endpoint, runner.usage, model) as client:
-            await runner.run(client, indices, 2 * endpoint.concurrency)
+        Args:
+            progress: how far the run has come, for the message.
+
+        Raises:
+            BudgetSpentError: it is.
+        """
+        if self.exhausted:
+            raise BudgetSpentError(
+                f"the budget is spent: {self.exhausted} is reached{progress}; raise it and run the same command"
+                " again, responses so far are kept"
+            )

@@ -11,48 +11,47 @@ import io
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from megapairs_hf.annotation.tasks import Outcome, Row
-from megapairs_hf.annotation.verify import negatives_of
+from megapairs_hf.annotation.tasks import Outcome, Row, share
 from megapairs_hf.core.compatibility import check_adapter_of
-from megapairs_hf.core.distributed import choose_device
 from megapairs_hf.core.errors import ImageRejectedError, ModelError
 from megapairs_hf.core.schema import QUERY_ID, TARGET_ID
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     import numpy as np
 
+    from megapairs_hf.annotation.config import Local
     from megapairs_hf.annotation.corpus_reader import CorpusImages
-    from megapairs_hf.core.progress import Progress
 
 
 class Clip:
     """A CLIP-like model: unit embeddings of images and texts.
 
     Args:
-        config: the settings of the check.
-        path: the model's folder or Hub id.
+        model: its name, for errors.
+        path: its folder or Hub id.
+        local: how it is run.
+        device: where.
     """
 
-    def __init__(self, config: Any, path: str) -> None:
+    def __init__(self, model: str, path: str, local: Local, device: str) -> None:
         from sentence_transformers import SentenceTransformer
 
-        local = config.local
         check_adapter_of(path, local.revision)
         try:
             self.model = SentenceTransformer(
                 path,
                 revision=local.revision,
-                device=choose_device(None),
+                device=device,
                 model_kwargs={"dtype": local.dtype},
             )
         except (OSError, ValueError) as error:
             message = " ".join(str(error).split())[:300]
-            raise ModelError(f"cannot load {config.model}: {message}; check `model` and `local`") from error
+            raise ModelError(f"cannot load {model}: {message}; check `model` and `local`") from error
         if not self.model.supports("image") or not self.model.supports("text"):
-            raise ModelError(f"{config.model} is no CLIP-like model; name one, or use `engine: openai`")
-        self.batch_size = config.local.batch_size
+            raise ModelError(f"{model} is no CLIP-like model; name one, or use `engine: openai`")
+        self.batch_size = local.batch_size
 
     def encode(self, inputs: Sequence[Any]) -> np.ndarray:
         """Embeddings [N, D] of images or of texts."""
@@ -66,43 +65,30 @@ class Clip:
 
 
 @lru_cache(maxsize=1)
-def load(config: Any, path: str) -> Clip:
+def load(model: str, path: str, local: Local, device: str) -> Clip:
     """The model of these settings, loaded once."""
-    return Clip(config, path)
+    return Clip(model, path, local, device)
 
 
-def verify_by_clip(
+def pass_rates(
+    clip: Clip,
     rows: list[Row],
-    bar: Progress,
-    index: int,
-    *,
-    path: str,
-    config: Any,
-    images: Callable[[], CorpusImages],
-    negatives: Callable[[int], Mapping[Any, list[str]]],
+    negatives: Mapping[tuple[str, str], list[str]],
+    corpus_images: CorpusImages,
 ) -> list[Outcome]:
-    """The outcomes of one shard, batch by batch."""
-    by_pair, outcomes = negatives(index), []
-    for start in range(0, len(rows), config.local.batch_size):
-        batch = rows[start : start + config.local.batch_size]
-        others = [negatives_of(by_pair, row)[: config.negatives] for row in batch]
-        corpus_images = images()
-        corpus_images.load(_image_ids(batch, others))
-        outcomes += _compare(load(config, path), batch, others, corpus_images)
-        corpus_images.close()
-        bar.advance(len(batch))
-    return outcomes
+    """The share of hard negatives that the target beats, for each instruction of some pairs.
 
-
-def _image_ids(rows: list[Row], others: list[list[str]]) -> set[str]:
-    return {i for row, names in zip(rows, others, strict=True) for i in (row[QUERY_ID], row[TARGET_ID], *names)}
-
-
-def _compare(clip: Clip, rows: list[Row], others: list[list[str]], corpus_images: CorpusImages) -> list[Outcome]:
+    Args:
+        clip: the model.
+        rows: the pairs, with `instructions`.
+        negatives: of each pair.
+        corpus_images: with the images of these pairs.
+    """
     from PIL import Image
 
     images, problems = {}, {}
-    for image_id in sorted(_image_ids(rows, others)):
+    keys = [(row[QUERY_ID], row[TARGET_ID]) for row in rows]
+    for image_id in sorted({name for key in keys for name in (*key, *negatives[key])}):
         try:
             content = base64.b64decode(corpus_images.data_url(image_id).split(",", 1)[1])
             images[image_id] = Image.open(io.BytesIO(content)).convert("RGB")
@@ -110,14 +96,13 @@ def _compare(clip: Clip, rows: list[Row], others: list[list[str]], corpus_images
             problems[image_id] = error
     embeddings = dict(zip(images, clip.encode(list(images.values())), strict=True)) if images else {}
     outcomes = []
-    for row, names in zip(rows, others, strict=True):
-        problem = next((problems[i] for i in (row[QUERY_ID], row[TARGET_ID]) if i in problems), None)
+    for row, key in zip(rows, keys, strict=True):
+        problem = next((problems[name] for name in key if name in problems), None)
         if problem is not None:
             outcomes.append(Outcome(None, problem.reason, problem.detail))
             continue
-        queries = embeddings[row[QUERY_ID]] + clip.encode(row["instructions"])
-        target = queries @ embeddings[row[TARGET_ID]]
-        beaten = [target > queries @ embeddings[name] for name in names if name in embeddings]
-        fits = [sum(bool(b[k]) for b in beaten) / len(beaten) if beaten else None for k in range(len(target))]
-        outcomes.append(Outcome({**row, "fits": fits}))
+        queries = embeddings[key[0]] + clip.encode(row["instructions"])
+        target = queries @ embeddings[key[1]]
+        beaten = [target > queries @ embeddings[name] for name in negatives[key] if name in embeddings]
+        outcomes.append(Outcome({"verified": [share([bool(b[k]) for b in beaten]) for k in range(len(target))]}))
     return outcomes

@@ -1,69 +1,56 @@
 """Every response, on disk before it is used, so that after `kill -9` no request is sent twice.
 
-One SQLite file (WAL) per process, under the artifact's `.parts` folder, which is removed when the artifact is
-finished. Responses are committed in groups by a thread of their own, synced to the disk each time: whatever came while
-one group was being written is the next. What surprises: a process reads the journals of all processes, because a run
-that is resumed with another number of processes shares their shards anew.
+A folder of append-only files of JSON lines, one per process; a line begins with the hash of the request that it
+answers. Lines are written in groups by a thread of their own and synced to the disk each time: whatever came while one
+group was being written is the next. What surprises: everybody reads the files of all processes, and nothing but the
+request decides which line is its response, so neither the number of processes nor the order of the rows matters.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
+import os
 import queue
-import shutil
-import sqlite3
-import tempfile
 import threading
 import time
+import uuid
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from megapairs_hf.annotation.client.messages import Response
-from megapairs_hf.artifacts import storage
-from megapairs_hf.core import distributed
+from megapairs_hf.annotation.engines.journal_index import JournalIndex
+from megapairs_hf.artifacts.storage import sync_folder
 from megapairs_hf.core.errors import ArtifactError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-TABLE = """CREATE TABLE IF NOT EXISTS responses (
-    shard INTEGER, query_id TEXT, target_id TEXT, attempt INTEGER, response TEXT,
-    PRIMARY KEY (shard, query_id, target_id, attempt)
-) WITHOUT ROWID"""
-# one statement per group: with one per row the thread would queue for the interpreter's lock at every row
-ADD = """INSERT OR REPLACE INTO responses SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'),
-    json_extract(value, '$[2]'), json_extract(value, '$[3]'), json_extract(value, '$[4]')
-    FROM json_each(?)"""
-SELECT = "SELECT attempt, response FROM responses WHERE shard = ? AND query_id = ? AND target_id = ?"
-SUMS = """SELECT count(*), coalesce(sum(json_extract(response, '$.prompt_tokens')), 0),
-    coalesce(sum(json_extract(response, '$.completion_tokens')), 0) FROM responses"""
+    from megapairs_hf.artifacts.storage import PathLike
+
 GROUP_S = 0.02
-Key = tuple[str, str, int]  # query_id, target_id, attempt
-Entry = tuple[int, str, str, int, str]
+Target = Any  # a `Future`, or an event loop with its own
 
 
 class Journal:
-    """The responses of one process, and those that other processes left for its shards."""
+    """The responses in a folder; new ones go to a file of this process, which is made with the first.
 
-    def __init__(self, out: storage.PathLike, identity: str) -> None:
-        self.folder = journal_folder(out, identity)
-        storage.make_folder(str(self.folder))
-        path = self.path = self.folder / f"journal-{distributed.rank()}.sqlite"
-        try:
-            self.db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-            self.db.execute("PRAGMA journal_mode=WAL")
-            self.db.execute("PRAGMA synchronous=FULL")
-            self.db.execute(TABLE)
-        except sqlite3.Error as error:
-            raise ArtifactError(f"cannot write {path}: {error}; check the disk, or name another folder") from error
-        self.queue: queue.SimpleQueue[tuple[list[Entry], Any] | None] = queue.SimpleQueue()
-        self.writer = threading.Thread(target=self._write, name="journal", daemon=True)
-        self.writer.start()
+    Args:
+        folder: of the files, on this machine; made when there is something to write.
+    """
 
-    async def add(self, shard: int, key: Key, response: Response) -> None:
+    def __init__(self, folder: PathLike) -> None:
+        self.folder = Path(folder)
+        self.path = self.folder / f"{uuid.uuid4().hex}.jsonl"
+        self.index = JournalIndex(self.folder)
+        self.index.refresh()
+        self.queue: queue.SimpleQueue[tuple[list[bytes], Target] | None] = queue.SimpleQueue()
+        self.writer: threading.Thread | None = None
+        self.guard = threading.Lock()
+        self.file: Any = None
+
+    async def add(self, key: str, response: Response) -> None:
         """Keep one response; when this returns, it outlives the process and the machine.
 
         Raises:
@@ -71,15 +58,21 @@ class Journal:
         """
         loop = asyncio.get_running_loop()
         stored: asyncio.Future[None] = loop.create_future()
-        self.queue.put(([(shard, *key, json.dumps(vars(response)))], (loop, stored)))
+        self._put([line_of(key, response)], (loop, stored))
         await stored
 
-    def add_all(self, shard: int, responses: Sequence[tuple[Key, Response]]) -> None:
-        """Keep the responses of one batch, all or none."""
+    def add_all(self, responses: Sequence[tuple[str, Response]]) -> None:
+        """Keep the responses of one batch."""
         stored: Future[None] = Future()
-        entries = [(shard, *key, json.dumps(vars(response))) for key, response in responses]
-        self.queue.put((entries, stored))
+        self._put([line_of(key, response) for key, response in responses], stored)
         stored.result()
+
+    def _put(self, lines: list[bytes], target: Target) -> None:
+        with self.guard:
+            if self.writer is None:
+                self.writer = threading.Thread(target=self._write, name="journal", daemon=True)
+                self.writer.start()
+        self.queue.put((lines, target))
 
     def _write(self) -> None:
         item = self.queue.get()
@@ -89,39 +82,52 @@ class Journal:
             time.sleep(GROUP_S)
             while not self.queue.empty() and (item := self.queue.get()) is not None:
                 group.append(item)
-            failure = self._commit([entry for entries, _ in group for entry in entries])
+            failure = self._commit([line for lines, _ in group for line in lines])
             _notify([target for _, target in group], failure)
             item = self.queue.get() if item is not None else None
 
-    def _commit(self, entries: list[Entry]) -> ArtifactError | None:
+    def _commit(self, lines: list[bytes]) -> ArtifactError | None:
         try:
-            self.db.execute(ADD, (json.dumps(entries),))
-        except sqlite3.Error as error:
+            if self.file is None:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self.file = self.path.open("ab")
+                sync_folder(self.folder)
+            start = self.file.tell()
+            self.file.write(b"".join(lines))
+            self.file.flush()
+            os.fsync(self.file.fileno())
+        except OSError as error:
             return ArtifactError(
-                f"cannot write the journal in {self.folder}: {error}; free some space and run the same command again"
+                f"cannot write the journal in {self.folder}: {error.strerror or error}; free some space and run the"
+                " same command again"
             )
+        self.index.add(self.path, start, lines)
         return None
 
-    def sums(self) -> tuple[int, int, int]:
-        """Responses, prompt tokens and completion tokens in the journals of all processes."""
-        with self.reader() as reader:
-            sums = [db.execute(SUMS).fetchone() for db in reader.dbs]
-        return sum(s[0] for s in sums), sum(s[1] for s in sums), sum(s[2] for s in sums)
+    def get(self, key: str) -> Response | None:
+        """The response to a request; None where there is none."""
+        record = self.index.record(key)
+        return None if record is None else Response(**{name: record[name] for name in record if name != "key"})
 
-    def reader(self) -> JournalReader:
-        """Looks responses up; one per thread."""
-        return JournalReader(self.folder)
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def sums(self) -> tuple[int, int, int]:
+        """Responses, prompt tokens and completion tokens in the files of all processes, as they are now."""
+        self.index.refresh()
+        return self.index.sums
 
     def close(self) -> None:
-        """Write what is left and close the file; SQLite then folds the log into it. An empty one is removed."""
-        if not self.writer.is_alive():
-            return
-        self.queue.put(None)
-        self.writer.join()
-        empty = self.db.execute("SELECT count(*) FROM responses").fetchone()[0] == 0
-        self.db.close()
-        if empty:
-            self.path.unlink(missing_ok=True)
+        """Write what is left and close the files."""
+        with self.guard:
+            writer, self.writer = self.writer, None
+        if writer is not None:
+            self.queue.put(None)
+            writer.join()
+        if self.file is not None:
+            self.file.close()
+            self.file = None
+        self.index.close()
 
     def __enter__(self) -> Self:
         return self
@@ -130,7 +136,13 @@ class Journal:
         self.close()
 
 
-def _notify(targets: list[Any], failure: ArtifactError | None) -> None:
+def line_of(key: str, response: Response) -> bytes:
+    """One line: the key of the request, and the response."""
+    # ASCII alone: no text holds a line break, of whatever kind
+    return (json.dumps({"key": key, **vars(response)}) + "\n").encode()
+
+
+def _notify(targets: list[Target], failure: ArtifactError | None) -> None:
     """Wake whoever waits for this group: each event loop once."""
     by_loop: dict[Any, list[Any]] = {}
     for target in targets:
@@ -148,55 +160,3 @@ def _resolve(waiting: list[asyncio.Future[None]], failure: ArtifactError | None)
     for stored in waiting:
         if not stored.done():
             stored.set_exception(failure) if failure else stored.set_result(None)
-
-
-class JournalReader:
-    """Looks up responses by shard and pair, in the journals of all processes."""
-
-    def __init__(self, folder: Path) -> None:
-        paths = sorted(folder.glob("journal-*.sqlite"))
-        dbs = [sqlite3.connect(path) for path in paths]
-        # another process may have been killed before it made its table
-        self.dbs = [db for db in dbs if "responses" in _tables(db)]
-
-    def responses(self, shard: int, query_id: str, target_id: str) -> dict[int, Response]:
-        """The responses about one pair, by attempt."""
-        by_attempt = {}
-        for db in self.dbs:
-            for attempt, text in db.execute(SELECT, (shard, query_id, target_id)):
-                by_attempt[attempt] = Response(**json.loads(text))
-        return by_attempt
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for db in self.dbs:
-            db.close()
-
-
-def _tables(db: sqlite3.Connection) -> set[str]:
-    return {row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-
-
-def journal_folder(out: storage.PathLike, identity: str) -> Path:
-    """Where the journal of an artifact is.
-
-    Args:
-        out: the artifact's folder.
-        identity: of its settings and inputs; a remote artifact that was deleted leaves its journal behind, and its
-            responses must not reach another one that is made in the same folder.
-
-    Returns:
-        A folder inside a local artifact; one in this machine's temporary folder for a remote one.
-    """
-    if storage.is_local(out):
-        return storage.local(out) / ".parts"
-    name = hashlib.sha256(f"{out}\0{identity}".encode()).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"megapairs-journal-{name}"
-
-
-def remove_journal(out: storage.PathLike, identity: str) -> None:
-    """Remove what a remote artifact's journal leaves on this machine; a local one's goes with `.parts`."""
-    if not storage.is_local(out):
-        shutil.rmtree(journal_folder(out, identity), ignore_errors=True)

@@ -1,8 +1,8 @@
 """Local inference instead of a server: batched generation with transformers, one process per GPU.
 
 Processes come from Accelerate's launcher and take shards as everywhere. What surprises: a sampled response depends on
-which other requests are in its batch. So batches are made of a shard's pairs in their order, sampled with a seed of
-their own, and kept in the journal as a whole: a run that was killed resumes with the same batches.
+which other requests are in its batch. So batches are made of the rows of a shard, or of a batch of `map`, in their
+order, sampled with a seed of their own, and generated as a whole: a run that was killed resumes with the same batches.
 """
 
 from __future__ import annotations
@@ -11,63 +11,65 @@ import base64
 import hashlib
 import io
 import time
+from functools import lru_cache
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
+from megapairs_hf.annotation.client.budget import Usage
 from megapairs_hf.annotation.client.messages import Response
+from megapairs_hf.annotation.engines.journal import Journal
 from megapairs_hf.annotation.tasks import Outcome
 from megapairs_hf.core.compatibility import check_adapter_of, require_adapters
 from megapairs_hf.core.distributed import choose_device
 from megapairs_hf.core.errors import BudgetSpentError, ImageRejectedError, ModelError
-from megapairs_hf.core.schema import QUERY_ID, TARGET_ID
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
-    from megapairs_hf.annotation.client.budget import Usage
     from megapairs_hf.annotation.client.messages import Request
-    from megapairs_hf.annotation.engines.journal import Journal, JournalReader
-    from megapairs_hf.annotation.engines.shard_io import PairShard, ShardIO
-    from megapairs_hf.annotation.tasks import Row
-    from megapairs_hf.core.progress import Progress
+    from megapairs_hf.annotation.config import Local
+    from megapairs_hf.annotation.engines.row_batch import RowBatch
+    from megapairs_hf.artifacts.storage import PathLike
 
-Item = tuple[int, "Row", int]  # row number, pair, attempt
+Item = tuple[int, "Request"]  # row number, request
 
 
 class LocalModel:
     """A chat model for local inference.
 
     Args:
-        config: settings with `model` and `local`.
+        path: a folder or Hub id.
+        local: how it is run.
         vision: whether it takes images.
+        device: None for that of this process.
     """
 
-    def __init__(self, config: Any, *, vision: bool) -> None:
-        local, self.vision = config.local, vision
+    def __init__(self, path: str, local: Local, *, vision: bool, device: str | None = None) -> None:
+        self.vision = vision
         if local.adapter is not None:
             require_adapters("`local.adapter`")
-        check_adapter_of(config.model, local.revision)
+        check_adapter_of(path, local.revision)
         import torch
         import transformers
 
         kind = transformers.AutoModelForImageTextToText if vision else transformers.AutoModelForCausalLM
         try:
-            model = kind.from_pretrained(config.model, revision=local.revision, dtype=local.dtype)
+            model = kind.from_pretrained(path, revision=local.revision, dtype=local.dtype)
             reader = transformers.AutoProcessor if vision else transformers.AutoTokenizer
-            self.processor = reader.from_pretrained(config.model, revision=local.revision)
+            self.processor = reader.from_pretrained(path, revision=local.revision)
             if local.adapter is not None:
                 model.load_adapter(local.adapter)
         except (OSError, ValueError) as error:
             message = " ".join(str(error).split())[:300]
-            raise ModelError(f"cannot load {config.model}: {message}; check `model` and `local`") from error
-        self.device = torch.device(choose_device(None))
+            raise ModelError(f"cannot load {path}: {message}; check `model` and `local`") from error
+        self.device = torch.device(choose_device(device))
         self.model = model.to(self.device).eval()
         self.tokenizer = self.processor.tokenizer if vision else self.processor
         self.tokenizer.padding_side = "left"
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         if self.processor.chat_template is None:
-            raise ModelError(f"{config.model} has no chat template; use an instruction-tuned model")
+            raise ModelError(f"{path} has no chat template; use an instruction-tuned model")
 
     def generate(self, requests: Sequence[Request], seed: int) -> list[Response]:
         """The responses to a batch of requests with the same sampling parameters."""
@@ -122,83 +124,92 @@ def _decoded_messages(request: Request) -> list[dict[str, Any]]:
     return [{**message, "content": [decoded(part) for part in message["content"]]} for message in request.messages]
 
 
-def run_batches(
-    shards: ShardIO,
-    journal: Journal,
-    indices: Iterable[int],
-    config: Any,
-    usage: Usage,
-    bar: Progress,
-    *,
-    vision: bool,
-) -> None:
-    """Generate the responses about all pairs of some shards.
+class LocalSession:
+    """A local model and the journal of one row function in one process, or of a stage.
 
-    Raises:
-        BudgetSpentError: the budget is exhausted; responses so far are kept.
-        ModelError: the model cannot be loaded.
+    Args:
+        config: settings with `model`, `local` and `budget`.
+        folder: of the journal.
+        vision: whether the model takes images.
+        device: None for that of this process.
     """
-    model: LocalModel | None = None
-    for index in indices:
-        shard = shards.read(index)
-        bar.advance(shard.table.num_rows - len(shard.pending))
-        if shard.pending:
-            model = model or LocalModel(config, vision=vision)
-            _complete_shard(model, shard, journal, config, usage, bar)
-        shards.write(shard)
 
+    def __init__(self, config: Any, folder: PathLike, *, vision: bool, device: str | None = None) -> None:
+        self.config, self.vision, self.device, self.journal = config, vision, device, Journal(folder)
+        self.usage = Usage(config.budget, self.journal.sums())
 
-def _complete_shard(
-    model: LocalModel, shard: PairShard, journal: Journal, config: Any, usage: Usage, bar: Progress
-) -> None:
-    """One shard, in rounds: the first request about every pair, then the second where one is needed."""
-    pending = set(shard.pending)
-    for turn in count():
-        with journal.reader() as reader:
-            items = _items(shard, reader, turn)
+    def complete(self, batch: RowBatch, advance: Callable[[], None] = lambda: None) -> None:
+        """Generate the responses about a batch, in rounds: the first request about every row, then the second.
+
+        Raises:
+            BudgetSpentError: the budget is exhausted; responses so far are kept.
+            ModelError: the model cannot be loaded.
+        """
+        pending = set(batch.pending)
+        for turn in count() if pending else ():
+            items = _items(batch, self.journal, turn)
             if not items:
                 break
-            size = config.local.batch_size
+            size = self.config.local.batch_size
             for start in range(0, len(items), size):
-                batch = items[start : start + size]
-                if any(attempt not in shard.recorded(reader, row) for _, row, attempt in batch):
-                    _generate_batch(model, shard, batch, journal, config.seed, usage)
-                completed = sum(number in pending for number, _, _ in batch) if turn == 0 else 0
-                bar.advance(completed, usage.line())
+                part = items[start : start + size]
+                if any(self.journal.get(request.key) is None for _, request in part):
+                    self._generate(batch, part)
+                for number, _ in part if turn == 0 else ():
+                    if number in pending:
+                        advance()
+
+    def _generate(self, batch: RowBatch, items: Sequence[Item]) -> None:
+        limit = self.usage.exhausted()
+        if limit:
+            raise BudgetSpentError(f"the budget is spent: {limit} is reached; raise it and run the same command again")
+        requests, keys = [], []
+        for number, request in items:
+            try:
+                requests.append(request.filled(batch.task.address))
+                keys.append(request.key)
+            except ImageRejectedError as error:
+                batch.outcomes[number] = Outcome(None, error.reason, error.detail)
+        if not requests:
+            return
+        start = time.monotonic()
+        digest = hashlib.sha256(repr((self.config.seed, keys)).encode()).digest()
+        model = load(self.config.model, self.config.local, self.device, vision=self.vision)
+        responses = model.generate(requests, int.from_bytes(digest[:4], "big"))
+        self.usage.sent += len(responses)
+        for response in responses:
+            self.usage.count(response, time.monotonic() - start)
+        self.journal.add_all(list(zip(keys, responses, strict=True)))
+
+    def close(self) -> None:
+        """Close the journal."""
+        self.journal.close()
 
 
-def _items(shard: PairShard, reader: JournalReader, turn: int) -> list[Item]:
+@lru_cache(maxsize=2)
+def load(model: str, local: Local, device: str | None, *, vision: bool) -> LocalModel:
+    """A model, loaded once per process."""
+    return LocalModel(model, local, vision=vision, device=device)
+
+
+def _items(batch: RowBatch, journal: Journal, turn: int) -> list[Item]:
     """The requests of this round, whether they have a response already or not."""
     items = []
-    for number, row in shard.rows():
-        if number in shard.outcomes:
+    for number, row in batch.rows():
+        outcome = batch.outcomes.get(number)
+        if outcome is not None and not outcome.cost[0]:
             continue
-        responses = dict(sorted(shard.recorded(reader, row).items())[:turn])
-        attempt = shard.task.decide(row, responses) if len(responses) == turn else None
-        if isinstance(attempt, int):
-            items.append((number, row, attempt))
+        responses: dict[int, Response] = {}
+        for _ in range(turn + 1):
+            attempt = batch.task.decide(row, responses)
+            if not isinstance(attempt, int):
+                break
+            request = batch.task.request(row, attempt)
+            if len(responses) == turn:
+                items.append((number, request))
+                break
+            response = journal.get(request.key)
+            if response is None:
+                break
+            responses[attempt] = response
     return items
-
-
-def _generate_batch(
-    model: LocalModel, shard: PairShard, batch: Sequence[Item], journal: Journal, seed: int, usage: Usage
-) -> None:
-    limit = usage.exhausted()
-    if limit:
-        raise BudgetSpentError(f"the budget is spent: {limit} is reached; raise it and run the same command again")
-    requests, keys = [], []
-    for number, row, attempt in batch:
-        try:
-            requests.append(shard.task.request(row, attempt))
-            keys.append((row[QUERY_ID], row[TARGET_ID], attempt))
-        except ImageRejectedError as error:
-            shard.outcomes[number] = Outcome(None, error.reason, error.detail)
-    if not requests:
-        return
-    start = time.monotonic()
-    digest = hashlib.sha256(repr((seed, keys)).encode()).digest()
-    responses = model.generate(requests, int.from_bytes(digest[:4], "big"))
-    usage.sent += len(responses)
-    for response in responses:
-        usage.count(response, time.monotonic() - start)
-    journal.add_all(shard.index, list(zip(keys, responses, strict=True)))

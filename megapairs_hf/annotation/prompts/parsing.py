@@ -17,7 +17,7 @@ from megapairs_hf.core.errors import ResponseParseError
 HEADING = re.compile(
     r"^\W*(?:(?:sure|certainly|of course|okay|ok|absolutely)\b[^\w:]{1,3})?"
     r"(?:here(?:'s|’s| is| are)\b[^:.!?]{0,120}"
-    r"|(?:the |final |my )?(?:description|answer|comparison|response|output|assistant))\W*:\W*",
+    r"|(?:the |final |my )?(?:description|answer|comparison|caption|response|output|assistant))\W*:\W*",
     re.IGNORECASE,
 )
 # a point inside a number ends no sentence

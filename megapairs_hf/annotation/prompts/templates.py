@@ -37,12 +37,13 @@ class Prompt:
     """The text of a prompt file, its slots checked, and the slots that it uses."""
 
     text: str
-    slots: frozenset[str] = frozenset()
+    # sorted: the order of a set differs between processes, and with it the fingerprint of a row function
+    slots: tuple[str, ...] = ()
 
     @property
     def needs_captions(self) -> bool:
         """Whether it uses a caption."""
-        return not self.slots.isdisjoint(CAPTION_SLOTS)
+        return not set(self.slots).isdisjoint(CAPTION_SLOTS)
 
     @property
     def digest(self) -> str:
@@ -99,7 +100,7 @@ def load_prompt(path: str | None, default: str, slots: frozenset[str], needed: t
     for slot in needed:
         if slot not in used:
             raise ConfigError(f"the prompt {name} lacks the slot {slot!r}; put {{{{ {slot} }}}} where it belongs")
-    return Prompt(text, frozenset(used))
+    return Prompt(text, tuple(sorted(used)))
 
 
 def describe_prompt(path: str | None = None) -> Prompt:

@@ -7,41 +7,49 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from megapairs_hf.annotation.client.messages import Response
 from megapairs_hf.annotation.config import RULE_BASED, DescribeConfig, InstructConfig, pair_seed
-from megapairs_hf.annotation.corpus_reader import read_texts
+from megapairs_hf.annotation.corpus_reader import check_attributes
 from megapairs_hf.annotation.filters import filter_instructions
 from megapairs_hf.annotation.prompts.templates import format_response
 from megapairs_hf.annotation.rule_based import templates
-from megapairs_hf.annotation.tasks import Outcome, Row, captions_of, ids_of
+from megapairs_hf.annotation.tasks import Outcome, Row, captions_of, ids_of, response_row
 from megapairs_hf.core.errors import ResponseRejectedError
 from megapairs_hf.core.schema import META, QUERY_ID, TARGET_ID
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from megapairs_hf.annotation.corpus_reader import CorpusReader
     from megapairs_hf.annotation.rule_based.caption_diff import Edit
-    from megapairs_hf.artifacts.artifact import Artifact
-    from megapairs_hf.core.progress import Progress
 
 
 def describe_by_rules(
-    rows: list[Row], bar: Progress, _: int, *, corpus: Artifact, config: DescribeConfig
+    rows: list[Row], advance: Callable[[], None], *, reader: CorpusReader, config: DescribeConfig
 ) -> list[Outcome]:
-    """One shard by the rule-based engine."""
-    texts = read_texts(corpus, ids_of(rows), config.attributes)
+    """Some pairs by the rule-based engine.
+
+    Raises:
+        ConfigError: the images have no captions.
+    """
+    texts = _texts(rows, reader, config)
 
     def write(row: Row, edits: list[Edit]) -> Outcome:
         description = templates.write_description(*captions_of(row, texts), edits)
-        return Outcome(_row(row, description) | {"description": description})
+        return Outcome({"description": description, "word_num": 0} | _columns(description))
 
-    return _by_rules(rows, bar, texts, config.attributes, write)
+    return _by_rules(rows, advance, texts, config.attributes, write)
 
 
 def instruct_by_rules(
-    rows: list[Row], bar: Progress, _: int, *, corpus: Artifact, config: InstructConfig
+    rows: list[Row], advance: Callable[[], None], *, reader: CorpusReader, config: InstructConfig
 ) -> list[Outcome]:
-    """One shard by the rule-based engine."""
-    texts = read_texts(corpus, ids_of(rows), config.attributes)
+    """Some pairs by the rule-based engine.
+
+    Raises:
+        ConfigError: the images have no captions.
+    """
+    texts = _texts(rows, reader, config)
 
     def write(row: Row, edits: list[Edit]) -> Outcome:
         seed = pair_seed(config.seed, row[QUERY_ID], row[TARGET_ID])
@@ -51,14 +59,21 @@ def instruct_by_rules(
         raw = format_response(written, "list")
         if len(instructions) < config.min_instructions:
             return Outcome(None, "too_few_instructions", raw, left_out)
-        return Outcome(_row(row, raw) | {"instructions": instructions, "demonstration_ids": []}, left_out=left_out)
+        columns = {"instructions": instructions, "demonstration_ids": []}
+        return Outcome(columns | _columns(raw), left_out=left_out)
 
-    return _by_rules(rows, bar, texts, config.attributes, write)
+    return _by_rules(rows, advance, texts, config.attributes, write)
+
+
+def _texts(rows: list[Row], reader: CorpusReader, config: DescribeConfig | InstructConfig) -> dict[str, Row]:
+    reader.require_captions()
+    check_attributes(reader.source, config.attributes)
+    return reader.texts(ids_of(rows), config.attributes)
 
 
 def _by_rules(
     rows: list[Row],
-    bar: Progress,
+    advance: Callable[[], None],
     texts: Mapping[str, Row],
     attributes: Sequence[str],
     write: Callable[[Row, list[Edit]], Outcome],
@@ -75,15 +90,9 @@ def _by_rules(
                 outcomes.append(write(row, edits))
             except ResponseRejectedError as error:
                 outcomes.append(Outcome(None, error.reason, error.detail))
-        bar.advance()
+        advance()
     return outcomes
 
 
-def _row(row: Row, raw: str) -> Row:
-    return {
-        QUERY_ID: row[QUERY_ID],
-        TARGET_ID: row[TARGET_ID],
-        "raw": raw,
-        "model": RULE_BASED,
-        "finish_reason": "stop",
-    }
+def _columns(raw: str) -> Row:
+    return response_row(RULE_BASED, Response(raw))

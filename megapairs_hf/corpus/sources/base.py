@@ -7,6 +7,7 @@ rejected row, because nothing is fetched.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 from dataclasses import dataclass
@@ -14,11 +15,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from megapairs_hf.core.errors import CorpusError
+from megapairs_hf.core.schema import CAPTION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     import pyarrow as pa
+
+    from megapairs_hf.corpus.config import CorpusConfig
+
+# columns that hold captions in many data sets, in small letters
+LIKELY = frozenset({"text", "txt", "sentence", "sentences", "description", "alt", "alt_text", "title", "prompt"})
 
 
 @dataclass(frozen=True)
@@ -26,28 +33,38 @@ class RawRow:
     """One row of a source.
 
     Attributes:
-        key: the image id it will have.
+        key: the image id it will have; None where its pixels name it.
         image: the file's bytes; None where they could not be had.
-        caption: None where there is none.
+        captions: all that there are.
         meta: the extra columns.
         problem: why there are no bytes: a reason and its detail.
         reference: where the file is below the source's root, for a corpus that holds its images by reference.
+        row: its number in the source, by which a rejected row without an id is named.
     """
 
-    key: str
+    key: str | None
     image: bytes | None
-    caption: str | None
+    captions: tuple[str, ...]
     meta: dict[str, Any] | None = None
     problem: tuple[str, str] | None = None
     reference: str | None = None
+    row: int = 0
 
 
 class Source(Protocol):
-    """A corpus before it is one."""
+    """A corpus before it is one.
+
+    Attributes:
+        rows: how many.
+        meta: the type of the extra columns.
+        fingerprint: changes where the source does.
+        captioned: whether it has captions at all, be it in few rows.
+    """
 
     rows: int
     meta: pa.StructType | None
     fingerprint: str
+    captioned: bool
 
     def read(self, start: int, stop: int) -> Iterator[RawRow]:
         """Rows `start` up to, not including, `stop`, in order."""
@@ -64,26 +81,66 @@ def short_hash(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts, default=str, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def read_file(path: str, roots: Sequence[Path]) -> tuple[bytes | None, tuple[str, str] | None]:
-    """The bytes of a local file below one of the roots, or why there are none.
+def read_file(path: str, roots: Sequence[Path] | None) -> tuple[bytes | None, tuple[str, str] | None]:
+    """The bytes of a local file below one of the roots (None: anywhere), or why there are none.
 
     Rows come from strangers: a path that leads out of the source could put any file of this machine into a data set.
     """
     if "://" in path:
         return None, ("remote_image", f"{path} is not fetched; download the images first")
-    whole = Path(path).resolve()
-    if not any(whole.is_relative_to(root.resolve()) for root in roots):
-        return None, ("outside_source", f"{path} is not inside the source")
     try:
+        whole = Path(path).resolve()
+        if roots is not None and not any(whole.is_relative_to(root.resolve()) for root in roots):
+            return None, ("outside_source", f"{path} is not inside the source")
         return Path(path).read_bytes(), None
-    except OSError as error:
-        return None, ("unreadable_file", f"{path}: {error.strerror}")
+    # a zero byte in the name; links that go in a circle
+    except (OSError, ValueError, RuntimeError) as error:
+        return None, ("unreadable_file", f"{path}: {getattr(error, 'strerror', None) or error}")
+
+
+def no_id(column: str | None) -> tuple[str, str]:
+    """Why a row whose id column is empty cannot be used."""
+    return "no_id", f"column {column} is empty"
+
+
+def has_captions(config: CorpusConfig, known: Sequence[str], where: str, elsewhere: bool) -> bool:
+    """Whether a source has captions at all.
+
+    Args:
+        config: the settings.
+        known: the source's columns.
+        where: what has these columns.
+        elsewhere: whether captions stand outside of them.
+
+    Raises:
+        CorpusError: there are none where they are required, or it looks as if they had another name.
+    """
+    name = config.caption_column
+    if config.caption_template is not None or elsewhere or set(config.caption_columns()) & set(known):
+        return True
+    near = difflib.get_close_matches(name, known, n=1) or [column for column in known if column.lower() in LIKELY]
+    if config.captions == "optional" or (config.captions is None and not near and name == CAPTION):
+        return False
+    others = "make captions with --caption_template, or do without: --captions optional"
+    if not known:
+        raise CorpusError(f"there are no captions in {where}; write some beside the images (photo.txt), {others}")
+    columns = f"it has {', '.join(known)}{f' (did you mean {near[0]!r}?)' if near else ''}"
+    raise CorpusError(f"there is no column {name!r} in {where}; {columns}; name it with --caption_column, {others}")
+
+
+def all_captions(*values: Any) -> tuple[str, ...]:
+    """Every caption of a row.
+
+    Args:
+        *values: of the columns that hold captions: a text, bytes, a list of texts, or None.
+    """
+    lists = (value if isinstance(value, (list, tuple)) else [value] for value in values)
+    captions = [caption for captions in lists for caption in captions if caption is not None]
+    return tuple(c.decode("utf-8", "replace") if isinstance(c, bytes) else str(c) for c in captions)
 
 
 def missing_column(name: str, setting: str, known: Sequence[str]) -> CorpusError:
     """The error for a column that is not there."""
-    import difflib
-
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"columns: {', '.join(known)}"
     return CorpusError(f"there is no column {name!r} (setting `{setting}`); {hint}")

@@ -6,7 +6,6 @@ File names are bytes on Linux; one that is not UTF-8 gets an image id with its o
 from __future__ import annotations
 
 import csv
-import difflib
 import io
 import json
 import os
@@ -15,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from megapairs_hf.artifacts.image_folder import list_images
 from megapairs_hf.core.errors import CorpusError
-from megapairs_hf.corpus.sources.base import RawRow, missing_column, read_file, short_hash
+from megapairs_hf.corpus.sources.base import RawRow, all_captions, has_captions, missing_column, read_file, short_hash
+from megapairs_hf.corpus.sources.meta import common_type, stored_row
 from megapairs_hf.images.locate import MARK
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
     from megapairs_hf.corpus.config import CorpusConfig
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".ppm"})
 METADATA = ("metadata.jsonl", "metadata.csv")
 
 
@@ -34,69 +34,75 @@ class FolderSource:
     Args:
         config: the settings; `path` is the folder.
         files: relative paths to use; None for all that are there.
+        captioned: whether the folder, of which these are a part, has captions; None looks.
     """
 
-    def __init__(self, config: CorpusConfig, files: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, config: CorpusConfig, files: Sequence[str] | None = None, captioned: bool | None = None
+    ) -> None:
         self.config, self.root = config, Path(str(config.path))
         if not self.root.is_dir():
             raise CorpusError(f"there is no folder {self.root}; check `path`")
         self.columns = read_metadata(self.root)
-        self.files = list_images(self.root, self.columns) if files is None else list(files)
+        # also what the metadata names and is not there, so that it is rejected by name
+        listed = files if files is not None else sorted({*list_images(self.root), *self.columns}, key=os.fsencode)
+        self.files = list(listed)
         self.rows = len(self.files)
         self._check()
-        if files is None:
-            self._check_captions()
-        self.meta = pa.struct([(name, pa.string()) for name in config.meta]) if config.meta else None
+        self.captioned = self._has_captions() if captioned is None else captioned
+        self.meta = self._meta_type()
         sizes = [file_state(path) for name in self.files for path in (self.root / name, self._sidecar(name))]
         self.fingerprint = short_hash("folder", [safe_name(name) for name in self.files], sizes, self.columns)
 
     def _check(self) -> None:
         known = {"folder", "stem"}.union(*self.columns.values()) if self.columns else {"folder", "stem"}
         required = [(name, "caption_template") for name in self.config.template_columns()]
-        required += [(name, "meta") for name in self.config.meta]
+        required += [(name, "meta_columns") for name in self.config.meta_columns or ()]
         for name, setting in required:
             if name not in known:
                 raise missing_column(name, setting, sorted(known))
 
-    def _check_captions(self) -> None:
-        """Refuse a metadata file that cannot hold the captions, unless some stand beside their images."""
-        name = self.config.caption_column
+    def _meta_type(self) -> pa.StructType | None:
+        captions = self.config.caption_columns() if self.config.caption_template is None else ()
+        names = self.config.meta_columns
+        if names is None:
+            known = dict.fromkeys(name for row in self.columns.values() for name in row)
+            names = tuple(name for name in known if name not in captions)
+        # of all rows, also those of other parts; folder and stem, which are in none, are texts
+        kinds = [(name, common_type(row.get(name) for row in self.columns.values())) for name in names]
+        return pa.struct(kinds) if kinds else None
+
+    def _has_captions(self) -> bool:
+        """Whether there are captions; a metadata file that has them under another name is refused."""
+        beside = any(self._sidecar(file).is_file() for file in self.files)
         known = sorted(set().union(*self.columns.values()))
-        if self.config.caption_template is not None or not self.columns or name in known:
-            return
-        if not any(self._sidecar(file).is_file() for file in self.files):
-            near = difflib.get_close_matches(name, known, n=1)
-            described = f"it has {', '.join(known)}{f' (did you mean {near[0]!r}?)' if near else ''}"
-            advice = (
-                f"{described}; name it with --caption_column" if known else "make captions with --caption_template"
-            )
-            raise CorpusError(f"there is no column {name!r} in {metadata_file(self.root)}; {advice}")
+        return has_captions(self.config, known, str(metadata_file(self.root) or self.root), beside)
 
     def read(self, start: int, stop: int) -> Iterator[RawRow]:
         """Read files."""
         for name in self.files[start:stop]:
             content, problem = read_file(str(self.root / name), (self.root,))
             row = self._row(name)
-            meta = {key: str(row.get(key, "")) for key in self.config.meta} if self.config.meta else None
             # a name that is no UTF-8, or looks like one inside a file, cannot be a reference
             reference = name if safe_name(name) == name and MARK not in name else None
-            yield RawRow(safe_name(name), content, self._caption(name, row), meta, problem, reference)
+            yield RawRow(
+                safe_name(name), content, self._captions(name, row), stored_row(row, self.meta), problem, reference
+            )
 
     def _row(self, name: str) -> dict[str, Any]:
         path = Path(name)
         own = {"folder": safe_name(path.parent.name or self.root.name), "stem": safe_name(path.stem)}
         return {**own, **self.columns.get(name, {})}
 
-    def _caption(self, name: str, row: dict[str, Any]) -> str | None:
+    def _captions(self, name: str, row: dict[str, Any]) -> tuple[str, ...]:
         if self.config.caption_template is not None:
             slots = self.config.template_columns()
-            return None if any(slot not in row for slot in slots) else self.config.caption_template.format(**row)
-        if self.config.caption_column in row:
-            return str(row[self.config.caption_column] or "")
+            return () if any(slot not in row for slot in slots) else (self.config.caption_template.format(**row),)
+        columns = [column for column in self.config.caption_columns() if column in row]
+        if columns:
+            return all_captions(*(row[column] for column in columns))
         sidecar = self._sidecar(name)
-        if sidecar.is_file():
-            return sidecar.read_text(encoding="utf-8", errors="replace")
-        return None
+        return (sidecar.read_text(encoding="utf-8", errors="replace"),) if sidecar.is_file() else ()
 
     def _sidecar(self, name: str) -> Path:
         return (self.root / name).with_suffix(".txt")
@@ -110,7 +116,7 @@ class FolderSource:
 
     def select(self, indices: Sequence[int]) -> FolderSource:
         """Only these images."""
-        return FolderSource(self.config, [self.files[i] for i in indices])
+        return FolderSource(self.config, [self.files[i] for i in indices], self.captioned)
 
 
 def safe_name(name: str) -> str:
@@ -125,15 +131,6 @@ def file_state(path: Path) -> tuple[int, int]:
     except OSError:
         return (-1, 0)
     return (state.st_size, state.st_mtime_ns)
-
-
-def list_images(root: Path, columns: dict[str, dict[str, Any]]) -> list[str]:
-    """Relative paths of all images, and of what the metadata names even if it is not there."""
-    images = set(columns)
-    for folder, _, names in os.walk(root):
-        inside = Path(folder).relative_to(root)
-        images.update((inside / name).as_posix() for name in names if Path(name).suffix.lower() in SUFFIXES)
-    return sorted(images, key=os.fsencode)
 
 
 def metadata_file(root: Path) -> Path | None:

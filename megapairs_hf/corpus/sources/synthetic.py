@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 class SceneSource:
     """The synthetic scenes."""
 
+    captioned = True
     meta = pa.struct([(name, pa.string()) for name in ("scene", "edit_of", "edit", "attribute")])
 
     def __init__(self, config: ScenesConfig, indices: Sequence[int] | None = None) -> None:
@@ -39,7 +40,7 @@ class SceneSource:
                 "edit": member.edit,
                 "attribute": member.attribute,
             }
-            yield RawRow(member.name, encode_image(draw_scene(self.config, i)), member.scene.caption(), meta)
+            yield RawRow(member.name, encode_image(draw_scene(self.config, i)), (member.scene.caption(),), meta)
 
     def groups(self, column: str) -> list[str]:
         """The family of every scene; the only column that can hold scenes out."""

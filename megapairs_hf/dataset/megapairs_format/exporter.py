@@ -1,7 +1,7 @@
 """A `triplets` artifact in the released format: JSON lines and a folder of images.
 
 The images' files are written as they are, byte for byte, under numbers. Beside the lines stands `image_ids.jsonl`,
-which has the id and the caption of each file, so that an import gets the same rows back; other readers pass it by.
+which has id, captions and cluster of each file, so that an import gets the same rows back; other readers pass it by.
 What surprises: everything is written to a hidden folder beside the output, which takes its name when it is complete.
 """
 
@@ -13,12 +13,14 @@ from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING
 
 from megapairs_hf.artifacts import storage
-from megapairs_hf.artifacts.artifact import MANIFEST, PLAN, Artifact, iter_batches
+from megapairs_hf.artifacts.artifact import MANIFEST, PLAN, Artifact
+from megapairs_hf.artifacts.manifest import PUBLISHED_PARTS
 from megapairs_hf.artifacts.shards import part_shards, split_of
+from megapairs_hf.artifacts.storage import join
 from megapairs_hf.core.errors import ArtifactError
 from megapairs_hf.core.progress import Progress
-from megapairs_hf.core.schema import TRIPLETS
-from megapairs_hf.dataset.megapairs_format.image_files import on_this_machine
+from megapairs_hf.core.schema import PUBLISHED_IMAGES, TRIPLETS
+from megapairs_hf.dataset.megapairs_format.image_files import KNOWN, on_this_machine
 from megapairs_hf.dataset.megapairs_format.lines import NAMES, format_line
 from megapairs_hf.images.locate import ROOT, image_bytes
 
@@ -54,6 +56,7 @@ def export_megapairs(triplets: Artifact, out: PathLike) -> dict[str, Path]:
         storage.make_folder(unfinished / IMAGES)
         files = _write_images(triplets, unfinished)
         splits = _write_lines(triplets, unfinished, files)
+        _write_tasks(triplets, unfinished)
         if folder.exists():
             folder.rmdir()
         unfinished.replace(folder)
@@ -77,13 +80,13 @@ def _write_images(triplets: Artifact, folder: Path) -> dict[str, str]:
     total = sum(int(shard["rows"]) for _, shard in shards)
     with Progress("export", total, "images") as bar, _synced(folder / NAMES) as names:
         for index, _ in shards:
-            for batch in iter_batches(triplets, ["image_id", "image", "caption"], index, 100):
+            for batch in triplets.iter_batches(index, PUBLISHED_IMAGES.names, 100):
                 for row in batch.to_pylist():
                     content, number = image_bytes(row["image"], root), len(files)
                     file = f"{number // FILES_PER_FOLDER:05d}/{number:08d}{suffix_of(content)}"
                     (folder / IMAGES / file).parent.mkdir(exist_ok=True)
                     (folder / IMAGES / file).write_bytes(content)
-                    record = {"file": file, "image_id": row["image_id"], "caption": row["caption"] or ""}
+                    record = {"file": file} | {name: row[name] for name in KNOWN}
                     names.write(json.dumps(record, ensure_ascii=False) + "\n")
                     files[row["image_id"]] = file
                 bar.advance(len(batch))
@@ -97,7 +100,7 @@ def _write_lines(triplets: Artifact, folder: Path, files: dict[str, str]) -> lis
             continue
         split = split_of(str(shard["file"])) or "train"
         with _synced(folder / f"{split}.jsonl") as file:
-            for batch in iter_batches(triplets, TRIPLETS.names, index, 1000):
+            for batch in triplets.iter_batches(index, TRIPLETS.names, 1000):
                 for row in batch.to_pylist():
                     try:
                         file.write(format_line(row, files))
@@ -107,6 +110,15 @@ def _write_lines(triplets: Artifact, folder: Path, files: dict[str, str]) -> lis
                         ) from error
         splits += [split] if split not in splits else []
     return splits
+
+
+def _write_tasks(triplets: Artifact, folder: Path) -> None:
+    """Configurations of other tasks, which the released format has no place for, as the files that they are."""
+    for part in triplets.manifest.parts:
+        if part not in PUBLISHED_PARTS:
+            for _, shard in part_shards(triplets, part):
+                content = storage.read_bytes(join(triplets.path, str(shard["file"])))
+                storage.write_bytes(folder / str(shard["file"]), content)
 
 
 @contextmanager

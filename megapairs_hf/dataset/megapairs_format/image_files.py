@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
 
 from megapairs_hf.artifacts import storage
 from megapairs_hf.artifacts.fingerprints import sha256_of
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from megapairs_hf.artifacts.storage import PathLike
+
+KNOWN = ("image_id", "caption", "captions", "cluster")
 
 
 def on_this_machine(path: PathLike) -> Path:
@@ -71,8 +75,8 @@ def _content(path: Path) -> str:
         return str(path)
 
 
-def known_names(path: Path) -> dict[str, dict[str, str]]:
-    """Ids and captions by file, where our export wrote them.
+def known_names(path: Path) -> dict[str, dict[str, Any]]:
+    """Id, captions and cluster by file, where our export wrote them.
 
     Raises:
         ArtifactError: the file is not what an export writes.
@@ -83,8 +87,11 @@ def known_names(path: Path) -> dict[str, dict[str, str]]:
         # only "\n" ends a line: captions may hold U+2028 and others that `splitlines` takes for one
         lines = path.read_text(encoding="utf-8").split("\n")
         records = [json.loads(line) for line in lines if line.strip()]
-        known = {row["file"]: {"image_id": row["image_id"], "caption": row["caption"]} for row in records}
-        "".join([*known, *(part or "" for row in known.values() for part in row.values())]).encode()
+        known = {row["file"]: {name: row[name] for name in KNOWN if name in row} for row in records}
+        for file, row in known.items():
+            "".join([file, row["image_id"], row["caption"] or "", *row.get("captions", ())]).encode()
+            pa.array([row.get("cluster")], pa.int64())
+            pa.array([row.get("captions")], pa.list_(pa.string()))
     except (ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"{path} is not what an export writes; delete it to use the paths as ids") from error
     return known

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from megapairs_hf.artifacts import storage
 from megapairs_hf.artifacts.artifact import Artifact, read_table
 from megapairs_hf.artifacts.fingerprints import sha256_of
 from megapairs_hf.artifacts.shards import shard_names
@@ -25,7 +24,7 @@ from megapairs_hf.core.progress import Progress
 from megapairs_hf.core.schema import TRIPLETS, with_features
 from megapairs_hf.dataset.config import ImportConfig
 from megapairs_hf.dataset.exclude import EXCLUDED, read_excluded
-from megapairs_hf.dataset.layout import PREVIEW_FILE, cut, image_table, preview_ids, preview_table, readme, thinned
+from megapairs_hf.dataset.layout import PREVIEW_FILE, cut, image_table, preview_ids, preview_table, thinned
 from megapairs_hf.dataset.megapairs_format.image_files import (
     check_ids,
     digest_of,
@@ -35,6 +34,7 @@ from megapairs_hf.dataset.megapairs_format.image_files import (
     size_of,
 )
 from megapairs_hf.dataset.megapairs_format.lines import NAMES, Line, read_lines
+from megapairs_hf.dataset.tasks import task_files, task_images, without_images
 from megapairs_hf.images.decode import decode_image
 
 if TYPE_CHECKING:
@@ -63,14 +63,17 @@ class _Import:
 
     root: Path
     splits: list[_Split]
-    known: dict[str, dict[str, str]]
+    known: dict[str, dict[str, Any]]
     plan: list[tuple[str, Any]]
     shared: frozenset[str]
     excluded: frozenset[str]
+    used: list[str]
+    tasks: dict[str, Path]
 
     def image_id(self, name: str) -> str:
         """The id of an image by its path."""
-        return self.known.get(name, {}).get("image_id", name)
+        known: str = self.known.get(name, {}).get("image_id", name)
+        return known
 
     def row(self, name: str) -> dict[str, Any]:
         """An image by its path, decoded once to see that it can be.
@@ -87,8 +90,8 @@ class _Import:
         if not inside:
             raise ImageRejectedError("unsafe_path", "a link that leads out of the folder")
         decode_image(content, max_pixels=MAX_PIXELS)
-        caption = self.known.get(name, {}).get("caption", "")
-        return {"image_id": self.image_id(name), "image": {"bytes": content, "path": None}, "caption": caption}
+        known = self.known.get(name, {})
+        return {"caption": "", **known, "image_id": self.image_id(name), "image": {"bytes": content, "path": None}}
 
 
 def import_megapairs(
@@ -132,21 +135,18 @@ def import_megapairs(
         return writer
     with writer:
         _write(work, writer)
-        # the page tells the hash of every shard, and the last may be another process's
+        # the last shard may be another process's
         distributed.barrier()
         counts = {split.name: _rows(writer, f"triplets/{split.name}") for split in work.splits}
         if not counts["train"]:
             raise ArtifactError(f"no line of {jsonl} can be used with the images in {image_root}; check both paths")
-        if distributed.is_main():
-            hashes_of_shards = [writer.sha256(i) for i in range(len(writer.names))]
-            page = readme([split for split, count in counts.items() if count], hashes_of_shards, True)
-            storage.write_bytes(join(out, "README.md"), page.encode())
         return writer.finish({"rows_in": sum(split.lines for split in work.splits), "triplets": counts})
 
 
 def _fingerprints(work: _Import) -> dict[str, str]:
     inputs = {split.name: sha256_of(str(split.path))[:16] for split in work.splits}
-    inputs["images"] = digest_of(work.root, sorted(set().union(*(split.images for split in work.splits))))
+    inputs["images"] = digest_of(work.root, work.used)
+    inputs |= {name: sha256_of(str(path))[:16] for name, path in work.tasks.items()}
     if work.known:
         inputs["names"] = sha256_of(str(work.splits[0].path.with_name(NAMES)))[:16]
     return inputs
@@ -161,17 +161,21 @@ def _planned(files: dict[str, Path], root: Path, excluded: frozenset[str]) -> _I
     if not root.is_dir():
         raise ArtifactError(f"there is no folder of images {root}; check the path")
     splits = [_scanned(_Split(name, path)) for name, path in files.items()]
-    used = sorted(set().union(*(split.images for split in splits)))
     known = known_names(files["train"].with_name(NAMES))
+    tasks = task_files(files["train"].parent)
+    paths = {record["image_id"]: path for path, record in known.items()}
+    named = {paths.get(name, name) for file in tasks.values() for name in task_images(file)}
+    used = sorted(named.union(*(split.images for split in splits)))
     check_ids(files["train"].with_name(NAMES), known, used)
     shared = shared_images(root, splits[0].images, splits[1].images) if len(splits) > 1 else frozenset()
-    work = _Import(root, splits, known, [], shared, excluded)
+    work = _Import(root, splits, known, [], shared, excluded, used, tasks)
     images = [name for name in used if work.image_id(name) not in excluded]
     parts = [images[part] for part in cut([size_of(root / name) for name in images])]
     work.plan.extend(zip(shard_names(len(parts), "parquet", "images/train"), parts, strict=True))
     for split in splits:
         names = shard_names(len(split.offsets), "parquet", f"triplets/{split.name}")
         work.plan.extend((name, (split, i)) for i, name in enumerate(names))
+    work.plan.extend(tasks.items())
     work.plan.append((PREVIEW_FILE, None))
     return work
 
@@ -194,7 +198,8 @@ def _scanned(split: _Split) -> _Split:
 
 
 def _write(work: _Import, writer: ArtifactWriter) -> None:
-    groups = [[i for i, (name, _) in enumerate(work.plan) if name.startswith(part)] for part in ("images", "triplets")]
+    names = [name for name, _ in work.plan]
+    groups = [[i for i, name in enumerate(names) if name.startswith(part)] for part in ("images/", "triplets/")]
     with Progress("import", len(work.plan), "files") as bar:
         mine = set(writer.mine())
         for i in (i for i in groups[0] if i in mine):
@@ -210,6 +215,9 @@ def _write(work: _Import, writer: ArtifactWriter) -> None:
             rows, rejected = _usable(work, split, part, readable)
             writer.write(i, pa.Table.from_pylist(rows, schema=with_features(TRIPLETS)), rejected)
             bar.advance()
+        for i in (i for i in mine if names[i] in work.tasks):
+            _write_task(work, writer, i)
+            bar.advance()
         distributed.barrier()
         if len(work.plan) - 1 in mine:
             _write_preview(work, writer, groups[1])
@@ -223,6 +231,13 @@ def _write_images(work: _Import, writer: ArtifactWriter, index: int) -> None:
         except ImageRejectedError as error:
             rejected.append((name, error.reason, error.detail))
     writer.write(index, image_table(rows), rejected)
+
+
+def _write_task(work: _Import, writer: ArtifactWriter, index: int) -> None:
+    """Rows of another task as they are, but for those that name an excluded image."""
+    name, path = work.plan[index]
+    table, left_out = without_images(read_table(str(path)), work.excluded)
+    writer.write(index, table, [(f"{name} row {number}", EXCLUDED, "") for number in left_out])
 
 
 def _usable(

@@ -7,11 +7,13 @@ file may come from a stranger, so one that is absolute or climbs out of the fold
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.artifacts import storage
 from megapairs_hf.core.errors import ArtifactError
+from megapairs_hf.dataset.layout import COMPOSED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -19,8 +21,10 @@ if TYPE_CHECKING:
 
     from megapairs_hf.artifacts.writer import Rejection
 
-# written beside the lines by our export: image ids and captions, which the released format has no place for
+# written beside the lines by our export: ids, captions and clusters of the images, which the format has no place for
 NAMES = "image_ids.jsonl"
+# columns of ours that a line may have besides the released ones
+EXTRAS = ("relation", "scores", "task", "language", "verified")
 
 
 @dataclass(frozen=True)
@@ -96,11 +100,9 @@ def parse_line(line: bytes) -> dict[str, Any]:
             raise LineError("malformed_line", f"`{name}` is no list of texts")
     if negatives[0] != query:
         raise LineError("first_negative_not_query", "`hns` must begin with the query image")
-    relation, scores = record.get("relation") or [], record.get("scores") or []
-    _check_extras(relation, scores)
-    _check_texts([query, target, *negatives], [*texts, *relation])
-    row = {"q_img": query, "q_text": texts, "t_img": target, "hns": negatives}
-    return {**row, "relation": relation, "scores": [{**part, "score": float(part["score"])} for part in scores]}
+    extras = _extras(record, len(texts))
+    _check_texts([query, target, *negatives], [*texts, *extras["relation"], extras["task"], extras["language"]])
+    return {"q_img": query, "q_text": texts, "t_img": target, "hns": negatives, **extras}
 
 
 def _check_texts(paths: list[str], texts: list[str]) -> None:
@@ -111,6 +113,25 @@ def _check_texts(paths: list[str], texts: list[str]) -> None:
         "".join([*paths, *texts]).encode()
     except UnicodeEncodeError as error:
         raise LineError("malformed_line", "half a surrogate pair, which is no text") from error
+
+
+def _extras(record: dict[str, Any], texts: int) -> dict[str, Any]:
+    """The columns that the released lines lack, blank where a line has them not."""
+    relation, scores = record.get("relation") or [], record.get("scores") or []
+    _check_extras(relation, scores)
+    task, language, verified = record.get("task") or COMPOSED, record.get("language") or "", record.get("verified")
+    if not isinstance(task, str) or not isinstance(language, str):
+        raise LineError("malformed_line", "`task` or `language` is no text")
+    rates: list[Any] = verified if isinstance(verified, list) else [] if verified is None else [verified]
+    if rates and (len(rates) != texts or not all(rate is None or _is_float(rate) for rate in rates)):
+        raise LineError("malformed_line", "`verified` is no list of one number for each text")
+    return {
+        "relation": relation,
+        "scores": [{**part, "score": float(part["score"])} for part in scores],
+        "task": task,
+        "language": language,
+        "verified": [math.nan if rate is None else float(rate) for rate in rates],
+    }
 
 
 def _check_extras(relation: Any, scores: Any) -> None:
@@ -132,12 +153,15 @@ def _is_float(value: Any) -> bool:
 
 
 def format_line(row: Mapping[str, Any], names: Mapping[str, str]) -> str:
-    """A row as a line, with the file of each image; relation and scores are added where the row has them."""
+    """A row as a line, with the file of each image; columns of ours are added where the row has them."""
     line = {
         "q_img": names[row["q_img"]],
         "q_text": row["q_text"],
         "t_img": names[row["t_img"]],
         "hns": [names[name] for name in row["hns"]],
     }
-    line |= {name: row[name] for name in ("relation", "scores") if row[name]}
+    line |= {name: row[name] for name in EXTRAS if row[name] and row[name] != COMPOSED}
+    if row["verified"]:
+        # JSON has no NaN
+        line["verified"] = [None if rate is None or math.isnan(rate) else rate for rate in row["verified"]]
     return json.dumps(line, ensure_ascii=False) + "\n"

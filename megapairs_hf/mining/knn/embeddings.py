@@ -1,11 +1,19 @@
-"""The embeddings of one embeddings artifact as one long array that need not fit in memory."""
+"""The embeddings of one encoder as one long array that need not fit in memory.
+
+What surprises: files are read, and mapped only for as long as rows are taken, because the pages of a map count as this
+process's memory for as long as the system likes, and an array that numpy maps holds a file descriptor.
+"""
 
 from __future__ import annotations
 
-import mmap
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from megapairs_hf.artifacts import storage
+from megapairs_hf.artifacts.arrow_arrays import mapped_embeddings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -14,49 +22,100 @@ if TYPE_CHECKING:
 
 
 SPAN_BYTES = 16_000_000
+NOT_FINITE = 0x7C00
+
+
+@dataclass(frozen=True)
+class FileRows:
+    """Rows of an array that lies in a file.
+
+    Attributes:
+        path: of the file.
+        offset: the byte at which the array begins.
+        shape: rows and columns.
+        dtype: number format.
+    """
+
+    path: str
+    offset: int
+    shape: tuple[int, int]
+    dtype: np.dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, chosen: slice | np.ndarray) -> np.ndarray:
+        """Rows in memory: those from `start` to `stop`, or any."""
+        if isinstance(chosen, np.ndarray):
+            mapped = np.memmap(self.path, self.dtype, "r", self.offset, self.shape) if len(chosen) else self[:0]
+            taken: np.ndarray = mapped[chosen]
+            return taken
+        start, stop, _ = chosen.indices(len(self))
+        width, first = self.shape[1], self.offset + start * self.shape[1] * self.dtype.itemsize
+        return np.fromfile(self.path, self.dtype, (stop - start) * width, offset=first).reshape(-1, width)
+
+    @classmethod
+    def of_shard(cls, path: str) -> FileRows | None:
+        """The rows of a local Arrow shard; None for any other file."""
+        if not path.endswith(".arrow") or not storage.is_local(path):
+            return None
+        array, offset = mapped_embeddings(path)
+        return cls(str(storage.local(path)), offset, array.shape, array.dtype)
+
+    @classmethod
+    def of_array(cls, array: np.ndarray) -> FileRows | np.ndarray:
+        """The rows of an array that numpy has mapped; an array in memory stays what it is."""
+        if not isinstance(array, np.memmap) or array.filename is None:
+            return array
+        return cls(str(array.filename), array.offset, array.shape, array.dtype)
 
 
 class Embeddings:
     """Rows of several arrays, one after the other.
 
     Args:
-        parts: [rows, D] float16 each, of unit length; memory-mapped or in memory.
+        parts: [rows, D] float16 each, of unit length; in files or in memory.
     """
 
-    def __init__(self, parts: Sequence[np.ndarray]) -> None:
-        self.parts = list(parts)
+    def __init__(self, parts: Sequence[np.ndarray | FileRows]) -> None:
+        self.parts = [FileRows.of_array(part) if isinstance(part, np.ndarray) else part for part in parts]
         self.starts = np.cumsum([0, *(len(part) for part in self.parts)])
         self.dimension = int(self.parts[0].shape[1])
 
     @classmethod
     def of(cls, artifact: Artifact) -> Embeddings:
-        """The embeddings of an `embeddings` artifact, memory-mapped where its files are local."""
-        return cls([artifact.array(i) for i in range(len(artifact.manifest.shards))])
+        """The embeddings of an `embeddings` artifact, read from its files as they are needed where those are local."""
+        paths = artifact.shard_paths()
+        files = [FileRows.of_shard(path) for path in paths] or [None] * len(artifact.manifest.shards)
+        return cls([artifact.array(i) if rows is None else rows for i, rows in enumerate(files)])
 
     def __len__(self) -> int:
         return int(self.starts[-1])
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Rows `start` up to, not including, `stop`, in memory: [stop - start, D] float16."""
-        for part, first in zip(self.parts, self.starts[:-1], strict=True):
-            if first <= start and stop <= first + len(part):
-                return _rows(part, start - int(first), stop - int(first))
+        # only the parts that hold some: a mapped data set has one per thousand rows
+        first = int(np.searchsorted(self.starts, start, side="right")) - 1
+        owners = range(first, int(np.searchsorted(self.starts, stop)))
+        if len(owners) == 1:
+            return self.parts[first][start - int(self.starts[first]) : stop - int(self.starts[first])]
         result = np.empty((stop - start, self.dimension), np.float16)
-        for part, first in zip(self.parts, self.starts[:-1], strict=True):
-            low, high = max(start, int(first)), min(stop, int(first) + len(part))
+        for owner in owners:
+            offset = int(self.starts[owner])
+            low, high = max(start, offset), min(stop, int(self.starts[owner + 1]))
             if low < high:
-                result[low - start : high - start] = _rows(part, low - int(first), high - int(first))
+                result[low - start : high - start] = self.parts[owner][low - offset : high - offset]
         return result
 
     def take(self, indices: np.ndarray) -> np.ndarray:
         """Rows at any indices, [len(indices), D] float16."""
         result = np.empty((len(indices), self.dimension), np.float16)
         owners = np.searchsorted(self.starts, indices, side="right") - 1
-        for owner in np.unique(owners):
-            chosen = owners == owner
-            part = self.parts[owner]
-            result[chosen] = part[indices[chosen] - self.starts[owner]]
-            _let_go(part)
+        order = np.argsort(owners, kind="stable")
+        bounds = np.flatnonzero(np.diff(owners[order], prepend=-1, append=-1))
+        for low, high in pairwise(bounds):
+            chosen, owner = order[low:high], owners[order[low]]
+            result[chosen] = self.parts[owner][indices[chosen] - self.starts[owner]]
         return result
 
     def spans(self) -> list[tuple[int, int]]:
@@ -65,59 +124,44 @@ class Embeddings:
         return [(low, min(len(self), low + rows)) for low in range(0, len(self), rows)]
 
 
-def _rows(part: np.ndarray, start: int, stop: int) -> np.ndarray:
-    if not isinstance(part, np.memmap) or part.filename is None:
-        return part[start:stop]
-    # read, not mapped: pages of a map count as this process's memory for as long as the system likes
-    width = part.shape[1] * part.itemsize
-    count = (stop - start) * part.shape[1]
-    return np.fromfile(part.filename, part.dtype, count, offset=part.offset + start * width).reshape(-1, part.shape[1])
-
-
-def _let_go(part: np.ndarray) -> None:
-    """Give the touched pages of a map back: they stay in the system's cache, but are no longer this process's."""
-    mapped = getattr(part, "_mmap", None)
-    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
-        mapped.madvise(mmap.MADV_DONTNEED)
-
-
-def distinct(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Find equal rows of an array in memory, as `distinct_rows` does."""
-    return distinct_rows(Embeddings([embeddings]))
-
-
-def distinct_rows(embeddings: Embeddings) -> tuple[np.ndarray, np.ndarray]:
-    """Find equal rows.
+class SelectedRows(Embeddings):
+    """Some rows of embeddings, without a copy of them.
 
     Args:
-        embeddings: N rows.
-
-    Returns:
-        Positions of the first row of every kind, ascending, and for every row the number of its kind.
+        embeddings: of all rows.
+        rows: [n] int64, ascending.
     """
-    from megapairs_hf.mining.knn.kernels import row_hashes
 
-    spans = embeddings.spans()
-    hashes = np.concatenate([row_hashes(_bits(embeddings.read(low, high))) for low, high in spans])
-    _, first, kind = np.unique(hashes, return_index=True, return_inverse=True)
-    first, kind = _by_first(first, kind)
-    if len(first) == len(embeddings):
-        return first, kind
-    for low, high in spans:
-        copies = low + np.flatnonzero(first[kind[low:high]] != np.arange(low, high))
-        left, right = _bits(embeddings.take(copies)), _bits(embeddings.take(first[kind[copies]]))
-        alone = copies[(left != right).any(axis=1)]
-        # two embeddings of one hash: such rows are kinds of their own
-        kind[alone] = np.arange(len(first), len(first) + len(alone))
-        first = np.concatenate([first, alone])
-    return _by_first(first, kind)
+    def __init__(self, embeddings: Embeddings, rows: np.ndarray) -> None:
+        self.embeddings, self.rows, self.dimension = embeddings, rows, embeddings.dimension
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Selected rows `start` up to, not including, `stop`, in memory: [stop - start, D] float16."""
+        rows = self.rows[start:stop]
+        if not len(rows) or rows[-1] - rows[0] >= 2 * len(rows):
+            return self.embeddings.take(rows)
+        block = self.embeddings.read(int(rows[0]), int(rows[-1]) + 1)
+        return block if len(block) == len(rows) else block[rows - rows[0]]
+
+    def take(self, indices: np.ndarray) -> np.ndarray:
+        """Selected rows at any indices, [len(indices), D] float16."""
+        return self.embeddings.take(self.rows[indices])
 
 
-def _bits(embeddings: np.ndarray) -> np.ndarray:
+def has_embedding(embeddings: Embeddings) -> np.ndarray:
+    """Whether a row is an embedding at all: not zeros, and every number finite; [N] bool."""
+    result = np.empty(len(embeddings), bool)
+    for low, high in embeddings.spans():
+        # without its sign, a float16 grows with its bits, and from 0x7C00 on it is no number
+        largest = (float_bits(embeddings.read(low, high)) & 0x7FFF).max(axis=1, initial=0)
+        result[low:high] = (largest > 0) & (largest < NOT_FINITE)
+    return result
+
+
+def float_bits(embeddings: np.ndarray) -> np.ndarray:
+    """The bits of float16 embeddings, [N, D] uint16."""
     bits: np.ndarray = np.ascontiguousarray(embeddings).view(np.uint16)
     return bits
-
-
-def _by_first(first: np.ndarray, kind: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    order = np.argsort(first)
-    return first[order], np.argsort(order)[kind]

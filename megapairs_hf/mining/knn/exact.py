@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from megapairs_hf.mining.knn.embeddings import distinct
+from megapairs_hf.mining.knn.duplicates import Duplicates, distinct
 from megapairs_hf.mining.knn.quantize import (
     MARGIN,
     QuantizedEmbeddings,
@@ -174,53 +174,6 @@ class ExactSearch:
             for name in ("scores", "indices", "counts"):
                 getattr(best, name)[todo] = getattr(again, name)
             todo = todo[_unproved(again, np.where(full, NEVER, tried), self.scale.unit, self.k)]
-
-
-class Duplicates:
-    """Which indices hold equal embeddings, so that each kind is searched once."""
-
-    def __init__(self, k: int) -> None:
-        self.k = k
-        self.members: dict[int, np.ndarray] = {}
-
-    def add(self, first: np.ndarray, kind: np.ndarray, start: int) -> None:
-        """Remember the kinds of a block that begins at `start`."""
-        if len(first) == len(kind):
-            return
-        order = np.argsort(kind, kind="stable")
-        ends = np.cumsum(np.bincount(kind, minlength=len(first)))
-        for number in np.flatnonzero(np.diff(ends, prepend=0) > 1):
-            low = ends[number - 1] if number else 0
-            index = int(first[number]) + start
-            members = np.sort(order[low : ends[number]]) + start
-            # a second search may cut other blocks, and see copies together that the first saw apart
-            known = self.members.get(index)
-            together = members if known is None else np.union1d(known, members)
-            # equal scores go by index, so no more than the first K can matter
-            self.members[index] = together[: self.k]
-
-    def expand(self, indices: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Put every copy in place of the first of its kind; [n, K'] to [n, K]."""
-        if not self.members:
-            return indices, scores
-        known = np.fromiter(self.members, np.int64, len(self.members))
-        result_indices, result_scores = np.full((len(indices), k), -1, np.int64), np.full((len(indices), k), -np.inf)
-        copied = np.isin(indices, known)
-        for row in range(len(indices)):
-            if not copied[row].any() and indices.shape[1] == k:
-                result_indices[row], result_scores[row] = indices[row], scores[row]
-                continue
-            if not (indices[row] >= 0).any():
-                continue
-            lists = [self.members.get(int(index), np.array([index])) for index in indices[row] if index >= 0]
-            own = np.repeat(scores[row][: len(lists)], [len(some) for some in lists])
-            joined = np.concatenate(lists)
-            # other blocks in a second search can name a copy twice
-            joined, once = np.unique(joined, return_index=True)
-            own = own[once]
-            order = np.lexsort((joined, -own))[:k]
-            result_indices[row, : len(order)], result_scores[row, : len(order)] = joined[order], own[order]
-        return result_indices, result_scores
 
 
 def _side(embeddings: np.ndarray, first: np.ndarray, indices: np.ndarray) -> Side:

@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from megapairs_hf.mining.knn.calibration import SAFETY, calibrate
-from megapairs_hf.mining.knn.embeddings import Embeddings, distinct_rows
-from megapairs_hf.mining.knn.exact import Duplicates, ExactSearch, TopK, in_order
+from megapairs_hf.mining.knn.duplicates import Duplicates, distinct_rows
+from megapairs_hf.mining.knn.exact import ExactSearch, TopK, in_order
 from megapairs_hf.mining.knn.quantize import MARGIN, QuantizedEmbeddings, encode, fit_error_bounds, fit_scale, multiply
 from megapairs_hf.mining.knn.thread_pool import STRIP, TILE, ThreadPool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from megapairs_hf.mining.knn.embeddings import Embeddings
 
 ROUNDS = 8
 ROWS_PER_CELL = 64

@@ -76,7 +76,8 @@ def turn(embeddings: np.ndarray) -> torch.Tensor:
     import torch
 
     dimension = embeddings.shape[1]
-    floats = torch.from_numpy(embeddings).float()
+    # torch warns of arrays that it may not write, such as those of a memory-mapped data set
+    floats = torch.from_numpy(embeddings if embeddings.flags.writeable else embeddings.copy()).float()
     pieces = -(-dimension // PIECE)
     if pieces == 1:
         return floats @ torch.from_numpy(rotation(dimension))
@@ -116,7 +117,7 @@ def encode(embeddings: np.ndarray, scale: Scale, crew: ThreadPool) -> QuantizedE
     padded = -(-dimension // 64) * 64
     if not scale.integers:
         floats = torch.zeros(count, padded)
-        floats[:, :dimension] = torch.from_numpy(embeddings)
+        floats.numpy()[:, :dimension] = embeddings
         floats *= FLOAT_SCALE
         return QuantizedEmbeddings(floats, np.zeros(count, np.float32), scale)
     values = torch.zeros(count, padded, dtype=torch.int8)

@@ -1,4 +1,4 @@
-"""Exact scores of candidates, whatever search found them."""
+"""Exact scores of candidates, whatever search found them, and of any pairs of rows."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from megapairs_hf.mining.knn.embeddings import Embeddings
 
 QUERY_BLOCK = 1024
+PAIR_BYTES = 16_000_000
 
 
 class Candidates(Protocol):
@@ -41,3 +42,25 @@ def rank(targets: Embeddings, queries: np.ndarray, candidates: np.ndarray, k: in
     scores = np.where(candidates < 0, -np.inf, scores.reshape(candidates.shape))
     order = np.lexsort((candidates, -scores), axis=1)[:, :k]
     return np.take_along_axis(candidates, order, 1), np.take_along_axis(scores, order, 1)
+
+
+def score_rows(left: Embeddings, right: Embeddings, left_rows: np.ndarray, right_rows: np.ndarray) -> np.ndarray:
+    """Exact similarities of pairs of rows, [P] float64.
+
+    Args:
+        left: embeddings.
+        right: embeddings of the same dimension.
+        left_rows: [P] rows of the first.
+        right_rows: [P] rows of the second.
+    """
+    from megapairs_hf.mining.knn.kernels import score_pairs
+
+    result = np.empty(len(left_rows))
+    step = max(1, PAIR_BYTES // (4 * left.dimension))
+    for start in range(0, len(left_rows), step):
+        part = slice(start, start + step)
+        some_left, numbers_left = np.unique(left_rows[part], return_inverse=True)
+        some_right, numbers_right = np.unique(right_rows[part], return_inverse=True)
+        left_bits, right_bits = left.take(some_left), right.take(some_right)
+        score_pairs(left_bits.view(np.uint16), numbers_left, right_bits.view(np.uint16), numbers_right, result[part])
+    return result

@@ -9,6 +9,7 @@ import numpy as np
 
 from megapairs_hf.core.errors import TrainingError
 from megapairs_hf.core.inputs import Input
+from megapairs_hf.dataset.layout import UNKNOWN_CLUSTER
 from megapairs_hf.training.data.dataset import Example
 from megapairs_hf.training.data.sampler import number, sample_others, sibling_order
 
@@ -28,7 +29,7 @@ class TripletPool:
 
     def __init__(self, triplets: Any, config: TrainConfig) -> None:
         self.triplets, self.config = triplets, config
-        table = triplets.rows
+        table = triplets.dataset
         if config.relations:
             relations = set(config.relations)
             table = table.select([i for i, names in enumerate(table["relation"]) if relations & set(names)])
@@ -47,7 +48,7 @@ class TripletPool:
                     f"the images have no column {config.cluster_column!r} for `cluster_column`; they have {known}"
                 )
             names = zip(images["image_id"], images[config.cluster_column], strict=True)
-            self.clusters = {name: str(cluster) for name, cluster in names if cluster is not None}
+            self.clusters = {name: str(cluster) for name, cluster in names if cluster not in {None, UNKNOWN_CLUSTER}}
 
     def indices(self, batch: int, size: int) -> list[int]:
         """Whole batches of each epoch's own order."""

@@ -1,0 +1,260 @@
+"""What the annotating row functions have in common: settings as keywords, a journal, and one engine for each kind.
+
+`datasets.map` calls one with a batch; the stage of the same name applies its inner part (`make_task`, or `by_function`
+where no model is asked) to whole shards. What surprises: addresses and limits are settings too, so another address
+may miss the cache of `datasets`; then the journal answers, and nothing is sent again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import weakref
+from abc import abstractmethod
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+
+from megapairs_hf.annotation.client.endpoint import Endpoint
+from megapairs_hf.annotation.config import pair_key
+from megapairs_hf.annotation.corpus_reader import CorpusReader, MemoryRows
+from megapairs_hf.annotation.engines.row_batch import RowBatch
+from megapairs_hf.annotation.engines.session import Session
+from megapairs_hf.annotation.engines.transformers_engine import LocalSession
+from megapairs_hf.artifacts.fingerprints import weights_fingerprint
+from megapairs_hf.artifacts.sources import as_artifact
+from megapairs_hf.core.config import build_config, config_hash
+from megapairs_hf.core.distributed import device_of_rank
+from megapairs_hf.core.errors import ConfigError
+from megapairs_hf.core.row_function import RowFunction, Rows, blank_value, format_error
+from megapairs_hf.core.schema import QUERY_ID, TARGET_ID
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator
+
+    from datasets import Dataset, Features
+
+    from megapairs_hf.annotation.tasks import AnnotationTask, Outcome, Row
+    from megapairs_hf.artifacts.artifact import Artifact
+
+MODEL_ENGINES = ("openai", "transformers")
+KEYS = (QUERY_ID, TARGET_ID)
+IMAGE_ROW = "image_row"
+JOURNALS = "megapairs-journal"
+
+
+class AnnotationFunction(RowFunction):
+    """A row function that a model, or rules, write for.
+
+    Args:
+        images: a `Dataset` with `image_id`, `image` and `caption`, a corpus, or the path of one.
+        config: the settings as one object, instead of keywords.
+        journal: folder of the journal; by default one for these settings beside the cache of `datasets`.
+        model_path: where a local model is, if its name is no path and no Hub id.
+        **settings: the settings by name; those of the endpoint (`urls`, `concurrency`, …) stand among them.
+
+    Raises:
+        ConfigError: an unknown setting, or a value out of range.
+        ArtifactError: there are no images at this path.
+    """
+
+    CONFIG: ClassVar[type[Any]]
+    SCHEMA: ClassVar[pa.Schema]  # what it adds
+    NEEDS: ClassVar[tuple[str, ...]]
+    USES: ClassVar[tuple[str, ...]] = ()  # what it reads where there is such a column
+    HINTS: ClassVar[dict[str, str]] = {QUERY_ID: "query_row", TARGET_ID: "target_row"}  # where an id may stand
+    VISION: ClassVar[bool] = True
+    UNIT: ClassVar[str] = "pairs"
+
+    def __init__(
+        self,
+        images: Dataset | Artifact | str | PathLike[str] | None = None,
+        *,
+        config: Any = None,
+        journal: str | PathLike[str] | None = None,
+        model_path: str | None = None,
+        **settings: Any,
+    ) -> None:
+        self.config = build_settings(self.CONFIG, settings, type(self).__name__) if config is None else config
+        self.images: Dataset | Artifact | str | None = str(images) if isinstance(images, str | PathLike) else images
+        self.journal = None if journal is None else str(journal)
+        self.model_path = model_path or self.config.model
+        local = self.config.local
+        needs_weights = self.config.engine in {"transformers", "clip"}
+        self.weights = weights_fingerprint(self.model_path, local.revision) if needs_weights else ""
+        if self.weights and local.adapter is not None:
+            self.weights += f" {weights_fingerprint(local.adapter, None)}"
+        self.prompt = self.load_prompt()
+        self.reset()
+        # images at a path may change: what they are stands in the state, beside where they are
+        self.images_fingerprint = self.source.fingerprint if isinstance(self.images, str) else ""
+
+    def reset(self) -> None:
+        """Forget the connections and the images."""
+        self._session: Session | LocalSession | None = None
+        self._source: Artifact | None = None
+        self._memory: MemoryRows | None = None
+        self._rank: int | None = None
+
+    @property
+    def source(self) -> Any:
+        """The images: a `Dataset` or an artifact.
+
+        Raises:
+            ConfigError: none are named.
+            ArtifactError: there are none at the path.
+        """
+        if self.images is None:
+            name = type(self).__name__
+            raise ConfigError(f"{name} needs images here; name them: {name}(images=…)")
+        if not isinstance(self.images, str):
+            return self.images
+        if self._source is None:
+            self._source = as_artifact(self.images, "corpus")
+        return self._source
+
+    @abstractmethod
+    def load_prompt(self) -> Any:
+        """The prompt, which decides the result; None for an engine without one."""
+
+    @abstractmethod
+    def make_task(self, table: pa.Table) -> AnnotationTask:
+        """The requests about some rows, with what their keys depend on loaded."""
+
+    def by_function(self, rows: list[Row], advance: Callable[[], None]) -> list[Outcome]:
+        """The outcomes of some rows, where the function has an engine that sends no requests.
+
+        Args:
+            rows: of a batch or a shard.
+            advance: called after each row.
+        """
+        raise NotImplementedError(self.config.engine)
+
+    @property
+    def asks(self) -> bool:
+        """Whether a model is asked with prompts."""
+        return self.config.engine in MODEL_ENGINES
+
+    @property
+    def features(self) -> Features:
+        """The columns that it adds, `error` among them."""
+        from datasets import Features, Value
+
+        return Features({**Features.from_arrow_schema(self.SCHEMA), "error": Value("string")})
+
+    def reader(self, table: pa.Table | None = None) -> CorpusReader:
+        """The images and captions, and where those of some rows are supposed to stand."""
+        if self._memory is not None:
+            return self._memory
+        hints: dict[str, int | None] = {}
+        for name, hint in self.HINTS.items():
+            if table is not None and hint in table.column_names:
+                hints |= dict(zip(table[name].to_pylist(), table[hint].to_pylist(), strict=True))
+        return CorpusReader(self.source, hints)
+
+    def key_of(self, row: Row) -> str:
+        """The key of a row in the list of rejected ones."""
+        return pair_key(row[QUERY_ID], row[TARGET_ID])
+
+    def table_of(self, rows: Rows) -> pa.Table:
+        """What it reads of a batch."""
+        names = [*self.NEEDS, *(name for name in self.USES if name in rows)]
+        return pa.table({name: rows.values(name) for name in names})
+
+    def compute(self, rows: Rows, rank: int | None) -> dict[str, Any]:
+        """The added columns of some rows."""
+        return self.columns(self.outcomes(self.table_of(rows), rank))
+
+    def outcomes(self, table: pa.Table, rank: int | None = None) -> list[Outcome]:
+        """What becomes of some rows.
+
+        Raises:
+            ServerUnavailableError: the servers refuse or fail every request; responses so far are kept.
+            BudgetSpentError: the budget is exhausted; responses so far are kept.
+        """
+        self._rank = rank
+        if not self.asks:
+            return self.by_function(table.to_pylist(), lambda: None)
+        session = self.session()
+        batch = RowBatch(table, self.make_task(table))
+        try:
+            batch.resume(session.journal)
+            session.complete(batch)
+            return [outcome for _, outcome in batch.all_outcomes(session.journal)]
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            batch.task.close()
+
+    def session(self) -> Session | LocalSession:
+        """The connections of this process, or its model; opened with the first batch."""
+        if self._session is None:
+            folder = self.journal_folder()
+            if self.config.engine == "transformers":
+                self._session = LocalSession(
+                    self.config, folder, vision=self.VISION, device=device_of_rank(self._rank)
+                )
+            else:
+                self._session = Session(self.config, folder)
+            weakref.finalize(self, self._session.close)
+        return self._session
+
+    def journal_folder(self) -> Path:
+        """The folder of the journal."""
+        if self.journal is not None:
+            return Path(self.journal)
+        from datasets import config
+
+        prompt = getattr(self.prompt, "digest", "")
+        name = f"{type(self).__name__.lower()}-{config_hash([self.config, prompt, self.weights])}"
+        return Path(config.HF_DATASETS_CACHE) / JOURNALS / name
+
+    @contextmanager
+    def using(self, images: MemoryRows) -> Iterator[None]:
+        """Take these images for a moment."""
+        self._memory = images
+        try:
+            yield
+        finally:
+            self._memory = None
+
+    def close(self) -> None:
+        """Close the connections; the next batch opens them again."""
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
+
+    def columns(self, outcomes: list[Outcome]) -> dict[str, Any]:
+        """Outcomes as columns, blanks where a row has an error."""
+        blank = {name: blank_value(feature) for name, feature in self.features.items()}
+        rows = [blank if outcome.row is None else outcome.row for outcome in outcomes]
+        columns: dict[str, Any] = {}
+        for field in self.SCHEMA:
+            values = [row[field.name] for row in rows]
+            if pa.types.is_integer(field.type):
+                columns[field.name] = np.array(values, field.type.to_pandas_dtype())
+            elif pa.types.is_list(field.type) and not pa.types.is_string(field.type.value_type):
+                # arrays keep the type of their numbers where `map` is given no features
+                columns[field.name] = [np.array(value, field.type.value_type.to_pandas_dtype()) for value in values]
+            else:
+                columns[field.name] = values
+        errors = ["" if o.row is not None else format_error(o.reason, o.detail) for o in outcomes]
+        return {**columns, "error": errors}
+
+
+def without(schema: pa.Schema, names: Collection[str]) -> pa.Schema:
+    """The other columns of a schema."""
+    return pa.schema([field for field in schema if field.name not in names])
+
+
+def build_settings(cls: type[Any], settings: dict[str, Any], name: str) -> Any:
+    """The settings of a row function, those of the endpoint among the others or together as `endpoint`."""
+    values = dict(settings)
+    flat = {field.name for field in dataclasses.fields(Endpoint)} & values.keys()
+    if flat:
+        values["endpoint"] = {**dict(values.get("endpoint") or {}), **{key: values.pop(key) for key in flat}}
+    return build_config(cls, values, name)

@@ -1,0 +1,169 @@
+"""What an encoder gives for a batch, as unit embeddings with an error for each row that has none.
+
+This is the part that the row functions and the stage share. What surprises: the rows of a batch say nothing about its
+size; every forward pass has the same number of rows, so a row has the same bits alone, among others and in any order.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from megapairs_hf.core.errors import ConfigError, ModelError
+from megapairs_hf.core.row_function import format_error
+from megapairs_hf.embedding.loader import stacked
+from megapairs_hf.images.decode import Decoded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    import torch
+
+    from megapairs_hf.embedding.encoders import Encoder
+    from megapairs_hf.embedding.loader import PreparedImages
+
+BLANK_TEXT = "blank"
+
+
+class Embedded(NamedTuple):
+    """Rows with their embeddings.
+
+    Attributes:
+        embeddings: [N, D] float16, of length one, zeros for a row with an error.
+        errors: of each row, empty for a good one.
+    """
+
+    embeddings: np.ndarray
+    errors: list[str]
+
+
+def embed_images(
+    batches: Iterator[PreparedImages],
+    count: int,
+    encoders: Mapping[str, Encoder],
+    advance: Callable[[int], object] = lambda rows: None,
+) -> dict[str, Embedded]:
+    """Embeddings of images under each encoder.
+
+    Args:
+        batches: at most `batch_size` images each.
+        count: how many images to take from them.
+        encoders: by name.
+        advance: told how many images are done.
+
+    Raises:
+        ModelError: an encoder gives nothing that is finite.
+    """
+    parts: dict[str, list[Embedded]] = {name: [] for name in encoders}
+    taken = 0
+    while taken < count and encoders:
+        batch = next(batches)
+        for name, encoder in encoders.items():
+            result = None if name not in batch.arrays else unit_embeddings(encoder, batch.arrays[name], name)
+            parts[name].append(_among(result, batch.good, batch.errors))
+        taken += len(batch.errors)
+        advance(len(batch.errors))
+    return {name: _joined(parts[name], encoder) for name, encoder in encoders.items()}
+
+
+def embed_texts(texts: Sequence[Any], encoder: Encoder, name: str) -> Embedded:
+    """Embeddings of texts; a row without one gets the error `no_caption`.
+
+    Raises:
+        ConfigError: a value is no text.
+        ModelError: the encoder gives nothing that is finite.
+    """
+    other = next((text for text in texts if not isinstance(text, str | None)), None)
+    if other is not None:
+        raise ConfigError(f"{name} embeds texts, but a row holds a {type(other).__name__}; name a column of texts")
+    errors = ["" if text and text.strip() else format_error("no_caption", "there is no text") for text in texts]
+    good = [row for row, error in enumerate(errors) if not error]
+    result = unit_embeddings(encoder, [texts[row] for row in good], name) if good else None
+    return _joined([_among(result, good, errors)], encoder)
+
+
+def unit_embeddings(encoder: Encoder, inputs: Any, name: str) -> Embedded:
+    """Embeddings of length one of texts, or of one batch of prepared images; at least one.
+
+    Raises:
+        ModelError: the encoder gives nothing that is finite.
+    """
+    import torch
+
+    with torch.inference_mode():
+        if encoder.transform is None:
+            encoded = encoder.encode_captions(inputs)
+        else:
+            encoded = encoder.encode_images(filled_up(inputs, encoder.batch_size))[: len(inputs)]
+    # in double precision, where the order of summation changes nothing that float16 could show
+    values = encoded.float().cpu().numpy().astype(np.float64)
+    lengths = np.sqrt(np.einsum("nd,nd->n", values, values))
+    finite = np.isfinite(lengths)
+    if not finite.all():
+        _check_encoder(encoder, name)
+    errors = ["" if ok else format_error("not_finite", f"{name} gives no numbers; try dtype float32") for ok in finite]
+    errors = [
+        format_error("zero_embedding", f"{name} gives zeros") if not length else error
+        for length, error in zip(lengths, errors, strict=True)
+    ]
+    usable = finite & (lengths > 0)
+    units = np.zeros(values.shape, np.float16)
+    units[usable] = values[usable] / lengths[usable, None]
+    return Embedded(units, errors)
+
+
+def filled_up(batch: torch.Tensor | list[Any], size: int) -> torch.Tensor | list[Any]:
+    """A batch of prepared images with its last image repeated until there are `size`."""
+    import torch
+
+    lacking = size - len(batch)
+    if isinstance(batch, list):
+        return batch + batch[-1:] * lacking
+    return torch.cat([batch, batch[-1:].expand(lacking, *batch.shape[1:])]) if lacking > 0 else batch
+
+
+def dimension_of(encoder: Encoder) -> int:
+    """The length of an encoder's embeddings."""
+    return int(_blank(encoder).shape[1])
+
+
+def _blank(encoder: Encoder) -> torch.Tensor:
+    """What an encoder gives for a gray image or a word."""
+    import torch
+    from PIL import Image
+
+    with torch.inference_mode():
+        if encoder.transform is None:
+            return encoder.encode_captions([BLANK_TEXT])
+        gray = encoder.transform(Decoded.whole(Image.new("RGB", (32, 32), (127, 127, 127))))
+        return encoder.encode_images(stacked([[gray]], ("blank",)).arrays["blank"])
+
+
+def _check_encoder(encoder: Encoder, name: str) -> None:
+    """Refuse an encoder that gives nothing finite for any input; one input of many may be too much for float16."""
+    import torch
+
+    if not torch.isfinite(_blank(encoder)).all():
+        raise ModelError(f"the encoder {name} gives embeddings that are not finite; try dtype float32")
+
+
+def _among(result: Embedded | None, good: list[int], errors: Sequence[str]) -> Embedded:
+    """The embeddings of the good rows among all rows; [N, 0] where there is no good row."""
+    rows = np.zeros((len(errors), 0 if result is None else result.embeddings.shape[1]), np.float16)
+    every = list(errors)
+    if result is not None:
+        rows[good] = result.embeddings
+        for row, error in zip(good, result.errors, strict=True):
+            every[row] = error
+    return Embedded(rows, every)
+
+
+def _joined(parts: Sequence[Embedded], encoder: Encoder) -> Embedded:
+    """Batches one after the other, those without a good row as zeros."""
+    widths = [part.embeddings.shape[1] for part in parts if part.embeddings.shape[1]]
+    width = widths[0] if widths else dimension_of(encoder)
+    arrays = [p.embeddings if p.embeddings.shape[1] else np.zeros((len(p.errors), width), np.float16) for p in parts]
+    return Embedded(
+        np.concatenate([np.zeros((0, width), np.float16), *arrays]), [error for part in parts for error in part.errors]
+    )

@@ -1,0 +1,187 @@
+"""The row functions in `datasets.map`: the stage's rows, whatever the batches, faults, interruptions and processes."""
+
+import json
+
+import numpy as np
+import pytest
+from datasets import Dataset
+
+from megapairs_hf.annotation import (
+    Describe,
+    DescribeConfig,
+    Instruct,
+    InstructConfig,
+    Verify,
+    VerifyConfig,
+    describe_pairs,
+    instruct_pairs,
+    verify_pairs,
+)
+from megapairs_hf.annotation.describe import DescribeTask
+from megapairs_hf.annotation.tasks import Outcome
+from megapairs_hf.core.columns import add_columns, drop_errors
+from megapairs_hf.core.errors import ArtifactError, BudgetSpentError, ConfigError, ServerUnavailableError
+from megapairs_hf.core.schema import PAIRS
+
+from .conftest import make_artifact, make_image
+from .double import instruct
+from .test_runner import FAULTS
+from .test_stage import NEVER_S, RULES, at, rejected
+from .test_verify import nearer
+
+QUICK = {"backoff_s": 0.01, "concurrency": 4, "timeout_s": NEVER_S, "restart_s": NEVER_S}
+COMMON = ("raw", "model", "finish_reason", "prompt_tokens", "completion_tokens")
+
+
+def plain(artifact, names):
+    return artifact.table(list(names)).to_pylist()
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 1000])
+def test_describe_by_map_gives_the_rows_of_the_stage(serve, pairs, corpus, images, rows, tmp_path, batch_size):
+    stage = describe_pairs(pairs, corpus, config=DescribeConfig(endpoint=at(serve())), out=tmp_path / "d")
+    names = ["query_id", "target_id", "description", "word_num", *COMMON]
+    for source in (images, corpus, corpus.path):
+        server = serve()
+        function = Describe(source, urls=[server.url], journal=tmp_path / server.url[-9:-3], **QUICK)
+        added = add_columns(rows, function, batch_size=batch_size)
+        assert added.select_columns(names).to_list() == plain(stage, names)
+        assert set(added["error"]) == {""}
+        assert set(server.asked.values()) == {1}
+        function.close()
+
+
+def test_instruct_and_verify_by_map_give_the_rows_of_the_stage(serve, corpus, images, tmp_path):
+    rows = [
+        {"query_id": f"i{n}", "target_id": f"i{n + 1}", "negative_ids": ["i11", "i9", "gone"][: n % 4]}
+        for n in range(8)
+    ]
+    mined = make_artifact(tmp_path / "p", "pairs", PAIRS, [rows[:5], rows[5:]])
+    described = describe_pairs(mined, corpus, config=DescribeConfig(**RULES), out=tmp_path / "d")
+    refuses = described.table().to_pylist()[2]["description"]
+
+    def answer(body):
+        return "I will not." if refuses in json.dumps(body) else instruct(body)
+
+    final = instruct_pairs(
+        described, corpus, config=InstructConfig(endpoint=at(serve(answer=answer))), out=tmp_path / "i"
+    )
+    source = Dataset.from_list(mined.table(["query_id", "target_id", "negative_ids"]).to_pylist())
+    source = add_columns(source, Describe(images, **RULES))
+    assert source["description"][:] == described.table()["description"].to_pylist()
+    source = add_columns(source, Instruct(urls=[serve(answer=answer).url], **QUICK), batch_size=3)
+    assert source[2]["error"] == "too_few_instructions: I will not."
+    assert source[2]["instructions"] == []
+    assert rejected(final) == {"i2 -> i3": ("too_few_instructions", "I will not.")}
+    good = drop_errors(source)
+    names = ["query_id", "target_id", "instructions", "demonstration_ids", *COMMON]
+    assert good.select_columns(names).to_list() == plain(final, names)
+    judged = verify_pairs(
+        final, mined, corpus, config=VerifyConfig(endpoint=at(serve(answer=nearer))), out=tmp_path / "v"
+    )
+    verified = add_columns(good, Verify(images, urls=[serve(answer=nearer).url], **QUICK), batch_size=2)
+    for row, expected in zip(verified["verified"], judged.table()["verified"].to_pylist(), strict=True):
+        np.testing.assert_array_equal(row, expected)
+    assert any(np.isnan(row).all() for row in verified["verified"])
+
+
+def test_the_stage_applies_the_inner_part_of_the_function(serve, pairs, corpus, rows, tmp_path, monkeypatch):
+    evaluate = DescribeTask.evaluate
+
+    def shout(self, row, attempt, response):
+        outcome = evaluate(self, row, attempt, response)
+        return Outcome({**outcome.row, "description": outcome.row["description"].upper()})
+
+    monkeypatch.setattr(DescribeTask, "evaluate", shout)
+    server = serve()
+    stage = describe_pairs(pairs, corpus, config=DescribeConfig(endpoint=at(server)), out=tmp_path / "d")
+    mapped = add_columns(rows, Describe(corpus, urls=[server.url], **QUICK))
+    assert mapped["description"][:] == stage.table()["description"].to_pylist()
+    assert all(text.isupper() for text in mapped["description"])
+
+
+def test_faults_lose_and_double_nothing_and_keep_the_order(serve, images, rows, tmp_path):
+    calm = add_columns(rows, Describe(images, urls=[serve().url], journal=tmp_path / "a", **QUICK))
+    bad = serve(script=lambda body, n: FAULTS[(body["seed"] + n) % len(FAULTS)] if n < 5 else None)
+    patient = QUICK | {"timeout_s": 0.5, "max_retries": 1000, "max_backoff_s": 0.1}
+    wild = add_columns(rows, Describe(images, urls=[bad.url], journal=tmp_path / "b", **patient), batch_size=5)
+    assert wild.to_list() == calm.to_list()
+    lines = [json.loads(line) for file in (tmp_path / "b").iterdir() for line in file.read_bytes().split(b"\n")[:-1]]
+    assert len(lines) == len({line["key"] for line in lines}) == 11
+
+
+def test_a_server_that_is_gone_raises_once_and_the_answers_are_kept(serve, images, rows):
+    server = serve(script=lambda *_: ("status", 503) if len(server.answered) >= 5 else None)
+    dead = QUICK | {"max_retries": 1, "concurrency": 1, "restart_s": 0.5}
+    function = Describe(images, urls=[server.url], **dead)
+    with pytest.raises(ServerUnavailableError, match="responses so far are kept"):
+        rows.map(function, batched=True)
+    server.script = None
+    assert len(rows.map(function, batched=True, load_from_cache_file=False)) == 11
+    assert set(server.answered.values()) == {1}
+    with pytest.raises(ServerUnavailableError, match="nothing answers"):
+        Describe(images, urls=["http://127.0.0.1:9/v1"], seed=1).one(make_image(), make_image())
+
+
+def test_a_budget_stops_and_a_larger_one_goes_on(serve, images, rows):
+    server = serve()
+    settings = {"urls": [server.url], **QUICK, "concurrency": 1}
+    with pytest.raises(BudgetSpentError, match=r"`budget.requests` \(6\)"):
+        rows.map(Describe(images, budget={"requests": 6}, **settings), batched=True)
+    assert len(server.bodies) == 6
+    assert set(rows.map(Describe(images, **settings), batched=True)["error"]) == {""}
+    assert len(server.bodies) == 11
+
+
+def test_one_pair_and_one_text(serve, images):
+    server = serve()
+    describe = Describe(images, urls=[server.url], **QUICK)
+    made = describe.one(make_image((200, 0, 0)), make_image((0, 0, 200)))
+    assert "64x32 (200, 0, 0)" in made["description"] and made["error"] == ""
+    assert describe.one(make_image((200, 0, 0)), make_image((0, 0, 200))) == made
+    assert len(server.bodies) == 1
+    by_id = describe.one(query_id="i0", target_id="i1")
+    assert "64x32 (0, 0, 0)" in by_id["description"]
+    text = serve(answer=instruct)
+    assert len(Instruct(urls=[text.url], **QUICK).one("Both show a dog. The target dog is wet.")["instructions"]) == 3
+    assert describe.one(make_image(), b"no image")["error"].startswith("unreadable_image: b")
+
+
+def test_hints_are_checked_against_the_id(serve, images, rows, monkeypatch):
+    server = serve()
+    plain_rows = rows.map(Describe(images, urls=[server.url], **QUICK), batched=True)
+    where = {name: row for row, name in enumerate(images["image_id"])}
+    hinted = rows.add_column("query_row", [where[name] for name in rows["query_id"]])
+    hinted = hinted.add_column("target_row", [where[name] for name in rows["target_id"]])
+    shuffled = images.shuffle(seed=3)
+    for source in (images, shuffled):
+        described = hinted.map(Describe(source, urls=[server.url], **QUICK), batched=True)
+        assert described["description"][:] == plain_rows["description"][:]
+    monkeypatch.setattr("megapairs_hf.annotation.corpus_reader.IdIndex", None)
+    hinted.map(Describe(images, urls=[server.url], **QUICK), batched=True, batch_size=3)
+
+
+def test_a_row_with_an_error_is_passed_over_and_missing_images_are_errors(serve, images):
+    server = serve()
+    rows = Dataset.from_list(
+        [{"query_id": "i0", "target_id": t, "error": e} for t, e in (("i1", ""), ("i2", "bad: x"), ("gone", ""))]
+    )
+    made = add_columns(rows, Describe(images, urls=[server.url], **QUICK))
+    assert made["error"][:] == ["", "bad: x", "missing_image: gone is not in the corpus"]
+    assert made["word_num"][1] == 0 and made["description"][1:] == ["", ""]
+    assert len(server.bodies) == 1
+
+
+def test_wrong_settings_and_columns_say_what_to_do(images, rows):
+    with pytest.raises(ConfigError, match="Describe: unknown key 'temprature'; did you mean 'temperature'"):
+        Describe(images, temprature=1.0)
+    with pytest.raises(ConfigError, match="there is no column 'description'; columns: query_id, target_id"):
+        Instruct()(rows[:2])
+    with pytest.raises(ConfigError, match=r"Describe needs images here; name them: Describe\(images=…\)"):
+        Describe(urls=["http://127.0.0.1:9/v1"])(rows[:2])
+    with pytest.raises(ConfigError, match="the images have no column 'image'; columns: image_id, caption"):
+        Describe(images.select_columns(["image_id", "caption"]))(rows[:2])
+    with pytest.raises(ConfigError, match="writes from captions, and the images have none; make some with `Caption`"):
+        Describe(images.remove_columns("caption"), **RULES)(rows[:2])
+    with pytest.raises(ArtifactError, match="check the path"):
+        Describe("/no/such/folder")

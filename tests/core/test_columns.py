@@ -1,0 +1,59 @@
+"""Exact duplicates and repeated ids of a data set, and of the shards of a corpus."""
+
+import pytest
+from datasets import Dataset
+
+from megapairs_hf.core import columns
+from megapairs_hf.core.columns import drop_duplicates, find_duplicates
+from megapairs_hf.core.errors import ConfigError
+
+# id, pixels, error, why it goes
+ROWS = [
+    ("a", "1", "", None),
+    ("b", "2", "", None),
+    ("c", "1", "", "duplicate_image"),
+    ("b", "3", "", "duplicate_id"),
+    ("", "", "truncated: x", None),
+    ("", "", "truncated: y", None),
+    # the row with this id went, and so did that with these pixels
+    ("c", "4", "", None),
+    ("d", "3", "", None),
+    # a row with an error stays, and no other goes because of it
+    ("a", "1", "broken: x", None),
+    ("e", "5", "broken: x", None),
+    ("e", "5", "", None),
+    ("e", "5", "", "duplicate_image"),
+]
+
+
+def data():
+    names = ("image_id", "pixels_sha256", "error")
+    return Dataset.from_dict(
+        {name: [row[i] for row in ROWS] for i, name in enumerate(names)} | {"n": range(len(ROWS))}
+    )
+
+
+@pytest.mark.parametrize("rows", [1, 2, 65_536])
+def test_the_first_of_equal_rows_stays(rows, monkeypatch, capsys):
+    monkeypatch.setattr(columns, "ROWS", rows)
+    kept = drop_duplicates(data())
+    assert kept["n"][:] == [n for n, row in enumerate(ROWS) if row[3] is None]
+    assert "3 of 12 rows left out: 2 duplicate_image, 1 duplicate_id" in capsys.readouterr().err
+    assert drop_duplicates(kept)["n"][:] == kept["n"][:]
+    assert capsys.readouterr().err == ""
+
+
+def test_shards_are_looked_at_in_order():
+    good = [row for row in ROWS if not row[2]]
+    parts = [([row[0] for row in part], [row[1] for row in part]) for part in (good[:3], good[3:4], [], good[4:])]
+    reasons = [{row: reason for row, (reason, _) in part.items()} for part in find_duplicates(parts)]
+    assert reasons == [{2: "duplicate_image"}, {0: "duplicate_id"}, {}, {3: "duplicate_image"}]
+    assert find_duplicates(parts)[0][2][1] == "same pixels as a"
+
+
+def test_what_is_needed_is_named():
+    with pytest.raises(ConfigError, match="no column 'pixels_sha256'; map CheckImages over this data set first"):
+        drop_duplicates(data().remove_columns(["pixels_sha256"]))
+    with pytest.raises(ConfigError, match="it cannot stream; write the rows to parquet first"):
+        drop_duplicates(data().to_iterable_dataset())
+    assert len(drop_duplicates(data().select(range(2)).remove_columns(["error"]))) == 2
