@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from megapairs_hf.annotation.language import is_language
+from megapairs_hf.annotation.prompts.refusals import is_talk
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -84,6 +85,7 @@ def reason_against(
     checks = (
         ("too_short", count < min_words),
         ("too_long", count > max_words),
+        ("talk", is_talk(text)),
         ("mentions_images", bool(MENTIONS_IMAGES.search(text))),
         ("mentions_description", bool(MENTIONS_DESCRIPTION.search(text))),
         ("leaks_prompt", bool(LEAKS.search(text)) or not shingles(prompt).isdisjoint(_shingle_list(normalized))),

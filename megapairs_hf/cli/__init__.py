@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from megapairs_hf.core.dependencies import explained
 from megapairs_hf.core.errors import MegaPairsError
+from megapairs_hf.core.progress import STDERR, discard
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,13 +50,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MegaPairsError as error:
         if debug:
             traceback.print_exc()
-        print(f"megapairs: {error}", file=sys.stderr)  # noqa: T201
+        STDERR.write(f"megapairs: {error}\n")
         return 1
     except KeyboardInterrupt:
-        print("megapairs: interrupted; the same command resumes from here", file=sys.stderr)  # noqa: T201
+        STDERR.write("megapairs: interrupted; the same command resumes from here\n")
         return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard(sys.stdout)
         return 0
 
 

@@ -1,13 +1,15 @@
 """Messages and progress on stderr.
 
-What surprises: only the main process speaks, and a plain log gets a line every few seconds instead of a bar.
+What surprises: only the main process speaks, and a plain log gets a line every few seconds instead of a bar. Nothing
+here raises: a reader that went away (`… 2>&1 | head`) or a closed stderr must not end hours of work.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import time
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from megapairs_hf.core.distributed import is_main
 
@@ -18,10 +20,52 @@ T = TypeVar("T")
 PLAIN_INTERVAL_S = 15.0
 
 
+class Stderr:
+    """Today's `sys.stderr` as a stream that never raises: what cannot be written is lost."""
+
+    def write(self, text: str) -> int:
+        """Write a text, with an escape for each letter that the stream's encoding lacks."""
+        stream = sys.stderr
+        try:
+            stream.write(text)
+            stream.flush()
+        except UnicodeEncodeError:
+            self.write(text.encode("ascii", "backslashreplace").decode())
+        except BrokenPipeError:
+            discard(stream)
+        except Exception:  # noqa: S110 - None, closed, a full disk: there is nowhere left to say so
+            pass
+        return len(text)
+
+    def flush(self) -> None:
+        """Nothing to do: every text is flushed."""
+
+    def isatty(self) -> bool:
+        """Whether a person looks at it."""
+        try:
+            return sys.stderr.isatty()
+        except (AttributeError, ValueError, OSError):
+            return False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
+
+
+def discard(stream: Any) -> None:
+    """Let a stream whose reader went away lead nowhere, or Python would fail when it flushes it at the end."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    except (AttributeError, ValueError, OSError):
+        pass
+
+
+STDERR = Stderr()
+
+
 def note(message: str) -> None:
     """Tell the user something: once, on stderr."""
     if is_main():
-        print(message, file=sys.stderr, flush=True)  # noqa: T201
+        STDERR.write(f"{message}\n")
 
 
 class Progress:
@@ -38,10 +82,10 @@ class Progress:
         self.label, self.total, self.unit, self.count = label, total, unit, done
         self.first, self.start, self.reported_at = done, time.monotonic(), time.monotonic()
         self.bar = None
-        if is_main() and sys.stderr.isatty():
+        if is_main() and STDERR.isatty():
             from tqdm import tqdm
 
-            self.bar = tqdm(total=total, initial=done, desc=label, unit=f" {unit}", dynamic_ncols=True)
+            self.bar = tqdm(total=total, initial=done, desc=label, unit=f" {unit}", dynamic_ncols=True, file=STDERR)
 
     def advance(self, count: int = 1, text: str = "") -> None:
         """Count `count` more units; `text` (a loss, a rate) is shown beside them."""

@@ -40,17 +40,20 @@ def instruct(body):
 
 
 class ChatDouble(ThreadingHTTPServer):
-    """`script(body, n)` gives None for a good reply, or a fault; n counts how often this question was asked."""
+    """`script(body, n)` gives None for a good reply, or a fault; n counts how often this question was asked.
+
+    With `models`, those are what it serves: every other name is a 404, and the list is at /v1/models.
+    """
 
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, answer=describe, script=None, token=None, port=0):
+    def __init__(self, answer=describe, script=None, token=None, port=0, models=None):
         self.port, self.gone = reserve(port), threading.Event()
         super().__init__(self.port.getsockname(), Handler)
-        self.answer, self.script, self.token = answer, script, token
+        self.answer, self.script, self.token, self.models, self.looks = answer, script, token, models, 0
         self.own, self.asked, self.answered, self.bodies, self.headers = Counter(), Counter(), Counter(), [], []
-        self.times, self.guard = [], threading.Lock()
+        self.times, self.guard, self.sent = [], threading.Lock(), 0
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
     @property
@@ -87,6 +90,14 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
+    def do_GET(self):
+        self.server.looks += 1
+        if self.path != "/v1/models" or self.server.models is None:
+            return self.send(404, {"error": "no such page"})
+        if not isinstance(self.server.models, list):
+            return self.send(200, self.server.models)
+        return self.send(200, {"object": "list", "data": [{"id": name} for name in self.server.models]})
+
     def do_POST(self):
         server = self.server
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -106,6 +117,8 @@ class Handler(BaseHTTPRequestHandler):
             return self.send(401, {"error": f"bad token {self.headers.get('Authorization')}"})
         if self.path != "/v1/chat/completions":
             return self.send(404, {"error": "no such page"})
+        if isinstance(server.models, list) and body["model"] not in server.models:
+            return self.send(404, {"error": {"message": f"The model `{body['model']}` does not exist.", "code": 404}})
         fault = server.script(body, count) if server.script else None
         if fault:
             return self.fail(fault, server.answer(body))
@@ -133,22 +146,35 @@ class Handler(BaseHTTPRequestHandler):
         if kind == "reset":
             self.close_connection = True
             return self.send(200, whole[: len(whole) // 2], length=len(whole))
-        if kind == "html":
-            return self.send(200, b"<html>a proxy's page</html>", "text/html")
-        if kind == "empty":
-            return self.send(200, {"choices": [], "usage": None})
-        if kind == "reply":
-            return self.send(200, completion(*details))
-        raise AssertionError(kind)
+        if kind == "endless":
+            return self.endless(*details)
+        bodies = {
+            "html": lambda: b"<html>a proxy's page</html>",
+            "empty": lambda: {"choices": [], "usage": None},
+            "body": lambda body: body,
+            "reply": completion,
+        }
+        return self.send(200, bodies[kind](*details), "text/html" if kind == "html" else "application/json")
+
+    def endless(self, piece):
+        """A body in pieces without an end, until the client has had enough of it."""
+        self.close_connection = True
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        while not self.server.gone.is_set():
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+            self.server.sent += len(piece)
 
 
-def completion(text, finish_reason="stop"):
-    message = {"role": "assistant", "content": text}
+def completion(text, finish_reason="stop", usage=..., **message):
+    message = {"role": "assistant", "content": text, **message}
+    counts = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18} if usage is ... else usage
     return {
         "id": "x",
         "object": "chat.completion",
         "created": 0,
         "model": "double",
         "choices": [{"index": 0, "finish_reason": finish_reason, "message": message}],
-        "usage": {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18},
+        "usage": counts,
     }

@@ -66,9 +66,9 @@ def test_numbers_inside_instructions_stay():
 
 
 def test_a_thought_that_was_cut_off_is_no_reply():
-    with pytest.raises(ResponseParseError, match="empty_reply"):
+    with pytest.raises(ResponseParseError, match="only_thoughts"):
         parse_instruct("<think>1. maybe red\n2. maybe blue", "length")
-    with pytest.raises(ResponseParseError, match="empty_reply"):
+    with pytest.raises(ResponseParseError, match="only_thoughts"):
         parse_describe("<think>Both are red. The sec", "length")
 
 
@@ -84,7 +84,7 @@ def test_what_was_cut_off_is_left_out():
 
 
 @pytest.mark.parametrize(
-    ("said", "reason"), [("", "empty_reply"), ("<think>x</think>", "empty_reply"), ("no", "no_list")]
+    ("said", "reason"), [("", "empty_reply"), ("<think>x</think>", "only_thoughts"), ("no", "no_list")]
 )
 def test_useless_replies(said, reason):
     with pytest.raises(ResponseParseError) as error:

@@ -98,6 +98,11 @@ class Usage:
         self.prompt_tokens += prompt_chars // CHARS_PER_TOKEN if prompt is None else prompt
         self.completion_tokens += len(response.text) // CHARS_PER_TOKEN if completion is None else completion
 
+    def count_tokens(self, response: Response) -> None:
+        """Count the tokens of a response that a server withheld, and charges for."""
+        self.prompt_tokens += response.prompt_tokens or 0
+        self.completion_tokens += response.completion_tokens or 0
+
     def exhausted(self) -> str:
         """Which limit of the budget is reached, as "`budget.requests` (1,000)"; empty while there is some left."""
         if not self.budget.limited:

@@ -14,9 +14,10 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
+from megapairs_hf.annotation.client.completion import FaultError
 from megapairs_hf.annotation.client.load_balancer import LoadBalancer, Server
 from megapairs_hf.annotation.client.messages import Request, Response
-from megapairs_hf.annotation.client.transport import FaultError, Transport, reach
+from megapairs_hf.annotation.client.transport import Transport, reach
 from megapairs_hf.core.errors import BudgetSpentError, ServerUnavailableError
 from megapairs_hf.core.progress import note
 
@@ -54,7 +55,8 @@ class Client:
             canary.cancel()
         await asyncio.gather(*self.canaries.values(), return_exceptions=True)
         for server in self.balancer.servers:
-            await asyncio.gather(*(client.close() for client in server.clients))
+            # what a broken connection says when it is closed is of no interest any more
+            await asyncio.gather(*(client.close() for client in server.clients), return_exceptions=True)
 
     async def request(self, make: Callable[[], Request]) -> Response:
         """Send a request until there is a response.
@@ -115,6 +117,7 @@ class Client:
             overloaded = latency > self.endpoint.timeout_s / 2
             server.failures = 0
             if response.refused:
+                self.usage.count_tokens(response)
                 return self._count_refusal(response, server)
             self.usage.count(response, latency, request.num_chars)
             return replace(response, latency_s=round(latency, 3))
@@ -156,7 +159,27 @@ class Client:
 
         Meanwhile the server takes no other requests. One that stays away for `restart_s` is given up.
         """
-        server.up, start, wait = False, time.monotonic(), min(self.endpoint.backoff_s, CANARY_WAIT_S)
+        server.up = False
+        try:
+            return await self._probe(server, fault)
+        except ServerUnavailableError as error:
+            self._give_up(server, str(error))
+        except Exception as error:
+            # those that wait for this server would wait for ever
+            self._give_up(
+                server,
+                f"the health check of {server.url} broke ({type(error).__name__}: {error}); run the same command"
+                " again, responses so far are kept",
+            )
+        return False
+
+    async def _probe(self, server: Server, fault: FaultError) -> bool:
+        """Send the canary until there is a response.
+
+        Raises:
+            ServerUnavailableError: there was none within `restart_s`.
+        """
+        start, wait = time.monotonic(), min(self.endpoint.backoff_s, CANARY_WAIT_S)
         request = Request([{"role": "user", "content": "Say yes."}], self.model, {"max_tokens": 1})
         tries = 0
         while True:
@@ -166,35 +189,33 @@ class Client:
                 break
             except FaultError as error:
                 fault = error
-            except ServerUnavailableError as error:
-                self._give_up(server, str(error))
-                return False
             tries += 1
             if tries == 2:
                 note(f"{server.url} fails everything ({fault}); waiting up to {self.endpoint.restart_s:g} s")
             if self.usage.exhausted():
                 # whoever waits for room goes on, sees the same and stops
-                server.up, server.failures = True, 0
+                self._reopen(server)
                 self.balancer.wake_all()
                 return False
             if time.monotonic() - start >= self.endpoint.restart_s:
-                waited = f"{time.monotonic() - start:,.0f} s"
-                self._give_up(
-                    server,
-                    f"{server.url} failed every request for {waited} ({fault}); look at the server's log, then run"
-                    " the same command again: responses so far are kept",
+                raise ServerUnavailableError(
+                    f"{server.url} failed every request for {time.monotonic() - start:,.0f} s ({fault}); look at the"
+                    " server's log, then run the same command again: responses so far are kept"
                 )
-                return False
             await asyncio.sleep(wait)
             wait = min(2 * wait, CANARY_WAIT_S)
         if tries > 1:
             # one failure of the canary is a failure like any other; two say that the server was down
             self.balancer.outages += 1
             server.restart()
+        self._reopen(server)
+        if tries > 1:
             note(f"{server.url} responds again")
+        return tries <= 1
+
+    def _reopen(self, server: Server) -> None:
         server.up, server.failures = True, 0
         self.balancer.wake()
-        return tries <= 1
 
     def _any_client(self, server: Server) -> Any:
         if not server.clients:
@@ -202,8 +223,8 @@ class Client:
         return server.clients[0]
 
     def _give_up(self, server: Server, why: str) -> None:
-        server.given_up = why
+        server.up, server.given_up = False, why
         self.balancer.outages += 1
+        self.balancer.wake_all()
         if any(not other.given_up for other in self.balancer.servers):
             note(f"{why}; continuing with the other addresses")
-        self.balancer.wake_all()

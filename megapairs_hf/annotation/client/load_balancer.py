@@ -44,13 +44,14 @@ class Server:
 
     def acquire(self) -> int:
         """Count a request in; which of its clients sends it."""
-        self.limit.started()
         # the first with room, so that what is left idle is left idle together: the library looks at the socket of
         # every idle connection of a client for every request
         index = next((i for i, load in enumerate(self.loads) if load < PER_CLIENT), len(self.loads))
         if index == len(self.loads):
+            # first of all: where this fails, nothing must be counted that is never counted out
             self.clients.append(self.connect())
             self.loads.append(0)
+        self.limit.started()
         self.loads[index] += 1
         return index
 

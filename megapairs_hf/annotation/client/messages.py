@@ -82,6 +82,7 @@ class Response:
         refused: why there is no response, a short word for counting; `text` then holds the server's words. It is kept
             in no journal, so a resumed run sends the request again.
         latency_s: of the request.
+        model: that the server took in the place of the one that was named; empty where it is that one.
     """
 
     text: str
@@ -90,6 +91,7 @@ class Response:
     completion_tokens: int | None = None
     refused: str = ""
     latency_s: float = 0.0
+    model: str = ""
 
     def __post_init__(self) -> None:
         for name in ("prompt_tokens", "completion_tokens"):

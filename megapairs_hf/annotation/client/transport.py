@@ -8,22 +8,32 @@ from __future__ import annotations
 
 import asyncio
 import os
-from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, NoReturn
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from megapairs_hf.annotation.client.completion import (
+    OVERLOAD,
+    WORDS,
+    FaultError,
+    find_words,
+    parse_body,
+    read_completion,
+    shorten,
+)
 from megapairs_hf.annotation.client.messages import Response
-from megapairs_hf.core.errors import ServerUnavailableError
+from megapairs_hf.annotation.client.response_forms import FORM, RESPONSE_FORMS
+from megapairs_hf.annotation.client.served_models import ServedModels
+from megapairs_hf.core.errors import ConfigError, ServerUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from megapairs_hf.annotation.client.endpoint import Endpoint
+    from megapairs_hf.annotation.client.http_client import StatusError
     from megapairs_hf.annotation.client.messages import Request
 
-RETRIED = frozenset({408, 409, 425, 429})
-OVERLOAD = frozenset({408, 429, 503, 504})
+# 424 is TGI's status for a generation that failed
+RETRIED = frozenset({408, 409, 424, 425, 429})
 ADVICE = {
     401: "the token in {env} is missing or wrong; set it and run the same command again",
     402: "the account has no credit left; top it up and run the same command again",
@@ -33,37 +43,19 @@ ADVICE = {
 }
 
 
-# how a request may say what form the response is to have; TGI before 3.3 knows the second only
-RESPONSE_FORMS: tuple[Callable[[dict[str, Any]], dict[str, Any] | None], ...] = (
-    lambda schema: {"type": "json_schema", "json_schema": schema},
-    lambda schema: {"type": "json_object", "value": schema["schema"]},
-    lambda _: {"type": "json_object"},
-    lambda _: None,
-)
-FORM: ContextVar[dict[str, Any] | None] = ContextVar("FORM", default=None)
-
-
-class FaultError(Exception):
-    """A request failed in a way that may pass.
-
-    Attributes:
-        wait_s: how long the server asks to wait; None where it does not say.
-        overload: whether it is a sign of too many requests at once.
-    """
-
-    def __init__(self, what: str, wait_s: float | None = None, *, overload: bool = False) -> None:
-        super().__init__(what)
-        self.wait_s, self.overload = wait_s, overload
-
-
 class Transport:
     """Makes the library's clients, and sends one request through one of them."""
 
     def __init__(self, endpoint: Endpoint) -> None:
+        from megapairs_hf.annotation.client.http_client import client_class
+
         self.endpoint = endpoint
         self.token = os.environ.get(endpoint.token_env, "").strip()
+        if not (self.token.isascii() and self.token.isprintable()):
+            raise ConfigError(f"{endpoint.token_env} holds a character that is in no token; set it again")
         self.client_class = client_class()
         self.forms: dict[str, int] = {}
+        self.models = ServedModels(self.token, endpoint.connect_timeout_s)
 
     def connect(self, url: str) -> Any:
         """A client of the library, with its own connections."""
@@ -102,31 +94,59 @@ class Transport:
 
     async def _send(self, client: Any, url: str, request: Request, form: int) -> Response:
         """Send a request with the schema of its response in one of the forms that servers know."""
-        from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
+        from megapairs_hf.annotation.client.http_client import StatusError
 
         schema = request.parameters.get("response_format")
         FORM.set(None if schema is None else RESPONSE_FORMS[form](schema["json_schema"]))
+        model = self.models.instead.get(url, request.model)
+        try:
+            response = await self._send_once(client, url, request, model)
+        except StatusError as error:
+            served = await self.models.only_one(url) if error.status == 404 else ""
+            if not served or served == model:
+                return await self._refusal(url, model, error)
+            model = self.models.take(url, served, request.model)
+            try:
+                response = await self._send_once(client, url, request, model)
+            except StatusError as again:
+                return await self._refusal(url, model, again)
+        return response if model == request.model else replace(response, model=model)
+
+    async def _send_once(self, client: Any, url: str, request: Request, model: str) -> Response:
+        from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
+
+        from megapairs_hf.annotation.client.http_client import StatusError
+
         try:
             async with asyncio.timeout(self.endpoint.timeout_s):
-                output = await client.chat_completion(request.messages, model=request.model, **request.parameters)
+                output = await client.chat_completion(request.messages, model=model, **request.parameters)
+            return read_completion(output.body)
+        except StatusError:
+            raise
+        except FaultError as error:
+            # a server may quote the request in what it says
+            raise FaultError(self._hide(str(error)), error.wait_s, overload=error.overload) from None
         except TimeoutError as error:
             raise FaultError(f"no response within {self.endpoint.timeout_s:g} s", overload=True) from error
-        except HfHubHTTPError as error:
-            return self._refusal(url, request.model, error.response)
         except OfflineModeIsEnabled as error:
             raise ServerUnavailableError(
                 f"HF_HUB_OFFLINE keeps requests from {url}; unset it and run again"
             ) from error
+        except UnicodeEncodeError:
+            return Response("the prompt holds half a surrogate pair", "error", refused="refused")
         except HTTPError as error:
             raise FaultError(f"the connection broke: {type(error).__name__}") from error
-        except (ValueError, TypeError) as error:
-            raise FaultError("the response is no chat completion in JSON") from error
-        return read_output(output)
+        except Exception as error:
+            # whatever else goes wrong with one request must end neither the run nor the health check
+            raise FaultError(f"the request failed: {type(error).__name__}") from error
 
-    def _refusal(self, url: str, model: str, response: Any) -> Response:
-        status = int(response.status_code)
+    async def _refusal(self, url: str, model: str, error: StatusError) -> Response:
+        """What a status means for this request, unless it ends the run or is a fault."""
+        status = error.status
+        words, code = read_error(error.content)
+        words = self._hide(words)
         if status in RETRIED or status >= 500:
-            wait_s = retry_after(response.headers.get("retry-after", ""))
+            wait_s = retry_after(error.retry_after)
             if wait_s is not None and wait_s > self.endpoint.deadline_s:
                 raise ServerUnavailableError(
                     f"{url} answers HTTP {status} and asks to wait {wait_s:,.0f} s, longer than `deadline_s`"
@@ -134,56 +154,31 @@ class Transport:
                 ) from None
             raise FaultError(f"HTTP {status}", wait_s, overload=status in OVERLOAD)
         if status in ADVICE:
-            self._stop(url, status, model)
-        return Response(
-            self._hide(f"HTTP {status}: {' '.join(response.text.split())[:300]}"), "error", refused="refused"
-        )
-
-    def _stop(self, url: str, status: int, model: str) -> NoReturn:
-        advice = ADVICE[status].format(env=self.endpoint.token_env, model=model)
-        # `from None`: the library's own message may quote the request
-        raise ServerUnavailableError(f"{url} answers HTTP {status}: {advice}") from None
+            advice = ADVICE[status].format(env=self.endpoint.token_env, model=model)
+            if status == 404 and model not in (names := await self.models.names(url)):
+                served = ", ".join(map(repr, names))
+                advice = (
+                    f"there is no model {model!r} there, but {served}; set `model` to one of them" if names else advice
+                )
+            # `from None`: the library's own message may quote the request
+            raise ServerUnavailableError(f"{url} answers HTTP {status}: {advice}") from None
+        refused = "content_filter" if code == "content_filter" else "refused"
+        return Response(f"HTTP {status}: {words}", "error", refused=refused)
 
     def _hide(self, text: str) -> str:
         return text.replace(self.token, "…") if self.token else text
 
 
-def client_class() -> type[Any]:
-    """The library's client, so that all clients share the certificates, and a schema goes out in the form chosen.
-
-    Reading certificates takes 25 ms per client, as long as a dozen requests; and the library turns every schema into
-    the form of TGI, which other servers take for plain JSON. A later version of the library that does not call the
-    methods which are overridden here would read them for each client and send that form, and otherwise work the same.
-    """
-    import httpx2
-    from huggingface_hub import AsyncInferenceClient
-    from huggingface_hub.utils._http import async_hf_request_event_hook, async_hf_response_event_hook
-
-    certificates = httpx2.create_ssl_context()
-    hooks = {"request": [async_hf_request_event_hook], "response": [async_hf_response_event_hook]}
-
-    class SharingClient(AsyncInferenceClient):
-        async def _get_async_client(self) -> Any:
-            if self._async_client is None:  # type: ignore[has-type]
-                client = httpx2.AsyncClient(
-                    event_hooks=hooks,  # type: ignore[arg-type]
-                    follow_redirects=True,
-                    timeout=None,
-                    verify=certificates,
-                )
-                self._async_client = await self.exit_stack.enter_async_context(client)
-            return self._async_client
-
-        async def _inner_post(self, request_parameters: Any, **options: Any) -> Any:
-            body = request_parameters.json
-            if isinstance(body, dict) and "response_format" in body:
-                form = FORM.get()
-                del body["response_format"]
-                if form is not None:
-                    body["response_format"] = form
-            return await super()._inner_post(request_parameters, **options)
-
-    return SharingClient
+def read_error(content: bytes) -> tuple[str, str]:
+    """The words of a refusal, and its code where it has one."""
+    try:
+        value = parse_body(content)
+    except FaultError:
+        value = None
+    error = value.get("error") if isinstance(value, dict) else None
+    code = error.get("code") if isinstance(error, dict) else None
+    text = shorten(content[: 4 * WORDS].decode("utf-8", "replace"))
+    return find_words(value) or text, code if isinstance(code, str) else ""
 
 
 async def reach(url: str, timeout_s: float) -> None:
@@ -192,39 +187,19 @@ async def reach(url: str, timeout_s: float) -> None:
     Raises:
         ServerUnavailableError: nothing does.
     """
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    if parts.scheme in getproxies() and not proxy_bypass(host):
-        return
-    port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        if parts.scheme in getproxies() and not proxy_bypass(host):
+            return
+        port = parts.port or (443 if parts.scheme == "https" else 80)
         async with asyncio.timeout(timeout_s):
             _, writer = await asyncio.open_connection(host, port)
-    except (OSError, TimeoutError) as error:
+    except (OSError, TimeoutError, ValueError) as error:
         raise ServerUnavailableError(
             f"nothing answers at {url}; start the server or correct `urls`, then run the same command again"
         ) from error
     writer.close()
-
-
-def read_output(output: Any) -> Response:
-    """The response in a `ChatCompletionOutput`, whatever the server left out of it.
-
-    Raises:
-        FaultError: there is no choice or no message in it.
-    """
-    choices = output.choices
-    message = getattr(choices[0], "message", None) if isinstance(choices, list) and choices else None
-    if message is None:
-        raise FaultError("the response holds no choice")
-    usage = output.usage
-    return Response(
-        # half of a surrogate pair is legal in JSON, but no file can hold it
-        text=(message.content or "").encode("utf-8", "replace").decode(),
-        finish_reason=choices[0].finish_reason or "",
-        prompt_tokens=getattr(usage, "prompt_tokens", None),
-        completion_tokens=getattr(usage, "completion_tokens", None),
-    )
 
 
 def retry_after(header: str) -> float | None:
@@ -240,5 +215,5 @@ def retry_after(header: str) -> float | None:
         pass
     try:
         return max(0.0, (parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return None
