@@ -221,8 +221,8 @@ def _with_bytes(cell: Mapping[str, Any] | None, folder: Path | None) -> dict[str
             if folder is not None and not file.resolve().is_relative_to(folder.resolve()):
                 # the table may be a stranger's, and what it names is published
                 raise ArtifactError(
-                    f"the image {path} lies outside {folder.resolve()}, where the table is; put the table above its"
-                    " images, or load it and give the Dataset"
+                    f"the image {path} lies outside {folder.resolve()}; put the table above its images, or load it and"
+                    " give the Dataset"
                 )
             content = file.read_bytes()
         except (OSError, ValueError, RuntimeError):

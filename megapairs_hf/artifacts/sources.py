@@ -8,6 +8,7 @@ configuration `images` serves as one.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.artifacts import storage
@@ -22,7 +23,6 @@ from megapairs_hf.core.errors import ArtifactError, SchemaMismatchError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from datasets import Dataset
 
@@ -131,6 +131,7 @@ def _of_rows(source: Any, kind: str) -> Artifact:
 def _of_published(path: str, kind: str) -> Artifact:
     """A data set on the Hub, or a folder with a README that says which files it has."""
     import datasets
+    from huggingface_hub.constants import HF_HUB_CACHE
 
     try:
         names = datasets.get_dataset_config_names(path)
@@ -153,4 +154,6 @@ def _of_published(path: str, kind: str) -> Artifact:
         raise ArtifactError(
             f"{path} has the splits {', '.join(map(str, splits))} and no `train`; load one and give the Dataset"
         )
-    return virtual_artifact(loaded[split], kind, path)
+    # of what it names by a path nothing else on this machine is read
+    folder = storage.local(path) if storage.exists(path) else Path(HF_HUB_CACHE)
+    return virtual_artifact(loaded[split], kind, path, folder=folder)

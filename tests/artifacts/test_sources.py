@@ -6,6 +6,7 @@ import random
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict, Features, Image, List, Value
 
@@ -247,5 +248,18 @@ def test_a_table_names_no_file_outside_its_folder(name, photos, tmp_path):
         if path == "good.png":
             assert as_artifact(inside / name, "corpus").shard(0)["image"][0]["bytes"].as_py()
             continue
-        with pytest.raises(ArtifactError, match=r"lies outside .*strangers, where the table is; put the table above"):
+        with pytest.raises(ArtifactError, match=r"lies outside .*strangers; put the table above"):
             as_artifact(inside / name, "corpus").shard(0)
+
+
+def test_a_published_folder_names_no_file_outside_it_either(tmp_path):
+    (tmp_path / "secret.txt").write_text("secret")
+    folder = tmp_path / "published"
+    folder.mkdir()
+    (folder / "README.md").write_text("---\nconfigs:\n- config_name: images\n  data_files: images.parquet\n---\n")
+    features = Features({"image_id": Value("string"), "image": Image()})
+    rows = Dataset.from_dict({"image_id": ["a"], "image": [str(tmp_path / "secret.txt")]}, features=features)
+    # `to_parquet` would take the file in
+    pq.write_table(rows.data.table, folder / "images.parquet")
+    with pytest.raises(ArtifactError, match="lies outside"):
+        as_artifact(folder, "corpus").shard(0)
