@@ -208,9 +208,8 @@ class AnnotationFunction(RowFunction):
         if self._session is None:
             folder = self.journal_folder()
             if self.config.engine == "transformers":
-                self._session = LocalSession(
-                    self.config, folder, vision=self.VISION, device=device_of_rank(self._rank)
-                )
+                model, device = (self.model_path, self.weights), device_of_rank(self._rank)
+                self._session = LocalSession(self.config, folder, model, vision=self.VISION, device=device)
             else:
                 self._session = Session(self.config, folder)
             self._at_exit = weakref.finalize(self, self._session.close)

@@ -81,7 +81,9 @@ def annotate(step: Step, ask: Ask | None = None) -> Artifact:
 
 
 def _by_local_model(step: Step, writer: ArtifactWriter, bar: Progress) -> None:
-    session = LocalSession(step.config, journal_folder(step.out), vision=step.function.VISION)
+    function = step.function
+    model = function.model_path, function.weights
+    session = LocalSession(step.config, journal_folder(step.out), model, vision=function.VISION)
     shards = ShardIO(step, writer, session.journal)
     try:
         for index in writer.mine():

@@ -160,7 +160,7 @@ class Verify(AnnotationFunction):
         """The outcomes of a CLIP model's scores, batch by batch."""
         reader = self.reader(pa.Table.from_pylist(rows))
         negatives = self.negatives(rows, reader)
-        clip = load(self.config.model, self.model_path, self.config.local, device_of_rank(self._rank))
+        clip = load(self.config.model, self.model_path, self.weights, self.config.local, device_of_rank(self._rank))
         outcomes = []
         for start in range(0, len(rows), self.config.local.batch_size):
             batch = rows[start : start + self.config.local.batch_size]

@@ -8,6 +8,7 @@ configuration `images` serves as one; and of images that files name by a path on
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.artifacts import storage

@@ -46,10 +46,11 @@ def add_columns(dataset: AnyDataset, function: RowFunction, **map_arguments: Any
         The data set with the added columns.
 
     Raises:
-        ConfigError: the data set lacks a column that the function needs.
+        ConfigError: the data set lacks a column that the function needs, or there are several splits.
     """
     import datasets
 
+    _require_one_split(dataset)
     others = [name for name in dataset.column_names or () if name not in function.features]
     if isinstance(dataset, datasets.IterableDataset):
         features = None
@@ -61,9 +62,20 @@ def add_columns(dataset: AnyDataset, function: RowFunction, **map_arguments: Any
         # `map` gives a data set without rows back as it is
         features = datasets.Features({**{name: dataset.features[name] for name in others}, **function.features})
         return datasets.Dataset.from_dict({name: [] for name in features}, features=features)
+    if dataset.format["type"] is not None:
+        # another format would decode the images before they are looked at
+        plain = add_columns(dataset.with_format(None), function, **map_arguments)
+        return plain.with_format(dataset.format["type"], **dataset.format["format_kwargs"])
     arguments = {"features": function.features, "desc": type(function).__name__, **map_arguments}
     added = _map_shards(dataset, function, arguments) if distributed.launched() else _map(dataset, function, arguments)
     return datasets.concatenate_datasets([dataset.select_columns(others), added], axis=1) if others else added
+
+
+def _require_one_split(dataset: Any) -> None:
+    import datasets
+
+    if isinstance(dataset, datasets.DatasetDict | datasets.IterableDatasetDict):
+        raise ConfigError(f"this is a data set of several splits; take one of them ({', '.join(map(str, dataset))})")
 
 
 def _map(dataset: Dataset, function: RowFunction, arguments: dict[str, Any]) -> Dataset:
@@ -97,10 +109,11 @@ def drop_errors(dataset: AnyDataset) -> AnyDataset:
         The rows without an error, in their order.
 
     Raises:
-        ConfigError: there is no column `error`.
+        ConfigError: there is no column `error`, or there are several splits.
     """
     import datasets
 
+    _require_one_split(dataset)
     if dataset.column_names is not None and ERROR not in dataset.column_names:
         raise ConfigError(f"there is no column {ERROR!r}, so no row function was mapped over this data set")
     if isinstance(dataset, datasets.IterableDataset):

@@ -179,7 +179,8 @@ def split_pairs(pairs: Dataset, validation: float = 0.05, seed: int = 0) -> Data
         ConfigError: a column is missing, or no pair is left for training.
     """
     require(0 <= validation < 1, "validation", validation, "at least 0 and below 1")
-    keys = _keys(check_dataset(pairs, "split_pairs"))
+    pairs = check_dataset(pairs, "split_pairs")
+    keys = _keys(pairs)
     errors = keys[ERROR].to_pylist() if ERROR in keys.column_names else [""] * len(keys)
     good = np.flatnonzero([not error for error in errors])
     usable = keys if len(good) == len(keys) else keys.filter(pa.array([not error for error in errors]))

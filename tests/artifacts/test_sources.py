@@ -315,20 +315,3 @@ def test_what_is_wrong_with_an_object_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ArtifactError, match="cannot open nobody/nothing as corpus"):
         as_artifact("nobody/nothing", "corpus")
-
-
-@pytest.mark.parametrize("name", ["images.csv", "images.jsonl", "images.parquet"])
-def test_a_table_names_no_file_outside_its_folder(name, photos, tmp_path):
-    inside, outside = tmp_path / "strangers", tmp_path / "secret.txt"
-    inside.mkdir()
-    outside.write_text("secret")
-    (inside / "link.png").symlink_to(outside)
-    draw("teal", "star", "white").save(inside / "good.png")
-    for path in (str(outside), "../secret.txt", "link.png", "good.png"):
-        rows = Dataset.from_dict({"image_id": ["a"], "image": [path]})
-        {"csv": rows.to_csv, "jsonl": rows.to_json, "parquet": rows.to_parquet}[name.split(".")[1]](inside / name)
-        if path == "good.png":
-            assert as_artifact(inside / name, "corpus").shard(0)["image"][0]["bytes"].as_py()
-            continue
-        with pytest.raises(ArtifactError, match=r"lies outside .*strangers, where the table is; put the table above"):
-            as_artifact(inside / name, "corpus").shard(0)

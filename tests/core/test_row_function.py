@@ -4,7 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
-from datasets import Dataset, Features, IterableDataset, List, Value
+from datasets import Dataset, DatasetDict, Features, IterableDataset, List, Value
 from datasets.fingerprint import Hasher
 
 from megapairs_hf.core.columns import add_columns, drop_errors
@@ -159,3 +159,18 @@ def test_no_rows_get_the_columns_too(data):
         {"kept": data.features["kept"], "text": data.features["text"], **Lengths().features}
     )
     assert drop_errors(empty).column_names == empty.column_names
+
+
+def test_a_format_is_kept_and_does_not_reach_the_function(data):
+    rows = data.add_column("n", [1, 2, 3, 4])
+    for kind in ("numpy", "torch", "arrow", "pandas"):
+        added = add_columns(rows.with_format(kind), Lengths())
+        assert added.format["type"] == kind
+        assert added.with_format(None).to_list() == add_columns(rows, Lengths()).to_list()
+
+
+def test_several_splits_are_refused(data):
+    splits = DatasetDict({"train": data, "test": data})
+    for call in (lambda: add_columns(splits, Lengths()), lambda: drop_errors(splits)):
+        with pytest.raises(ConfigError, match=r"several splits; take one of them \(train, test\)"):
+            call()

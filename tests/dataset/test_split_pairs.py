@@ -160,6 +160,11 @@ def test_where_validation_would_hold_no_pair_all_are_for_training(capsys):
     assert set(split_pairs(Dataset.from_dict(rows), validation=0.0)["split"]) == {"train"}
 
 
+@pytest.mark.parametrize("kind", ["numpy", "arrow", "pandas"])
+def test_a_format_decides_nothing(kind):
+    assert split_pairs(ring(40).with_format(kind), 0.2).to_list() == split_pairs(ring(40), 0.2).to_list()
+
+
 def test_what_cannot_be_divided_says_why():
     with pytest.raises(ConfigError, match="pairs need the column 'query_id'; columns: q_img, t_img"):
         split_pairs(Dataset.from_dict({"q_img": ["a"], "t_img": ["b"]}))

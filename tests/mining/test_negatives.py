@@ -188,6 +188,12 @@ def test_too_few_are_counted(images, texts, capsys):
     assert "8 have fewer than 20; raise `range_max`" in capsys.readouterr().err
 
 
+def test_a_positive_that_is_none_is_none(images, texts):
+    rows = data_set(images, image_id=ids())
+    found = hard_negatives(rows, texts[:2], ["i000", None])
+    assert found["error"][:] == ["", "no_positive: none is named"]
+
+
 def test_no_query_is_no_error(images):
     rows = data_set(images, image_id=ids())
     assert len(hard_negatives(rows, np.empty((0, 32), np.float32), [])) == 0
@@ -198,6 +204,8 @@ def test_what_cannot_be_searched_says_why(images, texts):
     positives = [f"i{n:03d}" for n in range(60)]
     with pytest.raises(ConfigError, match="there are 59 positives and 60 queries"):
         hard_negatives(rows, texts, positives[:-1])
+    with pytest.raises(ConfigError, match="positives are named by `image_id`, a text, and not by 7; give each"):
+        hard_negatives(rows, texts, [7] * 60)
     with pytest.raises(ConfigError, match="the queries have 31 dimensions, but the data set 32"):
         hard_negatives(rows, texts[:, :31], positives)
     with pytest.raises(ConfigError, match="queries must be a Dataset with embeddings, or an array"):

@@ -116,6 +116,10 @@ class AsyncRunner:
         key = request.key
         if key in self.under_way:
             return await asyncio.shield(self.under_way[key])
+        # that of an equal request may have come since the rows were read
+        known = self.journal.get(key)
+        if known is not None:
+            return known
         response: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
         self.under_way[key] = response
         try:
