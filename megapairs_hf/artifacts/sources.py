@@ -7,6 +7,7 @@ configuration `images` serves as one; and of images that files name by a path on
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -137,6 +138,22 @@ def _of_rows(source: Any, kind: str) -> Artifact:
     return virtual_artifact(source, kind, f"the Dataset of {len(source):,} rows")
 
 
+def _own_cache(path: str) -> str | None:
+    """Where `datasets` keeps the rows of a folder that is no artifact of ours: one place for each state of it.
+
+    By itself it tells folders apart by their last name and the text of their README, and may give the rows of another.
+    """
+    if not storage.is_local(path) or not storage.exists(path) or storage.exists(join(path, MANIFEST)):
+        return None
+    import datasets
+
+    folder = storage.local(path).resolve()
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    facts = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    mark = hashlib.sha256(repr(facts).encode("utf-8", "backslashreplace")).hexdigest()[:16]
+    return join(datasets.config.HF_DATASETS_CACHE, "megapairs_hf", f"folder-{mark}")
+
+
 def _of_published(path: str, kind: str) -> Artifact:
     """A data set on the Hub, or a folder with a README that says which files it has."""
     import datasets
@@ -155,7 +172,7 @@ def _of_published(path: str, kind: str) -> Artifact:
         raise ArtifactError(
             f"{path} has no configuration {configuration!r} to serve as {kind}; it has {', '.join(names)}"
         )
-    loaded = load(path, name=name)
+    loaded = load(path, name=name, cache_dir=_own_cache(path))
     splits = list(loaded)
     split = "train" if "train" in splits else splits[0]
     if len(splits) > 1 and split != "train":

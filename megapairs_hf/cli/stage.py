@@ -227,14 +227,17 @@ def captioned(corpus: Any, path: str) -> Any:
 
 
 def open_embeddings(folder: str) -> Any:
-    """The embeddings in a folder, by encoder; or those of a folder that another program wrote.
+    """The embeddings in a folder, by encoder; those of a table; or those of a folder that another program wrote.
 
     Raises:
         IncompleteArtifactError: some were begun and not finished.
         ArtifactError: there are none.
     """
     from megapairs_hf.artifacts.artifact import open_artifact
+    from megapairs_hf.artifacts.sources import as_artifact
 
+    if Path(folder).is_file() or exists(join(folder, MANIFEST)):
+        return {Path(folder).stem: as_artifact(folder, "embeddings")}
     names = sorted(path.parent.name for path in Path(folder).glob("[!.]*/manifest.json"))
     begun = sorted(path.parent.name for path in Path(folder).glob("[!.]*/.plan.json"))
     if set(begun) - set(names):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.core.errors import CorpusError, ImageRejectedError
+from megapairs_hf.core.image_paths import caches
 from megapairs_hf.core.row_function import ERROR, RowFunction, format_error
 from megapairs_hf.corpus.sources.base import no_id
 from megapairs_hf.corpus.sources.cells import (
@@ -124,11 +125,12 @@ class CheckImages(RowFunction):
     name, without `.tar`); else the image's path relative to `root`; else the first 16 hex digits of the pixels' hash.
     It is never a counter and never an absolute path, so rows that are added or left out rename none.
 
-    A path in a column of texts must lead to a file inside `root`; the paths of an `Image` column are read where they
-    lead, as `datasets` does. Nothing is fetched from the network.
+    A path must lead to a file inside `root`, or inside the caches of `datasets` and of the Hub's client. Without a
+    `root` the paths of an `Image` column are read where they lead, as `datasets` does, and those in a column of texts
+    not at all. Nothing is fetched from the network.
 
     Args:
-        root: the folder that ids are relative to, and that paths in a column of texts must be inside.
+        root: the folder that ids are relative to, and that the images must be inside.
         image_column: the column with the images; None for the only one that there is.
         id_column: the column with unique ids.
         max_pixels: more pixels than this and an image is an error before it is decoded.
@@ -191,7 +193,8 @@ class CheckImages(RowFunction):
     def _check(self, cell: Any, key: str | None, root: Path | None) -> dict[str, Any]:
         from PIL import Image
 
-        content, problem = (cell, None) if isinstance(cell, Image.Image) else read_cell(cell, root, None)
+        roots = None if root is None else (root, *caches())
+        content, problem = (cell, None) if isinstance(cell, Image.Image) else read_cell(cell, root, roots)
         if problem is None and key == "":
             problem = no_id(self.id_column)
         try:
