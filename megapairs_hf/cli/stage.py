@@ -220,10 +220,9 @@ def open_input(name: str, path: str, work: str) -> Any:
 def captioned(corpus: Any, path: str) -> Any:
     """A corpus with the captions of a folder or file in the place of its own."""
     from megapairs_hf.artifacts.captioned import with_captions
-    from megapairs_hf.artifacts.sources import as_artifact
 
     note(f"{path} takes the place of the corpus's captions")
-    return with_captions(corpus, as_artifact(path, CAPTIONS))
+    return with_captions(corpus, path)
 
 
 def open_embeddings(folder: str) -> Any:

@@ -16,7 +16,7 @@ from megapairs_hf.artifacts.artifact import open_artifact
 from megapairs_hf.artifacts.tables import arrow_bytes
 from megapairs_hf.cli import main
 from megapairs_hf.core.errors import ArtifactError, ConfigError
-from megapairs_hf.mining import MineConfig, RelationConfig, mine_pairs
+from megapairs_hf.mining import MineConfig, RelationConfig, mine, mine_pairs
 from megapairs_hf.mining.near_duplicates import cluster_stats, representatives
 from megapairs_hf.mining.sampling import sample_pairs, spread
 from tests.clustered import made_corpus, made_embeddings
@@ -184,6 +184,19 @@ def test_the_command_takes_the_embeddings_of_one_table_or_encoder(embeddings, co
             name for row in open_artifact(tmp_path / "out").table(["relation"]).to_pylist() for name in row["relation"]
         }
         assert relations == {Path(path).stem}
+
+
+def test_mine_takes_the_embeddings_of_an_artifact_or_a_file(embeddings, tmp_path):
+    settings = {"neighbors": 10, "similarity_range": (0.2, 0.98), "range_kind": "quantile"}
+    artifact = embeddings["clip_text"]
+    artifact.dataset().to_parquet(tmp_path / "own.parquet")
+    of_texts = mine(artifact, **settings)
+    assert mine(artifact.path, **settings).to_list() == of_texts.to_list()
+    # of a file nobody knows that it is of texts
+    assert mine(tmp_path / "own.parquet", text_columns=["embedding"], **settings).to_list() == of_texts.to_list()
+    assert {name for names in of_texts["relation"] for name in names} == {"embedding"}
+    with pytest.raises(ArtifactError, match="check the path"):
+        mine(tmp_path / "nothing.parquet", **settings)
 
 
 def test_rows_from_elsewhere_that_do_not_fit_are_one_sentence(embeddings, corpus, tmp_path):
