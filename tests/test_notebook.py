@@ -151,6 +151,26 @@ def test_its_embedding_in_two_processes_gives_equal_rows(rule_based, hub, photos
         assert embeddings == results["embedding"]
 
 
+@pytest.mark.timeout(600)
+def test_the_first_lines_of_the_readme_run(hub, photos, models, tmp_path):
+    code = (ROOT / "README.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    changes = {
+        '"photos"': f'"{photos}"',
+        "facebook/dinov2-large": f"{models}/dino",
+        'relations=["dino_image"]': 'relations=["dino_image"], similarity_range=(0.1, 0.99), range_kind="quantile"',
+        'urls=["http://gpu-1:8080/v1"], model="OpenGVLab/InternVL2-26B"': 'engine="rule_based"',
+        'urls=["http://gpu-2:8080/v1"], model="meta-llama/Meta-Llama-3-8B-Instruct"': 'images=ds, engine="rule_based"',
+        "your-name/your-pairs": "you/readme-pairs",
+    }
+    for old, new in changes.items():
+        assert old in code, old
+        code = code.replace(old, new)
+    (tmp_path / "home").mkdir()
+    done = run_child(hub, tmp_path / "home" / "hf", "-c", code + "\nprint(len(triplets))")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert int(done.stdout.strip().splitlines()[-1]) > 50
+
+
 @pytest.fixture
 def vlm_server(tmp_path):
     """`transformers serve` with a tiny LLaVA-NeXT that has learnt one sentence; its address and its model."""
