@@ -71,7 +71,7 @@ def _of_path(path: str, kind: str) -> Artifact | None:
         images = list_images(root)
         if images:
             dataset, fingerprint = image_rows(root, images)
-            return virtual_artifact(dataset, kind, path, fingerprint)
+            return virtual_artifact(dataset, kind, path, fingerprint, root)
     files = table_files(path)
     if not files:
         return None
