@@ -12,14 +12,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from megapairs_hf.core import distributed
 from megapairs_hf.core.errors import ConfigError
 from megapairs_hf.core.progress import note
-from megapairs_hf.core.row_function import ERROR, reason_of
+from megapairs_hf.core.row_function import ERROR, RowFunction, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from datasets import Dataset, IterableDataset
-
-    from megapairs_hf.core.row_function import RowFunction
 
     AnyDataset = TypeVar("AnyDataset", Dataset, IterableDataset)
 
@@ -46,11 +44,15 @@ def add_columns(dataset: AnyDataset, function: RowFunction, **map_arguments: Any
         The data set with the added columns.
 
     Raises:
-        ConfigError: the data set lacks a column that the function needs, or there are several splits.
+        ConfigError: the data set lacks a column that the function needs, it has several splits, or the function is no
+            row function.
     """
     import datasets
 
     _require_one_split(dataset)
+    if not isinstance(function, RowFunction):
+        call = f"; write {function.__name__}(…)" if isinstance(function, type) else ""
+        raise ConfigError(f"add_columns takes a row function, such as CheckImages(){call}; for others there is `map`")
     others = [name for name in dataset.column_names or () if name not in function.features]
     if isinstance(dataset, datasets.IterableDataset):
         features = None

@@ -134,9 +134,14 @@ class RowFunction(ABC):
 
         Args:
             **values: the row.
+
+        Raises:
+            ConfigError: there is none.
         """
         import numpy as np
 
+        if not values:
+            raise ConfigError(f"{type(self).__name__}: `one` needs a row; name its columns, or give what it reads")
         columns = self({name: [value] for name, value in values.items()})
         firsts = {name: column[0] for name, column in columns.items()}
         return {name: value.item() if isinstance(value, np.generic) else value for name, value in firsts.items()}

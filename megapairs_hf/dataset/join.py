@@ -43,7 +43,7 @@ class JoinTriplets(RowFunction):
         ConfigError: a setting is out of its range.
     """
 
-    VERSION = 1
+    VERSION = 2  # the pair's two images must differ, and a text of blanks is none
 
     def __init__(self, *, min_negatives: int = 2, min_pass_rate: float = 0.0, language: str = "en") -> None:
         require(min_negatives >= 1, "min_negatives", min_negatives, "at least 1 (the query image)")
@@ -84,6 +84,8 @@ class JoinTriplets(RowFunction):
         negatives = [name for name in dict.fromkeys(mined or ()) if name not in {query, target}]
         if not query or not target:
             error = format_error("no_image_id", "`query_id` or `target_id` is empty")
+        elif not error and query == target:
+            error = format_error("same_image", "the pair's two images are one")
         elif not error and mined is not None and len(negatives) + 1 < self.min_negatives:
             error = format_error("too_few_negatives", f"{len(negatives) + 1}, the query image counted")
         if error:
@@ -109,9 +111,10 @@ class JoinTriplets(RowFunction):
         if len(verdicts) != len(texts):
             return [], [], format_error("other_verdicts", f"{len(verdicts)} pass rates of {len(texts)} instructions")
         rates = [math.nan if rate is None else float(rate) for rate in verdicts]
-        both = [(t, r) for t, r in zip(texts, rates, strict=True) if t and (math.isnan(r) or r >= self.min_pass_rate)]
+        said = [(t, r) for t, r in zip(texts, rates, strict=True) if t and t.strip()]
+        both = [(t, r) for t, r in said if math.isnan(r) or r >= self.min_pass_rate]
         if not both:
-            detail = f"none passes at {self.min_pass_rate:g}" if texts else "the pair has none"
+            detail = f"none passes at {self.min_pass_rate:g}" if said else "the pair has none"
             return [], [], format_error("no_instruction", detail)
         return [text for text, _ in both], [rate for _, rate in both] if row.get(VERIFIED) else [], ""
 

@@ -10,21 +10,23 @@ on the CPU and in one thread, because processes that are forked later would hang
 from __future__ import annotations
 
 import contextlib
+import os
 from abc import abstractmethod
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from megapairs_hf.artifacts.fingerprints import commit_of, model_path, weights_fingerprint
+from megapairs_hf.core.config import build_config
 from megapairs_hf.core.dependencies import require
 from megapairs_hf.core.distributed import device_of_rank
 from megapairs_hf.core.row_function import ERROR, RowFunction
-from megapairs_hf.embedding.config import EncoderConfig, ModelSettings
+from megapairs_hf.embedding.config import ModelSettings
 from megapairs_hf.embedding.encoders import load_encoder
 from megapairs_hf.embedding.loader import Files, ImagePreprocessor, prepared
 from megapairs_hf.embedding.unit_embeddings import Embedded, dimension_of, embed_images, embed_texts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from datasets import Features
 
@@ -34,6 +36,14 @@ if TYPE_CHECKING:
 Library = Literal["transformers", "open_clip", "sentence_transformers"]
 Pooling = Literal["cls", "mean", "pooler"]
 Precision = Literal["float32", "bfloat16", "float16"]
+
+
+def _settings(
+    where: str, column: str, model: str, what: str, encoder: Mapping[str, Any], others: Mapping[str, Any]
+) -> ModelSettings:
+    """The settings, their types checked as those of a recipe are."""
+    values = {"name": column, "model": os.fspath(model), "input": what, **encoder}
+    return build_config(ModelSettings, {"model": values, **others}, where)
 
 
 class _Embed(RowFunction):
@@ -140,8 +150,9 @@ class EmbedImages(_Embed):
         threads: int = 2,
         device: str | None = None,
     ) -> None:
-        encoder = EncoderConfig(column, model, "image", library, pretrained, revision, pooling)
-        super().__init__(column, ModelSettings(encoder, dtype, batch_size, draft), device)
+        encoder = {"library": library, "pretrained": pretrained, "revision": revision, "pooling": pooling}
+        others = {"dtype": dtype, "batch_size": batch_size, "draft": draft}
+        super().__init__(column, _settings("EmbedImages", column, model, "image", encoder, others), device)
         self.image_column, self.root, self.threads = image_column, root, threads
 
     def embed(self, rows: Rows, encoder: Encoder) -> Embedded:
@@ -196,8 +207,9 @@ class EmbedTexts(_Embed):
         batch_size: int = 64,
         device: str | None = None,
     ) -> None:
-        encoder = EncoderConfig(column, model, "caption", library, pretrained, revision)
-        super().__init__(column, ModelSettings(encoder, dtype, batch_size), device)
+        encoder = {"library": library, "pretrained": pretrained, "revision": revision}
+        others = {"dtype": dtype, "batch_size": batch_size}
+        super().__init__(column, _settings("EmbedTexts", column, model, "caption", encoder, others), device)
         self.input = input
 
     def embed(self, rows: Rows, encoder: Encoder) -> Embedded:

@@ -24,6 +24,7 @@ from megapairs_hf.artifacts.writer import create_artifact
 from megapairs_hf.core.columns import format_counts
 from megapairs_hf.core.config import config_dict, given_settings
 from megapairs_hf.core.dependencies import require
+from megapairs_hf.core.errors import ConfigError
 from megapairs_hf.core.progress import note
 from megapairs_hf.core.schema import EMBEDDING, SCHEMA_VERSION
 from megapairs_hf.core.whole_data import check_dataset
@@ -88,6 +89,8 @@ def mine(
         ConfigError: a setting or a column does not fit, or the similarity range leaves no pair.
         MissingDependencyError: the extra `mine` is not installed.
     """
+    if isinstance(relations, str):
+        raise ConfigError(f"`relations` is one name, {relations!r}, but must be a list: relations=[{relations!r}]")
     if relations is not None:
         settings = {**settings, "relations": [_as_dict(relation) for relation in relations]}
     config = given_settings(MineConfig, config, settings, "mine")

@@ -189,6 +189,8 @@ def test_a_row_with_an_error_is_passed_over_and_missing_images_are_errors(serve,
 def test_wrong_settings_and_columns_say_what_to_do(images, rows):
     with pytest.raises(ConfigError, match="Describe: unknown key 'temprature'; did you mean 'temperature'"):
         Describe(images, temprature=1.0)
+    with pytest.raises(ConfigError, match="Describe: unknown key 'url'; did you mean 'urls'"):
+        Describe(images, url="http://127.0.0.1:9/v1")
     with pytest.raises(ConfigError, match="there is no column 'description'; columns: query_id, target_id"):
         Instruct()(rows[:2])
     with pytest.raises(ConfigError, match=r"Describe needs images here; name them: Describe\(images=…\)"):

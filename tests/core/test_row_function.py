@@ -53,6 +53,17 @@ def data():
     return Dataset.from_dict({"text": TEXTS, "kept": [b"1", b"2", b"3", b"4"]})
 
 
+def test_what_is_no_row_function_or_no_single_split_is_one_sentence(data):
+    with pytest.raises(ConfigError, match=r"such as CheckImages\(\); write Lengths\(…\); for others there is `map`"):
+        add_columns(data, Lengths)
+    with pytest.raises(ConfigError, match="takes a row function"):
+        add_columns(data, "photos")
+    with pytest.raises(ConfigError, match="Lengths: `one` needs a row; name its columns"):
+        Lengths().one()
+    with pytest.raises(ConfigError, match="takes one split of a data set; take one of 'train'"):
+        add_columns(DatasetDict({"train": data}), Lengths())
+
+
 @pytest.mark.parametrize("batch_size", [1, 3, 1000])
 def test_the_same_rows_by_add_columns_by_map_and_by_streaming(data, batch_size):
     added = add_columns(data, Lengths(), batch_size=batch_size)

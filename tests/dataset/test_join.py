@@ -96,6 +96,8 @@ def test_a_row_with_an_error_is_passed_over_and_bad_rows_get_one(capsys):
         {"query_id": "a", "target_id": "b", "negative_ids": ["b"], "instructions": ["x"], "error": ""},
         {"query_id": "a", "target_id": "b", "negative_ids": ["c"], "instructions": [], "error": ""},
         {"query_id": "a", "target_id": "", "negative_ids": ["c"], "instructions": ["x"], "error": ""},
+        {"query_id": "a", "target_id": "a", "negative_ids": ["c"], "instructions": ["x"], "error": ""},
+        {"query_id": "a", "target_id": "b", "negative_ids": ["c"], "instructions": [" ", ""], "error": ""},
     ]
     joined = add_columns(Dataset.from_list(pairs), JoinTriplets())
     assert joined["error"][:] == [
@@ -104,11 +106,13 @@ def test_a_row_with_an_error_is_passed_over_and_bad_rows_get_one(capsys):
         "too_few_negatives: 1, the query image counted",
         "no_instruction: the pair has none",
         "no_image_id: `query_id` or `target_id` is empty",
+        "same_image: the pair's two images are one",
+        "no_instruction: the pair has none",
     ]
     # neither the query image twice nor the target is a negative
     assert joined[0]["hns"] == ["a", "c"] and joined[1]["hns"] == []
     assert len(drop_errors(joined)) == 1
-    assert "4 of 5 rows left out" in capsys.readouterr().err
+    assert "6 of 7 rows left out" in capsys.readouterr().err
 
 
 def test_pass_rates_choose_the_instructions_and_stay_with_them():

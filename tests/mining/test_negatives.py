@@ -178,14 +178,14 @@ def test_rows_without_an_embedding_and_queries_that_cannot_be_served(images, tex
         else:
             assert len(row["negative_rows"]) == 5 and not set(row["negative_rows"]) & {2, 3, 70, 399}
     said = capsys.readouterr().err
-    assert "hard_negatives: 265 of 60 queries; without any: 4 no_embedding, " in said and "1 unknown_positive" in said
+    assert "hard_negatives: 265 for 60 queries; without any: 4 no_embedding, " in said and "1 unknown_positive" in said
 
 
 def test_too_few_are_counted(images, texts, capsys):
     rows = data_set(images[:8], image_id=ids(8))
     found = hard_negatives(rows, texts[:8], [f"i{n:03d}" for n in range(8)], num_negatives=20)
     assert {len(row["negative_ids"]) for row in found} == {7}
-    assert "8 have fewer than 20; raise `range_max`" in capsys.readouterr().err
+    assert "hard_negatives: 56 for 8 queries; 8 have fewer than 20; raise `range_max`" in capsys.readouterr().err
 
 
 def test_a_positive_that_is_none_is_none(images, texts):

@@ -252,10 +252,15 @@ def test_what_cannot_be_mined_says_why(saved):
     rows = data_set(embeddings)
     with pytest.raises(ConfigError, match=r"there is no column 'image_id'; add it with add_columns\(ds, CheckImages"):
         mine(rows.remove_columns("image_id"))
+    numbered = rows.remove_columns("image_id").add_column("image_id", list(range(len(rows))))
+    with pytest.raises(ConfigError, match=r"holds int64, but ids are text; make it text first, with ds\.cast_column"):
+        mine(numbered)
     with pytest.raises(ConfigError, match="no column of embeddings; add one with EmbedImages"):
         mine(rows.select_columns(["image_id"]))
     with pytest.raises(ConfigError, match="no column 'sound' of embeddings; columns: image_id, dino_image, clip_text"):
         mine(rows, ["sound"])
+    with pytest.raises(ConfigError, match=r"must be a list: relations=\['dino_image'\]"):
+        mine(rows, "dino_image")
     with pytest.raises(ConfigError, match="takes one split of a data set; take one of 'train'"):
         mine(datasets.DatasetDict({"train": rows}))
     with pytest.raises(ConfigError, match="cannot take a stream"):
