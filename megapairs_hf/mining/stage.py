@@ -73,21 +73,21 @@ def mine_pairs(
         return write_artifact(rows, config, out, suffix="parquet", overwrite=overwrite)
     if corpus is None:
         raise ArtifactError("the corpus that the embeddings were made of is not there; name its folder with --corpus")
-    opened = {name: as_artifact(rows, "embeddings") for name, rows in embeddings.items()}
-    for name, artifact in opened.items():
+    artifacts = {name: as_artifact(rows, "embeddings") for name, rows in embeddings.items()}
+    for name, artifact in artifacts.items():
         # rows from elsewhere name no corpus; their ids are compared
         if artifact.manifest.inputs.get("corpus", corpus.fingerprint) != corpus.fingerprint:
             raise ArtifactError(f"the embeddings {name} were made of another corpus; run `megapairs embed` again")
     if corpus.rows == 0:
         raise ConfigError(f"the corpus {corpus.path} has no images, so it has no pairs; make it again")
-    inputs = {"corpus": corpus.fingerprint, **{name: artifact.fingerprint for name, artifact in opened.items()}}
+    inputs = {"corpus": corpus.fingerprint, **{name: artifact.fingerprint for name, artifact in artifacts.items()}}
     names = shard_names(len(corpus.manifest.shards), "parquet")
     writer = create_artifact(out, kind="pairs", config=config, inputs=inputs, names=names, overwrite=overwrite)
     if isinstance(writer, Artifact):
         return usable_pairs(writer)
     with writer:
         require("mine", "mine")
-        return write_pairs(_artifact_input(opened, corpus, config, writer.path), config, writer)
+        return write_pairs(_artifact_input(artifacts, corpus, config, writer.path), config, writer)
 
 
 def _artifact_input(
