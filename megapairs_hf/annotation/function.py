@@ -177,9 +177,9 @@ class AnnotationFunction(RowFunction):
             next((n for n in self.NEEDS if row[n] is None), None) for row in table.select(self.NEEDS).to_pylist()
         ]
         whole = pa.array([name is None for name in lacking], pa.bool_())
-        made = iter(self.outcomes(table.filter(whole), rank) if None in lacking else [])
+        outcomes = iter(self.outcomes(table.filter(whole), rank) if None in lacking else [])
         return self.columns(
-            [next(made) if n is None else Outcome(None, "missing_value", f"there is no {n}") for n in lacking]
+            [next(outcomes) if n is None else Outcome(None, "missing_value", f"there is no {n}") for n in lacking]
         )
 
     def outcomes(self, table: pa.Table, rank: int | None = None) -> list[Outcome]:

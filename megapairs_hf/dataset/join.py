@@ -111,10 +111,10 @@ class JoinTriplets(RowFunction):
         if len(verdicts) != len(texts):
             return [], [], format_error("other_verdicts", f"{len(verdicts)} pass rates of {len(texts)} instructions")
         rates = [math.nan if rate is None else float(rate) for rate in verdicts]
-        said = [(t, r) for t, r in zip(texts, rates, strict=True) if t and t.strip()]
-        both = [(t, r) for t, r in said if math.isnan(r) or r >= self.min_pass_rate]
+        texts_and_rates = [(t, r) for t, r in zip(texts, rates, strict=True) if t and t.strip()]
+        both = [(t, r) for t, r in texts_and_rates if math.isnan(r) or r >= self.min_pass_rate]
         if not both:
-            detail = f"none passes at {self.min_pass_rate:g}" if said else "the pair has none"
+            detail = f"none passes at {self.min_pass_rate:g}" if texts_and_rates else "the pair has none"
             return [], [], format_error("no_instruction", detail)
         return [text for text, _ in both], [rate for _, rate in both] if row.get(VERIFIED) else [], ""
 
