@@ -80,6 +80,7 @@ class Caption(AnnotationFunction):
     """
 
     CONFIG = CaptionConfig
+    image_column: ClassVar[str] = IMAGE
     NEEDS = (IMAGE_ID,)
     SCHEMA = without(CAPTIONS_TABLE, (IMAGE_ID,))
     HINTS: ClassVar[dict[str, str]] = {IMAGE_ID: IMAGE_ROW}
