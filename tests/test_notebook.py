@@ -40,7 +40,7 @@ results = {
     "pairs": len(space["pairs"]),
     "triplets": len(space["triplets"]),
     "html": space["triplets"]._repr_html_()[:100_000],
-    "descriptions": sorted(set(space["pairs"]["description"])),
+    "descriptions": sorted({d for d, e in zip(space["pairs"]["description"], space["pairs"]["error"]) if not e}),
     "published": [len(space["published"]), len(space["row"]["q_text"]), space["row"]["q_img"].size],
     "steps": space["trained"].manifest.stats["steps"],
     "theirs": space["trainer"].state.global_step,
@@ -222,6 +222,8 @@ def test_the_whole_notebook_with_a_real_server(hub, photos, models, vlm_server, 
     describe = {"urls": [url], "model": model, "max_new_tokens": 60, "concurrency": 4}
     values = parameters(photos, models, REPO_ID="you/served-pairs", DESCRIBE=describe)
     results, _ = run_notebook(hub, tmp_path / "home", values)
-    assert results["descriptions"] == [REPLY] or REPLY in results["descriptions"]
+    # the tiny model says its sentence to any two images, and now and then does not stop after it
+    assert REPLY in results["descriptions"]
+    assert [text for text in results["descriptions"] if not text.startswith(REPLY)] == []
     assert results["triplets"] > 20
     assert results["steps"] == 2

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from megapairs_hf.annotation.client.messages import Request
 from megapairs_hf.annotation.config import CaptionConfig, pair_seed
 from megapairs_hf.annotation.corpus_reader import SHA256, CorpusImages, MemoryRows
-from megapairs_hf.annotation.function import IMAGE_ROW, AnnotationFunction, without
+from megapairs_hf.annotation.function import IMAGE_ROW, AnnotationFunction, ids_as_text, without
 from megapairs_hf.annotation.prompts.parsing import parse_describe
 from megapairs_hf.annotation.prompts.templates import format_images, load_prompt
 from megapairs_hf.annotation.tasks import OneRetry, Outcome, response_row, sampling
@@ -80,6 +80,7 @@ class Caption(AnnotationFunction):
     """
 
     CONFIG = CaptionConfig
+    image_column: ClassVar[str] = IMAGE
     NEEDS = (IMAGE_ID,)
     SCHEMA = without(CAPTIONS_TABLE, (IMAGE_ID,))
     HINTS: ClassVar[dict[str, str]] = {IMAGE_ID: IMAGE_ROW}
@@ -96,7 +97,7 @@ class Caption(AnnotationFunction):
     def compute(self, rows: Rows, rank: int | None) -> dict[str, Any]:
         """The added columns of some images."""
         cells = rows.values(IMAGE)
-        names = rows.values(IMAGE_ID) if IMAGE_ID in rows else []
+        names = ids_as_text(rows.values(IMAGE_ID)) if IMAGE_ID in rows else []
         if len(Counter(names)) < len(cells) or None in names:
             names = [str(i) for i in range(len(cells))]
         digests = rows.values(SHA256) if SHA256 in rows else [""] * len(cells)

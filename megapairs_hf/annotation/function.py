@@ -12,6 +12,7 @@ import difflib
 import weakref
 from abc import abstractmethod
 from contextlib import contextmanager
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -26,16 +27,16 @@ from megapairs_hf.annotation.engines.row_batch import RowBatch
 from megapairs_hf.annotation.engines.session import Session
 from megapairs_hf.annotation.engines.transformers_engine import LocalSession
 from megapairs_hf.annotation.tasks import Outcome
-from megapairs_hf.artifacts.fingerprints import weights_fingerprint
+from megapairs_hf.artifacts.fingerprints import commit_of, weights_fingerprint
 from megapairs_hf.artifacts.sources import as_artifact
 from megapairs_hf.core.config import build_config, config_hash
 from megapairs_hf.core.distributed import device_of_rank
 from megapairs_hf.core.errors import ConfigError
 from megapairs_hf.core.row_function import RowFunction, Rows, blank_value, format_error
-from megapairs_hf.core.schema import QUERY_ID, TARGET_ID
+from megapairs_hf.core.schema import IMAGE_ID, NEGATIVE_IDS, QUERY_ID, TARGET_ID
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
     from datasets import Dataset, Features
 
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
 MODEL_ENGINES = ("openai", "transformers")
 KEYS = (QUERY_ID, TARGET_ID)
+IDS = (IMAGE_ID, *KEYS, NEGATIVE_IDS)
 IMAGE_ROW = "image_row"
 JOURNALS = "megapairs-journal"
 
@@ -68,7 +70,7 @@ class AnnotationFunction(RowFunction):
     SCHEMA: ClassVar[pa.Schema]  # what it adds
     NEEDS: ClassVar[tuple[str, ...]]
     USES: ClassVar[tuple[str, ...]] = ()  # what it reads where there is such a column
-    LISTS: ClassVar[tuple[str, ...]] = ()  # of what it needs; none is an empty one
+    BLANKS: ClassVar[dict[str, Any]] = {}  # what a value that is not there counts as, of what it needs
     HINTS: ClassVar[dict[str, str]] = {QUERY_ID: "query_row", TARGET_ID: "target_row"}  # where an id may stand
     VISION: ClassVar[bool] = True
     UNIT: ClassVar[str] = "pairs"
@@ -86,11 +88,13 @@ class AnnotationFunction(RowFunction):
         self.images: Dataset | Artifact | str | None = str(images) if isinstance(images, str | PathLike) else images
         self.journal = None if journal is None else str(journal)
         self.model_path = model_path or self.config.model
-        local = self.config.local
-        needs_weights = self.config.engine in {"transformers", "clip"}
-        self.weights = weights_fingerprint(self.model_path, local.revision) if needs_weights else ""
-        if self.weights and local.adapter is not None:
-            self.weights += f" {weights_fingerprint(local.adapter, None)}"
+        self.local, self.weights = self.config.local, ""
+        if self.config.engine in {"transformers", "clip"}:
+            # what is hashed is loaded, also when the branch has moved on
+            self.local = replace(self.local, revision=commit_of(self.model_path, self.local.revision))
+            self.weights = weights_fingerprint(self.model_path, self.local.revision)
+            if self.local.adapter is not None:
+                self.weights += f" {weights_fingerprint(self.local.adapter, None)}"
         self.prompt = self.load_prompt()
         self.reset()
         # images at a path may change: what they are stands in the state, beside where they are
@@ -168,7 +172,11 @@ class AnnotationFunction(RowFunction):
         """What it reads of a batch."""
         names = [*self.NEEDS, *(name for name in self.USES if name in rows)]
         columns = {name: rows.values(name) for name in names}
-        return pa.table(columns | {name: [value or [] for value in columns[name]] for name in self.LISTS})
+        columns |= {
+            name: [blank if value is None else value for value in columns[name]] for name, blank in self.BLANKS.items()
+        }
+        # ids are text in an artifact too, whatever they were
+        return pa.table(columns | {name: ids_as_text(columns[name]) for name in IDS if name in columns})
 
     def compute(self, rows: Rows, rank: int | None) -> dict[str, Any]:
         """The added columns of some rows; one without a value that is needed gets the error `missing_value`."""
@@ -209,12 +217,16 @@ class AnnotationFunction(RowFunction):
         if self._session is None:
             folder = self.journal_folder()
             if self.config.engine == "transformers":
-                model, device = (self.model_path, self.weights), device_of_rank(self._rank)
-                self._session = LocalSession(self.config, folder, model, vision=self.VISION, device=device)
+                self._session = self.local_session(folder, device_of_rank(self._rank))
             else:
                 self._session = Session(self.config, folder)
             self._at_exit = weakref.finalize(self, self._session.close)
         return self._session
+
+    def local_session(self, folder: PathLike[str] | str, device: str | None = None) -> LocalSession:
+        """The model of the settings on this machine, with its journal in a folder."""
+        config, model = replace(self.config, local=self.local), (self.model_path, self.weights)
+        return LocalSession(config, folder, model, vision=self.VISION, device=device)
 
     def journal_folder(self) -> Path:
         """The folder of the journal."""
@@ -259,6 +271,14 @@ class AnnotationFunction(RowFunction):
                 columns[field.name] = values
         errors = ["" if o.row is not None else format_error(o.reason, o.detail) for o in outcomes]
         return {**columns, "error": errors}
+
+
+def ids_as_text(values: Iterable[Any]) -> list[Any]:
+    """Ids, or lists of ids, as text where they are whole numbers."""
+    return [
+        ids_as_text(value) if isinstance(value, list) else str(value) if isinstance(value, int) else value
+        for value in values
+    ]
 
 
 def without(schema: pa.Schema, names: Collection[str]) -> pa.Schema:

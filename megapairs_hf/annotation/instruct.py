@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
 
@@ -46,6 +46,12 @@ class InstructTask(OneRetry):
     def example_texts(self) -> frozenset[str]:
         """The instructions of all few-shot examples: a model that repeats any of them did not read the description."""
         return frozenset(normalize(text) for each in self.examples for text in each.instructions)
+
+    def decide(self, row: Row, responses: Mapping[int, Response]) -> Outcome | int:
+        """The outcome that these responses allow, or the number of the next attempt; none about nothing."""
+        if not row["description"].strip():
+            return Outcome(None, "no_description", "the pair has no description")
+        return super().decide(row, responses)
 
     def request(self, row: Row, attempt: int) -> Request:
         """The few-shot examples, the description and the prompt."""
@@ -104,6 +110,7 @@ class Instruct(AnnotationFunction):
     CONFIG = InstructConfig
     NEEDS = (*KEYS, "description")
     USES = ("query_row", "target_row")
+    BLANKS: ClassVar[dict[str, Any]] = {"description": ""}
     SCHEMA = without(INSTRUCTIONS, KEYS)
     VISION = False
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import pyarrow as pa
 
@@ -128,7 +128,7 @@ class Verify(AnnotationFunction):
     CONFIG = VerifyConfig
     NEEDS = (QUERY_ID, TARGET_ID, "instructions", NEGATIVE_IDS)
     USES = ("query_row", "target_row")
-    LISTS = ("instructions", NEGATIVE_IDS)
+    BLANKS: ClassVar[dict[str, Any]] = {"instructions": [], NEGATIVE_IDS: []}
     SCHEMA = pa.schema([VERIFIED.field("verified")])
 
     def load_prompt(self) -> Prompt | None:
@@ -160,7 +160,7 @@ class Verify(AnnotationFunction):
         """The outcomes of a CLIP model's scores, batch by batch."""
         reader = self.reader(pa.Table.from_pylist(rows))
         negatives = self.negatives(rows, reader)
-        clip = load(self.config.model, self.model_path, self.weights, self.config.local, device_of_rank(self._rank))
+        clip = load(self.config.model, self.model_path, self.weights, self.local, device_of_rank(self._rank))
         outcomes = []
         for start in range(0, len(rows), self.config.local.batch_size):
             batch = rows[start : start + self.config.local.batch_size]

@@ -6,8 +6,14 @@ formats or with other metadata, is a duplicate.
 
 from __future__ import annotations
 
+import copy
+import hashlib
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from megapairs_hf.core import distributed
 from megapairs_hf.core.errors import ConfigError
@@ -32,8 +38,11 @@ def add_columns(dataset: AnyDataset, function: RowFunction, **map_arguments: Any
 
     The same rows as `dataset.map(function, batched=True)`, but only the added columns are written: images that the
     data set holds as bytes are not copied. A column that the function adds anew replaces the old one; an earlier
-    `error` is kept. In a script that `accelerate launch` or `torchrun` started, each process computes its part of the
-    rows, and all get the whole.
+    `error` is kept. Where rows name image files by their paths, a file that was replaced since is read again, while a
+    plain `map` takes the old result from its cache unless it is told `load_from_cache_file=False`.
+
+    In a script that `accelerate launch` or `torchrun` started, each process computes its part of the rows, and all get
+    the whole.
 
     Args:
         dataset: a `Dataset`, or an `IterableDataset` (write `.decode(False)` first where it holds images).
@@ -69,8 +78,52 @@ def add_columns(dataset: AnyDataset, function: RowFunction, **map_arguments: Any
         plain = add_columns(dataset.with_format(None), function, **map_arguments)
         return plain.with_format(dataset.format["type"], **dataset.format["format_kwargs"])
     arguments = {"features": function.features, "desc": type(function).__name__, **map_arguments}
-    added = _map_shards(dataset, function, arguments) if distributed.launched() else _map(dataset, function, arguments)
+    rows = _with_files(dataset, function)
+    added = _map_shards(rows, function, arguments) if distributed.launched() else _map(rows, function, arguments)
     return datasets.concatenate_datasets([dataset.select_columns(others), added], axis=1) if others else added
+
+
+def _with_files(dataset: Dataset, function: RowFunction) -> Dataset:
+    """The data set with a fingerprint that also tells the image files that the function reads by their paths."""
+    reads = getattr(function, "image_column", "")
+    names = [name for name in dataset.column_names if reads is None or reads == name]
+    digest, folder, count = hashlib.sha256(), Path(getattr(function, "root", None) or ""), 0
+    for path in (path for name in names if dataset.cache_files for path in _named_files(dataset, name, reads)):
+        count += 1
+        digest.update(f"{path} {_state_of(folder / path)}\n".encode("utf-8", "surrogatepass"))
+    if not count:
+        return dataset
+    changed = copy.copy(dataset)
+    changed._fingerprint = hashlib.sha256(f"{dataset._fingerprint} {digest.hexdigest()}".encode()).hexdigest()[:16]
+    return changed
+
+
+def _state_of(path: Path) -> str:
+    """Size and time of a file; nothing of a URL, or where there is none."""
+    try:
+        file = path.stat()
+    except (OSError, ValueError):
+        return ""
+    return f"{file.st_size} {file.st_mtime_ns}"
+
+
+def _named_files(dataset: Dataset, name: str, reads: str | None) -> Iterator[str]:
+    """The paths in a column of images, of the rows that hold no bytes; in one of texts where it is named."""
+    column = dataset.data.column(name)
+    fields = {field.name for field in column.type} if pa.types.is_struct(column.type) else set()
+    is_text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+    if fields == {"bytes", "path"}:
+        without = pc.is_null(pc.struct_field(column, "bytes"))
+        column = pc.struct_field(column, "path")
+    elif is_text and reads is not None:
+        without = pc.is_valid(column)
+    else:
+        return
+    if dataset._indices is not None:
+        rows = dataset._indices.column(0)
+        column, without = column.take(rows), without.take(rows)
+    for chunk in column.filter(without).drop_null().chunks:
+        yield from chunk.to_pylist()
 
 
 def _require_one_split(dataset: Any) -> None:

@@ -127,7 +127,8 @@ class CheckImages(RowFunction):
 
     A path must lead to a file inside `root`, or inside the caches of `datasets` and of the Hub's client. Without a
     `root` the paths of an `Image` column are read where they lead, as `datasets` does, and those in a column of texts
-    not at all. Nothing is fetched from the network.
+    not at all. Nothing is fetched from the network. A file that was replaced since is read again by `add_columns`; a
+    plain `map` needs `load_from_cache_file=False` for that.
 
     Args:
         root: the folder that ids are relative to, and that the images must be inside.

@@ -43,8 +43,6 @@ class JoinTriplets(RowFunction):
         ConfigError: a setting is out of its range.
     """
 
-    VERSION = 2  # the pair's two images must differ, and a text of blanks is none
-
     def __init__(self, *, min_negatives: int = 2, min_pass_rate: float = 0.0, language: str = "en") -> None:
         require(min_negatives >= 1, "min_negatives", min_negatives, "at least 1 (the query image)")
         require(0 <= min_pass_rate <= 1, "min_pass_rate", min_pass_rate, "a share from 0 to 1")
@@ -78,10 +76,10 @@ class JoinTriplets(RowFunction):
         Returns:
             The added columns; of a pair that makes no triplet blanks and the `error`.
         """
-        query, target = row[QUERY_ID] or "", row[TARGET_ID] or ""
+        query, target = _text(row[QUERY_ID]), _text(row[TARGET_ID])
         texts, rates, error = self._accepted(row)
         mined = row.get(NEGATIVE_IDS)
-        negatives = [name for name in dict.fromkeys(mined or ()) if name not in {query, target}]
+        negatives = [name for name in dict.fromkeys(map(_text, mined or ())) if name not in {query, target}]
         if not query or not target:
             error = format_error("no_image_id", "`query_id` or `target_id` is empty")
         elif not error and query == target:
@@ -117,6 +115,11 @@ class JoinTriplets(RowFunction):
             detail = f"none passes at {self.min_pass_rate:g}" if texts_and_rates else "the pair has none"
             return [], [], format_error("no_instruction", detail)
         return [text for text, _ in both], [rate for _, rate in both] if row.get(VERIFIED) else [], ""
+
+
+def _text(value: Any) -> str:
+    """An id as text, as it is in an artifact."""
+    return "" if value is None else str(value)
 
 
 NO_VERDICTS = "`min_pass_rate` is {:g}, but the instructions have no verdicts; run `megapairs verify`, or map `Verify`"

@@ -226,6 +226,8 @@ class _AddSplits:
     """Adds `split` to a batch and leaves out hard negatives of the other split."""
 
     splits: Splits
+    # goes up when the same splits give other results; a field, so that the cache of `datasets` sees it
+    version: int = 1
 
     def __call__(self, batch: Any) -> dict[str, list[Any]]:
         # an Arrow-formatted data set gives the table itself

@@ -110,7 +110,8 @@ class EmbedImages(_Embed):
 
     Reads `image_column`; adds `column`, a float16 list of fixed length, and `error`: an image that cannot be decoded
     has the reason of `CheckImages`, one whose embedding is of no use `zero_embedding` or `not_finite`; their
-    embeddings are zeros.
+    embeddings are zeros. An image file that was replaced since is read again by `add_columns`; a plain `map` needs
+    `load_from_cache_file=False` for that.
 
     Args:
         model: Hub id, folder, or an open_clip architecture.

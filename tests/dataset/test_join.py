@@ -176,3 +176,15 @@ def test_build_divides_like_split_pairs_and_takes_a_division_as_it_is(work, anno
         made = build_triplets(mine, table, work / "corpus", config=config, out=tmp_path / name)
         rows[name] = {split: exact(part) for split, part in load_dataset(made.path).items()}
     assert rows["own"] == rows["given"] and set(rows["own"]) == {"train", "validation"}
+
+
+def test_ids_that_are_numbers_become_text():
+    pairs = Dataset.from_list(
+        [{"query_id": n, "target_id": n + 1, "negative_ids": [n, n + 2], "instructions": ["x"]} for n in range(2)]
+    )
+    joined = add_columns(pairs, JoinTriplets())
+    assert joined["error"][:] == ["", ""]
+    assert joined.select_columns(["q_img", "t_img", "hns"]).to_list() == [
+        {"q_img": "0", "t_img": "1", "hns": ["0", "2"]},
+        {"q_img": "1", "t_img": "2", "hns": ["1", "3"]},
+    ]

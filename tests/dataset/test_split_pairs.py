@@ -1,11 +1,14 @@
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
 from datasets import Dataset, DatasetDict, Features, List, Value, concatenate_datasets
+from datasets.fingerprint import Hasher
 
 from megapairs_hf.core.errors import ConfigError
 from megapairs_hf.core.schema import PAIRS
-from megapairs_hf.dataset.split import Splits, has_clusters, split_pairs
+from megapairs_hf.dataset.split import Splits, _AddSplits, has_clusters, split_pairs
 
 
 def ring(count=400, clusters=None):
@@ -187,3 +190,9 @@ def test_a_large_graph_is_divided_in_seconds():
     assert len(splits.validation) == round(0.05 * len(np.union1d(queries, targets)))
     names, counts = np.unique(splits.of_pairs(table), return_counts=True)
     assert names.tolist() == ["", "train", "validation"] and counts[2] > 10_000
+
+
+def test_another_version_of_the_division_is_another_fingerprint():
+    first = _AddSplits(Splits.grow(ring(40).with_format("arrow")[:], 0.2, 0))
+    assert Hasher.hash(first) == Hasher.hash(replace(first))
+    assert Hasher.hash(first) != Hasher.hash(replace(first, version=first.version + 1))

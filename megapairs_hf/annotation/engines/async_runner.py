@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, TypeAlias
 
+from megapairs_hf.annotation.client.budget import budget_spent
 from megapairs_hf.annotation.engines.row_batch import priced
 from megapairs_hf.annotation.tasks import Outcome
 from megapairs_hf.core.errors import BudgetSpentError, ImageRejectedError, ServerUnavailableError
@@ -156,7 +157,4 @@ class AsyncRunner:
             BudgetSpentError: it is.
         """
         if self.exhausted:
-            raise BudgetSpentError(
-                f"the budget is spent: {self.exhausted} is reached{progress}; raise it and run the same command"
-                " again, responses so far are kept"
-            )
+            raise BudgetSpentError(budget_spent(self.exhausted, self.journal.folder, progress))

@@ -15,7 +15,7 @@ from functools import lru_cache
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from megapairs_hf.annotation.client.budget import Usage
+from megapairs_hf.annotation.client.budget import Usage, budget_spent
 from megapairs_hf.annotation.client.messages import Response
 from megapairs_hf.annotation.engines.journal import Journal
 from megapairs_hf.annotation.tasks import Outcome
@@ -166,7 +166,7 @@ class LocalSession:
     def _generate(self, batch: RowBatch, items: Sequence[Item]) -> None:
         limit = self.usage.exhausted()
         if limit:
-            raise BudgetSpentError(f"the budget is spent: {limit} is reached; raise it and run the same command again")
+            raise BudgetSpentError(budget_spent(limit, self.journal.folder))
         requests, keys = [], []
         for number, request in items:
             try:
