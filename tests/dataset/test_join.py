@@ -166,13 +166,13 @@ def test_build_divides_like_split_pairs_and_takes_a_division_as_it_is(work, anno
     pairs, texts = annotated.remove_columns("instructions"), annotated.select_columns(list(KEY))
     divided = split_pairs(pairs, validation=0.4, seed=3)
     assert set(divided["split"]) == {"train", "validation"}
-    rows = {}
-    for name, table, config in (
-        ("own", pairs, BuildConfig(validation=0.4, seed=3, min_negatives=1)),
-        ("given", divided, BuildConfig(min_negatives=1)),
+    rows, left = {}, {(row["query_id"], row["target_id"]) for row in divided}
+    of_divided = texts.filter(lambda row: (row["query_id"], row["target_id"]) in left)
+    for name, mine, table, config in (
+        ("own", texts, pairs, BuildConfig(validation=0.4, seed=3, min_negatives=1)),
+        ("given", of_divided, divided, BuildConfig(min_negatives=1)),
     ):
-        left = {(row["query_id"], row["target_id"]) for row in table}
-        mine = texts.filter(lambda row, left=left: (row["query_id"], row["target_id"]) in left)
         made = build_triplets(mine, table, work / "corpus", config=config, out=tmp_path / name)
         rows[name] = {split: exact(part) for split, part in load_dataset(made.path).items()}
+        assert sum(made.manifest.rejected.values()) == (len(pairs) - len(divided) if name == "own" else 0)
     assert rows["own"] == rows["given"] and set(rows["own"]) == {"train", "validation"}
