@@ -128,6 +128,15 @@ def test_pass_rates_choose_the_instructions_and_stay_with_them():
         function.one(query_id="a", target_id="b", instructions=["x"])
 
 
+def test_settings_of_another_type_are_refused():
+    with pytest.raises(ConfigError, match='`language` is 3, but must be a tag such as "en"'):
+        JoinTriplets(language=3)
+    with pytest.raises(ConfigError, match="`min_negatives` is 'two', but must be at least 1"):
+        JoinTriplets(min_negatives="two")
+    with pytest.raises(ConfigError, match=r"`min_pass_rate` is '0\.5', but must be a share from 0 to 1"):
+        JoinTriplets(min_pass_rate="0.5")
+
+
 def test_own_pairs_without_negatives_have_the_query_image(corpus, tmp_path, capsys):
     ids = corpus.table(["image_id"])["image_id"].to_pylist()[:3]
     row = {"relation": ["x"], "scores": [{"relation": "x", "score": 0.5}], "negative_ids": []}
