@@ -58,9 +58,7 @@ def test_what_is_needed_is_named():
     with pytest.raises(ConfigError, match="it cannot stream; write the rows to parquet first"):
         drop_duplicates(data().to_iterable_dataset())
     for function in (drop_errors, drop_duplicates, lambda rows: add_columns(rows, CheckImages())):
-        with pytest.raises(
-            ConfigError, match=r"this is a list and no datasets\.Dataset; load one with `load_dataset`"
-        ):
+        with pytest.raises(ConfigError, match=r"this is a list and no datasets\.Dataset; load one with"):
             function([1])
         with pytest.raises(ConfigError, match=r"several splits; take one of them \(train\)"):
             function(DatasetDict({"train": data()}))
