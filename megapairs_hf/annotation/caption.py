@@ -16,7 +16,7 @@ from megapairs_hf.annotation.function import IMAGE_ROW, AnnotationFunction, ids_
 from megapairs_hf.annotation.prompts.parsing import parse_describe
 from megapairs_hf.annotation.prompts.templates import format_images, load_prompt
 from megapairs_hf.annotation.tasks import OneRetry, Outcome, response_row, sampling
-from megapairs_hf.core.errors import ResponseRejectedError
+from megapairs_hf.core.errors import ConfigError, ResponseRejectedError
 from megapairs_hf.core.schema import CAPTION, CAPTIONS, CAPTIONS_TABLE, IMAGE, IMAGE_ID
 
 if TYPE_CHECKING:
@@ -118,7 +118,16 @@ class Caption(AnnotationFunction):
         """The added columns for one image.
 
         Args:
-            image: a path, bytes, or a PIL image.
+            image: a path, bytes, a PIL image, or a row with `image`.
             **values: more columns of its row.
+
+        Raises:
+            ConfigError: there is no image.
         """
-        return super().one(image=image, **values)
+        if isinstance(image, dict) and IMAGE in image:
+            image, values = image[IMAGE], {**image, **values}
+        if image is None:
+            raise ConfigError(
+                f"Caption.one takes an image, or a row with `image`, not {', '.join(values) or 'nothing'}"
+            )
+        return super().one(**{**values, IMAGE: image})

@@ -171,13 +171,14 @@ def _columns(source: Artifact | Dataset) -> list[str]:
     return list(source.schema().names) or [IMAGE_ID, IMAGE, CAPTION, META]
 
 
-def check_attributes(source: Artifact | Dataset, names: Sequence[str]) -> None:
+def check_attributes(source: Artifact | Dataset | None, names: Sequence[str]) -> None:
     """Refuse attributes that the corpus does not have, naming those that it has.
 
     Raises:
         ConfigError: one is unknown, or is not a number, a word or a list of them.
     """
-    if not names or (isinstance(source, Artifact) and not source.manifest.shards):
+    # of images in memory the reader itself says what they lack
+    if source is None or not names or (isinstance(source, Artifact) and not source.manifest.shards):
         return
     schema = source.schema() if isinstance(source, Artifact) else source.features.arrow_schema
     fields = {field.name: field.type for field in schema.field(META).type} if META in schema.names else {}

@@ -27,6 +27,7 @@ from megapairs_hf.annotation.engines.row_batch import RowBatch
 from megapairs_hf.annotation.engines.session import Session
 from megapairs_hf.annotation.engines.transformers_engine import LocalSession
 from megapairs_hf.annotation.tasks import Outcome
+from megapairs_hf.artifacts.artifact import Artifact
 from megapairs_hf.artifacts.fingerprints import commit_of, weights_fingerprint
 from megapairs_hf.artifacts.sources import as_artifact
 from megapairs_hf.core.config import build_config, config_hash
@@ -34,6 +35,7 @@ from megapairs_hf.core.distributed import device_of_rank
 from megapairs_hf.core.errors import ConfigError
 from megapairs_hf.core.row_function import RowFunction, Rows, blank_value, format_error
 from megapairs_hf.core.schema import IMAGE_ID, NEGATIVE_IDS, QUERY_ID, TARGET_ID
+from megapairs_hf.core.whole_data import check_dataset
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
@@ -41,7 +43,6 @@ if TYPE_CHECKING:
     from datasets import Dataset, Features
 
     from megapairs_hf.annotation.tasks import AnnotationTask, Row
-    from megapairs_hf.artifacts.artifact import Artifact
     from megapairs_hf.artifacts.lookup import IdIndex
 
 MODEL_ENGINES = ("openai", "transformers")
@@ -74,6 +75,7 @@ class AnnotationFunction(RowFunction):
     HINTS: ClassVar[dict[str, str]] = {QUERY_ID: "query_row", TARGET_ID: "target_row"}  # where an id may stand
     VISION: ClassVar[bool] = True
     UNIT: ClassVar[str] = "pairs"
+    TAKES: ClassVar[str] = ""  # what `one` takes beside a row, for errors
 
     def __init__(
         self,
@@ -85,6 +87,8 @@ class AnnotationFunction(RowFunction):
         **settings: Any,
     ) -> None:
         self.config = build_settings(self.CONFIG, settings, type(self).__name__) if config is None else config
+        if images is not None and not isinstance(images, str | PathLike | Artifact):
+            images = check_dataset(images, type(self).__name__)
         self.images: Dataset | Artifact | str | None = str(images) if isinstance(images, str | PathLike) else images
         self.journal = None if journal is None else str(journal)
         self.model_path = model_path or self.config.model
@@ -254,6 +258,23 @@ class AnnotationFunction(RowFunction):
             # else a closed session would live as long as this function
             self._at_exit.detach()
             session.close()
+
+    def one_row(self, values: dict[str, Any], wrong: str = "") -> dict[str, Any]:
+        """The added columns for a row that names all that is needed.
+
+        Args:
+            values: the row.
+            wrong: what was given that is no row, for the error.
+
+        Raises:
+            ConfigError: something is missing, or is no part of a row.
+        """
+        missing = [name for name in self.NEEDS if name not in values]
+        if wrong or missing:
+            given = wrong or ", ".join(values) or "nothing"
+            name = f"{type(self).__name__}.one"
+            raise ConfigError(f"{name} takes {self.TAKES}a row by name ({', '.join(self.NEEDS)}), not {given}")
+        return RowFunction.one(self, **values)
 
     def columns(self, outcomes: list[Outcome]) -> dict[str, Any]:
         """Outcomes as columns, blanks where a row has an error."""

@@ -18,7 +18,7 @@ from megapairs_hf.annotation.prompts.templates import format_instruct, instruct_
 from megapairs_hf.annotation.rule_based.engine import instruct_by_rules
 from megapairs_hf.annotation.tasks import OneRetry, Outcome, captions_of, ids_of, response_row, sampling, seed_for
 from megapairs_hf.core.errors import ResponseRejectedError
-from megapairs_hf.core.schema import INSTRUCTIONS
+from megapairs_hf.core.schema import INSTRUCTIONS, QUERY_ID, TARGET_ID
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -113,6 +113,7 @@ class Instruct(AnnotationFunction):
     BLANKS: ClassVar[dict[str, Any]] = {"description": ""}
     SCHEMA = without(INSTRUCTIONS, KEYS)
     VISION = False
+    TAKES = "one description, or "
 
     def load_prompt(self) -> Prompt | None:
         """The prompt of the settings, and its few-shot examples."""
@@ -136,7 +137,12 @@ class Instruct(AnnotationFunction):
         Args:
             text: the description.
             **values: instead of a text, a row with `query_id`, `target_id` and `description`.
+
+        Raises:
+            ConfigError: it is neither.
         """
         if text is None:
-            return super().one(**values)
-        return super().one(query_id="", target_id="", description=text)
+            return self.one_row(values)
+        if values or not isinstance(text, str):
+            return self.one_row({}, ", ".join(values) or f"a {type(text).__name__}")
+        return self.one_row({QUERY_ID: "", TARGET_ID: "", "description": text})

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from megapairs_hf.annotation.runner import annotate
 from megapairs_hf.annotation.shard_io import NO_VERDICT
 from megapairs_hf.annotation.steps import caption_step, describe_step, instruct_step, verify_step
-from megapairs_hf.core.progress import note
+from megapairs_hf.annotation.verify import note_no_verdict
 
 if TYPE_CHECKING:
     from megapairs_hf.annotation.config import CaptionConfig, DescribeConfig, InstructConfig, VerifyConfig
@@ -138,7 +138,5 @@ def verify_pairs(
     artifact = annotate(step)
     verdicts = dict(artifact.manifest.stats.get("verdicts", {}))
     if artifact.rows and not sum(count for name, count in verdicts.items() if name != NO_VERDICT):
-        asked = config.engine != "clip" and artifact.manifest.stats.get("answers")
-        why = "no response says yes or no" if asked else "no pair has a hard negative (`negative_ids`) that is there"
-        note(f"nothing was verified: {why}")
+        note_no_verdict(asked=config.engine != "clip" and bool(artifact.manifest.stats.get("answers")))
     return artifact

@@ -10,6 +10,7 @@ scores a half.
 
 from __future__ import annotations
 
+import math
 import random
 import re
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -25,6 +26,7 @@ from megapairs_hf.annotation.prompts.parsing import without_thinking
 from megapairs_hf.annotation.prompts.templates import Prompt, format_images, load_prompt
 from megapairs_hf.annotation.tasks import Outcome, Row, share
 from megapairs_hf.core.distributed import device_of_rank
+from megapairs_hf.core.progress import note
 from megapairs_hf.core.schema import NEGATIVE_IDS, QUERY_ID, TARGET_ID, VERIFIED
 
 if TYPE_CHECKING:
@@ -131,6 +133,32 @@ class Verify(AnnotationFunction):
     BLANKS: ClassVar[dict[str, Any]] = {"instructions": [], NEGATIVE_IDS: []}
     SCHEMA = pa.schema([VERIFIED.field("verified")])
 
+    def reset(self) -> None:
+        """Forget the connections, the images, and what was said."""
+        super().reset()
+        self._told = False
+
+    def outcomes(self, table: pa.Table, rank: int | None = None) -> list[Outcome]:
+        """What becomes of some rows; says once where none of them gets a verdict."""
+        outcomes = super().outcomes(table, rank)
+        rates = [outcome.row["verified"] for outcome in outcomes if outcome.row is not None]
+        if rates and not self._told and all(math.isnan(rate) for row in rates for rate in row):
+            self._told = True
+            note_no_verdict(asked=any(outcome.cost[0] for outcome in outcomes))
+        return outcomes
+
+    def one(self, *wrong: Any, **values: Any) -> dict[str, Any]:
+        """The added columns for one pair with instructions.
+
+        Args:
+            *wrong: nothing.
+            **values: a row with `query_id`, `target_id`, `instructions` and `negative_ids`.
+
+        Raises:
+            ConfigError: one of them is missing, or something is not named.
+        """
+        return self.one_row(values, "" if not wrong else "something without a name")
+
     def load_prompt(self) -> Prompt | None:
         """The prompt of the settings."""
         if not self.asks:
@@ -171,6 +199,16 @@ class Verify(AnnotationFunction):
             for _ in batch:
                 advance()
         return outcomes
+
+
+def note_no_verdict(*, asked: bool) -> None:
+    """Say that nothing was verified, and why.
+
+    Args:
+        asked: whether a model was asked anything.
+    """
+    why = "no response says yes or no" if asked else "no pair has a hard negative (`negative_ids`) that is there"
+    note(f"nothing was verified: {why}")
 
 
 def image_ids(rows: Iterable[Row], negatives: Mapping[tuple[str, str], list[str]]) -> set[str]:

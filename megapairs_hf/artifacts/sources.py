@@ -18,7 +18,7 @@ from megapairs_hf.artifacts.as_dataset import load
 from megapairs_hf.artifacts.conform import REQUIRED
 from megapairs_hf.artifacts.image_folder import image_rows, list_images
 from megapairs_hf.artifacts.storage import HUB_ID, PathLike, join
-from megapairs_hf.artifacts.table_files import read_files, table_files
+from megapairs_hf.artifacts.table_files import check_file, read_files, table_files
 from megapairs_hf.artifacts.virtual import virtual_artifact
 from megapairs_hf.core.errors import ArtifactError, SchemaMismatchError
 from megapairs_hf.core.image_paths import ImagePaths, caches
@@ -61,6 +61,7 @@ def as_artifact(source: Artifact | Dataset | PathLike, kind: str) -> Artifact:
     path = str(source)
     if any(storage.exists(join(path, name)) for name in (MANIFEST, PLAN)):
         return _of_kind(open_artifact(path), kind)
+    check_file(path)
     artifact = _of_path(path, kind) if kind in REQUIRED else None
     return artifact if artifact is not None else open_artifact(path, kind)
 

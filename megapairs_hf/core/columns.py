@@ -58,7 +58,7 @@ def add_columns(dataset: AnyDataset, function: RowFunction, **map_arguments: Any
     """
     import datasets
 
-    _require_one_split(dataset)
+    _require_rows(dataset)
     if not isinstance(function, RowFunction):
         call = f"; write {function.__name__}(…)" if isinstance(function, type) else ""
         raise ConfigError(f"add_columns takes a row function, such as CheckImages(){call}; for others there is `map`")
@@ -126,11 +126,13 @@ def _named_files(dataset: Dataset, name: str, reads: str | None) -> Iterator[str
         yield from chunk.to_pylist()
 
 
-def _require_one_split(dataset: Any) -> None:
+def _require_rows(dataset: Any) -> None:
     import datasets
 
     if isinstance(dataset, datasets.DatasetDict | datasets.IterableDatasetDict):
         raise ConfigError(f"this is a data set of several splits; take one of them ({', '.join(map(str, dataset))})")
+    if not isinstance(dataset, datasets.Dataset | datasets.IterableDataset):
+        raise ConfigError(f"this is a {type(dataset).__name__} and no datasets.Dataset; load one with `load_dataset`")
 
 
 def _map(dataset: Dataset, function: RowFunction, arguments: dict[str, Any]) -> Dataset:
@@ -164,11 +166,11 @@ def drop_errors(dataset: AnyDataset) -> AnyDataset:
         The rows without an error, in their order.
 
     Raises:
-        ConfigError: there is no column `error`, or there are several splits.
+        ConfigError: there is no column `error`, there are several splits, or this is no data set.
     """
     import datasets
 
-    _require_one_split(dataset)
+    _require_rows(dataset)
     if dataset.column_names is not None and ERROR not in dataset.column_names:
         raise ConfigError(f"there is no column {ERROR!r}, so no row function was mapped over this data set")
     if isinstance(dataset, datasets.IterableDataset):
@@ -193,10 +195,12 @@ def drop_duplicates(dataset: Dataset) -> Dataset:
         The rows that stay, in their order.
 
     Raises:
-        ConfigError: there is no column `image_id` or `pixels_sha256`, or the data set is streamed.
+        ConfigError: there is no column `image_id` or `pixels_sha256`, there are several splits, or the data set is
+            streamed.
     """
     import datasets
 
+    _require_rows(dataset)
     if isinstance(dataset, datasets.IterableDataset):
         raise ConfigError("drop_duplicates looks at all rows, so it cannot stream; write the rows to parquet first")
     for name in (IMAGE_ID, PIXELS):

@@ -44,8 +44,10 @@ class JoinTriplets(RowFunction):
     """
 
     def __init__(self, *, min_negatives: int = 2, min_pass_rate: float = 0.0, language: str = "en") -> None:
-        require(min_negatives >= 1, "min_negatives", min_negatives, "at least 1 (the query image)")
-        require(0 <= min_pass_rate <= 1, "min_pass_rate", min_pass_rate, "a share from 0 to 1")
+        require(isinstance(language, str) and bool(language), "language", language, 'a tag such as "en"')
+        counts, rates = isinstance(min_negatives, int), isinstance(min_pass_rate, (int, float))
+        require(counts and min_negatives >= 1, "min_negatives", min_negatives, "at least 1 (the query image)")
+        require(rates and 0 <= min_pass_rate <= 1, "min_pass_rate", min_pass_rate, "a share from 0 to 1")
         self.min_negatives, self.min_pass_rate, self.language = min_negatives, min_pass_rate, language
 
     @property

@@ -19,7 +19,9 @@ from megapairs_hf.artifacts.fingerprints import commit_of, model_path, weights_f
 from megapairs_hf.core.config import build_config
 from megapairs_hf.core.dependencies import require
 from megapairs_hf.core.distributed import device_of_rank
+from megapairs_hf.core.errors import ConfigError
 from megapairs_hf.core.row_function import ERROR, RowFunction
+from megapairs_hf.core.schema import CAPTION, CAPTIONS, IMAGE, IMAGE_ID, META
 from megapairs_hf.embedding.config import ModelSettings
 from megapairs_hf.embedding.encoders import load_encoder
 from megapairs_hf.embedding.loader import Files, ImagePreprocessor, prepared
@@ -38,6 +40,10 @@ Pooling = Literal["cls", "mean", "pooler"]
 Precision = Literal["float32", "bfloat16", "float16"]
 
 
+# an embedding there would take an id or a text away
+RESERVED = frozenset({IMAGE_ID, IMAGE, CAPTION, CAPTIONS, META, ERROR})
+
+
 def _settings(
     where: str, column: str, model: str, what: str, encoder: Mapping[str, Any], others: Mapping[str, Any]
 ) -> ModelSettings:
@@ -49,7 +55,9 @@ def _settings(
 class _Embed(RowFunction):
     """What both have in common: the model, and the columns that are added."""
 
-    def __init__(self, column: str, settings: ModelSettings, device: str | None) -> None:
+    def __init__(self, column: str, source: str, settings: ModelSettings, device: str | None) -> None:
+        if column in RESERVED or column == source:
+            raise ConfigError(f"`column` {column!r} would replace the {column!r} of the rows; take another name")
         self.column, self.device = column, device
         self.path = model_path(settings.model.model, ".")
         self.settings = pinned(settings, self.path)
@@ -115,7 +123,7 @@ class EmbedImages(_Embed):
 
     Args:
         model: Hub id, folder, or an open_clip architecture.
-        column: to add; letters, digits and underscores.
+        column: to add; letters, digits and underscores, and not that of an image's id, caption or other facts.
         image_column: the images: `datasets.Image`, files' bytes, paths, or Pillow images.
         library: `transformers` (CLIP, SigLIP, DINOv2, …), `open_clip` (extra `eva`) or `sentence_transformers`.
         pretrained: open_clip's name of the weights, or a file of weights.
@@ -131,7 +139,7 @@ class EmbedImages(_Embed):
 
     Raises:
         ModelError: there is no such folder.
-        ConfigError: a setting is out of its range.
+        ConfigError: a setting is out of its range, or `column` names one that is something else.
     """
 
     def __init__(
@@ -153,7 +161,8 @@ class EmbedImages(_Embed):
     ) -> None:
         encoder = {"library": library, "pretrained": pretrained, "revision": revision, "pooling": pooling}
         others = {"dtype": dtype, "batch_size": batch_size, "draft": draft}
-        super().__init__(column, _settings("EmbedImages", column, model, "image", encoder, others), device)
+        settings = _settings("EmbedImages", column, model, "image", encoder, others)
+        super().__init__(column, image_column, settings, device)
         self.image_column, self.root, self.threads = image_column, root, threads
 
     def embed(self, rows: Rows, encoder: Encoder) -> Embedded:
@@ -181,7 +190,7 @@ class EmbedTexts(_Embed):
     Args:
         model: Hub id, folder, or an open_clip architecture.
         input: the column of texts.
-        column: to add; letters, digits and underscores.
+        column: to add; letters, digits and underscores, and not that of an image's id, caption or other facts.
         library: `transformers` (the text tower of CLIP, SigLIP, …), `open_clip` (extra `eva`) or
             `sentence_transformers` (BGE and other text models).
         pretrained: open_clip's name of the weights, or a file of weights.
@@ -192,7 +201,7 @@ class EmbedTexts(_Embed):
 
     Raises:
         ModelError: there is no such folder.
-        ConfigError: a setting is out of its range.
+        ConfigError: a setting is out of its range, or `column` names one that is something else.
     """
 
     def __init__(
@@ -210,7 +219,8 @@ class EmbedTexts(_Embed):
     ) -> None:
         encoder = {"library": library, "pretrained": pretrained, "revision": revision}
         others = {"dtype": dtype, "batch_size": batch_size}
-        super().__init__(column, _settings("EmbedTexts", column, model, "caption", encoder, others), device)
+        settings = _settings("EmbedTexts", column, model, "caption", encoder, others)
+        super().__init__(column, input, settings, device)
         self.input = input
 
     def embed(self, rows: Rows, encoder: Encoder) -> Embedded:

@@ -161,7 +161,7 @@ def write_artifact(
     names = shard_names(len(rows.starts()) - 1, suffix)
     writer = create_artifact(out, kind="pairs", config=config, inputs=rows.inputs, names=names, overwrite=overwrite)
     if isinstance(writer, Artifact):
-        return usable_pairs(writer)
+        return usable_pairs(writer, config)
     with writer:
         require("mine", "mine")
         return write_pairs(rows.mining_input(config, writer.path), config, writer)

@@ -84,7 +84,7 @@ def mine_pairs(
     names = shard_names(len(corpus.manifest.shards), "parquet")
     writer = create_artifact(out, kind="pairs", config=config, inputs=inputs, names=names, overwrite=overwrite)
     if isinstance(writer, Artifact):
-        return usable_pairs(writer)
+        return usable_pairs(writer, config)
     with writer:
         require("mine", "mine")
         return write_pairs(_artifact_input(artifacts, corpus, config, writer.path), config, writer)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from datasets import Dataset, Features, Image, List, Value
+from datasets import Dataset, DatasetDict, Features, Image, List, Value
 
 from megapairs_hf.annotation import (
     Caption,
@@ -154,6 +154,63 @@ def test_one_pair_and_one_text(serve, images):
     assert describe.one(make_image(), b"no image")["error"].startswith("unreadable_image: b")
 
 
+def test_one_pair_by_ids_and_by_rows(serve, images):
+    server = serve()
+    describe = Describe(images, urls=[server.url], **QUICK)
+    by_id = describe.one("i0", "i1")
+    assert by_id == describe.one(query_id="i0", target_id="i1") and "64x32 (20, 0, " in by_id["description"]
+    assert describe.one(images[0], images[1])["description"] == by_id["description"]
+    assert describe.one(images[0]["image"], images.cast_column("image", Image(decode=False))[1])["error"] == ""
+    rules = Describe(**RULES)
+    assert "circles" in rules.one(images[0], images[1])["description"]
+    assert Describe(images, **RULES, attributes=("color",)).one("i0", "i1")["error"] == ""
+    assert Describe(**RULES, attributes=("color",)).one(images[0], images[1])["error"] == ""
+    assert Caption(urls=[server.url], **QUICK).one(images[0])["caption"]
+    with pytest.raises(ConfigError, match="the images have none; make some with `Caption`"):
+        rules.one(make_image(), make_image())
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (lambda: Describe(**RULES).one("a.jpg", "b.jpg", foo=1), r"Describe\.one takes two images, .*, not foo$"),
+        (lambda: Describe(**RULES).one("a.jpg"), r"Describe\.one takes two images, .*, not one image$"),
+        (lambda: Describe(**RULES).one(), r"a row by name \(query_id, target_id\), not nothing$"),
+        (lambda: Describe(**RULES).one(query="a"), "not query$"),
+        (
+            lambda: Describe(**RULES).one({"photo": 1}, {"photo": 2}),
+            "a row for Describe.one needs `image`; its",
+        ),
+        (lambda: Instruct().one(foo="x"), r"Instruct\.one takes one description, or a row by name .*, not foo$"),
+        (lambda: Instruct().one("x", foo="x"), "not foo$"),
+        (lambda: Instruct().one({"description": "x"}), "not a dict$"),
+        (lambda: Caption().one(picture=b""), r"Caption\.one takes an image, or a row with `image`, not picture$"),
+        (
+            lambda: Verify().one("a", "b"),
+            r"Verify\.one takes a row by name .*, not something without a name$",
+        ),
+        (lambda: Verify().one(query_id="a"), "not query_id$"),
+    ],
+)
+def test_one_of_something_else_says_what_it_takes(call, told):
+    with pytest.raises(ConfigError, match=told):
+        call()
+
+
+def test_verify_says_once_that_nothing_was_verified(serve, images, capsys, tmp_path):
+    pairs = {"query_id": ["i0", "i1"], "target_id": ["i1", "i2"], "instructions": [["redder"]] * 2}
+    compared = Dataset.from_dict({**pairs, "negative_ids": [["i5"], ["i6"]]})
+    dumb = Verify(images, urls=[serve(answer=lambda _: "Hm").url], **QUICK)
+    assert add_columns(compared, dumb, batch_size=1)["error"][:] == ["", ""]
+    assert capsys.readouterr().err.count("nothing was verified: no response says yes or no") == 1
+    honest = Verify(images, urls=[serve(answer=nearer).url], journal=tmp_path / "honest", **QUICK)
+    add_columns(compared, honest)
+    assert "nothing was verified" not in capsys.readouterr().err
+    alone = Dataset.from_dict({**pairs, "negative_ids": [["gone"], ["gone"]]})
+    add_columns(alone, honest)
+    assert "nothing was verified: no pair has a hard negative" in capsys.readouterr().err
+
+
 def test_hints_are_checked_against_the_id(serve, images, rows, monkeypatch):
     server = serve()
     plain_rows = rows.map(Describe(images, urls=[server.url], **QUICK), batched=True)
@@ -204,6 +261,13 @@ def test_wrong_settings_and_columns_say_what_to_do(images, rows):
         Describe(images.remove_columns("caption"), **RULES)(rows[:2])
     with pytest.raises(ArtifactError, match="check the path"):
         Describe("/no/such/folder")
+    for make in (Describe, Verify, Instruct):
+        with pytest.raises(ConfigError, match=f"{make.__name__} .* so it cannot take a stream"):
+            make(images.to_iterable_dataset())
+        with pytest.raises(ConfigError, match=f"{make.__name__} takes one split of a data set; take one of 'train'"):
+            make(DatasetDict({"train": images}))
+        with pytest.raises(ConfigError, match=f"{make.__name__} takes a datasets.Dataset, not list"):
+            make([1])
 
 
 def test_a_row_without_a_value_gets_an_error_and_the_others_their_rows(serve, images):

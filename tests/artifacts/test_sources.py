@@ -326,3 +326,14 @@ def test_what_is_wrong_with_an_object_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ArtifactError, match="cannot open nobody/nothing as corpus"):
         as_artifact("nobody/nothing", "corpus")
+
+
+def test_a_file_that_is_not_there_is_told_with_the_nearest_name(tmp_path, monkeypatch):
+    (tmp_path / "own.csv").write_text("query_id,target_id\na,b\n")
+    monkeypatch.chdir(tmp_path)
+    for path in ("owm.csv", str(tmp_path / "owm.csv")):
+        with pytest.raises(ArtifactError, match=r"there is no file .*owm\.csv; did you mean 'own\.csv'\?"):
+            as_artifact(path, "pairs")
+    (tmp_path / "tables").mkdir()
+    with pytest.raises(ArtifactError, match=r"there is no file tables/x\.parquet; check the path"):
+        as_artifact("tables/x.parquet", "pairs")

@@ -5,10 +5,10 @@ import os
 import datasets
 import PIL.Image
 import pytest
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 
 from megapairs_hf.core import columns
-from megapairs_hf.core.columns import add_columns, drop_duplicates, find_duplicates
+from megapairs_hf.core.columns import add_columns, drop_duplicates, drop_errors, find_duplicates
 from megapairs_hf.core.errors import ConfigError
 from megapairs_hf.corpus.check import CheckImages
 
@@ -61,6 +61,11 @@ def test_what_is_needed_is_named():
         drop_duplicates(data().remove_columns(["pixels_sha256"]))
     with pytest.raises(ConfigError, match="it cannot stream; write the rows to parquet first"):
         drop_duplicates(data().to_iterable_dataset())
+    for function in (drop_errors, drop_duplicates, lambda rows: add_columns(rows, CheckImages())):
+        with pytest.raises(ConfigError, match=r"this is a list and no datasets\.Dataset; load one with"):
+            function([1])
+        with pytest.raises(ConfigError, match=r"several splits; take one of them \(train\)"):
+            function(DatasetDict({"train": data()}))
     assert len(drop_duplicates(data().select(range(2)).remove_columns(["error"]))) == 2
 
 

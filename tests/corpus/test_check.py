@@ -301,6 +301,20 @@ def test_columns_to_choose_from_are_named(photos):
         add_columns(rows, CheckImages(image_column="middle"))
     with pytest.raises(CorpusError, match="there is no folder nowhere; check `root`"):
         CheckImages(root="nowhere")
+    with pytest.raises(ConfigError, match="`max_pixels` is 'many', but must be a positive number"):
+        CheckImages(max_pixels="many")
+    with pytest.raises(ConfigError, match="`min_side` is None, but must be 0 or a positive number"):
+        CheckImages(min_side=None)
+
+
+def test_a_root_that_holds_none_of_the_images_is_said_once(photos, tmp_path, capsys):
+    rows = opened(photos)
+    add_columns(rows, CheckImages(root=photos), batch_size=2)
+    assert "lies below" not in capsys.readouterr().err
+    add_columns(rows, CheckImages(root=tmp_path), batch_size=2)
+    told = capsys.readouterr().err
+    assert told.count("CheckImages: none of the first 2 paths, such as /") == 1
+    assert f"lies below the `root` {tmp_path}; name the folder that holds them, or leave it out" in told
 
 
 def test_a_row_with_an_error_is_passed_over(photos):

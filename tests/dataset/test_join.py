@@ -128,6 +128,15 @@ def test_pass_rates_choose_the_instructions_and_stay_with_them():
         function.one(query_id="a", target_id="b", instructions=["x"])
 
 
+def test_settings_of_another_type_are_refused():
+    with pytest.raises(ConfigError, match='`language` is 3, but must be a tag such as "en"'):
+        JoinTriplets(language=3)
+    with pytest.raises(ConfigError, match="`min_negatives` is 'two', but must be at least 1"):
+        JoinTriplets(min_negatives="two")
+    with pytest.raises(ConfigError, match=r"`min_pass_rate` is '0\.5', but must be a share from 0 to 1"):
+        JoinTriplets(min_pass_rate="0.5")
+
+
 def test_own_pairs_without_negatives_have_the_query_image(corpus, tmp_path, capsys):
     ids = corpus.table(["image_id"])["image_id"].to_pylist()[:3]
     row = {"relation": ["x"], "scores": [{"relation": "x", "score": 0.5}], "negative_ids": []}
@@ -166,15 +175,15 @@ def test_build_divides_like_split_pairs_and_takes_a_division_as_it_is(work, anno
     pairs, texts = annotated.remove_columns("instructions"), annotated.select_columns(list(KEY))
     divided = split_pairs(pairs, validation=0.4, seed=3)
     assert set(divided["split"]) == {"train", "validation"}
-    rows = {}
-    for name, table, config in (
-        ("own", pairs, BuildConfig(validation=0.4, seed=3, min_negatives=1)),
-        ("given", divided, BuildConfig(min_negatives=1)),
+    rows, left = {}, {(row["query_id"], row["target_id"]) for row in divided}
+    of_divided = texts.filter(lambda row: (row["query_id"], row["target_id"]) in left)
+    for name, mine, table, config in (
+        ("own", texts, pairs, BuildConfig(validation=0.4, seed=3, min_negatives=1)),
+        ("given", of_divided, divided, BuildConfig(min_negatives=1)),
     ):
-        left = {(row["query_id"], row["target_id"]) for row in table}
-        mine = texts.filter(lambda row, left=left: (row["query_id"], row["target_id"]) in left)
         made = build_triplets(mine, table, work / "corpus", config=config, out=tmp_path / name)
         rows[name] = {split: exact(part) for split, part in load_dataset(made.path).items()}
+        assert sum(made.manifest.rejected.values()) == (len(pairs) - len(divided) if name == "own" else 0)
     assert rows["own"] == rows["given"] and set(rows["own"]) == {"train", "validation"}
 
 

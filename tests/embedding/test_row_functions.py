@@ -274,6 +274,17 @@ def test_models_and_settings_that_cannot_be_used(models, tmp_path):
         EmbedImages(f"{models}/clip", library="timm")
     with pytest.raises(ConfigError, match="`name` is 'a b'"):
         EmbedImages(f"{models}/clip", column="a b")
+    for name in ("image_id", "error", "caption", "captions", "image"):
+        with pytest.raises(
+            ConfigError, match=f"`column` '{name}' would replace the '{name}' of the rows; take another"
+        ):
+            EmbedImages(f"{models}/clip", column=name)
+        with pytest.raises(ConfigError, match="take another name"):
+            EmbedTexts(f"{models}/clip", column=name)
+    with pytest.raises(ConfigError, match="would replace the 'photo' of the rows"):
+        EmbedImages(f"{models}/clip", column="photo", image_column="photo")
+    with pytest.raises(ConfigError, match="would replace the 'title' of the rows"):
+        EmbedTexts(f"{models}/clip", "title", "title")
 
 
 def test_a_rejected_row_keeps_its_place_in_the_stage(rows, models, tmp_path):
