@@ -77,7 +77,7 @@ def describe_pairs(
 
 def instruct_pairs(
     descriptions: Source,
-    corpus: Source,
+    corpus: Source | None = None,
     *,
     config: InstructConfig,
     out: PathLike,
@@ -87,7 +87,7 @@ def instruct_pairs(
 
     Args:
         descriptions: of `describe_pairs`.
-        corpus: the captions.
+        corpus: the captions; None where neither the rule-based engine nor a prompt of one's own reads them.
         config: settings.
         out: output directory.
         overwrite: replace an earlier result.
@@ -99,6 +99,7 @@ def instruct_pairs(
     Raises:
         ServerUnavailableError: the servers refuse or fail every request; responses so far are kept.
         BudgetSpentError: the budget is exhausted; responses so far are kept.
+        ArtifactError: captions are needed, and there is no corpus.
         ConfigError: the prompt file, the few-shot file or an attribute cannot be used.
     """
     return annotate(instruct_step(descriptions, corpus, config=config, out=out, overwrite=overwrite))

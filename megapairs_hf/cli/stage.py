@@ -167,8 +167,8 @@ class Stage:
     def _run_here(self, config: Any, paths: dict[str, str], out: str, work: str, overwrite: bool) -> None:
         absent = [name for name in self.optional if paths[name] == join(work, name) and not exists(paths[name])]
         inputs = [None if name in absent else open_input(name, paths[name], work) for name in self.inputs]
-        if CAPTIONS in paths:
-            place = self.inputs.index("corpus")
+        place = self.inputs.index("corpus") if CAPTIONS in paths else 0
+        if CAPTIONS in paths and inputs[place] is not None:
             inputs[place] = captioned(inputs[place], paths[CAPTIONS])
         where = {"out": out, "work": work} if self.in_work else {"out": out}
         result = self.apply(inputs, {"config": config, "overwrite": overwrite, **where})

@@ -313,7 +313,7 @@ def test_what_is_wrong_with_an_object_is_one_sentence(tmp_path, monkeypatch):
         (pairs.to_iterable_dataset(), "a streaming data set cannot serve as pairs"),
         ([{"query_id": "1"}], "pairs cannot come from a list"),
         (pairs.cast_column("query_id", Value("float64")), "no text .*7 would become 7.0"),
-        (tmp_path / "nothing.csv", "holds no artifact.*check the path"),
+        (tmp_path / "nothing.csv", "there is no file .*; check the path"),
     ]:
         with pytest.raises(ArtifactError, match=message):
             as_artifact(given, "pairs")
