@@ -40,7 +40,7 @@ results = {
     "pairs": len(space["pairs"]),
     "triplets": len(space["triplets"]),
     "html": space["triplets"]._repr_html_()[:100_000],
-    "descriptions": sorted(set(space["pairs"]["description"])),
+    "descriptions": sorted({d for d, e in zip(space["pairs"]["description"], space["pairs"]["error"]) if not e}),
     "published": [len(space["published"]), len(space["row"]["q_text"]), space["row"]["q_img"].size],
     "steps": space["trained"].manifest.stats["steps"],
     "theirs": space["trainer"].state.global_step,
@@ -151,6 +151,26 @@ def test_its_embedding_in_two_processes_gives_equal_rows(rule_based, hub, photos
         assert embeddings == results["embedding"]
 
 
+@pytest.mark.timeout(600)
+def test_the_first_lines_of_the_readme_run(hub, photos, models, tmp_path):
+    code = (ROOT / "README.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    changes = {
+        '"photos"': f'"{photos}"',
+        "facebook/dinov2-large": f"{models}/dino",
+        'relations=["dino_image"]': 'relations=["dino_image"], similarity_range=(0.1, 0.99), range_kind="quantile"',
+        'urls=["http://gpu-1:8080/v1"], model="OpenGVLab/InternVL2-26B"': 'engine="rule_based"',
+        'urls=["http://gpu-2:8080/v1"], model="meta-llama/Meta-Llama-3-8B-Instruct"': 'images=ds, engine="rule_based"',
+        "your-name/your-pairs": "you/readme-pairs",
+    }
+    for old, new in changes.items():
+        assert old in code, old
+        code = code.replace(old, new)
+    (tmp_path / "home").mkdir()
+    done = run_child(hub, tmp_path / "home" / "hf", "-c", code + "\nprint(len(triplets))")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert int(done.stdout.strip().splitlines()[-1]) > 50
+
+
 @pytest.fixture
 def vlm_server(tmp_path):
     """`transformers serve` with a tiny LLaVA-NeXT that has learnt one sentence; its address and its model."""
@@ -202,6 +222,8 @@ def test_the_whole_notebook_with_a_real_server(hub, photos, models, vlm_server, 
     describe = {"urls": [url], "model": model, "max_new_tokens": 60, "concurrency": 4}
     values = parameters(photos, models, REPO_ID="you/served-pairs", DESCRIBE=describe)
     results, _ = run_notebook(hub, tmp_path / "home", values)
-    assert results["descriptions"] == [REPLY] or REPLY in results["descriptions"]
+    # the tiny model says its sentence to any two images, and now and then does not stop after it
+    assert REPLY in results["descriptions"]
+    assert [text for text in results["descriptions"] if not text.startswith(REPLY)] == []
     assert results["triplets"] > 20
     assert results["steps"] == 2

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from megapairs_hf.annotation.client.messages import Request
 from megapairs_hf.annotation.config import CaptionConfig, pair_seed
 from megapairs_hf.annotation.corpus_reader import SHA256, CorpusImages, MemoryRows
-from megapairs_hf.annotation.function import IMAGE_ROW, AnnotationFunction, without
+from megapairs_hf.annotation.function import IMAGE_ROW, AnnotationFunction, ids_as_text, without
 from megapairs_hf.annotation.prompts.parsing import parse_describe
 from megapairs_hf.annotation.prompts.templates import format_images, load_prompt
 from megapairs_hf.annotation.tasks import OneRetry, Outcome, response_row, sampling
-from megapairs_hf.core.errors import ResponseRejectedError
+from megapairs_hf.core.errors import ConfigError, ResponseRejectedError
 from megapairs_hf.core.schema import CAPTION, CAPTIONS, CAPTIONS_TABLE, IMAGE, IMAGE_ID
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ class Caption(AnnotationFunction):
     """
 
     CONFIG = CaptionConfig
+    image_column: ClassVar[str] = IMAGE
     NEEDS = (IMAGE_ID,)
     SCHEMA = without(CAPTIONS_TABLE, (IMAGE_ID,))
     HINTS: ClassVar[dict[str, str]] = {IMAGE_ID: IMAGE_ROW}
@@ -96,7 +97,7 @@ class Caption(AnnotationFunction):
     def compute(self, rows: Rows, rank: int | None) -> dict[str, Any]:
         """The added columns of some images."""
         cells = rows.values(IMAGE)
-        names = rows.values(IMAGE_ID) if IMAGE_ID in rows else []
+        names = ids_as_text(rows.values(IMAGE_ID)) if IMAGE_ID in rows else []
         if len(Counter(names)) < len(cells) or None in names:
             names = [str(i) for i in range(len(cells))]
         digests = rows.values(SHA256) if SHA256 in rows else [""] * len(cells)
@@ -117,7 +118,16 @@ class Caption(AnnotationFunction):
         """The added columns for one image.
 
         Args:
-            image: a path, bytes, or a PIL image.
+            image: a path, bytes, a PIL image, or a row with `image`.
             **values: more columns of its row.
+
+        Raises:
+            ConfigError: there is no image.
         """
-        return super().one(image=image, **values)
+        if isinstance(image, dict) and IMAGE in image:
+            image, values = image[IMAGE], {**image, **values}
+        if image is None:
+            raise ConfigError(
+                f"Caption.one takes an image, or a row with `image`, not {', '.join(values) or 'nothing'}"
+            )
+        return super().one(**{**values, IMAGE: image})

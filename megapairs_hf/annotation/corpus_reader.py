@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from megapairs_hf.artifacts import storage
 from megapairs_hf.artifacts.artifact import Artifact
-from megapairs_hf.artifacts.lookup import IdIndex, rows_by_id
+from megapairs_hf.artifacts.lookup import IdIndex, rows_by_id, text_ids
 from megapairs_hf.core.errors import ArtifactError, ConfigError, ImageRejectedError
 from megapairs_hf.core.schema import CAPTION, IMAGE, IMAGE_ID, META
 from megapairs_hf.images.decode import shrink, to_rgb
@@ -72,7 +72,9 @@ class CorpusReader:
         for start in range(0, len(numbers), CHUNK):
             table = data[numbers[start : start + CHUNK]]
             for i in range(len(table)):
-                yield table.slice(i, 1).to_pylist()[0]
+                row = table.slice(i, 1).to_pylist()[0]
+                # ids are text in an artifact too, whatever they were
+                yield row | {IMAGE_ID: str(row[IMAGE_ID])}
 
     def check(self, columns: Sequence[str]) -> None:
         """Refuse a column that is not there.
@@ -106,13 +108,13 @@ class CorpusReader:
         names = self.source.select_columns([IMAGE_ID]).with_format("arrow")
         if len(hinted):
             stored = names[rows[hinted].tolist()][IMAGE_ID].to_pylist()
-            right = [i for i, name in zip(hinted.tolist(), stored, strict=True) if ids[i] == name]
+            right = [i for i, name in zip(hinted.tolist(), stored, strict=True) if ids[i] == str(name)]
         else:
             right = []
         others = sorted(set(range(len(ids))) - set(right))
         if others:
             if IMAGE_ID not in self.cache:
-                self.cache[IMAGE_ID] = IdIndex(self.source)
+                self.cache[IMAGE_ID] = IdIndex(text_ids(self.source))
             rows[others] = self.cache[IMAGE_ID].rows([ids[i] for i in others])
         return sorted(int(row) for row in rows if row >= 0)
 
@@ -169,13 +171,14 @@ def _columns(source: Artifact | Dataset) -> list[str]:
     return list(source.schema().names) or [IMAGE_ID, IMAGE, CAPTION, META]
 
 
-def check_attributes(source: Artifact | Dataset, names: Sequence[str]) -> None:
+def check_attributes(source: Artifact | Dataset | None, names: Sequence[str]) -> None:
     """Refuse attributes that the corpus does not have, naming those that it has.
 
     Raises:
         ConfigError: one is unknown, or is not a number, a word or a list of them.
     """
-    if not names or (isinstance(source, Artifact) and not source.manifest.shards):
+    # of images in memory the reader itself says what they lack
+    if source is None or not names or (isinstance(source, Artifact) and not source.manifest.shards):
         return
     schema = source.schema() if isinstance(source, Artifact) else source.features.arrow_schema
     fields = {field.name: field.type for field in schema.field(META).type} if META in schema.names else {}

@@ -15,8 +15,8 @@ from megapairs_hf.annotation.prompts.parsing import parse_describe
 from megapairs_hf.annotation.prompts.templates import describe_prompt, format_describe
 from megapairs_hf.annotation.rule_based.engine import describe_by_rules
 from megapairs_hf.annotation.tasks import OneRetry, Outcome, captions_of, ids_of, response_row, sampling, seed_for
-from megapairs_hf.core.errors import ResponseRejectedError
-from megapairs_hf.core.schema import DESCRIPTIONS, IMAGE, IMAGE_ID, QUERY_ID, TARGET_ID
+from megapairs_hf.core.errors import ConfigError, ResponseRejectedError
+from megapairs_hf.core.schema import CAPTION, DESCRIPTIONS, IMAGE, IMAGE_ID, META, QUERY_ID, TARGET_ID
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -92,6 +92,7 @@ class Describe(AnnotationFunction):
     NEEDS = KEYS
     USES = ("query_row", "target_row")
     SCHEMA = without(DESCRIPTIONS, KEYS)
+    TAKES = "two images, two rows with `image`, two ids of `images`, or "
 
     def load_prompt(self) -> Prompt | None:
         """The prompt of the settings."""
@@ -113,12 +114,52 @@ class Describe(AnnotationFunction):
         """The added columns for one pair of images.
 
         Args:
-            image_a: the query image: a path, bytes, or a PIL image.
+            image_a: the query image: a path, bytes, or a PIL image; a row with `image` (and `image_id`, `caption` and
+                `meta` where it has them); or an id of `images`.
             image_b: the target image.
             **values: instead of images, a row with `query_id` and `target_id`.
+
+        Raises:
+            ConfigError: it is neither.
         """
-        if image_a is None or image_b is None:
-            return super().one(**values)
-        rows = {name: {IMAGE_ID: name, IMAGE: image} for name, image in (("a", image_a), ("b", image_b))}
+        if image_a is None and image_b is None:
+            return self.one_row(values)
+        if values or image_a is None or image_b is None:
+            return self.one_row({}, ", ".join(values) or "one image")
+        if self._are_ids(image_a, image_b):
+            return self.one_row({QUERY_ID: image_a, TARGET_ID: image_b})
+        rows = rows_of_images(image_a, image_b)
+        query, target = rows
         with self.using(MemoryRows(rows)):
-            return super().one(query_id="a", target_id="b")
+            return self.one_row({QUERY_ID: query, TARGET_ID: target})
+
+    def _are_ids(self, *names: Any) -> bool:
+        if self.images is None or not all(isinstance(name, str) for name in names):
+            return False
+        return self.reader().known(names) == set(names)
+
+
+def rows_of_images(image_a: Any, image_b: Any) -> dict[str, Row]:
+    """Two images as rows of a corpus, by id: the ids of the rows that they stand in, or letters.
+
+    Args:
+        image_a: a path, bytes, a PIL image, or a row with `image`.
+        image_b: the other.
+
+    Raises:
+        ConfigError: a row has no image.
+    """
+    # what an image column stores is a cell, and no row
+    is_row = [isinstance(each, dict) and set(each) != {"bytes", "path"} for each in (image_a, image_b)]
+    cells = [each if row else {IMAGE: each} for each, row in zip((image_a, image_b), is_row, strict=True)]
+    for row in cells:
+        if IMAGE not in row:
+            raise ConfigError(f"a row for Describe.one needs `image`; its columns: {', '.join(map(str, row))}")
+    ids: list[Any] = [row.get(IMAGE_ID) for row in cells]
+    if None in ids or ids[0] == ids[1]:
+        ids = ["a", "b"]
+    shared = [name for name in (CAPTION, META) if all(name in row for row in cells)]
+    return {
+        name: {IMAGE_ID: name, IMAGE: row[IMAGE], **{each: row[each] for each in shared}}
+        for name, row in zip(ids, cells, strict=True)
+    }

@@ -8,9 +8,11 @@ may miss the cache of `datasets`; then the journal answers, and nothing is sent 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import weakref
 from abc import abstractmethod
 from contextlib import contextmanager
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -25,25 +27,27 @@ from megapairs_hf.annotation.engines.row_batch import RowBatch
 from megapairs_hf.annotation.engines.session import Session
 from megapairs_hf.annotation.engines.transformers_engine import LocalSession
 from megapairs_hf.annotation.tasks import Outcome
-from megapairs_hf.artifacts.fingerprints import weights_fingerprint
+from megapairs_hf.artifacts.artifact import Artifact
+from megapairs_hf.artifacts.fingerprints import commit_of, weights_fingerprint
 from megapairs_hf.artifacts.sources import as_artifact
 from megapairs_hf.core.config import build_config, config_hash
 from megapairs_hf.core.distributed import device_of_rank
 from megapairs_hf.core.errors import ConfigError
 from megapairs_hf.core.row_function import RowFunction, Rows, blank_value, format_error
-from megapairs_hf.core.schema import QUERY_ID, TARGET_ID
+from megapairs_hf.core.schema import IMAGE_ID, NEGATIVE_IDS, QUERY_ID, TARGET_ID
+from megapairs_hf.core.whole_data import check_dataset
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
     from datasets import Dataset, Features
 
     from megapairs_hf.annotation.tasks import AnnotationTask, Row
-    from megapairs_hf.artifacts.artifact import Artifact
     from megapairs_hf.artifacts.lookup import IdIndex
 
 MODEL_ENGINES = ("openai", "transformers")
 KEYS = (QUERY_ID, TARGET_ID)
+IDS = (IMAGE_ID, *KEYS, NEGATIVE_IDS)
 IMAGE_ROW = "image_row"
 JOURNALS = "megapairs-journal"
 
@@ -67,10 +71,11 @@ class AnnotationFunction(RowFunction):
     SCHEMA: ClassVar[pa.Schema]  # what it adds
     NEEDS: ClassVar[tuple[str, ...]]
     USES: ClassVar[tuple[str, ...]] = ()  # what it reads where there is such a column
-    LISTS: ClassVar[tuple[str, ...]] = ()  # of what it needs; none is an empty one
+    BLANKS: ClassVar[dict[str, Any]] = {}  # what a value that is not there counts as, of what it needs
     HINTS: ClassVar[dict[str, str]] = {QUERY_ID: "query_row", TARGET_ID: "target_row"}  # where an id may stand
     VISION: ClassVar[bool] = True
     UNIT: ClassVar[str] = "pairs"
+    TAKES: ClassVar[str] = ""  # what `one` takes beside a row, for errors
 
     def __init__(
         self,
@@ -82,14 +87,18 @@ class AnnotationFunction(RowFunction):
         **settings: Any,
     ) -> None:
         self.config = build_settings(self.CONFIG, settings, type(self).__name__) if config is None else config
+        if images is not None and not isinstance(images, str | PathLike | Artifact):
+            images = check_dataset(images, type(self).__name__)
         self.images: Dataset | Artifact | str | None = str(images) if isinstance(images, str | PathLike) else images
         self.journal = None if journal is None else str(journal)
         self.model_path = model_path or self.config.model
-        local = self.config.local
-        needs_weights = self.config.engine in {"transformers", "clip"}
-        self.weights = weights_fingerprint(self.model_path, local.revision) if needs_weights else ""
-        if self.weights and local.adapter is not None:
-            self.weights += f" {weights_fingerprint(local.adapter, None)}"
+        self.local, self.weights = self.config.local, ""
+        if self.config.engine in {"transformers", "clip"}:
+            # what is hashed is loaded, also when the branch has moved on
+            self.local = replace(self.local, revision=commit_of(self.model_path, self.local.revision))
+            self.weights = weights_fingerprint(self.model_path, self.local.revision)
+            if self.local.adapter is not None:
+                self.weights += f" {weights_fingerprint(self.local.adapter, None)}"
         self.prompt = self.load_prompt()
         self.reset()
         # images at a path may change: what they are stands in the state, beside where they are
@@ -167,7 +176,11 @@ class AnnotationFunction(RowFunction):
         """What it reads of a batch."""
         names = [*self.NEEDS, *(name for name in self.USES if name in rows)]
         columns = {name: rows.values(name) for name in names}
-        return pa.table(columns | {name: [value or [] for value in columns[name]] for name in self.LISTS})
+        columns |= {
+            name: [blank if value is None else value for value in columns[name]] for name, blank in self.BLANKS.items()
+        }
+        # ids are text in an artifact too, whatever they were
+        return pa.table(columns | {name: ids_as_text(columns[name]) for name in IDS if name in columns})
 
     def compute(self, rows: Rows, rank: int | None) -> dict[str, Any]:
         """The added columns of some rows; one without a value that is needed gets the error `missing_value`."""
@@ -176,9 +189,9 @@ class AnnotationFunction(RowFunction):
             next((n for n in self.NEEDS if row[n] is None), None) for row in table.select(self.NEEDS).to_pylist()
         ]
         whole = pa.array([name is None for name in lacking], pa.bool_())
-        made = iter(self.outcomes(table.filter(whole), rank) if None in lacking else [])
+        outcomes = iter(self.outcomes(table.filter(whole), rank) if None in lacking else [])
         return self.columns(
-            [next(made) if n is None else Outcome(None, "missing_value", f"there is no {n}") for n in lacking]
+            [next(outcomes) if n is None else Outcome(None, "missing_value", f"there is no {n}") for n in lacking]
         )
 
     def outcomes(self, table: pa.Table, rank: int | None = None) -> list[Outcome]:
@@ -208,13 +221,16 @@ class AnnotationFunction(RowFunction):
         if self._session is None:
             folder = self.journal_folder()
             if self.config.engine == "transformers":
-                self._session = LocalSession(
-                    self.config, folder, vision=self.VISION, device=device_of_rank(self._rank)
-                )
+                self._session = self.local_session(folder, device_of_rank(self._rank))
             else:
                 self._session = Session(self.config, folder)
             self._at_exit = weakref.finalize(self, self._session.close)
         return self._session
+
+    def local_session(self, folder: PathLike[str] | str, device: str | None = None) -> LocalSession:
+        """The model of the settings on this machine, with its journal in a folder."""
+        config, model = replace(self.config, local=self.local), (self.model_path, self.weights)
+        return LocalSession(config, folder, model, vision=self.VISION, device=device)
 
     def journal_folder(self) -> Path:
         """The folder of the journal."""
@@ -243,6 +259,23 @@ class AnnotationFunction(RowFunction):
             self._at_exit.detach()
             session.close()
 
+    def one_row(self, values: dict[str, Any], wrong: str = "") -> dict[str, Any]:
+        """The added columns for a row that names all that is needed.
+
+        Args:
+            values: the row.
+            wrong: what was given that is no row, for the error.
+
+        Raises:
+            ConfigError: something is missing, or is no part of a row.
+        """
+        missing = [name for name in self.NEEDS if name not in values]
+        if wrong or missing:
+            named = wrong or ", ".join(values) or "nothing"
+            name = f"{type(self).__name__}.one"
+            raise ConfigError(f"{name} takes {self.TAKES}a row by name ({', '.join(self.NEEDS)}), not {named}")
+        return RowFunction.one(self, **values)
+
     def columns(self, outcomes: list[Outcome]) -> dict[str, Any]:
         """Outcomes as columns, blanks where a row has an error."""
         blank = {name: blank_value(feature) for name, feature in self.features.items()}
@@ -261,6 +294,14 @@ class AnnotationFunction(RowFunction):
         return {**columns, "error": errors}
 
 
+def ids_as_text(values: Iterable[Any]) -> list[Any]:
+    """Ids, or lists of ids, as text where they are whole numbers."""
+    return [
+        ids_as_text(value) if isinstance(value, list) else str(value) if isinstance(value, int) else value
+        for value in values
+    ]
+
+
 def without(schema: pa.Schema, names: Collection[str]) -> pa.Schema:
     """The other columns of a schema."""
     return pa.schema([field for field in schema if field.name not in names])
@@ -268,8 +309,14 @@ def without(schema: pa.Schema, names: Collection[str]) -> pa.Schema:
 
 def build_settings(cls: type[Any], settings: dict[str, Any], name: str) -> Any:
     """The settings of a row function, those of the endpoint among the others or together as `endpoint`."""
-    values = dict(settings)
-    flat = {field.name for field in dataclasses.fields(Endpoint)} & values.keys()
+    values, endpoint = dict(settings), [field.name for field in dataclasses.fields(Endpoint)]
+    known = sorted({*endpoint, *(field.name for field in dataclasses.fields(cls))})
+    for key in sorted(values.keys() - known):
+        # the endpoint's names stand among the others
+        near = difflib.get_close_matches(key, known, n=1)
+        if near and near[0] in endpoint:
+            raise ConfigError(f"{name}: unknown key {key!r}; did you mean {near[0]!r}?")
+    flat = values.keys() & endpoint
     if flat:
         values["endpoint"] = {**dict(values.get("endpoint") or {}), **{key: values.pop(key) for key in flat}}
     return build_config(cls, values, name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
 
@@ -18,7 +18,7 @@ from megapairs_hf.annotation.prompts.templates import format_instruct, instruct_
 from megapairs_hf.annotation.rule_based.engine import instruct_by_rules
 from megapairs_hf.annotation.tasks import OneRetry, Outcome, captions_of, ids_of, response_row, sampling, seed_for
 from megapairs_hf.core.errors import ResponseRejectedError
-from megapairs_hf.core.schema import INSTRUCTIONS
+from megapairs_hf.core.schema import INSTRUCTIONS, QUERY_ID, TARGET_ID
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -46,6 +46,12 @@ class InstructTask(OneRetry):
     def example_texts(self) -> frozenset[str]:
         """The instructions of all few-shot examples: a model that repeats any of them did not read the description."""
         return frozenset(normalize(text) for each in self.examples for text in each.instructions)
+
+    def decide(self, row: Row, responses: Mapping[int, Response]) -> Outcome | int:
+        """The outcome that these responses allow, or the number of the next attempt; none about nothing."""
+        if not row["description"].strip():
+            return Outcome(None, "no_description", "the pair has no description")
+        return super().decide(row, responses)
 
     def request(self, row: Row, attempt: int) -> Request:
         """The few-shot examples, the description and the prompt."""
@@ -104,8 +110,10 @@ class Instruct(AnnotationFunction):
     CONFIG = InstructConfig
     NEEDS = (*KEYS, "description")
     USES = ("query_row", "target_row")
+    BLANKS: ClassVar[dict[str, Any]] = {"description": ""}
     SCHEMA = without(INSTRUCTIONS, KEYS)
     VISION = False
+    TAKES = "one description, or "
 
     def load_prompt(self) -> Prompt | None:
         """The prompt of the settings, and its few-shot examples."""
@@ -129,7 +137,12 @@ class Instruct(AnnotationFunction):
         Args:
             text: the description.
             **values: instead of a text, a row with `query_id`, `target_id` and `description`.
+
+        Raises:
+            ConfigError: it is neither.
         """
         if text is None:
-            return super().one(**values)
-        return super().one(query_id="", target_id="", description=text)
+            return self.one_row(values)
+        if values or not isinstance(text, str):
+            return self.one_row({}, ", ".join(values) or f"a {type(text).__name__}")
+        return self.one_row({QUERY_ID: "", TARGET_ID: "", "description": text})

@@ -20,7 +20,6 @@ from megapairs_hf.annotation.client.client import Client
 from megapairs_hf.annotation.client.event_loop import rare_collection, run
 from megapairs_hf.annotation.engines.async_runner import AsyncRunner, by_client
 from megapairs_hf.annotation.engines.journal import Journal
-from megapairs_hf.annotation.engines.transformers_engine import LocalSession
 from megapairs_hf.annotation.shard_io import ShardIO, journal_folder, remove_journal, write_shard
 from megapairs_hf.annotation.text_stats import MAX_TEXTS, text_stats
 from megapairs_hf.artifacts.artifact import Artifact, read_table
@@ -81,7 +80,7 @@ def annotate(step: Step, ask: Ask | None = None) -> Artifact:
 
 
 def _by_local_model(step: Step, writer: ArtifactWriter, bar: Progress) -> None:
-    session = LocalSession(step.config, journal_folder(step.out), vision=step.function.VISION)
+    session = step.function.local_session(journal_folder(step.out))
     shards = ShardIO(step, writer, session.journal)
     try:
         for index in writer.mine():

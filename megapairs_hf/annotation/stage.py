@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from megapairs_hf.annotation.runner import annotate
 from megapairs_hf.annotation.shard_io import NO_VERDICT
 from megapairs_hf.annotation.steps import caption_step, describe_step, instruct_step, verify_step
-from megapairs_hf.core.progress import note
+from megapairs_hf.annotation.verify import note_no_verdict
 
 if TYPE_CHECKING:
     from megapairs_hf.annotation.config import CaptionConfig, DescribeConfig, InstructConfig, VerifyConfig
@@ -77,7 +77,7 @@ def describe_pairs(
 
 def instruct_pairs(
     descriptions: Source,
-    corpus: Source,
+    corpus: Source | None = None,
     *,
     config: InstructConfig,
     out: PathLike,
@@ -87,7 +87,7 @@ def instruct_pairs(
 
     Args:
         descriptions: of `describe_pairs`.
-        corpus: the captions.
+        corpus: the captions; None where neither the rule-based engine nor a prompt of one's own reads them.
         config: settings.
         out: output directory.
         overwrite: replace an earlier result.
@@ -99,6 +99,7 @@ def instruct_pairs(
     Raises:
         ServerUnavailableError: the servers refuse or fail every request; responses so far are kept.
         BudgetSpentError: the budget is exhausted; responses so far are kept.
+        ArtifactError: captions are needed, and there is no corpus.
         ConfigError: the prompt file, the few-shot file or an attribute cannot be used.
     """
     return annotate(instruct_step(descriptions, corpus, config=config, out=out, overwrite=overwrite))
@@ -138,7 +139,5 @@ def verify_pairs(
     artifact = annotate(step)
     verdicts = dict(artifact.manifest.stats.get("verdicts", {}))
     if artifact.rows and not sum(count for name, count in verdicts.items() if name != NO_VERDICT):
-        asked = config.engine != "clip" and artifact.manifest.stats.get("answers")
-        why = "no response says yes or no" if asked else "no pair has a hard negative (`negative_ids`) that is there"
-        note(f"nothing was verified: {why}")
+        note_no_verdict(asked=config.engine != "clip" and bool(artifact.manifest.stats.get("answers")))
     return artifact

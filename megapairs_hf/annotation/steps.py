@@ -67,12 +67,26 @@ def describe_step(
 
 
 def instruct_step(
-    descriptions: Source, corpus: Source, *, config: InstructConfig, out: PathLike, overwrite: bool = False
+    descriptions: Source,
+    corpus: Source | None = None,
+    *,
+    config: InstructConfig,
+    out: PathLike,
+    overwrite: bool = False,
 ) -> Step:
-    """Instructions from descriptions."""
-    descriptions, corpus = as_artifact(descriptions, "descriptions"), as_artifact(corpus, "corpus")
+    """Instructions from descriptions; a corpus is needed where captions are.
+
+    Raises:
+        ArtifactError: captions are needed, and there is no corpus.
+    """
+    descriptions = as_artifact(descriptions, "descriptions")
+    corpus = None if corpus is None else as_artifact(corpus, "corpus")
     function = Instruct(corpus, config=config)
-    inputs = {"descriptions": descriptions.fingerprint, "corpus": corpus.fingerprint} | _of_function(function)
+    if corpus is None and (not function.asks or function.prompt.needs_captions):
+        reads = "the prompt" if function.asks else "the rule-based engine"
+        raise ArtifactError(f"{reads} reads captions, and there is no corpus; name its folder with --corpus")
+    inputs = {"descriptions": descriptions.fingerprint, **({} if corpus is None else {"corpus": corpus.fingerprint})}
+    inputs |= _of_function(function)
     if function.asks:
         inputs["demonstrations"] = examples_digest(function.examples)
     return Step("instructions", INSTRUCTIONS, descriptions, function.NEEDS, function, inputs, out, overwrite)

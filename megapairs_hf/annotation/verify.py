@@ -10,9 +10,10 @@ scores a half.
 
 from __future__ import annotations
 
+import math
 import random
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import pyarrow as pa
 
@@ -25,6 +26,7 @@ from megapairs_hf.annotation.prompts.parsing import without_thinking
 from megapairs_hf.annotation.prompts.templates import Prompt, format_images, load_prompt
 from megapairs_hf.annotation.tasks import Outcome, Row, share
 from megapairs_hf.core.distributed import device_of_rank
+from megapairs_hf.core.progress import note
 from megapairs_hf.core.schema import NEGATIVE_IDS, QUERY_ID, TARGET_ID, VERIFIED
 
 if TYPE_CHECKING:
@@ -128,8 +130,34 @@ class Verify(AnnotationFunction):
     CONFIG = VerifyConfig
     NEEDS = (QUERY_ID, TARGET_ID, "instructions", NEGATIVE_IDS)
     USES = ("query_row", "target_row")
-    LISTS = ("instructions", NEGATIVE_IDS)
+    BLANKS: ClassVar[dict[str, Any]] = {"instructions": [], NEGATIVE_IDS: []}
     SCHEMA = pa.schema([VERIFIED.field("verified")])
+
+    def reset(self) -> None:
+        """Forget the connections, the images, and what was said."""
+        super().reset()
+        self._told = False
+
+    def outcomes(self, table: pa.Table, rank: int | None = None) -> list[Outcome]:
+        """What becomes of some rows; says once where none of them gets a verdict."""
+        outcomes = super().outcomes(table, rank)
+        rates = [outcome.row["verified"] for outcome in outcomes if outcome.row is not None]
+        if rates and not self._told and all(math.isnan(rate) for row in rates for rate in row):
+            self._told = True
+            note_no_verdict(asked=any(outcome.cost[0] for outcome in outcomes))
+        return outcomes
+
+    def one(self, *wrong: Any, **values: Any) -> dict[str, Any]:
+        """The added columns for one pair with instructions.
+
+        Args:
+            *wrong: nothing.
+            **values: a row with `query_id`, `target_id`, `instructions` and `negative_ids`.
+
+        Raises:
+            ConfigError: one of them is missing, or something is not named.
+        """
+        return self.one_row(values, "" if not wrong else "something without a name")
 
     def load_prompt(self) -> Prompt | None:
         """The prompt of the settings."""
@@ -160,7 +188,7 @@ class Verify(AnnotationFunction):
         """The outcomes of a CLIP model's scores, batch by batch."""
         reader = self.reader(pa.Table.from_pylist(rows))
         negatives = self.negatives(rows, reader)
-        clip = load(self.config.model, self.model_path, self.config.local, device_of_rank(self._rank))
+        clip = load(self.config.model, self.model_path, self.weights, self.local, device_of_rank(self._rank))
         outcomes = []
         for start in range(0, len(rows), self.config.local.batch_size):
             batch = rows[start : start + self.config.local.batch_size]
@@ -171,6 +199,16 @@ class Verify(AnnotationFunction):
             for _ in batch:
                 advance()
         return outcomes
+
+
+def note_no_verdict(*, asked: bool) -> None:
+    """Say that nothing was verified, and why.
+
+    Args:
+        asked: whether a model was asked anything.
+    """
+    why = "no response says yes or no" if asked else "no pair has a hard negative (`negative_ids`) that is there"
+    note(f"nothing was verified: {why}")
 
 
 def image_ids(rows: Iterable[Row], negatives: Mapping[tuple[str, str], list[str]]) -> set[str]:

@@ -141,9 +141,9 @@ class Artifact:
         prefix = f"{part}/" if kind == "triplets" and part in self.manifest.parts else ""
         if part is not None and not prefix:
             return Dataset(self.configuration(part))
-        shards = [shard for shard in self.manifest.shards if str(shard["file"]).startswith(prefix) and shard["rows"]]
-        files = [join(self.path, str(shard["file"])) for shard in shards]
-        if not all(name.endswith((".parquet", ".arrow")) for name in files):
+        shards = [shard for shard in self.manifest.shards if str(shard["file"]).startswith(prefix)]
+        files = [join(self.path, str(shard["file"])) for shard in shards if shard["rows"]]
+        if not all(str(shard["file"]).endswith((".parquet", ".arrow")) for shard in shards):
             raise ArtifactError(f"{self.path} holds {kind}, which is no data set of rows")
         return (
             open_dataset(files, f"{part or kind}-{self.fingerprint}")

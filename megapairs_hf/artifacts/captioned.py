@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from megapairs_hf.artifacts.artifact import Artifact
+from megapairs_hf.artifacts.sources import as_artifact
 from megapairs_hf.core.schema import CAPTION, CAPTIONS, IMAGE_ID
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
     import numpy as np
     from datasets import Dataset
+
+    from megapairs_hf.artifacts.storage import PathLike
 
 TYPES = {CAPTION: pa.string(), CAPTIONS: pa.list_(pa.string())}
 
@@ -137,15 +140,15 @@ def _read(_path: str, _fingerprint: str, index: int | None, held: _Held) -> pa.T
     return table.combine_chunks()
 
 
-def with_captions(corpus: Artifact, captions: Artifact) -> Artifact:
+def with_captions(corpus: Artifact | Dataset | PathLike, captions: Artifact | Dataset | PathLike) -> Artifact:
     """A corpus whose captions are those of a `captions` artifact.
 
     Args:
-        corpus: the images.
-        captions: of `caption_images`, or of one's own by `as_artifact(…, "captions")`; an image without one there has
-            an empty caption.
+        corpus: the images, wherever `as_artifact` finds them.
+        captions: of `caption_images`, or of one's own; an image without one there has an empty caption.
 
     Returns:
         The same rows; its fingerprint is of both.
     """
-    return CaptionedCorpus(corpus.path, corpus.manifest, corpus, captions)
+    corpus = as_artifact(corpus, "corpus")
+    return CaptionedCorpus(corpus.path, corpus.manifest, corpus, as_artifact(captions, "captions"))

@@ -2,8 +2,9 @@
 
 `IdIndex` serves random access to a `datasets.Dataset` from many workers: a dict of 20 M ids takes minutes and
 gigabytes in each, two sorted columns of eight bytes in one memory-mapped file take neither. `rows_by_id` serves a set
-of ids of an artifact in one pass over its shards. What surprises: the file of the index lies beside the Arrow cache of
-`datasets`, keyed by the data set's fingerprint; where that folder cannot be written the index stays in memory.
+of ids of an artifact in one pass over its shards. What surprises: the file of the index lies in the cache of
+`datasets`, keyed by the data set's fingerprint; where that folder cannot be written the index stays in memory, and so
+does that of a data set in memory.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from megapairs_hf.artifacts.artifact import Artifact
 
+INDICES = "megapairs-ids"  # folder in the cache of `datasets`
 HASH_KEY = "megapairs-hf ids"  # pandas wants 16 bytes
 
 
@@ -37,9 +39,12 @@ class IdIndex:
     """Rows of ids in a column, [2, N] uint64: sorted hashes, and the row of each."""
 
     def __init__(self, images: Dataset) -> None:
+        from datasets import config
+
         self.ids = images.select_columns([IMAGE_ID])
-        files = images.cache_files
-        self.path = Path(files[0]["filename"]).with_name(f"ids-{images._fingerprint}.npy") if files else None
+        # not beside the rows: their folder may be the user's own
+        folder = Path(config.HF_DATASETS_CACHE) / INDICES
+        self.path = folder / f"{images._fingerprint}.npy" if images.cache_files else None
         self.table = self._load()
 
     def _load(self) -> np.ndarray:
@@ -139,7 +144,7 @@ def _locate_in_dataset(
 ) -> dict[int, np.ndarray]:
     """As `locate`, through an index: a data set has many small virtual shards."""
     if "ids" not in artifact.cache:
-        artifact.cache["ids"] = IdIndex(_text_ids(artifact.source))
+        artifact.cache["ids"] = IdIndex(text_ids(artifact.source))
     rows = artifact.cache["ids"].rows(sorted(set(ids)))
     rows = np.unique(rows[rows >= 0])
     chosen = None if shards is None else set(shards)
@@ -147,7 +152,7 @@ def _locate_in_dataset(
     return {index: inside for index, inside in located.items() if chosen is None or index in chosen}
 
 
-def _text_ids(dataset: Dataset) -> Dataset:
+def text_ids(dataset: Dataset) -> Dataset:
     """The ids of a data set, as text whatever they are there."""
     from datasets import Value
 

@@ -7,7 +7,9 @@ configuration `images` serves as one; and of images that files name by a path on
 
 from __future__ import annotations
 
+import hashlib
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.artifacts import storage
@@ -16,7 +18,7 @@ from megapairs_hf.artifacts.as_dataset import load
 from megapairs_hf.artifacts.conform import REQUIRED
 from megapairs_hf.artifacts.image_folder import image_rows, list_images
 from megapairs_hf.artifacts.storage import HUB_ID, PathLike, join
-from megapairs_hf.artifacts.table_files import read_files, table_files
+from megapairs_hf.artifacts.table_files import check_file, read_files, table_files
 from megapairs_hf.artifacts.virtual import virtual_artifact
 from megapairs_hf.core.errors import ArtifactError, SchemaMismatchError
 from megapairs_hf.core.image_paths import ImagePaths, caches
@@ -59,6 +61,7 @@ def as_artifact(source: Artifact | Dataset | PathLike, kind: str) -> Artifact:
     path = str(source)
     if any(storage.exists(join(path, name)) for name in (MANIFEST, PLAN)):
         return _of_kind(open_artifact(path), kind)
+    check_file(path)
     artifact = _of_path(path, kind) if kind in REQUIRED else None
     return artifact if artifact is not None else open_artifact(path, kind)
 
@@ -136,6 +139,22 @@ def _of_rows(source: Any, kind: str) -> Artifact:
     return virtual_artifact(source, kind, f"the Dataset of {len(source):,} rows")
 
 
+def _own_cache(path: str) -> str | None:
+    """Where `datasets` keeps the rows of a folder that is no artifact of ours: one place for each state of it.
+
+    By itself it tells folders apart by their last name and the text of their README, and may give the rows of another.
+    """
+    if not storage.is_local(path) or not storage.exists(path) or storage.exists(join(path, MANIFEST)):
+        return None
+    import datasets
+
+    folder = storage.local(path).resolve()
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    facts = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    mark = hashlib.sha256(repr(facts).encode("utf-8", "backslashreplace")).hexdigest()[:16]
+    return join(datasets.config.HF_DATASETS_CACHE, "megapairs_hf", f"folder-{mark}")
+
+
 def _of_published(path: str, kind: str) -> Artifact:
     """A data set on the Hub, or a folder with a README that says which files it has."""
     import datasets
@@ -154,7 +173,7 @@ def _of_published(path: str, kind: str) -> Artifact:
         raise ArtifactError(
             f"{path} has no configuration {configuration!r} to serve as {kind}; it has {', '.join(names)}"
         )
-    loaded = load(path, name=name)
+    loaded = load(path, name=name, cache_dir=_own_cache(path))
     splits = list(loaded)
     split = "train" if "train" in splits else splits[0]
     if len(splits) > 1 and split != "train":

@@ -8,6 +8,7 @@ caption may hold any other character that ends lines elsewhere.
 from __future__ import annotations
 
 import csv
+import difflib
 import hashlib
 import io
 import json
@@ -55,6 +56,21 @@ def table_files(path: str) -> list[str]:
     if len(formats) > 1:
         raise ArtifactError(f"{path} holds files of several formats ({', '.join(sorted(formats))}); name one file")
     return [join(path, name) for name in names]
+
+
+def check_file(path: str) -> None:
+    """Refuse the name of a table that is not there.
+
+    Raises:
+        ArtifactError: there is no such file; the message names the nearest one in its folder.
+    """
+    if suffix(path) not in FORMATS | NAMED_ONLY or storage.exists(path):
+        return
+    folder = storage.parent(path) or "."
+    if storage.HUB_ID.fullmatch(path) and not storage.exists(folder):
+        return
+    near = difflib.get_close_matches(Path(path).name, storage.list_names(folder), n=1)
+    raise ArtifactError(f"there is no file {path}; " + (f"did you mean {near[0]!r}?" if near else "check the path"))
 
 
 def format_of(file: str) -> str:

@@ -89,6 +89,8 @@ _ALL = (
         captions=True,
         call="megapairs_hf.annotation:instruct_pairs",
         step="megapairs_hf.annotation.steps:instruct_step",
+        # only rules and prompts of one's own read captions
+        optional=("corpus",),
     ),
     AnnotateStage(
         "verify",

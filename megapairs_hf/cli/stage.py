@@ -167,8 +167,8 @@ class Stage:
     def _run_here(self, config: Any, paths: dict[str, str], out: str, work: str, overwrite: bool) -> None:
         absent = [name for name in self.optional if paths[name] == join(work, name) and not exists(paths[name])]
         inputs = [None if name in absent else open_input(name, paths[name], work) for name in self.inputs]
-        if CAPTIONS in paths:
-            place = self.inputs.index("corpus")
+        place = self.inputs.index("corpus") if CAPTIONS in paths else 0
+        if CAPTIONS in paths and inputs[place] is not None:
             inputs[place] = captioned(inputs[place], paths[CAPTIONS])
         where = {"out": out, "work": work} if self.in_work else {"out": out}
         result = self.apply(inputs, {"config": config, "overwrite": overwrite, **where})
@@ -220,21 +220,23 @@ def open_input(name: str, path: str, work: str) -> Any:
 def captioned(corpus: Any, path: str) -> Any:
     """A corpus with the captions of a folder or file in the place of its own."""
     from megapairs_hf.artifacts.captioned import with_captions
-    from megapairs_hf.artifacts.sources import as_artifact
 
     note(f"{path} takes the place of the corpus's captions")
-    return with_captions(corpus, as_artifact(path, CAPTIONS))
+    return with_captions(corpus, path)
 
 
 def open_embeddings(folder: str) -> Any:
-    """The embeddings in a folder, by encoder; or those of a folder that another program wrote.
+    """The embeddings in a folder, by encoder; those of a table; or those of a folder that another program wrote.
 
     Raises:
         IncompleteArtifactError: some were begun and not finished.
         ArtifactError: there are none.
     """
     from megapairs_hf.artifacts.artifact import open_artifact
+    from megapairs_hf.artifacts.sources import as_artifact
 
+    if Path(folder).is_file() or exists(join(folder, MANIFEST)):
+        return {Path(folder).stem: as_artifact(folder, "embeddings")}
     names = sorted(path.parent.name for path in Path(folder).glob("[!.]*/manifest.json"))
     begun = sorted(path.parent.name for path in Path(folder).glob("[!.]*/.plan.json"))
     if set(begun) - set(names):

@@ -6,20 +6,24 @@ formats or with other metadata, is a duplicate.
 
 from __future__ import annotations
 
+import copy
+import hashlib
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from megapairs_hf.core import distributed
 from megapairs_hf.core.errors import ConfigError
 from megapairs_hf.core.progress import note
-from megapairs_hf.core.row_function import ERROR, reason_of
+from megapairs_hf.core.row_function import ERROR, RowFunction, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from datasets import Dataset, IterableDataset
-
-    from megapairs_hf.core.row_function import RowFunction
 
     AnyDataset = TypeVar("AnyDataset", Dataset, IterableDataset)
 
@@ -34,8 +38,11 @@ def add_columns(dataset: AnyDataset, function: RowFunction, **map_arguments: Any
 
     The same rows as `dataset.map(function, batched=True)`, but only the added columns are written: images that the
     data set holds as bytes are not copied. A column that the function adds anew replaces the old one; an earlier
-    `error` is kept. In a script that `accelerate launch` or `torchrun` started, each process computes its part of the
-    rows, and all get the whole.
+    `error` is kept. Where rows name image files by their paths, a file that was replaced since is read again, while a
+    plain `map` takes the old result from its cache unless it is told `load_from_cache_file=False`.
+
+    In a script that `accelerate launch` or `torchrun` started, each process computes its part of the rows, and all get
+    the whole.
 
     Args:
         dataset: a `Dataset`, or an `IterableDataset` (write `.decode(False)` first where it holds images).
@@ -46,10 +53,15 @@ def add_columns(dataset: AnyDataset, function: RowFunction, **map_arguments: Any
         The data set with the added columns.
 
     Raises:
-        ConfigError: the data set lacks a column that the function needs.
+        ConfigError: the data set lacks a column that the function needs, it has several splits, or the function is no
+            row function.
     """
     import datasets
 
+    _require_rows(dataset)
+    if not isinstance(function, RowFunction):
+        call = f"; write {function.__name__}(…)" if isinstance(function, type) else ""
+        raise ConfigError(f"add_columns takes a row function, such as CheckImages(){call}; for others there is `map`")
     others = [name for name in dataset.column_names or () if name not in function.features]
     if isinstance(dataset, datasets.IterableDataset):
         features = None
@@ -61,9 +73,66 @@ def add_columns(dataset: AnyDataset, function: RowFunction, **map_arguments: Any
         # `map` gives a data set without rows back as it is
         features = datasets.Features({**{name: dataset.features[name] for name in others}, **function.features})
         return datasets.Dataset.from_dict({name: [] for name in features}, features=features)
+    if dataset.format["type"] is not None:
+        # another format would decode the images before they are looked at
+        plain = add_columns(dataset.with_format(None), function, **map_arguments)
+        return plain.with_format(dataset.format["type"], **dataset.format["format_kwargs"])
     arguments = {"features": function.features, "desc": type(function).__name__, **map_arguments}
-    added = _map_shards(dataset, function, arguments) if distributed.launched() else _map(dataset, function, arguments)
+    rows = _with_files(dataset, function)
+    added = _map_shards(rows, function, arguments) if distributed.launched() else _map(rows, function, arguments)
     return datasets.concatenate_datasets([dataset.select_columns(others), added], axis=1) if others else added
+
+
+def _with_files(dataset: Dataset, function: RowFunction) -> Dataset:
+    """The data set with a fingerprint that also tells the image files that the function reads by their paths."""
+    reads = getattr(function, "image_column", "")
+    names = [name for name in dataset.column_names if reads is None or reads == name]
+    digest, folder, count = hashlib.sha256(), Path(getattr(function, "root", None) or ""), 0
+    for path in (path for name in names if dataset.cache_files for path in _named_files(dataset, name, reads)):
+        count += 1
+        digest.update(f"{path} {_state_of(folder / path)}\n".encode("utf-8", "surrogatepass"))
+    if not count:
+        return dataset
+    changed = copy.copy(dataset)
+    changed._fingerprint = hashlib.sha256(f"{dataset._fingerprint} {digest.hexdigest()}".encode()).hexdigest()[:16]
+    return changed
+
+
+def _state_of(path: Path) -> str:
+    """Size and time of a file; nothing of a URL, or where there is none."""
+    try:
+        file = path.stat()
+    except (OSError, ValueError):
+        return ""
+    return f"{file.st_size} {file.st_mtime_ns}"
+
+
+def _named_files(dataset: Dataset, name: str, reads: str | None) -> Iterator[str]:
+    """The paths in a column of images, of the rows that hold no bytes; in one of texts where it is named."""
+    column = dataset.data.column(name)
+    fields = {field.name for field in column.type} if pa.types.is_struct(column.type) else set()
+    is_text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+    if fields == {"bytes", "path"}:
+        without = pc.is_null(pc.struct_field(column, "bytes"))
+        column = pc.struct_field(column, "path")
+    elif is_text and reads is not None:
+        without = pc.is_valid(column)
+    else:
+        return
+    if dataset._indices is not None:
+        rows = dataset._indices.column(0)
+        column, without = column.take(rows), without.take(rows)
+    for chunk in column.filter(without).drop_null().chunks:
+        yield from chunk.to_pylist()
+
+
+def _require_rows(dataset: Any) -> None:
+    import datasets
+
+    if isinstance(dataset, datasets.DatasetDict | datasets.IterableDatasetDict):
+        raise ConfigError(f"this is a data set of several splits; take one of them ({', '.join(map(str, dataset))})")
+    if not isinstance(dataset, datasets.Dataset | datasets.IterableDataset):
+        raise ConfigError(f"this is a {type(dataset).__name__} and no datasets.Dataset; load one with `load_dataset`")
 
 
 def _map(dataset: Dataset, function: RowFunction, arguments: dict[str, Any]) -> Dataset:
@@ -97,10 +166,11 @@ def drop_errors(dataset: AnyDataset) -> AnyDataset:
         The rows without an error, in their order.
 
     Raises:
-        ConfigError: there is no column `error`.
+        ConfigError: there is no column `error`, there are several splits, or this is no data set.
     """
     import datasets
 
+    _require_rows(dataset)
     if dataset.column_names is not None and ERROR not in dataset.column_names:
         raise ConfigError(f"there is no column {ERROR!r}, so no row function was mapped over this data set")
     if isinstance(dataset, datasets.IterableDataset):
@@ -125,10 +195,12 @@ def drop_duplicates(dataset: Dataset) -> Dataset:
         The rows that stay, in their order.
 
     Raises:
-        ConfigError: there is no column `image_id` or `pixels_sha256`, or the data set is streamed.
+        ConfigError: there is no column `image_id` or `pixels_sha256`, there are several splits, or the data set is
+            streamed.
     """
     import datasets
 
+    _require_rows(dataset)
     if isinstance(dataset, datasets.IterableDataset):
         raise ConfigError("drop_duplicates looks at all rows, so it cannot stream; write the rows to parquet first")
     for name in (IMAGE_ID, PIXELS):

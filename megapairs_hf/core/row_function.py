@@ -134,9 +134,14 @@ class RowFunction(ABC):
 
         Args:
             **values: the row.
+
+        Raises:
+            ConfigError: there is none.
         """
         import numpy as np
 
+        if not values:
+            raise ConfigError(f"{type(self).__name__}: `one` needs a row; name its columns, or give what it reads")
         columns = self({name: [value] for name, value in values.items()})
         firsts = {name: column[0] for name, column in columns.items()}
         return {name: value.item() if isinstance(value, np.generic) else value for name, value in firsts.items()}
@@ -189,7 +194,7 @@ def spread(values: Any, good: Sequence[int], size: int, blank: Any) -> Any:
 
 
 def typed_lists(values: Any, feature: Any) -> Any:
-    """A column on its way to Arrow: lists that are all empty say of what type, as a plain `map` would guess none.
+    """A column on its way to Arrow: empty lists say of what type, where they are alone or among arrays.
 
     Lists of structs cannot say it; where a first batch may have none, pass `features=` or use `add_columns`.
     """
@@ -197,10 +202,12 @@ def typed_lists(values: Any, feature: Any) -> Any:
     from datasets import List, Value
 
     plain = isinstance(feature, List) and feature.length < 0 and isinstance(feature.feature, Value)
-    if not plain or any(map(len, values)):
+    # beside an array of float32 an empty list would be one of float64, which Arrow does not join
+    if not plain or any(len(value) and not isinstance(value, np.ndarray) for value in values):
         return values
     kind = feature.feature.dtype
-    return [np.array([], str if kind in {"string", "large_string"} else kind)] * len(values)
+    empty = np.array([], str if kind in {"string", "large_string"} else kind)
+    return [value if len(value) else empty for value in values]
 
 
 def blank_value(feature: Any) -> Any:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def check_dataset(source: Any, step: str) -> Dataset:
-    """A `Dataset`, which can be read more than once and in any order.
+    """A `Dataset` without a format, which can be read more than once and in any order.
 
     Args:
         source: what was given.
@@ -23,7 +23,7 @@ def check_dataset(source: Any, step: str) -> Dataset:
     import datasets
 
     if isinstance(source, datasets.Dataset):
-        return source
+        return source if source.format["type"] is None else source.with_format(None)
     if isinstance(source, datasets.DatasetDict):
         raise ConfigError(f"{step} takes one split of a data set; take one of {', '.join(map(repr, source))}")
     if isinstance(source, datasets.IterableDataset):

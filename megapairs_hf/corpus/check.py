@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from megapairs_hf.core.config import require
 from megapairs_hf.core.errors import CorpusError, ImageRejectedError
+from megapairs_hf.core.image_paths import caches
+from megapairs_hf.core.progress import note
 from megapairs_hf.core.row_function import ERROR, RowFunction, format_error
 from megapairs_hf.corpus.sources.base import no_id
 from megapairs_hf.corpus.sources.cells import (
@@ -22,7 +25,9 @@ from megapairs_hf.corpus.sources.cells import (
     cell_id,
     choose_image_columns,
     image_columns,
+    path_of,
     read_cell,
+    relative_to,
 )
 from megapairs_hf.images.decode import (
     MAX_PIXELS,
@@ -124,11 +129,13 @@ class CheckImages(RowFunction):
     name, without `.tar`); else the image's path relative to `root`; else the first 16 hex digits of the pixels' hash.
     It is never a counter and never an absolute path, so rows that are added or left out rename none.
 
-    A path in a column of texts must lead to a file inside `root`; the paths of an `Image` column are read where they
-    lead, as `datasets` does. Nothing is fetched from the network.
+    A path must lead to a file inside `root`, or inside the caches of `datasets` and of the Hub's client. Without a
+    `root` the paths of an `Image` column are read where they lead, as `datasets` does, and those in a column of texts
+    not at all. Nothing is fetched from the network. A file that was replaced since is read again by `add_columns`; a
+    plain `map` needs `load_from_cache_file=False` for that.
 
     Args:
-        root: the folder that ids are relative to, and that paths in a column of texts must be inside.
+        root: the folder that ids are relative to, and that the images must be inside.
         image_column: the column with the images; None for the only one that there is.
         id_column: the column with unique ids.
         max_pixels: more pixels than this and an image is an error before it is decoded.
@@ -136,7 +143,7 @@ class CheckImages(RowFunction):
 
     Raises:
         CorpusError: there is no folder `root`, or no or more than one column holds images.
-        ConfigError: a named column is not there.
+        ConfigError: a setting is out of its range, or a named column is not there.
 
     Errors: `empty_file`, `not_an_image`, `truncated`, `too_many_pixels`, `too_small`, `unsupported_mode`, `no_image`,
     `no_id`, `unreadable_file`, `remote_image`, `outside_source`.
@@ -150,6 +157,9 @@ class CheckImages(RowFunction):
         max_pixels: int = MAX_PIXELS,
         min_side: int = MIN_SIDE,
     ) -> None:
+        pixels, side = (isinstance(each, (int, float)) for each in (max_pixels, min_side))
+        require(pixels and max_pixels >= 1, "max_pixels", max_pixels, "a positive number")
+        require(side and min_side >= 0, "min_side", min_side, "0 or a positive number")
         if root is not None and not Path(root).exists():
             raise CorpusError(f"there is no folder {root}; check `root`")
         self.root = None if root is None else str(base_folder(root))
@@ -158,8 +168,9 @@ class CheckImages(RowFunction):
         self.reset()
 
     def reset(self) -> None:
-        """Forget which columns held images."""
+        """Forget which columns held images, and that paths were compared with the root."""
         self._columns: list[str] = []
+        self._looked = False
 
     @property
     def features(self) -> Features:
@@ -177,11 +188,24 @@ class CheckImages(RowFunction):
         blank = [None] * len(rows)
         own = rows.values(self.id_column) if self.id_column else blank
         keys, urls = (rows.values(name) if name in rows else blank for name in (KEY, URL))
+        self._note_root(images, root)
         added = [
             self._check(cell, self._key(cell, root, *ids), root)
             for cell, *ids in zip(images, own, keys, urls, strict=True)
         ]
         return {name: [row[name] for row in added] for name in self.features}
+
+    def _note_root(self, cells: list[Any], root: Path | None) -> None:
+        """Say once that no path of a batch lies below the root, so that the pixels name the images."""
+        paths = [path for path in map(path_of, cells) if path and "://" not in path and Path(path).is_absolute()]
+        if self._looked or root is None or not paths:
+            return
+        self._looked = True
+        if all(relative_to(Path(path), root) is None for path in paths):
+            note(
+                f"CheckImages: none of the first {len(paths):,} paths, such as {paths[0]}, lies below the `root`"
+                f" {root}; name the folder that holds them, or leave it out"
+            )
 
     def _key(self, cell: Any, root: Path | None, own: Any, key: Any, url: Any) -> str | None:
         if self.id_column:
@@ -191,7 +215,8 @@ class CheckImages(RowFunction):
     def _check(self, cell: Any, key: str | None, root: Path | None) -> dict[str, Any]:
         from PIL import Image
 
-        content, problem = (cell, None) if isinstance(cell, Image.Image) else read_cell(cell, root, None)
+        roots = None if root is None else (root, *caches())
+        content, problem = (cell, None) if isinstance(cell, Image.Image) else read_cell(cell, root, roots)
         if problem is None and key == "":
             problem = no_id(self.id_column)
         try:

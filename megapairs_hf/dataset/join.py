@@ -43,11 +43,11 @@ class JoinTriplets(RowFunction):
         ConfigError: a setting is out of its range.
     """
 
-    VERSION = 1
-
     def __init__(self, *, min_negatives: int = 2, min_pass_rate: float = 0.0, language: str = "en") -> None:
-        require(min_negatives >= 1, "min_negatives", min_negatives, "at least 1 (the query image)")
-        require(0 <= min_pass_rate <= 1, "min_pass_rate", min_pass_rate, "a share from 0 to 1")
+        require(isinstance(language, str) and bool(language), "language", language, 'a tag such as "en"')
+        counts, rates = isinstance(min_negatives, int), isinstance(min_pass_rate, (int, float))
+        require(counts and min_negatives >= 1, "min_negatives", min_negatives, "at least 1 (the query image)")
+        require(rates and 0 <= min_pass_rate <= 1, "min_pass_rate", min_pass_rate, "a share from 0 to 1")
         self.min_negatives, self.min_pass_rate, self.language = min_negatives, min_pass_rate, language
 
     @property
@@ -78,12 +78,14 @@ class JoinTriplets(RowFunction):
         Returns:
             The added columns; of a pair that makes no triplet blanks and the `error`.
         """
-        query, target = row[QUERY_ID] or "", row[TARGET_ID] or ""
+        query, target = _text(row[QUERY_ID]), _text(row[TARGET_ID])
         texts, rates, error = self._accepted(row)
         mined = row.get(NEGATIVE_IDS)
-        negatives = [name for name in dict.fromkeys(mined or ()) if name not in {query, target}]
+        negatives = [name for name in dict.fromkeys(map(_text, mined or ())) if name not in {query, target}]
         if not query or not target:
             error = format_error("no_image_id", "`query_id` or `target_id` is empty")
+        elif not error and query == target:
+            error = format_error("same_image", "the pair's two images are one")
         elif not error and mined is not None and len(negatives) + 1 < self.min_negatives:
             error = format_error("too_few_negatives", f"{len(negatives) + 1}, the query image counted")
         if error:
@@ -109,11 +111,17 @@ class JoinTriplets(RowFunction):
         if len(verdicts) != len(texts):
             return [], [], format_error("other_verdicts", f"{len(verdicts)} pass rates of {len(texts)} instructions")
         rates = [math.nan if rate is None else float(rate) for rate in verdicts]
-        both = [(t, r) for t, r in zip(texts, rates, strict=True) if t and (math.isnan(r) or r >= self.min_pass_rate)]
+        texts_and_rates = [(t, r) for t, r in zip(texts, rates, strict=True) if t and t.strip()]
+        both = [(t, r) for t, r in texts_and_rates if math.isnan(r) or r >= self.min_pass_rate]
         if not both:
-            detail = f"none passes at {self.min_pass_rate:g}" if texts else "the pair has none"
+            detail = f"none passes at {self.min_pass_rate:g}" if texts_and_rates else "the pair has none"
             return [], [], format_error("no_instruction", detail)
         return [text for text, _ in both], [rate for _, rate in both] if row.get(VERIFIED) else [], ""
+
+
+def _text(value: Any) -> str:
+    """An id as text, as it is in an artifact."""
+    return "" if value is None else str(value)
 
 
 NO_VERDICTS = "`min_pass_rate` is {:g}, but the instructions have no verdicts; run `megapairs verify`, or map `Verify`"

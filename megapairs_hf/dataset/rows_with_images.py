@@ -198,9 +198,17 @@ class RowsWithImages(Sequence[dict[str, Any]]):
             )
 
     def __getitem__(self, index: Any) -> Any:
-        """Row `index` with images, or a list of rows for a slice."""
+        """Row `index` with images, or a list of rows for a slice.
+
+        Raises:
+            TypeError: it is a column's name or a list of rows.
+        """
         if isinstance(index, slice):
             return self.__getitems__(list(range(*index.indices(len(self)))))
+        if isinstance(index, str):
+            raise TypeError(f"a row is taken by its number; the column, images by id, is .dataset[{index!r}]")
+        if isinstance(index, list):
+            raise TypeError("a row is taken by its number; several, images by id, are .ids([…]), or .select([…])")
         return self.__getitems__([range(len(self))[index]])[0]
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:

@@ -1,7 +1,8 @@
 """Instructions and pairs joined to triplets, one shard of pairs at a time, by the row function `JoinTriplets`.
 
 What surprises: a triplet keeps only hard negatives of its own split, since the validation split must share no image
-with the training split, not even as a negative.
+with the training split, not even as a negative; a pair that had some and keeps none makes no triplet, whatever
+`min_negatives` is.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from megapairs_hf.artifacts.artifact import Artifact
     from megapairs_hf.artifacts.writer import Rejection
     from megapairs_hf.dataset.split import Splits
+
+
+IN_BOTH = "crosses_splits: its images are in both splits"
 
 
 @dataclass
@@ -94,7 +98,7 @@ class Join:
         return joined
 
     def _divided(self, table: pa.Table) -> tuple[list[str], list[list[str]]]:
-        """The split of each pair, empty where it is in both, and its hard negatives of that split."""
+        """The split of each pair, empty where it is left out, and its hard negatives of that split."""
         negatives = {NEGATIVE_IDS: table[NEGATIVE_IDS]}
         if SPLIT in table.column_names:
             names = table[SPLIT].to_pylist()
@@ -132,7 +136,9 @@ class Join:
         key = f"{row[QUERY_ID]} -> {row[TARGET_ID]}"
         triplet = self._triplet(row, same_split)
         if not split:
-            triplet[ERROR] = triplet[ERROR] or "crosses_splits: its images are in both splits"
+            lost = row[NEGATIVE_IDS] and not same_split
+            why = "too_few_negatives: all are in the other split" if lost else IN_BOTH
+            triplet[ERROR] = triplet[ERROR] or why
         # counted before images are excluded, so that no exclusion changes the split
         if not triplet[ERROR]:
             joined.counts["validation"] += split == VALIDATION

@@ -29,7 +29,7 @@ REGION = 64
 # a smaller one holds an image and none of its neighbors, so every pair of it would be cut
 SMALLEST_REGION = 8
 SPLIT = "split"
-TRAIN, VALIDATION, CROSSES = "train", "validation", ""
+TRAIN, VALIDATION, LEFT_OUT = "train", "validation", ""
 IDS = ("query_id", "target_id", "negative_ids")
 CLUSTERS = ("query_cluster", "target_cluster", "negative_clusters")
 NEGATIVES = ("negative_ids", "negative_rows", "negative_clusters")
@@ -60,23 +60,44 @@ class Splits:
         return cls(validation_keys(pairs[columns[0]], pairs[columns[1]], share, seed), columns)
 
     def of_pairs(self, pairs: pa.Table) -> np.ndarray:
-        """The split of each pair: "train", "validation", or "" where its two images are in both; [P] str."""
-        query, target = (self._inside(pairs[name]) for name in self.columns[:2])
-        return np.where(query != target, CROSSES, np.where(query, VALIDATION, TRAIN))
+        """The split of each pair: "train", "validation", or "" where it is left out; [P] str.
+
+        Left out are pairs whose two images are in both splits, and those that `lose_all_negatives`.
+        """
+        left_out = self.crosses(pairs) | self.lose_all_negatives(pairs)
+        return np.where(left_out, LEFT_OUT, np.where(self._inside(pairs[self.columns[0]]), VALIDATION, TRAIN))
+
+    def crosses(self, pairs: pa.Table) -> np.ndarray:
+        """Whether the two images of a pair are in both splits; [P] bool."""
+        different: np.ndarray = self._inside(pairs[self.columns[0]]) != self._inside(pairs[self.columns[1]])
+        return different
+
+    def lose_all_negatives(self, pairs: pa.Table) -> np.ndarray:
+        """Whether a pair has hard negatives, all of them in the other split than its query; [P] bool."""
+        if self.columns[2] not in pairs.column_names:
+            return np.zeros(len(pairs), bool)
+        before = pc.fill_null(pc.list_value_length(_as_array(pairs[self.columns[2]])), 0).to_numpy()
+        left: np.ndarray = np.bincount(*self._of_same_split(pairs), minlength=len(pairs))
+        return (before > 0) & (left == 0)
 
     def negatives(self, pairs: pa.Table) -> dict[str, pa.Array]:
         """Those hard negatives of each pair that are in the split of its query, in all columns that name them."""
         if self.columns[2] not in pairs.column_names:
             return {}
         there = [n for n in NEGATIVES if n in pairs.column_names and _as_long(pairs, n, self.columns[2])]
-        keys = _as_array(pairs[self.columns[2]])
-        owner = pc.list_parent_indices(keys).to_numpy(zero_copy_only=False)
-        same_split = self._inside(keys.flatten()) == self._inside(pairs[self.columns[0]])[owner]
-        offsets = pa.array(np.cumsum([0, *np.bincount(owner[same_split], minlength=len(keys))]).astype(np.int32))
+        owner, same_split = self._of_same_split(pairs)
+        counts = np.bincount(owner, same_split, minlength=len(pairs))
+        offsets = pa.array(np.cumsum([0, *counts]).astype(np.int32))
         mask = pa.array(same_split)
         return {
             name: pa.ListArray.from_arrays(offsets, _as_array(pairs[name]).flatten().filter(mask)) for name in there
         }
+
+    def _of_same_split(self, pairs: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+        """Of each hard negative of all pairs, its pair's row, and whether it is in the split of the query."""
+        keys = _as_array(pairs[self.columns[2]])
+        owner = pc.list_parent_indices(keys).to_numpy(zero_copy_only=False)
+        return owner, self._inside(keys.flatten()) == self._inside(pairs[self.columns[0]])[owner]
 
     def _inside(self, keys: Any) -> np.ndarray:
         inside: np.ndarray = pc.is_in(keys, value_set=self.validation).to_numpy(zero_copy_only=False)
@@ -160,8 +181,9 @@ def _chunks(column: pa.ChunkedArray | pa.Array) -> list[pa.Array]:
 def split_pairs(pairs: Dataset, validation: float = 0.05, seed: int = 0) -> Dataset:
     """Divide pairs into a training and a validation split that share no image and no near-duplicate.
 
-    Pairs whose two images are in both splits are left out, so that nobody pays for describing them, and so are hard
-    negatives of the other split; a note says how many. `build` divides by the same rule.
+    Pairs whose two images are in both splits are left out, so that nobody pays for describing them; so are hard
+    negatives of the other split, and pairs that have none left. A note says how many. `build` divides by the same
+    rule.
 
         pairs = split_pairs(mine(images, relations=["dino_image", "clip_text"]), validation=0.05)
 
@@ -178,8 +200,10 @@ def split_pairs(pairs: Dataset, validation: float = 0.05, seed: int = 0) -> Data
     Raises:
         ConfigError: a column is missing, or no pair is left for training.
     """
-    require(0 <= validation < 1, "validation", validation, "at least 0 and below 1")
-    keys = _keys(check_dataset(pairs, "split_pairs"))
+    number = isinstance(validation, (int, float)) and not isinstance(validation, bool)
+    require(number and 0 <= validation < 1, "validation", validation, "a number, at least 0 and below 1")
+    pairs = check_dataset(pairs, "split_pairs")
+    keys = _keys(pairs)
     errors = keys[ERROR].to_pylist() if ERROR in keys.column_names else [""] * len(keys)
     good = np.flatnonzero([not error for error in errors])
     usable = keys if len(good) == len(keys) else keys.filter(pa.array([not error for error in errors]))
@@ -187,20 +211,25 @@ def split_pairs(pairs: Dataset, validation: float = 0.05, seed: int = 0) -> Data
     names = splits.of_pairs(usable)
     if validation and not (names == VALIDATION).any():
         note(
-            f"split_pairs: no pair lies among the {len(splits.validation):,} images that `validation` {validation:g}"
-            " asks for, so all are for training; raise it, or make more pairs"
+            f"split_pairs: no pair with its hard negatives lies among the {len(splits.validation):,} images that"
+            f" `validation` {validation:g} asks for, so all are for training; make `validation` larger, or mine more"
         )
         splits = Splits(splits.validation[:0], splits.columns)
         names = splits.of_pairs(usable)
     if len(usable) and not (names == TRAIN).any():
         raise ConfigError(f"`validation` {validation:g} leaves no pair for training; lower it, or make more pairs")
-    counts = {name: int((names == name).sum()) for name in (TRAIN, VALIDATION, CROSSES)}
-    note(
-        f"split_pairs: {counts[TRAIN]:,} pairs for training, {counts[VALIDATION]:,} for validation;"
-        f" left out: {counts[CROSSES]:,} whose images are in both splits"
-    )
-    left = np.delete(np.arange(len(keys)), good[names == CROSSES])
+    _note_counts(names, splits.crosses(usable))
+    left = np.delete(np.arange(len(keys)), good[names == LEFT_OUT])
     return _with_splits(pairs.select(left), splits)
+
+
+def _note_counts(names: np.ndarray, crosses: np.ndarray) -> None:
+    alone = int((names == LEFT_OUT).sum() - crosses.sum())
+    note(
+        f"split_pairs: {(names == TRAIN).sum():,} pairs for training, {(names == VALIDATION).sum():,} for validation;"
+        f" left out: {crosses.sum():,} whose images are in both splits"
+        + (f", {alone:,} whose hard negatives are all in the other split" if alone else "")
+    )
 
 
 def _keys(pairs: Dataset) -> pa.Table:
@@ -225,6 +254,8 @@ class _AddSplits:
     """Adds `split` to a batch and leaves out hard negatives of the other split."""
 
     splits: Splits
+    # goes up when the same splits give other results; a field, so that the cache of `datasets` sees it
+    version: int = 1
 
     def __call__(self, batch: Any) -> dict[str, list[Any]]:
         # an Arrow-formatted data set gives the table itself
@@ -234,7 +265,7 @@ class _AddSplits:
         if ERROR in table.column_names:
             for row, error in enumerate(table[ERROR].to_pylist()):
                 if error:
-                    names[row] = CROSSES
+                    names[row] = LEFT_OUT
                     for name, values in columns.items():
                         values[row] = table[name][row].as_py()
         return {SPLIT: names, **columns}

@@ -155,7 +155,7 @@ def _joined(rows: Join, config: BuildConfig) -> tuple[Join, Summary]:
     if rows.splits is not None and len(rows.splits.validation) and not summary.counts["validation"]:
         note(
             f"build: no triplet lies among the {len(rows.splits.validation):,} images that `validation`"
-            f" {config.validation:g} asks for, so all are for training; raise it, or make more pairs"
+            f" {config.validation:g} asks for, so all are for training; make `validation` larger, or mine more"
         )
         rows = dataclasses.replace(rows, splits=Splits(rows.splits.validation[:0], rows.splits.columns))
         summary = _summary(rows)

@@ -10,21 +10,25 @@ on the CPU and in one thread, because processes that are forked later would hang
 from __future__ import annotations
 
 import contextlib
+import os
 from abc import abstractmethod
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from megapairs_hf.artifacts.fingerprints import commit_of, model_path, weights_fingerprint
+from megapairs_hf.core.config import build_config
 from megapairs_hf.core.dependencies import require
 from megapairs_hf.core.distributed import device_of_rank
+from megapairs_hf.core.errors import ConfigError
 from megapairs_hf.core.row_function import ERROR, RowFunction
-from megapairs_hf.embedding.config import EncoderConfig, ModelSettings
+from megapairs_hf.core.schema import CAPTION, CAPTIONS, IMAGE, IMAGE_ID, META
+from megapairs_hf.embedding.config import ModelSettings
 from megapairs_hf.embedding.encoders import load_encoder
 from megapairs_hf.embedding.loader import Files, ImagePreprocessor, prepared
 from megapairs_hf.embedding.unit_embeddings import Embedded, dimension_of, embed_images, embed_texts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from datasets import Features
 
@@ -36,10 +40,24 @@ Pooling = Literal["cls", "mean", "pooler"]
 Precision = Literal["float32", "bfloat16", "float16"]
 
 
+# an embedding there would take an id or a text away
+RESERVED = frozenset({IMAGE_ID, IMAGE, CAPTION, CAPTIONS, META, ERROR})
+
+
+def _settings(
+    where: str, column: str, model: str, what: str, encoder: Mapping[str, Any], others: Mapping[str, Any]
+) -> ModelSettings:
+    """The settings, their types checked as those of a recipe are."""
+    values = {"name": column, "model": os.fspath(model), "input": what, **encoder}
+    return build_config(ModelSettings, {"model": values, **others}, where)
+
+
 class _Embed(RowFunction):
     """What both have in common: the model, and the columns that are added."""
 
-    def __init__(self, column: str, settings: ModelSettings, device: str | None) -> None:
+    def __init__(self, column: str, source: str, settings: ModelSettings, device: str | None) -> None:
+        if column in RESERVED or column == source:
+            raise ConfigError(f"`column` {column!r} would replace the {column!r} of the rows; take another name")
         self.column, self.device = column, device
         self.path = model_path(settings.model.model, ".")
         self.settings = pinned(settings, self.path)
@@ -100,11 +118,12 @@ class EmbedImages(_Embed):
 
     Reads `image_column`; adds `column`, a float16 list of fixed length, and `error`: an image that cannot be decoded
     has the reason of `CheckImages`, one whose embedding is of no use `zero_embedding` or `not_finite`; their
-    embeddings are zeros.
+    embeddings are zeros. An image file that was replaced since is read again by `add_columns`; a plain `map` needs
+    `load_from_cache_file=False` for that.
 
     Args:
         model: Hub id, folder, or an open_clip architecture.
-        column: to add; letters, digits and underscores.
+        column: to add; letters, digits and underscores, and not that of an image's id, caption or other facts.
         image_column: the images: `datasets.Image`, files' bytes, paths, or Pillow images.
         library: `transformers` (CLIP, SigLIP, DINOv2, …), `open_clip` (extra `eva`) or `sentence_transformers`.
         pretrained: open_clip's name of the weights, or a file of weights.
@@ -120,7 +139,7 @@ class EmbedImages(_Embed):
 
     Raises:
         ModelError: there is no such folder.
-        ConfigError: a setting is out of its range.
+        ConfigError: a setting is out of its range, or `column` names one that is something else.
     """
 
     def __init__(
@@ -140,8 +159,10 @@ class EmbedImages(_Embed):
         threads: int = 2,
         device: str | None = None,
     ) -> None:
-        encoder = EncoderConfig(column, model, "image", library, pretrained, revision, pooling)
-        super().__init__(column, ModelSettings(encoder, dtype, batch_size, draft), device)
+        encoder = {"library": library, "pretrained": pretrained, "revision": revision, "pooling": pooling}
+        others = {"dtype": dtype, "batch_size": batch_size, "draft": draft}
+        settings = _settings("EmbedImages", column, model, "image", encoder, others)
+        super().__init__(column, image_column, settings, device)
         self.image_column, self.root, self.threads = image_column, root, threads
 
     def embed(self, rows: Rows, encoder: Encoder) -> Embedded:
@@ -169,7 +190,7 @@ class EmbedTexts(_Embed):
     Args:
         model: Hub id, folder, or an open_clip architecture.
         input: the column of texts.
-        column: to add; letters, digits and underscores.
+        column: to add; letters, digits and underscores, and not that of an image's id, caption or other facts.
         library: `transformers` (the text tower of CLIP, SigLIP, …), `open_clip` (extra `eva`) or
             `sentence_transformers` (BGE and other text models).
         pretrained: open_clip's name of the weights, or a file of weights.
@@ -180,7 +201,7 @@ class EmbedTexts(_Embed):
 
     Raises:
         ModelError: there is no such folder.
-        ConfigError: a setting is out of its range.
+        ConfigError: a setting is out of its range, or `column` names one that is something else.
     """
 
     def __init__(
@@ -196,8 +217,10 @@ class EmbedTexts(_Embed):
         batch_size: int = 64,
         device: str | None = None,
     ) -> None:
-        encoder = EncoderConfig(column, model, "caption", library, pretrained, revision)
-        super().__init__(column, ModelSettings(encoder, dtype, batch_size), device)
+        encoder = {"library": library, "pretrained": pretrained, "revision": revision}
+        others = {"dtype": dtype, "batch_size": batch_size}
+        settings = _settings("EmbedTexts", column, model, "caption", encoder, others)
+        super().__init__(column, input, settings, device)
         self.input = input
 
     def embed(self, rows: Rows, encoder: Encoder) -> Embedded:

@@ -8,6 +8,7 @@ set are file patterns, so one stale shard would silently become part of it.
 from __future__ import annotations
 
 import glob
+import os
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from megapairs_hf.artifacts.manifest import PUBLISHED_PARTS
 from megapairs_hf.artifacts.storage import join
 from megapairs_hf.artifacts.workspace import RESULTS
 from megapairs_hf.core.config import build_config
-from megapairs_hf.core.errors import HubError
+from megapairs_hf.core.errors import ConfigError, HubError
 from megapairs_hf.core.progress import note
 from megapairs_hf.dataset.rows_with_images import RowsWithImages
 from megapairs_hf.dataset.save import save_triplets
@@ -85,6 +86,10 @@ def push(
     _check_name(config)
     if isinstance(source, RowsWithImages):
         return _push_rows(source, config, out)
+    if not isinstance(source, Artifact | str | os.PathLike):
+        raise ConfigError(
+            f"push takes `Triplets` or a folder, not a {type(source).__name__}; make it Triplets(…) first"
+        )
     path = source.path if isinstance(source, Artifact) else str(source)
     above = storage.parent(path)
     folder = work if work is not None else storage.parent(above) if path.endswith(".jsonl") else above

@@ -117,6 +117,13 @@ def dataset_rows(dataset: Dataset, names: Sequence[str] | None, text_columns: Se
             f"there is no column {IMAGE_ID!r}; add it with add_columns(ds, CheckImages()), or rename yours"
             f" (columns: {', '.join(dataset.column_names)})"
         )
+    stored = dataset.features[IMAGE_ID]
+    if getattr(stored, "dtype", "") not in {"string", "large_string"}:
+        # later functions look images up by text, and would find none
+        raise ConfigError(
+            f"the column {IMAGE_ID!r} holds {getattr(stored, 'dtype', stored)}, but ids are text; make it text first,"
+            f" with ds.cast_column({IMAGE_ID!r}, datasets.Value('string'))"
+        )
     columns = list(names) if names is not None else embedding_columns(dataset)
     if not columns:
         raise ConfigError(

@@ -17,7 +17,7 @@ from megapairs_hf.core.errors import ConfigError
 from megapairs_hf.mining.near_duplicates import cluster_stats, join_near_duplicates
 from megapairs_hf.mining.neighbors import Neighbors, find_neighbors
 from megapairs_hf.mining.pair_table import Mining, sample_all
-from megapairs_hf.mining.similarity_range import no_pairs_sentence, score_range
+from megapairs_hf.mining.similarity_range import no_pairs_sentence, score_range, what_next
 from megapairs_hf.mining.usable_rows import CorpusRows, only, usable_rows
 
 if TYPE_CHECKING:
@@ -90,8 +90,8 @@ def any_rows(writer: ArtifactWriter) -> bool:
     return any(writer.rows(i) for i in range(len(writer.names)))
 
 
-def usable_pairs(pairs: Artifact) -> Artifact:
+def usable_pairs(pairs: Artifact, config: MineConfig) -> Artifact:
     """The pairs, unless there is none."""
     if pairs.rows == 0:
-        raise ConfigError(f"{pairs.path} holds no pair; choose another `similarity_range`, or `range_kind: quantile`")
+        raise ConfigError(f"{pairs.path} holds no pair; {what_next(config)}")
     return pairs

@@ -207,9 +207,8 @@ def _sample(candidates: np.ndarray, number: int, config: NegativesConfig) -> np.
 def _note_counts(records: Sequence[dict[str, Any]], config: NegativesConfig) -> None:
     errors = Counter(reason_of(record[ERROR]) for record in records if record[ERROR])
     few = sum(len(r["negative_ids"]) < config.num_negatives for r in records if not r[ERROR])
-    sentences = [
-        f"hard_negatives: {sum(len(r.get('negative_ids', ())) for r in records):,} of {len(records):,} queries"
-    ]
+    total = sum(len(r.get("negative_ids", ())) for r in records)
+    sentences = [f"hard_negatives: {total:,} for {len(records):,} queries"]
     if few:
         sentences.append(f"{few:,} have fewer than {config.num_negatives}; raise `range_max`, or change the margins")
     if errors:

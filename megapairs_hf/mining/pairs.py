@@ -15,14 +15,18 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from megapairs_hf.artifacts.artifact import Artifact
+from megapairs_hf.artifacts import storage
+from megapairs_hf.artifacts.artifact import MANIFEST, Artifact
 from megapairs_hf.artifacts.shards import shard_names
+from megapairs_hf.artifacts.sources import as_artifact
+from megapairs_hf.artifacts.storage import HUB_ID, join
 from megapairs_hf.artifacts.writer import create_artifact
 from megapairs_hf.core.columns import format_counts
 from megapairs_hf.core.config import config_dict, given_settings
 from megapairs_hf.core.dependencies import require
+from megapairs_hf.core.errors import ConfigError
 from megapairs_hf.core.progress import note
-from megapairs_hf.core.schema import SCHEMA_VERSION
+from megapairs_hf.core.schema import EMBEDDING, SCHEMA_VERSION
 from megapairs_hf.core.whole_data import check_dataset
 from megapairs_hf.mining.config import MineConfig, RelationConfig
 from megapairs_hf.mining.embedded_rows import EmbeddedRows, dataset_rows
@@ -43,7 +47,7 @@ VERSION = 1
 
 
 def mine(
-    dataset: Dataset | PathLike,
+    dataset: Dataset | Artifact | PathLike,
     relations: Sequence[AnyRelation] | None = None,
     *,
     config: MineConfig | None = None,
@@ -65,7 +69,8 @@ def mine(
         dataset: N rows with `image_id` and one or more columns of embeddings, as `EmbedImages` and `EmbedTexts` add
             them: lists of one length, float16 or float32, without null; memory-mapped data are read without a copy.
             Or a folder that clip-retrieval wrote (relations `img_emb` and `text_emb`; images are named by
-            `image_path`) or NeMo Curator (relation `embedding`; images have the ids that it gave them).
+            `image_path`) or NeMo Curator (relation `embedding`; images have the ids that it gave them). Or the
+            embeddings of one encoder as an artifact, its folder or a file of rows (relation `embedding`).
         relations: columns by name, each a relation of its own; or `RelationConfig`, or its fields as a dict. None for
             every column of embeddings.
         config: the settings as one object.
@@ -84,13 +89,28 @@ def mine(
         ConfigError: a setting or a column does not fit, or the similarity range leaves no pair.
         MissingDependencyError: the extra `mine` is not installed.
     """
+    if isinstance(relations, str):
+        raise ConfigError(f"`relations` is one name, {relations!r}, but must be a list: relations=[{relations!r}]")
     if relations is not None:
         settings = {**settings, "relations": [_as_dict(relation) for relation in relations]}
     config = given_settings(MineConfig, config, settings, "mine")
     if isinstance(dataset, (str, os.PathLike)):
-        return mine_rows(open_embedding_folder(dataset, text_columns), config, cache_dir)
+        if not _is_rows(str(dataset)):
+            return mine_rows(open_embedding_folder(dataset, text_columns), config, cache_dir)
+        dataset = as_artifact(dataset, "embeddings")
+    if isinstance(dataset, Artifact):
+        artifact = as_artifact(dataset, "embeddings")
+        if text_columns is None and artifact.manifest.stats.get("input") == "caption":
+            text_columns = [EMBEDDING]
+        dataset = artifact.dataset()
     names = list(dict.fromkeys(name for relation in config.relations for name in relation.embeddings))
     return mine_rows(dataset_rows(check_dataset(dataset, "mine"), names or None, text_columns), config, cache_dir)
+
+
+def _is_rows(path: str) -> bool:
+    """Whether a path is no folder of another program: an artifact, a file, or a data set on the Hub."""
+    there = storage.exists(path)
+    return storage.exists(join(path, MANIFEST)) if storage.is_folder(path) else there or bool(HUB_ID.fullmatch(path))
 
 
 def _as_dict(relation: AnyRelation) -> dict[str, Any]:
@@ -141,7 +161,7 @@ def write_artifact(
     names = shard_names(len(rows.starts()) - 1, suffix)
     writer = create_artifact(out, kind="pairs", config=config, inputs=rows.inputs, names=names, overwrite=overwrite)
     if isinstance(writer, Artifact):
-        return usable_pairs(writer)
+        return usable_pairs(writer, config)
     with writer:
         require("mine", "mine")
         return write_pairs(rows.mining_input(config, writer.path), config, writer)

@@ -129,7 +129,11 @@ def _positive_names(queries: Dataset | np.ndarray, positives: Positives, count: 
         raise ConfigError(
             f"there are {len(positives):,} positives and {count:,} queries; give an id or a list of ids per query"
         )
-    return [[ids] if isinstance(ids, str) else list(ids) for ids in positives]
+    names = [[ids] if isinstance(ids, str | int) else list(ids if ids is not None else ()) for ids in positives]
+    other = next((name for ids in names for name in ids if not isinstance(name, str)), None)
+    if other is not None:
+        raise ConfigError(f"positives are named by `image_id`, a text, and not by {other!r}; give each image's id")
+    return names
 
 
 def _array(parts: Sequence[np.ndarray], dimension: int) -> np.ndarray:

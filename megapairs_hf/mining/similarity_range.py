@@ -66,5 +66,13 @@ def no_pairs_sentence(relations: Sequence[Relation], config: MineConfig, files: 
         seen.append(f"{relation.name} {low:.2f} to {high:.2f}")
     return (
         f"no pair lies in the similarity range {list(config.similarity_range)}: those of the nearest neighbors"
-        f" are {', '.join(seen)}; choose a `similarity_range` there, or `range_kind: quantile`"
+        f" are {', '.join(seen)}; {what_next(config)}"
     )
+
+
+def what_next(config: MineConfig) -> str:
+    """What to change where no pair lies in the similarity range."""
+    kinds = {each.range_kind or config.range_kind for each in config.relations or ()} or {config.range_kind}
+    if kinds == {"quantile"}:
+        return "choose a wider `similarity_range`, or more `neighbors`"
+    return "choose another `similarity_range`, or `range_kind: quantile`"

@@ -103,6 +103,6 @@ def _finite(embeddings: Any, what: str) -> np.ndarray:
 
 def of_triplets(model: Any, triplets: Any, limit: int, batch_size: int) -> Callable[[], Mapping[str, float]]:
     """`retrieval` on the first rows of a split of triplets, each with its first instruction."""
-    rows = triplets.rows[: min(limit, len(triplets))]
+    rows = triplets.dataset[: min(limit, len(triplets))]
     queries = [(image, texts[0]) for image, texts in zip(rows["q_img"], rows["q_text"], strict=True)]
     return retrieval(model, queries, rows["t_img"], triplets.image, batch_size)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from megapairs_hf.artifacts.sources import as_artifact
 from megapairs_hf.core.dependencies import require
 from megapairs_hf.core.errors import TrainingError
 from megapairs_hf.images.locate import ROOT, image_bytes
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from datasets import Dataset
+
     from megapairs_hf.artifacts.artifact import Artifact
+    from megapairs_hf.artifacts.storage import PathLike
     from megapairs_hf.training.config import PretrainConfig
 
 STANDS_IN_FOR = {
@@ -34,12 +38,12 @@ FILES = ("clip/model.safetensors", "dino/model.safetensors", "words/model.safete
 
 
 def pretrain_encoders(
-    corpus: Artifact, *, config: PretrainConfig, out: str | Path, overwrite: bool = False
+    corpus: Artifact | Dataset | PathLike, *, config: PretrainConfig, out: str | Path, overwrite: bool = False
 ) -> Artifact:
     """Train a small CLIP and a small DINOv2-shaped model on a corpus, and weigh its words.
 
     Args:
-        corpus: images and captions.
+        corpus: images and captions: an artifact, a `Dataset`, a file or folder of rows, or a Hub id.
         config: the settings.
         out: the folder; `clip/` and `dino/` in it load with transformers, `words/` with Sentence Transformers.
         overwrite: replace what is there.
@@ -47,6 +51,7 @@ def pretrain_encoders(
     Returns:
         A `similarity` artifact.
     """
+    corpus = as_artifact(corpus, "corpus")
     inputs = {"corpus": corpus.fingerprint}
     settings = {**inputs, "model": repr(config.model)}
 

@@ -102,3 +102,11 @@ def test_settings(bare):
     for bad in ({"engine": "rule_based"}, {"max_words": 0}, {"max_image_side": 3}, {"temperature": -1.0}):
         with pytest.raises(ConfigError, match=next(iter(bad))):
             CaptionConfig(**bad)
+
+
+def test_equal_images_are_asked_about_once_however_far_apart(serve):
+    server = serve(answer=caption)
+    same = Dataset.from_dict({"image": [make_image()] * 9})
+    made = same.map(Caption(urls=[server.url], **{**QUICK, "concurrency": 1}), batched=True)
+    assert len(set(made["caption"])) == 1
+    assert len(server.bodies) == 1

@@ -1,12 +1,13 @@
 """The row functions in `datasets.map`: the stage's rows, whatever the batches, faults, interruptions and processes."""
 
+import asyncio
 import json
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
-from datasets import Dataset, Features, Image, List, Value
+from datasets import Dataset, DatasetDict, Features, Image, List, Value
 
 from megapairs_hf.annotation import (
     Caption,
@@ -20,10 +21,12 @@ from megapairs_hf.annotation import (
     instruct_pairs,
     verify_pairs,
 )
+from megapairs_hf.annotation.config import Local
 from megapairs_hf.annotation.describe import DescribeTask
 from megapairs_hf.annotation.tasks import Outcome
+from megapairs_hf.artifacts.lookup import IdIndex
 from megapairs_hf.core.columns import add_columns, drop_errors
-from megapairs_hf.core.errors import ArtifactError, BudgetSpentError, ConfigError, ServerUnavailableError
+from megapairs_hf.core.errors import ArtifactError, BudgetSpentError, ConfigError, ModelError, ServerUnavailableError
 from megapairs_hf.core.schema import PAIRS
 
 from .conftest import make_artifact, make_image
@@ -151,6 +154,63 @@ def test_one_pair_and_one_text(serve, images):
     assert describe.one(make_image(), b"no image")["error"].startswith("unreadable_image: b")
 
 
+def test_one_pair_by_ids_and_by_rows(serve, images):
+    server = serve()
+    describe = Describe(images, urls=[server.url], **QUICK)
+    by_id = describe.one("i0", "i1")
+    assert by_id == describe.one(query_id="i0", target_id="i1") and "64x32 (20, 0, " in by_id["description"]
+    assert describe.one(images[0], images[1])["description"] == by_id["description"]
+    assert describe.one(images[0]["image"], images.cast_column("image", Image(decode=False))[1])["error"] == ""
+    rules = Describe(**RULES)
+    assert "circles" in rules.one(images[0], images[1])["description"]
+    assert Describe(images, **RULES, attributes=("color",)).one("i0", "i1")["error"] == ""
+    assert Describe(**RULES, attributes=("color",)).one(images[0], images[1])["error"] == ""
+    assert Caption(urls=[server.url], **QUICK).one(images[0])["caption"]
+    with pytest.raises(ConfigError, match="the images have none; make some with `Caption`"):
+        rules.one(make_image(), make_image())
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (lambda: Describe(**RULES).one("a.jpg", "b.jpg", foo=1), r"Describe\.one takes two images, .*, not foo$"),
+        (lambda: Describe(**RULES).one("a.jpg"), r"Describe\.one takes two images, .*, not one image$"),
+        (lambda: Describe(**RULES).one(), r"a row by name \(query_id, target_id\), not nothing$"),
+        (lambda: Describe(**RULES).one(query="a"), "not query$"),
+        (
+            lambda: Describe(**RULES).one({"photo": 1}, {"photo": 2}),
+            "a row for Describe.one needs `image`; its",
+        ),
+        (lambda: Instruct().one(foo="x"), r"Instruct\.one takes one description, or a row by name .*, not foo$"),
+        (lambda: Instruct().one("x", foo="x"), "not foo$"),
+        (lambda: Instruct().one({"description": "x"}), "not a dict$"),
+        (lambda: Caption().one(photo=b""), r"Caption\.one takes an image, or a row with `image`, not photo$"),
+        (
+            lambda: Verify().one("a", "b"),
+            r"Verify\.one takes a row by name .*, not something without a name$",
+        ),
+        (lambda: Verify().one(query_id="a"), "not query_id$"),
+    ],
+)
+def test_one_of_something_else_says_what_it_takes(call, told):
+    with pytest.raises(ConfigError, match=told):
+        call()
+
+
+def test_verify_says_once_that_nothing_was_verified(serve, images, capsys, tmp_path):
+    pairs = {"query_id": ["i0", "i1"], "target_id": ["i1", "i2"], "instructions": [["redder"]] * 2}
+    compared = Dataset.from_dict({**pairs, "negative_ids": [["i5"], ["i6"]]})
+    dumb = Verify(images, urls=[serve(answer=lambda _: "Hm").url], **QUICK)
+    assert add_columns(compared, dumb, batch_size=1)["error"][:] == ["", ""]
+    assert capsys.readouterr().err.count("nothing was verified: no response says yes or no") == 1
+    honest = Verify(images, urls=[serve(answer=nearer).url], journal=tmp_path / "honest", **QUICK)
+    add_columns(compared, honest)
+    assert "nothing was verified" not in capsys.readouterr().err
+    alone = Dataset.from_dict({**pairs, "negative_ids": [["gone"], ["gone"]]})
+    add_columns(alone, honest)
+    assert "nothing was verified: no pair has a hard negative" in capsys.readouterr().err
+
+
 def test_hints_are_checked_against_the_id(serve, images, rows, monkeypatch):
     server = serve()
     plain_rows = rows.map(Describe(images, urls=[server.url], **QUICK), batched=True)
@@ -189,6 +249,8 @@ def test_a_row_with_an_error_is_passed_over_and_missing_images_are_errors(serve,
 def test_wrong_settings_and_columns_say_what_to_do(images, rows):
     with pytest.raises(ConfigError, match="Describe: unknown key 'temprature'; did you mean 'temperature'"):
         Describe(images, temprature=1.0)
+    with pytest.raises(ConfigError, match="Describe: unknown key 'url'; did you mean 'urls'"):
+        Describe(images, url="http://127.0.0.1:9/v1")
     with pytest.raises(ConfigError, match="there is no column 'description'; columns: query_id, target_id"):
         Instruct()(rows[:2])
     with pytest.raises(ConfigError, match=r"Describe needs images here; name them: Describe\(images=…\)"):
@@ -199,6 +261,13 @@ def test_wrong_settings_and_columns_say_what_to_do(images, rows):
         Describe(images.remove_columns("caption"), **RULES)(rows[:2])
     with pytest.raises(ArtifactError, match="check the path"):
         Describe("/no/such/folder")
+    for make in (Describe, Verify, Instruct):
+        with pytest.raises(ConfigError, match=f"{make.__name__} .* so it cannot take a stream"):
+            make(images.to_iterable_dataset())
+        with pytest.raises(ConfigError, match=f"{make.__name__} takes one split of a data set; take one of 'train'"):
+            make(DatasetDict({"train": images}))
+        with pytest.raises(ConfigError, match=f"{make.__name__} takes a datasets.Dataset, not list"):
+            make([1])
 
 
 def test_a_row_without_a_value_gets_an_error_and_the_others_their_rows(serve, images):
@@ -248,3 +317,92 @@ def test_what_failed_leaves_no_descriptor_and_no_thread(images, rows):
 
     first = open_now()
     assert [open_now() for _ in range(3)] == [first] * 3
+
+
+def test_nothing_is_asked_about_an_empty_description(serve, corpus, tmp_path):
+    texts = ["Both show circles. The target has one more.", "", " ", None]
+    rows = [{"query_id": f"i{n}", "target_id": f"i{n + 1}", "description": text} for n, text in enumerate(texts)]
+    data = Dataset.from_list(rows)
+    server = serve(answer=instruct)
+    made = add_columns(data, Instruct(urls=[server.url], **QUICK))
+    assert made["error"][:] == ["", *["no_description: the pair has no description"] * 3]
+    assert len(server.bodies) == 1
+    stage = instruct_pairs(data, corpus, config=InstructConfig(endpoint=at(server)), out=tmp_path / "i")
+    assert stage.table(["instructions"]).to_pylist() == [{"instructions": made[0]["instructions"]}]
+    assert {reason for reason, _ in rejected(stage).values()} == {"no_description"}
+    assert len(server.bodies) == 2
+
+
+def test_ids_that_are_numbers_are_text_as_in_the_stage(serve, images, tmp_path):
+    numbers = images.remove_columns(["image_id"]).add_column("image_id", list(range(12)))
+    rows = [
+        {"query_id": n, "target_id": n + 1, "negative_ids": [n + 2], "instructions": ["make it red", "more red"]}
+        for n in range(4)
+    ]
+    data = Dataset.from_list(rows)
+    stage = describe_pairs(data, numbers, config=DescribeConfig(endpoint=at(serve())), out=tmp_path / "d")
+    made = add_columns(data, Describe(numbers, urls=[serve().url], journal=tmp_path / "j", **QUICK))
+    names = ["description", "word_num", *COMMON]
+    assert made.select_columns(names).to_list() == plain(stage, names)
+    assert set(made["error"]) == {""}
+    hinted = data.add_column("query_row", range(4)).add_column("target_row", range(1, 5))
+    assert add_columns(hinted, Describe(numbers, engine="rule_based"))["error"][:] == [""] * 4
+    assert not np.isnan(add_columns(data, Verify(numbers, urls=[serve(answer=nearer).url], **QUICK))["verified"]).any()
+    one = numbers.select([0])
+    assert add_columns(one, Caption(urls=[serve().url], **QUICK))["error"][:] == [""]
+
+
+def test_the_ids_of_a_data_set_in_memory_are_sorted_once(serve, images, rows, monkeypatch):
+    made = []
+    monkeypatch.setattr("megapairs_hf.annotation.corpus_reader.IdIndex", lambda data: made.append(1) or IdIndex(data))
+    add_columns(rows, Describe(images, urls=[serve().url], **QUICK), batch_size=2)
+    assert len(made) == 1
+
+
+def test_a_function_finds_what_another_has_asked_meanwhile(serve, images, rows, tmp_path):
+    server = serve()
+    first, second = (Describe(images, urls=[server.url], journal=tmp_path / "j", **QUICK) for _ in range(2))
+    parts = [rows.select(range(5)), rows.select(range(5, 11))]
+    add_columns(parts[0], first)
+    add_columns(parts[1], second)
+    assert len(server.bodies) == 11
+    assert set(add_columns(parts[1], first, load_from_cache_file=False)["error"]) == {""}
+    assert len(server.bodies) == 11
+    third = Describe(images, urls=[server.url], journal=tmp_path / "j", budget={"requests": 11}, seed=2, **QUICK)
+    with pytest.raises(BudgetSpentError, match=f"responses so far are kept, and count, in {tmp_path / 'j'}"):
+        add_columns(parts[0], third)
+
+
+def test_a_model_on_the_hub_is_loaded_by_the_commit_that_is_hashed(images, rows, monkeypatch, tmp_path):
+    commit, loaded = "0123456789abcdef0123456789abcdef01234567", []
+
+    def load(*arguments, **_):
+        local = next(value for value in arguments if isinstance(value, Local))
+        loaded.append((f"org/m@{commit}" in arguments, local.revision))
+        raise ModelError("not loaded")
+
+    monkeypatch.setattr("megapairs_hf.annotation.function.commit_of", lambda *_: commit)
+    monkeypatch.setattr("megapairs_hf.annotation.engines.transformers_engine.load", load)
+    monkeypatch.setattr("megapairs_hf.annotation.verify.load", load)
+    settings = {"model": "org/m", "local": {"revision": "branch"}}
+    config = DescribeConfig(engine="transformers", model="org/m")
+    data = rows.select([0]).map(lambda _: {"instructions": ["x"], "negative_ids": ["i3"]})
+    for call in (
+        lambda: add_columns(data, Describe(images, engine="transformers", **settings)),
+        lambda: describe_pairs(rows, images, config=config, out=tmp_path / "d"),
+        lambda: add_columns(data, Verify(images, engine="clip", **settings)),
+    ):
+        with pytest.raises(ModelError, match="not loaded"):
+            call()
+    assert loaded == [(True, commit)] * 3
+
+
+def test_closing_hides_no_error(serve, images, rows, monkeypatch):
+    async def forever(_):
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr("megapairs_hf.annotation.engines.session.CLOSE_S", 0.1)
+    monkeypatch.setattr("megapairs_hf.annotation.engines.session.Session._stop", forever)
+    function = Describe(images, urls=[serve().url], budget={"requests": 1}, **QUICK | {"concurrency": 1})
+    with pytest.raises(BudgetSpentError, match="the budget is spent"):
+        add_columns(rows, function)

@@ -192,3 +192,28 @@ def wait_for(url, server, log):
         except OSError:
             assert server.poll() is None, log.read_text()[-2000:]
             time.sleep(0.3)
+
+
+def test_weights_that_were_trained_again_are_loaded_again(images, tmp_path, monkeypatch):
+    folder = save_vlm(tmp_path / "model", TEXTS)
+    loads = []
+
+    class Counted(LocalModel):
+        def __init__(self, path, *arguments, **options):
+            loads.append(path)
+            super().__init__(path, *arguments, **options)
+
+    monkeypatch.setattr("megapairs_hf.annotation.engines.transformers_engine.LocalModel", Counted)
+    rows = {"query_id": ["i0"], "target_id": ["i11"]}
+
+    def describe():
+        # its path and not its name says where a local model is
+        Describe(images, model_path=folder, config=short("mine", max_image_side=64))(rows)
+
+    describe()
+    describe()
+    assert loads == [folder]
+    weights = Path(folder, "model.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-4] + bytes(4))
+    describe()
+    assert loads == [folder] * 2

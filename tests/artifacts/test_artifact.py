@@ -2,7 +2,7 @@ import multiprocessing
 import os
 import resource
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -210,7 +210,11 @@ def test_further_tables_and_the_rows_as_a_dataset(tmp_path, suffix):
     # the same folder made again is not read from a cache
     finished(tmp_path / "a", [pa.table({"image_id": ["x"]}), tables[1]], suffix)
     assert open_artifact(tmp_path / "a").dataset()["image_id"] == ["x"]
-    assert finished(tmp_path / "c", [tables[1]], suffix).dataset().column_names == ["image_id"]
+    empty = finished(tmp_path / "c", [tables[1]], suffix)
+    assert empty.dataset().column_names == ["image_id"]
+    files = replace(empty.manifest, kind="model", shards=[{"file": "model.safetensors", "rows": 0}])
+    with pytest.raises(ArtifactError, match="holds model, which is no data set of rows"):
+        replace(empty, manifest=files).dataset()
 
 
 def test_arrow_shards_are_mapped_without_a_copy_and_without_a_descriptor(tmp_path):

@@ -88,7 +88,7 @@ def test_images_are_found_by_id_and_never_decoded(photos, decode):
 
 def test_captions_of_ones_own_over_a_folder_of_images(photos, tmp_path, monkeypatch):
     (tmp_path / "captions.csv").write_text('image_id,caption\n0.png,a circle\n3.png,"another, purple"\n')
-    corpus = with_captions(as_artifact(photos, "corpus"), as_artifact(tmp_path / "captions.csv", "captions"))
+    corpus = with_captions(photos, tmp_path / "captions.csv")
     assert corpus.dataset()["caption"] == ["a circle", "", "", "another, purple"]
     # found by the index of the images, not by reading every shard
     monkeypatch.setattr(type(corpus), "shard", None)
@@ -202,10 +202,21 @@ def test_a_data_set_of_the_hub_reads_from_the_caches_alone(photos, monkeypatch):
     rows = Dataset.from_dict({"image_id": ["a", "b"], "image": [str(downloaded), str(photos / "0.png")]})
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(downloaded.parent))
     monkeypatch.setattr(datasets, "get_dataset_config_names", lambda path: ["default"])
-    monkeypatch.setattr(datasets, "load_dataset", lambda path, name=None: DatasetDict(train=rows))
+    monkeypatch.setattr(datasets, "load_dataset", lambda path, **options: DatasetDict(train=rows))
     assert problems(as_artifact("someone/images", "corpus")) == {"a": "", "b": "outside_source"}
     # what a script loaded itself is read as `datasets` does
     assert problems(as_artifact(rows, "corpus")) == {"a": "", "b": ""}
+
+
+def test_folders_of_one_name_and_one_readme_are_told_apart(tmp_path):
+    for part in ("a", "b", "a"):
+        folder = tmp_path / part / "sent"
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"{part} {folder.stat().st_mtime_ns}"
+        Dataset.from_dict({"image_id": [name], "image": ["x.png"]}).to_parquet(folder / "images.parquet")
+        config = "configs:\n- config_name: images\n  data_files: images.parquet"
+        (folder / "README.md").write_text(f"---\n{config}\n---\n")
+        assert as_artifact(folder, "corpus").table(["image_id"])["image_id"].to_pylist() == [name]
 
 
 def test_a_saved_dataset_is_read(tmp_path):
@@ -302,7 +313,7 @@ def test_what_is_wrong_with_an_object_is_one_sentence(tmp_path, monkeypatch):
         (pairs.to_iterable_dataset(), "a streaming data set cannot serve as pairs"),
         ([{"query_id": "1"}], "pairs cannot come from a list"),
         (pairs.cast_column("query_id", Value("float64")), "no text .*7 would become 7.0"),
-        (tmp_path / "nothing.csv", "holds no artifact.*check the path"),
+        (tmp_path / "nothing.csv", "there is no file .*; check the path"),
     ]:
         with pytest.raises(ArtifactError, match=message):
             as_artifact(given, "pairs")
@@ -317,18 +328,12 @@ def test_what_is_wrong_with_an_object_is_one_sentence(tmp_path, monkeypatch):
         as_artifact("nobody/nothing", "corpus")
 
 
-@pytest.mark.parametrize("name", ["images.csv", "images.jsonl", "images.parquet"])
-def test_a_table_names_no_file_outside_its_folder(name, photos, tmp_path):
-    inside, outside = tmp_path / "strangers", tmp_path / "secret.txt"
-    inside.mkdir()
-    outside.write_text("secret")
-    (inside / "link.png").symlink_to(outside)
-    draw("teal", "star", "white").save(inside / "good.png")
-    for path in (str(outside), "../secret.txt", "link.png", "good.png"):
-        rows = Dataset.from_dict({"image_id": ["a"], "image": [path]})
-        {"csv": rows.to_csv, "jsonl": rows.to_json, "parquet": rows.to_parquet}[name.split(".")[1]](inside / name)
-        if path == "good.png":
-            assert as_artifact(inside / name, "corpus").shard(0)["image"][0]["bytes"].as_py()
-            continue
-        with pytest.raises(ArtifactError, match=r"lies outside .*strangers, where the table is; put the table above"):
-            as_artifact(inside / name, "corpus").shard(0)
+def test_a_file_that_is_not_there_is_told_with_the_nearest_name(tmp_path, monkeypatch):
+    (tmp_path / "own.csv").write_text("query_id,target_id\na,b\n")
+    monkeypatch.chdir(tmp_path)
+    for path in ("owm.csv", str(tmp_path / "owm.csv")):
+        with pytest.raises(ArtifactError, match=r"there is no file .*owm\.csv; did you mean 'own\.csv'\?"):
+            as_artifact(path, "pairs")
+    (tmp_path / "tables").mkdir()
+    with pytest.raises(ArtifactError, match=r"there is no file tables/x\.parquet; check the path"):
+        as_artifact("tables/x.parquet", "pairs")

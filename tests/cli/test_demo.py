@@ -103,7 +103,8 @@ def test_what_would_be_pushed_loads(work):
 
 def test_the_snippet_of_the_readme_runs(work, capsys):
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    snippet = readme.split("```python\n")[1].split("```")[0]
+    snippets = [part.split("```")[0] for part in readme.split("```python\n")[1:]]
+    (snippet,) = [part for part in snippets if "load_mmret" in part]
     exec(snippet.replace('"work/', f'"{work}/'), {})
     assert "tensor" in capsys.readouterr().out
 

@@ -25,7 +25,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_own_pairs_are_described_without_a_corpus_stage(folder):
+def test_own_pairs_are_described_without_a_corpus_stage(folder, capsys):
     server = ChatDouble()
     words = ["--endpoint.urls", f"[{server.url}]", "--model", "double"]
     try:
@@ -43,14 +43,15 @@ def test_own_pairs_are_described_without_a_corpus_stage(folder):
     server = ChatDouble(instruct)
     words[1] = f"[{server.url}]"
     try:
-        assert (
-            main(
-                ["instruct", "--descriptions", "descriptions", "--images", "photos/", "--out", "instructions", *words]
-            )
-            == 0
-        )
+        # its prompt reads no caption, so no corpus is needed
+        flags = ["--descriptions", "descriptions", "--out"]
+        assert main(["instruct", *flags, "instructions", *words]) == 0
     finally:
         server.stop()
+    capsys.readouterr()
+    assert main(["instruct", *flags, "by-rules", "--engine", "rule_based"]) == 1
+    told = "the rule-based engine reads captions, and there is no corpus; name its folder with --corpus"
+    assert told in capsys.readouterr().err
     assert open_artifact("instructions", "instructions").rows == 2
     made_of = ["--instructions", "instructions", "--pairs", "pairs.csv", "--images", "photos/"]
     assert main(["build", *made_of, "--out", "triplets", "--validation", "0"]) == 0
@@ -86,7 +87,7 @@ def test_a_table_of_images_and_pairs_in_json_lines(folder):
     [
         ("photos", "photos", "photos holds no artifact"),
         ("pairs.csv", "pairs.csv", "pairs.csv has no column 'image_id', needed for corpus"),
-        ("gone.csv", "photos", "gone.csv holds no artifact (no manifest.json); check the path"),
+        ("gone.csv", "photos", "there is no file gone.csv; check the path"),
         ("work/pairs", "photos", "work/pairs holds no artifact"),
     ],
 )

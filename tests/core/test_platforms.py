@@ -187,9 +187,9 @@ def test_ids_have_slashes_on_every_system(tmp_path, monkeypatch):
         """What `list_images` uses of a path."""
 
     walked = [(r"C:\root\a\b", [], ["c.png"])]
-    monkeypatch.setattr("megapairs_hf.corpus.sources.folder.os.walk", lambda root: walked)
-    monkeypatch.setattr("megapairs_hf.corpus.sources.folder.Path", Windows)
-    assert list_images(Windows(r"C:\root"), {}) == ["a/b/c.png"]
+    monkeypatch.setattr("megapairs_hf.artifacts.image_folder.os.walk", lambda root: walked)
+    monkeypatch.setattr("megapairs_hf.artifacts.image_folder.Path", Windows)
+    assert list_images(Windows(r"C:\root")) == ["a/b/c.png"]
 
 
 def test_a_terminal_that_lacks_a_character():

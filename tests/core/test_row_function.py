@@ -4,7 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
-from datasets import Dataset, Features, IterableDataset, List, Value
+from datasets import Dataset, DatasetDict, Features, IterableDataset, List, Value
 from datasets.fingerprint import Hasher
 
 from megapairs_hf.core.columns import add_columns, drop_errors
@@ -51,6 +51,17 @@ LENGTHS = [5, 0, 12, 4]
 @pytest.fixture
 def data():
     return Dataset.from_dict({"text": TEXTS, "kept": [b"1", b"2", b"3", b"4"]})
+
+
+def test_what_is_no_row_function_or_no_single_split_is_one_sentence(data):
+    with pytest.raises(ConfigError, match=r"such as CheckImages\(\); write Lengths\(…\); for others there is `map`"):
+        add_columns(data, Lengths)
+    with pytest.raises(ConfigError, match="takes a row function"):
+        add_columns(data, "photos")
+    with pytest.raises(ConfigError, match="Lengths: `one` needs a row; name its columns"):
+        Lengths().one()
+    with pytest.raises(ConfigError, match=r"several splits; take one of them \(train\)"):
+        add_columns(DatasetDict({"train": data}), Lengths())
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 1000])
@@ -159,3 +170,18 @@ def test_no_rows_get_the_columns_too(data):
         {"kept": data.features["kept"], "text": data.features["text"], **Lengths().features}
     )
     assert drop_errors(empty).column_names == empty.column_names
+
+
+def test_a_format_is_kept_and_does_not_reach_the_function(data):
+    rows = data.add_column("n", [1, 2, 3, 4])
+    for kind in ("numpy", "torch", "arrow", "pandas"):
+        added = add_columns(rows.with_format(kind), Lengths())
+        assert added.format["type"] == kind
+        assert added.with_format(None).to_list() == add_columns(rows, Lengths()).to_list()
+
+
+def test_several_splits_are_refused(data):
+    splits = DatasetDict({"train": data, "test": data})
+    for call in (lambda: add_columns(splits, Lengths()), lambda: drop_errors(splits)):
+        with pytest.raises(ConfigError, match=r"several splits; take one of them \(train, test\)"):
+            call()

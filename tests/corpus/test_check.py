@@ -9,6 +9,7 @@ import sys
 import tarfile
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 from datasets import Dataset, Features, Image, Value, load_dataset
@@ -194,7 +195,7 @@ def test_an_id_column_names_rows_and_an_empty_id_is_an_error():
     assert checked["error"][:] == ["", "no_id: column key is empty", ""]
 
 
-def test_paths_of_texts_stay_inside_the_root_and_nothing_is_fetched(photos, tmp_path):
+def test_paths_stay_inside_the_root_and_nothing_is_fetched(photos, tmp_path, monkeypatch):
     (tmp_path / "private.png").write_bytes(stored("red"))
     (photos / "link.png").symlink_to(tmp_path / "private.png")
     (photos / "circle.png").symlink_to(photos / "circle.png")
@@ -208,6 +209,11 @@ def test_paths_of_texts_stay_inside_the_root_and_nothing_is_fetched(photos, tmp_
         (photos / "circle.png").unlink()
     reasons = ["outside_source"] * 3 + ["unreadable_file"] * 4 + ["", "remote_image", "no_image"]
     assert [error.split(":")[0] for error in checked["error"]] == reasons
+    # an `Image` column of a stranger's table is no better
+    for path in paths[:2]:
+        assert CheckImages(root=photos).one(image={"bytes": None, "path": path})["error"].startswith("outside_source")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path))
+    assert CheckImages(root=photos).one(image={"bytes": None, "path": paths[0]})["error"] == ""
     # without a root no path of a text is read; the paths of an Image column are those of the data set
     assert CheckImages(image_column="file").one(file=str(photos / "a.png"))["error"].startswith("outside_source")
     row = CheckImages().one(image={"bytes": None, "path": str(photos / "a.png")})
@@ -295,6 +301,20 @@ def test_columns_to_choose_from_are_named(photos):
         add_columns(rows, CheckImages(image_column="middle"))
     with pytest.raises(CorpusError, match="there is no folder nowhere; check `root`"):
         CheckImages(root="nowhere")
+    with pytest.raises(ConfigError, match="`max_pixels` is 'many', but must be a positive number"):
+        CheckImages(max_pixels="many")
+    with pytest.raises(ConfigError, match="`min_side` is None, but must be 0 or a positive number"):
+        CheckImages(min_side=None)
+
+
+def test_a_root_that_holds_none_of_the_images_is_said_once(photos, tmp_path, capsys):
+    rows = opened(photos)
+    add_columns(rows, CheckImages(root=photos), batch_size=2)
+    assert "lies below" not in capsys.readouterr().err
+    add_columns(rows, CheckImages(root=tmp_path), batch_size=2)
+    told = capsys.readouterr().err
+    assert told.count("CheckImages: none of the first 2 paths, such as /") == 1
+    assert f"lies below the `root` {tmp_path}; name the folder that holds them, or leave it out" in told
 
 
 def test_a_row_with_an_error_is_passed_over(photos):

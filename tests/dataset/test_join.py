@@ -96,6 +96,8 @@ def test_a_row_with_an_error_is_passed_over_and_bad_rows_get_one(capsys):
         {"query_id": "a", "target_id": "b", "negative_ids": ["b"], "instructions": ["x"], "error": ""},
         {"query_id": "a", "target_id": "b", "negative_ids": ["c"], "instructions": [], "error": ""},
         {"query_id": "a", "target_id": "", "negative_ids": ["c"], "instructions": ["x"], "error": ""},
+        {"query_id": "a", "target_id": "a", "negative_ids": ["c"], "instructions": ["x"], "error": ""},
+        {"query_id": "a", "target_id": "b", "negative_ids": ["c"], "instructions": [" ", ""], "error": ""},
     ]
     joined = add_columns(Dataset.from_list(pairs), JoinTriplets())
     assert joined["error"][:] == [
@@ -104,11 +106,13 @@ def test_a_row_with_an_error_is_passed_over_and_bad_rows_get_one(capsys):
         "too_few_negatives: 1, the query image counted",
         "no_instruction: the pair has none",
         "no_image_id: `query_id` or `target_id` is empty",
+        "same_image: the pair's two images are one",
+        "no_instruction: the pair has none",
     ]
     # neither the query image twice nor the target is a negative
     assert joined[0]["hns"] == ["a", "c"] and joined[1]["hns"] == []
     assert len(drop_errors(joined)) == 1
-    assert "4 of 5 rows left out" in capsys.readouterr().err
+    assert "6 of 7 rows left out" in capsys.readouterr().err
 
 
 def test_pass_rates_choose_the_instructions_and_stay_with_them():
@@ -122,6 +126,15 @@ def test_pass_rates_choose_the_instructions_and_stay_with_them():
     assert JoinTriplets().one(**row)["q_text"] == ["x", "y", "z"]
     with pytest.raises(ConfigError, match=r"`min_pass_rate` is 0\.75, but the instructions have no verdicts"):
         function.one(query_id="a", target_id="b", instructions=["x"])
+
+
+def test_settings_of_another_type_are_refused():
+    with pytest.raises(ConfigError, match='`language` is 3, but must be a tag such as "en"'):
+        JoinTriplets(language=3)
+    with pytest.raises(ConfigError, match="`min_negatives` is 'two', but must be at least 1"):
+        JoinTriplets(min_negatives="two")
+    with pytest.raises(ConfigError, match=r"`min_pass_rate` is '0\.5', but must be a share from 0 to 1"):
+        JoinTriplets(min_pass_rate="0.5")
 
 
 def test_own_pairs_without_negatives_have_the_query_image(corpus, tmp_path, capsys):
@@ -162,13 +175,25 @@ def test_build_divides_like_split_pairs_and_takes_a_division_as_it_is(work, anno
     pairs, texts = annotated.remove_columns("instructions"), annotated.select_columns(list(KEY))
     divided = split_pairs(pairs, validation=0.4, seed=3)
     assert set(divided["split"]) == {"train", "validation"}
-    rows = {}
-    for name, table, config in (
-        ("own", pairs, BuildConfig(validation=0.4, seed=3, min_negatives=1)),
-        ("given", divided, BuildConfig(min_negatives=1)),
+    rows, left = {}, {(row["query_id"], row["target_id"]) for row in divided}
+    of_divided = texts.filter(lambda row: (row["query_id"], row["target_id"]) in left)
+    for name, mine, table, config in (
+        ("own", texts, pairs, BuildConfig(validation=0.4, seed=3, min_negatives=1)),
+        ("given", of_divided, divided, BuildConfig(min_negatives=1)),
     ):
-        left = {(row["query_id"], row["target_id"]) for row in table}
-        mine = texts.filter(lambda row, left=left: (row["query_id"], row["target_id"]) in left)
         made = build_triplets(mine, table, work / "corpus", config=config, out=tmp_path / name)
         rows[name] = {split: exact(part) for split, part in load_dataset(made.path).items()}
+        assert sum(made.manifest.rejected.values()) == (len(pairs) - len(divided) if name == "own" else 0)
     assert rows["own"] == rows["given"] and set(rows["own"]) == {"train", "validation"}
+
+
+def test_ids_that_are_numbers_become_text():
+    pairs = Dataset.from_list(
+        [{"query_id": n, "target_id": n + 1, "negative_ids": [n, n + 2], "instructions": ["x"]} for n in range(2)]
+    )
+    joined = add_columns(pairs, JoinTriplets())
+    assert joined["error"][:] == ["", ""]
+    assert joined.select_columns(["q_img", "t_img", "hns"]).to_list() == [
+        {"q_img": "0", "t_img": "1", "hns": ["0", "2"]},
+        {"q_img": "1", "t_img": "2", "hns": ["1", "3"]},
+    ]

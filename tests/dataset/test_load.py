@@ -1,3 +1,6 @@
+from pathlib import Path
+
+import datasets
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -94,3 +97,12 @@ def test_a_data_set_that_keeps_only_places_reads_the_images_there(folder, tmp_pa
     images = Dataset.from_list(rows).cast(whole.images.features)
     placed = Triplets(whole.dataset, images, root=str(tmp_path))
     assert placed[0]["t_img"].tobytes() == whole[0]["t_img"].tobytes()
+
+
+def test_the_index_of_a_saved_data_set_is_not_put_into_its_folder(tmp_path):
+    Dataset.from_dict({"image_id": ["a", "b"]}).save_to_disk(tmp_path / "mine")
+    before = sorted(tmp_path.rglob("*"))
+    index = IdIndex(Dataset.load_from_disk(tmp_path / "mine"))
+    assert index.rows(["b", "a"]).tolist() == [1, 0]
+    assert sorted(tmp_path.rglob("*")) == before
+    assert index.path.parent == Path(datasets.config.HF_DATASETS_CACHE) / "megapairs-ids" and index.path.is_file()

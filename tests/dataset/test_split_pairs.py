@@ -1,11 +1,14 @@
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
 from datasets import Dataset, DatasetDict, Features, List, Value, concatenate_datasets
+from datasets.fingerprint import Hasher
 
 from megapairs_hf.core.errors import ConfigError
 from megapairs_hf.core.schema import PAIRS
-from megapairs_hf.dataset.split import Splits, has_clusters, split_pairs
+from megapairs_hf.dataset.split import Splits, _AddSplits, has_clusters, split_pairs
 
 
 def ring(count=400, clusters=None):
@@ -50,13 +53,14 @@ def test_train_and_validation_share_no_image(capsys):
     assert len(train) + len(validation) == len(divided) < len(pairs)
     assert not named(train) & named(validation)
     assert len({row["query_id"] for row in validation} | {row["target_id"] for row in validation}) > 60
-    # in their order, and what is left out is exactly what crosses
-    inside = {name for row in validation for name in (row["query_id"], row["target_id"])}
+    # in their order, and what is left out is exactly what crosses or loses its hard negatives
+    inside = {f"i{n}" for n in split_keys(pairs, 0.2, 1)}
     keys = [(row["query_id"], row["target_id"]) for row in pairs]
     left = [(row["query_id"], row["target_id"]) for row in divided]
     assert left == [key for key in keys if key in set(left)]
-    assert all((q in inside) != (t in inside) or not {q, t} & inside for q, t in set(keys) - set(left))
-    assert f"left out: {len(pairs) - len(divided):,} whose images are in both splits" in capsys.readouterr().err
+    crossing = {(q, t) for q, t in keys if (q in inside) != (t in inside)}
+    assert crossing <= set(keys) - set(left)
+    assert f"left out: {len(crossing):,} whose images are in both splits" in capsys.readouterr().err
     for row in divided:
         assert [f"i{n}" for n in row["negative_rows"]] == row["negative_ids"]
         assert row["negative_clusters"] == row["negative_rows"]
@@ -156,8 +160,48 @@ def test_where_validation_would_hold_no_pair_all_are_for_training(capsys):
     rows = {"query_id": ["hub"] * 30, "target_id": [f"t{n}" for n in range(30)]}
     divided = split_pairs(Dataset.from_dict(rows), validation=0.04)
     assert set(divided["split"]) == {"train"} and len(divided) == 30
-    assert "no pair lies among the 1 images" in capsys.readouterr().err
+    assert "lies among the 1 images that `validation` 0.04 asks for" in capsys.readouterr().err
     assert set(split_pairs(Dataset.from_dict(rows), validation=0.0)["split"]) == {"train"}
+
+
+def far_negatives(count=400):
+    """A ring whose hard negatives lie on the other side, so that a small split has hardly any."""
+    rows = ring(count).remove_columns(["negative_rows", "query_cluster", "target_cluster", "negative_clusters"])
+    far = [[f"i{(n // 3 + count // 2) % count}"] if n % 5 else [] for n in range(len(rows))]
+    return rows.remove_columns("negative_ids").add_column("negative_ids", far)
+
+
+def test_pairs_that_lose_all_hard_negatives_are_left_out_and_counted(capsys):
+    pairs = far_negatives()
+    divided = split_pairs(pairs, validation=0.2, seed=1)
+    left = {(row["query_id"], row["target_id"]): row for row in divided}
+    before = {(row["query_id"], row["target_id"]): row["negative_ids"] for row in pairs}
+    # who had none before stays
+    assert all(bool(row["negative_ids"]) == bool(before[key]) for key, row in left.items())
+    inside = set(Splits.grow(pairs.with_format("arrow")[:], 0.2, 1).validation.to_pylist())
+    lost = {
+        k
+        for k, n in before.items()
+        if len({i in inside for i in k}) == 1 and n and (n[0] in inside) != (k[0] in inside)
+    }
+    crossing = {key for key in before if len({name in inside for name in key}) == 2}
+    assert lost and set(before) - set(left) == lost | crossing
+    told = capsys.readouterr().err
+    assert f"left out: {len(crossing):,} whose images are in both splits" in told
+    assert f", {len(lost):,} whose hard negatives are all in the other split" in told
+
+
+def test_a_validation_split_that_keeps_no_hard_negative_is_none(capsys):
+    pairs = far_negatives().filter(lambda row: row["negative_ids"])
+    divided = split_pairs(pairs, validation=0.03)
+    assert set(divided["split"]) == {"train"} and len(divided) == len(pairs)
+    told = capsys.readouterr().err
+    assert "no pair with its hard negatives lies among the 12 images" in told and "make `validation` larger" in told
+
+
+@pytest.mark.parametrize("kind", ["numpy", "arrow", "pandas"])
+def test_a_format_decides_nothing(kind):
+    assert split_pairs(ring(40).with_format(kind), 0.2).to_list() == split_pairs(ring(40), 0.2).to_list()
 
 
 def test_what_cannot_be_divided_says_why():
@@ -167,8 +211,10 @@ def test_what_cannot_be_divided_says_why():
         split_pairs(ring(10).to_iterable_dataset())
     with pytest.raises(ConfigError, match="split_pairs takes one split of a data set; take one of 'train'"):
         split_pairs(DatasetDict({"train": ring(10)}))
-    with pytest.raises(ConfigError, match=r"`validation` is 1\.0, but must be at least 0 and below 1"):
+    with pytest.raises(ConfigError, match=r"`validation` is 1\.0, but must be a number, at least 0 and below 1"):
         split_pairs(ring(10), validation=1.0)
+    with pytest.raises(ConfigError, match=r"`validation` is '0\.1', but must be a number"):
+        split_pairs(ring(10), validation="0.1")
     with pytest.raises(ConfigError, match=r"`validation` 0\.97 leaves no pair for training"):
         split_pairs(ring(20), validation=0.97)
 
@@ -182,3 +228,9 @@ def test_a_large_graph_is_divided_in_seconds():
     assert len(splits.validation) == round(0.05 * len(np.union1d(queries, targets)))
     names, counts = np.unique(splits.of_pairs(table), return_counts=True)
     assert names.tolist() == ["", "train", "validation"] and counts[2] > 10_000
+
+
+def test_another_version_of_the_division_is_another_fingerprint():
+    first = _AddSplits(Splits.grow(ring(40).with_format("arrow")[:], 0.2, 0))
+    assert Hasher.hash(first) == Hasher.hash(replace(first))
+    assert Hasher.hash(first) != Hasher.hash(replace(first, version=first.version + 1))

@@ -9,6 +9,7 @@ from datasets import Dataset, load_dataset
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from megapairs_hf import push
 from megapairs_hf.artifacts.artifact import open_artifact
 from megapairs_hf.core.columns import add_columns, drop_errors
 from megapairs_hf.core.errors import ArtifactError, ConfigError
@@ -152,6 +153,12 @@ def test_what_is_no_triplet_is_one_sentence(triplets, images):
     bad = triplets.dataset.remove_columns("error").add_column("error", ["", "x: y", ""])
     with pytest.raises(ConfigError, match=r"1 of 3 rows have an error; leave them out first: `drop_errors\(…\)`"):
         Triplets(bad, images)
+    with pytest.raises(TypeError, match=r"the column, images by id, is \.dataset\['q_text'\]"):
+        triplets["q_text"]
+    with pytest.raises(TypeError, match=r"several, images by id, are \.ids"):
+        triplets[[0, 1]]
+    with pytest.raises(ConfigError, match=r"push takes `Triplets` or a folder, not a Dataset; make it Triplets"):
+        push(triplets.dataset, "you/pairs")
     with pytest.raises(ConfigError, match="there is no triplet to save"):
         save_triplets(triplets.select([]), "nowhere")
 
@@ -174,6 +181,12 @@ def test_the_pages_snippets_run(tmp_path, monkeypatch, capsys):
         exec(block.split("```")[0], names)  # the page is ours
     assert len(load_triplets(tmp_path / "own" / "triplets")) == 1
     assert capsys.readouterr().out.count('"pos"') == 3
+
+
+def test_images_come_from_a_folder(photos):
+    rows = Dataset.from_list([{"q_img": "a.png", "q_text": ["x"], "t_img": "b.png", "hns": ["a.png"]}])
+    for folder in (photos, f"{photos}/"):
+        assert Triplets(rows, folder)[0]["t_img"].getpixel((0, 0)) == (50, 90, 10)
 
 
 def test_images_come_from_a_corpus_a_table_or_a_published_folder(triplets, photos, tmp_path, corpus):

@@ -266,8 +266,25 @@ def test_models_and_settings_that_cannot_be_used(models, tmp_path):
         EmbedImages(str(tmp_path)).one(image="a.png")
     with pytest.raises(ConfigError, match="`batch_size` is 0"):
         EmbedImages(f"{models}/clip", batch_size=0)
+    with pytest.raises(ConfigError, match="EmbedImages: `batch_size` cannot be 'x'"):
+        EmbedImages(f"{models}/clip", batch_size="x")
+    with pytest.raises(ConfigError, match="EmbedTexts: `dtype` cannot be 'fp16'; take one of 'float32', 'bfloat16'"):
+        EmbedTexts(f"{models}/clip", dtype="fp16")
+    with pytest.raises(ConfigError, match=r"`model\.library` cannot be 'timm'"):
+        EmbedImages(f"{models}/clip", library="timm")
     with pytest.raises(ConfigError, match="`name` is 'a b'"):
         EmbedImages(f"{models}/clip", column="a b")
+    for name in ("image_id", "error", "caption", "captions", "image"):
+        with pytest.raises(
+            ConfigError, match=f"`column` '{name}' would replace the '{name}' of the rows; take another"
+        ):
+            EmbedImages(f"{models}/clip", column=name)
+        with pytest.raises(ConfigError, match="take another name"):
+            EmbedTexts(f"{models}/clip", column=name)
+    with pytest.raises(ConfigError, match="would replace the 'photo' of the rows"):
+        EmbedImages(f"{models}/clip", column="photo", image_column="photo")
+    with pytest.raises(ConfigError, match="would replace the 'title' of the rows"):
+        EmbedTexts(f"{models}/clip", "title", "title")
 
 
 def test_a_rejected_row_keeps_its_place_in_the_stage(rows, models, tmp_path):

@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from datasets import List, Value
 
 from megapairs_hf.artifacts.arrow_arrays import embedding_table
 from megapairs_hf.artifacts.artifact import open_artifact
 from megapairs_hf.artifacts.tables import arrow_bytes
+from megapairs_hf.cli import main
 from megapairs_hf.core.errors import ArtifactError, ConfigError
-from megapairs_hf.mining import MineConfig, RelationConfig, mine_pairs
+from megapairs_hf.mining import MineConfig, RelationConfig, mine, mine_pairs
 from megapairs_hf.mining.near_duplicates import cluster_stats, representatives
 from megapairs_hf.mining.sampling import sample_pairs, spread
 from tests.clustered import made_corpus, made_embeddings
@@ -140,6 +142,74 @@ def test_embeddings_that_name_other_images_are_refused(embeddings, corpus, tmp_p
     (tmp_path / "e" / "shard-00001-of-00003.arrow").write_bytes(arrow_bytes(table))
     with pytest.raises(ArtifactError, match=r"clip_image name other images than the corpus in shard-00001-of-00003"):
         mine_pairs({"clip_image": swapped}, corpus, config=MineConfig(), out=tmp_path / "out")
+
+
+@pytest.mark.parametrize("form", ["artifacts", "folders", "data sets", "longer", "files"])
+def test_a_corpus_and_embeddings_come_from_wherever_they_are(form, embeddings, corpus, tmp_path):
+    config = MineConfig(neighbors=10, similarity_range=(0.2, 0.98), range_kind="quantile")
+    expected = mine_pairs(embeddings, corpus, config=config, out=tmp_path / "expected").table().to_pylist()
+    given, images = embeddings, corpus
+    if form == "folders":
+        given, images = {name: artifact.path for name, artifact in embeddings.items()}, corpus.path
+    elif form != "artifacts":
+        given = {name: artifact.dataset() for name, artifact in embeddings.items()}
+        images = corpus.dataset()
+    if form == "longer":
+        given = {
+            name: rows.cast_column("embedding", List(Value("float32"))).map(
+                lambda row: {"embedding": [2 * x for x in row["embedding"]]}
+            )
+            for name, rows in given.items()
+        }
+    elif form == "files":
+        for name, rows in given.items():
+            rows.to_parquet(tmp_path / f"{name}.parquet")
+        images.to_parquet(tmp_path / "corpus.parquet")
+        given, images = {name: tmp_path / f"{name}.parquet" for name in given}, tmp_path / "corpus.parquet"
+    pairs = mine_pairs(given, images, config=config, out=tmp_path / "pairs")
+    found = pairs.table().to_pylist()
+    if form in {"artifacts", "folders"}:
+        assert found == expected
+    # 96 rows are one virtual shard, and what is sampled depends on the row alone
+    assert [row["query_id"] for row in found] == [row["query_id"] for row in expected]
+    assert [row["relation"] for row in found] == [row["relation"] for row in expected]
+
+
+def test_the_command_takes_the_embeddings_of_one_table_or_encoder(embeddings, corpus, tmp_path):
+    embeddings["dino_image"].dataset().to_parquet(tmp_path / "own-dino.parquet")
+    arguments = ["mine", "--corpus", corpus.path, "--range_kind", "quantile", "--similarity_range", "[0.2, 0.98]"]
+    for path in (tmp_path / "own-dino.parquet", embeddings["dino_image"].path):
+        assert main([*arguments, "--embeddings", str(path), "--out", str(tmp_path / "out"), "--overwrite"]) == 0
+        relations = {
+            name for row in open_artifact(tmp_path / "out").table(["relation"]).to_pylist() for name in row["relation"]
+        }
+        assert relations == {Path(path).stem}
+
+
+def test_mine_takes_the_embeddings_of_an_artifact_or_a_file(embeddings, tmp_path):
+    settings = {"neighbors": 10, "similarity_range": (0.2, 0.98), "range_kind": "quantile"}
+    artifact = embeddings["clip_text"]
+    artifact.dataset().to_parquet(tmp_path / "own.parquet")
+    of_texts = mine(artifact, **settings)
+    assert mine(artifact.path, **settings).to_list() == of_texts.to_list()
+    # of a file nobody knows that it is of texts
+    assert mine(tmp_path / "own.parquet", text_columns=["embedding"], **settings).to_list() == of_texts.to_list()
+    assert {name for names in of_texts["relation"] for name in names} == {"embedding"}
+    with pytest.raises(ArtifactError, match="check the path"):
+        mine(tmp_path / "nothing.parquet", **settings)
+
+
+def test_rows_from_elsewhere_that_do_not_fit_are_one_sentence(embeddings, corpus, tmp_path):
+    rows = embeddings["clip_image"].dataset()
+    for given, message in [
+        (rows.select(range(1, len(rows))), r"clip_image have 95 rows, but the corpus 96; give one row for each image"),
+        (rows.shuffle(seed=0), r"clip_image name other images than the corpus.*in the order of the corpus"),
+        (rows.rename_column("embedding", "vector"), "has no column 'embedding'"),
+    ]:
+        with pytest.raises(ArtifactError, match=message):
+            mine_pairs({"clip_image": given}, corpus, config=MineConfig(), out=tmp_path / "p")
+    with pytest.raises(ArtifactError, match="check the path"):
+        mine_pairs(embeddings, tmp_path / "nothing", config=MineConfig(), out=tmp_path / "p")
 
 
 def test_embeddings_of_another_corpus_are_refused(embeddings, tmp_path):

@@ -178,14 +178,20 @@ def test_rows_without_an_embedding_and_queries_that_cannot_be_served(images, tex
         else:
             assert len(row["negative_rows"]) == 5 and not set(row["negative_rows"]) & {2, 3, 70, 399}
     said = capsys.readouterr().err
-    assert "hard_negatives: 265 of 60 queries; without any: 4 no_embedding, " in said and "1 unknown_positive" in said
+    assert "hard_negatives: 265 for 60 queries; without any: 4 no_embedding, " in said and "1 unknown_positive" in said
 
 
 def test_too_few_are_counted(images, texts, capsys):
     rows = data_set(images[:8], image_id=ids(8))
     found = hard_negatives(rows, texts[:8], [f"i{n:03d}" for n in range(8)], num_negatives=20)
     assert {len(row["negative_ids"]) for row in found} == {7}
-    assert "8 have fewer than 20; raise `range_max`" in capsys.readouterr().err
+    assert "hard_negatives: 56 for 8 queries; 8 have fewer than 20; raise `range_max`" in capsys.readouterr().err
+
+
+def test_a_positive_that_is_none_is_none(images, texts):
+    rows = data_set(images, image_id=ids())
+    found = hard_negatives(rows, texts[:2], ["i000", None])
+    assert found["error"][:] == ["", "no_positive: none is named"]
 
 
 def test_no_query_is_no_error(images):
@@ -198,6 +204,8 @@ def test_what_cannot_be_searched_says_why(images, texts):
     positives = [f"i{n:03d}" for n in range(60)]
     with pytest.raises(ConfigError, match="there are 59 positives and 60 queries"):
         hard_negatives(rows, texts, positives[:-1])
+    with pytest.raises(ConfigError, match="positives are named by `image_id`, a text, and not by 7; give each"):
+        hard_negatives(rows, texts, [7] * 60)
     with pytest.raises(ConfigError, match="the queries have 31 dimensions, but the data set 32"):
         hard_negatives(rows, texts[:, :31], positives)
     with pytest.raises(ConfigError, match="queries must be a Dataset with embeddings, or an array"):

@@ -13,6 +13,7 @@ from datasets import Array2D, Dataset, Features, List, Value, concatenate_datase
 from megapairs_hf.core.columns import drop_errors
 from megapairs_hf.core.errors import ConfigError
 from megapairs_hf.mining import MineConfig, RelationConfig, engine, mine, mine_pairs
+from megapairs_hf.mining.similarity_range import what_next
 from tests.clustered import made_corpus, made_embeddings
 from tests.small import ROOT
 
@@ -252,10 +253,15 @@ def test_what_cannot_be_mined_says_why(saved):
     rows = data_set(embeddings)
     with pytest.raises(ConfigError, match=r"there is no column 'image_id'; add it with add_columns\(ds, CheckImages"):
         mine(rows.remove_columns("image_id"))
+    numbered = rows.remove_columns("image_id").add_column("image_id", list(range(len(rows))))
+    with pytest.raises(ConfigError, match=r"holds int64, but ids are text; make it text first, with ds\.cast_column"):
+        mine(numbered)
     with pytest.raises(ConfigError, match="no column of embeddings; add one with EmbedImages"):
         mine(rows.select_columns(["image_id"]))
     with pytest.raises(ConfigError, match="no column 'sound' of embeddings; columns: image_id, dino_image, clip_text"):
         mine(rows, ["sound"])
+    with pytest.raises(ConfigError, match=r"must be a list: relations=\['dino_image'\]"):
+        mine(rows, "dino_image")
     with pytest.raises(ConfigError, match="takes one split of a data set; take one of 'train'"):
         mine(datasets.DatasetDict({"train": rows}))
     with pytest.raises(ConfigError, match="cannot take a stream"):
@@ -329,3 +335,9 @@ def test_two_processes_share_the_work_and_both_get_all_pairs(tmp_path, saved):
     expected = json.dumps(mine(rows, **SETTINGS).to_list())
     for rank in (0, 1):
         assert (tmp_path / f"pairs-{rank}").read_text() == expected
+
+
+def test_quantiles_are_not_advised_to_who_has_them():
+    assert what_next(MineConfig()) == "choose another `similarity_range`, or `range_kind: quantile`"
+    quantile = MineConfig(range_kind="quantile", similarity_range=(0.1, 0.2))
+    assert what_next(quantile) == "choose a wider `similarity_range`, or more `neighbors`"

@@ -15,6 +15,8 @@ from megapairs_hf.core import distributed
 from megapairs_hf.core.config import require
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from megapairs_hf.annotation.client.messages import Response
 
 LINE_EVERY_S = 0.5
@@ -58,6 +60,20 @@ class Budget:
     def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
         """What so many tokens cost."""
         return (prompt_tokens * self.price_prompt + completion_tokens * self.price_completion) / 1e6
+
+
+def budget_spent(limit: str, journal: Path, progress: str = "") -> str:
+    """The sentence about a budget that is exhausted.
+
+    Args:
+        limit: of `Usage.exhausted`.
+        journal: the folder whose responses count too, those of earlier runs among them.
+        progress: how far the run has come.
+    """
+    return (
+        f"the budget is spent: {limit} is reached{progress}; raise it and run the same command again, responses so far"
+        f" are kept, and count, in {journal}"
+    )
 
 
 @dataclass

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, TypeAlias
 
+from megapairs_hf.annotation.client.budget import budget_spent
 from megapairs_hf.annotation.engines.row_batch import priced
 from megapairs_hf.annotation.tasks import Outcome
 from megapairs_hf.core.errors import BudgetSpentError, ImageRejectedError, ServerUnavailableError
@@ -116,6 +117,10 @@ class AsyncRunner:
         key = request.key
         if key in self.under_way:
             return await asyncio.shield(self.under_way[key])
+        # that of an equal request may have come since the rows were read
+        known = self.journal.get(key)
+        if known is not None:
+            return known
         response: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
         self.under_way[key] = response
         try:
@@ -152,7 +157,4 @@ class AsyncRunner:
             BudgetSpentError: it is.
         """
         if self.exhausted:
-            raise BudgetSpentError(
-                f"the budget is spent: {self.exhausted} is reached{progress}; raise it and run the same command"
-                " again, responses so far are kept"
-            )
+            raise BudgetSpentError(budget_spent(self.exhausted, self.journal.folder, progress))

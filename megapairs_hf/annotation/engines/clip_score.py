@@ -65,8 +65,8 @@ class Clip:
 
 
 @lru_cache(maxsize=1)
-def load(model: str, path: str, local: Local, device: str) -> Clip:
-    """The model of these settings, loaded once."""
+def load(model: str, path: str, _weights: str, local: Local, device: str) -> Clip:
+    """The model of these settings, loaded once, and again when its weights are others."""
     return Clip(model, path, local, device)
 
 

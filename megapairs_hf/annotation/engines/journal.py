@@ -44,7 +44,7 @@ class Journal:
         self.folder = Path(folder)
         self.path = self.folder / f"{uuid.uuid4().hex}.jsonl"
         self.index = JournalIndex(self.folder)
-        self.index.refresh()
+        self.refresh()
         self.queue: queue.SimpleQueue[tuple[list[bytes], Target] | None] = queue.SimpleQueue()
         self.writer: threading.Thread | None = None
         self.guard = threading.Lock()
@@ -114,8 +114,12 @@ class Journal:
 
     def sums(self) -> tuple[int, int, int]:
         """Responses, prompt tokens and completion tokens in the files of all processes, as they are now."""
-        self.index.refresh()
+        self.refresh()
         return self.index.sums
+
+    def refresh(self) -> None:
+        """Read what other processes and functions have added."""
+        self.index.refresh(self.path)
 
     def close(self) -> None:
         """Write what is left and close the files."""

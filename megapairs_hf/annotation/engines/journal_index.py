@@ -45,10 +45,14 @@ class JournalIndex:
     def __len__(self) -> int:
         return len(self.sorted[0]) + len(self.recent)
 
-    def refresh(self) -> None:
-        """Read what other processes, or earlier runs, have added."""
+    def refresh(self, own: Path) -> None:
+        """Read what other processes, or earlier runs, have added.
+
+        Args:
+            own: the file that is being written here, whose lines come by `add`.
+        """
         with self.guard:
-            for path in sorted(self.folder.glob("*.jsonl")):
+            for path in sorted(set(self.folder.glob("*.jsonl")) - {own}):
                 end = self.ends.get(path, 0)
                 if path.stat().st_size > end:
                     for position, line in complete_lines(path, end):

@@ -56,6 +56,8 @@ class RowBatch:
             journal: the responses.
             load: load the images of these rows.
         """
+        # another function may have asked the same meanwhile
+        journal.refresh()
         if not len(journal):
             self.pending = list(range(self.table.num_rows))
         for number, row in self.rows() if len(journal) else ():

@@ -7,6 +7,7 @@ after an error everything is closed, and the next batch begins anew: nothing but
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from typing import TYPE_CHECKING
 
@@ -71,7 +72,9 @@ class Session:
     def close(self) -> None:
         """Close the connections and the journal."""
         if self.thread.is_alive():
-            asyncio.run_coroutine_threadsafe(self._stop(), self.loop).result(CLOSE_S)
+            # what does not end in time must not hide the error that it is closed for
+            with contextlib.suppress(TimeoutError):
+                asyncio.run_coroutine_threadsafe(self._stop(), self.loop).result(CLOSE_S)
             self.loop.call_soon_threadsafe(self.loop.stop)
             self.thread.join(CLOSE_S)
         # its writer may still tell the loop what it wrote

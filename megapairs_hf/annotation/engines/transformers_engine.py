@@ -15,7 +15,7 @@ from functools import lru_cache
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from megapairs_hf.annotation.client.budget import Usage
+from megapairs_hf.annotation.client.budget import Usage, budget_spent
 from megapairs_hf.annotation.client.messages import Response
 from megapairs_hf.annotation.engines.journal import Journal
 from megapairs_hf.annotation.tasks import Outcome
@@ -128,14 +128,18 @@ class LocalSession:
     """A local model and the journal of one row function in one process, or of a stage.
 
     Args:
-        config: settings with `model`, `local` and `budget`.
+        config: settings with `local` and `budget`.
         folder: of the journal.
+        model: path of the model, and the fingerprint of its weights.
         vision: whether the model takes images.
         device: None for that of this process.
     """
 
-    def __init__(self, config: Any, folder: PathLike, *, vision: bool, device: str | None = None) -> None:
-        self.config, self.vision, self.device, self.journal = config, vision, device, Journal(folder)
+    def __init__(
+        self, config: Any, folder: PathLike, model: tuple[str, str], *, vision: bool, device: str | None = None
+    ) -> None:
+        self.config, self.model, self.vision, self.device = config, model, vision, device
+        self.journal = Journal(folder)
         self.usage = Usage(config.budget, self.journal.sums())
 
     def complete(self, batch: RowBatch, advance: Callable[[], None] = lambda: None) -> None:
@@ -162,7 +166,7 @@ class LocalSession:
     def _generate(self, batch: RowBatch, items: Sequence[Item]) -> None:
         limit = self.usage.exhausted()
         if limit:
-            raise BudgetSpentError(f"the budget is spent: {limit} is reached; raise it and run the same command again")
+            raise BudgetSpentError(budget_spent(limit, self.journal.folder))
         requests, keys = [], []
         for number, request in items:
             try:
@@ -174,7 +178,7 @@ class LocalSession:
             return
         start = time.monotonic()
         digest = hashlib.sha256(repr((self.config.seed, keys)).encode()).digest()
-        model = load(self.config.model, self.config.local, self.device, vision=self.vision)
+        model = load(*self.model, self.config.local, self.device, vision=self.vision)
         responses = model.generate(requests, int.from_bytes(digest[:4], "big"))
         self.usage.sent += len(responses)
         for response in responses:
@@ -187,9 +191,9 @@ class LocalSession:
 
 
 @lru_cache(maxsize=2)
-def load(model: str, local: Local, device: str | None, *, vision: bool) -> LocalModel:
-    """A model, loaded once per process."""
-    return LocalModel(model, local, vision=vision, device=device)
+def load(path: str, _weights: str, local: Local, device: str | None, *, vision: bool) -> LocalModel:
+    """A model, loaded once per process, and again when its weights are others."""
+    return LocalModel(path, local, vision=vision, device=device)
 
 
 def _items(batch: RowBatch, journal: Journal, turn: int) -> list[Item]:

@@ -82,7 +82,7 @@ def cell_id(cell: Any, root: Path | None, key: Any = None, url: Any = None) -> s
     """
     if isinstance(key, str) and isinstance(url, str):
         return f"{shard_name(url, root)}/{key}"
-    path = cell if isinstance(cell, str) else cell.get("path") if isinstance(cell, dict) else None
+    path = path_of(cell)
     if not path or "://" in path:
         return None
     embedded = isinstance(cell, dict) and cell.get("bytes") is not None
@@ -90,6 +90,11 @@ def cell_id(cell: Any, root: Path | None, key: Any = None, url: Any = None) -> s
         name = os.path.normpath(path)
         return PurePosixPath(name).as_posix() if "/" in name and not name.startswith("..") else None
     return relative_to(local_path(path, root), root)
+
+
+def path_of(cell: Any) -> Any:
+    """The path that a cell names; None where it names none."""
+    return cell if isinstance(cell, str) else cell.get("path") if isinstance(cell, dict) else None
 
 
 def relative_to(path: Path, root: Path | None) -> str | None:
