@@ -151,15 +151,15 @@ def rows_of_images(image_a: Any, image_b: Any) -> dict[str, Row]:
     """
     # what an image column stores is a cell, and no row
     is_row = [isinstance(each, dict) and set(each) != {"bytes", "path"} for each in (image_a, image_b)]
-    given = [each if row else {IMAGE: each} for each, row in zip((image_a, image_b), is_row, strict=True)]
-    for row in given:
+    rows = [each if row else {IMAGE: each} for each, row in zip((image_a, image_b), is_row, strict=True)]
+    for row in rows:
         if IMAGE not in row:
             raise ConfigError(f"a row for Describe.one needs `image`; its columns: {', '.join(map(str, row))}")
-    ids: list[Any] = [row.get(IMAGE_ID) for row in given]
+    ids: list[Any] = [row.get(IMAGE_ID) for row in rows]
     if None in ids or ids[0] == ids[1]:
         ids = ["a", "b"]
-    shared = [name for name in (CAPTION, META) if all(name in row for row in given)]
+    shared = [name for name in (CAPTION, META) if all(name in row for row in rows)]
     return {
         name: {IMAGE_ID: name, IMAGE: row[IMAGE], **{each: row[each] for each in shared}}
-        for name, row in zip(ids, given, strict=True)
+        for name, row in zip(ids, rows, strict=True)
     }

@@ -259,9 +259,9 @@ class AnnotationFunction(RowFunction):
         """
         missing = [name for name in self.NEEDS if name not in values]
         if wrong or missing:
-            given = wrong or ", ".join(values) or "nothing"
+            instead = wrong or ", ".join(values) or "nothing"
             name = f"{type(self).__name__}.one"
-            raise ConfigError(f"{name} takes {self.TAKES}a row by name ({', '.join(self.NEEDS)}), not {given}")
+            raise ConfigError(f"{name} takes {self.TAKES}a row by name ({', '.join(self.NEEDS)}), not {instead}")
         return RowFunction.one(self, **values)
 
     def columns(self, outcomes: list[Outcome]) -> dict[str, Any]:

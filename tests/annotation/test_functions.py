@@ -181,7 +181,7 @@ def test_one_pair_by_ids_and_by_rows(serve, images):
         (lambda: Instruct().one(foo="x"), r"Instruct\.one takes one description, or a row by name .*, not foo$"),
         (lambda: Instruct().one("x", foo="x"), "not foo$"),
         (lambda: Instruct().one({"description": "x"}), "not a dict$"),
-        (lambda: Caption().one(picture=b""), r"Caption\.one takes an image, or a row with `image`, not picture$"),
+        (lambda: Caption().one(photo=b""), r"Caption\.one takes an image, or a row with `image`, not photo$"),
         (
             lambda: Verify().one("a", "b"),
             r"Verify\.one takes a row by name .*, not something without a name$",
