@@ -138,7 +138,8 @@ def _read_csv(shown: str, text: str) -> Rows:
     if not (len(hint) == len("sep=;") and hint.startswith("sep=")):
         lines.seek(0)
     separator = _separator(shown, lines, SEPARATORS)
-    reader = csv.reader(lines, delimiter=separator)
+    # with an odd number one may stay open, and take in all rows behind it
+    reader = csv.reader(lines, delimiter=separator, strict=text.count('"') % 2 == 1)
     try:
         columns = [name.strip() for name in next(reader)]
         _check_columns([name for name in columns if name], shown)
