@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import string
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from megapairs_hf.core.config import RUNTIME_ONLY, require
@@ -27,9 +28,11 @@ class CorpusConfig:
         revision: revision of the data set on the Hub.
         image_column: the column with the images; None takes the only one there is. Not for an image folder.
         caption_column: the column with the captions (for an image folder: of its metadata file), texts or lists of
-            texts; beside `caption`, `captions` is read too.
+            texts; beside `caption`, `captions` is read too, and where there is neither, `caption_0`, `caption_1`, ….
         caption_template: a caption made of columns, such as `a photo of a {label}`; for an image folder `{folder}` and
             `{stem}` are known too. Used instead of `caption_column`.
+        caption_encoding: encoding of captions that are bytes: side-car texts, members of tars, binary columns; None
+            reads UTF-8, and UTF-16 with a byte order mark, and rejects any other.
         id_column: the column with unique ids; None takes what names the image wherever its row is: its path below
             `path`, `shard/__key__` of a WebDataset, or else the first 16 hex digits of the hash of its pixels.
         captions: `required` rejects rows without a caption, `optional` keeps them with an empty one; None requires
@@ -46,6 +49,8 @@ class CorpusConfig:
         max_side: images with a longer side are reduced; None keeps all pixels.
         images: `embedded` copies the images' files into the corpus; `by_reference` keeps only where they are (an
             `image_folder`, `parquet` or `webdataset` source on a disk that stays), so that nothing is copied.
+        follow_links: read what links lead to that leave the folder; links inside it, and those of a Hub cache to the
+            files of the same repository, are followed anyway.
         shard_rows: source rows a shard.
         threads: decoding threads of a process.
         scenes: settings of the synthetic scenes.
@@ -59,6 +64,7 @@ class CorpusConfig:
     image_column: str | None = None
     caption_column: str = "caption"
     caption_template: str | None = None
+    caption_encoding: str | None = None
     id_column: str | None = None
     captions: Literal["required", "optional"] | None = None
     meta_columns: tuple[str, ...] | None = None
@@ -70,11 +76,16 @@ class CorpusConfig:
     min_side: int = 16
     max_side: int | None = None
     images: Literal["embedded", "by_reference"] = "embedded"
+    follow_links: bool = False
     shard_rows: int = 1000
     threads: int = field(default=2, metadata=RUNTIME_ONLY)
     scenes: ScenesConfig = field(default_factory=ScenesConfig)
 
     def __post_init__(self) -> None:
+        if self.path is not None and "://" not in self.path:
+            # `photos/` and `./photos` are `photos`, also for what was made of them
+            plain = self.path.rstrip("/") if self.source == "dataset" else str(Path(self.path))
+            object.__setattr__(self, "path", plain if self.path.strip("/") else self.path)
         require(self.source == "scenes" or bool(self.path), "path", self.path, f"given for source {self.source!r}")
         require(0 <= self.held_out < 1, "held_out", self.held_out, "a share from 0 up to, not including, 1")
         if self.part != "all":
@@ -89,10 +100,15 @@ class CorpusConfig:
             self.max_side,
             "at least min_side, or left out",
         )
+        if self.caption_encoding is not None:
+            known = is_text_encoding(self.caption_encoding)
+            require(known, "caption_encoding", self.caption_encoding, "an encoding that Python knows, such as cp1252")
         if self.images == "by_reference":
             on_disk = {"image_folder", "parquet", "webdataset"}
             require(self.source in on_disk, "images", self.images, f"embedded for source {self.source!r}")
             require(self.max_side is None, "max_side", self.max_side, "left out for images by reference")
+            # a reader of the corpus, who may be another, follows no link out of the folder
+            require(not self.follow_links, "follow_links", self.follow_links, "left out for images by reference")
         require(self.shard_rows > 0, "shard_rows", self.shard_rows, "a positive number of rows")
         require(self.threads > 0, "threads", self.threads, "a positive number of threads")
         if self.caption_template is not None:
@@ -111,3 +127,15 @@ class CorpusConfig:
         """The columns that the caption template names."""
         parsed = string.Formatter().parse(self.caption_template or "")
         return [name for _, name, _, _ in parsed if name]
+
+
+def is_text_encoding(name: str) -> bool:
+    """Whether Python has a codec of texts by this name."""
+    try:
+        b"    ".decode(name)
+    except UnicodeError:
+        return True
+    # an unknown name, or a codec of bytes, such as base64
+    except (LookupError, ValueError):
+        return False
+    return True

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from megapairs_hf.core.errors import CorpusError
 from megapairs_hf.core.schema import CAPTION
+from megapairs_hf.corpus.captions import caption_columns, read_captions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -98,7 +99,7 @@ def has_captions(config: CorpusConfig, known: Sequence[str], where: str, elsewhe
         CorpusError: there are none where they are required, or it looks as if they had another name.
     """
     name = config.caption_column
-    if config.caption_template is not None or elsewhere or set(config.caption_columns()) & set(known):
+    if config.caption_template is not None or elsewhere or caption_columns(config, known):
         return True
     near = difflib.get_close_matches(name, known, n=1) or [column for column in known if column.lower() in LIKELY]
     if config.captions == "optional" or (config.captions is None and not near and name == CAPTION):
@@ -111,14 +112,8 @@ def has_captions(config: CorpusConfig, known: Sequence[str], where: str, elsewhe
 
 
 def all_captions(*values: Any) -> tuple[str, ...]:
-    """Every caption of a row.
-
-    Args:
-        *values: of the columns that hold captions: a text, bytes, a list of texts, or None.
-    """
-    lists = (value if isinstance(value, (list, tuple)) else [value] for value in values)
-    captions = [caption for captions in lists for caption in captions if caption is not None]
-    return tuple(c.decode("utf-8", "replace") if isinstance(c, bytes) else str(c) for c in captions)
+    """Every caption of a row that is a text; `read_captions` tells why there is none."""
+    return read_captions(values).texts
 
 
 def missing_column(name: str, setting: str, known: Sequence[str]) -> CorpusError:

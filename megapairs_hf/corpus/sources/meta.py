@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from megapairs_hf.core.errors import CorpusError
+from megapairs_hf.corpus.captions import clean_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -98,7 +99,11 @@ def _kind(value: Any) -> str:
 
 def stored_value(value: Any, kind: pa.DataType) -> Any:
     """A value as its column holds it: JSON text where that is one of texts and the value is none."""
-    return value if value is None or isinstance(value, str) or kind != pa.string() else json.dumps(value, default=str)
+    if isinstance(value, str):
+        return clean_text(value)
+    if isinstance(value, list) and kind == pa.list_(pa.string()):
+        return [clean_text(part) if isinstance(part, str) else part for part in value]
+    return value if value is None or kind != pa.string() else json.dumps(value, default=str)
 
 
 def stored_row(row: Mapping[str, Any], meta: pa.StructType | None) -> dict[str, Any] | None:
