@@ -8,8 +8,7 @@ from typing import Literal
 
 from megapairs_hf.core.config import RUNTIME_ONLY, require
 from megapairs_hf.corpus.synthetic.scenes import ScenesConfig
-
-PILLOW_LIMIT = 178_956_970
+from megapairs_hf.images.decode import PIXEL_LIMIT
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ class CorpusConfig:
             require(bool(self.group_column), "group_column", self.group_column, f"given for part {self.part!r}")
             require(self.held_out > 0, "held_out", self.held_out, f"above 0 for part {self.part!r}")
         require(self.limit is None or self.limit > 0, "limit", self.limit, "a positive number of rows, or left out")
-        require(0 < self.max_pixels <= PILLOW_LIMIT, "max_pixels", self.max_pixels, f"1 to {PILLOW_LIMIT:,}")
+        require(0 < self.max_pixels <= PIXEL_LIMIT, "max_pixels", self.max_pixels, f"1 to {PIXEL_LIMIT:,}")
         require(self.min_side >= 1, "min_side", self.min_side, "at least 1 pixel")
         require(
             self.max_side is None or self.max_side >= self.min_side,

@@ -28,7 +28,9 @@ from megapairs_hf.core.schema import corpus_schema
 from megapairs_hf.corpus.check import NO_CAPTION, CorpusRow, check_row, is_held_out
 from megapairs_hf.corpus.sources.dataset import load_dataset_source
 from megapairs_hf.corpus.sources.folder import FolderSource
+from megapairs_hf.corpus.sources.parquet import ParquetSource
 from megapairs_hf.corpus.sources.synthetic import SceneSource
+from megapairs_hf.corpus.sources.webdataset import TarSource
 from megapairs_hf.images.locate import ROOT
 
 if TYPE_CHECKING:
@@ -114,6 +116,10 @@ def open_source(config: CorpusConfig) -> Source:
         source = SceneSource(config.scenes)
     elif config.source == "image_folder":
         source = FolderSource(config)
+    elif config.source == "parquet":
+        source = ParquetSource(config)
+    elif config.source == "webdataset":
+        source = TarSource(config)
     else:
         source = load_dataset_source(config)
     if config.part != "all":

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.core.errors import CorpusError
+from megapairs_hf.core.image_formats import NOT_OPENED, OPENED
 from megapairs_hf.core.image_paths import read_file
 
 if TYPE_CHECKING:
@@ -19,7 +20,13 @@ if TYPE_CHECKING:
 
     from megapairs_hf.core.row_function import Rows
 
-WEBDATASET_IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "tif", "tiff", "bmp", "ppm")
+# members of a tar that hold an image, the frequent ones first; what is not opened only where nothing else is there
+WEBDATASET_IMAGES = tuple(
+    suffix.removeprefix(".")
+    for formats in (OPENED, NOT_OPENED)
+    for suffixes in formats.values()
+    for suffix in suffixes
+)
 KEY, URL = "__key__", "__url__"
 
 
@@ -90,6 +97,14 @@ def cell_id(cell: Any, root: Path | None, key: Any = None, url: Any = None) -> s
         name = os.path.normpath(path)
         return PurePosixPath(name).as_posix() if "/" in name and not name.startswith("..") else None
     return relative_to(local_path(path, root), root)
+
+
+def own_id(value: Any) -> str:
+    """The id that stands in a cell; empty for null, NaN and white space, which are none."""
+    if value is None or value != value:  # noqa: PLR0124 - NaN
+        return ""
+    text = value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
+    return text.encode("utf-8", "backslashreplace").decode() if text.strip() else ""
 
 
 def relative_to(path: Path, root: Path | None) -> str | None:
