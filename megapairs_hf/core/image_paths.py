@@ -1,12 +1,16 @@
 """Image files that rows name by a path: which of them may be read.
 
 Rows come from strangers: a path that leads out of their source could put any file of this machine into a data set.
-What surprises: a link counts as the file that it leads to.
+What surprises: a link counts as the file that it leads to; a snapshot in the Hub's cache consists of links, and those
+into its own repository are no way out.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import re
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     Problem = tuple[str, str]
+
+HUB_FOLDER = re.compile(r"(datasets|models|spaces)--.")
+DETAIL_LENGTH = 400
 
 
 def caches() -> tuple[Path, ...]:
@@ -27,22 +34,104 @@ def caches() -> tuple[Path, ...]:
     return tuple(dict.fromkeys(map(Path, folders)))
 
 
-def read_file(path: str, roots: Sequence[Path] | None) -> tuple[bytes | None, Problem | None]:
+def read_file(
+    path: str, roots: Sequence[Path] | None, *, follow_links: bool = False
+) -> tuple[bytes | None, Problem | None]:
     """The bytes of a local file below one of the roots (None: anywhere), or why there are none.
 
+    Args:
+        path: of the file.
+        roots: the folders that it must be in, and that links may lead into; a snapshot in the cache of the Hub's
+            client has its whole repository.
+        follow_links: read also what a link below a root leads to elsewhere.
+
     Returns:
-        The bytes, and a reason with its detail: `remote_image`, `outside_source` or `unreadable_file`.
+        The bytes, and a reason with its detail: `remote_image`, `outside_source`, `link_outside` or
+        `unreadable_file`.
     """
+    shown = safe_name(path)
     if "://" in path:
-        return None, ("remote_image", f"{path} is not fetched; download the images first")
+        return None, ("remote_image", f"{shown} is not fetched; download the images first")
     try:
-        whole = Path(path).resolve()
-        if roots is not None and not any(whole.is_relative_to(root.resolve()) for root in roots):
-            return None, ("outside_source", f"{path} is not inside the source")
-        return whole.read_bytes(), None
+        if roots is None or leads_inside(path, roots):
+            return read_regular(path), None
+        if not _is_written_inside(path, roots):
+            return None, ("outside_source", f"{shown} is not inside the source")
+        if not follow_links:
+            return None, link_outside(shown)
+        # as it is written, not as `link/..` leads
+        return read_regular(os.path.abspath(path)), None  # noqa: PTH100 - resolve would follow the links
     # a zero byte in the name; links that go in a circle
     except (OSError, ValueError, RuntimeError) as error:
-        return None, ("unreadable_file", f"{path}: {getattr(error, 'strerror', None) or error}")
+        return None, ("unreadable_file", f"{shown}: {getattr(error, 'strerror', None) or error}"[:DETAIL_LENGTH])
+
+
+def read_regular(path: str | os.PathLike[str]) -> bytes:
+    """The bytes of a file that is no pipe, device or folder, of which one may wait for ever.
+
+    Raises:
+        OSError: it is another thing, or cannot be read.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - a name may be no valid text
+        raise OSError(errno.EINVAL, "it is a folder, a pipe or a device")
+    return Path(path).read_bytes()
+
+
+def leads_inside(path: str | os.PathLike[str], roots: Sequence[Path]) -> bool:
+    """Whether a file is below one of the roots when all links are followed, or in the same repository of a Hub cache.
+
+    Raises:
+        OSError: links go in a circle.
+        ValueError: there is a zero byte in its name.
+    """
+    whole = Path(path).resolve()
+    if any(whole.is_relative_to(root.resolve()) for root in roots):
+        return True
+    repositories = (hub_repository(folder) for root in roots for folder in (root.absolute(), root.resolve()))
+    return any(whole.is_relative_to(repository) for repository in repositories if repository is not None)
+
+
+def hub_repository(path: Path) -> Path | None:
+    """The folder of the repository in a Hub cache that a path is in: its files are links from snapshots to blobs."""
+    for folder in (path, *path.parents):
+        repository = folder.parent
+        if folder.name == "snapshots" and HUB_FOLDER.match(repository.name) and (repository / "blobs").is_dir():
+            return repository.resolve()
+    return None
+
+
+def _is_written_inside(path: str, roots: Sequence[Path]) -> bool:
+    """Whether a path is below one of the roots by its name, so that only a link can lead out."""
+    whole = Path(os.path.abspath(path))  # noqa: PTH100 - resolve would follow the links
+    bases = (Path(follow(root)) for root in roots for follow in (os.path.abspath, os.path.realpath))
+    return any(whole.is_relative_to(base) for base in bases)
+
+
+def link_outside(shown: str) -> Problem:
+    """Why a link is not followed."""
+    return "link_outside", f"{shown} is a link that leads outside the source; `follow_links: true` reads it"
+
+
+def safe_name(name: str) -> str:
+    """A file name as valid UTF-8; bytes and halves of characters that are none are written as backslash escapes."""
+    try:
+        return os.fsencode(name).decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # of a table; no file can have such a name
+        return name.encode("utf-8", "backslashreplace").decode()
+
+
+def name_order(name: str) -> bytes:
+    """By which names are sorted: their bytes."""
+    return name.encode("utf-8", "surrogatepass")
+
+
+def file_state(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Size and modification time, by which a changed file is noticed; (-1, 0) for a missing one."""
+    try:
+        state = os.stat(path)  # noqa: PTH116 - a name may be no valid text
+    except (OSError, ValueError):
+        return (-1, 0)
+    return (state.st_size, state.st_mtime_ns)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.core.errors import CorpusError, ImageRejectedError
 from megapairs_hf.core.row_function import ERROR, RowFunction, format_error
+from megapairs_hf.corpus.captions import NO_CAPTION
 from megapairs_hf.corpus.sources.base import no_id
 from megapairs_hf.corpus.sources.cells import (
     KEY,
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
     from megapairs_hf.corpus.sources.base import RawRow
 
 MIN_SIDE = 16
-NO_CAPTION = "no_caption"
 # longer captions are truncated, and counted in the manifest
 MAX_CAPTION_WORDS = 256
 PER_MILLE = 10_000

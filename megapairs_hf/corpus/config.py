@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import string
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from megapairs_hf.core.config import RUNTIME_ONLY, require
@@ -80,6 +81,10 @@ class CorpusConfig:
     scenes: ScenesConfig = field(default_factory=ScenesConfig)
 
     def __post_init__(self) -> None:
+        if self.path is not None and "://" not in self.path:
+            # `photos/` and `./photos` are `photos`, also for what was made of them
+            plain = self.path.rstrip("/") if self.source == "dataset" else str(Path(self.path))
+            object.__setattr__(self, "path", plain if self.path.strip("/") else self.path)
         require(self.source == "scenes" or bool(self.path), "path", self.path, f"given for source {self.source!r}")
         require(0 <= self.held_out < 1, "held_out", self.held_out, "a share from 0 up to, not including, 1")
         if self.part != "all":
@@ -101,6 +106,8 @@ class CorpusConfig:
             on_disk = {"image_folder", "parquet", "webdataset"}
             require(self.source in on_disk, "images", self.images, f"embedded for source {self.source!r}")
             require(self.max_side is None, "max_side", self.max_side, "left out for images by reference")
+            # a reader of the corpus, who may be another, follows no link out of the folder
+            require(not self.follow_links, "follow_links", self.follow_links, "left out for images by reference")
         require(self.shard_rows > 0, "shard_rows", self.shard_rows, "a positive number of rows")
         require(self.threads > 0, "threads", self.threads, "a positive number of threads")
         if self.caption_template is not None:

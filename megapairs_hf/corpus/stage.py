@@ -25,7 +25,8 @@ from megapairs_hf.core.columns import DUPLICATE_ID, DUPLICATE_IMAGE, IMAGE_ID, P
 from megapairs_hf.core.errors import CorpusError
 from megapairs_hf.core.progress import Progress, note
 from megapairs_hf.core.schema import corpus_schema
-from megapairs_hf.corpus.check import NO_CAPTION, CorpusRow, check_row, is_held_out
+from megapairs_hf.corpus.captions import NO_CAPTION, NOT_TEXT
+from megapairs_hf.corpus.check import CorpusRow, check_row, is_held_out
 from megapairs_hf.corpus.sources.dataset import load_dataset_source
 from megapairs_hf.corpus.sources.folder import FolderSource
 from megapairs_hf.corpus.sources.parquet import ParquetSource
@@ -100,7 +101,7 @@ def _usable(corpus: Artifact, rows: int, config: CorpusConfig) -> Artifact:
         hint = "; name their column with --caption_column, or make captions with --caption_template"
         raise CorpusError(
             f"none of the {rows:,} images of {config.path} can be used ({counts}); see"
-            f" {corpus.path}/rejected.parquet{hint if NO_CAPTION in reasons else ''}"
+            f" {corpus.path}/rejected.parquet{hint if {NO_CAPTION, NOT_TEXT} & set(reasons) else ''}"
         )
     return corpus
 

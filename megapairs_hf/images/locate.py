@@ -3,7 +3,7 @@
 A corpus holds its images (`images: embedded`) or names their files (`images: by_reference`): `cats/1.jpg` in a
 folder, `part-0.parquet::image::17` for a row of a parquet file, `part-0.tar::cats/1.jpg` for a member of a tar; all
 below the root that the corpus was made from. What surprises: nothing outside that root is ever read, because a corpus
-may come from a stranger.
+may come from a stranger; a link counts as the file that it leads to.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from megapairs_hf.core.errors import ArtifactError, ImageRejectedError
-from megapairs_hf.core.image_paths import why_unread
+from megapairs_hf.core.image_paths import leads_inside, read_regular, why_unread
 
 MARK = "::"
 ROOT = "images_root"
@@ -50,22 +50,22 @@ def image_bytes(cell: dict[str, Any] | None, root: str | None) -> bytes:
     if cell is None or not cell["path"] or root is None:
         raise ImageRejectedError(*why_unread(cell["path"] if cell else None))
     file, *inside = str(cell["path"]).split(MARK)
-    base = Path(root).resolve()
-    path = (base if base.is_dir() else base.parent) / file
-    if not path.resolve().is_relative_to(base if base.is_dir() else base.parent):
-        raise ArtifactError(f"the image {cell['path']} lies outside {root}, from which the corpus was made")
+    folder = Path(root) if Path(root).is_dir() else Path(root).parent
+    path = folder / file
     try:
-        return _read(path, inside)
-    except (OSError, KeyError, IndexError, ValueError, tarfile.TarError) as error:
+        if leads_inside(path, (folder,)):
+            return _read(path, inside)
+    except (OSError, KeyError, IndexError, ValueError, RuntimeError, tarfile.TarError) as error:
         raise ArtifactError(
             f"the image {cell['path']} is not in {root} any more ({type(error).__name__}); the corpus holds its"
             " images by reference, so put it back, or make the corpus again"
         ) from error
+    raise ArtifactError(f"the image {cell['path']} lies outside {root}, from which the corpus was made")
 
 
 def _read(path: Path, inside: list[str]) -> bytes:
     if not inside:
-        return path.read_bytes()
+        return read_regular(path)
     state = path.stat()
     key = (str(path), state.st_size, state.st_mtime_ns)
     if len(inside) == 1:

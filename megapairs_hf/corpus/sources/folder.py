@@ -1,62 +1,164 @@
-"""An image folder as a source: captions from a metadata file, side-car texts, or a template.
+"""An image folder as a source: captions from metadata files, side-car texts, or a template.
 
 File names are bytes on Linux; one that is not UTF-8 gets an image id with its odd bytes escaped, and is still read.
+What surprises: a folder or a link that is not followed is a rejected row, so that nothing is passed by.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from megapairs_hf.artifacts.image_folder import list_images
+from megapairs_hf.artifacts.image_folder import list_folder
 from megapairs_hf.core.errors import CorpusError
-from megapairs_hf.core.image_paths import read_file
-from megapairs_hf.corpus.sources.base import RawRow, all_captions, has_captions, missing_column, short_hash
+from megapairs_hf.core.image_paths import file_state, leads_inside, name_order, read_file, safe_name
+from megapairs_hf.corpus.captions import (
+    Captions,
+    caption_columns,
+    decode_text,
+    fill_template,
+    read_captions,
+    wrong_encoding,
+)
+from megapairs_hf.corpus.sources.base import RawRow, has_captions, missing_column, short_hash
+from megapairs_hf.corpus.sources.image_table import read_tables
 from megapairs_hf.corpus.sources.meta import common_type, stored_row
 from megapairs_hf.images.locate import MARK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from megapairs_hf.core.image_paths import Problem
     from megapairs_hf.corpus.config import CorpusConfig
 
-METADATA = ("metadata.jsonl", "metadata.csv")
+# of a table, in which the names of so many images are looked for
+HEAD = 1 << 16
+SAMPLED = 1000
+# a shorter name without its suffix may stand in any table
+DISTINCT = 4
 
 
-class FolderSource:
-    """A folder of images, searched with its subfolders, in the order of the names' bytes.
+class ImageFolder:
+    """A folder of images, searched with its subfolders.
 
     Args:
         config: the settings; `path` is the folder.
-        files: relative paths to use; None for all that are there.
-        captioned: whether the folder, of which these are a part, has captions; None looks.
+
+    Raises:
+        CorpusError: there is no such folder, or a metadata file cannot be used.
     """
 
-    def __init__(
-        self, config: CorpusConfig, files: Sequence[str] | None = None, captioned: bool | None = None
-    ) -> None:
+    def __init__(self, config: CorpusConfig) -> None:
         self.config, self.root = config, Path(str(config.path))
         if not self.root.is_dir():
             raise CorpusError(f"there is no folder {self.root}; check `path`")
-        self.columns = read_metadata(self.root)
-        # also what the metadata names and is not there, so that it is rejected by name
-        listed = files if files is not None else sorted({*list_images(self.root), *self.columns}, key=os.fsencode)
-        self.files = list(listed)
+        self.listing = list_folder(self.root, config.follow_links)
+        self.rows = read_tables(
+            self.root, self.listing.metadata, follow_links=config.follow_links, encoding=config.caption_encoding
+        )
+        self.columns = list(dict.fromkeys(name for rows in self.rows.values() for row in rows for name in row))
+        self.caption_columns = caption_columns(config, self.columns)
+
+    def files(self) -> list[str]:
+        """The images, and what a table names and is not there or a link hides, so that it is rejected by name."""
+        return sorted({*self.listing.images, *self.rows, *self.listing.problems}, key=name_order)
+
+    def open(self, name: str) -> tuple[bytes | None, Problem | None]:
+        """A file's bytes, or why there are none."""
+        return read_file(str(self.root / name), (self.root,), follow_links=self.config.follow_links)
+
+    def sidecar(self, name: str) -> str | None:
+        """The text beside an image."""
+        return self.listing.texts.get(os.path.splitext(name)[0])  # noqa: PTH122 - a name may be no valid text
+
+    def known(self, name: str) -> list[dict[str, Any]]:
+        """The rows of an image in the tables, at least one, with `folder` and `stem`."""
+        folder, file = os.path.split(name)
+        above = os.path.basename(folder) or self.root.resolve().name  # noqa: PTH119
+        facts = {"folder": safe_name(above), "stem": safe_name(os.path.splitext(file)[0])}  # noqa: PTH122
+        return [{**facts, **row} for row in self.rows.get(name, [{}])]
+
+    def captions(self, name: str, rows: Sequence[dict[str, Any]]) -> Captions:
+        """All captions of an image: of the template, of its columns, or of the text beside it."""
+        if self.config.caption_template is not None:
+            slots = self.config.template_columns()
+            filled = [fill_template(self.config.caption_template, slots, row) for row in rows]
+            texts = tuple(text for captions in filled for text in captions.texts)
+            return Captions(texts, None if texts else filled[0].problem)
+        captions = read_captions(row.get(column) for row in rows for column in self.caption_columns)
+        beside = self.sidecar(name)
+        return captions if captions.texts or captions.problem or beside is None else self._beside(beside)
+
+    def _beside(self, name: str) -> Captions:
+        content, problem = self.open(name)
+        if content is None:
+            return Captions((), problem)
+        text = decode_text(content, self.config.caption_encoding)
+        if text is None:
+            return Captions((), wrong_encoding(safe_name(name), self.config.caption_encoding))
+        return read_captions([text])
+
+    def check_captions(self, files: Sequence[str]) -> bool:
+        """Whether there are captions; a table that has them under another name is refused."""
+        beside = any(self.sidecar(file) is not None for file in files)
+        tables = " and ".join(safe_name(str(self.root / name)) for name in self.listing.metadata)
+        found = has_captions(self.config, sorted(self.columns), tables or str(self.root), beside)
+        if not found and not self.listing.metadata and self.config.captions is None:
+            self._check_tables()
+        return found
+
+    def _check_tables(self) -> None:
+        """Refuse a table of the images under another name than that by which it would be read."""
+        names = [Path(name).name for name in self.listing.images[:SAMPLED]]
+        stems = {Path(name).stem for name in names if len(Path(name).stem) >= DISTINCT}
+        for path in (self.root / name for name in self.listing.tables):
+            head = _head(path) if leads_inside(path, (self.root,)) else ""
+            if any(name in head for name in names) or stems & set(re.findall(r"[\w.-]+", head)):
+                raise CorpusError(
+                    f"{path} seems to hold the captions, but is not read; call it metadata.csv, metadata.jsonl or"
+                    " metadata.parquet, with the columns file_name and caption, or do without: --captions optional"
+                )
+
+
+def _head(path: Path) -> str:
+    """The first texts of a table, as far as they can be read; it may be a large one."""
+    if not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        return file.read(HEAD).replace(b"\0", b"").decode("utf-8", "replace")
+
+
+class FolderSource:
+    """The images of a folder, in the order of the names' bytes.
+
+    Args:
+        config: the settings.
+        folder: what was found; None looks.
+        files: relative paths to use; None for all that are there.
+    """
+
+    def __init__(
+        self, config: CorpusConfig, folder: ImageFolder | None = None, files: Sequence[str] | None = None
+    ) -> None:
+        self.config, self.folder = config, folder or ImageFolder(config)
+        every = self.folder.files()
+        self.files = every if files is None else list(files)
         self.rows = len(self.files)
         self._check()
-        self.captioned = self._has_captions() if captioned is None else captioned
+        # of the folder, of which these may be a part
+        self.captioned = self.folder.check_captions(every)
         self.meta = self._meta_type()
-        sizes = [file_state(path) for name in self.files for path in (self.root / name, self._sidecar(name))]
-        self.fingerprint = short_hash("folder", [safe_name(name) for name in self.files], sizes, self.columns)
+        beside = (self.folder.sidecar(name) for name in self.files)
+        paths = [*self.files, *(name for name in beside if name is not None)]
+        states = [(safe_name(name), *file_state(self.folder.root / name)) for name in paths]
+        self.fingerprint = short_hash("folder", states, self.folder.rows)
 
     def _check(self) -> None:
-        known = {"folder", "stem"}.union(*self.columns.values()) if self.columns else {"folder", "stem"}
+        known = {"folder", "stem", *self.folder.columns}
         required = [(name, "caption_template") for name in self.config.template_columns()]
         required += [(name, "meta_columns") for name in self.config.meta_columns or ()]
         for name, setting in required:
@@ -64,130 +166,35 @@ class FolderSource:
                 raise missing_column(name, setting, sorted(known))
 
     def _meta_type(self) -> pa.StructType | None:
-        captions = self.config.caption_columns() if self.config.caption_template is None else ()
+        captions = self.folder.caption_columns if self.config.caption_template is None else ()
         names = self.config.meta_columns
         if names is None:
-            known = dict.fromkeys(name for row in self.columns.values() for name in row)
-            names = tuple(name for name in known if name not in captions)
+            names = tuple(name for name in self.folder.columns if name not in captions)
         # of all rows, also those of other parts; folder and stem, which are in none, are texts
-        kinds = [(name, common_type(row.get(name) for row in self.columns.values())) for name in names]
+        first = [rows[0] for rows in self.folder.rows.values()]
+        kinds = [(safe_name(name), common_type(row.get(name) for row in first)) for name in names]
         return pa.struct(kinds) if kinds else None
-
-    def _has_captions(self) -> bool:
-        """Whether there are captions; a metadata file that has them under another name is refused."""
-        beside = any(self._sidecar(file).is_file() for file in self.files)
-        known = sorted(set().union(*self.columns.values()))
-        return has_captions(self.config, known, str(metadata_file(self.root) or self.root), beside)
 
     def read(self, start: int, stop: int) -> Iterator[RawRow]:
         """Read files."""
         for name in self.files[start:stop]:
-            content, problem = read_file(str(self.root / name), (self.root,))
-            row = self._row(name)
+            content, problem = None, self.folder.listing.problems.get(name)
+            if problem is None:
+                content, problem = self.folder.open(name)
+            rows = self.folder.known(name)
+            captions = self.folder.captions(name, rows)
             # a name that is no UTF-8, or looks like one inside a file, cannot be a reference
             reference = name if safe_name(name) == name and MARK not in name else None
-            yield RawRow(
-                safe_name(name), content, self._captions(name, row), stored_row(row, self.meta), problem, reference
-            )
-
-    def _row(self, name: str) -> dict[str, Any]:
-        path = Path(name)
-        own = {"folder": safe_name(path.parent.name or self.root.name), "stem": safe_name(path.stem)}
-        return {**own, **self.columns.get(name, {})}
-
-    def _captions(self, name: str, row: dict[str, Any]) -> tuple[str, ...]:
-        if self.config.caption_template is not None:
-            slots = self.config.template_columns()
-            return () if any(slot not in row for slot in slots) else (self.config.caption_template.format(**row),)
-        columns = [column for column in self.config.caption_columns() if column in row]
-        if columns:
-            return all_captions(*(row[column] for column in columns))
-        sidecar = self._sidecar(name)
-        return (sidecar.read_text(encoding="utf-8", errors="replace"),) if sidecar.is_file() else ()
-
-    def _sidecar(self, name: str) -> Path:
-        return (self.root / name).with_suffix(".txt")
+            meta = stored_row(rows[0], self.meta)
+            yield RawRow(safe_name(name), content, captions.texts, meta, problem or captions.problem, reference)
 
     def groups(self, column: str) -> list[str]:
         """A column of the metadata, or `folder`, for every image."""
-        rows = [self._row(name) for name in self.files]
+        rows = [self.folder.known(name)[0] for name in self.files]
         if not all(column in row for row in rows):
             raise missing_column(column, "group_column", sorted(set().union(*rows)))
         return [str(row[column]) for row in rows]
 
     def select(self, indices: Sequence[int]) -> FolderSource:
         """Only these images."""
-        return FolderSource(self.config, [self.files[i] for i in indices], self.captioned)
-
-
-def safe_name(name: str) -> str:
-    """A file name as valid UTF-8; bytes that are none are written as backslash escapes."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
-
-
-def file_state(path: Path) -> tuple[int, int]:
-    """Size and modification time, by which a changed folder is noticed; (-1, 0) for a missing file."""
-    try:
-        state = path.stat()
-    except OSError:
-        return (-1, 0)
-    return (state.st_size, state.st_mtime_ns)
-
-
-def metadata_file(root: Path) -> Path | None:
-    """The file of captions and columns, `metadata.jsonl` before `metadata.csv`."""
-    return next((root / name for name in METADATA if (root / name).is_file()), None)
-
-
-def read_metadata(root: Path) -> dict[str, dict[str, Any]]:
-    """The rows of `metadata.jsonl` or `metadata.csv` by file name; empty where there is neither.
-
-    Raises:
-        CorpusError: the file is not UTF-8, is broken, or lists an image twice.
-    """
-    path = metadata_file(root)
-    if path is None:
-        return {}
-    rows = _read_jsonl(path) if path.suffix == ".jsonl" else _read_csv(path)
-    if any("file_name" not in row for row in rows):
-        raise CorpusError(f"every row of {path} must have a `file_name`; add it")
-    names = [str(row["file_name"]) for row in rows]
-    twice = sorted({file for file in names if names.count(file) > 1}) if len(set(names)) < len(names) else []
-    if twice:
-        raise CorpusError(f"{path} lists {twice[0]} more than once; keep one caption for each image")
-    return {str(row["file_name"]): {k: v for k, v in row.items() if k != "file_name"} for row in rows}
-
-
-def _read_text(path: Path) -> str:
-    content = path.read_bytes()
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise CorpusError(f"line {line} of {path} is not UTF-8 text; save the file as UTF-8") from error
-
-
-def _read_jsonl(path: Path) -> list[dict[str, Any]]:
-    rows = []
-    for number, line in enumerate(_read_text(path).split("\n"), 1):
-        if line.strip():
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise CorpusError(f"line {number} of {path} is not valid JSON; correct it") from error
-            if not isinstance(row, dict):
-                raise CorpusError(f"line {number} of {path} must be an object {{…}}; correct it")
-            rows.append(row)
-    return rows
-
-
-def _read_csv(path: Path) -> list[dict[str, Any]]:
-    reader = csv.DictReader(io.StringIO(_read_text(path), newline=""))
-    try:
-        rows = [dict(row) for row in reader]
-    except csv.Error as error:
-        raise CorpusError(f"line {reader.line_num} of {path} cannot be read ({error}); correct its quotes") from error
-    for number, row in enumerate(rows, 2):
-        if None in row:
-            raise CorpusError(f"line {number} of {path} has more fields than the first line; quote texts with commas")
-    return rows
+        return FolderSource(self.config, self.folder, [self.files[i] for i in indices])
