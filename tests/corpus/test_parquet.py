@@ -146,15 +146,20 @@ def test_a_part_is_read_in_its_rows(tmp_path):
 
 
 def test_a_pattern_and_a_snapshot_of_links(tmp_path):
-    write_parquet(tmp_path / "blobs" / "1f", range(3))
-    write_parquet(tmp_path / "blobs" / "2e", range(3, 5))
-    (tmp_path / "a" / "data").mkdir(parents=True)
+    repository = tmp_path / "datasets--me--photos"
+    snapshot = repository / "snapshots" / "abc"
+    write_parquet(repository / "blobs" / "1f", range(3))
+    write_parquet(repository / "blobs" / "2e", range(3, 5))
+    (snapshot / "data").mkdir(parents=True)
     for name, blob in (("train-0.parquet", "1f"), ("test-0.parquet", "2e")):
-        (tmp_path / "a" / "data" / name).symlink_to(f"../../blobs/{blob}")
-    assert used(make(tmp_path / "a", tmp_path / "c"))[0] == captions([3, 4, 0, 1, 2])
-    assert used(make(tmp_path / "a" / "*" / "train-*.parquet", tmp_path / "d"))[0] == captions(range(3))
+        (snapshot / "data" / name).symlink_to(f"../../../blobs/{blob}")
+    made = make(snapshot, tmp_path / "c", images="by_reference")
+    assert used(made)[0] == captions([3, 4, 0, 1, 2])
+    cells = made.table(["image"])["image"].to_pylist()
+    assert [image_bytes(cell, str(snapshot)) for cell in cells] == [picture(i) for i in (3, 4, 0, 1, 2)]
+    assert used(make(snapshot / "*" / "train-*.parquet", tmp_path / "d"))[0] == captions(range(3))
     with pytest.raises(CorpusError, match="names several; give one"):
-        make(tmp_path / "a" / "*" / "train-*.parquet", tmp_path / "e", images="by_reference")
+        make(snapshot / "*" / "train-*.parquet", tmp_path / "e", images="by_reference")
 
 
 def by_reference_without_a_cache(rows, folder, monkeypatch):

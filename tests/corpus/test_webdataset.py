@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import tarfile
 
 import pytest
@@ -210,3 +211,31 @@ def test_a_changed_tar_is_noticed(tmp_path):
     write_tar(tmp_path / "a" / "0.tar", samples([1]))
     with pytest.raises(StaleArtifactError, match=r"inputs\.source"):
         make(tmp_path / "a", tmp_path / "c")
+
+
+def test_links_to_tars_are_followed_inside_the_source_alone(tmp_path):
+    root = tmp_path / "a"
+    write_tar(root / "0.tar", samples([0]))
+    write_tar(tmp_path / "else" / "1.tar", samples([1]))
+    write_tar(tmp_path / "folder" / "2.tar", samples([2]))
+    (root / "1.tar").symlink_to(tmp_path / "else" / "1.tar")
+    (root / "more").symlink_to(tmp_path / "folder")
+    (root / "gone.tar").symlink_to("nowhere.tar")
+    (root / "round.tar").symlink_to("round.tar")
+    os.mkfifo(root / "pipe.tar")
+    (root / "folder.tar").mkdir()
+    rows, rejected = used(make(root, tmp_path / "c"))
+    keys = ["1.tar", "gone.tar", "more", "pipe.tar", "round.tar"]
+    assert rows == captions([0]) and rejected == [(key, "unreadable_file") for key in keys]
+    rows, rejected = used(make(root, tmp_path / "d", follow_links=True))
+    assert rows == captions([0, 1, 2]) and [key for key, _ in rejected] == ["gone.tar", "pipe.tar", "round.tar"]
+
+
+def test_names_that_are_no_utf8_are_used_but_not_referred_to(tmp_path):
+    write_tar(tmp_path / "a" / os.fsdecode(b"caf\xe9.tar"), samples([0]))
+    (tmp_path / "a" / os.fsdecode(b"\xff.tar")).write_bytes(b"")
+    made = make(tmp_path / "a", tmp_path / "c")
+    assert made.table(["image_id"])["image_id"].to_pylist() == ["caf\\xe9/0000"]
+    assert used(made)[1] == [("\\xff.tar", "unreadable_file")]
+    with pytest.raises(CorpusError, match="1 no_reference"):
+        make(tmp_path / "a", tmp_path / "d", images="by_reference")

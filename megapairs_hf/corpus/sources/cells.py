@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.core.errors import CorpusError
 from megapairs_hf.core.image_formats import NOT_OPENED, OPENED
-from megapairs_hf.core.image_paths import read_file
+from megapairs_hf.core.image_paths import read_file, safe_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,7 +88,7 @@ def cell_id(cell: Any, root: Path | None, key: Any = None, url: Any = None) -> s
         `shard/__key__`, or the image's path relative to `root`; None where only the pixels can name it.
     """
     if isinstance(key, str) and isinstance(url, str):
-        return f"{shard_name(url, root)}/{key}"
+        return f"{safe_name(shard_name(url, root))}/{key}"
     path = cell if isinstance(cell, str) else cell.get("path") if isinstance(cell, dict) else None
     if not path or "://" in path:
         return None

@@ -7,9 +7,9 @@ and nothing is lost in silence.
 from __future__ import annotations
 
 import os
+import stat
 from bisect import bisect_right
 from dataclasses import dataclass
-from glob import escape as glob_escape
 from glob import glob
 from itertools import accumulate
 from pathlib import Path
@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING
 
 from megapairs_hf.artifacts.artifact import REJECTED_FILE
 from megapairs_hf.core.errors import CorpusError
+from megapairs_hf.core.image_paths import file_state, leads_inside, safe_name
 from megapairs_hf.corpus.sources.base import RawRow
 from megapairs_hf.corpus.sources.cells import base_folder
+from megapairs_hf.images.locate import MARK
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from megapairs_hf.corpus.config import CorpusConfig
 
@@ -46,9 +48,19 @@ class DataFile:
     rows: int
     problem: str | None
 
+    @property
+    def referable(self) -> bool:
+        """Whether its rows can be named by a path: it is valid UTF-8, and looks like none inside a file."""
+        return safe_name(self.name) == self.name and MARK not in self.name
+
     def lost(self, number: int) -> RawRow:
         """What cannot be read of the file, as a row."""
-        return RawRow(self.name, None, (), problem=(UNREADABLE, f"{self.name}: {self.problem}"), row=number)
+        return RawRow(self.shown, None, (), problem=(UNREADABLE, f"{self.shown}: {self.problem}"), row=number)
+
+    @property
+    def shown(self) -> str:
+        """Its name as valid UTF-8."""
+        return safe_name(self.name)
 
 
 class RowIndex:
@@ -73,22 +85,54 @@ def data_files(config: CorpusConfig) -> list[tuple[str, str]]:
     path = Path(str(config.path))
     suffixes = SUFFIXES[config.source]
     if path.is_dir():
-        found = (str(file) for file in path.rglob("*") if file.name.lower().endswith(suffixes) and file.is_file())
+        found = [str(file) for file in _entries(path, config) if is_data(file, suffixes)]
     else:
-        found = (file for file in glob(str(path), recursive=True) if os.path.isfile(file))  # noqa: PTH113, PTH207
+        found = [file for file in glob(str(path), recursive=True) if not Path(file).is_dir()]  # noqa: PTH207
     # a corpus of ours is a fine source too; what it left out is no part of it
-    files = sorted(file for file in ({str(path)} if path.is_file() else found) if Path(file).name != REJECTED_FILE)
+    files = sorted(file for file in ([str(path)] if path.is_file() else found) if Path(file).name != REJECTED_FILE)
     if not files:
         raise CorpusError(f"no *{suffixes[0]} file in {path}; check the path")
-    base = base_folder(path)
-    if config.images == "by_reference" and glob_escape(str(base)) != str(base) and not base.is_dir():
+    if config.images == "by_reference" and not base_folder(path).is_dir():
         raise CorpusError(f"images by reference are found again below one folder, and {path} names several; give one")
     # not where links lead: a snapshot of the Hub's cache links to files elsewhere in it
-    return [(file, Path(os.path.relpath(file, fixed_part(base))).as_posix()) for file in files]
+    return [(file, Path(os.path.relpath(file, source_root(config))).as_posix()) for file in files]
 
 
-def fixed_part(folder: Path) -> Path:
-    """A folder up to the first part that is a pattern."""
+def _entries(folder: Path, config: CorpusConfig) -> Iterator[Path]:
+    """All files of a folder and its subfolders, and links to other folders, which are entered where that is asked for.
+
+    A folder inside that a link leads to is found by its own name.
+    """
+    for entry in folder.rglob("*"):
+        if entry.is_symlink() and entry.is_dir() and not leads_inside(entry, (folder,)):
+            if config.follow_links:
+                yield from entry.rglob("*")
+            elif any(is_data(file, SUFFIXES[config.source]) for file in entry.rglob("*")):
+                yield entry
+        else:
+            yield entry
+
+
+def is_data(file: Path, suffixes: tuple[str, ...]) -> bool:
+    """Whether a path is a file with rows, by its name, or a link to a folder of such."""
+    return file.is_symlink() if file.is_dir() else file.name.lower().endswith(suffixes)
+
+
+def why_closed(path: str, config: CorpusConfig) -> str | None:
+    """Why a file is not opened; None for one that may be."""
+    try:
+        if not config.follow_links and not leads_inside(path, (source_root(config),)):
+            return "it is a link that leads outside the source; `follow_links: true` reads it"
+        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - a name may be no valid text
+            return "it is a folder, a pipe or a device"
+    except (OSError, ValueError, RuntimeError) as error:  # links that lead nowhere or in a circle
+        return why(error)
+    return None
+
+
+def source_root(config: CorpusConfig) -> Path:
+    """The folder that ids are relative to; of a pattern, up to its first part that is one."""
+    folder = base_folder(str(config.path))
     while not folder.is_dir() and folder != folder.parent:
         folder = folder.parent
     return folder
@@ -96,13 +140,7 @@ def fixed_part(folder: Path) -> Path:
 
 def file_states(files: Sequence[tuple[str, str]]) -> list[tuple[str, int, int]]:
     """Name, size and modification time of each file, by which changes are noticed."""
-    states = ((name, os.stat(path)) for path, name in files)  # noqa: PTH116
-    return [(safe_text(name), state.st_size, state.st_mtime_ns) for name, state in states]
-
-
-def safe_text(name: str) -> str:
-    """A name as valid UTF-8; bytes that are none are written as backslash escapes."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    return [(safe_name(name), *file_state(path)) for path, name in files]
 
 
 def why(error: BaseException) -> str:
@@ -114,6 +152,6 @@ def none_readable(config: CorpusConfig, files: Sequence[DataFile]) -> CorpusErro
     """The error for a source of which no file can be read."""
     first = next(file for file in files if file.problem is not None)
     return CorpusError(
-        f"none of the {len(files):,} files of {config.path} can be read ({first.name}: {first.problem}); download them"
-        " again, or check `path`"
+        f"none of the {len(files):,} files of {config.path} can be read ({first.shown}: {first.problem}); download"
+        " them again, or check `path`"
     )

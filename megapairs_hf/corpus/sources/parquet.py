@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from megapairs_hf.core.image_paths import caches
 from megapairs_hf.corpus.sources.base import RawRow, missing_column, short_hash
-from megapairs_hf.corpus.sources.cells import base_folder, choose_image_columns, local_path, relative_to
+from megapairs_hf.corpus.sources.cells import choose_image_columns, local_path, relative_to
 from megapairs_hf.corpus.sources.columns import Columns
 from megapairs_hf.corpus.sources.files import (
     UNREADABLE,
@@ -23,7 +23,9 @@ from megapairs_hf.corpus.sources.files import (
     data_files,
     file_states,
     none_readable,
+    source_root,
     why,
+    why_closed,
 )
 from megapairs_hf.images.locate import MARK, parquet_reference
 
@@ -47,7 +49,7 @@ class ParquetSource:
     def __init__(self, config: CorpusConfig) -> None:
         self.config = config
         paths = data_files(config)
-        opened = [open_file(path, name) for path, name in paths]
+        opened = [open_file(path, name, why_closed(path, config)) for path, name in paths]
         self.files, self.ends = [file for file, _, _ in opened], [ends for _, ends, _ in opened]
         schemas = [schema for _, _, schema in opened if schema is not None]
         if not schemas:
@@ -57,7 +59,7 @@ class ParquetSource:
         features = noted_features(schemas)
         self.columns = Columns(config, self.kinds, find_images(config, schemas, features), class_names(features))
         self.captioned, self.meta = self.columns.captioned, self.columns.meta
-        self.root = base_folder(str(config.path))
+        self.root = source_root(config)
         self.roots = (self.root, *caches())
         self.fingerprint = short_hash("parquet", file_states(paths))
         self.origin: Sequence[int] = range(self.index.rows)
@@ -74,7 +76,7 @@ class ParquetSource:
                 continue
             values = self._row(at, row)
             if isinstance(values, str):
-                yield RawRow(None, None, (), problem=(UNREADABLE, f"{file.name}: {values}"), row=number)
+                yield RawRow(None, None, (), problem=(UNREADABLE, f"{file.shown}: {values}"), row=number)
             else:
                 reference = self._reference(file, row, values)
                 yield self.columns.raw(values, number, self.root, self.roots, reference)
@@ -103,7 +105,7 @@ class ParquetSource:
         cell = None if name is None else values[name]
         if isinstance(cell, dict) and cell.get("bytes") is None:
             cell = cell.get("path")
-        if name is None or cell is None or MARK in file.name or MARK in name:
+        if name is None or cell is None or not file.referable or MARK in name:
             return None
         if not isinstance(cell, str):
             return parquet_reference(file.name, name, row)
@@ -124,10 +126,10 @@ class ParquetSource:
             for group, (first, end) in enumerate(zip(firsts, ends, strict=True)):
                 rows = group_rows(file.path, group, end - first, [column])
                 values += (
-                    file.name if isinstance(row, str) else str(self.columns.named(column, row.get(column)))
+                    file.shown if isinstance(row, str) else str(self.columns.named(column, row.get(column)))
                     for row in rows
                 )
-            values += [file.name] * (file.problem is not None)
+            values += [file.shown] * (file.problem is not None)
         return [values[number] for number in self.origin]
 
     def select(self, indices: Sequence[int]) -> ParquetSource:
@@ -139,10 +141,12 @@ class ParquetSource:
         return part
 
 
-def open_file(path: str, name: str) -> tuple[DataFile, list[int], pa.Schema | None]:
+def open_file(path: str, name: str, closed: str | None) -> tuple[DataFile, list[int], pa.Schema | None]:
     """What a file says of itself: the file, the row behind the last of each row group, and its columns."""
     import pyarrow.parquet as pq
 
+    if closed is not None:
+        return DataFile(path, name, 0, closed), [], None
     try:
         with pq.ParquetFile(path) as file:
             groups = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]

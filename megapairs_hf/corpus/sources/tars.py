@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 from megapairs_hf.core.errors import ImageRejectedError
-from megapairs_hf.corpus.sources.files import UNREADABLE, safe_text, why
+from megapairs_hf.core.image_paths import safe_name
+from megapairs_hf.corpus.sources.files import UNREADABLE, why
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -109,7 +110,7 @@ def _members(path: str, size: int) -> Iterator[Member]:
                 plain = member.isreg() and not member.issparse()
                 yield Member(member.name, member.offset_data if plain else None, member.size)
             if not is_zipped(path) and tar.offset >= size + BLOCK:
-                raise tarfile.ReadError(f"unexpected end in {safe_text(member.name)}")
+                raise tarfile.ReadError(f"unexpected end in {safe_name(member.name)}")
         _check_end(file, tar.offset)
 
 
@@ -139,7 +140,7 @@ class TarReader:
         Raises:
             ImageRejectedError: it is a link, or the tar ends in it.
         """
-        told = f"{name}: {safe_text(member.name)}"
+        told = f"{name}: {safe_name(member.name)}"
         if member.offset is None:
             raise ImageRejectedError(UNREADABLE, f"{told} is a link or has holes; pack the tar again with its files")
         if member.size > MAX_SIZE:

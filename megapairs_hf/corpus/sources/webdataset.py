@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from megapairs_hf.core.errors import ImageRejectedError
+from megapairs_hf.core.image_paths import safe_name
 from megapairs_hf.corpus.captions import caption_columns, decode_text, wrong_encoding
 from megapairs_hf.corpus.sources.base import RawRow, missing_column, short_hash
-from megapairs_hf.corpus.sources.cells import KEY, URL, WEBDATASET_IMAGES, base_folder, cell_id, choose_image_columns
+from megapairs_hf.corpus.sources.cells import KEY, URL, WEBDATASET_IMAGES, cell_id, choose_image_columns
 from megapairs_hf.corpus.sources.columns import TEXT, Columns
 from megapairs_hf.corpus.sources.files import (
     UNREADABLE,
@@ -24,8 +25,9 @@ from megapairs_hf.corpus.sources.files import (
     data_files,
     file_states,
     none_readable,
-    safe_text,
+    source_root,
     why,
+    why_closed,
 )
 from megapairs_hf.corpus.sources.meta import kind_of, type_of
 from megapairs_hf.corpus.sources.tars import Sample, TarReader, contents, is_zipped
@@ -52,10 +54,10 @@ class TarSource:
     def __init__(self, config: CorpusConfig) -> None:
         self.config = config
         paths = data_files(config)
-        self.root = base_folder(str(config.path))
+        self.root = source_root(config)
         self.reader = TarReader()
         suffixes: dict[str, None] = {}
-        self.files = [_open(path, name, suffixes) for path, name in paths]
+        self.files = [_open(path, name, why_closed(path, config), suffixes) for path, name in paths]
         if all(file.problem is not None and not file.rows for file in self.files):
             raise none_readable(config, self.files)
         self.index = RowIndex(self.files)
@@ -126,11 +128,11 @@ class TarSource:
         member = sample.members.get(name)
         if member is None:
             return None
-        content = self.reader.read(file.path, file.name, member)
+        content = self.reader.read(file.path, file.shown, member)
         kind = member_type(name)
         if kind == pa.binary() and name not in caption_columns(self.config, self.members):
             return content
-        told = f"{file.name}: {safe_text(member.name)}"
+        told = f"{file.shown}: {safe_name(member.name)}"
         encoding = None if name in JSON else self.config.caption_encoding
         text = decode_text(content, encoding)
         if text is None:
@@ -154,7 +156,7 @@ class TarSource:
     def _read(self, file: DataFile, row: int, number: int) -> RawRow:
         inside = contents(file.path)
         sample = inside.samples[row]
-        values: dict[str, Any] = {KEY: safe_text(sample.key), URL: file.path}
+        values: dict[str, Any] = {KEY: safe_name(sample.key), URL: file.path}
         image = next((name for name in self.columns.images if name in sample.members), None)
         try:
             for name in self.columns.used:
@@ -164,14 +166,14 @@ class TarSource:
             if self.columns.reads_text and not self.columns.row_captions(values).texts:
                 values[TEXT] = self._member(file, sample, TEXT)
             if image is None:
-                there = ", ".join(map(safe_text, sample.members))
-                raise ImageRejectedError("no_image", f"{file.name}: the sample has only {there}")
+                there = ", ".join(map(safe_name, sample.members))
+                raise ImageRejectedError("no_image", f"{file.shown}: the sample has only {there}")
             member = sample.members[image]
-            values[image] = self.reader.read(file.path, file.name, member)
+            values[image] = self.reader.read(file.path, file.shown, member)
         except ImageRejectedError as error:
             key = cell_id(None, self.root, values[KEY], file.path)
             return RawRow(key, None, (), problem=(error.reason, error.detail), row=number)
-        plain = safe_text(member.name) == member.name and MARK not in f"{file.name}{member.name}"
+        plain = safe_name(member.name) == member.name and MARK not in member.name and file.referable
         found = plain and member.name not in inside.repeated and not is_zipped(file.path)
         reference = tar_reference(file.name, member.name) if found else None
         return self.columns.raw(values, number, self.root, (self.root,), reference)
@@ -196,12 +198,12 @@ class TarSource:
             at, row = self.index.find(number)
             file = self.files[at]
             values.append(
-                file.name if row == file.rows else self._group(file, contents(file.path).samples[row], column)
+                file.shown if row == file.rows else self._group(file, contents(file.path).samples[row], column)
             )
         return values
 
     def _group(self, file: DataFile, sample: Sample, column: str) -> str:
-        key = safe_text(sample.key)
+        key = safe_name(sample.key)
         if column in {"row", KEY, URL}:
             whole = str(cell_id(None, self.root, key, file.path))
             return {"row": whole, KEY: key, URL: file.path}[column]
@@ -220,12 +222,14 @@ class TarSource:
         return part
 
 
-def _open(path: str, name: str, suffixes: dict[str, None]) -> DataFile:
+def _open(path: str, name: str, closed: str | None, suffixes: dict[str, None]) -> DataFile:
     """A tar with the number of its samples; the suffixes of their members are added to those of all."""
+    if closed is not None:
+        return DataFile(path, name, 0, closed)
     inside = contents(path)
     for sample in inside.samples:
         suffixes.update(dict.fromkeys(sample.members))
-    return DataFile(path, safe_text(name), len(inside.samples), inside.problem)
+    return DataFile(path, name, len(inside.samples), inside.problem)
 
 
 def is_default(config: CorpusConfig) -> bool:
