@@ -35,7 +35,7 @@ def caches() -> tuple[Path, ...]:
 
 
 def read_file(
-    path: str, roots: Sequence[Path] | None, *, follow_links: bool = False
+    path: str, roots: Sequence[Path] | None, *, follow_links: bool | None = None
 ) -> tuple[bytes | None, Problem | None]:
     """The bytes of a local file below one of the roots (None: anywhere), or why there are none.
 
@@ -43,7 +43,8 @@ def read_file(
         path: of the file.
         roots: the folders that it must be in, and that links may lead into; a snapshot in the cache of the Hub's
             client has its whole repository.
-        follow_links: read also what a link below a root leads to elsewhere.
+        follow_links: whether to read also what a link below a root leads to elsewhere; None where there is no such
+            setting, for which a link is like a path.
 
     Returns:
         The bytes, and a reason with its detail: `remote_image`, `outside_source`, `link_outside` or
@@ -55,7 +56,7 @@ def read_file(
     try:
         if roots is None or leads_inside(path, roots):
             return read_regular(path), None
-        if not _is_written_inside(path, roots):
+        if follow_links is None or not _is_written_inside(path, roots):
             return None, ("outside_source", f"{shown} is not inside the source")
         if not follow_links:
             return None, link_outside(shown)

@@ -261,8 +261,7 @@ def test_every_caption_is_kept(tmp_path):
 def test_metadata_in_another_encoding_is_refused_in_one_sentence(tmp_path, name, content):
     (tmp_path / "a.png").write_bytes(png((9, 9, 9)))
     (tmp_path / name).write_bytes(content)
-    line = 1 if b"\x00" in content else 2
-    with pytest.raises(CorpusError, match=rf"^line {line} of \S+ is not UTF-8 text; save the file as UTF-8, or name"):
+    with pytest.raises(CorpusError, match=r"^line 2 of \S+ is not UTF-8 text; save the file as UTF-8, or name"):
         make_corpus(CorpusConfig(source="image_folder", path=str(tmp_path)), out=tmp_path / "c")
 
 

@@ -268,7 +268,8 @@ def test_one_function_says_where_links_lead(tmp_path):
     (tmp_path / "root" / "a").symlink_to(tmp_path / "secret")
     roots = (tmp_path / "root",)
     assert not leads_inside(tmp_path / "root" / "a", roots)
-    assert read_file(str(tmp_path / "root" / "a"), roots)[1][0] == "link_outside"
+    assert read_file(str(tmp_path / "root" / "a"), roots)[1][0] == "outside_source"
+    assert read_file(str(tmp_path / "root" / "a"), roots, follow_links=False)[1][0] == "link_outside"
     assert read_file(str(tmp_path / "root" / "a"), roots, follow_links=True)[0] == b"secret"
     assert read_file(str(tmp_path / "root" / "a" / ".." / ".." / "secret"), roots, follow_links=True)[0] is None
     assert read_file(str(tmp_path / "secret"), roots, follow_links=True)[1][0] == "outside_source"
