@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from megapairs_hf.core.errors import MegaPairsError
 from megapairs_hf.corpus import CorpusConfig, make_corpus
-from tests.corpus.tables import picture, samples, write_parquet, write_tar
+from tests.corpus.tables import image_file, samples, write_parquet, write_tar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +40,7 @@ def write_seed(kind: str, folder: Path) -> Path:
         return write_tar(folder / "0.tar", sorted(members, key=lambda member: member[0]))
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(2 * ROWS):
-        (folder / f"{i}.png").write_bytes(picture(i))
+        (folder / f"{i}.png").write_bytes(image_file(i))
     rows = [{"file_name": f"{i}.png", "caption": f"caption {i}", "n": i} for i in range(2 * ROWS)]
     lines = folder / "metadata.jsonl"
     lines.write_text("".join(json.dumps(row) + "\n" for row in rows))

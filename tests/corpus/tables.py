@@ -12,7 +12,7 @@ from PIL import Image
 from megapairs_hf.core.schema import IMAGE_TYPE
 
 
-def picture(number, form="PNG", side=20):
+def image_file(number, form="PNG", side=20):
     """An image's file, of a color of its own."""
     sink = io.BytesIO()
     Image.new("RGB", (side, side), (number % 251, number // 251 % 251, number // 63_001)).save(sink, form)
@@ -42,7 +42,7 @@ def samples(numbers, form="PNG", suffix="png"):
     return [
         member
         for i in numbers
-        for member in ((f"{i:04d}.{suffix}", picture(i, form)), (f"{i:04d}.txt", f"caption {i}"))
+        for member in ((f"{i:04d}.{suffix}", image_file(i, form)), (f"{i:04d}.txt", f"caption {i}"))
     ]
 
 
@@ -50,7 +50,7 @@ def write_parquet(path, numbers, group_rows=4, **columns):
     """A parquet file with images and captions; further columns by name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = {
-        "image": pa.array([{"bytes": picture(i), "path": None} for i in numbers], IMAGE_TYPE),
+        "image": pa.array([{"bytes": image_file(i), "path": None} for i in numbers], IMAGE_TYPE),
         "caption": [f"caption {i}" for i in numbers],
     }
     pq.write_table(pa.table(rows | columns), path, row_group_size=group_rows)

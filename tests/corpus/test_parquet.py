@@ -11,7 +11,7 @@ from megapairs_hf.core.errors import CorpusError
 from megapairs_hf.core.schema import IMAGE_TYPE
 from megapairs_hf.corpus import CheckImages, CorpusConfig, make_corpus
 from megapairs_hf.images.locate import ROOT, image_bytes
-from tests.corpus.tables import picture, used, write_parquet
+from tests.corpus.tables import image_file, used, write_parquet
 
 
 def make(path, out, **settings):
@@ -86,14 +86,14 @@ def test_an_id_that_is_empty_is_none(empty, tmp_path):
     assert made.table(["image_id"])["image_id"].to_pylist() == ["1.0"]
     assert used(made)[1] == [("row 1", "no_id"), ("row 2", "no_id")]
     checked = CheckImages(id_column="key")(
-        {"image": [{"bytes": picture(i), "path": None} for i in range(3)], "key": ids}
+        {"image": [{"bytes": image_file(i), "path": None} for i in range(3)], "key": ids}
     )
     assert checked["image_id"] == ["1.0", "", ""] and all("no_id" in error for error in checked["error"][1:])
 
 
 def test_several_captions_of_a_row(tmp_path):
     columns = {f"caption_{i}": [f"{i} of first", None] for i in (1, 0, 10)}
-    rows = {"image": pa.array([{"bytes": picture(i), "path": None} for i in range(2)], IMAGE_TYPE)}
+    rows = {"image": pa.array([{"bytes": image_file(i), "path": None} for i in range(2)], IMAGE_TYPE)}
     (tmp_path / "a").mkdir()
     pq.write_table(pa.table(rows | columns), tmp_path / "a" / "0.parquet")
     made = make(tmp_path / "a", tmp_path / "c")
@@ -107,7 +107,7 @@ def test_several_captions_of_a_row(tmp_path):
 def test_a_text_that_is_no_utf8_costs_its_row(tmp_path):
     bad = pa.Array.from_buffers(pa.string(), 3, pa.array([b"a", b"caf\xe9", b"c"]).buffers())
     (tmp_path / "a").mkdir()
-    images = pa.array([{"bytes": picture(i), "path": None} for i in range(3)], IMAGE_TYPE)
+    images = pa.array([{"bytes": image_file(i), "path": None} for i in range(3)], IMAGE_TYPE)
     pq.write_table(pa.table({"image": images, "caption": bad}), tmp_path / "a" / "0.parquet")
     rows, rejected = used(make(tmp_path / "a", tmp_path / "c"))
     assert rows == ["a", "c"] and rejected == [("row 1", "unreadable_file")]
@@ -118,13 +118,13 @@ def test_by_reference_copies_nothing(tmp_path, monkeypatch):
     write_parquet(tmp_path / "a" / "x" / "0.parquet", range(6))
     write_parquet(tmp_path / "a" / "x" / "1.parquet", range(6, 11))
     # a row may name a file of its own
-    (tmp_path / "a" / "own.png").write_bytes(picture(20))
+    (tmp_path / "a" / "own.png").write_bytes(image_file(20))
     own = pa.table({"image": pa.array([{"bytes": None, "path": "own.png"}], IMAGE_TYPE), "caption": ["caption 20"]})
     pq.write_table(own, tmp_path / "a" / "y.parquet")
     made = make(tmp_path / "a", tmp_path / "c", images="by_reference", shard_rows=4)
     root = open_artifact(made.path).manifest.stats[ROOT]
     cells = made.table(["image"])["image"].to_pylist()
-    assert [image_bytes(cell, root) for cell in cells] == [picture(i) for i in (*range(11), 20)]
+    assert [image_bytes(cell, root) for cell in cells] == [image_file(i) for i in (*range(11), 20)]
     assert cells[7]["path"] == "x/1.parquet::image::1" and cells[-1]["path"] == "own.png"
 
 
@@ -142,7 +142,7 @@ def test_a_part_is_read_in_its_rows(tmp_path):
     assert sorted(parts["train"] + parts["held_out"]) == sorted(captions(range(40))) and all(parts.values())
     for corpus in made.values():
         for row in corpus.table(["caption", "image"]).to_pylist():
-            assert image_bytes(row["image"], str(tmp_path / "a")) == picture(int(row["caption"].split()[1]))
+            assert image_bytes(row["image"], str(tmp_path / "a")) == image_file(int(row["caption"].split()[1]))
 
 
 def test_a_pattern_and_a_snapshot_of_links(tmp_path):
@@ -156,7 +156,7 @@ def test_a_pattern_and_a_snapshot_of_links(tmp_path):
     made = make(snapshot, tmp_path / "c", images="by_reference")
     assert used(made)[0] == captions([3, 4, 0, 1, 2])
     cells = made.table(["image"])["image"].to_pylist()
-    assert [image_bytes(cell, str(snapshot)) for cell in cells] == [picture(i) for i in (3, 4, 0, 1, 2)]
+    assert [image_bytes(cell, str(snapshot)) for cell in cells] == [image_file(i) for i in (3, 4, 0, 1, 2)]
     assert used(make(snapshot / "*" / "train-*.parquet", tmp_path / "d"))[0] == captions(range(3))
     with pytest.raises(CorpusError, match="names several; give one"):
         make(snapshot / "*" / "train-*.parquet", tmp_path / "e", images="by_reference")

@@ -13,7 +13,7 @@ from megapairs_hf.core.image_formats import SUFFIXES
 from megapairs_hf.corpus import CorpusConfig, make_corpus
 from megapairs_hf.corpus.sources.cells import WEBDATASET_IMAGES
 from megapairs_hf.images.locate import ROOT, image_bytes
-from tests.corpus.tables import picture, samples, used, write_tar
+from tests.corpus.tables import image_file, samples, used, write_tar
 
 
 def make(path, out, **settings):
@@ -25,26 +25,26 @@ def captions(numbers):
 
 
 LACKING = {
-    "the first sample has no text": ([("0000.png", picture(0)), *samples([1, 2])], captions([1, 2]), "no_caption"),
-    "a later sample has no text": ([*samples(range(6)), ("6.png", picture(6))], captions(range(6)), "no_caption"),
+    "the first sample has no text": ([("0000.png", image_file(0)), *samples([1, 2])], captions([1, 2]), "no_caption"),
+    "a later sample has no text": ([*samples(range(6)), ("6.png", image_file(6))], captions(range(6)), "no_caption"),
     "a sample has no image": ([*samples([0, 1]), ("0002.txt", "alone")], captions([0, 1]), "no_image"),
     "a text in Latin-1": (
-        [*samples([0]), ("1.png", picture(1)), ("1.txt", b"caf\xe9"), *samples([2])],
+        [*samples([0]), ("1.png", image_file(1)), ("1.txt", b"caf\xe9"), *samples([2])],
         captions([0, 2]),
         "caption_encoding",
     ),
     "JSON that is cut off": (
-        [*samples([0]), ("1.png", picture(1)), ("1.txt", "x"), ("1.json", '{"a": "b'), *samples([2])],
+        [*samples([0]), ("1.png", image_file(1)), ("1.txt", "x"), ("1.json", '{"a": "b'), *samples([2])],
         captions([0, 2]),
         "unreadable_file",
     ),
     "JSON that is nested without end": (
-        [*samples([0]), ("1.png", picture(1)), ("1.txt", "x"), ("1.json", "[" * 100_000), *samples([2])],
+        [*samples([0]), ("1.png", image_file(1)), ("1.txt", "x"), ("1.json", "[" * 100_000), *samples([2])],
         captions([0, 2]),
         "unreadable_file",
     ),
     "a class that is no number": (
-        [*samples([0]), ("0000.cls", "3"), ("1.png", picture(1)), ("1.txt", "x"), ("1.cls", "dog")],
+        [*samples([0]), ("0000.cls", "3"), ("1.png", image_file(1)), ("1.txt", "x"), ("1.cls", "dog")],
         captions([0]),
         "unreadable_file",
     ),
@@ -74,7 +74,7 @@ def test_a_sample_may_have_any_suffix_in_any_case(tmp_path):
     assert used(made) == (captions(range(0, 240, 40)), [])
     assert {f".{suffix}" for suffix in WEBDATASET_IMAGES} > SUFFIXES
     # what is opened is preferred, whichever comes first
-    both = [("0.pdf", b"%PDF-"), ("0.png", picture(1)), ("0.txt", "one")]
+    both = [("0.pdf", b"%PDF-"), ("0.png", image_file(1)), ("0.txt", "one")]
     assert used(make(write_tar(tmp_path / "b" / "0.tar", both).parent, tmp_path / "d"))[0] == ["one"]
 
 
@@ -141,13 +141,13 @@ def test_by_reference_copies_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.load_dataset", None)
     for number in range(2):
         # a name that stands in a tar twice leads to the last of them
-        again = [("0000.png", picture(99)), ("0000.txt", "again")] if number == 0 else []
+        again = [("0000.png", image_file(99)), ("0000.txt", "again")] if number == 0 else []
         write_tar(tmp_path / "a" / "in" / f"{number}.tar", [*samples(range(number * 5, number * 5 + 5)), *again])
     made = make(tmp_path / "a", tmp_path / "c", images="by_reference", shard_rows=4)
     rows = made.table(["image_id", "image"]).to_pylist()
     root = open_artifact(made.path).manifest.stats[ROOT]
     assert [row["image"]["path"] for row in rows] == [f"in/{i // 5}.tar::{i:04d}.png" for i in range(10) if i]
-    assert [image_bytes(row["image"], root) for row in rows] == [picture(i) for i in range(10) if i]
+    assert [image_bytes(row["image"], root) for row in rows] == [image_file(i) for i in range(10) if i]
 
 
 @pytest.mark.parametrize("named", ["recaption", "txt2", "captions_"])
@@ -170,7 +170,7 @@ def test_fields_of_the_json_are_columns(tmp_path):
         {"caption": ["third", "more"], "n": None, "key": "c", "kind": "y", "odd": "\ud800"},
         {"caption_0": "fourth", "caption_1": "last", "key": "d", "kind": "z"},
     ]
-    members = [m for i, row in enumerate(values) for m in ((f"{i}.png", picture(i)), (f"{i}.json", row))]
+    members = [m for i, row in enumerate(values) for m in ((f"{i}.png", image_file(i)), (f"{i}.json", row))]
     place = write_tar(tmp_path / "a" / "0.tar", members).parent
     made = make(place, tmp_path / "c")
     assert made.table(["captions"])["captions"].to_pylist() == [["second"], ["third", "more"], ["fourth", "last"]]

@@ -85,11 +85,13 @@ def data_files(config: CorpusConfig) -> list[tuple[str, str]]:
     path = Path(str(config.path))
     suffixes = SUFFIXES[config.source]
     if path.is_dir():
-        found = [str(file) for file in _entries(path, config) if is_data(file, suffixes)]
+        candidates = [str(file) for file in _entries(path, config) if is_data(file, suffixes)]
     else:
-        found = [file for file in glob(str(path), recursive=True) if not Path(file).is_dir()]  # noqa: PTH207
+        candidates = [file for file in glob(str(path), recursive=True) if not Path(file).is_dir()]  # noqa: PTH207
     # a corpus of ours is a fine source too; what it left out is no part of it
-    files = sorted(file for file in ([str(path)] if path.is_file() else found) if Path(file).name != REJECTED_FILE)
+    files = sorted(
+        file for file in ([str(path)] if path.is_file() else candidates) if Path(file).name != REJECTED_FILE
+    )
     if not files:
         raise CorpusError(f"no *{suffixes[0]} file in {path}; check the path")
     if config.images == "by_reference" and not base_folder(path).is_dir():

@@ -49,9 +49,9 @@ class ParquetSource:
     def __init__(self, config: CorpusConfig) -> None:
         self.config = config
         paths = data_files(config)
-        opened = [open_file(path, name, why_closed(path, config)) for path, name in paths]
-        self.files, self.ends = [file for file, _, _ in opened], [ends for _, ends, _ in opened]
-        schemas = [schema for _, _, schema in opened if schema is not None]
+        headers = [open_file(path, name, why_closed(path, config)) for path, name in paths]
+        self.files, self.ends = [file for file, _, _ in headers], [ends for _, ends, _ in headers]
+        schemas = [schema for _, _, schema in headers if schema is not None]
         if not schemas:
             raise none_readable(config, self.files)
         self.index = RowIndex(self.files)
@@ -170,18 +170,18 @@ def group_rows(path: str, group: int, size: int, names: Sequence[str]) -> Iterat
     """
     import pyarrow.parquet as pq
 
-    given, problem = 0, f"row group {group} has fewer rows than it says"
+    count, problem = 0, f"row group {group} has fewer rows than it says"
     try:
         with pq.ParquetFile(path) as file:
             there = [name for name in dict.fromkeys(names) if name in file.schema_arrow.names]
             for batch in file.iter_batches(BATCH, row_groups=[group], columns=there):
                 for row in batch_rows(batch):
-                    if given < size:
+                    if count < size:
                         yield row
-                        given += 1
+                        count += 1
     except Exception as error:  # pyarrow raises errors of many types for a broken page
         problem = f"row group {group}: {why(error)}"
-    for _ in range(given, size):
+    for _ in range(count, size):
         yield problem
 
 

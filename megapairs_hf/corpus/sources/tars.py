@@ -140,11 +140,11 @@ class TarReader:
         Raises:
             ImageRejectedError: it is a link, or the tar ends in it.
         """
-        told = f"{name}: {safe_name(member.name)}"
+        place = f"{name}: {safe_name(member.name)}"
         if member.offset is None:
-            raise ImageRejectedError(UNREADABLE, f"{told} is a link or has holes; pack the tar again with its files")
+            raise ImageRejectedError(UNREADABLE, f"{place} is a link or has holes; pack the tar again with its files")
         if member.size > MAX_SIZE:
-            raise ImageRejectedError(UNREADABLE, f"{told} is said to have {member.size:,} bytes")
+            raise ImageRejectedError(UNREADABLE, f"{place} is said to have {member.size:,} bytes")
         try:
             if self._path != path or self._file is None:
                 self.close()
@@ -153,9 +153,9 @@ class TarReader:
             content = self._file.read(member.size)
         except BROKEN as error:
             self.close()
-            raise ImageRejectedError(UNREADABLE, f"{told}: {why(error)}") from error
+            raise ImageRejectedError(UNREADABLE, f"{place}: {why(error)}") from error
         if len(content) < member.size:
-            raise ImageRejectedError(UNREADABLE, f"{told}: unexpected end, {len(content):,} of {member.size:,} bytes")
+            raise ImageRejectedError(UNREADABLE, f"{place}: unexpected end, {len(content):,} of {member.size:,} bytes")
         return content
 
     def close(self) -> None:

@@ -70,8 +70,8 @@ class TarSource:
         self.captioned, self.meta = self.columns.captioned, self.columns.meta
         if config.meta_columns is None and self.meta is not None:
             # the JSON has all of them
-            kept = [field for field in self.meta if field.name in self.members]
-            self.columns.meta = self.meta = pa.struct(kept) if kept else None
+            columns = [field for field in self.meta if field.name in self.members]
+            self.columns.meta = self.meta = pa.struct(columns) if columns else None
         self.fingerprint = short_hash("webdataset", file_states(paths))
         self.origin: Sequence[int] = range(self.index.rows)
         self.rows = len(self.origin)
@@ -91,16 +91,16 @@ class TarSource:
         named = {*config.template_columns(), *(config.meta_columns or ()), config.id_column, config.group_column}
         named -= {None, "row", KEY, URL, *self.members}
         typed = named & set(config.meta_columns or ())
-        found: dict[str, set[str]] = {}
+        fields: dict[str, set[str]] = {}
         for sample in self._samples():
             # that there are captions is known by the first; types only when all values have been seen
-            if not typed and named <= set(found) and self._has_captions(found):
+            if not typed and named <= set(fields) and self._has_captions(fields):
                 break
             for name, value in self._fields(*sample).items():
-                kinds = found.setdefault(name, set())
+                kinds = fields.setdefault(name, set())
                 if value is not None and name in typed:
                     kinds.add(kind_of(value))
-        return {name: type_of(kinds) for name, kinds in found.items()}
+        return {name: type_of(kinds) for name, kinds in fields.items()}
 
     def _has_captions(self, fields: Iterable[str]) -> bool:
         named = self.config.caption_template is not None or caption_columns(self.config, [*self.members, *fields])
@@ -132,16 +132,16 @@ class TarSource:
         kind = member_type(name)
         if kind == pa.binary() and name not in caption_columns(self.config, self.members):
             return content
-        told = f"{file.shown}: {safe_name(member.name)}"
+        place = f"{file.shown}: {safe_name(member.name)}"
         encoding = None if name in JSON else self.config.caption_encoding
         text = decode_text(content, encoding)
         if text is None:
-            raise ImageRejectedError(*wrong_encoding(told, encoding))
+            raise ImageRejectedError(*wrong_encoding(place, encoding))
         try:
             return json.loads(text) if name in JSON else int(text) if kind == pa.int64() else text
         except (ValueError, RecursionError) as error:
             what = "valid JSON" if name in JSON else "a whole number"
-            raise ImageRejectedError(UNREADABLE, f"{told} is not {what}: {why(error)}") from error
+            raise ImageRejectedError(UNREADABLE, f"{place} is not {what}: {why(error)}") from error
 
     def read(self, start: int, stop: int) -> Iterator[RawRow]:
         """Samples of the tars."""
@@ -174,8 +174,8 @@ class TarSource:
             key = cell_id(None, self.root, values[KEY], file.path)
             return RawRow(key, None, (), problem=(error.reason, error.detail), row=number)
         plain = safe_name(member.name) == member.name and MARK not in member.name and file.referable
-        found = plain and member.name not in inside.repeated and not is_zipped(file.path)
-        reference = tar_reference(file.name, member.name) if found else None
+        named = plain and member.name not in inside.repeated and not is_zipped(file.path)
+        reference = tar_reference(file.name, member.name) if named else None
         return self.columns.raw(values, number, self.root, (self.root,), reference)
 
     def _with_fields(self, file: DataFile, sample: Sample, values: dict[str, Any]) -> dict[str, Any]:
@@ -184,8 +184,8 @@ class TarSource:
         for name in JSON:
             value = values[name] if name in values else self._member(file, sample, name)
             inside |= value if isinstance(value, dict) else {}
-        wanted = {*self.columns.used, *caption_columns(self.config, inside)}
-        return {name: value for name, value in inside.items() if name in wanted} | values
+        names = {*self.columns.used, *caption_columns(self.config, inside)}
+        return {name: value for name, value in inside.items() if name in names} | values
 
     def groups(self, column: str) -> list[str]:
         """The value of a member or of a field of the JSON for every sample; `row` stands for its id."""
