@@ -36,7 +36,8 @@ class CorpusConfig:
             `path`, `shard/__key__` of a WebDataset, or else the first 16 hex digits of the hash of its pixels.
         captions: `required` rejects rows without a caption, `optional` keeps them with an empty one; None requires
             them where the source has captions at all.
-        meta_columns: extra columns, or fields of the JSON of tars, to keep under `meta`; None keeps every column but images, files and embeddings.
+        meta_columns: extra columns, or fields of the JSON of tars, to keep under `meta`; None keeps every column but
+            images, files and embeddings.
         group_column: column whose values are kept together when part of the corpus is held out; `row` for each row
             by itself (data sets: by its id where that stands in the row, else by its number), `folder` for the images
             of a folder (image folders), `family` (synthetic scenes).
