@@ -64,11 +64,11 @@ def read_captions(values: Iterable[Any], encoding: str | None = None) -> Caption
     texts: list[str] = []
     problem: Problem | None = None
     for value in _parts(values):
-        found = _read_one(value, encoding)
-        if isinstance(found, str):
-            texts.append(found)
+        result = _read_one(value, encoding)
+        if isinstance(result, str):
+            texts.append(result)
         else:
-            problem = problem or found
+            problem = problem or result
     return Captions(tuple(texts), None if texts else problem)
 
 

@@ -163,12 +163,13 @@ class EmbedImages(_Embed):
 class EmbedTexts(_Embed):
     """Unit embeddings of texts under one encoder.
 
-    Reads `input`; adds `column`, a float16 list of fixed length, and `error`: `no_caption` for an empty text,
-    `zero_embedding` or `not_finite` for an embedding of no use; such embeddings are zeros.
+    Reads `input`, a text or a list of texts, whose embeddings are averaged (`input="captions"`, as the command does);
+    adds `column`, a float16 list of fixed length, and `error`: `no_caption` for an empty text, `zero_embedding` or
+    `not_finite` for an embedding of no use; such embeddings are zeros.
 
     Args:
         model: Hub id, folder, or an open_clip architecture.
-        input: the column of texts.
+        input: the column of texts, or of lists of texts.
         column: to add; letters, digits and underscores.
         library: `transformers` (the text tower of CLIP, SigLIP, …), `open_clip` (extra `eva`) or
             `sentence_transformers` (BGE and other text models).

@@ -22,7 +22,7 @@ from megapairs_hf.core.dependencies import require
 from megapairs_hf.core.distributed import choose_device
 from megapairs_hf.core.errors import ConfigError
 from megapairs_hf.core.progress import Progress
-from megapairs_hf.core.schema import CAPTION, IMAGE, IMAGE_ID
+from megapairs_hf.core.schema import CAPTION, CAPTIONS, IMAGE, IMAGE_ID
 from megapairs_hf.embedding.config import EmbedConfig, EncoderConfig, ModelSettings
 from megapairs_hf.embedding.embed import pinned
 from megapairs_hf.embedding.encoders import load_encoder
@@ -32,6 +32,7 @@ from megapairs_hf.embedding.unit_embeddings import embed_images, embed_texts
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import pyarrow as pa
     from datasets import Dataset
 
     from megapairs_hf.artifacts.writer import Rejection
@@ -111,6 +112,7 @@ def _embed_missing(
     transforms = {name: encoder.transform for name, encoder in encoders.items() if encoder.transform is not None}
     preparer = ImagePreprocessor(transforms, corpus.manifest.stats.get("images_root"), config.draft)
     batches = prepared(_undecoded(corpus, missing, config.batch_size), preparer, config.threads, config.workers)
+    columns = [name for name in (IMAGE_ID, CAPTION, CAPTIONS) if name in corpus.schema().names]
     bar = Progress("embed", mine, "images", mine - sum(rows[i] for i in todo))
     with bar, contextlib.closing(batches):
         for i in todo:
@@ -118,11 +120,10 @@ def _embed_missing(
             embedded = embed_images(batches, rows[i], of_images, bar.advance)
             if not of_images:
                 bar.advance(rows[i])
-            table = corpus.shard(i, [IMAGE_ID, CAPTION])
+            table = corpus.shard(i, columns)
             for model in missing[i]:
                 if model.input == "caption":
-                    texts = table[CAPTION].to_pylist()
-                    embedded[model.name] = embed_texts(texts, encoders[model.name], model.name)
+                    embedded[model.name] = embed_texts(_captions(table), encoders[model.name], model.name)
                 result = embedded[model.name]
                 stats = {"dimension": int(result.embeddings.shape[1])} if i == 0 else {}
                 rejected = _rejections(table[IMAGE_ID].to_pylist(), result)
@@ -136,6 +137,14 @@ def _undecoded(corpus: Artifact, missing: dict[int, list[EncoderConfig]], size: 
         if names:
             for batch in corpus.iter_batches(index, [IMAGE], size):
                 yield Files(batch[IMAGE].to_pylist(), names)
+
+
+def _captions(table: pa.Table) -> list[list[str] | str | None]:
+    """All captions of each image; the first where its table has no more."""
+    first: list[list[str] | str | None] = table[CAPTION].to_pylist()
+    if CAPTIONS not in table.column_names:
+        return first
+    return [several or one for several, one in zip(table[CAPTIONS].to_pylist(), first, strict=True)]
 
 
 def _check_captions(corpus: Artifact, models: list[EncoderConfig]) -> None:

@@ -70,17 +70,60 @@ def embed_images(
 def embed_texts(texts: Sequence[Any], encoder: Encoder, name: str) -> Embedded:
     """Embeddings of texts; a row without one gets the error `no_caption`.
 
+    Args:
+        texts: of each row one, or a list, of which the embeddings are averaged.
+        encoder: of texts.
+        name: of the encoder.
+
     Raises:
         ConfigError: a value is no text.
         ModelError: the encoder gives nothing that is finite.
     """
+    lists = [texts_of(value, name) for value in texts]
+    errors = ["" if several else format_error("no_caption", "there is no text") for several in lists]
+    good = [row for row, error in enumerate(errors) if not error]
+    every = [text for several in lists for text in several]
+    result = (
+        mean_embeddings(unit_embeddings(encoder, every, name), [len(lists[row]) for row in good]) if good else None
+    )
+    return _joined([_among(result, good, errors)], encoder)
+
+
+def texts_of(value: Any, name: str) -> list[str]:
+    """The texts of a row that are not blank.
+
+    Raises:
+        ConfigError: it is neither a text nor a list of texts.
+    """
+    texts = value if isinstance(value, list | tuple) else [value]
     other = next((text for text in texts if not isinstance(text, str | None)), None)
     if other is not None:
         raise ConfigError(f"{name} embeds texts, but a row holds a {type(other).__name__}; name a column of texts")
-    errors = ["" if text and text.strip() else format_error("no_caption", "there is no text") for text in texts]
-    good = [row for row, error in enumerate(errors) if not error]
-    result = unit_embeddings(encoder, [texts[row] for row in good], name) if good else None
-    return _joined([_among(result, good, errors)], encoder)
+    return [text for text in texts if text and text.strip()]
+
+
+def mean_embeddings(result: Embedded, counts: Sequence[int]) -> Embedded:
+    """The mean of every so many unit embeddings, of length one; those with an error are left out of it.
+
+    Args:
+        result: of the texts of all rows, one row's after another's.
+        counts: how many texts each row has, at least one.
+    """
+    units = np.zeros((len(counts), result.embeddings.shape[1]), np.float16)
+    errors, start = [], 0
+    for row, count in enumerate(counts):
+        of_row = range(start, start + count)
+        usable = [i for i in of_row if not result.errors[i]]
+        if count == 1:
+            units[row] = result.embeddings[start]
+        elif usable:
+            mean = result.embeddings[usable].astype(np.float64).mean(axis=0)
+            length = np.sqrt(mean @ mean)
+            units[row] = mean / length if length else 0
+        error = "" if usable else result.errors[start]
+        errors.append(error if error or units[row].any() else format_error("zero_embedding", "the texts cancel out"))
+        start += count
+    return Embedded(units, errors)
 
 
 def unit_embeddings(encoder: Encoder, inputs: Any, name: str) -> Embedded:

@@ -340,3 +340,33 @@ def test_the_column_is_a_float16_list_of_fixed_length(models):
     assert function.features == Features({"v": List(Value("float16"), length=24), ERROR: Value("string")})
     # a row with an error is passed over, even where no model was needed so far
     assert EmbedTexts(f"{models}/clip", column="v")({"caption": ["a"], ERROR: ["bad"]})["v"].tolist() == [[0.0] * 24]
+
+
+def test_several_texts_have_the_mean_of_their_embeddings(rows, models, tmp_path):
+    function = EmbedTexts(f"{models}/clip", "captions", "v", batch_size=16)
+    texts = rows["caption"][:4]
+    lists = [texts[:3], [texts[3]], ["", None, texts[1]], [], [texts[0]] * 2]
+    result = function({"captions": lists})
+    single = EmbedTexts(f"{models}/clip", "caption", "v", batch_size=16)({"caption": texts})["v"].astype(np.float64)
+    mean = single[:3].mean(0)
+    expected = np.stack([mean / np.linalg.norm(mean), single[3], single[1], np.zeros(single.shape[1]), single[0]])
+    assert np.allclose(result["v"], expected, atol=1e-3)
+    assert [error.split(":")[0] for error in result[ERROR]] == ["", "", "", "no_caption", ""]
+    # a list of one text has the same bits as the text, and the command gives the same rows
+    assert (result["v"][1] == single[3].astype(np.float16)).all()
+    corpus = rows.select(range(3)).remove_columns("caption").add_column("captions", lists[:3])
+    corpus = corpus.add_column("caption", [texts[0], texts[3], texts[1]])
+    config = EmbedConfig((EncoderConfig("text", f"{models}/clip", "caption"),), batch_size=16, device="cpu")
+    stage = embed_corpus(corpus, config=config, out=tmp_path)["text"].arrays()
+    assert (stage == result["v"][:3]).all()
+    with pytest.raises(ConfigError, match="a row holds a int"):
+        function({"captions": [["a", 1]]})
+
+
+def test_texts_whose_embeddings_cancel_out_have_none():
+    from megapairs_hf.embedding.unit_embeddings import Embedded, mean_embeddings
+
+    units = np.array([[1, 0], [-1, 0], [0, 1], [0, 0], [0, 1]], np.float16)
+    result = mean_embeddings(Embedded(units, ["", "", "", "not_finite: x", ""]), [2, 2, 1])
+    assert result.embeddings.tolist() == [[0, 0], [0, 1], [0, 1]]
+    assert result.errors == ["zero_embedding: the texts cancel out", "", ""]

@@ -42,7 +42,7 @@ SAMPLED = 1000
 DISTINCT = 4
 
 
-class ImageFolder:
+class CaptionedFolder:
     """A folder of images, searched with its subfolders.
 
     Args:
@@ -106,10 +106,10 @@ class ImageFolder:
         """Whether there are captions; a table that has them under another name is refused."""
         beside = any(self.sidecar(file) is not None for file in files)
         tables = " and ".join(safe_name(str(self.root / name)) for name in self.listing.metadata)
-        found = has_captions(self.config, sorted(self.columns), tables or str(self.root), beside)
-        if not found and not self.listing.metadata and self.config.captions is None:
+        captioned = has_captions(self.config, sorted(self.columns), tables or str(self.root), beside)
+        if not captioned and not self.listing.metadata and self.config.captions is None:
             self._check_tables()
-        return found
+        return captioned
 
     def _check_tables(self) -> None:
         """Refuse a table of the images under another name than that by which it would be read."""
@@ -137,14 +137,14 @@ class FolderSource:
 
     Args:
         config: the settings.
-        folder: what was found; None looks.
+        folder: as it was listed; None lists it.
         files: relative paths to use; None for all that are there.
     """
 
     def __init__(
-        self, config: CorpusConfig, folder: ImageFolder | None = None, files: Sequence[str] | None = None
+        self, config: CorpusConfig, folder: CaptionedFolder | None = None, files: Sequence[str] | None = None
     ) -> None:
-        self.config, self.folder = config, folder or ImageFolder(config)
+        self.config, self.folder = config, folder or CaptionedFolder(config)
         every = self.folder.files()
         self.files = every if files is None else list(files)
         self.rows = len(self.files)
