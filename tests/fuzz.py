@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from megapairs_hf.core.errors import ImageRejectedError
 from megapairs_hf.images.decode import decode_image
+from tests.fuzz_tables import fuzz_tables
 from tests.images.mutations import damaged, with_other_metadata
 from tests.images.seeds import rich_files, seed_files
 
@@ -89,7 +90,7 @@ def quiet() -> Iterator[None]:
     assert not written, written[:2000]
 
 
-PARTS: dict[str, Callable[[int, int], Counter[str]]] = {"images": fuzz_images}
+PARTS: dict[str, Callable[[int, int], Counter[str]]] = {"images": fuzz_images, "tables": fuzz_tables}
 
 
 def main() -> None:

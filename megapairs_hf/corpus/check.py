@@ -26,6 +26,7 @@ from megapairs_hf.corpus.sources.cells import (
     cell_id,
     choose_image_columns,
     image_columns,
+    own_id,
     path_of,
     read_cell,
     relative_to,
@@ -145,8 +146,8 @@ class CheckImages(RowFunction):
         CorpusError: there is no folder `root`, or no or more than one column holds images.
         ConfigError: a setting is out of its range, or a named column is not there.
 
-    Errors: `empty_file`, `not_an_image`, `truncated`, `too_many_pixels`, `too_small`, `unsupported_mode`, `no_image`,
-    `no_id`, `unreadable_file`, `remote_image`, `outside_source`.
+    Errors: `empty_file`, `not_an_image`, `unsupported_format`, `truncated`, `undecodable`, `too_many_pixels`,
+    `too_small`, `unsupported_mode`, `no_image`, `no_id`, `unreadable_file`, `remote_image`, `outside_source`.
     """
 
     def __init__(
@@ -209,7 +210,7 @@ class CheckImages(RowFunction):
 
     def _key(self, cell: Any, root: Path | None, own: Any, key: Any, url: Any) -> str | None:
         if self.id_column:
-            return "" if own is None else str(own)
+            return own_id(own)
         return cell_id(cell, root, key, url)
 
     def _check(self, cell: Any, key: str | None, root: Path | None) -> dict[str, Any]:
@@ -242,7 +243,7 @@ class CheckImages(RowFunction):
 
 @dataclass(frozen=True)
 class CorpusRow:
-    """A good row of the corpus, and notes on it (`caption_cut`, `re_encoded`)."""
+    """A good row of the corpus, and notes on it (`caption_cut`, `re_encoded`, `image_warnings`)."""
 
     columns: dict[str, Any]
     notes: tuple[str, ...]
@@ -279,6 +280,8 @@ def check_row(raw: RawRow, config: CorpusConfig, *, required: bool) -> CorpusRow
             raise ImageRejectedError("no_reference", "its file cannot be named by a path; take `images: embedded`")
     except ImageRejectedError as error:
         return (raw.key or f"row {raw.row}", error.reason, error.detail)
+    if checked.decoded.warnings:
+        notes.append("image_warnings")
     content, reduced = raw.image, checked.image is not checked.decoded.image
     if not by_reference and (reduced or not checked.decoded.as_stored):
         content = encode_image(checked.image, lossy=checked.decoded.lossy)

@@ -9,8 +9,7 @@ from typing import Literal
 
 from megapairs_hf.core.config import RUNTIME_ONLY, require
 from megapairs_hf.corpus.synthetic.scenes import ScenesConfig
-
-PILLOW_LIMIT = 178_956_970
+from megapairs_hf.images.decode import PIXEL_LIMIT
 
 
 @dataclass(frozen=True)
@@ -21,7 +20,7 @@ class CorpusConfig:
 
     Attributes:
         source: required: `scenes` (synthetic scenes), `dataset` (a Hub id or anything `datasets.load_dataset` reads),
-            `image_folder`, `parquet` (a folder of parquet files) or `webdataset` (a folder of tars).
+            `image_folder`, `parquet` (a folder of parquet files) or `webdataset` (a folder of tars, `.tar.gz` too).
         path: Hub id, folder, file or glob; not used by `scenes`.
         name: configuration of the data set; like `split` and `revision` for source `dataset` only.
         split: split of the data set.
@@ -37,7 +36,8 @@ class CorpusConfig:
             `path`, `shard/__key__` of a WebDataset, or else the first 16 hex digits of the hash of its pixels.
         captions: `required` rejects rows without a caption, `optional` keeps them with an empty one; None requires
             them where the source has captions at all.
-        meta_columns: extra columns to keep under `meta`; None keeps every column but images, files and embeddings.
+        meta_columns: extra columns, or fields of the JSON of tars, to keep under `meta`; None keeps every column but
+            images, files and embeddings.
         group_column: column whose values are kept together when part of the corpus is held out; `row` for each row
             by itself (data sets: by its id where that stands in the row, else by its number), `folder` for the images
             of a folder (image folders), `family` (synthetic scenes).
@@ -92,7 +92,7 @@ class CorpusConfig:
             require(bool(self.group_column), "group_column", self.group_column, f"given for part {self.part!r}")
             require(self.held_out > 0, "held_out", self.held_out, f"above 0 for part {self.part!r}")
         require(self.limit is None or self.limit > 0, "limit", self.limit, "a positive number of rows, or left out")
-        require(0 < self.max_pixels <= PILLOW_LIMIT, "max_pixels", self.max_pixels, f"1 to {PILLOW_LIMIT:,}")
+        require(0 < self.max_pixels <= PIXEL_LIMIT, "max_pixels", self.max_pixels, f"1 to {PIXEL_LIMIT:,}")
         require(self.min_side >= 1, "min_side", self.min_side, "at least 1 pixel")
         require(
             self.max_side is None or self.max_side >= self.min_side,

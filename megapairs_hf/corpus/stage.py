@@ -29,7 +29,9 @@ from megapairs_hf.corpus.captions import NO_CAPTION, NOT_TEXT
 from megapairs_hf.corpus.check import CorpusRow, check_row, is_held_out
 from megapairs_hf.corpus.sources.dataset import load_dataset_source
 from megapairs_hf.corpus.sources.folder import FolderSource
+from megapairs_hf.corpus.sources.parquet import ParquetSource
 from megapairs_hf.corpus.sources.synthetic import SceneSource
+from megapairs_hf.corpus.sources.webdataset import TarSource
 from megapairs_hf.images.locate import ROOT
 
 if TYPE_CHECKING:
@@ -115,6 +117,10 @@ def open_source(config: CorpusConfig) -> Source:
         source = SceneSource(config.scenes)
     elif config.source == "image_folder":
         source = FolderSource(config)
+    elif config.source == "parquet":
+        source = ParquetSource(config)
+    elif config.source == "webdataset":
+        source = TarSource(config)
     else:
         source = load_dataset_source(config)
     if config.part != "all":

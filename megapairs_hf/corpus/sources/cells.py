@@ -12,14 +12,21 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.core.errors import CorpusError
-from megapairs_hf.core.image_paths import read_file
+from megapairs_hf.core.image_formats import NOT_OPENED, OPENED
+from megapairs_hf.core.image_paths import read_file, safe_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from megapairs_hf.core.row_function import Rows
 
-WEBDATASET_IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "tif", "tiff", "bmp", "ppm")
+# members of a tar that hold an image, the frequent ones first; what is not opened only where nothing else is there
+WEBDATASET_IMAGES = tuple(
+    suffix.removeprefix(".")
+    for formats in (OPENED, NOT_OPENED)
+    for suffixes in formats.values()
+    for suffix in suffixes
+)
 KEY, URL = "__key__", "__url__"
 
 
@@ -81,7 +88,7 @@ def cell_id(cell: Any, root: Path | None, key: Any = None, url: Any = None) -> s
         `shard/__key__`, or the image's path relative to `root`; None where only the pixels can name it.
     """
     if isinstance(key, str) and isinstance(url, str):
-        return f"{shard_name(url, root)}/{key}"
+        return f"{safe_name(shard_name(url, root))}/{key}"
     path = path_of(cell)
     if not path or "://" in path:
         return None
@@ -95,6 +102,14 @@ def cell_id(cell: Any, root: Path | None, key: Any = None, url: Any = None) -> s
 def path_of(cell: Any) -> Any:
     """The path that a cell names; None where it names none."""
     return cell if isinstance(cell, str) else cell.get("path") if isinstance(cell, dict) else None
+
+
+def own_id(value: Any) -> str:
+    """The id that stands in a cell; empty for null, NaN and white space, which are none."""
+    if value is None or value != value:  # noqa: PLR0124 - NaN
+        return ""
+    text = value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
+    return text.encode("utf-8", "backslashreplace").decode() if text.strip() else ""
 
 
 def relative_to(path: Path, root: Path | None) -> str | None:

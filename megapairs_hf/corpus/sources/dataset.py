@@ -1,4 +1,4 @@
-"""Anything that `datasets.load_dataset` reads as a source: Hub data sets, parquet, WebDataset."""
+"""Anything that `datasets.load_dataset` reads as a source, such as a data set of the Hub."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
 from megapairs_hf.core.errors import CorpusError
 from megapairs_hf.core.image_paths import caches
-from megapairs_hf.corpus.sources.base import RawRow, all_captions, has_captions, missing_column, no_id, short_hash
+from megapairs_hf.corpus.sources.base import RawRow, missing_column, short_hash
 from megapairs_hf.corpus.sources.cells import (
     KEY,
     URL,
@@ -19,11 +17,8 @@ from megapairs_hf.corpus.sources.cells import (
     base_folder,
     cell_id,
     choose_image_columns,
-    read_cell,
 )
-from megapairs_hf.corpus.sources.files import below, data_files, parquet_files
-from megapairs_hf.corpus.sources.meta import meta_columns, stored_row, stored_type
-from megapairs_hf.images.locate import parquet_reference, tar_reference
+from megapairs_hf.corpus.sources.columns import TEXT, Columns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -35,6 +30,7 @@ if TYPE_CHECKING:
 
 # rows whose texts are in memory at a time
 ROWS = 4096
+JSON = "json"
 
 
 class DatasetSource:
@@ -44,82 +40,31 @@ class DatasetSource:
         import datasets
 
         self.config = config
-        known = dataset.column_names
-        self.image_column = find_image_column(dataset, config)
+        images = find_image_column(dataset, config)
         self.dataset = undecoded(dataset)
         self.rows = len(dataset)
         self.origin: Sequence[int] = range(self.rows) if origin is None else origin
-        self.files = parquet_files(config) if config.images == "by_reference" and config.source == "parquet" else []
-        check_columns(dataset, config)
-        self.captioned = has_captions(config, known, str(config.path), caption_member(dataset, config))
-        self.meta = meta_type(dataset, config, self.image_column)
+        kinds = {field.name: field.type for field in dataset.features.arrow_schema}
+        labels = {n: f.names for n, f in dataset.features.items() if isinstance(f, datasets.ClassLabel)}
+        self.columns = Columns(config, kinds, images, labels, caption_member(dataset, config))
+        self.captioned, self.meta = self.columns.captioned, self.columns.meta
         # a Hub id is no folder
         self.root = base_folder(str(config.path)) if Path(str(config.path)).exists() else None
         self.roots = (Path(str(config.path)), *caches())
-        self.labels = {n: f for n, f in dataset.features.items() if isinstance(f, datasets.ClassLabel)}
-        meta = [field.name for field in self.meta or ()]
-        used = {*config.caption_columns(), config.id_column, *meta, *config.template_columns()}
         facts = (self.rows, dataset.features, dataset.info.dataset_size, config.path)
-        self.fingerprint = short_hash(*facts, texts_hash(dataset, [name for name in known if name in used]))
+        self.fingerprint = short_hash(*facts, texts_hash(dataset, self.columns.used))
 
     def read(self, start: int, stop: int) -> Iterator[RawRow]:
         """Rows of the data set; files that it names by path are read from this machine's disk."""
-        for offset, coded in enumerate(self.dataset.select(range(start, stop))):
-            row = {name: self._named(name, value) for name, value in coded.items()}
-            cell = next((row[name] for name in self.image_column if row[name] is not None), None)
-            key = self._key(row, cell)
-            content, problem = read_cell(cell, self.root, self.roots)
-            if problem is None and key == "":
-                problem = no_id(self.config.id_column)
-            number = start + offset
-            yield RawRow(
-                key,
-                content,
-                self._captions(row),
-                stored_row(row, self.meta),
-                problem,
-                self._reference(number, row, cell),
-                self.origin[number],
-            )
+        for offset, row in enumerate(self.dataset.select(range(start, stop))):
+            yield self.columns.raw(self._with_json(row), self.origin[start + offset], self.root, self.roots)
 
-    def _key(self, row: dict[str, Any], cell: Any) -> str | None:
-        if self.config.id_column:
-            own = row[self.config.id_column]
-            return "" if own is None else str(own)
-        return cell_id(cell, self.root, row.get(KEY), row.get(URL))
-
-    def _reference(self, index: int, row: dict[str, Any], cell: Any) -> str | None:
-        """Where the image is below `path`, for sources that can be read again."""
-        if self.config.images != "by_reference":
-            return None
-        if self.config.source == "parquet":
-            original = self.origin[index]
-            for file, first, stop in self.files:
-                if first <= original < stop:
-                    return parquet_reference(file, self.image_column[0], original - first)
-            return None
-        if not isinstance(cell, dict) or not cell.get("path"):
-            return None
-        return tar_reference(below(str(row[URL]), self.config), str(cell["path"]))
-
-    def _named(self, name: str, value: Any) -> Any:
-        """The name of a class label instead of its number."""
-        if name not in self.labels or value is None:
-            return value
-        # -1 stands for an unknown label
-        return self.labels[name].int2str(value) if value >= 0 else None
-
-    def _captions(self, row: dict[str, Any]) -> tuple[str, ...]:
-        if self.config.caption_template is not None:
-            empty = any(row[name] is None for name in self.config.template_columns())
-            return () if empty else (self.config.caption_template.format(**row),)
-        columns = self.config.caption_columns()
-        captions = all_captions(*map(row.get, columns))
-        if not captions and isinstance(row.get("json"), dict):
-            captions = all_captions(*map(row["json"].get, columns))
-        if not captions and KEY in row:
-            captions = all_captions(row.get("txt"))
-        return captions
+    def _with_json(self, row: dict[str, Any]) -> dict[str, Any]:
+        """A row with the captions that stand in the JSON of a tar's sample."""
+        inside = row.get(JSON)
+        if not isinstance(inside, dict):
+            return row
+        return {name: inside.get(name) for name in self.config.caption_columns()} | row
 
     def groups(self, column: str) -> list[str]:
         """The value of a column for every row; `row` stands for the id in the row, else for the row's own number."""
@@ -132,27 +77,13 @@ class DatasetSource:
             return [str(i) for i in self.origin]
         if column not in self.dataset.column_names:
             raise missing_column(column, "group_column", self.dataset.column_names)
-        return [str(self._named(column, value)) for value in self.dataset[column]]
+        return [str(self.columns.named(column, value)) for value in self.dataset[column]]
 
     def select(self, indices: Sequence[int]) -> DatasetSource:
         """Only these rows."""
         part = DatasetSource(self.dataset.select(indices), self.config, [self.origin[i] for i in indices])
         part.captioned = self.captioned
         return part
-
-
-def meta_type(dataset: Dataset, config: CorpusConfig, images: Sequence[str]) -> pa.StructType | None:
-    """The type of the `meta` column; None where nothing is kept in it."""
-    import datasets
-
-    schema = dataset.features.arrow_schema
-    kinds = {field.name: field.type for field in schema}
-    kinds |= {n: pa.string() for n, f in dataset.features.items() if isinstance(f, datasets.ClassLabel)}
-    captions = config.caption_columns() if config.caption_template is None else ()
-    # a tar's path is no fact about its images, and the key is in their ids
-    sample = (KEY, URL, "txt") if KEY in kinds else ()
-    names = meta_columns(kinds, (*images, *captions, config.id_column, *sample), config.meta_columns)
-    return pa.struct([(name, stored_type(kinds[name])) for name in names]) if names else None
 
 
 def texts_hash(dataset: Dataset, names: Sequence[str]) -> str:
@@ -187,30 +118,17 @@ def undecoded(dataset: Dataset) -> Dataset:
     return dataset
 
 
-def check_columns(dataset: Dataset, config: CorpusConfig) -> None:
-    """Every column that the settings name must be there."""
-    known = dataset.column_names
-    for name in config.template_columns():
-        if name not in known:
-            raise missing_column(name, "caption_template", known)
-    for name in config.meta_columns or ():
-        if name not in known:
-            raise missing_column(name, "meta_columns", known)
-    if config.id_column and config.id_column not in known:
-        raise missing_column(config.id_column, "id_column", known)
-
-
 def caption_member(dataset: Dataset, config: CorpusConfig) -> bool:
     """Whether the samples of a WebDataset have captions, as a text or in their JSON."""
     if KEY not in dataset.column_names:
         return False
-    if "txt" in dataset.column_names:
+    if TEXT in dataset.column_names and config.caption_column == type(config).caption_column:
         return True
     # members that differ from sample to sample have no fields in their type; then the first samples tell
-    inside = dataset.features.get("json")
+    inside = dataset.features.get(JSON)
     if inside is None:
         return False
-    samples = [inside] if isinstance(inside, dict) else dataset.select_columns(["json"])[:ROWS]["json"]
+    samples = [inside] if isinstance(inside, dict) else dataset.select_columns([JSON])[:ROWS][JSON]
     columns = config.caption_columns()
     return any(name in sample for sample in samples if isinstance(sample, dict) for name in columns)
 
@@ -223,14 +141,9 @@ def load_dataset_source(config: CorpusConfig) -> DatasetSource:
     """
     import datasets
 
-    builder: str
-    arguments: dict[str, Any] = {"split": config.split, "revision": config.revision}
-    if config.source in {"parquet", "webdataset"}:
-        builder, arguments["data_files"], arguments["split"] = config.source, data_files(config), "train"
-    else:
-        builder, arguments["name"] = str(config.path), config.name
     try:
-        return DatasetSource(datasets.load_dataset(builder, **arguments), config)
+        dataset = datasets.load_dataset(str(config.path), config.name, split=config.split, revision=config.revision)
+        return DatasetSource(dataset, config)
     except CorpusError:
         raise
     except Exception as error:  # datasets raises whatever its reader, parser or connection raises

@@ -15,7 +15,7 @@ from megapairs_hf.core.errors import CorpusError
 from megapairs_hf.corpus.captions import clean_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence, Set
 
 INT64 = range(-(2**63), 2**63)
 
@@ -82,14 +82,19 @@ def stored_type(kind: pa.DataType) -> pa.DataType:
 
 def common_type(values: Iterable[Any]) -> pa.DataType:
     """The type that holds all values of a column of JSON or CSV without loss; JSON text where none does."""
-    kinds = {_kind(value) for value in values if value is not None}
+    return type_of({kind_of(value) for value in values if value is not None})
+
+
+def type_of(kinds: Set[str]) -> pa.DataType:
+    """The type that holds values of these kinds; as `common_type`."""
     if kinds <= {"int", "float"} and kinds:
         return pa.int64() if kinds == {"int"} else pa.float64()
     plain = {"bool": pa.bool_(), "list": pa.list_(pa.string())}
     return plain.get(next(iter(kinds)), pa.string()) if len(kinds) == 1 else pa.string()
 
 
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
+    """A word for the type of a value, for `type_of`."""
     if isinstance(value, list):
         return "list" if all(isinstance(part, str) for part in value) else "other"
     if isinstance(value, int) and not isinstance(value, bool):
@@ -103,6 +108,8 @@ def stored_value(value: Any, kind: pa.DataType) -> Any:
         return clean_text(value)
     if isinstance(value, list) and kind == pa.list_(pa.string()):
         return [clean_text(part) if isinstance(part, str) else part for part in value]
+    if isinstance(value, int) and pa.types.is_floating(kind):
+        return float(value)
     return value if value is None or kind != pa.string() else json.dumps(value, default=str)
 
 

@@ -17,7 +17,7 @@ from megapairs_hf.core.progress import progress
 from megapairs_hf.evaluation.benchmarks import circo, cirr, fashioniq, genecis, mmeb
 from megapairs_hf.evaluation.benchmarks.files import NAMED, read_json
 from megapairs_hf.evaluation.benchmarks.load import read_benchmark
-from megapairs_hf.images.decode import decode_image
+from megapairs_hf.images.decode import PIXEL_LIMIT, decode_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -181,7 +181,7 @@ def broken_images(paths: Sequence[Path]) -> list[str]:
 
 def _fault(path: Path) -> str:
     try:
-        decode_image(path.read_bytes(), draft_side=1)
+        decode_image(path.read_bytes(), max_pixels=PIXEL_LIMIT, draft_side=1)
     except (ImageRejectedError, OSError) as error:
         return f"{path.name} ({error})"
     return ""
