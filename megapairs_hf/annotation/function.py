@@ -24,6 +24,7 @@ from megapairs_hf.annotation.corpus_reader import CorpusReader, MemoryRows
 from megapairs_hf.annotation.engines.row_batch import RowBatch
 from megapairs_hf.annotation.engines.session import Session
 from megapairs_hf.annotation.engines.transformers_engine import LocalSession
+from megapairs_hf.annotation.response_watch import ResponseWatch
 from megapairs_hf.annotation.tasks import Outcome
 from megapairs_hf.artifacts.fingerprints import weights_fingerprint
 from megapairs_hf.artifacts.sources import as_artifact
@@ -71,6 +72,7 @@ class AnnotationFunction(RowFunction):
     HINTS: ClassVar[dict[str, str]] = {QUERY_ID: "query_row", TARGET_ID: "target_row"}  # where an id may stand
     VISION: ClassVar[bool] = True
     UNIT: ClassVar[str] = "pairs"
+    WRITES: ClassVar[str] = ""  # what a model writes for them, in the plural; of nothing else the first are watched
 
     def __init__(
         self,
@@ -137,6 +139,10 @@ class AnnotationFunction(RowFunction):
         """
         raise NotImplementedError(self.config.engine)
 
+    def watch(self) -> ResponseWatch | None:
+        """A look at the first responses, where a text is what they are for."""
+        return ResponseWatch(self.WRITES) if self.WRITES else None
+
     @property
     def asks(self) -> bool:
         """Whether a model is asked with prompts."""
@@ -176,9 +182,9 @@ class AnnotationFunction(RowFunction):
             next((n for n in self.NEEDS if row[n] is None), None) for row in table.select(self.NEEDS).to_pylist()
         ]
         whole = pa.array([name is None for name in lacking], pa.bool_())
-        made = iter(self.outcomes(table.filter(whole), rank) if None in lacking else [])
+        outcomes = iter(self.outcomes(table.filter(whole), rank) if None in lacking else [])
         return self.columns(
-            [next(made) if n is None else Outcome(None, "missing_value", f"there is no {n}") for n in lacking]
+            [next(outcomes) if n is None else Outcome(None, "missing_value", f"there is no {n}") for n in lacking]
         )
 
     def outcomes(self, table: pa.Table, rank: int | None = None) -> list[Outcome]:
@@ -212,7 +218,7 @@ class AnnotationFunction(RowFunction):
                     self.config, folder, vision=self.VISION, device=device_of_rank(self._rank)
                 )
             else:
-                self._session = Session(self.config, folder)
+                self._session = Session(self.config, folder, self.watch())
             self._at_exit = weakref.finalize(self, self._session.close)
         return self._session
 

@@ -72,7 +72,9 @@ class InstructTask(OneRetry):
             return Outcome(None, response.refused, response.text)
         try:
             candidates = parse_instruct(response.text, response.finish_reason)
-        except ResponseRejectedError:
+        except ResponseRejectedError as error:
+            if error.reason != "no_list":
+                return Outcome(None, error.reason, response.text)
             candidates = []
         instructions, left_out = filter_instructions(
             candidates,
@@ -104,6 +106,7 @@ class Instruct(AnnotationFunction):
     CONFIG = InstructConfig
     NEEDS = (*KEYS, "description")
     USES = ("query_row", "target_row")
+    WRITES = "instructions"
     SCHEMA = without(INSTRUCTIONS, KEYS)
     VISION = False
 
