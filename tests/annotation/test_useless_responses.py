@@ -70,7 +70,7 @@ def test_instructions_that_are_only_thoughts_say_so(serve, many, tmp_path):
     pairs, corpus = many
     described = describe_pairs(pairs, corpus, config=DescribeConfig(engine="rule_based"), out=tmp_path / "d")
     server = serve(answer=lambda body: "<think>I should write")
-    with pytest.raises(UselessResponsesError, match="no instructions .*only_thoughts.*switch thinking off"):
+    with pytest.raises(UselessResponsesError, match=r"no instructions .*only_thoughts.*switch thinking off"):
         instruct_pairs(described, corpus, config=InstructConfig(endpoint=at(server)), out=tmp_path / "i")
 
 
@@ -79,7 +79,7 @@ def test_a_short_run_says_what_to_do_in_its_error(serve, many, tmp_path, capsys,
     corpus = many[1]
     pairs = make_artifact(tmp_path / "few", "pairs", PAIRS, [pair_rows(*[("i0", f"i{n + 1}") for n in range(count)])])
     server = serve(answer=lambda body: "<think>The first image shows")
-    with pytest.raises(ArtifactError, match="only_thoughts.*raise `max_new_tokens` or switch thinking off"):
+    with pytest.raises(ArtifactError, match=r"only_thoughts.*raise `max_new_tokens` or switch thinking off"):
         describe_pairs(pairs, corpus, config=DescribeConfig(endpoint=at(server)), out=tmp_path / "d")
     assert (f"{count} of the first {count} responses are no descriptions" in capsys.readouterr().err) is warns
 
@@ -89,7 +89,7 @@ def test_map_stops_too(serve, many, tmp_path):
     rows = Dataset.from_list(pairs.table(["query_id", "target_id"]).to_pylist())
     server = serve(answer=lambda body: USELESS["refusal"][0])
     function = Describe(corpus, urls=[server.url], concurrency=4, backoff_s=0.01, journal=tmp_path / "j")
-    with pytest.raises(UselessResponsesError, match="the model refuses"):
+    with pytest.raises(UselessResponsesError, match=r"the model refuses"):
         rows.map(function, batched=True, batch_size=20)
     # the watch lives from batch to batch
     assert 102 <= sum(server.answered.values()) < 200
@@ -99,7 +99,7 @@ def test_captions_are_watched(serve, tmp_path):
     rows = [image_row(f"i{n}", "", make_image((n, 0, 0), (8, 8))) for n in range(120)]
     corpus = make_artifact(tmp_path / "corpus", "corpus", CORPUS, [rows])
     server = serve(answer=lambda body: USELESS["no_image_seen"][0])
-    with pytest.raises(UselessResponsesError, match="no captions .*no_image_seen"):
+    with pytest.raises(UselessResponsesError, match=r"no captions .*no_image_seen"):
         caption_images(corpus, config=CaptionConfig(endpoint=at(server)), out=tmp_path / "c")
 
 

@@ -8,6 +8,7 @@ images are held in memory (about 150 bytes each), the images and the lines are n
 from __future__ import annotations
 
 import os
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from megapairs_hf.artifacts.storage import PathLike, join
 from megapairs_hf.artifacts.writer import ArtifactWriter, Rejection, create_artifact
 from megapairs_hf.core import distributed
 from megapairs_hf.core.errors import ArtifactError, ImageRejectedError
-from megapairs_hf.core.progress import Progress
+from megapairs_hf.core.progress import Progress, note
 from megapairs_hf.core.schema import TRIPLETS, with_features
 from megapairs_hf.dataset.config import ImportConfig
 from megapairs_hf.dataset.exclude import EXCLUDED, read_excluded
@@ -55,6 +56,7 @@ class _Split:
     offsets: list[int] = field(default_factory=list)
     images: set[str] = field(default_factory=set)
     lines: int = 0
+    mended: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)
@@ -132,15 +134,38 @@ def import_megapairs(
         out, kind="triplets", config=config or ImportConfig(), inputs=inputs, names=names, overwrite=overwrite
     )
     if isinstance(writer, Artifact):
-        return writer
+        return _check_lines(writer, jsonl, image_root)
     with writer:
         _write(work, writer)
         # the last shard may be another process's
         distributed.barrier()
         counts = {split.name: _rows(writer, f"triplets/{split.name}") for split in work.splits}
-        if not counts["train"]:
-            raise ArtifactError(f"no line of {jsonl} can be used with the images in {image_root}; check both paths")
-        return writer.finish({"rows_in": sum(split.lines for split in work.splits), "triplets": counts})
+        stats: dict[str, Any] = {"rows_in": sum(split.lines for split in work.splits), "triplets": counts}
+        mended = sum((split.mended for split in work.splits), Counter[str]())
+        if mended:
+            stats["mended"] = dict(sorted(mended.items()))
+            told = ", ".join(f"{count:,} {reason}" for reason, count in mended.most_common())
+            note(f"{jsonl}: lines in which images were left out: {told}")
+        artifact = writer.finish(stats)
+    return _check_lines(artifact, jsonl, image_root)
+
+
+def _check_lines(artifact: Artifact, jsonl: PathLike, image_root: PathLike) -> Artifact:
+    """The artifact, unless it has no triplet to learn from.
+
+    Raises:
+        ArtifactError: no line could be used.
+    """
+    if not artifact.manifest.stats["triplets"]["train"]:
+        lines = [row for row in artifact.rejected().to_pylist() if " line " in row["key"]]
+        counts = Counter(row["reason"] for row in lines).most_common(1)
+        first = next((row for row in lines if counts and row["reason"] == counts[0][0]), None)
+        told = f" ({counts[0][1]:,} {counts[0][0]}, such as {first['key']}: {first['detail']})" if first else ""
+        raise ArtifactError(
+            f"no line of {jsonl} can be used with the images in {image_root}{told}; see"
+            f" {join(artifact.path, 'rejected.parquet')}, and import what is right with `overwrite`"
+        )
+    return artifact
 
 
 def _fingerprints(work: _Import) -> dict[str, str]:
@@ -194,6 +219,7 @@ def _scanned(split: _Split) -> _Split:
         if line.row is not None:
             split.images.update((line.row["q_img"], line.row["t_img"], *line.row["hns"]))
         split.lines += line.row is not None or bool(line.reason)
+        split.mended.update(line.mended)
     return split
 
 
