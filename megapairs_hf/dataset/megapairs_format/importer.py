@@ -21,7 +21,7 @@ from megapairs_hf.artifacts.storage import PathLike, join
 from megapairs_hf.artifacts.writer import ArtifactWriter, Rejection, create_artifact
 from megapairs_hf.core import distributed
 from megapairs_hf.core.errors import ArtifactError, ImageRejectedError
-from megapairs_hf.core.progress import Progress, note
+from megapairs_hf.core.progress import Progress
 from megapairs_hf.core.schema import TRIPLETS, with_features
 from megapairs_hf.dataset.config import ImportConfig
 from megapairs_hf.dataset.exclude import EXCLUDED, read_excluded
@@ -34,6 +34,7 @@ from megapairs_hf.dataset.megapairs_format.image_files import (
     shared_images,
     size_of,
 )
+from megapairs_hf.dataset.megapairs_format.import_report import check_lines, mended_stats
 from megapairs_hf.dataset.megapairs_format.lines import NAMES, Line, read_lines
 from megapairs_hf.dataset.tasks import task_files, task_images, without_images
 from megapairs_hf.images.decode import decode_image
@@ -134,38 +135,16 @@ def import_megapairs(
         out, kind="triplets", config=config or ImportConfig(), inputs=inputs, names=names, overwrite=overwrite
     )
     if isinstance(writer, Artifact):
-        return _check_lines(writer, jsonl, image_root)
+        return check_lines(writer, jsonl, image_root)
     with writer:
         _write(work, writer)
         # the last shard may be another process's
         distributed.barrier()
         counts = {split.name: _rows(writer, f"triplets/{split.name}") for split in work.splits}
         stats: dict[str, Any] = {"rows_in": sum(split.lines for split in work.splits), "triplets": counts}
-        mended = sum((split.mended for split in work.splits), Counter[str]())
-        if mended:
-            stats["mended"] = dict(sorted(mended.items()))
-            told = ", ".join(f"{count:,} {reason}" for reason, count in mended.most_common())
-            note(f"{jsonl}: lines in which images were left out: {told}")
+        stats |= mended_stats([split.mended for split in work.splits], jsonl)
         artifact = writer.finish(stats)
-    return _check_lines(artifact, jsonl, image_root)
-
-
-def _check_lines(artifact: Artifact, jsonl: PathLike, image_root: PathLike) -> Artifact:
-    """The artifact, unless it has no triplet to learn from.
-
-    Raises:
-        ArtifactError: no line could be used.
-    """
-    if not artifact.manifest.stats["triplets"]["train"]:
-        lines = [row for row in artifact.rejected().to_pylist() if " line " in row["key"]]
-        counts = Counter(row["reason"] for row in lines).most_common(1)
-        first = next((row for row in lines if counts and row["reason"] == counts[0][0]), None)
-        told = f" ({counts[0][1]:,} {counts[0][0]}, such as {first['key']}: {first['detail']})" if first else ""
-        raise ArtifactError(
-            f"no line of {jsonl} can be used with the images in {image_root}{told}; see"
-            f" {join(artifact.path, 'rejected.parquet')}, and import what is right with `overwrite`"
-        )
-    return artifact
+    return check_lines(artifact, jsonl, image_root)
 
 
 def _fingerprints(work: _Import) -> dict[str, str]:

@@ -30,7 +30,7 @@ EXTRAS = ("relation", "scores", "task", "language", "verified")
 
 @dataclass(frozen=True)
 class Line:
-    """A row of a line: the line's number from 1, and the row or why there is none; `mended` says what was put right."""
+    """A row of a line: the line's number from 1, the row or why there is none, and what was put right in the line."""
 
     number: int
     row: dict[str, Any] | None
