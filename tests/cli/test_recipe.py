@@ -72,16 +72,16 @@ def test_the_keys_of_a_recipe_are_the_stages():
 
 
 def tiny_recipe(tmp_path):
-    """A recipe that makes a corpus of a few drawn scenes."""
+    """A recipe that makes a corpus of a few synthetic scenes."""
     path = tmp_path / "tiny.yaml"
-    path.write_text("corpus:\n  source: synthetic\n  scenes: {count: 3}\n")
+    path.write_text("corpus:\n  source: scenes\n  scenes: {count: 3}\n")
     return path
 
 
 def test_a_stage_after_a_recipe_names_the_recipe_s_file(tmp_path):
     path, work = tiny_recipe(tmp_path), str(tmp_path / "w")
     assert parse(["run", str(path), "--work", work])() == 0
-    alone = ["corpus", "--source", "synthetic", "--scenes.count", "4", "--work", work]
+    alone = ["corpus", "--source", "scenes", "--scenes.count", "4", "--work", work]
     with pytest.raises(StaleArtifactError, match=rf"the recipe {path} made it, so pass --config {path} for its"):
         parse(alone)()
     # with a file, or after the recipe is gone, there is nothing to advise
@@ -96,5 +96,5 @@ def test_a_stage_after_a_recipe_names_the_recipe_s_file(tmp_path):
 def test_a_work_folder_without_held_out_images_says_so(tmp_path):
     work = str(tmp_path / "w")
     parse(["run", str(tiny_recipe(tmp_path)), "--work", work])()
-    with pytest.raises(ArtifactError, match="has no held-out corpus to measure on.*--heldout.*eval .*model circo"):
+    with pytest.raises(ArtifactError, match=r"has no held-out corpus to measure on.*--heldout.*eval .*model circo"):
         parse(["eval", "--work", work])()

@@ -41,7 +41,7 @@ def check_lines(artifact: Artifact, jsonl: PathLike, image_root: PathLike) -> Ar
         first = next((row for row in lines if counts and row["reason"] == counts[0][0]), None)
         told = f" ({counts[0][1]:,} {counts[0][0]}, such as {first['key']}: {first['detail']})" if first else ""
         raise ArtifactError(
-            f"no line of {jsonl} can be used with the images in {image_root}{told}; see"
-            f" {join(artifact.path, 'rejected.parquet')}, and import what is right with `overwrite`"
+            f"no line of {jsonl} can be used with the images in {image_root}{told}; look at"
+            f" {join(artifact.path, 'rejected.parquet')}, correct the lines, and import again with `overwrite`"
         )
     return artifact

@@ -166,7 +166,7 @@ class Crops:
                 raise EvaluationError(f"{label}: `{key}` is {item[key]!r}, no number; get the file of {task} again")
             self.files[name] = f"{int(name):012d}.jpg"
             return name
-        box = item.get("instance_bbox")
+        box: Any = item.get("instance_bbox")
         if not _is_box(box):
             raise EvaluationError(f"{label}: `instance_bbox` is {box!r}, not left, top, width, height; get it again")
         cut = f"{name}@{','.join(str(edge) for edge in box)}"
