@@ -59,11 +59,11 @@ def _sample_shard(shard: int, mining: Mining, writer: ArtifactWriter) -> None:
     rejected: list[Rejection] = [
         (key, "no_embedding", "it is missing or zero") for key in mining.rows.without_embedding(shard)
     ]
-    told = _copies(low, high, mining)
+    details = _copies(low, high, mining)
     for index in range(low, high):
         key, own = mining.rows.id(index), int(mining.representative[index])
         if own != index:
-            rejected.append((key, "near_duplicate", told[index]))
+            rejected.append((key, "near_duplicate", details[index]))
             sampled.append(Sampled([], []))
             continue
         neighbors = {name: (indices[index - low], scores[index - low]) for name, (indices, scores) in lists.items()}

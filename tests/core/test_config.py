@@ -7,9 +7,9 @@ from megapairs_hf.annotation.config import DescribeConfig
 from megapairs_hf.core.config import RENAMED, build_config, config_hash, given_settings, parse_value, read_yaml
 from megapairs_hf.core.errors import ConfigError
 from megapairs_hf.corpus import CorpusConfig
+from megapairs_hf.dataset.config import BuildConfig
 from megapairs_hf.embedding import EmbedConfig
 from megapairs_hf.evaluation.benchmarks.spec import BenchmarkSpec
-from megapairs_hf.dataset.config import BuildConfig
 from megapairs_hf.hub.config import PushConfig
 from megapairs_hf.mining import MineConfig, RelationConfig
 from megapairs_hf.training import PretrainConfig, TrainConfig
@@ -25,15 +25,15 @@ def test_an_old_key_is_answered_with_its_new_name(old, new):
     classes = [
         cls
         for cls in (
-                CorpusConfig,
-                MineConfig,
-                EmbedConfig,
-                BuildConfig,
-                PushConfig,
-                InstructConfig,
-                Endpoint,
-                BenchmarkSpec,
-            )
+            CorpusConfig,
+            MineConfig,
+            EmbedConfig,
+            BuildConfig,
+            PushConfig,
+            InstructConfig,
+            Endpoint,
+            BenchmarkSpec,
+        )
         if new in {field.name for field in dataclasses.fields(cls)}
     ]
     assert classes

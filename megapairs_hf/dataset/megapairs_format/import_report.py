@@ -24,8 +24,8 @@ def mended_stats(counts: Iterable[Counter[str]], jsonl: PathLike) -> dict[str, A
     mended = sum(counts, Counter[str]())
     if not mended:
         return {}
-    told = ", ".join(f"{count:,} {reason}" for reason, count in mended.most_common())
-    note(f"{jsonl}: lines in which images were left out: {told}")
+    summary = ", ".join(f"{count:,} {reason}" for reason, count in mended.most_common())
+    note(f"{jsonl}: lines in which images were left out: {summary}")
     return {"mended": dict(sorted(mended.items()))}
 
 
@@ -39,9 +39,9 @@ def check_lines(artifact: Artifact, jsonl: PathLike, image_root: PathLike) -> Ar
         lines = [row for row in artifact.rejected().to_pylist() if " line " in row["key"]]
         counts = Counter(row["reason"] for row in lines).most_common(1)
         first = next((row for row in lines if counts and row["reason"] == counts[0][0]), None)
-        told = f" ({counts[0][1]:,} {counts[0][0]}, such as {first['key']}: {first['detail']})" if first else ""
+        summary = f" ({counts[0][1]:,} {counts[0][0]}, such as {first['key']}: {first['detail']})" if first else ""
         raise ArtifactError(
-            f"no line of {jsonl} can be used with the images in {image_root}{told}; look at"
+            f"no line of {jsonl} can be used with the images in {image_root}{summary}; look at"
             f" {join(artifact.path, 'rejected.parquet')}, correct the lines, and import again with `overwrite`"
         )
     return artifact

@@ -109,12 +109,12 @@ def parse_line(line: bytes) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
         raise LineError("first_negative_not_query", "`hns` must begin with the query image")
     extras = _extras(record, len(texts))
     _check_texts([query, *targets, *negatives], [*texts, *extras["relation"], extras["task"], extras["language"]])
-    wanted = [target for target in dict.fromkeys(targets) if target != query]
-    if not wanted:
+    remaining = [target for target in dict.fromkeys(targets) if target != query]
+    if not remaining:
         raise LineError("target_is_query", f"{query} is query and target")
-    hard = [name for name in dict.fromkeys(negatives) if name not in wanted]
+    hard = [name for name in dict.fromkeys(negatives) if name not in remaining]
     row = {"q_img": query, "q_text": texts, "hns": hard}
-    return [row | {"t_img": target} | extras for target in wanted], _mended(targets, wanted, negatives)
+    return [row | {"t_img": target} | extras for target in remaining], _mended(targets, remaining, negatives)
 
 
 def _listed(record: dict[str, Any], *names: str) -> Any:
@@ -128,13 +128,13 @@ def _listed(record: dict[str, Any], *names: str) -> Any:
     return [value] if listed is None else listed
 
 
-def _mended(targets: list[str], wanted: list[str], negatives: list[str]) -> tuple[str, ...]:
+def _mended(targets: list[str], remaining: list[str], negatives: list[str]) -> tuple[str, ...]:
     faults = {
-        "target_is_query": len(set(targets)) > len(wanted),
-        "target_is_negative": bool(set(wanted) & set(negatives)),
+        "target_is_query": len(set(targets)) > len(remaining),
+        "target_is_negative": bool(set(remaining) & set(negatives)),
         "repeated_image": len(set(negatives)) < len(negatives) or len(set(targets)) < len(targets),
     }
-    return tuple(name for name, found in faults.items() if found)
+    return tuple(name for name, holds in faults.items() if holds)
 
 
 def _check_texts(paths: list[str], texts: list[str]) -> None:
