@@ -14,6 +14,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from megapairs_hf.annotation.client.completion import FaultError, read_completion
 from megapairs_hf.annotation.client.messages import Response
 from megapairs_hf.annotation.client.transport import RETRIED
 from megapairs_hf.annotation.engines.async_runner import NoResponseError
@@ -179,10 +180,8 @@ def _parse(line: bytes) -> tuple[str, Response, str]:
             # what else a service could not do may work the next time
             refused = FIRST_ERROR <= status < FIRST_FAULT and status not in RETRIED
             return key, Response(words, "error", refused="refused"), TAKEN if refused else "failed"
-        body = response["body"]
-        choice, usage = body["choices"][0], body.get("usage") or {}
-        text = (choice["message"].get("content") or "").encode("utf-8", "replace").decode()
-        prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+        return key, read_completion(response["body"]), TAKEN
+    except FaultError:
+        return key, nothing, "failed"
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return "", nothing, "broken"
-    return key, Response(text, choice.get("finish_reason") or "", prompt, completion), TAKEN

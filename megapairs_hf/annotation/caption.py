@@ -85,6 +85,7 @@ class Caption(AnnotationFunction):
     SCHEMA = without(CAPTIONS_TABLE, (IMAGE_ID,))
     HINTS: ClassVar[dict[str, str]] = {IMAGE_ID: IMAGE_ROW}
     UNIT = "images"
+    WRITES = "captions"
 
     def load_prompt(self) -> Prompt:
         """The prompt of the settings."""

@@ -91,6 +91,7 @@ class Describe(AnnotationFunction):
     CONFIG = DescribeConfig
     NEEDS = KEYS
     USES = ("query_row", "target_row")
+    WRITES = "descriptions"
     SCHEMA = without(DESCRIPTIONS, KEYS)
     TAKES = "two images, two rows with `image`, two ids of `images`, or "
 

@@ -26,6 +26,7 @@ from megapairs_hf.annotation.corpus_reader import CorpusReader, MemoryRows
 from megapairs_hf.annotation.engines.row_batch import RowBatch
 from megapairs_hf.annotation.engines.session import Session
 from megapairs_hf.annotation.engines.transformers_engine import LocalSession
+from megapairs_hf.annotation.response_watch import ResponseWatch
 from megapairs_hf.annotation.tasks import Outcome
 from megapairs_hf.artifacts.artifact import Artifact
 from megapairs_hf.artifacts.fingerprints import commit_of, weights_fingerprint
@@ -76,6 +77,7 @@ class AnnotationFunction(RowFunction):
     VISION: ClassVar[bool] = True
     UNIT: ClassVar[str] = "pairs"
     TAKES: ClassVar[str] = ""  # what `one` takes beside a row, for errors
+    WRITES: ClassVar[str] = ""  # what a model writes for them, in the plural; of nothing else the first are watched
 
     def __init__(
         self,
@@ -145,6 +147,10 @@ class AnnotationFunction(RowFunction):
             advance: called after each row.
         """
         raise NotImplementedError(self.config.engine)
+
+    def watch(self) -> ResponseWatch | None:
+        """A look at the first responses, where a text is what they are for."""
+        return ResponseWatch(self.WRITES) if self.WRITES else None
 
     @property
     def asks(self) -> bool:
@@ -223,7 +229,7 @@ class AnnotationFunction(RowFunction):
             if self.config.engine == "transformers":
                 self._session = self.local_session(folder, device_of_rank(self._rank))
             else:
-                self._session = Session(self.config, folder)
+                self._session = Session(self.config, folder, self.watch())
             self._at_exit = weakref.finalize(self, self._session.close)
         return self._session
 

@@ -78,7 +78,9 @@ class InstructTask(OneRetry):
             return Outcome(None, response.refused, response.text)
         try:
             candidates = parse_instruct(response.text, response.finish_reason)
-        except ResponseRejectedError:
+        except ResponseRejectedError as error:
+            if error.reason != "no_list":
+                return Outcome(None, error.reason, response.text)
             candidates = []
         instructions, left_out = filter_instructions(
             candidates,
@@ -111,6 +113,7 @@ class Instruct(AnnotationFunction):
     NEEDS = (*KEYS, "description")
     USES = ("query_row", "target_row")
     BLANKS: ClassVar[dict[str, Any]] = {"description": ""}
+    WRITES = "instructions"
     SCHEMA = without(INSTRUCTIONS, KEYS)
     VISION = False
     TAKES = "one description, or "

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 
 from megapairs_hf.annotation.filters import normalize
-from megapairs_hf.core.errors import AnnotationError
+from megapairs_hf.core.errors import UselessResponsesError
 from megapairs_hf.core.progress import note
 
 FIRST, MOST = 100, 0.5
@@ -27,6 +27,7 @@ ADVICE = {
     "empty_reply": "look at the server's chat template and stop words",
     "error_text": "the server reports errors in the place of responses: look at its log",
     "server_failed": "look at the server's log",
+    "refused": "see that the model takes such input (images, `max_new_tokens`, the length of the prompt)",
     "deadline": "the server is too slow: raise `endpoint.deadline_s` or lower `endpoint.concurrency`",
     "unfinished": "the model writes no whole sentences: name one that is instruction-tuned in `model`",
     "too_short": "the model writes no whole sentences: name one that is instruction-tuned in `model`",
@@ -43,7 +44,7 @@ class ResponseWatch:
 
     def __init__(self, unit: str) -> None:
         self.unit = unit
-        self.seen, self.noticed = 0, False
+        self.seen, self.noticed, self.stopped = 0, False, False
         self.reasons: Counter[str] = Counter()
         self.examples: dict[str, str] = {}
         self.texts: Counter[str] = Counter()
@@ -56,7 +57,7 @@ class ResponseWatch:
             reason: why it is of no use; empty where it is.
 
         Raises:
-            AnnotationError: most of the first hundred are of no use.
+            UselessResponsesError: most of the first hundred are of no use.
         """
         self.seen += 1
         if not reason:
@@ -65,11 +66,12 @@ class ResponseWatch:
             self.reasons[reason] += 1
             self.examples.setdefault(reason, text)
             if self.reasons.total() > MOST * FIRST:
-                raise AnnotationError(self._sentence(f"{min(self.seen, FIRST):,}"))
+                self.stopped = True
+                raise UselessResponsesError(self._sentence(f"{min(self.seen, FIRST):,}"))
 
     def warning(self) -> str:
         """At the end of a run that was too short to be stopped: what is wrong with most responses, or nothing."""
-        if FEWEST <= self.seen < FIRST and self.reasons.total() > MOST * self.seen:
+        if not self.stopped and FEWEST <= self.seen < FIRST and self.reasons.total() > MOST * self.seen:
             return self._sentence(f"{self.seen:,}")
         return ""
 

@@ -20,6 +20,7 @@ from megapairs_hf.annotation.client.client import Client
 from megapairs_hf.annotation.client.event_loop import rare_collection, run
 from megapairs_hf.annotation.engines.async_runner import AsyncRunner, by_client
 from megapairs_hf.annotation.engines.journal import Journal
+from megapairs_hf.annotation.response_watch import advice
 from megapairs_hf.annotation.shard_io import ShardIO, journal_folder, remove_journal, write_shard
 from megapairs_hf.annotation.text_stats import MAX_TEXTS, text_stats
 from megapairs_hf.artifacts.artifact import Artifact, read_table
@@ -30,7 +31,7 @@ from megapairs_hf.artifacts.writer import ArtifactWriter, create_artifact
 from megapairs_hf.core import distributed
 from megapairs_hf.core.dependencies import require
 from megapairs_hf.core.errors import AnnotationError, ArtifactError
-from megapairs_hf.core.progress import Progress
+from megapairs_hf.core.progress import Progress, note
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from megapairs_hf.annotation.client.budget import Budget
     from megapairs_hf.annotation.engines.async_runner import Ask
     from megapairs_hf.annotation.engines.row_batch import RowBatch
+    from megapairs_hf.annotation.response_watch import ResponseWatch
     from megapairs_hf.annotation.shard_io import Step
 
 LOCAL_ENGINES = ("transformers", "clip")
@@ -102,12 +104,22 @@ def _by_requests(shards: ShardIO, bar: Progress, ask: Ask | None) -> None:
                 await annotate_shards(shards, ask, usage, bar, shards.writer.mine())
                 return
             async with Client(config.endpoint, usage, config.model) as client:
-                await annotate_shards(shards, by_client(client), usage, bar, shards.writer.mine())
+                await annotate_shards(shards, by_client(client), usage, bar, shards.writer.mine(), watch)
 
+    watch = shards.step.function.watch()
     run(work())
+    if watch is not None and (warning := watch.warning()):
+        note(warning)
 
 
-async def annotate_shards(shards: ShardIO, ask: Ask, usage: Usage, bar: Progress, indices: Iterable[int]) -> None:
+async def annotate_shards(
+    shards: ShardIO,
+    ask: Ask,
+    usage: Usage,
+    bar: Progress,
+    indices: Iterable[int],
+    watch: ResponseWatch | None = None,
+) -> None:
     """Send the requests about all rows of some shards, and write each shard when it is complete.
 
     Args:
@@ -116,13 +128,15 @@ async def annotate_shards(shards: ShardIO, ask: Ask, usage: Usage, bar: Progress
         usage: counters.
         bar: progress.
         indices: the shards.
+        watch: looks at the first responses.
 
     Raises:
+        UselessResponsesError: most of the first responses are of no use; they are kept.
         BudgetSpentError: the budget is exhausted; what was in flight is kept.
         AnnotationError: some rows have no response, and none is to be waited for.
     """
     max_rows = 2 * shards.step.config.endpoint.concurrency
-    runner = AsyncRunner(ask, shards.journal, usage, max_rows, lambda: bar.advance(1, usage.line()))
+    runner = AsyncRunner(ask, shards.journal, usage, max_rows, lambda: bar.advance(1, usage.line()), watch=watch)
     async with asyncio.TaskGroup() as group:
 
         def write(batch: RowBatch) -> None:
@@ -172,11 +186,12 @@ def _check_rows(step: Step, artifact: Artifact) -> Artifact:
             " or choose another engine"
         )
     if artifact.rows == 0 and step.source.rows > 0:
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in artifact.manifest.rejected.items())
+        counts = Counter(artifact.manifest.rejected)
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in counts.most_common())
+        commonest = next((reason for reason, _ in counts.most_common(1)), "")
         raise ArtifactError(
-            f"none of the {step.source.rows:,} {step.function.UNIT} got {step.kind} that are any use ({reasons}); look"
-            f" at the responses in {artifact.path}/rejected.parquet, then change the model or the settings and run"
-            " again"
+            f"none of the {step.source.rows:,} {step.function.UNIT} got {step.kind} that are any use ({reasons}):"
+            f" {advice(commonest)}; the responses are in {artifact.path}/rejected.parquet"
         )
     return artifact
 

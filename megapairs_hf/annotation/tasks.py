@@ -124,7 +124,7 @@ def response_row(model: str, response: Response) -> Row:
     """The columns that every step adds beside its texts; 0 where a server does not count tokens."""
     return {
         "raw": response.text,
-        "model": model,
+        "model": response.model or model,
         "finish_reason": response.finish_reason,
         "prompt_tokens": response.prompt_tokens or 0,
         "completion_tokens": response.completion_tokens or 0,

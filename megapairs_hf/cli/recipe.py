@@ -20,7 +20,7 @@ import yaml
 from megapairs_hf.artifacts.storage import is_local, join
 from megapairs_hf.cli.commands import STAGES
 from megapairs_hf.cli.flags import set_dotted, settings_of
-from megapairs_hf.cli.stage import RECIPE_KEYS
+from megapairs_hf.cli.stage import RECIPE_KEYS, remember_recipe
 from megapairs_hf.core import distributed
 from megapairs_hf.core.config import build_config, parse_value, read_yaml
 from megapairs_hf.core.errors import ConfigError, StaleArtifactError
@@ -191,6 +191,7 @@ def run_recipe(path: Path, work: str, options: argparse.Namespace) -> int:
     for each in planned:
         # an extra that is not installed is named before the hours of the stages in front of it
         each.stage.check(each.out)
+    remember_recipe(work, path)
     first = 0 if options.overwrite else RECIPE_KEYS.index(options.again) if options.again else len(RECIPE_KEYS)
     # a recipe that verifies builds from what was verified
     verified = {"instructions": join(work, "verified")} if "verify" in recipe else {}

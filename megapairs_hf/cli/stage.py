@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from megapairs_hf.artifacts.storage import exists, is_local, join
+from megapairs_hf.artifacts.storage import exists, is_local, join, read_bytes, write_bytes
 from megapairs_hf.cli.flags import add_settings, selected, set_dotted
+from megapairs_hf.core import distributed
 from megapairs_hf.core.config import build_config, read_yaml
 from megapairs_hf.core.dependencies import require
-from megapairs_hf.core.errors import ArtifactError, ConfigError, IncompleteArtifactError
+from megapairs_hf.core.errors import ArtifactError, ConfigError, IncompleteArtifactError, StaleArtifactError
 from megapairs_hf.core.progress import note
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ ALSO: dict[str, tuple[tuple[str, ...], str]] = {
     "descriptions": ((), ROWS),
     "instructions": ((), ROWS),
 }
-CAPTIONS, MANIFEST = "captions", "manifest.json"
+CAPTIONS, MANIFEST, RECIPE = "captions", "manifest.json", ".recipe"
 
 
 @dataclass(frozen=True)
@@ -112,9 +113,21 @@ class Stage:
         config = build_config(self.config_class(), values, options.config or self.name)
         names = (*self.inputs, *([CAPTIONS] if self.captions else []))
         inputs = {name: getattr(options, name) for name in names if getattr(options, name)}
+        run = self.run if options.config else self._run_without_file
         return functools.partial(
-            self.run, config, work=options.work, out=options.out, inputs=inputs, overwrite=options.overwrite
+            run, config, work=options.work, out=options.out, inputs=inputs, overwrite=options.overwrite
         )
+
+    def _run_without_file(self, config: Any, *, work: str, **where: Any) -> int:
+        """Run the stage with settings of flags alone; where a recipe made what is there, name its file."""
+        try:
+            return self.run(config, work=work, **where)
+        except StaleArtifactError as error:
+            recipe = remembered_recipe(work)
+            if not recipe:
+                raise
+            advice = f"; the recipe {recipe} made it, so pass --config {recipe} for its settings, or"
+            raise StaleArtifactError(str(error).replace(";", advice, 1)) from error
 
     def check(self, target: str) -> None:
         """Refuse to begin without the extra that the stage needs.
@@ -180,6 +193,18 @@ class Stage:
         return load(self.call)(*inputs, **arguments)
 
 
+def remember_recipe(work: str, path: Path) -> None:
+    """Keep in a work folder which recipe made what is in it."""
+    if distributed.is_main():
+        write_bytes(join(work, RECIPE), f"{path.resolve()}\n".encode())
+
+
+def remembered_recipe(work: str) -> str:
+    """The file of the recipe that made what is in a work folder; empty where none did, or it is gone."""
+    path = read_bytes(join(work, RECIPE)).decode().strip() if exists(join(work, RECIPE)) else ""
+    return path if path and Path(path).is_file() else ""
+
+
 def stage_settings(path: str, stage: str) -> dict[str, Any]:
     """What a file says about a stage: the stage's own key of a recipe, all of any other file.
 
@@ -213,6 +238,11 @@ def open_input(name: str, path: str, work: str) -> Any:
         on_hub = path != join(work, name) and HUB_ID.fullmatch(path) and not exists(path)
         return path if on_hub else open_artifact(path, name)
     kind = KINDS.get(name, name)
+    if name == "heldout" and path == join(work, name) and not exists(path):
+        raise ArtifactError(
+            f"{work} has no held-out corpus to measure on: no `heldout` of a recipe made one; name a corpus by"
+            f" --heldout, or measure on a benchmark: `megapairs eval {join(work, 'model')} circo --data DIR --out DIR`"
+        )
     # `work/corpus` looks like the id of a data set
     return open_artifact(path, kind) if path == join(work, name) else as_artifact(path, kind)
 

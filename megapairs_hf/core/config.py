@@ -18,6 +18,7 @@ import dacite
 import yaml
 
 from megapairs_hf.core.errors import ConfigError
+from megapairs_hf.core.yaml_values import load_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -58,7 +59,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         ConfigError: the file is absent, is not YAML, or is not a mapping.
     """
     try:
-        loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        loaded = load_yaml(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read the settings {path}: {error.strerror}; check the path") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -73,7 +74,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 def parse_value(text: str) -> Any:
     """Read the value of a flag as YAML, so that `--similarity_range '[0.8, 0.96]'` and a file mean the same."""
     try:
-        return yaml.safe_load(text)
+        return load_yaml(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"cannot read the value {text!r}: {' '.join(str(error).split())}") from error
 

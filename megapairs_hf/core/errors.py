@@ -11,6 +11,7 @@
       ├─ AnnotationError          descriptions and instructions
       │    ├─ ServerUnavailableError  the endpoint does not respond, or responds with a failure
       │    ├─ BudgetSpentError        the run may ask no more; responses so far are kept
+      │    ├─ UselessResponsesError   most of the first responses are of no use; they are kept
       │    └─ ResponseRejectedError   a response that was understood and is no use
       │         └─ ResponseParseError     a response that was not understood
       ├─ ModelError               a model that cannot be loaded, built or given this input
@@ -88,6 +89,10 @@ class ServerUnavailableError(AnnotationError):
 
 class BudgetSpentError(AnnotationError):
     """The requests, tokens, money or hours that a run may use are used up."""
+
+
+class UselessResponsesError(AnnotationError):
+    """Most of the first responses of a run are of no use, so that the others would be too."""
 
 
 class ResponseRejectedError(AnnotationError, RejectedError):

@@ -149,13 +149,14 @@ def _push_folder(kind: Kind, path: str, config: PushConfig, out: PathLike, work:
 
 
 def plan_text(out: PathLike) -> str:
-    """What a dry run shows: every file with its size in bytes, then the card."""
+    """What a dry run shows: every file with its size in bytes, and where the card is to be read."""
     folder = storage.local(out)
     files = [p for p in sorted(folder.rglob("*")) if p.is_file() and ".cache" not in p.parts and p.name != LIST]
     sizes = [(p.stat().st_size, p.relative_to(folder).as_posix()) for p in files]
     lines = [f"{size:>15,}  {name}" for size, name in sizes]
     lines.append(f"{sum(size for size, _ in sizes):>15,}  in {len(sizes)} files")
-    return "\n".join([*lines, "", (folder / CARD).read_text(encoding="utf-8")])
+    lines.append(f"the card: {folder / CARD}")
+    return "\n".join(lines)
 
 
 def _upload(api: Any, kind: Kind, config: PushConfig, folder: Path, names: list[str]) -> str:

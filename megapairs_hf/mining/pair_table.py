@@ -59,10 +59,11 @@ def _sample_shard(shard: int, mining: Mining, writer: ArtifactWriter) -> None:
     rejected: list[Rejection] = [
         (key, "no_embedding", "it is missing or zero") for key in mining.rows.without_embedding(shard)
     ]
+    details = _copies(low, high, mining)
     for index in range(low, high):
         key, own = mining.rows.id(index), int(mining.representative[index])
         if own != index:
-            rejected.append((key, "near_duplicate", f"near-duplicate of {mining.rows.id(own)}"))
+            rejected.append((key, "near_duplicate", details[index]))
             sampled.append(Sampled([], []))
             continue
         neighbors = {name: (indices[index - low], scores[index - low]) for name, (indices, scores) in lists.items()}
@@ -76,6 +77,23 @@ def _sample_shard(shard: int, mining: Mining, writer: ArtifactWriter) -> None:
     ]
     rows_in = int(mining.rows.starts[shard + 1] - mining.rows.starts[shard])
     writer.write(shard, table, rejected, {"rows_in": rows_in, **pair_counts(table, mining.ranges)})
+
+
+def _copies(low: int, high: int, mining: Mining) -> dict[int, str]:
+    """What is said of each image that another one stands for, with how alike the two are."""
+    indices = low + np.flatnonzero(mining.representative[low:high] != np.arange(low, high))
+    if not len(indices):
+        return {}
+    first = mining.representative[indices]
+    visual = [relation for relation in mining.relations if relation.visual]
+    likeness = np.max([score_rows(r.query, r.target, indices, first) for r in visual], axis=0)
+    joined = _same_image(indices, first, mining)
+    return {
+        int(index): f"near-duplicate of {mining.rows.id(int(own))} (cosine {score:.2f}"
+        # similarity is chained: each of a row of images is near enough to the next
+        + (")" if near else ", by way of others)")
+        for index, own, score, near in zip(indices, first, likeness, joined, strict=True)
+    }
 
 
 def _pair_table(low: int, sampled: Sequence[Sampled], mining: Mining) -> tuple[pa.Table, list[int]]:

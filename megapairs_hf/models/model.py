@@ -19,6 +19,7 @@ from sentence_transformers.base.modules import Transformer
 from sentence_transformers.util import quantize_embeddings
 
 from megapairs_hf.core.errors import ModelError
+from megapairs_hf.core.progress import STDERR
 from megapairs_hf.models.inputs import KINDS, describe_mistake, mistaken_path, read_input
 from megapairs_hf.models.processor import Prepared, Processor
 from megapairs_hf.models.strict_loading import CheckedTransformer
@@ -153,7 +154,7 @@ class MMRet(SentenceTransformer):
         windows = [rows[i : i + size] for rows in groups for i in range(0, len(rows), max(1, size))]
         with (
             ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
-            tqdm(total=len(items), unit="inputs", disable=not shown) as bar,
+            tqdm(total=len(items), unit="inputs", disable=not shown, file=STDERR) as bar,
         ):
 
             def submit(rows: list[int]) -> list[Any]:

@@ -237,4 +237,4 @@ def test_counts_that_are_no_numbers_stop_nothing(pairs, corpus, tmp_path):
     responses.write_text("".join(json.dumps(line) + "\n" for line in lines))
     made = annotate_from_file(step, responses)
     assert made.rows == 11
-    assert sorted(made.table(["prompt_tokens"])["prompt_tokens"].to_pylist())[:8] == [0] * 7 + [7]
+    assert sorted(made.table(["prompt_tokens"])["prompt_tokens"].to_pylist())[:8] == [0] * 5 + [1, 7, 11]

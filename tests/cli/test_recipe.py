@@ -8,7 +8,7 @@ from megapairs_hf.cli.parser import parse
 from megapairs_hf.cli.recipe import DEMO, read_recipe
 from megapairs_hf.cli.stage import RECIPE_KEYS, stage_settings
 from megapairs_hf.core.config import build_config
-from megapairs_hf.core.errors import ConfigError
+from megapairs_hf.core.errors import ArtifactError, ConfigError, StaleArtifactError
 from tests.small import ROOT
 
 RECIPES = [DEMO, *sorted((ROOT / "recipes").glob("*.yaml"))]
@@ -69,3 +69,32 @@ def test_seed_and_set_change_the_settings():
 
 def test_the_keys_of_a_recipe_are_the_stages():
     assert set(RECIPE_KEYS) == {"heldout", *STAGES}
+
+
+def tiny_recipe(tmp_path):
+    """A recipe that makes a corpus of a few synthetic scenes."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text("corpus:\n  source: scenes\n  scenes: {count: 3}\n")
+    return path
+
+
+def test_a_stage_after_a_recipe_names_the_recipe_s_file(tmp_path):
+    path, work = tiny_recipe(tmp_path), str(tmp_path / "w")
+    assert parse(["run", str(path), "--work", work])() == 0
+    alone = ["corpus", "--source", "scenes", "--scenes.count", "4", "--work", work]
+    with pytest.raises(StaleArtifactError, match=rf"the recipe {path} made it, so pass --config {path} for its"):
+        parse(alone)()
+    # with a file, or after the recipe is gone, there is nothing to advise
+    for words in ([*alone, "--config", str(path)], alone):
+        with pytest.raises(StaleArtifactError) as error:
+            parse(words)()
+        assert "made it, so" not in str(error.value)
+        if path.exists():
+            path.rename(tmp_path / "elsewhere.yaml")
+
+
+def test_a_work_folder_without_held_out_images_says_so(tmp_path):
+    work = str(tmp_path / "w")
+    parse(["run", str(tiny_recipe(tmp_path)), "--work", work])()
+    with pytest.raises(ArtifactError, match=r"has no held-out corpus to measure on.*--heldout.*eval .*model circo"):
+        parse(["eval", "--work", work])()

@@ -351,3 +351,72 @@ def test_an_interrupted_export_leaves_nothing_and_is_done_again_whole(released, 
     export_megapairs(made, folder / "again")
     assert files_of(folder / "back") == files_of(folder / "again")
     assert not list(folder.glob(".*"))
+
+
+A, B, C, D = (f"p{i % 2}/{i}.jpg" for i in range(4))
+
+
+@pytest.mark.parametrize(
+    ("target", "negatives", "rows", "mended"),
+    [
+        (B, [A, B, C], [(B, [A, C])], {"target_is_negative": 1}),
+        (B, [A, C, C], [(B, [A, C])], {"repeated_image": 1}),
+        (B, [A, A, C], [(B, [A, C])], {"repeated_image": 1}),
+        (B, [A, B, B, A], [(B, [A])], {"repeated_image": 1, "target_is_negative": 1}),
+        ([B, C], [A, C, D], [(B, [A, D]), (C, [A, D])], {"target_is_negative": 1}),
+        ([B, A], [A, C], [(B, [A, C])], {"target_is_query": 1}),
+        ([B, B], [A, C], [(B, [A, C])], {"repeated_image": 1}),
+        (f"['{B}', '{C}']", f"['{A}', '{D}']", [(B, [A, D]), (C, [A, D])], {}),
+        (json.dumps([B]), json.dumps([A, D]), [(B, [A, D])], {}),
+        (B, [A, C], [(B, [A, C])], {}),
+    ],
+)
+def test_lines_are_mended_and_several_targets_are_several_rows(released, target, negatives, rows, mended):
+    folder, _ = released
+    write(folder / "lines.jsonl", [{"q_img": A, "q_text": ["x"], "t_img": target, "hns": negatives}])
+    artifact = import_megapairs(folder / "lines.jsonl", folder / "images", out=folder / "t")
+    assert [(row["t_img"], row["hns"]) for row in rows_of(artifact, "triplets")] == rows
+    assert artifact.manifest.stats.get("mended", {}) == mended
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"t_img": A, "hns": [A, B]}, "target_is_query"),
+        ({"t_img": [A, A]}, "target_is_query"),
+        ({"hns": f"['{A}', open('x')]"}, "malformed_line"),
+        ({"hns": f"['{A}'"}, "malformed_line"),
+        ({"hns": f"['{A}', 3]"}, "malformed_line"),
+        ({"hns": "[" * 5000 + "]" * 5000}, "malformed_line"),
+        ({"t_img": "[__import__('os').getcwd()]"}, "malformed_line"),
+        ({"t_img": []}, "malformed_line"),
+        ({"t_img": [B, None]}, "malformed_line"),
+        ({"q_img": [A, B]}, "malformed_line"),
+    ],
+)
+def test_a_line_that_cannot_be_mended_is_rejected_and_the_run_says_why(released, changes, reason):
+    folder, _ = released
+    good = {"q_img": A, "q_text": ["x"], "t_img": B, "hns": [A, C]}
+    write(folder / "lines.jsonl", [good | changes])
+    for _ in range(2):
+        with pytest.raises(ArtifactError, match=rf"1 {reason}, such as lines\.jsonl line 1: .*rejected\.parquet"):
+            import_megapairs(folder / "lines.jsonl", folder / "images", out=folder / "t")
+    assert reason in {row["reason"] for row in open_artifact(folder / "t").rejected().to_pylist()}
+    write(folder / "lines.jsonl", [good])
+    artifact = import_megapairs(folder / "lines.jsonl", folder / "images", out=folder / "t", overwrite=True)
+    assert len(rows_of(artifact, "triplets")) == 1
+
+
+def test_an_array_instead_of_lines_says_how_to_make_lines_of_it(released):
+    folder, rows = released
+    (folder / "lines.jsonl").write_text(json.dumps(rows))
+    with pytest.raises(ArtifactError, match=r"a list, not an object; write each object on a line of its own"):
+        import_megapairs(folder / "lines.jsonl", folder / "images", out=folder / "t")
+
+
+@pytest.mark.parametrize("text", ["[a red shirt]", "[1]", "['one', 'two'", "[]x", "make it [blue]"])
+def test_a_text_in_brackets_that_is_no_list_is_a_text(released, text):
+    folder, _ = released
+    write(folder / "lines.jsonl", [{"q_img": A, "q_text": text, "t_img": B, "hns": [A]}])
+    artifact = import_megapairs(folder / "lines.jsonl", folder / "images", out=folder / "t")
+    assert rows_of(artifact, "triplets")[0]["q_text"] == [text]

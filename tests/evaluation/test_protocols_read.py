@@ -1,4 +1,5 @@
 import json
+import math
 import shutil
 
 import numpy as np
@@ -34,7 +35,7 @@ def stand_ins(tmp_path_factory):
         for path in json.loads((root / f"cirr/image_splits/split.rc2.{split}.json").read_text()).values():
             file = root / "cirr/img_raw" / path
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.touch()
+            Image.new("RGB", (1, 1)).save(file)
     (root / "fashioniq/images").mkdir()
     for category in ("dress", "shirt", "toptee"):
         for name in json.loads((root / f"fashioniq/image_splits/split.{category}.val.json").read_text()):
@@ -240,6 +241,74 @@ def test_every_missing_image_is_an_error_that_names_it(tmp_path, name):
     with pytest.raises(EvaluationError, match=r"missing in .*megapairs eval check-data"):
         load(name, data)
     assert sum(len(part.missing) for part in load(name, data, allow_missing=True)) >= 1
+
+
+BROKEN_FILES = {
+    "empty": lambda content: b"",
+    "a page": lambda content: b"<html><body>404</body></html>",
+    "cut off": lambda content: content[: len(content) // 2],
+    "a folder's worth of zeros": lambda content: bytes(len(content)),
+}
+
+
+@pytest.mark.parametrize("name", sorted(MAKERS))
+@pytest.mark.parametrize("how", BROKEN_FILES)
+def test_an_image_that_cannot_be_decoded_counts_as_missing(tmp_path, name, how):
+    data = MAKERS[name](tmp_path)
+    victim = sorted(path for path in data.rglob("*") if path.suffix in {".jpg", ".png"})[3]
+    content = victim.read_bytes()
+    victim.unlink()
+    absent = load(name, data, allow_missing=True)
+    victim.write_bytes(BROKEN_FILES[how](content))
+    # without the option it is found when it is encoded, and named
+    assert not any(part.missing for part in load(name, data))
+    broken = load(name, data, allow_missing=True)
+    for one, other in zip(broken, absent, strict=True):
+        assert (one.queries, one.gallery, one.options, one.missing) == (
+            other.queries,
+            other.gallery,
+            other.options,
+            other.missing,
+        )
+
+
+CIRCO, CIRR = "annotations/val.json", "captions/cap.rc2.val.json"
+FASHIONIQ, GENECIS = "captions/cap.shirt.val.json", "genecis/change_object.json"
+NO_TEXT = [None, ["a", "b"], {"en": "a"}, 3, True, math.nan]
+FAULTS = [
+    *((CIRCO, key, value) for key in ("relative_caption", "shared_concept") for value in NO_TEXT),
+    *((CIRR, key, value) for key in ("caption", "reference", "target_hard") for value in NO_TEXT),
+    *((FASHIONIQ, "captions", [value, "and plainer"]) for value in NO_TEXT),
+    *((FASHIONIQ, "captions", ["and plainer", value]) for value in NO_TEXT),
+    *((FASHIONIQ, "captions", value) for value in (None, [], "text", ["one"], ["a", "b", "c"])),
+    *((FASHIONIQ, key, value) for key in ("candidate", "target") for value in NO_TEXT),
+    *((GENECIS, "condition", value) for value in NO_TEXT),
+    *((CIRCO, "gt_img_ids", value) for value in (None, [], 3, "1007", {})),
+    *((CIRCO, "id", value) for value in (None, "x", 1.5, [])),
+    *((GENECIS, "gallery", value) for value in (None, [], {}, "x", [None], [{"val_image_id": None}])),
+    *((GENECIS, "target", value) for value in (None, [], {}, {"val_image_id": "x"})),
+    (CIRR, "target_hard", ""),
+    *((CIRR, "img_set", value) for value in (None, [], {}, {"members": None}, {"members": ["dev-0-0-img0"]})),
+]
+
+
+@pytest.mark.parametrize(("path", "key", "value"), FAULTS)
+def test_a_row_that_asks_nothing_is_an_error_that_names_the_file(tmp_path, path, key, value):
+    name = {CIRCO: "circo", CIRR: "cirr", FASHIONIQ: "fashioniq", GENECIS: "genecis"}[path]
+    data = MAKERS[name](tmp_path)
+    rows = json.loads((data / path).read_text())
+    rows[0][key] = value
+    (data / path).write_text(json.dumps(rows))
+    with pytest.raises(EvaluationError, match=path.rsplit("/", 1)[1]):
+        load(name, data)
+
+
+def test_an_empty_text_is_one(tmp_path):
+    data = make_fashioniq(tmp_path)
+    rows = json.loads((data / FASHIONIQ).read_text())
+    rows[0]["captions"][0] = ""
+    (data / FASHIONIQ).write_text(json.dumps(rows))
+    assert load("fashioniq", data)
 
 
 @pytest.mark.parametrize("name", sorted(MAKERS))

@@ -156,7 +156,7 @@ def test_a_data_set_that_is_elsewhere_is_fetched_and_pushed_from_here(work, tmp_
         prepare("dataset", work / "triplets", work, config, "memory://far/out")
 
 
-def test_the_dry_run_shows_files_sizes_and_card(work, tmp_path, capsys):
+def test_the_dry_run_shows_files_and_sizes_and_writes_the_card(work, tmp_path, capsys):
     from megapairs_hf.cli import main
 
     words = [work / "triplets", "org/scenes", "--license", "mit", "--dry-run", "--out", tmp_path / "out"]
@@ -164,7 +164,9 @@ def test_the_dry_run_shows_files_sizes_and_card(work, tmp_path, capsys):
     shown = capsys.readouterr().out
     for path in (p for p in (tmp_path / "out").rglob("[!.]*") if p.is_file()):
         assert f"{path.stat().st_size:,}  {path.relative_to(tmp_path / 'out')}" in shown
-    assert (tmp_path / "out" / "README.md").read_text() in shown
+    card = tmp_path / "out" / "README.md"
+    assert f"the card: {card}" in shown
+    assert card.read_text().splitlines()[-1] not in shown
 
 
 def changed(shard, column, row, value):

@@ -274,9 +274,10 @@ def test_near_duplicates_take_no_part_and_are_counted(made, tmp_path):
     details = {row["key"]: row["detail"] for row in pairs.rejected().to_pylist()}
     ids = corpus.table(["image_id"])["image_id"].to_pylist()
     assert details == {
-        ids[1]: f"near-duplicate of {ids[0]}",
-        ids[2]: f"near-duplicate of {ids[0]}",
-        ids[4]: f"near-duplicate of {ids[3]}",
+        ids[1]: f"near-duplicate of {ids[0]} (cosine 1.00)",
+        # 6° are cos 0.9945, so it is near enough by itself
+        ids[2]: f"near-duplicate of {ids[0]} (cosine 0.99)",
+        ids[4]: f"near-duplicate of {ids[3]} (cosine 1.00)",
     }
     assert pairs.manifest.stats["near_duplicates"] == {"clusters": 2, "images": 5, "largest": 3}
     named = {
@@ -289,6 +290,17 @@ def test_near_duplicates_take_no_part_and_are_counted(made, tmp_path):
         # an image that takes part is the first of its cluster
         assert (row["query_cluster"], row["target_cluster"]) == (row["query_row"], row["target_row"])
         assert row["negative_clusters"] == row["negative_rows"]
+
+
+def test_an_image_that_others_join_to_the_first_says_so(made, tmp_path):
+    corpus, embeddings = made({"dino": angles([0, 7, 14, 60, 90])})
+    config = MineConfig(neighbors=4, similarity_range=(0.1, 0.99))
+    pairs = mine_pairs(embeddings, corpus, config=config, out=tmp_path / "pairs")
+    ids = corpus.table(["image_id"])["image_id"].to_pylist()
+    assert [row["detail"] for row in pairs.rejected().to_pylist()] == [
+        f"near-duplicate of {ids[0]} (cosine 0.99)",
+        f"near-duplicate of {ids[0]} (cosine 0.97, by way of others)",
+    ]
 
 
 def test_a_hard_negative_is_never_the_targets_near_duplicate(made, tmp_path):

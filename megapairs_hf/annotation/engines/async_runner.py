@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from megapairs_hf.annotation.client.messages import Request, Response
     from megapairs_hf.annotation.engines.journal import Journal
     from megapairs_hf.annotation.engines.row_batch import RowBatch
+    from megapairs_hf.annotation.response_watch import ResponseWatch
     from megapairs_hf.annotation.tasks import AnnotationTask, Row
 
     # (request, the data URL of an image by its id) -> response
@@ -51,14 +52,24 @@ class AsyncRunner:
         max_rows: how many rows are held at once; more than are in flight, so that a row whose response is being
             written to the journal, or which waits before a retry, leaves no server idle.
         advance: called after each row.
+        watch: stops the run where most of the first responses are of no use.
 
     Attributes:
         exhausted: which limit of the budget is reached.
         unanswered: how many rows a request without a response leaves without an outcome.
     """
 
-    def __init__(self, ask: Ask, journal: Journal, usage: Usage, max_rows: int, advance: Callable[[], None]) -> None:
-        self.ask, self.journal, self.usage, self.advance = ask, journal, usage, advance
+    def __init__(
+        self,
+        ask: Ask,
+        journal: Journal,
+        usage: Usage,
+        max_rows: int,
+        advance: Callable[[], None],
+        *,
+        watch: ResponseWatch | None = None,
+    ) -> None:
+        self.ask, self.journal, self.usage, self.advance, self.watch = ask, journal, usage, advance, watch
         self.slots = asyncio.Semaphore(max_rows)
         self.exhausted, self.unanswered = "", 0
         self.under_way: dict[str, asyncio.Future[Response]] = {}
@@ -99,7 +110,7 @@ class AsyncRunner:
             complete(batch)
 
     async def _decide(self, batch: RowBatch, number: int, row: Row) -> None:
-        responses = batch.responses.pop(number, {})
+        responses, latest = batch.responses.pop(number, {}), None
         while isinstance(decided := batch.task.decide(row, responses), int):
             try:
                 response = await self._response(batch.task, batch.task.request(row, decided))
@@ -109,8 +120,16 @@ class AsyncRunner:
             responses[decided] = response
             if response.refused:
                 batch.outcomes[number] = priced(Outcome(None, response.refused, response.text), responses)
+                self._look(response, response.refused)
                 return
+            latest = response
         batch.note(number, priced(decided, responses))
+        self._look(latest, decided.reason)
+
+    def _look(self, response: Response | None, reason: str) -> None:
+        """Let the watch see the response that decided about a row; one from the journal was seen before."""
+        if self.watch is not None and response is not None:
+            self.watch.add(response.text, reason)
 
     async def _response(self, task: AnnotationTask, request: Request) -> Response:
         """The response to a request, on the disk; an equal request that is under way is waited for."""

@@ -7,7 +7,6 @@ has it. What surprises: a CLIP model that mined the pairs is no independent judg
 from __future__ import annotations
 
 import base64
-import io
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from megapairs_hf.annotation.tasks import Outcome, Row, share
 from megapairs_hf.core.compatibility import check_adapter_of
 from megapairs_hf.core.errors import ImageRejectedError, ModelError
 from megapairs_hf.core.schema import QUERY_ID, TARGET_ID
+from megapairs_hf.images.decode import to_rgb
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -84,14 +84,12 @@ def pass_rates(
         negatives: of each pair.
         corpus_images: with the images of these pairs.
     """
-    from PIL import Image
-
     images, problems = {}, {}
     keys = [(row[QUERY_ID], row[TARGET_ID]) for row in rows]
     for image_id in sorted({name for key in keys for name in (*key, *negatives[key])}):
         try:
             content = base64.b64decode(corpus_images.data_url(image_id).split(",", 1)[1])
-            images[image_id] = Image.open(io.BytesIO(content)).convert("RGB")
+            images[image_id] = to_rgb(content)
         except ImageRejectedError as error:
             problems[image_id] = error
     embeddings = dict(zip(images, clip.encode(list(images.values())), strict=True)) if images else {}

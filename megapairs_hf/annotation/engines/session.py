@@ -16,11 +16,13 @@ from megapairs_hf.annotation.client.client import Client
 from megapairs_hf.annotation.client.event_loop import first_error, rare_collection
 from megapairs_hf.annotation.engines.async_runner import AsyncRunner, by_client
 from megapairs_hf.annotation.engines.journal import Journal
+from megapairs_hf.core.progress import note
 
 if TYPE_CHECKING:
     from typing import Any
 
     from megapairs_hf.annotation.engines.row_batch import RowBatch
+    from megapairs_hf.annotation.response_watch import ResponseWatch
     from megapairs_hf.artifacts.storage import PathLike
 
 CLOSE_S = 5.0
@@ -32,10 +34,11 @@ class Session:
     Args:
         config: settings with `endpoint`, `budget` and `model`.
         folder: of the journal.
+        watch: looks at the first responses.
     """
 
-    def __init__(self, config: Any, folder: PathLike) -> None:
-        self.config, self.journal = config, Journal(folder)
+    def __init__(self, config: Any, folder: PathLike, watch: ResponseWatch | None = None) -> None:
+        self.config, self.journal, self.watch = config, Journal(folder), watch
         self.usage = Usage(config.budget, self.journal.sums())
         self.client: Client | None = None
         self.loop = asyncio.new_event_loop()
@@ -48,6 +51,7 @@ class Session:
         Raises:
             ServerUnavailableError: the servers refuse or fail every request; responses so far are kept.
             BudgetSpentError: the budget is exhausted; responses so far are kept.
+            UselessResponsesError: most of the first responses are of no use; they are kept.
         """
         work = asyncio.run_coroutine_threadsafe(self._complete(batch), self.loop)
         try:
@@ -64,13 +68,18 @@ class Session:
         endpoint = self.config.endpoint
         if self.client is None:
             self.client = await Client(endpoint, self.usage, self.config.model).__aenter__()
-        runner = AsyncRunner(by_client(self.client), self.journal, self.usage, 2 * endpoint.concurrency, lambda: None)
+        max_rows = 2 * endpoint.concurrency
+        runner = AsyncRunner(
+            by_client(self.client), self.journal, self.usage, max_rows, lambda: None, watch=self.watch
+        )
         async with asyncio.TaskGroup() as group:
             await runner.send(batch, group, lambda _: None)
         runner.check_budget()
 
     def close(self) -> None:
         """Close the connections and the journal."""
+        if self.watch is not None and (warning := self.watch.warning()):
+            note(warning)
         if self.thread.is_alive():
             # what does not end in time must not hide the error that it is closed for
             with contextlib.suppress(TimeoutError):

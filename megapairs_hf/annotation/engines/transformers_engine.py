@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import time
 from functools import lru_cache
 from itertools import count
@@ -22,6 +21,7 @@ from megapairs_hf.annotation.tasks import Outcome
 from megapairs_hf.core.compatibility import check_adapter_of, require_adapters
 from megapairs_hf.core.distributed import choose_device
 from megapairs_hf.core.errors import BudgetSpentError, ImageRejectedError, ModelError
+from megapairs_hf.images.decode import to_rgb
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -113,13 +113,12 @@ class LocalModel:
 
 def _decoded_messages(request: Request) -> list[dict[str, Any]]:
     """The messages with decoded images instead of data URLs."""
-    from PIL import Image
 
     def decoded(part: dict[str, Any]) -> dict[str, Any]:
         if part["type"] != "image_url":
             return part
         content = base64.b64decode(part["image_url"]["url"].split(",", 1)[1])
-        return {"type": "image", "image": Image.open(io.BytesIO(content)).convert("RGB")}
+        return {"type": "image", "image": to_rgb(content)}
 
     return [{**message, "content": [decoded(part) for part in message["content"]]} for message in request.messages]
 

@@ -22,6 +22,7 @@ from megapairs_hf.core.progress import Progress
 from megapairs_hf.core.schema import PUBLISHED_IMAGES, TRIPLETS
 from megapairs_hf.dataset.megapairs_format.image_files import KNOWN, on_this_machine
 from megapairs_hf.dataset.megapairs_format.lines import NAMES, format_line
+from megapairs_hf.images.formats import opened_formats
 from megapairs_hf.images.locate import ROOT, image_bytes
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def suffix_of(content: bytes) -> str:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=opened_formats()) as image:
             form = image.format or ""
     except (UnidentifiedImageError, OSError, ValueError) as error:
         raise ArtifactError("an image of the data set is no image; build the data set again") from error

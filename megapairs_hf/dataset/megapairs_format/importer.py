@@ -8,6 +8,7 @@ images are held in memory (about 150 bytes each), the images and the lines are n
 from __future__ import annotations
 
 import os
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ from megapairs_hf.dataset.megapairs_format.image_files import (
     shared_images,
     size_of,
 )
+from megapairs_hf.dataset.megapairs_format.import_report import check_lines, mended_stats
 from megapairs_hf.dataset.megapairs_format.lines import NAMES, Line, read_lines
 from megapairs_hf.dataset.tasks import task_files, task_images, without_images
 from megapairs_hf.images.decode import decode_image
@@ -55,6 +57,7 @@ class _Split:
     offsets: list[int] = field(default_factory=list)
     images: set[str] = field(default_factory=set)
     lines: int = 0
+    mended: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)
@@ -132,15 +135,16 @@ def import_megapairs(
         out, kind="triplets", config=config or ImportConfig(), inputs=inputs, names=names, overwrite=overwrite
     )
     if isinstance(writer, Artifact):
-        return writer
+        return check_lines(writer, jsonl, image_root)
     with writer:
         _write(work, writer)
         # the last shard may be another process's
         distributed.barrier()
         counts = {split.name: _rows(writer, f"triplets/{split.name}") for split in work.splits}
-        if not counts["train"]:
-            raise ArtifactError(f"no line of {jsonl} can be used with the images in {image_root}; check both paths")
-        return writer.finish({"rows_in": sum(split.lines for split in work.splits), "triplets": counts})
+        stats: dict[str, Any] = {"rows_in": sum(split.lines for split in work.splits), "triplets": counts}
+        stats |= mended_stats([split.mended for split in work.splits], jsonl)
+        artifact = writer.finish(stats)
+    return check_lines(artifact, jsonl, image_root)
 
 
 def _fingerprints(work: _Import) -> dict[str, str]:
@@ -194,6 +198,7 @@ def _scanned(split: _Split) -> _Split:
         if line.row is not None:
             split.images.update((line.row["q_img"], line.row["t_img"], *line.row["hns"]))
         split.lines += line.row is not None or bool(line.reason)
+        split.mended.update(line.mended)
     return split
 
 

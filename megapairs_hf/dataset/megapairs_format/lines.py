@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.artifacts import storage
 from megapairs_hf.core.errors import ArtifactError
+from megapairs_hf.core.literals import list_of_texts, looks_like_list
 from megapairs_hf.dataset.layout import COMPOSED
 
 if TYPE_CHECKING:
@@ -29,12 +30,13 @@ EXTRAS = ("relation", "scores", "task", "language", "verified")
 
 @dataclass(frozen=True)
 class Line:
-    """One line: its number from 1, and the row or why there is none."""
+    """A row of a line: the line's number from 1, the row or why there is none, and what was put right in the line."""
 
     number: int
     row: dict[str, Any] | None
     reason: str = ""
     detail: str = ""
+    mended: tuple[str, ...] = ()
 
     def rejection(self, file: str) -> Rejection:
         """As a row of `rejected.parquet`."""
@@ -50,7 +52,7 @@ class LineError(ValueError):
 
 
 def read_lines(path: Path, offset: int = 0, first: int = 1, count: int | None = None) -> Iterator[Line]:
-    """The lines of a file; a blank one has no row and no reason.
+    """The rows of a file's lines; a blank line has no row and no reason, one with several targets a row for each.
 
     Args:
         path: the file.
@@ -68,15 +70,20 @@ def read_lines(path: Path, offset: int = 0, first: int = 1, count: int | None = 
                 if count is not None and number >= first + count:
                     return
                 try:
-                    yield Line(number, parse_line(line) if line.strip() else None)
+                    rows, mended = parse_line(line) if line.strip() else ([None], ())
+                    for i, row in enumerate(rows):
+                        yield Line(number, row, mended=() if i else mended)
                 except LineError as error:
                     yield Line(number, None, error.reason, error.detail)
     except OSError as error:
         raise ArtifactError(f"cannot read {path}: {error.strerror}; check the path") from error
 
 
-def parse_line(line: bytes) -> dict[str, Any]:
-    """A line as a row of `triplets`; `q_text` may be one text or several, or be called `q_texts`.
+def parse_line(line: bytes) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
+    """A line as rows of `triplets`, one for each target, and what was put right in it.
+
+    `q_text` may be one text or several, or be called `q_texts`; a list may be written as a text. The targets leave the
+    negatives, and a negative that stands twice is taken once.
 
     Raises:
         LineError: it is no such line.
@@ -86,14 +93,14 @@ def parse_line(line: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise LineError("malformed_line", f"no JSON: {str(error)[:200]}") from error
     if not isinstance(record, dict):
-        raise LineError("malformed_line", f"a {type(record).__name__}, not an object")
-    texts: Any = record.get("q_text", record.get("q_texts"))
-    texts = [texts] if isinstance(texts, str) else texts
-    query: Any = record.get("q_img")
-    target: Any = record.get("t_img")
+        advice = "; write each object on a line of its own (`jq -c '.[]'`)" if isinstance(record, list) else ""
+        raise LineError("malformed_line", f"a {type(record).__name__}, not an object{advice}")
+    texts, queries, targets = (_listed(record, *names) for names in (("q_text", "q_texts"), ("q_img",), ("t_img",)))
     negatives: Any = record.get("hns")
-    for name, value in (("q_img", query), ("t_img", target)):
-        if not isinstance(value, str) or not value:
+    negatives = _listed(record, "hns") if looks_like_list(negatives) else negatives
+    query = queries[0] if isinstance(queries, list) and len(queries) == 1 else None
+    for name, value in (("q_img", [query]), ("t_img", targets)):
+        if not isinstance(value, list) or not value or not all(isinstance(part, str) and part for part in value):
             raise LineError("malformed_line", f"`{name}` is no path")
     for name, value in (("q_text", texts), ("hns", negatives)):
         if not isinstance(value, list) or not value or not all(isinstance(part, str) and part for part in value):
@@ -101,8 +108,33 @@ def parse_line(line: bytes) -> dict[str, Any]:
     if negatives[0] != query:
         raise LineError("first_negative_not_query", "`hns` must begin with the query image")
     extras = _extras(record, len(texts))
-    _check_texts([query, target, *negatives], [*texts, *extras["relation"], extras["task"], extras["language"]])
-    return {"q_img": query, "q_text": texts, "t_img": target, "hns": negatives, **extras}
+    _check_texts([query, *targets, *negatives], [*texts, *extras["relation"], extras["task"], extras["language"]])
+    remaining = [target for target in dict.fromkeys(targets) if target != query]
+    if not remaining:
+        raise LineError("target_is_query", f"{query} is query and target")
+    hard = [name for name in dict.fromkeys(negatives) if name not in remaining]
+    row = {"q_img": query, "q_text": texts, "hns": hard}
+    return [row | {"t_img": target} | extras for target in remaining], _mended(targets, remaining, negatives)
+
+
+def _listed(record: dict[str, Any], *names: str) -> Any:
+    """A value of a line as a list: one text, or several, or the text of a list."""
+    value = next((record[name] for name in names if name in record), None)
+    if not isinstance(value, str):
+        return value
+    listed = list_of_texts(value)
+    if listed is None and looks_like_list(value) and names[0] != "q_text":
+        raise LineError("malformed_line", f"`{names[0]}` is {value[:100]!r}, no list that can be read")
+    return [value] if listed is None else listed
+
+
+def _mended(targets: list[str], remaining: list[str], negatives: list[str]) -> tuple[str, ...]:
+    faults = {
+        "target_is_query": len(set(targets)) > len(remaining),
+        "target_is_negative": bool(set(remaining) & set(negatives)),
+        "repeated_image": len(set(negatives)) < len(negatives) or len(set(targets)) < len(targets),
+    }
+    return tuple(name for name, holds in faults.items() if holds)
 
 
 def _check_texts(paths: list[str], texts: list[str]) -> None:

@@ -6,18 +6,14 @@ Every image is decoded at an eighth of its size, which finds a file that was cut
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from megapairs_hf.core.errors import EvaluationError, ImageRejectedError
-from megapairs_hf.core.progress import progress
+from megapairs_hf.core.errors import EvaluationError
 from megapairs_hf.evaluation.benchmarks import circo, cirr, fashioniq, genecis, mmeb
-from megapairs_hf.evaluation.benchmarks.files import NAMED, read_json
+from megapairs_hf.evaluation.benchmarks.files import NAMED, find_faults, read_json
 from megapairs_hf.evaluation.benchmarks.load import read_benchmark
-from megapairs_hf.images.decode import PIXEL_LIMIT, decode_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -166,25 +162,11 @@ def _images(need: Need, spec: BenchmarkSpec, data: str | Path, quick: bool) -> F
                 missing.append(name)
             else:
                 paths[str(path)] = Path(path)
-    unreadable = [] if quick else broken_images(list(paths.values()))
+    faults = {} if quick else find_faults(list(paths.values()))
+    unreadable = [f"{path.name} ({fault})" for path, fault in faults.items()]
     # crops of one image are one file
     absent = sorted({name.partition("@")[0] for name in missing})
     return Finding(need, len(paths) - len(unreadable), len(paths) + len(absent), absent, unreadable)
-
-
-def broken_images(paths: Sequence[Path]) -> list[str]:
-    """Which of the files are no whole image, each with the reason."""
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        faults = progress(pool.map(_fault, paths), "check data", len(paths), "images")
-        return [fault for fault in faults if fault]
-
-
-def _fault(path: Path) -> str:
-    try:
-        decode_image(path.read_bytes(), max_pixels=PIXEL_LIMIT, draft_side=1)
-    except (ImageRejectedError, OSError) as error:
-        return f"{path.name} ({error})"
-    return ""
 
 
 def report(spec: BenchmarkSpec, data: str | Path, findings: Sequence[Finding]) -> str:

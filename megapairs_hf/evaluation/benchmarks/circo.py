@@ -16,6 +16,7 @@ from megapairs_hf.evaluation.benchmarks.files import (
     ImageFolder,
     complete,
     find_folder,
+    is_number,
     no_duplicates,
     read_json,
     rows_of,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from megapairs_hf.evaluation.benchmarks.spec import BenchmarkSpec
 
 KEYS = ("id", "reference_img_id", "relative_caption", "shared_concept")
+TEXTS = ("relative_caption", "shared_concept")
 ANSWERS = ("target_img_id", "gt_img_ids")
 ANNOTATIONS = ("annotations", "CIRCO/annotations", "")
 IMAGES = ("COCO2017_unlabeled/unlabeled2017", "unlabeled2017", "CIRCO/COCO2017_unlabeled/unlabeled2017")
@@ -55,13 +57,13 @@ def read_circo(spec: BenchmarkSpec, data: str | Path, *, check: bool = True) -> 
         EvaluationError: a file is absent or broken, or images are missing.
     """
     annotations, info, images = folders(data, spec)
-    rows = rows_of(annotations, (*KEYS, *(ANSWERS if spec.split == "val" else ())))
+    rows = rows_of(annotations, (*KEYS, *(ANSWERS if spec.split == "val" else ())), TEXTS)
     ids = [str(row["id"]) for row in rows]
-    if sorted(map(int, ids)) != list(range(len(ids))):
+    if sorted(ids) != sorted(map(str, range(len(ids)))):
         raise EvaluationError(f"{annotations}: the queries must be numbered 0 to {len(ids) - 1:,}; get it again")
     names = gallery_files(info)
     image_folder = ImageFolder(images, names)
-    queries = [_query(row, spec) for row in rows]
+    queries = [_query(row, spec, annotations) for row in rows]
     for query in queries:
         unknown = [name for name in (query.input.image, *query.targets) if name not in names]
         if unknown:
@@ -86,16 +88,20 @@ def gallery_files(info: Path) -> dict[str, str]:
         EvaluationError: the list is absent, cut off, or has an image twice.
     """
     listed = read_json(info, dict).get("images")
-    if not isinstance(listed, list) or not all(isinstance(row, dict) and "id" in row for row in listed):
+    if not isinstance(listed, list) or not all(isinstance(row, dict) and is_number(row.get("id")) for row in listed):
         raise EvaluationError(f"{info} has no list `images` with ids; get COCO's image_info_unlabeled2017.zip again")
     names = no_duplicates((str(int(row["id"])) for row in listed), info)
     return {name: f"{int(name):012d}.jpg" for name in names}
 
 
-def _query(row: dict[str, Any], spec: BenchmarkSpec) -> Query:
+def _query(row: dict[str, Any], spec: BenchmarkSpec, path: Path) -> Query:
     reference = str(row["reference_img_id"])
     text = spec.template.format(shared_concept=row["shared_concept"], relative_caption=row["relative_caption"])
     answered = spec.split == "val"
+    if answered and (not isinstance(row["gt_img_ids"], list) or not row["gt_img_ids"]):
+        raise EvaluationError(
+            f"{path}, query {row['id']}: `gt_img_ids` is {row['gt_img_ids']!r}, no right answer; get the file again"
+        )
     return Query(
         key=str(row["id"]),
         input=Input(text, reference),

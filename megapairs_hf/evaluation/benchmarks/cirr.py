@@ -55,7 +55,8 @@ def read_cirr(spec: BenchmarkSpec, data: str | Path, *, check: bool = True) -> l
         EvaluationError: a file is absent or broken, or images are missing.
     """
     captions, split, images = folders(data, spec)
-    rows = rows_of(captions, (*KEYS, *(("target_hard",) if spec.split == "val" else ())))
+    answers = ("target_hard",) if spec.split == "val" else ()
+    rows = rows_of(captions, (*KEYS, *answers), ("reference", "caption", *answers))
     names: dict[str, str] = read_json(split, dict)
     no_duplicates((Path(path).as_posix() for path in names.values()), split)
     image_folder = ImageFolder(images, {name: Path(path).as_posix() for name, path in names.items()})
@@ -77,11 +78,16 @@ def read_cirr(spec: BenchmarkSpec, data: str | Path, *, check: bool = True) -> l
 def _query(row: dict[str, Any], spec: BenchmarkSpec, path: Path) -> Query:
     reference = row["reference"]
     members = row["img_set"].get("members") if isinstance(row["img_set"], dict) else None
-    if not members or reference not in members:
+    if not isinstance(members, list) or not set(members) > {reference} or reference not in members:
         raise EvaluationError(
-            f"{path}, pair {row['pairid']}: `img_set.members` must be a list with the reference; get the file again"
+            f"{path}, pair {row['pairid']}: `img_set.members` must be a list with the reference and others; get the"
+            " file again"
         )
     target = row["target_hard"] if spec.split == "val" else ""
+    if spec.split == "val" and not target:
+        raise EvaluationError(
+            f"{path}, pair {row['pairid']}: `target_hard` is {target!r}, no right answer; get the file again"
+        )
     return Query(
         key=str(row["pairid"]),
         input=Input(spec.template.format(caption=row["caption"]), reference),

@@ -58,7 +58,7 @@ def read_category(category: str, spec: BenchmarkSpec, data: str | Path, *, check
     root, images = folders(data, spec)
     captions = root / "captions" / f"cap.{category}.{spec.split}.json"
     split = root / "image_splits" / f"split.{category}.{spec.split}.json"
-    rows = rows_of(captions, KEYS)
+    rows = rows_of(captions, KEYS, ("candidate", "target"))
     names = no_duplicates((str(name) for name in read_json(split, list)), split)
     listed = set(names)
     used = {row[key] for row in rows for key in ("candidate", "target")}
@@ -102,7 +102,7 @@ def join_captions(captions: tuple[str, str], join: str) -> tuple[str, ...]:
 
 def _query(number: int, row: dict[str, Any], category: str, spec: BenchmarkSpec, path: Path) -> Query:
     captions = row["captions"]
-    if not isinstance(captions, list) or len(captions) != len(("first", "second")):
+    if not isinstance(captions, list) or [type(text) for text in captions] != [str, str]:
         raise EvaluationError(f"{path}, row {number}: `captions` must be two texts; get the file again")
     joined = join_captions((captions[0], captions[1]), spec.join)
     texts = [spec.template.format(caption=text) for text in joined]

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from megapairs_hf.core.errors import EvaluationError
-from megapairs_hf.core.progress import note
-from megapairs_hf.images.decode import to_rgb
+from megapairs_hf.core.errors import EvaluationError, ImageRejectedError
+from megapairs_hf.core.progress import note, progress
+from megapairs_hf.images.decode import PIXEL_LIMIT, decode_image, to_rgb
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -74,18 +75,31 @@ def _unique(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:
     return entries
 
 
-def rows_of(path: Path, keys: Sequence[str]) -> list[dict[str, Any]]:
+def rows_of(path: Path, keys: Sequence[str], texts: Sequence[str] = ()) -> list[dict[str, Any]]:
     """The rows of an annotation file.
 
+    Args:
+        path: the file.
+        keys: that every row must have.
+        texts: keys whose value must be a text; null and lists would be encoded as Python writes them.
+
     Raises:
-        EvaluationError: a row lacks a key.
+        EvaluationError: a row lacks a key, or a text is none.
     """
     rows: list[dict[str, Any]] = read_json(path, list)
     for number, row in enumerate(rows):
         absent = [key for key in keys if not isinstance(row, dict) or key not in row]
         if absent:
             raise EvaluationError(f"{path}, row {number}: `{absent[0]}` is absent; get the file again")
+        for key in texts:
+            if not isinstance(row[key], str):
+                raise EvaluationError(f"{path}, row {number}: `{key}` is {row[key]!r}, no text; get the file again")
     return rows
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value of an annotation file is a whole number, or the text of one."""
+    return not isinstance(value, bool) and str(value).isdecimal()
 
 
 def no_duplicates(names: Iterable[str], path: Path) -> list[str]:
@@ -169,6 +183,8 @@ def complete(
         EvaluationError: images are missing and that is not allowed, or nothing is left.
     """
     absent = [name for name in dict.fromkeys(there) if not there[name]]
+    broken = _undecodable(benchmark, [name for name in there if there[name]]) if spec.allow_missing else []
+    absent += broken
     options = {**spec.options, **benchmark.options}
     label = f"{benchmark.name} {benchmark.part or benchmark.split}"
     if absent and not spec.allow_missing:
@@ -188,11 +204,35 @@ def complete(
         options["missing_images"] = len(absent)
         options["queries_left_out"] = len(benchmark.queries) - len(queries)
         short.append(f"{len(absent):,} images missing")
-        note(f"{label}: {len(absent):,} images are missing; the results say so")
+        cut = f", {len(broken):,} of them because they cannot be decoded ({broken[0]}, …)" if broken else ""
+        note(f"{label}: {len(absent):,} images are missing{cut}; the results say so")
     if short:
         options["partial"] = "; ".join(short)
         note(f"{label} is partial: {options['partial']}")
     return replace(benchmark, queries=queries, gallery=gallery, options=options, missing=absent)
+
+
+def _undecodable(benchmark: Benchmark, names: Sequence[str]) -> list[str]:
+    """The images whose files are there and cannot be decoded; crops of one image are one file."""
+    images: Any = benchmark.image
+    paths = {name: Path(images.find(name)) for name in names}
+    faults = find_faults(list(dict.fromkeys(paths.values())))
+    return [name for name in names if paths[name] in faults]
+
+
+def find_faults(paths: Sequence[Path]) -> dict[Path, str]:
+    """Which of the files are no whole image, each with the reason."""
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        faults = progress(pool.map(_fault, paths), "check images", len(paths), "images")
+        return {path: fault for path, fault in zip(paths, faults, strict=True) if fault}
+
+
+def _fault(path: Path) -> str:
+    try:
+        decode_image(path.read_bytes(), max_pixels=PIXEL_LIMIT, draft_side=1)
+    except (ImageRejectedError, OSError) as error:
+        return str(error)
+    return ""
 
 
 def _shortfall(benchmark: Benchmark, size: tuple[int, int]) -> list[str]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from megapairs_hf.core.errors import EvaluationError
 from megapairs_hf.core.inputs import Input
 from megapairs_hf.evaluation.benchmarks.base import Benchmark, Query
-from megapairs_hf.evaluation.benchmarks.files import ImageFolder, complete, find_folder, rows_of
+from megapairs_hf.evaluation.benchmarks.files import ImageFolder, complete, find_folder, is_number, rows_of
 from megapairs_hf.evaluation.benchmarks.spec import SIZES
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from megapairs_hf.evaluation.benchmarks.spec import BenchmarkSpec
 
 KEYS = ("reference", "target", "gallery", "condition")
+TEXTS = ("condition",)
 DILATION = 0.7
 BOX = 4
 ANNOTATIONS = ("genecis", "annotations", "")
@@ -58,7 +59,7 @@ def read_task(task: str, spec: BenchmarkSpec, data: str | Path, *, check: bool =
     """One task."""
     path, images = folders(data, spec, task)
     crops = Crops(images)
-    rows = rows_of(path, KEYS)
+    rows = rows_of(path, KEYS, TEXTS)
     queries = [_query(row, number, task, spec, crops, f"{path}, row {number}") for number, row in enumerate(rows)]
     lists = [query.candidates or () for query in queries]
     gallery = {name: Input(image=name) for names in lists for name in names}
@@ -91,7 +92,11 @@ def _query(row: dict[str, Any], number: int, task: str, spec: BenchmarkSpec, cro
     if not isinstance(row["gallery"], list):
         raise EvaluationError(f"{label}: `gallery` must be a list of images; get the file again")
     candidates = tuple(dict.fromkeys(crops.add(item, task, label) for item in (row["target"], *row["gallery"])))
-    condition = str(row["condition"])
+    if len(candidates) < len(("target", "another")):
+        raise EvaluationError(
+            f"{label}: `gallery` has no image but the target, so every model would be right; get the file again"
+        )
+    condition = row["condition"]
     return Query(
         key=str(number),
         input=Input(spec.template.format(condition=condition), reference),
@@ -102,6 +107,12 @@ def _query(row: dict[str, Any], number: int, task: str, spec: BenchmarkSpec, cro
         group=(task,),
         caption=condition,
     )
+
+
+def _is_box(box: Any) -> bool:
+    """Whether a value is left, top, width and height."""
+    numbers = isinstance(box, list) and len(box) == BOX and all(isinstance(edge, int | float) for edge in box)
+    return numbers and min(box[2:]) > 0
 
 
 def dilated(box: Box, size: tuple[int, int], dilation: float = DILATION) -> Box:
@@ -151,10 +162,12 @@ class Crops:
             raise EvaluationError(f"{label}: an image has no `{key}`; get the file of {task} again")
         name = str(item[key])
         if key == "val_image_id":
+            if not is_number(item[key]):
+                raise EvaluationError(f"{label}: `{key}` is {item[key]!r}, no number; get the file of {task} again")
             self.files[name] = f"{int(name):012d}.jpg"
             return name
-        box = item.get("instance_bbox")
-        if not isinstance(box, list) or len(box) != BOX or min(box[2:]) <= 0:
+        box: Any = item.get("instance_bbox")
+        if not _is_box(box):
             raise EvaluationError(f"{label}: `instance_bbox` is {box!r}, not left, top, width, height; get it again")
         cut = f"{name}@{','.join(str(edge) for edge in box)}"
         self.files[cut] = f"{name}.jpg"

@@ -44,6 +44,7 @@ class FalseNegativeKeys:
         absent: [C] rows with fewer negatives are filled up with nothing.
         query: [B] of query and text.
         same: [B, T] of all queries that a row's positive answers.
+        answers: [B, P] of further positives of a row's query.
     """
 
     item: np.ndarray
@@ -51,6 +52,7 @@ class FalseNegativeKeys:
     absent: np.ndarray
     query: np.ndarray
     same: np.ndarray
+    answers: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,9 @@ class Batch:
         answered[np.arange(len(rows)), rows] = False
         for i, row in np.argwhere(answered):
             target[i] |= keys.item == keys.item[row * self.width]
+        for i, row in enumerate(rows):
+            if keys.answers[row].any():
+                target[i] |= np.isin(keys.item, keys.answers[row])
         return [same, near, target]
 
 
@@ -198,6 +203,7 @@ def _keys(examples: Sequence[Example], width: int, cluster: Callable[[str], str]
     item = np.zeros((len(examples), width), np.int64)
     near = np.zeros_like(item)
     same = np.zeros((len(examples), max(len(example.same) for example in examples)), np.int64)
+    answers = np.zeros((len(examples), max(len(example.answers) for example in examples)), np.int64)
     for i, example in enumerate(examples):
         for k, candidate in enumerate(example.candidates):
             item[i, k] = key(candidate)
@@ -205,5 +211,7 @@ def _keys(examples: Sequence[Example], width: int, cluster: Callable[[str], str]
             near[i, k] = number("near", "", cluster(str(candidate.image))) if shown else item[i, k]
         for k, query in enumerate(example.same):
             same[i, k] = key(query)
+        for k, answer in enumerate(example.answers):
+            answers[i, k] = key(answer)
     queries = np.array([key(example.query) for example in examples])
-    return FalseNegativeKeys(item.ravel(), near.ravel(), item.ravel() == 0, queries, same)
+    return FalseNegativeKeys(item.ravel(), near.ravel(), item.ravel() == 0, queries, same, answers)

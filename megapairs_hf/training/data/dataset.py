@@ -21,12 +21,14 @@ class Example:
         query: the query.
         candidates: the positive, then the negatives.
         same: hashes would be equal: every query that this row's positive answers, the sampled one among them.
+        answers: further positives of the query, which are no negatives of it.
     """
 
     name: str
     query: Input
     candidates: tuple[Input, ...]
     same: tuple[Input, ...]
+    answers: tuple[Input, ...] = ()
 
 
 class TrainDataset(Protocol):

@@ -17,6 +17,8 @@ import numpy as np
 from megapairs_hf.artifacts.fingerprints import model_path, sha256_of
 from megapairs_hf.core.errors import ArtifactError, TrainingError
 from megapairs_hf.core.inputs import Input
+from megapairs_hf.core.literals import list_of_texts, looks_like_list
+from megapairs_hf.core.progress import note
 from megapairs_hf.training.data.dataset import Example
 from megapairs_hf.training.data.sampler import permutation, sample_others
 
@@ -32,8 +34,12 @@ FILES = {".parquet": "parquet", ".jsonl": "json", ".json": "json"}
 
 
 def read_side(row: dict[str, Any], text: str, image: str) -> list[Input]:
-    """The inputs of one side of a row; a cell may be a value or a list of them."""
-    texts, images = (value if isinstance(value, list) else [value] for value in (row.get(text), row.get(image)))
+    """The inputs of one side of a row; a cell may be a value, a list of them, or the text of such a list.
+
+    Raises:
+        TrainingError: an image is named by what looks like a list and is none.
+    """
+    texts, images = (_cells(row.get(name), name) for name in (text, image))
     inputs = []
     for i in range(max(len(texts), len(images))):
         words = (texts[i] if i < len(texts) else None) or ""
@@ -44,16 +50,38 @@ def read_side(row: dict[str, Any], text: str, image: str) -> list[Input]:
     return inputs
 
 
+def _cells(value: Any, name: str) -> list[Any]:
+    """The values of a cell; a query has one text, so brackets around it are its own."""
+    if isinstance(value, list):
+        return value
+    listed = list_of_texts(value) if looks_like_list(value) and name != "qry" else None
+    if listed is None and looks_like_list(value) and name.endswith("image_path"):
+        raise TrainingError(f"`{name}` is {value[:100]!r}, no list that can be read; write a list of paths")
+    return [value] if listed is None else listed
+
+
+def positives_of(row: dict[str, Any]) -> tuple[list[Input], list[Input]]:
+    """The query of a row, if it has one, and its positives; the query itself is none."""
+    queries = read_side(row, "qry", "qry_image_path")
+    positives = dict.fromkeys(read_side(row, "pos_text", "pos_image_path"))
+    return queries, [item for item in positives if item not in queries]
+
+
 def example_of(
     row: dict[str, Any], name: str, bad: Collection[str], config: TrainConfig, rng: random.Random
 ) -> Example | None:
-    """A row with its negatives sampled; None where an image of `bad` spoils it, or a side is empty."""
-    queries, positives = read_side(row, "qry", "qry_image_path"), read_side(row, "pos_text", "pos_image_path")
-    if not queries or not positives or {queries[0].image, positives[0].image} & set(bad):
+    """A row with one positive and its negatives sampled; None where images of `bad` spoil it, or a side is empty."""
+    queries, positives = positives_of(row)
+    # all rows of a batch are of one kind
+    usable = [item for item in positives if item.image not in bad and item.kind == positives[0].kind]
+    if not queries or not usable or queries[0].image in bad:
         return None
-    others = [item for item in read_side(row, "neg_text", "neg_image_path") if item.image not in bad]
+    positive = rng.choice(usable) if len(usable) > 1 else usable[0]
+    negatives = dict.fromkeys(read_side(row, "neg_text", "neg_image_path"))
+    others = [item for item in negatives if item.image not in bad and item not in positives]
     sampled = rng.sample(others, min(config.negatives, len(others)))
-    return Example(name, queries[0], (positives[0], *sampled), (queries[0],))
+    answers = tuple(item for item in positives if item != positive)
+    return Example(name, queries[0], (positive, *sampled), (queries[0],), answers)
 
 
 class TablePool:
@@ -152,13 +180,24 @@ def open_source(source: SourceConfig, config: TrainConfig, work: str | Path) -> 
     if source.rows is not None and source.rows < len(table):
         table = table.select(np.sort(np.random.default_rng([config.seed, 37]).permutation(len(table))[: source.rows]))
     kinds: dict[tuple[str, ...], list[int]] = {}
+    left_out = 0
     for i, row in enumerate(table):
-        sides = [*read_side(row, "qry", "qry_image_path")[:1], *read_side(row, "pos_text", "pos_image_path")[:1]]
-        if len(sides) < 2:
+        queries, positives = positives_of(row)
+        if len(queries) > 1:
+            raise TrainingError(f"row {i} of {path} has several queries; write a row for each")
+        if not queries or not read_side(row, "pos_text", "pos_image_path"):
             raise TrainingError(f"row {i} of {path} has an empty query or positive; take it out")
+        if not positives:
+            left_out += 1
+            continue
+        sides = (queries[0], positives[0])
         kinds.setdefault(tuple(side.kind for side in sides), []).append(i)
+    if left_out:
+        note(f"{path}: {left_out:,} rows are left out, since the positive is the query")
+    if not kinds:
+        raise TrainingError(f"{path} has no row whose positive is not the query; correct it")
     pools: list[TrainDataset] = [TablePool(name, table, chosen, images, config) for chosen in kinds.values()]
-    share = (source.weight or len(table)) / len(table)
+    share = (source.weight or len(table)) / sum(map(len, kinds.values()))
     return pools, [share * len(chosen) for chosen in kinds.values()]
 
 
