@@ -7,6 +7,7 @@ caption may hold any other character that ends lines elsewhere.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import difflib
 import hashlib
@@ -33,6 +34,7 @@ FORMATS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl
 # of a file that is named; in a folder it is mostly settings
 NAMED_ONLY = {".json": "jsonl"}
 BATCH = 10_000
+LONGEST_CELL = 1 << 30
 
 
 def suffix(path: str) -> str:
@@ -140,11 +142,19 @@ def _text_schema(kind: str) -> pa.Schema:
     return kind_schema(kind, embedding if "embedding" in REQUIRED[kind] else pa.schema([]))
 
 
+@contextlib.contextmanager
+def _long_fields() -> Iterator[None]:
+    """Let one cell hold a long list; the limit is the whole process's, and goes back to what it was."""
+    before = csv.field_size_limit(LONGEST_CELL)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
 def _csv_rows(file: str, what: str) -> Iterator[dict[str, Any]]:
     """The rows of a CSV or TSV file, every cell as text."""
-    # one cell may hold a long list
-    csv.field_size_limit(1 << 30)
-    with storage.open_read(file) as raw:
+    with storage.open_read(file) as raw, _long_fields():
         text = io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")
         reader = csv.DictReader(text, delimiter="\t" if suffix(file) == ".tsv" else ",", restkey="", strict=True)
         try:

@@ -201,7 +201,8 @@ def test_a_card_tells_the_given_artifact_and_only_what_it_was_made_of(work, tmp_
     image = tmp_path / "images" / "a.png"
     image.parent.mkdir()
     draw("teal", "star", "white").save(image)
-    (tmp_path / "lines.jsonl").write_text('{"q_img": "a.png", "q_text": "x", "t_img": "a.png", "hns": ["a.png"]}\n')
+    draw("teal", "circle", "white").save(image.with_name("b.png"))
+    (tmp_path / "lines.jsonl").write_text('{"q_img": "a.png", "q_text": "x", "t_img": "b.png", "hns": ["a.png"]}\n')
     for out, overwrite in ((tmp_path / "work" / "mine", False), (tmp_path / "work" / "triplets", True)):
         theirs = import_megapairs(tmp_path / "lines.jsonl", image.parent, out=out, overwrite=overwrite)
         card = dataset_card(tmp_path / "work", GOOD, triplets=theirs)
