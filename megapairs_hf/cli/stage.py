@@ -196,7 +196,9 @@ class Stage:
 def remember_recipe(work: str, path: Path) -> None:
     """Keep in a work folder which recipe made what is in it."""
     if distributed.is_main():
-        write_bytes(join(work, RECIPE), f"{path.resolve()}\n".encode())
+        content, file = f"{path.resolve()}\n".encode(), join(work, RECIPE)
+        if not exists(file) or read_bytes(file) != content:
+            write_bytes(file, content)
 
 
 def remembered_recipe(work: str) -> str:

@@ -98,7 +98,7 @@ def texts_of(value: Any, name: str) -> list[str]:
     texts = value if isinstance(value, list | tuple) else [value]
     other = next((text for text in texts if not isinstance(text, str | None)), None)
     if other is not None:
-        raise ConfigError(f"{name} embeds texts, but a row holds a {type(other).__name__}; name a column of texts")
+        raise ConfigError(f"{name} embeds texts, but a row holds {type(other).__name__}; name a column of texts")
     return [text for text in texts if text and text.strip()]
 
 
