@@ -376,7 +376,7 @@ def test_several_texts_have_the_mean_of_their_embeddings(rows, models, tmp_path)
     config = EmbedConfig((EncoderConfig("text", f"{models}/clip", "caption"),), batch_size=16, device="cpu")
     stage = embed_corpus(corpus, config=config, out=tmp_path)["text"].arrays()
     assert (stage == result["v"][:3]).all()
-    with pytest.raises(ConfigError, match="a row holds a int"):
+    with pytest.raises(ConfigError, match="a row holds int"):
         function({"captions": [["a", 1]]})
 
 
