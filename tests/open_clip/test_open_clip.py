@@ -31,7 +31,7 @@ def embedded(corpus, architecture, out, kind, **settings):
     name, file, _, _ = architecture
     model = EncoderConfig("open", name, kind, "open_clip", file)
     made = embed_corpus(corpus, config=EmbedConfig(encoders=(model,), batch_size=4, **settings), out=out, work=out)
-    return np.concatenate([np.load(f"{made['open'].path}/{shard['file']}") for shard in made["open"].manifest.shards])
+    return made["open"].arrays()
 
 
 def unit(features):
