@@ -62,6 +62,15 @@ def test_killed_at_two_thirds_at_most_what_was_under_way_is_asked_again(serve, c
     assert sum(server.asked.values()) <= 11 + 2
 
 
+@pytest.fixture
+def ctrl_c():
+    """Python's own handler: a process that was started in the background ignores Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_keeps_what_was_answered(serve, images, rows):
     def script(_, n):
         if len(server.answered) < 5:
