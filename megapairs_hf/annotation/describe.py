@@ -9,10 +9,11 @@ import pyarrow as pa
 from megapairs_hf.annotation.client.messages import Request
 from megapairs_hf.annotation.config import DescribeConfig
 from megapairs_hf.annotation.corpus_reader import CorpusImages, MemoryRows
-from megapairs_hf.annotation.function import KEYS, AnnotationFunction, without
+from megapairs_hf.annotation.function import KEYS, AnnotationFunction
 from megapairs_hf.annotation.prompts.few_shot import sample_word_num
 from megapairs_hf.annotation.prompts.parsing import parse_describe
 from megapairs_hf.annotation.prompts.templates import describe_prompt, format_describe
+from megapairs_hf.annotation.row_columns import without
 from megapairs_hf.annotation.rule_based.engine import describe_by_rules
 from megapairs_hf.annotation.tasks import OneRetry, Outcome, captions_of, ids_of, response_row, sampling, seed_for
 from megapairs_hf.core.errors import ConfigError, ResponseRejectedError

@@ -17,7 +17,6 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 import pyarrow as pa
 
 from megapairs_hf.annotation.client.endpoint import Endpoint
@@ -27,6 +26,7 @@ from megapairs_hf.annotation.engines.row_batch import RowBatch
 from megapairs_hf.annotation.engines.session import Session
 from megapairs_hf.annotation.engines.transformers_engine import LocalSession
 from megapairs_hf.annotation.response_watch import ResponseWatch
+from megapairs_hf.annotation.row_columns import ids_as_text, outcome_columns
 from megapairs_hf.annotation.tasks import Outcome
 from megapairs_hf.artifacts.artifact import Artifact
 from megapairs_hf.artifacts.fingerprints import commit_of, weights_fingerprint
@@ -34,12 +34,12 @@ from megapairs_hf.artifacts.sources import as_artifact
 from megapairs_hf.core.config import build_config, config_hash
 from megapairs_hf.core.distributed import device_of_rank
 from megapairs_hf.core.errors import ConfigError
-from megapairs_hf.core.row_function import RowFunction, Rows, blank_value, format_error
+from megapairs_hf.core.row_function import RowFunction, Rows
 from megapairs_hf.core.schema import IMAGE_ID, NEGATIVE_IDS, QUERY_ID, TARGET_ID
 from megapairs_hf.core.whole_data import check_dataset
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator
+    from collections.abc import Callable, Iterator
 
     from datasets import Dataset, Features
 
@@ -284,33 +284,7 @@ class AnnotationFunction(RowFunction):
 
     def columns(self, outcomes: list[Outcome]) -> dict[str, Any]:
         """Outcomes as columns, blanks where a row has an error."""
-        blank = {name: blank_value(feature) for name, feature in self.features.items()}
-        rows = [blank if outcome.row is None else outcome.row for outcome in outcomes]
-        columns: dict[str, Any] = {}
-        for field in self.SCHEMA:
-            values = [row[field.name] for row in rows]
-            if pa.types.is_integer(field.type):
-                columns[field.name] = np.array(values, field.type.to_pandas_dtype())
-            elif pa.types.is_list(field.type) and not pa.types.is_string(field.type.value_type):
-                # arrays keep the type of their numbers where `map` is given no features
-                columns[field.name] = [np.array(value, field.type.value_type.to_pandas_dtype()) for value in values]
-            else:
-                columns[field.name] = values
-        errors = ["" if o.row is not None else format_error(o.reason, o.detail) for o in outcomes]
-        return {**columns, "error": errors}
-
-
-def ids_as_text(values: Iterable[Any]) -> list[Any]:
-    """Ids, or lists of ids, as text where they are whole numbers."""
-    return [
-        ids_as_text(value) if isinstance(value, list) else str(value) if isinstance(value, int) else value
-        for value in values
-    ]
-
-
-def without(schema: pa.Schema, names: Collection[str]) -> pa.Schema:
-    """The other columns of a schema."""
-    return pa.schema([field for field in schema if field.name not in names])
+        return outcome_columns(outcomes, self.SCHEMA, self.features)
 
 
 def build_settings(cls: type[Any], settings: dict[str, Any], name: str) -> Any:

@@ -10,11 +10,12 @@ import pyarrow as pa
 from megapairs_hf.annotation.client.messages import Request
 from megapairs_hf.annotation.config import InstructConfig
 from megapairs_hf.annotation.filters import filter_instructions, normalize
-from megapairs_hf.annotation.function import KEYS, AnnotationFunction, without
+from megapairs_hf.annotation.function import KEYS, AnnotationFunction
 from megapairs_hf.annotation.language import LANGUAGES
 from megapairs_hf.annotation.prompts.few_shot import load_examples, sample_examples
 from megapairs_hf.annotation.prompts.parsing import parse_instruct, response_schema
 from megapairs_hf.annotation.prompts.templates import format_instruct, instruct_prompt
+from megapairs_hf.annotation.row_columns import without
 from megapairs_hf.annotation.rule_based.engine import instruct_by_rules
 from megapairs_hf.annotation.tasks import OneRetry, Outcome, captions_of, ids_of, response_row, sampling, seed_for
 from megapairs_hf.core.errors import ResponseRejectedError
