@@ -9,6 +9,8 @@ SOURCES := setup.cfg setup.py lock.txt
 EXTRAS := --extra all --extra dev
 # OpenMP threads that wait should sleep: spinning costs a factor of four beside other work
 export OMP_WAIT_POLICY ?= passive
+# processes that share the tests, a file each at a time
+JOBS ?= 2
 
 .PHONY: help demo setup test test-long test-wheel test-open-clip test-llm test-latest test-lowest test-all-pythons lock lint clean
 
@@ -39,10 +41,10 @@ lint: $(VENV)/.setup ## style, types, and the layers
 	$(BIN)/lint-imports --config setup.cfg
 
 test: lint ## lint and the suite
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
 
 test-long: $(VENV)/.setup ## what takes longer: whole runs killed half-way, memory, scale
-	$(BIN)/python -m pytest -q -m long
+	$(BIN)/python -m pytest -q -m long -n $(JOBS) --dist loadfile
 
 test-wheel: $(VENV)/.setup ## build the wheel and the sdist, and use the wheel outside the checkout
 	bash .ci/wheel $(BIN)

@@ -232,6 +232,16 @@ def chaos(folder: Path, pairs: int) -> tuple[int, int]:
     return (lost if same else pairs), doubled
 
 
+def overload(share: float) -> float:
+    """Responses of a server that refuses such a share of the requests, over those of one that refuses none.
+
+    On a simulated clock: 24 places, so that a limit that falls at each refusal shows.
+    """
+    from tests.annotation.simulated import throughput
+
+    return throughput(share) / throughput(0.0)
+
+
 def memory(folder: Path, pairs: int) -> list[float]:
     """Resident MiB of a run at the end of each tenth of the pairs."""
     make_inputs(folder, pairs, 5000)
@@ -267,6 +277,10 @@ def main() -> None:
         print(f"ratio map_annotate_vs_stage {mapped / stage:.3f}", flush=True)
         lost, doubled = chaos(folder / "chaos", 600 if options.quick else 3000)
         print(f"ratio annotate_chaos_lost {lost}\nratio annotate_chaos_doubled {doubled}", flush=True)
+        print(
+            f"ratio annotate_overload_1 {overload(0.01):.3f}\nratio annotate_overload_5 {overload(0.05):.3f}",
+            flush=True,
+        )
         if not options.quick:
             sizes = memory(folder / "memory", 100_000)
             print("resident MiB after each tenth of 100,000 pairs:", json.dumps([round(m) for m in sizes]))

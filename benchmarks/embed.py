@@ -122,8 +122,8 @@ class Bench:
         def run() -> None:
             shutil.rmtree(out, ignore_errors=True)
             with (
-                mock.patch("megapairs_hf.embedding.stage.load_encoder", lambda *_: encoder),
-                mock.patch("megapairs_hf.embedding.stage.weights_fingerprint", lambda *_: "bench"),
+                mock.patch("megapairs_hf.embedding.stage.load_encoders", lambda *_: [encoder]),
+                mock.patch("megapairs_hf.embedding.stage.encoder_fingerprint", lambda *_: "bench"),
             ):
                 embed_corpus(corpus, config=config, out=out, work=self.folder)
 

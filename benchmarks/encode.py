@@ -23,6 +23,7 @@ SIZES = {
     "base": ((768, 12, 12, 16, 224, 512), (512, 12, 8)),
     "large": ((1024, 24, 16, 14, 224, 768), (768, 12, 12)),
     "small": ((384, 12, 6, 16, 224, 384), (384, 12, 6)),
+    "tiny": ((32, 2, 2, 56, 224, 32), (32, 2, 2)),
 }
 WORDS = "a red star over the quiet sea at night seen from an old wooden house beside two tall green trees".split()
 
@@ -53,8 +54,8 @@ def make_clip(folder: Path, size: str) -> str:
     return str(folder / "mmret")
 
 
-def make_llava(folder: Path) -> str:
-    """LLaVA-1.6-Mistral-7B's geometry with random weights in bfloat16, built on the GPU."""
+def make_llava(folder: Path, *, tiny: bool = False) -> str:
+    """LLaVA-1.6-Mistral-7B's geometry with random weights in bfloat16, built on the GPU; or a tiny one, on the CPU."""
     import torch
     import transformers as t
 
@@ -63,21 +64,27 @@ def make_llava(folder: Path) -> str:
     tokenizer = train_tokenizer([" ".join(WORDS)], SmallModelConfig(max_tokens=77))
     tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
     tokenizer.model_max_length = 32768
-    vision = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
-    vision |= {"image_size": 336, "patch_size": 14, "projection_dim": 768, "model_type": "clip_vision_model"}
+    side, width, layers, heads = (28, 32, 2, 2) if tiny else (336, 1024, 24, 16)
+    vision = {"hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": layers}
+    vision |= {"num_attention_heads": heads, "image_size": side, "patch_size": 14, "projection_dim": 768}
+    few = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = {**few, "num_key_value_heads": 1, "head_dim": 16} if tiny else {"rope_theta": 1e6, "sliding_window": None}
+    pinpoints = [[side * down, side * across] for down, across in ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))]
     config = t.LlavaNextConfig(
-        vision_config=vision,
-        text_config=t.MistralConfig(vocab_size=32064, rope_theta=1e6, sliding_window=None),
+        vision_config={**vision, "model_type": "clip_vision_model"},
+        text_config=t.MistralConfig(vocab_size=32064, **text),
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_grid_pinpoints=pinpoints,
     )
     torch.set_default_dtype(torch.bfloat16)
-    with torch.device("cuda"):
+    with torch.device("cpu" if tiny else "cuda"):
         model = t.LlavaNextForConditionalGeneration(config)
     torch.set_default_dtype(torch.float32)
     model.save_pretrained(folder)
-    pixels = t.LlavaNextImageProcessorPil(image_grid_pinpoints=config.image_grid_pinpoints)
-    processor = t.LlavaNextProcessor(pixels, tokenizer, patch_size=14, vision_feature_select_strategy="default")
-    processor.save_pretrained(folder)
+    squares = {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
+    pixels = t.LlavaNextImageProcessorPil(image_grid_pinpoints=pinpoints, **squares)
+    strategy = {"vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
+    t.LlavaNextProcessor(pixels, tokenizer, patch_size=14, **strategy).save_pretrained(folder)
     return str(folder)
 
 

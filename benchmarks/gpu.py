@@ -1,138 +1,145 @@
-"""Embedding and exact search on a GPU against the bare model and a bare matrix product.
+"""What `bash benchmarks/gpu_check.sh` runs: every part in a process of its own, within a budget of seconds.
 
-    python benchmarks/gpu.py            ratios and rates to put into the formulas of docs/scale.md
-    python benchmarks/gpu.py --quick    fewer images and embeddings
-
-The models have random weights in the sizes of CLIP ViT-L/14's vision tower and DINOv2-L.
+A part that fails, or for which no time is left, is named and takes no other with it. The last lines are `ratio NAME
+VALUE`; everything else that was measured is in the JSON file.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
-import tempfile
+import configparser
+import json
+import os
+import signal
+import subprocess
+import sys
 import time
+from importlib import metadata
 from pathlib import Path
-from unittest import mock
+from typing import Any
 
-import numpy as np
-import torch
-from PIL import Image
+from packaging.requirements import Requirement
 
-from megapairs_hf.corpus import CorpusConfig, make_corpus
-from megapairs_hf.embedding import EmbedConfig, EncoderConfig, embed_corpus
-from megapairs_hf.embedding.config import ModelSettings
-from megapairs_hf.embedding.encoders import load_encoder
-from megapairs_hf.mining.knn.embeddings import Embeddings
-from megapairs_hf.mining.knn.gpu_search import DeviceSearch
-
-LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16}
-BATCH = 256
-
-
-def write_model(name: str, folder: Path) -> None:
-    """A vision tower with random weights."""
-    from transformers import (
-        BitImageProcessorPil,
-        CLIPImageProcessorPil,
-        CLIPVisionConfig,
-        CLIPVisionModelWithProjection,
-        Dinov2Config,
-        Dinov2Model,
-    )
-
-    if name == "clip":
-        config = CLIPVisionConfig(**LARGE, intermediate_size=4096, patch_size=14, image_size=224, projection_dim=768)
-        CLIPVisionModelWithProjection(config).save_pretrained(folder)
-        CLIPImageProcessorPil().save_pretrained(folder)
-    else:
-        Dinov2Model(Dinov2Config(**LARGE, patch_size=14, image_size=224)).save_pretrained(folder)
-        crop = {"height": 224, "width": 224}
-        BitImageProcessorPil(size={"shortest_edge": 256}, crop_size=crop).save_pretrained(folder)
+ROOT = Path(__file__).parent.parent
+NEEDED = ("models", "mine")
+# most important first, with the seconds that each may take
+PARTS = {
+    "tests": 100,
+    "search": 70,
+    "embed_clip": 70,
+    "embed_dino": 70,
+    "encode": 70,
+    "train_mmret_clip_base": 90,
+    "evaluate": 40,
+    "train_mmret_clip_large": 150,
+    "train_mmret_mllm": 240,
+}
+BUDGET_S = 540.0
 
 
-def write_corpus(folder: Path, count: int):
-    """Photograph-like JPEGs of 384 pixels."""
-    (folder / "p").mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    for i in range(count):
-        coarse = Image.fromarray(rng.integers(0, 256, (12, 12, 3), np.uint8)).resize((384, 384))
-        sink = io.BytesIO()
-        coarse.save(sink, "JPEG", quality=90)
-        (folder / "p" / f"{i:05d}.jpg").write_bytes(sink.getvalue())
-    return make_corpus(
-        CorpusConfig(source="image_folder", path=str(folder / "p"), caption_template="{stem}", shard_rows=2048),
-        out=folder / "corpus",
-    )
+def missing() -> list[str]:
+    """The packages that are not installed, or not in a version that setup.cfg allows."""
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    texts = [config["options"]["install_requires"], *(config["options.extras_require"][name] for name in NEEDED)]
+    lacking = set()
+    for line in "\n".join([*texts, "pytest"]).split("\n"):
+        requirement = Requirement(line) if line.strip() else None
+        # either of the faiss packages gives the module
+        if requirement is not None and not (requirement.name == "faiss-cpu" and _has("faiss-gpu-cu12-cuvs")):
+            known = _has(requirement.name)
+            if known is None or not requirement.specifier.contains(known, prereleases=True):
+                lacking.add(f"{requirement}{f' (there is {known})' if known else ''}")
+    return sorted(lacking)
 
 
-def stage_ratio(name: str, folder: Path, count: int = 8192, device: str = "cuda", dtype: str = "bfloat16") -> float:
-    """The stage's images a second over those of the model on resident tensors."""
-    write_model(name, folder / name)
-    corpus = write_corpus(folder / "c", count)
-    model = EncoderConfig("m", f"./{name}", "image")
-    encoder = load_encoder(ModelSettings(model, dtype, BATCH), str(folder / name), device)  # type: ignore[arg-type]
-    pixels = torch.randint(0, 256, (BATCH, 224, 224, 3), dtype=torch.uint8)
-    config = EmbedConfig(encoders=(model,), dtype=dtype, batch_size=BATCH, workers=8, device=device)  # type: ignore[arg-type]
-    with torch.inference_mode():
-        resident = encoder.transform.pixels(pixels, device, getattr(torch, dtype))
-        forward = getattr(encoder.model, "get_image_features", encoder.model)
-        for _ in range(3):
-            forward(pixel_values=resident)
-        wait(device)
-        start = time.perf_counter()
-        for _ in range(count // BATCH):
-            forward(pixel_values=resident)
-        wait(device)
-        bare = count / (time.perf_counter() - start)
-    with mock.patch("megapairs_hf.embedding.stage.load_encoder", lambda *_: encoder):
-        start = time.perf_counter()
-        embed_corpus(corpus, config=config, out=folder / "out", work=folder)
-        staged = corpus.rows / (time.perf_counter() - start)
-    print(f"{name}: stage {staged:.0f}/s, model alone {bare:.0f}/s")
-    return staged / bare
+def _has(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
 
 
-def wait(device: str) -> None:
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
+def device_name() -> str | None:
+    """The GPU, or None where there is none; asked in another process, so that this one holds no memory of it."""
+    program = "import torch; print(torch.cuda.get_device_name() if torch.cuda.is_available() else '')"
+    return subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout.strip()
 
 
-def search_ratio(count: int = 1_000_000, queries: int = 65_536, dimension: int = 768, device: str = "cuda") -> float:
-    """Rate of exact search over the rate of one large product."""
-    rng = np.random.default_rng(0)
-    embeddings = rng.standard_normal((count, dimension), dtype=np.float32)
-    embeddings = (embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)).astype(np.float16)
-    search = DeviceSearch(Embeddings([embeddings]), 100, device)
-    search.search(embeddings[:1024])
-    start = time.perf_counter()
-    search.search(embeddings[:queries])
-    rate = 2 * count * queries * dimension / (time.perf_counter() - start)
-    left = torch.randn(8192, 8192, device=device).to(torch.float16 if device.startswith("cuda") else torch.float32)
-    left @ left
-    wait(device)
-    start = time.perf_counter()
-    for _ in range(10):
-        left @ left
-    wait(device)
-    product = 10 * 2 * 8192**3 / (time.perf_counter() - start)
-    print(f"exact search {rate / 1e12:.1f} TFLOP/s, product {product / 1e12:.1f} TFLOP/s")
-    return rate / product
+def command_of(part: str, *, tiny: bool) -> list[str]:
+    """How a part is run."""
+    if part == "tests":
+        files = [str(path) for path in sorted((ROOT / "tests").rglob("test_*.py")) if "mark.gpu" in path.read_text()]
+        return [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", *files]
+    return [sys.executable, str(ROOT / "benchmarks" / "gpu_parts.py"), part, *(["--tiny"] if tiny else [])]
+
+
+def run_part(command: list[str], limit_s: float) -> dict[str, Any]:
+    """Run a part and read its lines `ratio NAME VALUE` and `fact NAME VALUE`."""
+    began = time.monotonic()
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, **pipes)
+    try:
+        output, errors = process.communicate(timeout=limit_s)
+        status = "ok" if process.returncode == 0 else "failed"
+    except subprocess.TimeoutExpired:
+        # with its own processes, which would go on using the GPU
+        os.killpg(process.pid, signal.SIGKILL)
+        output, errors = process.communicate()
+        status = "out of time"
+    tail = (output if command[1] == "-m" else errors)[-2000:]
+    result: dict[str, Any] = {"status": status, "seconds": round(time.monotonic() - began, 1), "ratios": {}}
+    result["facts"] = {}
+    for words in (line.split(" ", 2) for line in output.split("\n")):
+        if len(words) == 3 and words[0] in {"ratio", "fact"}:
+            result[f"{words[0]}s"][words[1]] = float(words[2]) if words[0] == "ratio" else words[2]
+    if status != "ok" or command[1] == "-m":
+        result["output"] = tail
+    return result
+
+
+def run_all(parts: dict[str, float], budget_s: float, *, tiny: bool) -> dict[str, Any]:
+    """Run the parts one after the other, as far as the budget goes."""
+    end, results = time.monotonic() + budget_s, {}
+    for part, limit_s in parts.items():
+        left = end - time.monotonic()
+        if left < min(20.0, limit_s / 4):
+            results[part] = {"status": "no time left", "seconds": 0.0, "ratios": {}, "facts": {}}
+        else:
+            results[part] = run_part(command_of(part, tiny=tiny), min(limit_s, left))
+        print(f"{part}: {results[part]['status']}, {results[part]['seconds']:.0f} s", flush=True)
+        for name, value in results[part]["facts"].items():
+            print(f"  {name}: {value}", flush=True)
+        if "output" in results[part]:
+            print("  " + results[part]["output"].strip().replace("\n", "\n  "), flush=True)
+    return results
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--tiny", action="store_true", help="tiny sizes on the processor; so anyway without a GPU")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--budget-s", type=float, default=BUDGET_S, help="seconds for all parts together")
+    parser.add_argument("--json", type=Path, default=Path("gpu_check.json"))
     options = parser.parse_args()
-    if not torch.cuda.is_available():
-        raise SystemExit("there is no GPU here; benchmarks/embed.py and benchmarks/mine.py measure on processors")
-    lines = {}
-    for name in ("clip", "dino"):
-        with tempfile.TemporaryDirectory() as folder:
-            lines[f"embed_gpu_{name}"] = stage_ratio(name, Path(folder), 2048 if options.quick else 16_384)
-    lines["mine_gpu_vs_matmul"] = search_ratio(200_000 if options.quick else 2_000_000)
-    for name, value in lines.items():
-        print(f"ratio {name} {value:.3f}")
+    lacking = missing()
+    if lacking:
+        raise SystemExit("these packages are missing, see the head of benchmarks/gpu_check.sh: " + ", ".join(lacking))
+    gpu = device_name()
+    tiny = options.tiny or not gpu
+    if tiny:
+        print("tiny sizes on the processor: that the parts run is all that this shows")
+    # a processor is slower than it is tiny
+    parts = {name: limit_s * (10 if tiny else 1) for name, limit_s in PARTS.items() if name in options.only}
+    results = run_all(parts, options.budget_s * (10 if tiny else 1), tiny=tiny)
+    libraries = {name: _has(name) for name in ("torch", "transformers", "cuvs-cu12", "faiss-gpu-cu12-cuvs")}
+    record = {"device": gpu or "processor", "tiny": tiny, "libraries": libraries, "parts": results}
+    options.json.write_text(json.dumps(record, indent=2) + "\n")
+    for result in results.values():
+        for name, value in result["ratios"].items():
+            print(f"ratio {name} {value:.3f}")
+    if any(result["status"] == "failed" for result in results.values()):
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

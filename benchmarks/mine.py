@@ -194,6 +194,34 @@ def memory(cases: list[tuple[int, int, str, float]]) -> None:
     RATIOS["mine_memory_vs_budget"] = worst
 
 
+def integrity(count: int, dimension: int) -> None:
+    """The share of the whole stage that goes into comparing its input files with their manifests, once each."""
+    from unittest.mock import patch
+
+    from megapairs_hf.artifacts import integrity as compared
+    from megapairs_hf.artifacts.artifact import open_artifact
+    from megapairs_hf.mining import MineConfig, mine_pairs
+    from tests.clustered import made_corpus, made_embeddings
+
+    hashed: list[float] = []
+    sha256_of = compared.sha256_of
+
+    def timed(path: str) -> str:
+        spent, digest = seconds(sha256_of, path)
+        hashed.append(spent)
+        return str(digest)
+
+    with tempfile.TemporaryDirectory() as folder, patch.object(compared, "sha256_of", timed):
+        work = Path(folder)
+        corpus = made_corpus(work / "corpus", count, 10_000)
+        made_embeddings(work / "v", corpus, random_embeddings(count, dimension, count // 200))
+        config = MineConfig(neighbors=50, similarity_range=(0.3, 0.97), search="exact")
+        artifacts = {"v": open_artifact(work / "v")}
+        spent, _ = seconds(lambda: mine_pairs(artifacts, corpus, config=config, out=work / "out"))
+    print(f"integrity: N = {count:,}, D = {dimension}: {len(hashed)} files in {sum(hashed):.3f} of {spent:.1f} s")
+    RATIOS["integrity_share"] = sum(hashed) / spent
+
+
 def curve(sizes: list[int], exact_limit: int, path: str | None) -> None:
     """Seconds against N."""
     dimension, k = 256, 50
@@ -234,7 +262,7 @@ def draw(rows: np.ndarray, path: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small corpora, two minutes")
-    parser.add_argument("--only", choices=["exact", "approximate", "memory", "curve"], help="one part")
+    parser.add_argument("--only", choices=["exact", "approximate", "memory", "integrity", "curve"], help="one part")
     parser.add_argument("--plot", metavar="FILE", help="draw cost against N")
     options = parser.parse_args()
     with workers() as crew:
@@ -249,6 +277,7 @@ def main() -> None:
             if options.quick
             else [(200_000, 256, "exact", 1.2), (1_000_000, 256, "ivf", 2.0), (300_000, 256, "ivf_pq", 1.2)]
         ),
+        "integrity": lambda: integrity(30_000 if options.quick else 200_000, 256),
         "curve": lambda: curve(
             [10_000, 30_000] if options.quick else [10_000, 30_000, 100_000, 300_000, 1_000_000],
             30_000 if options.quick else 300_000,

@@ -1,6 +1,6 @@
 """How fast the training loop is, and how little memory it takes, as ratios measured in one run.
 
-    python benchmarks/train.py [--quick] [--only plain dedupe siblings bf16 memory st]
+    python benchmarks/train.py [--quick] [--only plain dedupe siblings bf16 memory st waiting reading]
 
 The model is a small two-tower CLIP with random weights, the data are triplets in the released set's form: a query, its
 retrieved images as targets in turn, the others as negatives, hns[0] the query image. Things that are compared take
@@ -8,12 +8,19 @@ turns (A B A B …) on one thread, and each ratio is that of the medians of proc
 since a shared machine is never quiet.
 
 - `train_step_vs_plain`: a step of the loop over a plain torch loop that does the same forward and backward passes on
-  tensors that lie ready. Images are in the cache, as they are from the second epoch on.
+  tensors that lie ready. Images are decoded already, as by processes that have cores of their own.
 - `train_dedupe_speedup`: every column by itself (six image passes a triplet, ready tensors) over the loop.
 - `train_siblings_speedup`: the same over the loop with `group_siblings: 4`.
 - `train_bf16_speedup`: the loop in float32 over the loop in bf16.
+- `train_frozen_vs_full`: the loop over the loop with `freeze: [vision, text]`, whose tower outputs are there already.
 - `train_memory_2048_vs_256`: peak memory of a process with batch 2,048 over that with batch 256 (tiny model, cached
-  gradients, no image cache).
+  gradients).
+- `train_workers_busy`: images per second over those that the workers can read, where an image takes 5 ms to read and
+  the model a third of a step's reading (both are sleeps, so that cores are no bound).
+- `train_decodes_per_image`: images decoded over distinct images of the steps, with cached gradients.
+- `train_beside_one_busy_process`: steps per second on all cores beside a process that computes without end, over those
+  on the idle machine, both with the OpenMP setting that `megapairs demo` and recipes for small machines choose.
+- `train_waiting_idle`: steps per second on the idle machine with that setting, over those with OpenMP's default.
 - `train_vs_st`: a step of SentenceTransformerTrainer with CachedMultipleNegativesRankingLoss over a step of the loop
   with cached gradients, the same triplets, batch and micro-batch.
 """
@@ -42,10 +49,12 @@ import torch
 from PIL import Image
 from torch.nn.functional import cross_entropy, normalize
 
+from megapairs_hf.core.openmp import CHOICES, PASSIVE
 from megapairs_hf.dataset import Triplets, training_view
 from megapairs_hf.models import load_mmret
 from megapairs_hf.models.small_encoders import SmallModelConfig, small_clip, train_tokenizer
 from megapairs_hf.training import TrainConfig
+from megapairs_hf.training.data.loader import ImageBatch
 from megapairs_hf.training.data.triplets import TripletPool
 from megapairs_hf.training.encoder import prepared
 from megapairs_hf.training.evaluate import EvalCallback
@@ -55,9 +64,13 @@ from megapairs_hf.training.trainer import TrainingRun
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PARTS = ("plain", "dedupe", "siblings", "bf16", "memory", "st")
+PARTS = ("plain", "dedupe", "siblings", "bf16", "frozen", "memory", "st", "waiting", "reading")
 SMALL = SmallModelConfig(96, 16, 192, 3, 4, 192, 400, 24)
 TINY = SmallModelConfig(32, 16, 32, 2, 2, 24, 400, 24)
+# of the demo's recipe
+DEMO = SmallModelConfig(48, 8, 128, 3, 4, 128, 400, 24)
+TURN_S = 4.0
+WORKERS = 4
 RETRIEVED = 6
 WORDS = ("red", "blue", "large", "small", "at night", "with a dog", "from above", "in snow", "closer", "older")
 
@@ -104,6 +117,17 @@ def made_run(model: Any, triplets: Triplets, folder: Path, **settings: Any) -> T
     return TrainingRun(task, config, folder / "run", "bench", {}, EvalCallback(), folder)
 
 
+class Ready:
+    """Reads images that lie in memory, each in so many seconds; travels to worker processes."""
+
+    def __init__(self, pixels: dict[str, torch.Tensor], seconds: float = 0.0) -> None:
+        self.pixels, self.seconds = pixels, seconds
+
+    def __getitems__(self, keys: list[tuple[int, str]]) -> ImageBatch:
+        time.sleep(self.seconds * len(keys))
+        return ImageBatch([torch.stack([self.pixels[name] for _, name in keys])])
+
+
 def took(act: Callable[[], Any]) -> float:
     began = time.process_time()
     act()
@@ -120,9 +144,11 @@ def turns(acts: dict[str, Callable[[int], Any]], count: int) -> dict[str, float]
 
 
 def filled(run: TrainingRun) -> TrainingRun:
-    """The run with every image in its cache, as from the second epoch on."""
+    """The run with every image decoded before, as if others had done it."""
     task: Any = run.task
-    task.images.load(0, task.pools[0].triplets.images["image_id"])
+    names = list(task.pools[0].triplets.images["image_id"])
+    (pixels,) = task.images.load(0, names).parts
+    task.images.reader = Ready(dict(zip(names, pixels, strict=True)))
     return run
 
 
@@ -132,7 +158,7 @@ def plain_step(task: Any, module: Any, optimizer: Any, step: int) -> float:
     chunks = []
     for numbers in batch.chunks(task.size):
         parts = [batch.inputs[i] for i in numbers]
-        images, _ = task.images.load(0, [part.image for part in parts if part.image is not None])
+        images = task.images.load(0, [part.image for part in parts if part.image is not None])
         chunks.append(prepared(task.model, parts, images, torch.device("cpu")))
     queries, candidates = torch.from_numpy(batch.queries), torch.from_numpy(batch.candidates)
     wrong = torch.from_numpy(batch.mask(0, len(queries))[0])
@@ -156,7 +182,7 @@ def naive_step(task: Any, module: Any, optimizer: Any, step: int) -> float:
     ready = []
     for column in columns:
         parts = [batch.inputs[i] for i in column]
-        images, _ = task.images.load(0, [part.image for part in parts if part.image is not None])
+        images = task.images.load(0, [part.image for part in parts if part.image is not None])
         ready.append(prepared(task.model, parts, images, torch.device("cpu")))
 
     def act() -> None:
@@ -181,6 +207,15 @@ def other(run: TrainingRun) -> tuple[Any, Any]:
     return module, torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=1e-5)
 
 
+def frozen_step(triplets: Triplets, folder: Path, count: int) -> dict[str, Callable[[int], float]]:
+    """A step of the heads alone, on tower outputs that were computed before."""
+    run = made_run(made_model(folder, SMALL), triplets, folder, freeze=("vision", "text"), steps=count + 1)
+    task: Any = run.task
+    task.fill(folder / "frozen")
+    run.module.train()
+    return {"frozen": lambda turn: took(lambda: run.step(turn))}
+
+
 def speeds(names: set[str], triplets: Triplets, folder: Path, count: int) -> list[tuple[str, float]]:
     ratios = []
     loop = filled(made_run(made_model(folder, SMALL), triplets, folder))
@@ -195,6 +230,7 @@ def speeds(names: set[str], triplets: Triplets, folder: Path, count: int) -> lis
         grouped = filled(made_run(made_model(folder, SMALL), triplets, folder, group_siblings=4))
         grouped.module.train()
         acts["siblings"] = lambda turn: took(lambda: grouped.step(turn))
+    acts |= frozen_step(triplets, folder, count) if "frozen" in names else {}
     seconds = turns(acts, count)
     if "bf16" in names:
         narrow = filled(made_run(made_model(folder, SMALL), triplets, folder, mixed_precision="bf16"))
@@ -209,6 +245,7 @@ def speeds(names: set[str], triplets: Triplets, folder: Path, count: int) -> lis
         ratios.append(("train_dedupe_speedup", seconds["naive"] / seconds["loop"]))
     if "siblings" in names:
         ratios.append(("train_siblings_speedup", seconds["naive"] / seconds["siblings"]))
+    ratios += [("train_frozen_vs_full", seconds["loop"] / seconds[name]) for name in seconds if name == "frozen"]
     if "bf16" in names:
         ratios.append(("train_bf16_speedup", seconds["float32"] / seconds["bf16"]))
     return ratios
@@ -253,7 +290,7 @@ def memory_child(batch: int) -> None:
     """Two steps; prints the peak in MB."""
     folder = Path(tempfile.mkdtemp())
     torch.set_num_threads(1)
-    settings = {"batch_size": batch, "micro_batch": 64, "cache_gb": 0.0}
+    settings = {"batch_size": batch, "micro_batch": 64}
     run = made_run(made_model(folder, TINY), made_triplets(400, 32), folder, **settings)
     run.module.train()
     for step in range(2):
@@ -274,12 +311,107 @@ def memory() -> list[tuple[str, float]]:
     return [("train_memory_2048_vs_256", peaks[2048] / peaks[256])]
 
 
+def reading(triplets: Triplets, folder: Path, count: int) -> list[tuple[str, float]]:
+    """How busy the workers are where they are the bound, and how often an image is decoded."""
+    seconds, steps = 0.005, 4 + count
+    settings = {"micro_batch": 64, "steps": steps}
+    run = filled(made_run(made_model(folder, TINY), triplets, folder, workers=WORKERS, **settings))
+    task: Any = run.task
+    task.images.reader.seconds = seconds
+    run.module.train()
+    images, began = 0, 0.0
+    for step in range(steps):
+        if step == 4:
+            # the workers have started, and what they read ahead of the first steps is used up
+            began = time.monotonic()
+        read = sum(1 for part in task.step_images.begin(step) for _ in part.each())
+        images += read if step >= 4 else 0
+        time.sleep(read * seconds / WORKERS / 3)
+    rate = images / (time.monotonic() - began)
+    task.close()
+    print(f"{rate:.0f} images per second by {WORKERS} workers of {1 / seconds:.0f}")
+
+    run = made_run(made_model(folder, TINY), triplets, folder, **settings)
+    task, decoded = run.task, [0]
+    prepare = task.images.reader.prepare
+
+    def counted(image: Image.Image) -> Any:
+        decoded[0] += 1
+        return prepare(image)
+
+    task.images.reader.prepare = counted
+    run.module.train()
+    distinct = sum(run.step(step).counts["images"] for step in range(steps))
+    task.close()
+    print(f"{decoded[0]:,} images decoded for {distinct:,}")
+    return [("train_workers_busy", rate * seconds / WORKERS), ("train_decodes_per_image", decoded[0] / distinct)]
+
+
+def waiting_child() -> None:
+    """For every line of standard input, train for a turn and print the steps per second."""
+    folder = Path(tempfile.mkdtemp())
+    triplets = made_triplets(60, 48)
+    run = filled(made_run(made_model(folder, DEMO), triplets, folder, batch_size=32))
+    run.module.train()
+    run.step(0)
+    print("ready", flush=True)
+    number = 0
+    for _ in sys.stdin:
+        began, first = time.monotonic(), number
+        while time.monotonic() - began < TURN_S:
+            number += 1
+            run.step(number)
+        print((number - first) / (time.monotonic() - began), flush=True)
+
+
+def waiting(count: int) -> list[tuple[str, float]]:
+    """Two processes that train in turns, one for each setting; the first of them beside a busy process too."""
+    usual = {name: value for name, value in os.environ.items() if name not in (*CHOICES, "OMP_NUM_THREADS")}
+    command = [sys.executable, __file__, "--waiting-child"]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    trainers = [subprocess.Popen(command, env=usual | chosen, **pipes) for chosen in (PASSIVE, {})]
+    rates: dict[str, list[float]] = {"passive, idle": [], "passive, beside one busy process": [], "spinning, idle": []}
+    try:
+        for trainer in trainers:
+            trainer.stdout.readline()
+        for _ in range(count):
+            rates["passive, idle"].append(one_turn(trainers[0]))
+            rates["spinning, idle"].append(one_turn(trainers[1]))
+            busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+            try:
+                rates["passive, beside one busy process"].append(one_turn(trainers[0]))
+            finally:
+                busy.kill()
+                busy.wait()
+    finally:
+        for trainer in trainers:
+            trainer.stdin.close()
+            trainer.wait()
+    median = {name: statistics.median(values) for name, values in rates.items()}
+    for name, value in median.items():
+        print(f"{name}: {value:.2f} steps per second on {os.cpu_count()} cores")
+    return [
+        ("train_beside_one_busy_process", median["passive, beside one busy process"] / median["passive, idle"]),
+        ("train_waiting_idle", median["passive, idle"] / median["spinning, idle"]),
+    ]
+
+
+def one_turn(trainer: Any) -> float:
+    trainer.stdin.write("go\n")
+    trainer.stdin.flush()
+    return float(trainer.stdout.readline())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--quick", action="store_true", help="three turns instead of nine")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--memory-child", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--waiting-child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.waiting_child:
+        waiting_child()
+        return
     if options.memory_child:
         memory_child(options.memory_child)
         return
@@ -288,13 +420,17 @@ def main() -> None:
     datasets.disable_progress_bars()
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        triplets = made_triplets(800, 112)
-        if names - {"memory", "st"}:
+        triplets = made_triplets(800, 112) if names - {"memory", "waiting"} else made_triplets(1, 8)
+        if names - {"memory", "st", "waiting", "reading"}:
             ratios += speeds(names, triplets, folder, count)
         if "st" in names:
             ratios += against_trainer(triplets, folder, count)
         if "memory" in names:
             ratios += memory()
+        if "reading" in names:
+            ratios += reading(triplets, folder, count)
+        if "waiting" in names:
+            ratios += waiting(count)
     for name, value in ratios:
         print(f"ratio {name} {value:.3f}")
 

@@ -17,11 +17,14 @@ from typing import Any
 
 from megapairs_hf.artifacts.artifact import open_artifact
 from megapairs_hf.artifacts.workspace import read_results
-from megapairs_hf.core.errors import EvaluationError, MegaPairsError
+from megapairs_hf.cli import guarded
+from megapairs_hf.core.errors import EvaluationError
+from megapairs_hf.core.progress import show
 from megapairs_hf.evaluation import paired_test, published_results, results_table
 from megapairs_hf.evaluation.benchmarks.mmeb_means import SET, mean_records
 from megapairs_hf.evaluation.comparability import rule_of
 from megapairs_hf.evaluation.fingerprints import folder_labels
+from megapairs_hf.evaluation.part_means import join_parts
 
 REFERENCE = Path(__file__).with_name("reference")
 
@@ -34,26 +37,23 @@ def main() -> int:
     parser.add_argument("--latex", action="store_true", help="LaTeX instead of Markdown")
     parser.add_argument("--paired", metavar="METRIC", help="recall@k, map@k or precision@1")
     options = parser.parse_args()
-    try:
-        compare(options)
-    except MegaPairsError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    compare(options)
     return 0
 
 
 def compare(options: argparse.Namespace) -> None:
     """Print what the words ask for."""
     artifacts = [open_artifact(folder, "results") for folder in options.results]
-    records = named_apart({folder: read_results(folder) for folder in options.results})
+    # tasks or categories that were measured apart give their mean
+    records = named_apart(join_parts({folder: read_results(folder) for folder in options.results}))
     # a table of 36 columns reads badly; MMEB is told by its means
     shown = [record for record in records if not record["benchmark"].startswith(SET)] + mean_records(records)
-    print(results_table.latex_table(shown) if options.latex else results_table.markdown_table(shown))
+    show(results_table.latex_table(shown) if options.latex else results_table.markdown_table(shown))
     if options.published:
         numbers = [
             number for path in sorted(REFERENCE.glob("*.yaml")) for number in published_results.read_reference(path)
         ]
-        print("\n" + published_results.published_table(shown, numbers))
+        show("\n" + published_results.published_table(shown, numbers))
     if options.paired:
         paired(options, [artifact.table().to_pylist() for artifact in artifacts])
 
@@ -94,11 +94,11 @@ def paired(options: argparse.Namespace, tables_of: list[list[dict[str, Any]]]) -
             names = " - ".join(f"{key[1]} ({key[2]})" + (f" of {key[0]}" if same else "") for key in (first, other))
             counts = f"{result.better} queries better, {result.worse} worse, of {result.queries:,}"
             gap = f"{100 * result.difference:+.1f} points, p = {result.p_value:.3g}"
-            print(f"\n{name}, {options.paired}: {names} = {gap} ({result.test} test, {counts})")
+            show(f"\n{name}, {options.paired}: {names} = {gap} ({result.test} test, {counts})")
             tests += 1
     if not tests:
         raise EvaluationError("there are no two runs of one benchmark to compare; name another folder or strategy")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded(main))

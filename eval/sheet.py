@@ -11,7 +11,9 @@ import sys
 from pathlib import Path
 
 from megapairs_hf.artifacts.artifact import open_artifact
-from megapairs_hf.core.errors import ConfigError, MegaPairsError
+from megapairs_hf.cli import guarded
+from megapairs_hf.core.errors import ConfigError
+from megapairs_hf.core.progress import show
 from megapairs_hf.evaluation.benchmarks.check_data import data_folder
 from megapairs_hf.evaluation.benchmarks.load import read_benchmark
 from megapairs_hf.evaluation.benchmarks.spec import protocol_flags, read_specs
@@ -32,11 +34,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the draw (default: 0)")
     parser.add_argument("--out", required=True, metavar="DIR", help="where the pages go")
     options = parser.parse_args()
-    try:
-        draw(options)
-    except MegaPairsError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    draw(options)
     return 0
 
 
@@ -58,8 +56,8 @@ def draw(options: argparse.Namespace) -> None:
         views = draw_views(benchmark, ranked, options.count, options.seed, options.top)
         path = out / "-".join(filter(None, (benchmark.name, benchmark.split, benchmark.part)))
         path.with_suffix(".html").write_text(html_sheet(benchmark, views), encoding="utf-8")
-        print(path.with_suffix(".html"))
+        show(str(path.with_suffix(".html")))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded(main))

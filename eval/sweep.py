@@ -8,7 +8,9 @@ Choose α on another split than the one that is reported (WeiMoCIR, arXiv:2409.0
 import argparse
 import sys
 
-from megapairs_hf.core.errors import ConfigError, MegaPairsError
+from megapairs_hf.cli import guarded
+from megapairs_hf.core.errors import ConfigError
+from megapairs_hf.core.progress import note, show
 from megapairs_hf.evaluation.benchmarks.check_data import data_folder
 from megapairs_hf.evaluation.benchmarks.load import read_benchmark
 from megapairs_hf.evaluation.benchmarks.spec import protocol_flags, read_specs
@@ -33,11 +35,7 @@ def main() -> int:
     parser.add_argument("--device", metavar="D")
     parser.add_argument("--out", required=True, metavar="FILE", help="a .svg or .png file")
     options = parser.parse_args()
-    try:
-        run(options)
-    except MegaPairsError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    run(options)
     return 0
 
 
@@ -56,10 +54,10 @@ def run(options: argparse.Namespace) -> None:
             curves[label] = sweep(benchmark, sides, options.alphas, options.k)
     grid = [[f"model, recall@{options.k} by α", *(f"{alpha:g}" for alpha in options.alphas)]]
     grid += [[label, *(f"{100 * value:.1f}" for _, value in points)] for label, points in curves.items()]
-    print(markdown_grid(grid, 1))
+    show(markdown_grid(grid, 1))
     draw_sweep(curves, options.out, f"recall@{options.k}")
-    print(options.out, file=sys.stderr)
+    note(options.out)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded(main))

@@ -38,6 +38,7 @@ Use:
     load_mmret      a retriever, as a plain SentenceTransformer
     train           an MMRet on triplets
     evaluate        CIRCO, CIRR, FashionIQ, GeneCIS, MMEB, or images of your own
+    SearchIndex     images that are found by an image, a text, or both
     push            a data set, a model or results to the Hub, with their card
     open_artifact   a folder that a stage of the command line made; `.dataset()` of it
 
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
     from megapairs_hf.mining.negatives import hard_negatives
     from megapairs_hf.mining.pairs import mine
     from megapairs_hf.models import load_mmret
+    from megapairs_hf.search.index import SearchIndex
     from megapairs_hf.training.stage import train
 else:
     __getattr__, __dir__ = lazy.exports(
@@ -91,6 +93,7 @@ else:
             "mining.negatives": ["hard_negatives"],
             "mining.pairs": ["mine"],
             "models": ["load_mmret"],
+            "search.index": ["SearchIndex"],
             "training.stage": ["train"],
         },
     )
@@ -103,6 +106,7 @@ __all__ = [
     "EmbedTexts",
     "Instruct",
     "JoinTriplets",
+    "SearchIndex",
     "Triplets",
     "Verify",
     "add_columns",

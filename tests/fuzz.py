@@ -18,6 +18,9 @@ from typing import TYPE_CHECKING
 
 from megapairs_hf.core.errors import ImageRejectedError
 from megapairs_hf.images.decode import decode_image
+from tests.fuzz_checkpoints import fuzz_checkpoints
+from tests.fuzz_evaluation import fuzz_annotations, fuzz_submissions
+from tests.fuzz_settings import fuzz_settings
 from tests.fuzz_tables import fuzz_tables
 from tests.images.mutations import damaged, with_other_metadata
 from tests.images.seeds import rich_files, seed_files
@@ -90,7 +93,14 @@ def quiet() -> Iterator[None]:
     assert not written, written[:2000]
 
 
-PARTS: dict[str, Callable[[int, int], Counter[str]]] = {"images": fuzz_images, "tables": fuzz_tables}
+PARTS: dict[str, Callable[[int, int], Counter[str]]] = {
+    "images": fuzz_images,
+    "settings": fuzz_settings,
+    "tables": fuzz_tables,
+    "annotations": fuzz_annotations,
+    "submissions": fuzz_submissions,
+    "checkpoints": fuzz_checkpoints,
+}
 
 
 def main() -> None:

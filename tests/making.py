@@ -195,6 +195,7 @@ def make_triplets(
             "task": "composed_image_retrieval",
             "language": "en",
             "verified": [],
+            "candidate_scores": [],
         }
         for r, s in zip(pairs.table().to_pylist()[:38], said, strict=True)
     ]

@@ -8,6 +8,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,9 +52,11 @@ def make_small_models(path: Path, corpus: Artifact) -> str:
     return str(path)
 
 
-def small_embeddings(corpus: Artifact, models: str, out: Path, **settings: Any) -> dict[str, Artifact]:
+def small_embeddings(
+    corpus: Artifact, models: str, out: Path, *, update: bool = False, **settings: Any
+) -> dict[str, Artifact]:
     config = EmbedConfig(encoders=SIMILARITY, batch_size=16, **settings)
-    return embed_corpus(corpus, config=config, out=out, work=models)
+    return embed_corpus(corpus, config=config, out=out, work=models, update=update)
 
 
 def small_pairs(corpus: Artifact, models: str, folder: Path) -> Artifact:
@@ -72,6 +75,17 @@ def torchrun(processes: int, *words: str | Path) -> subprocess.CompletedProcess[
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
     port = ["--master_addr", "127.0.0.1", "--rdzv_backend", "c10d", "--rdzv_endpoint", "127.0.0.1:0"]
     return run([*launcher, *port, "-m", "megapairs_hf", *map(str, words)], {"CUDA_VISIBLE_DEVICES": ""})
+
+
+def run_script(content: str, processes: int, *words: str | Path) -> subprocess.CompletedProcess[str]:
+    """A Python script on one process or several, which meet on the CPU."""
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder) / "script.py"
+        script.write_text(content)
+        launcher = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--master_addr", "127.0.0.1"]
+        launcher += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "127.0.0.1:0"]
+        command = [sys.executable, *(launcher if processes > 1 else []), str(script), *map(str, words)]
+        return run(command, {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""})
 
 
 def run(command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:

@@ -85,10 +85,11 @@ def test_the_base_looks_shares_imports_and_exports(work, tmp_path):
         ["dataset", "import", out / "train.jsonl", out / "images", "--out", tmp_path / "imported"],
         ["push", "dataset", work / "triplets", "me/six", "--license", "apache-2.0", "--dry-run"],
         ["completion", "bash"],
-        ["eval", "check-data", "circo", "--data", tmp_path],
         ["run", ROOT / "recipes" / "emoji.yaml", "--dry-run"],
     ]
     succeeded(fresh.commands(fresh.hide(tmp_path / "hide"), *calls))
+    nothing = fresh.commands(fresh.hide(tmp_path / "hide"), ["eval", "check-data", "circo", "--data", tmp_path])
+    assert nothing.returncode == 1 and "get them at" in nothing.stdout and not nothing.stderr
     assert (work / "report.html").is_file()
     assert (tmp_path / "imported" / "manifest.json").is_file()
     script = f"import megapairs_hf as m\nprint(len(m.load_triplets({str(work / 'triplets')!r})))"

@@ -22,6 +22,7 @@ from megapairs_hf.annotation.engines.journal import Journal
 from megapairs_hf.annotation.engines.row_batch import RowBatch
 from megapairs_hf.annotation.runner import annotate
 from megapairs_hf.annotation.shard_io import journal_folder
+from megapairs_hf.artifacts import storage
 from megapairs_hf.core.errors import ConfigError, ImageRejectedError
 from megapairs_hf.core.progress import note
 
@@ -50,13 +51,14 @@ def write_requests(step: Step, path: PathLike) -> int:
         How many there are.
 
     Raises:
-        ConfigError: the engine is not `openai`, or the file cannot be written.
+        ConfigError: the engine is not `openai`.
+        ArtifactError: the file cannot be written.
     """
     _require_servers(step)
     target = Path(path)
     part = target.with_name(f"{target.name}.part")
     count = 0
-    try:
+    with storage.explained(path):
         with Journal(journal_folder(step.out)) as journal, part.open("wb") as file:
             for key, request in _open_requests(step, journal, with_images=True):
                 body = {"messages": request.messages, "model": request.model} | request.parameters
@@ -64,10 +66,9 @@ def write_requests(step: Step, path: PathLike) -> int:
                 line = {"custom_id": key, "method": "POST", "url": CHAT, "body": body}
                 file.write(json.dumps(line).encode() + b"\n")
                 count += 1
+            file.flush()
             os.fsync(file.fileno())
         part.replace(target)
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror or error}; name another file") from error
     return count
 
 

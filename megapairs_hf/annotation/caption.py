@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from megapairs_hf.annotation.client.messages import Request
 from megapairs_hf.annotation.config import CaptionConfig, pair_seed
-from megapairs_hf.annotation.corpus_reader import SHA256, CorpusImages, MemoryRows
+from megapairs_hf.annotation.corpus_reader import CorpusImages, MemoryRows
 from megapairs_hf.annotation.function import IMAGE_ROW, AnnotationFunction
 from megapairs_hf.annotation.prompts.parsing import parse_describe
 from megapairs_hf.annotation.prompts.templates import format_images, load_prompt
@@ -19,6 +19,7 @@ from megapairs_hf.annotation.row_columns import ids_as_text, without
 from megapairs_hf.annotation.tasks import OneRetry, Outcome, response_row, sampling
 from megapairs_hf.core.errors import ConfigError, ResponseRejectedError
 from megapairs_hf.core.schema import CAPTION, CAPTIONS, CAPTIONS_TABLE, IMAGE, IMAGE_ID
+from megapairs_hf.images.locate import SHA256
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -16,8 +16,10 @@ from megapairs_hf.core.config import RUNTIME_ONLY, require
 
 ENGINES = ("openai", "transformers", "rule_based")
 VERIFY_ENGINES = ("openai", "transformers", "clip")
+JUDGMENTS = ("pairwise", "pointwise")
 CAPTION_ENGINES = ("openai", "transformers")
 VERIFY_MODEL = "OpenGVLab/InternVL2-26B"
+EDITS = ("captions", "attributes")
 RESPONSE_FORMATS = ("list", "json")
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 RULE_BASED = "rule-based (no model)"
@@ -98,7 +100,12 @@ class DescribeConfig:
         top_p: nucleus sampling; ours.
         max_new_tokens: most tokens of a response; ours.
         prompt: a jinja file to use instead of the package's `describe.jinja`.
-        attributes: `rule_based` only: fields of the corpus's `meta` column whose differences go into the text.
+        edits: `rule_based` only: `captions`, or `attributes` to write from metadata alone, which is exact. `instruct`
+            takes what `describe` was given where it has no setting of its own, and so for the next two.
+        attributes: `rule_based` only: fields of the images' `meta`, or columns of theirs, whose differences go into
+            the text; with a label, `{main_color: color}`, where the name is no word; the label `noun` says what the
+            thing is.
+        parser: `rule_based` only: the model of spaCy that parses captions, or `none` for rules without a parse.
         local: local inference.
         endpoint: the servers, and the limits of requests to them; changes no result.
         budget: what the artifact may cost; changes no result.
@@ -113,7 +120,9 @@ class DescribeConfig:
     top_p: float = 0.95
     max_new_tokens: int = 400
     prompt: str | None = None
-    attributes: tuple[str, ...] = ()
+    edits: str = "captions"
+    attributes: tuple[str | dict[str, str], ...] = ()
+    parser: str = "en_core_web_sm"
     local: Local = Local()
     endpoint: Endpoint = field(default=Endpoint(), metadata=RUNTIME_ONLY)
     budget: Budget = field(default=Budget(), metadata=RUNTIME_ONLY)
@@ -147,7 +156,12 @@ class InstructConfig:
         top_p: nucleus sampling; ours.
         max_new_tokens: most tokens of a response; ours.
         prompt: a jinja file to use instead of the package's `instruct.jinja`.
-        attributes: `rule_based` only: fields of the corpus's `meta` column whose differences go into the text.
+        edits: `rule_based` only: `captions`, or `attributes` to write from metadata alone, which is exact. `instruct`
+            takes what `describe` was given where it has no setting of its own, and so for the next two.
+        attributes: `rule_based` only: fields of the images' `meta`, or columns of theirs, whose differences go into
+            the text; with a label, `{main_color: color}`, where the name is no word; the label `noun` says what the
+            thing is.
+        parser: `rule_based` only: the model of spaCy that parses captions, or `none` for rules without a parse.
         local: local inference.
         endpoint: the servers, and the limits of requests to them; changes no result.
         budget: what the artifact may cost; changes no result.
@@ -168,7 +182,9 @@ class InstructConfig:
     top_p: float = 0.95
     max_new_tokens: int = 400
     prompt: str | None = None
-    attributes: tuple[str, ...] = ()
+    edits: str = "captions"
+    attributes: tuple[str | dict[str, str], ...] = ()
+    parser: str = "en_core_web_sm"
     local: Local = Local()
     endpoint: Endpoint = field(default=Endpoint(), metadata=RUNTIME_ONLY)
     budget: Budget = field(default=Budget(), metadata=RUNTIME_ONLY)
@@ -179,6 +195,8 @@ class InstructConfig:
         enough = self.num_instructions >= self.min_instructions
         require(enough, "num_instructions", self.num_instructions, f"at least {self.min_instructions}")
         require(1 <= self.min_words <= self.max_words, "min_words", self.min_words, "from 1 to `max_words`")
+        english = self.language == "en" or self.engine != "rule_based"
+        require(english, "language", self.language, "en for engine rule_based, which writes English; take a model")
         require(self.language in LANGUAGES, "language", self.language, "one of " + ", ".join(LANGUAGES))
         require(
             self.response_format in RESPONSE_FORMATS,
@@ -197,9 +215,12 @@ class VerifyConfig:
         engine: `openai` for servers; `transformers` for local inference; `clip` for a CLIP model's scores.
         model: as the servers name it, or a folder or Hub id; for `clip` it must be set; `./…` is in the work folder.
         seed: random seed of the order of the candidates.
+        judgment: what a model judges: `pairwise`, whether the target fits better than a hard negative; `pointwise`,
+            how well each candidate fits by itself, a score from 0 to 1 that training can learn from: the probability
+            of yes where the server says it, else a rating of 1 to 5. A CLIP model scores each candidate either way.
         negatives: how many hard negatives of a pair are compared with its target.
         max_image_side: longer side in pixels of the images that are sent.
-        prompt: a jinja file to use instead of the package's `verify.jinja`.
+        prompt: a jinja file to use instead of the package's `verify.jinja`, for `pointwise` `verify_candidate.jinja`.
         local: local inference.
         endpoint: the servers, and the limits of requests to them; changes no result.
         budget: what the artifact may cost; changes no result.
@@ -208,6 +229,7 @@ class VerifyConfig:
     engine: str = "openai"
     model: str = VERIFY_MODEL
     seed: int = 0
+    judgment: str = "pairwise"
     negatives: int = 5
     max_image_side: int = 512
     prompt: str | None = None
@@ -220,6 +242,9 @@ class VerifyConfig:
         require(bool(self.model.strip()), "model", self.model, "the name that the servers have for the model")
         chosen = self.engine != "clip" or self.model != VERIFY_MODEL
         require(chosen, "model", self.model, "a CLIP-like model for engine 'clip', such as ./encoders/clip")
+        require(self.judgment in JUDGMENTS, "judgment", self.judgment, " or ".join(JUDGMENTS))
+        by_model = self.engine != "clip" or self.judgment == "pairwise"
+        require(by_model, "judgment", self.judgment, "left out for engine 'clip', which scores each candidate anyway")
         require(self.negatives >= 1, "negatives", self.negatives, "at least 1")
         require(self.max_image_side >= 28, "max_image_side", self.max_image_side, "at least 28 pixels")
 
@@ -227,8 +252,15 @@ class VerifyConfig:
 def _check_common(config: DescribeConfig | InstructConfig) -> None:
     require(config.engine in ENGINES, "engine", config.engine, " or ".join(ENGINES))
     _check_sampling(config)
-    unused = bool(config.attributes) and config.engine != "rule_based"
-    require(not unused, "attributes", config.attributes, "left out unless `engine` is rule_based")
+    by_rules = config.engine == "rule_based"
+    require(
+        by_rules or not config.attributes, "attributes", config.attributes, "left out unless `engine` is rule_based"
+    )
+    require(config.edits in EDITS, "edits", config.edits, " or ".join(EDITS))
+    alone = config.edits == "attributes"
+    require(by_rules or not alone, "edits", config.edits, "captions unless `engine` is rule_based")
+    require(bool(config.attributes) or not alone, "attributes", config.attributes, "the fields that `edits` is about")
+    require(bool(config.parser.strip()), "parser", config.parser, "the name of a model of spaCy, or none")
 
 
 def _check_sampling(config: CaptionConfig | DescribeConfig | InstructConfig) -> None:

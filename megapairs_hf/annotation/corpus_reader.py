@@ -16,15 +16,15 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 
+from megapairs_hf.annotation.attributes import NOT_FACTS, class_names, named, own_rows
 from megapairs_hf.artifacts import storage
 from megapairs_hf.artifacts.artifact import Artifact
 from megapairs_hf.artifacts.lookup import IdIndex, rows_by_id, text_ids
 from megapairs_hf.core.errors import ArtifactError, ConfigError, ImageRejectedError
-from megapairs_hf.core.schema import CAPTION, IMAGE, IMAGE_ID, META
+from megapairs_hf.core.schema import CAPTION, CAPTIONS, IMAGE, IMAGE_ID, META
 from megapairs_hf.images.decode import shrink, to_rgb
-from megapairs_hf.images.locate import ROOT, image_bytes
+from megapairs_hf.images.locate import ROOT, SHA256, image_bytes, image_columns, row_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 JPEG_QUALITY = 90
-SHA256 = "sha256"
 CHUNK = 64  # images of a `Dataset` that are in memory at once
 
 
@@ -122,12 +121,38 @@ class CorpusReader:
         """Those of the ids that the corpus has."""
         return {row[IMAGE_ID] for row in self.rows(ids, [IMAGE_ID])}
 
-    def texts(self, ids: Iterable[str], attributes: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
-        """Caption and the named fields of `meta` of every id that the corpus has."""
-        columns = [IMAGE_ID, CAPTION, *([META] if attributes else [])]
+    def texts(
+        self, ids: Iterable[str], attributes: Sequence[str] = (), *, captions: bool = True
+    ) -> dict[str, dict[str, Any]]:
+        """Captions and the named attributes (under `meta`) of every id that the corpus has.
+
+        Args:
+            ids: of images.
+            attributes: fields of `meta`, or columns of their own.
+            captions: whether captions are read.
+        """
+        names, attributes = set(ids), list(attributes)
+        # images of one's own may have lists of captions only
+        texts = [name for name in (CAPTION, CAPTIONS) if name in self.columns] or [CAPTION]
+        own = self._own(names, attributes)
+        meta = [META] if attributes and (META in self.columns or not own) else []
         return {
-            row[IMAGE_ID]: {CAPTION: row[CAPTION] or "", META: row.get(META) or {}} for row in self.rows(ids, columns)
+            row[IMAGE_ID]: {
+                CAPTION: row.get(CAPTION) or "",
+                CAPTIONS: row.get(CAPTIONS),
+                META: own.get(row[IMAGE_ID], {}) | (row.get(META) or {}),
+            }
+            for row in self.rows(names, [IMAGE_ID, *(texts if captions else ()), *meta])
         }
+
+    def _own(self, ids: set[str], attributes: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """The values of those attributes that are columns of their own, by id; nothing where none is."""
+        source = own_rows(self.source)
+        reader = CorpusReader(source, self.hints, self.cache) if isinstance(self.source, Artifact) else self
+        columns = [name for name in attributes if name in reader.columns and name not in NOT_FACTS]
+        labels = class_names(source, columns)
+        rows = reader.rows(ids, [IMAGE_ID, *columns]) if columns else ()
+        return {row[IMAGE_ID]: {name: named(row[name], labels.get(name)) for name in columns} for row in rows}
 
     def require_captions(self) -> None:
         """Refuse images without captions.
@@ -135,7 +160,7 @@ class CorpusReader:
         Raises:
             ConfigError: there is no caption, of whatever image.
         """
-        if CAPTION not in self.columns:
+        if CAPTION not in self.columns and CAPTIONS not in self.columns:
             raise ConfigError(
                 "the rule-based engine writes from captions, and the images have none; make some with `Caption` or"
                 " `megapairs caption`, or choose another engine"
@@ -162,33 +187,13 @@ class MemoryRows(CorpusReader):
         names = set(ids)
         for name, row in self.by_id.items():
             if name in names:
-                yield {column: row[column] for column in columns}
+                yield {column: row.get(column) for column in columns}
 
 
 def _columns(source: Artifact | Dataset) -> list[str]:
     if not isinstance(source, Artifact):
         return list(source.column_names)
     return list(source.schema().names) or [IMAGE_ID, IMAGE, CAPTION, META]
-
-
-def check_attributes(source: Artifact | Dataset | None, names: Sequence[str]) -> None:
-    """Refuse attributes that the corpus does not have, naming those that it has.
-
-    Raises:
-        ConfigError: one is unknown, or is not a number, a word or a list of them.
-    """
-    # of images in memory the reader itself says what they lack
-    if source is None or not names or (isinstance(source, Artifact) and not source.manifest.shards):
-        return
-    schema = source.schema() if isinstance(source, Artifact) else source.features.arrow_schema
-    fields = {field.name: field.type for field in schema.field(META).type} if META in schema.names else {}
-    for name in names:
-        if name not in fields:
-            known = ", ".join(sorted(fields)) or "it has none"
-            raise ConfigError(f"`attributes` names {name!r}, which the corpus's meta lacks; known fields: {known}")
-        kind = fields[name].value_type if pa.types.is_list(fields[name]) else fields[name]
-        if pa.types.is_nested(kind):
-            raise ConfigError(f"`attributes` names {name!r}, which is a {fields[name]}; name a field of plain values")
 
 
 class CorpusImages:
@@ -209,7 +214,7 @@ class CorpusImages:
                 if row[SHA256]:
                     self.digests[row[IMAGE_ID]] = row[SHA256]
             names -= self.digests.keys()
-        for row in self.reader.rows(names, [IMAGE_ID, IMAGE]) if names else ():
+        for row in self.reader.rows(names, [IMAGE_ID, *image_columns(self.reader.root)]) if names else ():
             try:
                 self.digests[row[IMAGE_ID]] = sha256(self._stored(row)).hexdigest()
             except (ImageRejectedError, ArtifactError, OSError) as error:
@@ -217,7 +222,7 @@ class CorpusImages:
 
     def load(self, ids: Iterable[str]) -> None:
         """Read, shrink and re-encode the images with these ids."""
-        for row in self.reader.rows(ids, [IMAGE_ID, IMAGE]):
+        for row in self.reader.rows(ids, [IMAGE_ID, *image_columns(self.reader.root)]):
             try:
                 content = self._encode(row)
             except (ImageRejectedError, ArtifactError, OSError) as error:
@@ -229,7 +234,7 @@ class CorpusImages:
     def _stored(self, row: dict[str, Any]) -> bytes:
         if isinstance(self.reader.source, Artifact):
             # a corpus may come from a stranger: nothing outside its root is read
-            return image_bytes(row[IMAGE], self.reader.root)
+            return row_bytes(row, self.reader.root)
         return stored_bytes(row[IMAGE])
 
     def _encode(self, row: dict[str, Any]) -> bytes:

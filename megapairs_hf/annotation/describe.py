@@ -17,7 +17,8 @@ from megapairs_hf.annotation.row_columns import without
 from megapairs_hf.annotation.rule_based.engine import describe_by_rules
 from megapairs_hf.annotation.tasks import OneRetry, Outcome, captions_of, ids_of, response_row, sampling, seed_for
 from megapairs_hf.core.errors import ConfigError, ResponseRejectedError
-from megapairs_hf.core.schema import CAPTION, DESCRIPTIONS, IMAGE, IMAGE_ID, META, QUERY_ID, TARGET_ID
+from megapairs_hf.core.schema import DESCRIPTIONS, IMAGE, IMAGE_ID, QUERY_ID, TARGET_ID
+from megapairs_hf.images.locate import SHA256
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -90,6 +91,7 @@ class Describe(AnnotationFunction):
     """
 
     CONFIG = DescribeConfig
+    VERSION = 2  # of several captions those are taken that fit best
     NEEDS = KEYS
     USES = ("query_row", "target_row")
     WRITES = "descriptions"
@@ -116,8 +118,8 @@ class Describe(AnnotationFunction):
         """The added columns for one pair of images.
 
         Args:
-            image_a: the query image: a path, bytes, or a PIL image; a row with `image` (and `image_id`, `caption` and
-                `meta` where it has them); or an id of `images`.
+            image_a: the query image: a path, bytes, or a PIL image; a row with `image` (and `image_id`, `caption`,
+                `captions`, `meta` and columns that `attributes` names, where it has them); or an id of `images`.
             image_b: the target image.
             **values: instead of images, a row with `query_id` and `target_id`.
 
@@ -160,7 +162,8 @@ def rows_of_images(image_a: Any, image_b: Any) -> dict[str, Row]:
     ids: list[Any] = [row.get(IMAGE_ID) for row in cells]
     if None in ids or ids[0] == ids[1]:
         ids = ["a", "b"]
-    shared = [name for name in (CAPTION, META) if all(name in row for row in cells)]
+    # captions, `meta` and columns of its own; the image may be another than the file that was hashed
+    shared = [name for name in cells[0] if name in cells[1] and name not in {IMAGE_ID, IMAGE, SHA256}]
     return {
         name: {IMAGE_ID: name, IMAGE: row[IMAGE], **{each: row[each] for each in shared}}
         for name, row in zip(ids, cells, strict=True)

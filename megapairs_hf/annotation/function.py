@@ -27,6 +27,7 @@ from megapairs_hf.annotation.engines.session import Session
 from megapairs_hf.annotation.engines.transformers_engine import LocalSession
 from megapairs_hf.annotation.response_watch import ResponseWatch
 from megapairs_hf.annotation.row_columns import ids_as_text, outcome_columns
+from megapairs_hf.annotation.rule_based.readers import parser_version
 from megapairs_hf.annotation.tasks import Outcome
 from megapairs_hf.artifacts.artifact import Artifact
 from megapairs_hf.artifacts.fingerprints import commit_of, weights_fingerprint
@@ -101,6 +102,9 @@ class AnnotationFunction(RowFunction):
             self.weights = weights_fingerprint(self.model_path, self.local.revision)
             if self.local.adapter is not None:
                 self.weights += f" {weights_fingerprint(self.local.adapter, None)}"
+        if self.config.engine == "rule_based" and self.config.edits == "captions":
+            # how captions are read decides what is written
+            self.weights = parser_version(self.config.parser)
         self.prompt = self.load_prompt()
         self.reset()
         # images at a path may change: what they are stands in the state, beside where they are
@@ -150,7 +154,7 @@ class AnnotationFunction(RowFunction):
 
     def watch(self) -> ResponseWatch | None:
         """A look at the first responses, where a text is what they are for."""
-        return ResponseWatch(self.WRITES) if self.WRITES else None
+        return ResponseWatch(self.WRITES, vars(self.config)) if self.WRITES else None
 
     @property
     def asks(self) -> bool:

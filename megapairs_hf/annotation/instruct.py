@@ -111,6 +111,7 @@ class Instruct(AnnotationFunction):
     """
 
     CONFIG = InstructConfig
+    VERSION = 2  # of several captions those are taken that fit best
     NEEDS = (*KEYS, "description")
     USES = ("query_row", "target_row")
     BLANKS: ClassVar[dict[str, Any]] = {"description": ""}

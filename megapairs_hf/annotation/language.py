@@ -21,6 +21,13 @@ ENGLISH = frozenset(
     "the and with without for from are by this that it its at not into instead but same make show now there where"
     " which more less".split()
 )
+# frequent in captions of other languages that are written in Latin letters
+FOREIGN = frozenset(
+    "ein eine einem einer einen der das den dem und auf mit im ist sind neben la le les un une des du dans sur avec"
+    " est sont el los las una con en sobre il lo gli di che nel della su uno um uma com na os em ao het een op met"
+    " naar van w z ze się jest przy".split()
+)
+IN_CAPTIONS = frozenset("a an the is are of with and in on at to".split())
 
 
 @dataclass(frozen=True)
@@ -78,3 +85,12 @@ def is_language(text: str, language: str) -> bool:
     # a capital inside a sentence is part of a name: "The North Face"
     count = sum(word.lower() in ENGLISH for i, word in enumerate(words) if i == 0 or word[0].islower())
     return count < max(MIN_ENGLISH_WORDS, MIN_SHARE_OF_ENGLISH * len(words))
+
+
+def seems_english(caption: str) -> bool:
+    """Whether nothing in a caption says that it is in another language than English."""
+    words = [word.lower() for word in WORDS.findall(caption)]
+    foreign = sum(word in FOREIGN for word in words)
+    return is_language(caption, "en") and (
+        foreign < MIN_ENGLISH_WORDS or foreign <= sum(w in IN_CAPTIONS for w in words)
+    )

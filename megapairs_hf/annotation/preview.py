@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from megapairs_hf.annotation.engines.row_batch import RowBatch, priced
 from megapairs_hf.annotation.shard_io import journal_folder
+from megapairs_hf.annotation.tasks import decided
 from megapairs_hf.core.errors import ConfigError
 from megapairs_hf.core.formatting import printable
 
@@ -87,14 +88,14 @@ def _exchanges(batch: RowBatch, row: Row, journal: Any) -> tuple[list[tuple[Requ
     """The requests about a row with their responses in the journal, and what these amount to if they are all there."""
     exchanges: list[tuple[Request, Response]] = []
     responses: dict[int, Response] = {}
-    while isinstance(decided := batch.task.decide(row, responses), int):
-        request = batch.task.request(row, decided)
+    while isinstance(outcome := decided(batch.task, row, responses), int):
+        request = batch.task.request(row, outcome)
         response = journal.get(request.key)
         if response is None:
             return exchanges, None
-        responses[decided] = response
+        responses[outcome] = response
         exchanges.append((request, response))
-    return exchanges, priced(decided, responses)
+    return exchanges, priced(outcome, responses)
 
 
 def preview_text(previews: Sequence[Preview]) -> str:
@@ -110,7 +111,11 @@ def preview_text(previews: Sequence[Preview]) -> str:
         if outcome.row is None:
             lines.append(f"rejected: {outcome.reason}: {printable(outcome.detail)}")
         else:
-            names = [name for name in ("caption", "description", "instructions", "verified") if name in outcome.row]
+            names = [
+                name
+                for name in ("caption", "description", "instructions", "verified", "candidate_scores")
+                if name in outcome.row
+            ]
             lines += [f"{name}: {_value(outcome.row[name])}" for name in names]
     return "\n".join(lines)
 

@@ -7,10 +7,14 @@ come first; a response that repeats is only noticed, since alike pairs may well 
 from __future__ import annotations
 
 from collections import Counter
+from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.annotation.filters import normalize
 from megapairs_hf.core.errors import UselessResponsesError
 from megapairs_hf.core.progress import note
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 FIRST, MOST = 100, 0.5
 # fewer than these say nothing about the rest
@@ -27,6 +31,12 @@ ADVICE = {
     "empty_reply": "look at the server's chat template and stop words",
     "error_text": "the server reports errors in the place of responses: look at its log",
     "server_failed": "look at the server's log",
+    "nothing_shared": "the captions of a pair have nothing in common: narrow `similarity_range`, or take a model",
+    "same_caption": "the captions of a pair are the same: write from metadata by `edits: attributes`, or take a model",
+    "nothing_new": "a target's caption says nothing new: write from metadata by `edits: attributes`, or take a model",
+    "other_language": "the rules read and write English: name a model that writes the language of the captions",
+    "same_attributes": "none of the fields in `attributes` differs within a pair: name more of them",
+    "unexpected_error": "this version fails on them: report the exception, with the response",
     "refused": "see that the model takes such input (images, `max_new_tokens`, the length of the prompt)",
     "deadline": "the server is too slow: raise `endpoint.deadline_s` or lower `endpoint.concurrency`",
     "unfinished": "the model writes no whole sentences: name one that is instruction-tuned in `model`",
@@ -40,10 +50,11 @@ class ResponseWatch:
 
     Args:
         unit: what is made of the responses, in the plural.
+        settings: of the run; what they have already is not advised.
     """
 
-    def __init__(self, unit: str) -> None:
-        self.unit = unit
+    def __init__(self, unit: str, settings: Mapping[str, Any] | None = None) -> None:
+        self.unit, self.settings = unit, settings or {}
         self.seen, self.noticed, self.stopped = 0, False, False
         self.reasons: Counter[str] = Counter()
         self.examples: dict[str, str] = {}
@@ -80,7 +91,7 @@ class ResponseWatch:
         reason = self.reasons.most_common(1)[0][0]
         return (
             f"{self.reasons.total():,} of the first {seen} responses are no {self.unit} ({counts}), such as"
-            f" {excerpt(self.examples[reason])}; {advice(reason)}, then run the same command again,"
+            f" {excerpt(self.examples[reason])}; {advice(reason, self.settings)}, then run the same command again,"
             " with `overwrite` to send the requests so far once more"
         )
 
@@ -100,8 +111,11 @@ class ResponseWatch:
             )
 
 
-def advice(reason: str) -> str:
-    """What to do about responses that were rejected for a reason."""
+def advice(reason: str, settings: Mapping[str, Any]) -> str:
+    """What to do about responses that were rejected for a reason, where the run has these settings."""
+    if reason == "too_few_instructions" and settings.get("response_format") == "json":
+        fewer = "lower `min_instructions`, or " if settings.get("min_instructions", 1) > 1 else ""
+        return f"{fewer}name another `model`"
     return ADVICE.get(reason, ELSE)
 
 

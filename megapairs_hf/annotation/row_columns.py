@@ -45,6 +45,9 @@ def outcome_columns(outcomes: list[Outcome], schema: pa.Schema, features: Featur
         values = [row[field.name] for row in rows]
         if pa.types.is_integer(field.type):
             columns[field.name] = np.array(values, field.type.to_pandas_dtype())
+        elif pa.types.is_list(field.type) and pa.types.is_list(field.type.value_type):
+            kind = field.type.value_type.value_type.to_pandas_dtype()
+            columns[field.name] = [np.array(value, kind) if value else np.empty((0, 0), kind) for value in values]
         elif pa.types.is_list(field.type) and not pa.types.is_string(field.type.value_type):
             # arrays keep the type of their numbers where `map` is given no features
             columns[field.name] = [np.array(value, field.type.value_type.to_pandas_dtype()) for value in values]

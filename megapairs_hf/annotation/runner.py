@@ -76,13 +76,15 @@ def annotate(step: Step, ask: Ask | None = None) -> Artifact:
                     rows = step.rows(index).to_pylist()
                     outcomes = step.function.by_function(rows, bar.advance)
                     write_shard(step, writer, index, zip(rows, outcomes, strict=True))
-        artifact = writer.finish(_text_stats(step, writer) | _spend(step.config.budget, writer))
+        stats = _text_stats(step, writer) | _spend(step.config.budget, writer)
+        artifact = writer.finish(stats | (step.facts(writer) if step.facts is not None else {}))
     remove_journal(step.out)
     return _check_rows(step, artifact)
 
 
 def _by_local_model(step: Step, writer: ArtifactWriter, bar: Progress) -> None:
     session = step.function.local_session(journal_folder(step.out))
+    session.rows_left = lambda: bar.total - bar.count
     shards = ShardIO(step, writer, session.journal)
     try:
         for index in writer.mine():
@@ -191,7 +193,7 @@ def _check_rows(step: Step, artifact: Artifact) -> Artifact:
         commonest = next((reason for reason, _ in counts.most_common(1)), "")
         raise ArtifactError(
             f"none of the {step.source.rows:,} {step.function.UNIT} got {step.kind} that are any use ({reasons}):"
-            f" {advice(commonest)}; the responses are in {artifact.path}/rejected.parquet"
+            f" {advice(commonest, vars(step.config))}; the responses are in {artifact.path}/rejected.parquet"
         )
     return artifact
 

@@ -45,6 +45,7 @@ class Step:
         out: output directory.
         overwrite: replace an earlier result.
         join: adds columns of another artifact to the rows of a shard.
+        facts: what the manifest says of all finished shards, besides the counts.
     """
 
     kind: str
@@ -56,6 +57,7 @@ class Step:
     out: PathLike
     overwrite: bool = False
     join: Callable[[int, pa.Table], pa.Table] | None = None
+    facts: Callable[[ArtifactWriter], dict[str, Any]] | None = None
 
     @property
     def config(self) -> Any:

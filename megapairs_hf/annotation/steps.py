@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 import pyarrow as pa
 
 from megapairs_hf.annotation.caption import Caption
+from megapairs_hf.annotation.config import InstructConfig
 from megapairs_hf.annotation.describe import Describe
 from megapairs_hf.annotation.function import IMAGE_ROW
 from megapairs_hf.annotation.instruct import Instruct
+from megapairs_hf.annotation.instruction_warnings import instruction_facts
 from megapairs_hf.annotation.prompts.few_shot import examples_digest
+from megapairs_hf.annotation.rule_based.suggest import attribute_advice, caption_facts
 from megapairs_hf.annotation.shard_io import Step
 from megapairs_hf.annotation.verify import Verify
 from megapairs_hf.artifacts import storage
 from megapairs_hf.artifacts.fingerprints import model_path
 from megapairs_hf.artifacts.sources import as_artifact
 from megapairs_hf.core.errors import ArtifactError, ModelError
+from megapairs_hf.core.progress import note
 from megapairs_hf.core.schema import (
     CAPTIONS_TABLE,
     DESCRIPTIONS,
@@ -31,13 +36,15 @@ from megapairs_hf.core.schema import (
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from megapairs_hf.annotation.config import CaptionConfig, DescribeConfig, InstructConfig, VerifyConfig
+    from megapairs_hf.annotation.config import CaptionConfig, DescribeConfig, VerifyConfig
     from megapairs_hf.annotation.function import AnnotationFunction
     from megapairs_hf.artifacts.artifact import Artifact
     from megapairs_hf.artifacts.storage import PathLike
 
     # whatever `as_artifact` takes
     Source: TypeAlias = Artifact | Dataset | PathLike
+
+OF_RULES = ("edits", "attributes", "parser")
 
 
 def caption_step(corpus: Source, *, config: CaptionConfig, out: PathLike, overwrite: bool = False) -> Step:
@@ -61,9 +68,13 @@ def describe_step(
     """Descriptions of pairs."""
     pairs, corpus = as_artifact(pairs, "pairs"), as_artifact(corpus, "corpus")
     function = Describe(corpus, config=config)
+    by_captions = config.engine == "rule_based" and config.edits == "captions" and not config.attributes
+    if by_captions and (advice := attribute_advice(corpus)):
+        note(advice)
     inputs = {"pairs": pairs.fingerprint, "corpus": corpus.fingerprint} | _of_function(function)
     columns = (*function.NEEDS, *function.HINTS.values())
-    return Step("descriptions", DESCRIPTIONS, pairs, columns, function, inputs, out, overwrite)
+    facts = partial(caption_facts, corpus) if by_captions else None
+    return Step("descriptions", DESCRIPTIONS, pairs, columns, function, inputs, out, overwrite, facts=facts)
 
 
 def instruct_step(
@@ -81,6 +92,7 @@ def instruct_step(
     """
     descriptions = as_artifact(descriptions, "descriptions")
     corpus = None if corpus is None else as_artifact(corpus, "corpus")
+    config = _like_describe(config, descriptions)
     function = Instruct(corpus, config=config)
     if corpus is None and (not function.asks or function.prompt.needs_captions):
         reads = "the prompt" if function.asks else "the rule-based engine"
@@ -89,7 +101,21 @@ def instruct_step(
     inputs |= _of_function(function)
     if function.asks:
         inputs["demonstrations"] = examples_digest(function.examples)
-    return Step("instructions", INSTRUCTIONS, descriptions, function.NEEDS, function, inputs, out, overwrite)
+    facts = partial(instruction_facts, corpus, config)
+    needs = function.NEEDS
+    return Step("instructions", INSTRUCTIONS, descriptions, needs, function, inputs, out, overwrite, facts=facts)
+
+
+def _like_describe(config: InstructConfig, descriptions: Artifact) -> InstructConfig:
+    """The settings of the rules, those from `describe` where `instruct` has none of its own: they are set once."""
+    before = descriptions.manifest.config
+    if config.engine != "rule_based" or before.get("engine") != "rule_based":
+        return config
+    plain = InstructConfig(engine="rule_based")
+    if any(getattr(config, name) != getattr(plain, name) for name in OF_RULES):
+        return config
+    edits, parser = (str(before.get(name, getattr(plain, name))) for name in ("edits", "parser"))
+    return replace(config, edits=edits, parser=parser, attributes=tuple(before.get("attributes") or ()))
 
 
 def verify_step(

@@ -13,8 +13,11 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from megapairs_hf.annotation.caption_choice import all_captions, best_captions
 from megapairs_hf.annotation.config import pair_seed
-from megapairs_hf.core.schema import CAPTION, QUERY_ID, TARGET_ID
+from megapairs_hf.core.errors import MegaPairsError
+from megapairs_hf.core.formatting import one_line
+from megapairs_hf.core.schema import CAPTION, CAPTIONS, QUERY_ID, TARGET_ID
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 ATTEMPTS = 2
+# of a response that no parser was written for
+UNEXPECTED = "unexpected_error"
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,16 @@ class AnnotationTask(Protocol):
 
     def close(self) -> None:
         """Release the images."""
+
+
+def decided(task: AnnotationTask, row: Row, responses: Mapping[int, Response]) -> Outcome | int:
+    """What a task decides about a row; a response that its parser fails on costs that row and names the exception."""
+    try:
+        return task.decide(row, responses)
+    except (MegaPairsError, MemoryError):
+        raise
+    except Exception as error:
+        return Outcome(None, UNEXPECTED, f"{type(error).__name__}: {one_line(error)}")
 
 
 class OneRetry(ABC):
@@ -111,8 +126,9 @@ def ids_of(rows: Iterable[Row]) -> set[str]:
 
 
 def captions_of(row: Row, texts: Mapping[str, Row]) -> tuple[str, str]:
-    """The captions of the query and the target, empty where there is none."""
-    return texts.get(row[QUERY_ID], {}).get(CAPTION, ""), texts.get(row[TARGET_ID], {}).get(CAPTION, "")
+    """The captions of the query and the target that fit best, empty where there is none."""
+    query, target = (texts.get(row[name], {}) for name in (QUERY_ID, TARGET_ID))
+    return best_captions(*(all_captions(each.get(CAPTION, ""), each.get(CAPTIONS)) for each in (query, target)))
 
 
 def seed_for(seed: int, row: Row, attempt: int) -> int:

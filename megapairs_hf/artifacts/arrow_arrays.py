@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from megapairs_hf.artifacts import storage
+from megapairs_hf.artifacts.integrity import reading
 from megapairs_hf.core.errors import ArtifactError, ConfigError
 from megapairs_hf.core.schema import EMBEDDING, IMAGE_ID, embeddings_schema
 
@@ -53,22 +54,26 @@ def mapped_embeddings(path: str) -> tuple[np.ndarray, int]:
         ArtifactError: it is no such file.
     """
     # the map outlives the file object, whose descriptor is closed here
-    with pa.memory_map(str(storage.local(path))) as file:
+    with reading(path), pa.memory_map(str(storage.local(path))) as file:
         content = file.read_buffer()
     array = _embeddings_in(content, path)
     return array, array.ctypes.data - content.address
 
 
 def _embeddings_in(content: pa.Buffer, path: str) -> np.ndarray:
-    try:
+    with reading(path, "it holds no embeddings of ours; put back a good copy, or embed again"):
         column = pa.ipc.open_stream(content).read_all().column(EMBEDDING)
-    except (pa.ArrowInvalid, KeyError) as error:
-        raise ArtifactError(f"{path} holds no embeddings ({error}); delete its folder and embed again") from error
-    if column.num_chunks == 0:
-        return np.empty((0, column.type.list_size), np.float16)
-    if column.num_chunks > 1:
-        raise ArtifactError(f"{path} has {column.num_chunks} record batches, not one; embed again")
-    return list_array(column.chunk(0), EMBEDDING)
+        if column.num_chunks == 0:
+            return np.empty((0, column.type.list_size), np.float16)
+        if column.num_chunks > 1:
+            raise ArtifactError(f"{path} has {column.num_chunks} record batches, not one; embed again")
+        return list_array(column.chunk(0), EMBEDDING)
+
+
+def large_ids(ids: pa.ChunkedArray) -> pa.Array:
+    """Ids as one array of large strings: a plain one holds 2 GB."""
+    joined = ids.cast(pa.large_string()).combine_chunks()
+    return pa.concat_arrays(joined.chunks) if isinstance(joined, pa.ChunkedArray) else joined
 
 
 def column_arrays(dataset: Dataset, column: str) -> list[np.ndarray]:

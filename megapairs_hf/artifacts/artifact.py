@@ -17,11 +17,32 @@ import pyarrow.parquet as pq
 
 from megapairs_hf.artifacts import storage
 from megapairs_hf.artifacts.arrow_arrays import stored_embeddings
-from megapairs_hf.artifacts.manifest import WEIGHTS, Manifest, check_names
+from megapairs_hf.artifacts.integrity import check_file, reading
+from megapairs_hf.artifacts.manifest import WEIGHTS, Manifest, read_json, read_manifest
 from megapairs_hf.artifacts.storage import PathLike, join
-from megapairs_hf.artifacts.tables import is_arrow, mean_sizes, read_arrow, read_batches, read_schema, take_rows
+from megapairs_hf.artifacts.tables import (
+    file_bytes,
+    is_arrow,
+    mean_sizes,
+    read_arrow,
+    read_batches,
+    read_schema,
+    table_bytes,
+    take_rows,
+)
 from megapairs_hf.core.errors import ArtifactError, IncompleteArtifactError, SchemaMismatchError
-from megapairs_hf.core.schema import REJECTED, SCHEMA_VERSION
+from megapairs_hf.core.schema import REJECTED
+
+__all__ = [
+    "Artifact",
+    "Manifest",
+    "file_bytes",
+    "json_bytes",
+    "open_artifact",
+    "read_json",
+    "read_table",
+    "table_bytes",
+]
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -88,9 +109,19 @@ class Artifact:
         """The data files, in order."""
         return [join(self.path, str(shard["file"])) for shard in self.manifest.shards]
 
+    def checked_path(self, index: int) -> str:
+        """The data file of one shard, after its bytes were compared with the manifest, once per process.
+
+        Raises:
+            ArtifactError: it is missing or damaged.
+        """
+        path = self.shard_paths()[index]
+        check_file(path, self.manifest.shards[index]["sha256"])
+        return path
+
     def shard(self, index: int, columns: Sequence[str] | None = None) -> pa.Table:
         """One shard as a table."""
-        return read_table(self.shard_paths()[index], columns)
+        return read_table(self.checked_path(index), columns)
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
         """All shards as one table; only for columns that fit in memory."""
@@ -107,11 +138,11 @@ class Artifact:
 
     def iter_batches(self, index: int, columns: Sequence[str], size: int) -> Iterator[pa.RecordBatch]:
         """The rows of one shard in record batches of at most `size`, without reading the whole shard."""
-        yield from read_batches(self.shard_paths()[index], columns, size)
+        yield from read_batches(self.checked_path(index), columns, size)
 
     def take(self, index: int, rows: Sequence[int] | np.ndarray, columns: Sequence[str]) -> Iterator[pa.Table]:
         """Rows of one shard by their sorted numbers, in one or more tables, without reading the whole shard."""
-        yield from take_rows(self.shard_paths()[index], rows, columns)
+        yield from take_rows(self.checked_path(index), rows, columns)
 
     def schema(self) -> pa.Schema:
         """The columns of the shards; none where there is no shard."""
@@ -142,7 +173,7 @@ class Artifact:
         if part is not None and not prefix:
             return Dataset(self.configuration(part))
         shards = [shard for shard in self.manifest.shards if str(shard["file"]).startswith(prefix)]
-        files = [join(self.path, str(shard["file"])) for shard in shards if shard["rows"]]
+        files = [self.checked_path(i) for i, s in enumerate(self.manifest.shards) if s in shards and s["rows"]]
         if not all(str(shard["file"]).endswith((".parquet", ".arrow")) for shard in shards):
             raise ArtifactError(f"{self.path} holds {kind}, which is no data set of rows")
         return (
@@ -163,21 +194,23 @@ class Artifact:
         if name not in known:
             there = ", ".join([*known, REJECTED_NAME])
             raise ArtifactError(f"{self.path} has no configuration {name!r}; it has {there}")
-        return read_table(join(self.path, str(known[name]["file"])))
+        path = join(self.path, str(known[name]["file"]))
+        check_file(path, known[name]["sha256"])
+        return read_table(path)
 
     def array(self, index: int) -> np.ndarray:
         """One shard of an `embeddings` artifact, [rows, D] float16, memory-mapped where the file is local.
 
         Both forms are read: Arrow streams, which hold no descriptor, and the `.npy` files of caches and of others.
         """
-        path = self.shard_paths()[index]
+        path = self.checked_path(index)
         if path.endswith(".arrow"):
             return stored_embeddings(path)
-        if storage.is_local(path):
-            mapped: np.ndarray = np.load(storage.local(path), mmap_mode="r", allow_pickle=False)
-            return mapped
-        with storage.open_read(path) as file:
-            loaded: np.ndarray = np.load(io.BytesIO(file.read()), allow_pickle=False)
+        with reading(path):
+            if storage.is_local(path):
+                mapped: np.ndarray = np.load(storage.local(path), mmap_mode="r", allow_pickle=False)
+                return mapped
+            loaded: np.ndarray = np.load(io.BytesIO(storage.read_bytes(path)), allow_pickle=False)
         return loaded
 
     def arrays(self) -> np.ndarray:
@@ -193,28 +226,13 @@ class Artifact:
 
 def read_table(path: str, columns: Sequence[str] | None = None) -> pa.Table:
     """Read a parquet file or an Arrow stream, local or remote."""
-    try:
-        if is_arrow(path):
-            return read_arrow(path, columns)
+    if is_arrow(path):
+        return read_arrow(path, columns)
+    with reading(path):
         if storage.is_local(path):
             return pq.read_table(storage.local(path), columns=list(columns) if columns else None, partitioning=None)
         with storage.open_read(path) as file:
             return pq.read_table(file, columns=list(columns) if columns else None)
-    except (pa.ArrowInvalid, FileNotFoundError) as error:
-        raise ArtifactError(f"{path} cannot be read ({error}); delete its folder and run the stage again") from error
-
-
-def table_bytes(table: pa.Table) -> bytes:
-    """A table as the bytes of a parquet file; the same table gives the same bytes."""
-    sink = io.BytesIO()
-    if not len(table):
-        # no row group at all: `datasets` cannot read one of no rows, and then opens none of the other files either
-        with pq.ParquetWriter(sink, table.schema, compression="zstd"):
-            pass
-        return sink.getvalue()
-    # small row groups: `datasets` reads one group at a time, and a row with an image is large
-    pq.write_table(table, sink, compression="zstd", row_group_size=1000)
-    return sink.getvalue()
 
 
 def array_bytes(array: np.ndarray) -> bytes:
@@ -222,15 +240,6 @@ def array_bytes(array: np.ndarray) -> bytes:
     sink = io.BytesIO()
     np.save(sink, array, allow_pickle=False)
     return sink.getvalue()
-
-
-def read_json(path: str) -> dict[str, Any]:
-    """Read a JSON object."""
-    try:
-        loaded: dict[str, Any] = json.loads(storage.read_bytes(path))
-    except ValueError as error:
-        raise ArtifactError(f"{path} is not valid JSON; delete its folder and run the stage again") from error
-    return loaded
 
 
 def json_bytes(value: object) -> bytes:
@@ -263,13 +272,7 @@ def open_artifact(path: PathLike, kind: str | None = None) -> Artifact:
         if storage.exists(join(path, PLAN)):
             raise IncompleteArtifactError(f"{path} is not finished; run the command that makes it again to continue")
         raise ArtifactError(f"{path} holds no artifact (no {MANIFEST}); {_what_next(path, kind)}")
-    loaded = read_json(manifest_path)
-    check_names(manifest_path, loaded)
-    if loaded.get("schema_version") != SCHEMA_VERSION:
-        raise SchemaMismatchError(
-            f"{path} has schema version {loaded.get('schema_version')}, not {SCHEMA_VERSION}; make it again"
-        )
-    manifest = Manifest(**{key: loaded[key] for key in loaded if key != "fingerprint"})
+    manifest = read_manifest(manifest_path)
     if kind is not None and manifest.kind != kind:
         raise SchemaMismatchError(f"{path} holds {manifest.kind}, but {kind} is needed here; name the other folder")
     return Artifact(str(path), manifest)

@@ -7,11 +7,14 @@ name that holds the artifact's fingerprint: a folder made again is not read stal
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.artifacts import storage
 from megapairs_hf.artifacts.tables import is_arrow
 from megapairs_hf.core.errors import ArtifactError
+from megapairs_hf.core.formatting import one_line
+from megapairs_hf.core.yaml_values import check_front_matter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,6 +47,20 @@ def _mapped(files: Sequence[str]) -> Dataset:
     return concatenate_datasets(parts) if len(parts) > 1 else parts[0]
 
 
+def check_card(source: str) -> None:
+    """Refuse a folder whose card `datasets` would read for hours.
+
+    Raises:
+        ArtifactError: its metadata cannot be read, or stand for too much.
+    """
+    card = Path(source) / "README.md"
+    try:
+        if card.is_file():
+            check_front_matter(card.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"cannot read {card}: {one_line(error)}; correct its metadata, or delete it") from error
+
+
 def load(source: str, **arguments: Any) -> Any:
     """`datasets.load_dataset`, whatever goes wrong in one sentence.
 
@@ -53,6 +70,7 @@ def load(source: str, **arguments: Any) -> Any:
     import datasets
 
     what = arguments.pop("what", source)
+    check_card(source)
     try:
         return datasets.load_dataset(source, **arguments)
     except Exception as error:  # datasets raises whatever its reader, parser or connection raises

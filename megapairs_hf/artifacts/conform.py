@@ -27,6 +27,7 @@ from megapairs_hf.core.schema import (
     QUERY_ID,
     TARGET_ID,
     TRIPLETS,
+    VERIFIED,
     corpus_schema,
 )
 
@@ -78,8 +79,9 @@ def kind_schema(kind: str, there: pa.Schema) -> pa.Schema:
         "instructions": INSTRUCTIONS,
         "triplets": TRIPLETS,
     }
-    if kind == "instructions" and "verified" in there.names:
-        return known[kind].append(pa.field("verified", pa.list_(pa.float32())))
+    if kind == "instructions":
+        more = [VERIFIED.field(name) for name in VERIFIED.names if name not in INSTRUCTIONS.names]
+        return pa.schema([*INSTRUCTIONS, *(field for field in more if field.name in there.names)])
     if kind == "pairs" and "split" in there.names:
         return known[kind].append(pa.field("split", pa.string()))
     return known[kind]

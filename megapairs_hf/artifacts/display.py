@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.artifacts.manifest import WEIGHTS
 from megapairs_hf.core.errors import MegaPairsError
+from megapairs_hf.core.formatting import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,7 +38,8 @@ def facts(manifest: Manifest) -> list[str]:
     if manifest.rejected:
         counts = ", ".join(f"{count:,} {reason}" for reason, count in manifest.rejected.items())
         lines.append(f"rejected: {counts}")
-    return lines
+    # a manifest may be a stranger's
+    return [printable(line) for line in lines]
 
 
 def as_text(name: str, path: str, manifest: Manifest) -> str:
@@ -48,7 +50,7 @@ def as_text(name: str, path: str, manifest: Manifest) -> str:
         path: where it is.
         manifest: what it holds.
     """
-    return "\n  ".join([f"{name}({manifest.kind!r}, {path!r})", *facts(manifest)])
+    return "\n  ".join([printable(f"{name}({manifest.kind!r}, {path!r})"), *facts(manifest)])
 
 
 def as_html(path: str, manifest: Manifest, read: Callable[[int], list[dict[str, Any]]]) -> str:
@@ -59,17 +61,17 @@ def as_html(path: str, manifest: Manifest, read: Callable[[int], list[dict[str, 
         manifest: what it holds.
         read: gives so many of its first rows.
     """
-    head = f"<b>{html.escape(manifest.kind)}</b> <code>{html.escape(path)}</code>"
+    head = f"<b>{_escaped(manifest.kind)}</b> <code>{_escaped(path)}</code>"
     lines = "<br>".join([head, *map(html.escape, facts(manifest))])
     try:
         rows = read(ROWS)
     except (MegaPairsError, OSError, ValueError) as error:
-        return f"<div>{lines}<br>the rows cannot be read: {html.escape(str(error))}</div>"
+        return f"<div>{lines}<br>the rows cannot be read: {_escaped(str(error))}</div>"
     return f"<div>{lines}{_table(rows)}</div>" if rows else f"<div>{lines}</div>"
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in rows[0])
+    head = "".join(f"<th>{_escaped(name)}</th>" for name in rows[0])
     body = "".join("<tr>" + "".join(f"<td>{_cell(value)}</td>" for value in row.values()) + "</tr>" for row in rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
@@ -78,17 +80,22 @@ def _cell(value: Any) -> str:
     if isinstance(value, dict) and set(value) == {"bytes", "path"}:
         return _image(value)
     if isinstance(value, list) and len(value) > LONGEST_LIST:
-        return f"{html.escape(str(value[:LONGEST_LIST])[:-1])}, … {len(value):,} values]"
+        return f"{_escaped(str(value[:LONGEST_LIST])[:-1])}, … {len(value):,} values]"
     text = str(value)
-    return html.escape(text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 1] + "…")
+    return _escaped(text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 1] + "…")
 
 
 def _image(cell: dict[str, Any]) -> str:
     content = cell["bytes"]
     if content is None:
-        return html.escape(str(cell["path"] or ""))
+        return _escaped(str(cell["path"] or ""))
     kind = next((name for start, name in IMAGE_TYPES.items() if content.startswith(start)), None)
     if kind is None or len(content) > LARGEST_IMAGE:
         return f"{len(content):,} bytes"
     data = base64.b64encode(content).decode()
     return f'<img src="data:image/{kind};base64,{data}" style="max-height: 96px; max-width: 160px">'
+
+
+def _escaped(text: str) -> str:
+    """A text that a page shows as letters, whoever wrote it."""
+    return html.escape(printable(text))

@@ -11,26 +11,19 @@ from typing import TYPE_CHECKING
 
 from megapairs_hf.artifacts import storage
 from megapairs_hf.artifacts.artifact import MANIFEST, REJECTED_FILE
+from megapairs_hf.artifacts.integrity import sha256_of
+from megapairs_hf.artifacts.packaged_weights import is_packaged, packaged_folder
 from megapairs_hf.artifacts.storage import join
 from megapairs_hf.core.errors import ModelError
 from megapairs_hf.core.progress import note
+
+__all__ = ["commit_of", "model_path", "sha256_of", "weights_fingerprint"]
 
 if TYPE_CHECKING:
     from megapairs_hf.artifacts.storage import PathLike
 
 MAIN = "main"
 COMMIT = re.compile(r"[0-9a-f]{40}")
-
-
-def sha256_of(path: str) -> str:
-    """sha256 of a file, read in blocks."""
-    from hashlib import sha256
-
-    digest = sha256()
-    with storage.open_read(path) as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def weights_fingerprint(path: str, revision: str | None, pretrained: str | None = None) -> str:
@@ -58,11 +51,14 @@ def weights_fingerprint(path: str, revision: str | None, pretrained: str | None 
 
 
 def model_path(model: str, work: PathLike) -> str:
-    """Where a model is: `./…` is in the work folder, anything else is a path or a Hub id.
+    """Where a model is: `./…` is in the work folder, `package:…` in a package, anything else is a path or a Hub id.
 
     Raises:
         ModelError: there is no such folder; the name is never tried on the Hub instead.
+        MissingDependencyError: the package is not installed.
     """
+    if is_packaged(model):
+        return str(packaged_folder(model))
     if not model.startswith("./"):
         return model
     folder = storage.local(join(work, model[2:]))

@@ -10,12 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from megapairs_hf.core.image_formats import is_image_name
-from megapairs_hf.core.image_paths import file_state, leads_inside, link_outside, name_order, safe_name
+from megapairs_hf.core.image_paths import file_state, leads_inside, link_outside, safe_name
 from megapairs_hf.core.schema import IMAGE, IMAGE_ID
 
 if TYPE_CHECKING:
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from megapairs_hf.core.image_paths import Problem
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".xlsx")
+# COCO's captions, and the files of Karpathy's division of COCO and Flickr
+CAPTION_FILE = re.compile(r"(captions|dataset)([_.-].*)?\.json", re.IGNORECASE)
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet", "metadata.json")
 
 
@@ -35,6 +39,7 @@ class FolderListing:
         images: files with the suffix of an image, in the order of the names' bytes.
         texts: side-car texts, by their paths without the suffix.
         metadata: tables with columns of the images.
+        captions: files of captions that have names of their own.
         tables: other tables directly in the folder.
         problems: subfolders and links that were not followed or cannot be read, with a reason and its detail.
     """
@@ -42,8 +47,14 @@ class FolderListing:
     images: list[str] = field(default_factory=list)
     texts: dict[str, str] = field(default_factory=dict)
     metadata: list[str] = field(default_factory=list)
+    captions: list[str] = field(default_factory=list)
     tables: list[str] = field(default_factory=list)
     problems: dict[str, Problem] = field(default_factory=dict)
+
+
+def is_caption_file(name: str) -> bool:
+    """Whether a file has a name by which captions are published."""
+    return CAPTION_FILE.fullmatch(name) is not None
 
 
 def list_images(root: Path) -> list[str]:
@@ -60,8 +71,9 @@ def list_folder(root: Path, follow_links: bool = False) -> FolderListing:
     """
     walk = _Walk(root, follow_links)
     walk.run()
-    walk.listing.images.sort(key=name_order)
-    walk.listing.metadata.sort(key=name_order)
+    # by code points, which is the order of the names' bytes
+    for names in (walk.listing.images, walk.listing.metadata, walk.listing.captions):
+        names.sort()
     return walk.listing
 
 
@@ -91,7 +103,7 @@ class _Walk:
     def _entries(self, inside: str) -> list[os.DirEntry[str]]:
         try:
             with os.scandir(self.root / inside) as entries:
-                return sorted(entries, key=lambda entry: name_order(entry.name), reverse=True)
+                return sorted(entries, key=attrgetter("name"), reverse=True)
         except OSError as error:
             name = inside or "."
             self.listing.problems[name] = ("unreadable_folder", f"{safe_name(name)}: {error.strerror}")
@@ -121,14 +133,17 @@ class _Walk:
 
     def _sort_in(self, entry: os.DirEntry[str], name: str) -> None:
         """Put a file where it belongs: an image, a text or a table."""
-        stem, suffix = os.path.splitext(name)  # noqa: PTH122 - a name may be no valid text
         if is_image_name(entry.name):
             self.listing.images.append(name)
-        elif suffix.lower() == ".txt":
+            return
+        stem, suffix = os.path.splitext(name)  # noqa: PTH122 - a name may be no valid text
+        if suffix.lower() == ".txt":
             # of photo.txt and photo.TXT the first is read
             self.listing.texts[stem] = name if suffix == ".txt" else self.listing.texts.get(stem, name)
         elif entry.name in METADATA:
             self.listing.metadata.append(name)
+        elif is_caption_file(entry.name):
+            self.listing.captions.append(name)
         elif not suffix and entry.is_symlink() and not os.path.exists(entry):  # noqa: PTH110
             # it may have been a folder of images
             self.listing.problems[name] = ("unreadable_file", f"{safe_name(name)} is a link that leads nowhere")

@@ -30,6 +30,7 @@ from megapairs_hf.artifacts.fingerprints import sha256_of
 from megapairs_hf.artifacts.lock import acquire, release
 from megapairs_hf.artifacts.replace import OVERWRITES, beside, discard, remove_unlisted
 from megapairs_hf.artifacts.storage import join
+from megapairs_hf.artifacts.verify_files import listed_files
 from megapairs_hf.core import distributed
 from megapairs_hf.core.errors import ArtifactError, IncompleteArtifactError
 from megapairs_hf.core.progress import Progress, note
@@ -109,8 +110,8 @@ def stage_in(work: str, inputs: Mapping[str, str], target: str, *, overwrite: bo
         if not fetch_all(folder) and not storage.is_local(folder):
             # says what is missing there
             open_artifact(folder)
-    # the models that `./encoders/…` names are no inputs; of a result, what is finished there is not made again
-    for folder in [join(work, "encoders"), *([target] if not overwrite else [])]:
+    # models of the work folder that settings name are no inputs; of a result, what is finished is not made again
+    for folder in [join(work, "encoders"), join(work, "aligned"), *([target] if not overwrite else [])]:
         if folder not in inputs.values():
             fetch_all(folder, strict=False)
     distributed.barrier()
@@ -187,7 +188,7 @@ def _is_there(folder: str, artifact: Artifact) -> bool:
 
 def _fetch(artifact: Artifact, folder: Path) -> None:
     names = files_of(artifact)
-    digests = {str(shard["file"]): shard["sha256"] for shard in artifact.manifest.shards}
+    digests = listed_files(artifact)
     # what was cut is continued; of another artifact or of a run that was begun here, nothing may stay
     storage.write_bytes(folder / PLAN, json_bytes({"kind": artifact.manifest.kind}))
     for name in [MANIFEST, *storage.list_files(folder)]:

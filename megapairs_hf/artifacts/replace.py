@@ -3,8 +3,9 @@
 On a local disk the folder `NAME` becomes `.NAME.old` beside it: one atomic rename, and so is the way back. It is put
 back if the run fails before it writes anything of its own, and deleted once the first shard with a row is finished.
 What surprises: a folder is renamed before it is deleted, since `kill -9` may cut the deletion; `.NAME.gone…` is never
-read again. Elsewhere nothing can be renamed: the new plan takes the place of the old manifest, shards are written over
-the old ones, and what the new manifest does not list is removed at the end.
+read again.
+Elsewhere nothing can be renamed: the new plan takes the place of the old manifest, shards are written over the old
+ones, and what the new manifest does not list is removed at the end.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from megapairs_hf.artifacts.storage import PathLike, join
 from megapairs_hf.core.errors import ArtifactError
 
 if TYPE_CHECKING:
-    from collections.abc import Container
+    from collections.abc import Callable, Container
     from pathlib import Path
 
 PARTS = ".parts"
-LOCK, OLD, GONE = "lock", "old", "gone"
+LOCK, OLD, GONE, NEW = "lock", "old", "gone", "new"
 # in the plan of a remote folder: files of an earlier result may be left in it
 OVERWRITES = "overwrites"
 
@@ -37,25 +38,39 @@ def beside(path: PathLike, mark: str) -> Path:
 
 
 def begun(path: PathLike) -> bool:
-    """Whether a folder with a plan holds anything else; of a remote one that is taken for granted."""
+    """Whether a folder with a plan holds anything else; of a remote one that is taken for granted.
+
+    Folders do not count, nor does a file that a killed run had not renamed yet: neither is worth a resume.
+    """
     if not storage.is_local(path):
         return True
-    files = (file for file in storage.local(path).rglob("*") if file.is_file())
-    return any(file.name != PLAN and file.suffix != f".{LOCK}" for file in files)
+    folder = storage.local(path)
+    return _holds_files(folder, lambda file: file.name == PLAN or file.suffix == f".{LOCK}")
 
 
 def refuse_foreign(path: PathLike) -> None:
-    """Refuse a folder with files that no run left there.
+    """Refuse a folder with files that no run left there; empty folders are nobody's.
 
     Raises:
         ArtifactError: it holds any.
     """
     foreign = [name for name in storage.list_names(path) if not name.startswith(".")]
+    if storage.is_local(path):
+        foreign = [name for name in foreign if _holds_files(storage.local(path) / name)]
     if foreign:
         raise ArtifactError(
             f"{path} holds files that are no artifact ({foreign[0]}, …), and they are never overwritten; name an"
             " empty folder"
         )
+
+
+def _holds_files(path: Path, ignored: Callable[[Path], bool] = lambda _: False) -> bool:
+    """Whether there is anything at a path, or below it, but folders, temporary files and what is ignored."""
+    below = path.rglob("*") if path.is_dir() and not path.is_symlink() else [path]
+    return any(
+        (file.is_symlink() or not file.is_dir()) and not storage.is_temporary(file) and not ignored(file)
+        for file in below
+    )
 
 
 def set_aside(path: PathLike) -> None:
@@ -125,14 +140,14 @@ def drop_old(path: PathLike) -> None:
     _discard(path, beside(path, OLD))
 
 
-def discard(path: PathLike) -> None:
-    """Delete a local folder: it is renamed at once, and deleted at leisure."""
-    _discard(path, storage.local(path).resolve())
+def discard(path: PathLike, mark: str = "") -> None:
+    """Delete a local folder, or that of a mark beside it: it is renamed at once, and deleted at leisure."""
+    _discard(path, beside(path, mark) if mark else storage.local(path).resolve())
 
 
 def _discard(path: PathLike, folder: Path) -> None:
     gone = beside(path, f"{GONE}-{os.getpid()}-{time.monotonic_ns()}")
-    with suppress(FileNotFoundError):
+    with storage.explained(path), suppress(FileNotFoundError):
         folder.rename(gone)
         shutil.rmtree(gone, ignore_errors=True)
 
@@ -141,5 +156,8 @@ def came_to_nothing(path: PathLike, kind: str) -> bool:
     """Whether a finished artifact has no row, so that making it anew loses nothing."""
     if not storage.exists(join(path, MANIFEST)):
         return False
-    there = read_json(join(path, MANIFEST))
+    try:
+        there = read_json(join(path, MANIFEST))
+    except ArtifactError:
+        return False
     return bool(there.get("kind") == kind and there.get("rows") == 0)

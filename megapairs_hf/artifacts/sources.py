@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.artifacts import storage
 from megapairs_hf.artifacts.artifact import MANIFEST, PLAN, README, Artifact, open_artifact
-from megapairs_hf.artifacts.as_dataset import load
+from megapairs_hf.artifacts.as_dataset import check_card, load
 from megapairs_hf.artifacts.conform import REQUIRED
 from megapairs_hf.artifacts.image_folder import image_rows, list_images
 from megapairs_hf.artifacts.storage import HUB_ID, PathLike, join
@@ -159,6 +159,7 @@ def _of_published(path: str, kind: str) -> Artifact:
     """A data set on the Hub, or a folder with a README that says which files it has."""
     import datasets
 
+    check_card(path)
     try:
         names = datasets.get_dataset_config_names(path)
     except Exception as error:  # datasets raises whatever its reader or connection raises

@@ -24,7 +24,8 @@ def check_plan(path: str, there: dict[str, Any], plan: dict[str, Any]) -> None:
             name, old, new = difference
             raise StaleArtifactError(
                 f"{path} was made with another {name} ({_short(old)} there, {_short(new)} now);"
-                " use other folders (--work, --out), or pass --overwrite to make it again"
+                " use other folders (--work, --out), or pass --overwrite to make it again",
+                name,
             )
 
 

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 PathLike = str | os.PathLike[str]
 NO_SYNC = {errno.EACCES, errno.EPERM, errno.EISDIR, errno.EBADF, errno.EINVAL, errno.ENOTSUP}
+# as `_write_local` names a file before it is whole
+TEMPORARY = re.compile(r"\..+\.\d+\.tmp", re.DOTALL)
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*/[\w.\-]+", re.ASCII)
 
 
@@ -144,9 +147,14 @@ def _write_local(path: Path, content: bytes) -> None:
     sync_folder(path.parent)
 
 
+def is_temporary(path: Path) -> bool:
+    """Whether a writer that was killed had not renamed this file yet."""
+    return TEMPORARY.fullmatch(path.name) is not None
+
+
 def remove_temporary(path: PathLike) -> None:
     """Remove, below a local folder, what writers that were killed had not renamed yet."""
-    for temporary in local(path).rglob(".*.[0-9]*.tmp"):
+    for temporary in filter(is_temporary, local(path).rglob(".*.tmp")):
         temporary.unlink(missing_ok=True)
 
 
@@ -262,7 +270,7 @@ def explained(path: PathLike, preserved: str = "finished shards are kept") -> It
     try:
         yield
     except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+        if error.errno in FULL:
             advice = f"the disk is full; free some space and run the same command again, {preserved}"
         elif error.errno in {errno.EROFS, errno.EACCES, errno.EPERM}:
             advice = "the folder is read-only; make it writable or name another with --work or --out"
@@ -271,3 +279,10 @@ def explained(path: PathLike, preserved: str = "finished shards are kept") -> It
         else:
             advice = f"{error.strerror or error}; check the path and the disk, then run the same command again"
         raise ArtifactError(f"cannot write {path}: {advice}") from error
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether an error, or what it came of, is that of a full disk."""
+    while error is not None and not (isinstance(error, OSError) and error.errno in FULL):
+        error = error.__cause__
+    return error is not None

@@ -102,7 +102,7 @@ def read_files(files: Sequence[str], kind: str, what: str) -> tuple[Dataset, str
     tables = [table for file in files for table in _text_tables(file, kind, what if len(files) == 1 else file)]
     if not tables:
         raise ArtifactError(f"{what} has no rows; name another file")
-    return Dataset(pa.concat_tables(tables)), digest
+    return Dataset(pa.concat_tables(tables, promote_options="default")), digest
 
 
 def _text_tables(file: str, kind: str, what: str) -> Iterator[pa.Table]:
@@ -134,7 +134,18 @@ def _table(rows: list[dict[str, Any]], kind: str, what: str, first: int) -> pa.T
         except (pa.ArrowException, ValueError, TypeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ArtifactError(f"{what} has values of several types in {name!r} ({reason}); change them") from error
-    return conform(pa.table(columns), schema, what, first=first)
+    table = conform(pa.table(columns), schema, what, first=first)
+    # facts of images, for whoever names them; as texts, since the next rows may have other types
+    facts = [name for name in names if name and name not in schema.names] if kind == "corpus" else []
+    for name in facts:
+        table = table.append_column(name, pa.array([_as_text(row.get(name)) for row in rows], pa.string()))
+    return table
+
+
+def _as_text(value: Any) -> str | None:
+    text = value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    # half a surrogate is in no Arrow text
+    return None if text is None else text.encode("utf-8", "replace").decode()
 
 
 def _text_schema(kind: str) -> pa.Schema:

@@ -27,6 +27,7 @@ STAGES = (
     "captions",
     "embeddings",
     "encoders",
+    "aligned",
     "pairs",
     "descriptions",
     "instructions",
@@ -93,20 +94,47 @@ class Work:
         prefix = "embeddings/"
         return {k.removeprefix(prefix): v for k, v in self.artifacts.items() if k.startswith(prefix)}
 
+    def fingerprints(self, name: str) -> set[str]:
+        """Those of the artifact `name`, or of the embeddings in that folder."""
+        return {a.fingerprint for n, a in self.everything.items() if n == name or n.startswith(f"{name}/")}
+
+    def made_of(self, fingerprints: set[str]) -> list[str]:
+        """The artifacts that were made of these, however indirectly, in the order of the flow."""
+        marks, names = set(fingerprints), list[str]()
+        while more := [
+            n for n, a in self.everything.items() if n not in names and marks & set(a.manifest.inputs.values())
+        ]:
+            names += more
+            marks |= {self.everything[n].fingerprint for n in more}
+        return [name for name in self.everything if name in names]
+
     def training_log(self) -> list[dict[str, Any]]:
         """The lines of the training log; the half line that a killed run may leave at the end is not one."""
         return list(_json_lines(join(self.path, "model", TRAINING_LOG)))
 
     def results(self) -> list[dict[str, Any]]:
-        """The result records; none where the work is about another model than the folder's own.
+        """The result records, those of the evaluation before those of the training's own validation split.
+
+        There are none where the work is about another model than the folder's own.
 
         Raises:
             ArtifactError: one of them does not say what was measured.
         """
         if self.about is not None and not _same(self.everything.get(self.about[0]), self.about[1]):
             return []
-        folder = join(self.path, "results")
-        return read_results(folder) if storage.exists(join(folder, RESULTS)) else []
+        evaluated, trained = join(self.path, "results"), join(self.path, "model", RESULTS)
+        records = read_results(evaluated) if storage.exists(join(evaluated, RESULTS)) else []
+        return records + (read_results(trained) if storage.exists(trained) else [])
+
+    def verdict(self) -> str:
+        """Whether training helped, in one sentence; empty where nothing was trained."""
+        model = self.artifacts.get("model")
+        return str(model.manifest.stats.get("verdict") or "") if model is not None else ""
+
+    def warnings(self) -> list[str]:
+        """What the stages warned of, each sentence once, in the order of the flow."""
+        sentences = [text for one in self.artifacts.values() for text in one.manifest.stats.get("warnings", [])]
+        return list(dict.fromkeys(sentences))
 
     def stand_ins(self) -> list[str]:
         """One sentence for each part of the paper's method that something simpler took the place of."""
@@ -122,7 +150,20 @@ class Work:
         if similarity is not None:
             for part, value in similarity.manifest.stats.get("stands_in_for", {}).items():
                 sentences.append(f"The encoder {part} takes the place of {format_value(value)}.")
+        aligned = self.artifacts.get("aligned")
+        if aligned is not None:
+            sentences.append(_about_towers(aligned.manifest.stats))
         return sentences
+
+
+def _about_towers(stats: dict[str, Any]) -> str:
+    """What the towers of an aligned model are, and what brought them together."""
+    towers = stats.get("towers", {})
+    return (
+        f"CLIP's place is taken by two encoders, {format_value(towers.get('image'))} for images and"
+        f" {format_value(towers.get('text'))} for texts, with a small head on each that learned from"
+        f" {format_value(stats.get('distinct_captions'))} distinct captions of this corpus."
+    )
 
 
 def _same(one: Artifact | None, other: Artifact) -> bool:
@@ -135,17 +176,17 @@ def _traced(everything: dict[str, Artifact], name: str, artifact: Artifact) -> d
     while more := {n: a for n, a in everything.items() if n not in related and a.fingerprint in made_of}:
         related |= more
         made_of |= {mark for one in more.values() for mark in one.manifest.inputs.values()}
-    if any(_model_of(one).startswith("./encoders/") for one in related.values()):
-        # models of this folder: the manifest of their embeddings has their weights, not the stage that made them
-        related |= {n: a for n, a in everything.items() if n == "encoders"}
+    # models of this folder: what was made by them names their weights, not the stage that made them
+    used = {_model_of(one).split("/")[1] for one in related.values() if _model_of(one).startswith("./")}
+    related |= {n: a for n, a in everything.items() if n in used & {"encoders", "aligned"}}
     if _same(everything.get(name), artifact) and name == "model":
         related |= {n: a for n, a in everything.items() if n in AFTER}
     return {n: related[n] for n in (*(n for n in everything if n in related), name)}
 
 
 def _model_of(artifact: Artifact) -> str:
-    """The model that made embeddings; empty for anything else."""
-    model = artifact.manifest.config.get("model") if artifact.manifest.kind == "embeddings" else None
+    """The model that made embeddings, or that a model began as; empty for anything else."""
+    model = artifact.manifest.config.get("model") if artifact.manifest.kind in {"embeddings", "model"} else None
     return str(model.get("model") if isinstance(model, dict) else model or "")
 
 

@@ -22,15 +22,15 @@ from megapairs_hf.artifacts.artifact import (
     README,
     REJECTED_NAME,
     Artifact,
+    file_bytes,
     json_bytes,
     open_artifact,
     read_json,
-    read_table,
     table_bytes,
 )
-from megapairs_hf.artifacts.fingerprints import sha256_of
+from megapairs_hf.artifacts.integrity import sha256_of
 from megapairs_hf.artifacts.lock import acquire, release
-from megapairs_hf.artifacts.manifest import Manifest
+from megapairs_hf.artifacts.manifest import Manifest, read_manifest
 from megapairs_hf.artifacts.readme import artifact_readme
 from megapairs_hf.artifacts.replace import (
     PARTS,
@@ -42,27 +42,32 @@ from megapairs_hf.artifacts.replace import (
     remove_unlisted,
     set_aside,
 )
+from megapairs_hf.artifacts.shard_records import (
+    AGAIN,
+    Rejection,
+    add_counts,
+    begin_again,
+    finished_shard,
+    is_finished,
+    part_file,
+    rejection_table,
+)
 from megapairs_hf.artifacts.staleness import check_plan
 from megapairs_hf.artifacts.storage import PathLike, join
-from megapairs_hf.artifacts.tables import arrow_bytes, is_arrow
+from megapairs_hf.artifacts.tables import is_arrow
 from megapairs_hf.core import distributed
 from megapairs_hf.core.config import config_dict, config_hash
-from megapairs_hf.core.schema import REJECTED, SCHEMA_VERSION
+from megapairs_hf.core.errors import ArtifactError, StaleArtifactError
+from megapairs_hf.core.schema import SCHEMA_VERSION
 from megapairs_hf.core.version import __version__
+
+__all__ = ["ArtifactWriter", "Rejection", "add_counts", "create_artifact", "file_bytes", "rejection_table"]
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
 
     from filelock import FileLock
-
-Rejection = tuple[str, str, str]
-
-
-def rejection_table(rejected: Sequence[Rejection]) -> pa.Table:
-    """(key, reason, detail) of every row that was left out, as a table."""
-    columns = [[row[i] for row in rejected] for i in range(len(REJECTED))]
-    return pa.table([pa.array(column, pa.string()) for column in columns], schema=REJECTED)
 
 
 class ArtifactWriter:
@@ -72,12 +77,12 @@ class ArtifactWriter:
         self.path, self.plan, self.names, self.lock = path, plan, list(names), lock
 
     def done(self, index: int) -> bool:
-        """Whether this shard was finished by this or an earlier run."""
-        return storage.exists(self._part(index, "json"))
+        """Whether this shard was finished by this or an earlier run; one whose files are damaged was not."""
+        return is_finished(self.path, self.names[index], index)
 
     def stats(self, index: int) -> dict[str, Any]:
         """The counters of a finished shard."""
-        stats: dict[str, Any] = read_json(self._part(index, "json"))["stats"]
+        stats: dict[str, Any] = finished_shard(self.path, self.names[index], index)[0]["stats"]
         return stats
 
     def mine(self) -> list[int]:
@@ -86,7 +91,11 @@ class ArtifactWriter:
 
     def rows(self, index: int) -> int:
         """Rows of a finished shard."""
-        return int(read_json(self._part(index, "json"))["rows"])
+        return int(finished_shard(self.path, self.names[index], index)[0]["rows"])
+
+    def reasons(self, index: int) -> Counter[str]:
+        """How many rows of a finished shard were left out, by reason."""
+        return Counter(finished_shard(self.path, self.names[index], index)[1]["reason"].to_pylist())
 
     def write(
         self,
@@ -107,9 +116,16 @@ class ArtifactWriter:
         digest = storage.write_bytes(join(self.path, self.names[index]), content)
         self._record(index, len(data), digest, rejected, stats)
 
-    def adopt(self, index: int, rows: int, rejected: Sequence[Rejection], stats: Mapping[str, Any]) -> None:
-        """Finish one shard whose data file is written already."""
-        digest = sha256_of(join(self.path, self.names[index]))
+    def adopt(
+        self,
+        index: int,
+        rows: int,
+        rejected: Sequence[Rejection],
+        stats: Mapping[str, Any],
+        digest: str | None = None,
+    ) -> None:
+        """Finish one shard whose data file is written already; its sha256 is computed where it is not known."""
+        digest = digest or sha256_of(join(self.path, self.names[index]))
         self._record(index, rows, digest, rejected, stats)
 
     def _record(
@@ -120,9 +136,9 @@ class ArtifactWriter:
         rejected: Sequence[Rejection],
         stats: Mapping[str, Any] | None,
     ) -> None:
-        storage.write_bytes(self._part(index, "rejected.parquet"), table_bytes(rejection_table(rejected)))
+        storage.write_bytes(part_file(self.path, index, "rejected.parquet"), table_bytes(rejection_table(rejected)))
         record = {"file": self.names[index], "rows": rows, "sha256": digest, "stats": dict(stats or {})}
-        storage.write_bytes(self._part(index, "json"), json_bytes(record))
+        storage.write_bytes(part_file(self.path, index, "json"), json_bytes(record))
         # what an overwriting run set aside is kept until there is something in its place
         if rows and storage.is_local(self.path):
             drop_old(self.path)
@@ -132,6 +148,7 @@ class ArtifactWriter:
         stats: Mapping[str, Any] | None = None,
         rejected: Sequence[Rejection] = (),
         configurations: Mapping[str, pa.Table] | None = None,
+        files: Mapping[str, str] | None = None,
     ) -> Artifact:
         """Wait for every process, write the manifest, and open the artifact.
 
@@ -139,20 +156,24 @@ class ArtifactWriter:
             stats: facts about the whole, added to the counters of the shards.
             rejected: rows that were left out before there were shards.
             configurations: further tables by name (`near_duplicates`); only the main process needs to give them.
+            files: sha256 of further files by name.
         """
         distributed.barrier()
         if distributed.is_main():
-            self._finish(dict(stats or {}), rejected, configurations or {})
+            self._finish(dict(stats or {}), rejected, configurations or {}, dict(files or {}))
         distributed.barrier()
         return open_artifact(self.path)
 
     def _finish(
-        self, stats: dict[str, Any], rejected: Sequence[Rejection], configurations: Mapping[str, pa.Table]
+        self,
+        stats: dict[str, Any],
+        rejected: Sequence[Rejection],
+        configurations: Mapping[str, pa.Table],
+        files: dict[str, str],
     ) -> None:
-        records = [read_json(self._part(i, "json")) for i in range(len(self.names))]
-        tables = [rejection_table(rejected)]
-        tables += [read_table(self._part(i, "rejected.parquet")) for i in range(len(self.names))]
-        left_out = pa.concat_tables(tables)
+        parts = [finished_shard(self.path, name, i) for i, name in enumerate(self.names)]
+        records = [record for record, _ in parts]
+        left_out = pa.concat_tables([rejection_table(rejected), *(table for _, table in parts)])
         table = self._write_table(REJECTED_NAME, left_out)
         counted: dict[str, Any] = {}
         for record in records:
@@ -168,11 +189,14 @@ class ArtifactWriter:
             rejected=dict(sorted(Counter(left_out["reason"].to_pylist()).items())),
             stats={**counted, **stats},
             configurations={name: self._write_table(name, table) for name, table in configurations.items()},
+            files=files,
         )
         readme = artifact_readme(manifest, table)
         if readme is not None:
             storage.write_bytes(join(self.path, README), readme.encode())
         record = asdict(manifest) | {"fingerprint": manifest.fingerprint}
+        if not manifest.files:
+            del record["files"]
         storage.write_bytes(join(self.path, MANIFEST), json_bytes(record))
         _tidy(self.path)
 
@@ -181,9 +205,6 @@ class ArtifactWriter:
         file = f"{name}.arrow" if self.names and all(map(is_arrow, self.names)) else f"{name}.parquet"
         digest = storage.write_bytes(join(self.path, file), file_bytes(file, table))
         return {"file": file, "rows": len(table), "sha256": digest}
-
-    def _part(self, index: int, suffix: str) -> str:
-        return join(self.path, PARTS, f"{index:05d}.{suffix}")
 
     def __enter__(self) -> Self:
         return self
@@ -195,20 +216,6 @@ class ArtifactWriter:
         if error is not None and distributed.world_size() == 1:
             recover(self.path)
         release(self.lock)
-
-
-def file_bytes(name: str, table: pa.Table) -> bytes:
-    """A table as the bytes of a file of this name."""
-    return arrow_bytes(table) if is_arrow(name) else table_bytes(table)
-
-
-def add_counts(total: dict[str, Any], more: Mapping[str, Any]) -> None:
-    """Add nested counters in place."""
-    for key, value in more.items():
-        if isinstance(value, dict):
-            add_counts(total.setdefault(key, {}), value)
-        else:
-            total[key] = total.get(key, 0) + value
 
 
 def create_artifact(
@@ -268,12 +275,17 @@ def _prepare(path: PathLike, plan: dict[str, Any], overwrite: bool) -> None:
     if overwrite:
         set_aside(path)
     if storage.exists(join(path, MANIFEST)):
-        there = read_json(join(path, MANIFEST))
+        there = asdict(read_manifest(join(path, MANIFEST)))
         there["shards"] = [shard["file"] for shard in there["shards"]]
         check_plan(str(path), there, plan)
         _tidy(str(path))
     elif storage.exists(join(path, PLAN)) and begun(path):
-        check_plan(str(path), read_json(join(path, PLAN)), plan)
+        try:
+            check_plan(str(path), read_json(join(path, PLAN), AGAIN), plan)
+        except StaleArtifactError:
+            raise
+        except ArtifactError as error:
+            begin_again(path, plan, error)
     else:
         # also over the plan of a run that failed before it made anything: there is nothing to lose
         refuse_foreign(path)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+from megapairs_hf.artifacts.storage import exists
 from megapairs_hf.cli.stage import Stage, load
 from megapairs_hf.core.errors import ConfigError
-from megapairs_hf.core.progress import note
+from megapairs_hf.core.progress import note, show
 
 if TYPE_CHECKING:
     import argparse
@@ -74,6 +75,19 @@ class AnnotateStage(Stage):
         # the stage that runs is this one with the look
         return Stage.prepare(dataclasses.replace(self, look=look), options)
 
+    def check(self, target: str, config: Any) -> None:
+        """Refuse to begin without the parser that the rules need; `instruct` takes that of `describe`.
+
+        Raises:
+            ConfigError: spaCy has no such model.
+        """
+        super().check(target, config)
+        by_captions = getattr(config, "engine", "") == "rule_based" and config.edits == "captions"
+        if by_captions and self.name == "describe" and not exists(target):
+            from megapairs_hf.annotation.rule_based.readers import find_parser
+
+            find_parser(config.parser)
+
     def apply(self, inputs: list[Any], arguments: dict[str, Any]) -> Any:
         """Run the stage, or what is done instead."""
         look = self.look
@@ -90,7 +104,7 @@ class AnnotateStage(Stage):
             return annotate_from_file(step, look.responses)
         previews = preview(step, look.limit or LIMIT)
         if look.show:
-            print(preview_text(previews))  # noqa: T201
+            show(preview_text(previews))
         if look.dry_run:
-            print(estimate_text(step, previews))  # noqa: T201
+            show(estimate_text(step, previews))
         return None

@@ -11,11 +11,13 @@ from typing import Any
 from megapairs_hf.cli.annotate import AnnotateStage
 from megapairs_hf.cli.stage import Stage
 from megapairs_hf.core import distributed
+from megapairs_hf.core.progress import show
 
 HERE = "megapairs_hf.cli.commands"
 EVAL_HELP = (
     "Composed retrieval on held-out images: the base and the trained model. On the field's benchmarks: megapairs eval"
-    " MODEL BENCHMARK --data DIR --out DIR, and megapairs eval check-data BENCHMARK --data DIR."
+    " MODEL BENCHMARK --data DIR --out DIR, and megapairs eval check-data BENCHMARK --data DIR. A"
+    " server's embeddings against the model's: megapairs eval parity MODEL --endpoint URL."
 )
 _ALL = (
     Stage(
@@ -25,6 +27,7 @@ _ALL = (
         inputs=(),
         out="corpus",
         call="megapairs_hf.corpus:make_corpus",
+        updates=True,
     ),
     AnnotateStage(
         "caption",
@@ -47,6 +50,18 @@ _ALL = (
         local=True,
     ),
     Stage(
+        "align",
+        "An image encoder and a text encoder in one space, by small heads trained on the captions.",
+        "megapairs_hf.training.align_config:AlignConfig",
+        inputs=("corpus",),
+        out="aligned",
+        captions=True,
+        call="megapairs_hf.training:align_towers",
+        needs="models",
+        in_work=True,
+        local=True,
+    ),
+    Stage(
         "embed",
         "Images and captions to embeddings, one set per encoder.",
         "megapairs_hf.embedding.config:EmbedConfig",
@@ -57,6 +72,7 @@ _ALL = (
         needs="models",
         in_work=True,
         local=True,
+        updates=True,
     ),
     Stage(
         "mine",
@@ -141,8 +157,11 @@ COMMANDS = {
     "run": "megapairs_hf.cli.recipe:run",
     "report": "megapairs_hf.cli.share:report",
     "inspect": "megapairs_hf.cli.share:inspect",
+    "verify-files": "megapairs_hf.cli.share:verify_files",
     "push": "megapairs_hf.cli.share:push",
     "dataset": "megapairs_hf.cli.dataset:dataset",
+    "search": "megapairs_hf.cli.search:search",
+    "explore": "megapairs_hf.cli.explore:explore",
     "env": "megapairs_hf.cli.share:env",
     "completion": "megapairs_hf.cli.share:completion",
 }
@@ -154,15 +173,16 @@ def run_eval(heldout: Any, model: Any, *, config: Any, out: str, work: str, over
     from megapairs_hf.artifacts.workspace import read_results
     from megapairs_hf.evaluation.entry import ModelSource, evaluate
     from megapairs_hf.evaluation.results_table import results_table
-    from megapairs_hf.models import load_mmret
+    from megapairs_hf.models.loading import load_model
 
     # the backbone that the model was trained from, as an MMRet
     base, revision = model_path(model.manifest.config["model"], work), model.manifest.config.get("revision")
     fingerprint = weights_fingerprint(base, revision)
+    load = functools.partial(functools.partial, load_model, **config.loading)
     sources = {
-        "base": ModelSource(functools.partial(load_mmret, base, revision=revision), fingerprint, fingerprint),
-        "trained": ModelSource(functools.partial(load_mmret, model.path), model.fingerprint, model.fingerprint),
+        "base": ModelSource(load(base, "mmret", revision, None), fingerprint, fingerprint),
+        "trained": ModelSource(load(model.path, "mmret", None, None), model.fingerprint, model.fingerprint),
     }
     evaluate(sources, heldout, out=out, config=config, overwrite=overwrite)
     if distributed.is_main():
-        print(results_table(read_results(out)))  # noqa: T201
+        show(results_table(read_results(out)))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING
 
+from megapairs_hf.core.progress import show
+
 if TYPE_CHECKING:
     import argparse
 
@@ -57,5 +59,5 @@ def _export(options: argparse.Namespace) -> int:
     from megapairs_hf.dataset.megapairs_format.exporter import export_megapairs
 
     for path in export_megapairs(open_artifact(options.folder, "triplets"), options.out).values():
-        print(path)  # noqa: T201
+        show(str(path))
     return 0

@@ -15,7 +15,10 @@ import textwrap
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
-from megapairs_hf.core.config import RENAMED, is_list, parse_value
+from megapairs_hf.core.config import RENAMED, is_list, parse_value, settings_class
+from megapairs_hf.core.formatting import printable_lines
+from megapairs_hf.core.progress import STDERR
+from megapairs_hf.core.setting_values import as_switch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -48,10 +51,7 @@ class Setting:
     @property
     def inner(self) -> type[Any] | None:
         """The class of settings that it holds; None for a value, and for a list of settings."""
-        if get_origin(self.hint) in (tuple, list, dict):
-            return None
-        parts = (self.hint, *get_args(self.hint))
-        return next((each for each in parts if isinstance(each, type) and dataclasses.is_dataclass(each)), None)
+        return None if get_origin(self.hint) in (tuple, list, dict) else settings_class(self.hint)
 
 
 class HelpPage(argparse.HelpFormatter):
@@ -113,6 +113,11 @@ class Parser(argparse.ArgumentParser):
         more = "" if message.endswith(("?", "`")) else f"; see `{self.prog} --help`"
         self.exit(2, f"{self.prog}: {message}{more}\n")
 
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """End, with words of the user's as letters only; nothing is raised where nobody reads."""
+        STDERR.write(printable_lines(message or ""))
+        raise SystemExit(status)
+
     def _shorten_usage(self) -> None:
         words = [self._get_formatter()._format_args(action, action.dest) for action in self._get_positional_actions()]
         self.usage = self.usage or " ".join([self.prog, *words, "[--FLAG VALUE ...]"]).replace("%", "%%")
@@ -124,10 +129,10 @@ class Parser(argparse.ArgumentParser):
             word = words.pop()
             name, equals, value = word.partition("=")
             switch = isinstance(self._option_string_actions.get(name), argparse.BooleanOptionalAction)
-            if switch and not equals and words and words[-1] in {"true", "false"}:
+            if switch and not equals and words and isinstance(as_switch(words[-1]), bool):
                 value = words.pop()
-            if switch and value in {"true", "false"}:
-                word = name if value == "true" else f"--no-{name[2:]}"
+            if switch and isinstance(as_switch(value), bool):
+                word = name if as_switch(value) else f"--no-{name[2:]}"
             yield word
 
     def _explain(self, word: str) -> str:
@@ -202,15 +207,15 @@ def selected(options: argparse.Namespace, cls: type[Any]) -> dict[str, Any]:
     for name, value in vars(options).items():
         if value is not None and name.startswith(SETTING):
             key = name.removeprefix(SETTING)
-            values[key] = _read(hints[key], value)
+            values[key] = read_flag(hints[key], value)
     return values
 
 
-def _read(hint: Any, value: Any) -> Any:
+def read_flag(hint: Any, value: Any) -> Any:
     """The value of a flag: a text as it is, words of a list one by one or as a list in YAML, all else as YAML."""
     if isinstance(value, list):
         in_brackets = len(value) == 1 and value[0].lstrip().startswith("[")
-        return parse_value(value[0]) if in_brackets else [_read(get_args(hint)[0], each) for each in value]
+        return parse_value(value[0]) if in_brackets else [read_flag(get_args(hint)[0], each) for each in value]
     literal = not isinstance(value, str) or (_is_text(hint) and value != "null")
     return value if literal else parse_value(value)
 

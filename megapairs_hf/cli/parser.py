@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from megapairs_hf.cli.commands import COMMANDS, STAGES
 from megapairs_hf.cli.flags import Parser
 from megapairs_hf.cli.stage import load
+from megapairs_hf.core.openmp import wait_passively
+from megapairs_hf.core.progress import show
 from megapairs_hf.core.version import __version__
 
 if TYPE_CHECKING:
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 
     from megapairs_hf.cli.flags import Prepare
 
+# what trains a large model has a machine to itself; with a recipe for small machines it has not, see `SMALL`
+ON_ITS_OWN = {"train", "run"}
 USAGE = """megapairs COMMAND [options]
 
 Composed-image-retrieval data from any captioned image corpus, and retrievers
@@ -31,6 +35,8 @@ as flags:
   corpus     images and captions from a data set, a folder, tars, or synthetic
   caption    a caption for each image (optional)
   pretrain   small encoders from scratch, for runs without downloads
+  align      an image and a text encoder in one space, by small heads trained
+             on the captions
   embed      images and captions to embeddings, one set per encoder
   mine       related pairs and hard negatives
   describe   what the two images of a pair share and how they differ
@@ -40,13 +46,17 @@ as flags:
   train      an MMRet on the triplets
   eval       composed retrieval on held-out images; eval MODEL BENCHMARK …
              on CIRCO, CIRR, FashionIQ, GeneCIS, MMEB; eval check-data BENCHMARK
+             and eval parity MODEL --endpoint URL
 
 Looking and sharing:
   report     one HTML page of a work folder
   inspect    what an artifact holds
+  verify-files  compare every file with what was written: bit rot, cut copies
+  search     an index of images, and what is found by an image, a text, or both
+  explore    rows of an artifact or data set on a page, to filter and mark
   dataset    import and export the released format
   push       a data set, model or results to the Hub; --dry-run shows what
-  env        versions, devices, and where the shipped files lie
+  env        versions, devices, shipped files; --servers: models served here
   completion a script that completes commands and flags in bash, zsh or fish
 
 `megapairs help COMMAND` shows a command's settings; --debug shows tracebacks.
@@ -69,12 +79,14 @@ def parse(words: list[str]) -> Callable[[], int]:
     if words[:1] == ["help"] and len(words) > 1:
         words = [*words[1:], "--help"]
     if not words or words[0] in {"-h", "--help", "help"}:
-        print(USAGE, end="")  # noqa: T201
+        show(USAGE, end="")
         raise SystemExit(0 if words else 2)
     if words[0] == "--version":
-        print(__version__)  # noqa: T201
+        show(__version__)
         raise SystemExit(0)
     command, rest = words[0], words[1:]
+    if command not in ON_ITS_OWN:
+        wait_passively()
     if command == "eval" and rest and (not rest[0].startswith("-") or rest[0].startswith("--check-submission")):
         from megapairs_hf.cli.eval import eval_command
 
@@ -99,6 +111,6 @@ def command_tree() -> argparse.ArgumentParser:
     """All commands with all flags in one parser, for completion."""
     tree = Parser("megapairs")
     commands = tree.add_subparsers()
-    for command, summary in re.findall(r"^  (\w+) +(\S.*)$", USAGE, re.MULTILINE):
+    for command, summary in re.findall(r"^  ([\w-]+) +(\S.*)$", USAGE, re.MULTILINE):
         add_command(commands.add_parser(command, help=summary), command)
     return tree

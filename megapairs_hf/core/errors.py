@@ -50,7 +50,15 @@ class SchemaMismatchError(ArtifactError):
 
 
 class StaleArtifactError(ArtifactError):
-    """An artifact was made with other settings or inputs than those asked for now."""
+    """An artifact was made with other settings or inputs than those asked for now.
+
+    Attributes:
+        difference: the dotted name of the first difference, such as `inputs.corpus` or `config.seed`.
+    """
+
+    def __init__(self, message: str, difference: str = "") -> None:
+        super().__init__(message)
+        self.difference = difference
 
 
 class IncompleteArtifactError(ArtifactError):

@@ -115,15 +115,12 @@ def link_outside(shown: str) -> Problem:
 
 def safe_name(name: str) -> str:
     """A file name as valid UTF-8; bytes and halves of characters that are none are written as backslash escapes."""
+    if name.isascii():  # of a million names nearly all
+        return name
     try:
         return os.fsencode(name).decode("utf-8", "backslashreplace")
     except UnicodeEncodeError:  # of a table; no file can have such a name
         return name.encode("utf-8", "backslashreplace").decode()
-
-
-def name_order(name: str) -> bytes:
-    """By which names are sorted: their bytes."""
-    return name.encode("utf-8", "surrogatepass")
 
 
 def file_state(path: str | os.PathLike[str]) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Messages and progress on stderr.
+"""Messages and progress on stderr, results on stdout.
 
 What surprises: only the main process speaks, and a plain log gets a line every few seconds instead of a bar. Nothing
 here raises: a reader that went away (`… 2>&1 | head`) or a closed stderr must not end hours of work.
@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from megapairs_hf.core.distributed import is_main
+from megapairs_hf.core.formatting import printable_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -65,7 +66,24 @@ STDERR = Stderr()
 def note(message: str) -> None:
     """Tell the user something: once, on stderr."""
     if is_main():
-        STDERR.write(f"{message}\n")
+        STDERR.write(f"{printable_lines(message)}\n")
+
+
+def show(text: str, end: str = "\n") -> None:
+    """Print a result on stdout; text of others in it reaches a terminal as letters only.
+
+    Raises:
+        SystemExit: stdout takes no more: with status 0 where its reader went away (`… | head`), else with 1.
+    """
+    try:
+        print(printable_lines(text), end=end, flush=True)  # noqa: T201
+    except BrokenPipeError:
+        discard(sys.stdout)
+        raise SystemExit(0) from None
+    except OSError as error:
+        discard(sys.stdout)
+        STDERR.write(f"megapairs: cannot write to standard output: {error.strerror}\n")
+        raise SystemExit(1) from None
 
 
 class Progress:

@@ -201,12 +201,15 @@ def typed_lists(values: Any, feature: Any) -> Any:
     import numpy as np
     from datasets import List, Value
 
-    plain = isinstance(feature, List) and feature.length < 0 and isinstance(feature.feature, Value)
+    depth = 0
+    while isinstance(feature, List) and feature.length < 0:
+        feature, depth = feature.feature, depth + 1
+    plain = depth > 0 and isinstance(feature, Value)
     # beside an array of float32 an empty list would be one of float64, which Arrow does not join
     if not plain or any(len(value) and not isinstance(value, np.ndarray) for value in values):
         return values
-    kind = feature.feature.dtype
-    empty = np.array([], str if kind in {"string", "large_string"} else kind)
+    kind = feature.dtype
+    empty = np.empty((0,) * depth, str if kind in {"string", "large_string"} else kind)
     return [value if len(value) else empty for value in values]
 
 

@@ -23,6 +23,8 @@ TARGET_ID = "target_id"
 RELATION = "relation"
 SCORES = "scores"
 NEGATIVE_IDS = "negative_ids"
+CANDIDATE_IDS = "candidate_ids"
+CANDIDATE_SCORES = "candidate_scores"
 
 IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
@@ -91,7 +93,15 @@ INSTRUCTIONS = pa.schema(
 )
 
 # the instructions after `verify`: of each, the share of hard negatives that the target beats; NaN where unknown
-VERIFIED = INSTRUCTIONS.append(pa.field("verified", pa.list_(pa.float32())))
+VERIFIED = pa.schema(
+    [
+        *INSTRUCTIONS,
+        ("verified", pa.list_(pa.float32())),
+        # the target, then hard negatives, and of each instruction a score of each; empty where pairs were compared
+        (CANDIDATE_IDS, pa.list_(pa.string())),
+        (CANDIDATE_SCORES, pa.list_(pa.list_(pa.float32()))),
+    ]
+)
 
 TRIPLETS = pa.schema(
     [
@@ -104,6 +114,8 @@ TRIPLETS = pa.schema(
         ("task", pa.string()),
         ("language", pa.string()),  # BCP 47
         ("verified", pa.list_(pa.float32())),  # pass rate of each text of `q_text`; empty where `verify` did not run
+        # of each text the score of the target and of each of `hns`, NaN where there is none; empty without scores
+        (CANDIDATE_SCORES, pa.list_(pa.list_(pa.float32()))),
     ]
 )
 

@@ -30,6 +30,9 @@ class CorpusConfig:
             texts; beside `caption`, `captions` is read too, and where there is neither, `caption_0`, `caption_1`, ….
         caption_template: a caption made of columns, such as `a photo of a {label}`; for an image folder `{folder}` and
             `{stem}` are known too. Used instead of `caption_column`.
+        caption_file: image folders only: a file of captions anywhere, whose rows name the images: COCO's
+            `captions_*.json`, Karpathy's `dataset_*.json`, a JSON, CSV or parquet file with a row per caption; None
+            reads the tables in the folder, and such a `captions_*.json` or `dataset_*.json` in it or beside it.
         caption_encoding: encoding of captions that are bytes: side-car texts, members of tars, binary columns; None
             reads UTF-8, and UTF-16 with a byte order mark, and rejects any other.
         id_column: the column with unique ids; None takes what names the image wherever its row is: its path below
@@ -64,6 +67,7 @@ class CorpusConfig:
     image_column: str | None = None
     caption_column: str = "caption"
     caption_template: str | None = None
+    caption_file: str | None = None
     caption_encoding: str | None = None
     id_column: str | None = None
     captions: Literal["required", "optional"] | None = None
@@ -100,6 +104,9 @@ class CorpusConfig:
             self.max_side,
             "at least min_side, or left out",
         )
+        if self.caption_file is not None:
+            folder = self.source == "image_folder" and self.caption_template is None
+            require(folder, "caption_file", self.caption_file, "left out but for an image folder without a template")
         if self.caption_encoding is not None:
             known = is_text_encoding(self.caption_encoding)
             require(known, "caption_encoding", self.caption_encoding, "an encoding that Python knows, such as cp1252")

@@ -20,6 +20,8 @@ class BuildConfig:
         language: BCP 47 tag of the instructions; None for the one they were made in, `en` where that is not known.
         preview: triplets of the `preview` configuration, whose rows hold their images.
         exclude: file of image ids, one per line, that are left out after the split; the manifest keeps its hash only.
+        marks: JSON lines of `megapairs explore`: pairs and instructions that are marked bad are left out after the
+            split, edited instructions replaced; the manifest keeps the hash of the file.
     """
 
     validation: float = 0.05
@@ -28,8 +30,9 @@ class BuildConfig:
     min_pass_rate: float = 0.0
     language: str | None = None
     preview: int = 100
-    # the file's content decides, which is hashed as an input
+    # the files' content decides, which is hashed as an input
     exclude: str = field(default="", metadata=RUNTIME_ONLY)
+    marks: str = field(default="", metadata=RUNTIME_ONLY)
 
     def __post_init__(self) -> None:
         require(0 <= self.validation < 1, "validation", self.validation, "a share from 0 up to, not including, 1")

@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any
 from megapairs_hf.core.config import require
 from megapairs_hf.core.errors import ConfigError
 from megapairs_hf.core.row_function import ERROR, RowFunction, Rows, format_error
-from megapairs_hf.core.schema import NEGATIVE_IDS, QUERY_ID, RELATION, SCORES, TARGET_ID, TRIPLETS
+from megapairs_hf.core.schema import (
+    CANDIDATE_IDS,
+    CANDIDATE_SCORES,
+    NEGATIVE_IDS,
+    QUERY_ID,
+    RELATION,
+    SCORES,
+    TARGET_ID,
+    TRIPLETS,
+)
 from megapairs_hf.dataset.layout import COMPOSED
 
 if TYPE_CHECKING:
@@ -22,15 +31,16 @@ if TYPE_CHECKING:
 
 INSTRUCTIONS, VERIFIED = "instructions", "verified"
 REQUIRED = (QUERY_ID, TARGET_ID, INSTRUCTIONS)
-OPTIONAL = (NEGATIVE_IDS, RELATION, SCORES, VERIFIED)
+OPTIONAL = (NEGATIVE_IDS, RELATION, SCORES, VERIFIED, CANDIDATE_IDS, CANDIDATE_SCORES)
 
 
 class JoinTriplets(RowFunction):
     """Adds the columns of a triplet to a pair that has instructions.
 
     It reads `query_id`, `target_id` and `instructions` (a list of texts, or one text), and where they are there
-    `negative_ids`, `relation`, `scores` and `verified`. It adds `q_img`, `q_text`, `t_img`, `hns` (the query image
-    first), `relation`, `scores`, `task`, `language`, `verified` and `error`.
+    `negative_ids`, `relation`, `scores`, `verified`, `candidate_ids` and `candidate_scores`. It adds `q_img`,
+    `q_text`, `t_img`, `hns` (the query image first), `relation`, `scores`, `task`, `language`, `verified`,
+    `candidate_scores` (of each text those of the target and of `hns`, NaN where there is none) and `error`.
 
     Args:
         min_negatives: fewest hard negatives, the query image counted; pairs without a column `negative_ids` have the
@@ -79,7 +89,8 @@ class JoinTriplets(RowFunction):
             The added columns; of a pair that makes no triplet blanks and the `error`.
         """
         query, target = _text(row[QUERY_ID]), _text(row[TARGET_ID])
-        texts, rates, error = self._accepted(row)
+        accepted, rates, error = self._accepted(row)
+        texts = [row[INSTRUCTIONS]] if isinstance(row[INSTRUCTIONS], str) else [row[INSTRUCTIONS][i] for i in accepted]
         mined = row.get(NEGATIVE_IDS)
         negatives = [name for name in dict.fromkeys(map(_text, mined or ())) if name not in {query, target}]
         if not query or not target:
@@ -100,23 +111,40 @@ class JoinTriplets(RowFunction):
             "task": COMPOSED,
             "language": self.language,
             VERIFIED: rates,
+            CANDIDATE_SCORES: scores_of(row, accepted, [target, query, *negatives]),
             ERROR: "",
         }
 
-    def _accepted(self, row: Mapping[str, Any]) -> tuple[list[str], list[float], str]:
-        """The instructions that are good enough, their pass rates (none without verdicts), or what is wrong."""
+    def _accepted(self, row: Mapping[str, Any]) -> tuple[list[int], list[float], str]:
+        """Which instructions are good enough, their pass rates (none without verdicts), or what is wrong."""
         value = row[INSTRUCTIONS] or []
         texts: list[str] = [value] if isinstance(value, str) else list(value)
         verdicts: Sequence[float | None] = row.get(VERIFIED) or [None] * len(texts)
         if len(verdicts) != len(texts):
             return [], [], format_error("other_verdicts", f"{len(verdicts)} pass rates of {len(texts)} instructions")
         rates = [math.nan if rate is None else float(rate) for rate in verdicts]
-        texts_and_rates = [(t, r) for t, r in zip(texts, rates, strict=True) if t and t.strip()]
-        both = [(t, r) for t, r in texts_and_rates if math.isnan(r) or r >= self.min_pass_rate]
-        if not both:
-            detail = f"none passes at {self.min_pass_rate:g}" if texts_and_rates else "the pair has none"
+        some = [i for i, text in enumerate(texts) if text and text.strip()]
+        good = [i for i in some if math.isnan(rates[i]) or rates[i] >= self.min_pass_rate]
+        if not good:
+            detail = f"none passes at {self.min_pass_rate:g}" if some else "the pair has none"
             return [], [], format_error("no_instruction", detail)
-        return [text for text, _ in both], [rate for _, rate in both] if row.get(VERIFIED) else [], ""
+        return good, [rates[i] for i in good] if row.get(VERIFIED) else [], ""
+
+
+def scores_of(row: Mapping[str, Any], texts: Sequence[int], names: Sequence[str]) -> list[list[float]]:
+    """What `verify` says of some candidates for some instructions; nothing where it has no scores.
+
+    Args:
+        row: with `candidate_ids` and `candidate_scores`, or without.
+        texts: numbers of the instructions.
+        names: the candidates.
+    """
+    scores = row.get(CANDIDATE_SCORES)
+    if scores is None or not len(scores):
+        return []
+    ids = [_text(name) for name in row[CANDIDATE_IDS]]
+    by_text = [dict(zip(ids, map(float, scores[i]), strict=False)) for i in texts]
+    return [[known.get(name, math.nan) for name in names] for known in by_text]
 
 
 def _text(value: Any) -> str:
@@ -135,4 +163,5 @@ BLANK: dict[str, Any] = {
     "task": "",
     "language": "",
     VERIFIED: [],
+    CANDIDATE_SCORES: [],
 }

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from megapairs_hf.artifacts.artifact import MANIFEST, open_artifact
+from megapairs_hf.artifacts import storage
+from megapairs_hf.artifacts.as_dataset import check_card
 from megapairs_hf.core.errors import ArtifactError
 from megapairs_hf.dataset.triplets import Triplets
-from megapairs_hf.images.locate import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,16 +46,17 @@ def load_triplets(
     path_or_repo = str(path_or_repo)
     if Path(path_or_repo).exists() and not (Path(path_or_repo) / "README.md").exists():
         raise ArtifactError(f"{path_or_repo} holds no data set of triplets; run `megapairs build`, or check the path")
+    check_card(path_or_repo)
     options = {"revision": revision, "token": token}
     try:
         rows = datasets.load_dataset(path_or_repo, "triplets", split=split, **options)
         images = datasets.load_dataset(path_or_repo, "images", split="train", **options)
     except Exception as error:  # datasets raises whatever its reader or connection raises
-        reason = " ".join(str(error).split())[:300]
-        raise ArtifactError(f"cannot open the triplets of {path_or_repo} ({split}): {reason}") from error
-    # what was loaded may be a stranger's: of images by reference, only those below the artifact's own root are read
-    known = open_artifact(path_or_repo).manifest.stats if Path(path_or_repo, MANIFEST).is_file() else {}
-    triplets = Triplets(rows, images, columns, known.get(ROOT) or "")
+        reason = " ".join(str(error.__cause__ or error).split())[:300]
+        advice = "; free some space and run the same command again" if storage.is_full(error) else ""
+        raise ArtifactError(f"cannot open the triplets of {path_or_repo} ({split}): {reason}{advice}") from error
+    # what was loaded may be a stranger's: a published data set holds its images, and a path in it leads nowhere
+    triplets = Triplets(rows, images, columns, "")
     if check:
         triplets.check()
     return triplets

@@ -14,7 +14,7 @@ from megapairs_hf.artifacts.lookup import rows_by_id
 from megapairs_hf.core.errors import ArtifactError, ImageRejectedError
 from megapairs_hf.core.schema import PUBLISHED_IMAGES, corpus_schema
 from megapairs_hf.dataset.layout import cut, image_table
-from megapairs_hf.images.locate import ROOT, image_bytes
+from megapairs_hf.images.locate import ROOT, image_columns, row_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -35,8 +35,9 @@ class PublishedImages:
 
     def __init__(self, corpus: Artifact, ids: set[str], clusters: Mapping[str, int] | None = None) -> None:
         self.corpus, self.ids, self.clusters = corpus, ids, clusters or {}
-        self.columns = [name for name in PUBLISHED_IMAGES.names if name in corpus_schema(None).names]
         self.root: str | None = corpus.manifest.stats.get(ROOT)
+        published = [name for name in PUBLISHED_IMAGES.names if name in corpus_schema(None).names]
+        self.columns = list(dict.fromkeys([*published, *image_columns(self.root)]))
 
     def parts(self) -> list[dict[int, np.ndarray]]:
         """The rows of each file of images: shard of the corpus to row numbers, in order."""
@@ -58,8 +59,8 @@ class PublishedImages:
     def _sizes(self, index: int, rows: np.ndarray) -> np.ndarray:
         """About how many bytes the images of some rows of a shard have, [len(rows)]."""
         if self.root is not None:
-            cells = self.corpus.shard(index, ["image"])["image"].take(rows).to_pylist()
-            return np.array([len(image_bytes(cell, self.root)) for cell in cells])
+            cells = self.corpus.shard(index, image_columns(self.root)).take(rows).to_pylist()
+            return np.array([len(row_bytes(cell, self.root)) for cell in cells])
         return self.corpus.row_sizes(index)[rows]
 
     def table(self, part: dict[int, np.ndarray]) -> pa.Table:
@@ -74,7 +75,7 @@ class PublishedImages:
     def _embedded(self, row: dict[str, Any]) -> dict[str, Any]:
         """What is published holds its images, wherever the corpus keeps them."""
         try:
-            image = {"bytes": image_bytes(row["image"], self.root), "path": None}
+            image = {"bytes": row_bytes(row, self.root), "path": None}
         except ImageRejectedError as error:
             raise ArtifactError(
                 f"cannot publish the image {row['image_id']!r} ({error}); leave out the pairs that name it"

@@ -18,7 +18,7 @@ from megapairs_hf.core.row_function import ERROR
 from megapairs_hf.core.schema import IMAGE, IMAGE_ID, TRIPLETS
 from megapairs_hf.dataset.split import SPLIT
 from megapairs_hf.images.decode import to_rgb
-from megapairs_hf.images.locate import ROOT, image_bytes
+from megapairs_hf.images.locate import ROOT, SHA256, image_bytes, image_columns
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,11 +56,11 @@ class RowsWithImages(Sequence[dict[str, Any]]):
     ) -> None:
         from datasets import Dataset, Image
 
-        self.root = root
+        self.root, self.root_is_named = root, bool(root)
         self.paths = ImagePaths() if root is None else None
         if not isinstance(images, Dataset):
             artifact = as_artifact(images, "corpus")
-            self.root = artifact.manifest.stats.get(ROOT)
+            self.root, self.root_is_named = artifact.manifest.stats.get(ROOT), False
             self.paths = artifact.images if isinstance(artifact, DatasetArtifact) else None
             images = artifact.dataset()
         for name in REQUIRED if columns is None else columns:
@@ -145,10 +145,12 @@ class RowsWithImages(Sequence[dict[str, Any]]):
         distinct = list(dict.fromkeys(names))
         indices = self.by_id.rows(distinct)
         self._refuse([name for name, index in zip(distinct, indices, strict=True) if index < 0])
-        cells = self.images.select_columns([IMAGE])[indices.tolist()][IMAGE] if distinct else []
-        return {name: self._content(name, cell) for name, cell in zip(distinct, cells, strict=True)}
+        columns = [IMAGE] if self.root_is_named else list(image_columns(self.root or None))
+        rows = self.images.select_columns(columns)[indices.tolist()] if distinct else {IMAGE: []}
+        digests = rows.get(SHA256, [None] * len(distinct))
+        return {name: self._content(name, *row) for name, *row in zip(distinct, rows[IMAGE], digests, strict=True)}
 
-    def _content(self, name: str, cell: dict[str, Any] | None) -> bytes:
+    def _content(self, name: str, cell: dict[str, Any] | None, digest: str | None) -> bytes:
         problem = None
         if self.paths is not None and cell is not None and cell["bytes"] is None and cell["path"]:
             content, problem = self.paths.read(cell["path"])
@@ -156,7 +158,7 @@ class RowsWithImages(Sequence[dict[str, Any]]):
         try:
             if problem is not None:
                 raise ImageRejectedError(*problem)
-            return image_bytes(cell, self.root or None)
+            return image_bytes(cell, self.root or None, digest, named=self.root_is_named)
         except ImageRejectedError as error:
             raise ArtifactError(f"cannot read the image {name!r} ({error}); put it back, or leave it out") from error
 

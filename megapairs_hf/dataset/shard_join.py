@@ -16,20 +16,33 @@ import pyarrow as pa
 
 from megapairs_hf.core.errors import ConfigError
 from megapairs_hf.core.row_function import ERROR
-from megapairs_hf.core.schema import NEGATIVE_IDS, QUERY_ID, RELATION, TARGET_ID, TRIPLETS, with_features
+from megapairs_hf.core.schema import (
+    CANDIDATE_IDS,
+    CANDIDATE_SCORES,
+    NEGATIVE_IDS,
+    QUERY_ID,
+    RELATION,
+    TARGET_ID,
+    TRIPLETS,
+    with_features,
+)
+from megapairs_hf.dataset.copies import without_copies
 from megapairs_hf.dataset.exclude import excluded_pair
 from megapairs_hf.dataset.join import INSTRUCTIONS, NO_VERDICTS, VERIFIED, JoinTriplets
 from megapairs_hf.dataset.layout import SPLITS
+from megapairs_hf.dataset.marks import MARKED_BAD, Marks
 from megapairs_hf.dataset.split import SPLIT, VALIDATION
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
     from megapairs_hf.artifacts.artifact import Artifact
     from megapairs_hf.artifacts.writer import Rejection
     from megapairs_hf.dataset.split import Splits
 
 
+# what marks did to single instructions
+MARKED = ("marked_bad", "edited")
 IN_BOTH = "crosses_splits: its images are in both splits"
 
 
@@ -41,7 +54,7 @@ class Joined:
         rows: the triplets of each split.
         rejected: the pairs that became none.
         counts: `pairs` that have instructions; triplets of the `validation` split before images were excluded; hard
-            negatives that were left out because they are in the `other_split`.
+            negatives that were left out because they are in the `other_split`, or `copies` of the target or of others.
         relations: triplets by relation.
         clusters: the near-duplicate cluster of each image that the pairs name, where they have it.
     """
@@ -71,6 +84,8 @@ class Join:
         function: what makes a triplet of one pair.
         mined: whether hard negatives were mined at all; where not, the query image is the only one.
         excluded: images that no triplet may name.
+        copies: what those images hold that the corpus has more than once, by id.
+        marks: what people think of the pairs and their instructions.
         splits: which images are for validation; None before it is known.
     """
 
@@ -80,6 +95,8 @@ class Join:
     mined: bool
     excluded: frozenset[str]
     splits: Splits | None = None
+    copies: Mapping[str, int] = field(default_factory=dict)
+    marks: Marks = field(default_factory=Marks)
 
     def annotated(self, index: int, columns: Collection[str] | None = None) -> pa.Table:
         """The pairs of one shard that have instructions."""
@@ -129,25 +146,35 @@ class Join:
         table = self.instructions.shard(index)
         if self.function.min_pass_rate > 0 and VERIFIED not in table.column_names:
             raise ConfigError(NO_VERDICTS.format(self.function.min_pass_rate))
-        names = [INSTRUCTIONS, *([VERIFIED] if VERIFIED in table.column_names else [])]
+        known = (VERIFIED, CANDIDATE_IDS, CANDIDATE_SCORES)
+        names = [INSTRUCTIONS, *(name for name in known if name in table.column_names)]
         return dict(zip(_keys(table), table.select(names).to_pylist(), strict=True))
 
     def _add(self, joined: Joined, row: dict[str, Any], split: str, same_split: list[str]) -> None:
-        key = f"{row[QUERY_ID]} -> {row[TARGET_ID]}"
-        triplet = self._triplet(row, same_split)
+        query, target = row[QUERY_ID], row[TARGET_ID]
+        key = f"{query} -> {target}"
+        joined.counts["marked_pairs"] += (query, target) in self.marks.bad or (query, target) in self.marks.texts
+        unlike = without_copies(same_split, [query, target], self.copies) if self.copies else same_split
+        triplet = self._triplet(row, unlike)
+        if query != target and not without_copies([target], [query], self.copies):
+            triplet[ERROR] = "same_image: the pair's two images are copies of one"
         if not split:
             lost = row[NEGATIVE_IDS] and not same_split
             why = "too_few_negatives: all are in the other split" if lost else IN_BOTH
             triplet[ERROR] = triplet[ERROR] or why
         # counted before images are excluded, so that no exclusion changes the split
         if not triplet[ERROR]:
+            joined.counts["copies"] += len(same_split) - len(unlike)
             joined.counts["validation"] += split == VALIDATION
             joined.counts["other_split"] += len(row[NEGATIVE_IDS] or ()) - len(same_split)
-        if {row[QUERY_ID], row[TARGET_ID]} & self.excluded:
+        if {query, target} & self.excluded:
             joined.rejected.append(excluded_pair(key))
             return
-        if not triplet[ERROR] and self.excluded:
-            triplet = self._triplet(row, [name for name in same_split if name not in self.excluded])
+        if not triplet[ERROR] and (self.excluded or self.marks):
+            row = self._marked(row, joined)
+            triplet = self._triplet(row, [name for name in unlike if name not in self.excluded])
+            if not row[INSTRUCTIONS]:
+                triplet[ERROR] = MARKED_BAD
         error = triplet.pop(ERROR)
         if error:
             reason, _, detail = error.partition(": ")
@@ -155,6 +182,18 @@ class Join:
             return
         joined.relations.update(triplet[RELATION])
         joined.rows[split].append(triplet)
+
+    def _marked(self, row: dict[str, Any], joined: Joined) -> dict[str, Any]:
+        """The pair with the instructions that its marks leave; none where it is marked bad as a whole."""
+        pair = (row[QUERY_ID], row[TARGET_ID])
+        if pair in self.marks.bad:
+            return {**row, INSTRUCTIONS: [], VERIFIED: None, CANDIDATE_SCORES: None}
+        texts, rates, counts = self.marks.applied(pair, row[INSTRUCTIONS], row.get(VERIFIED) or None)
+        joined.counts.update({"marked_bad": counts["bad"], "edited": counts["edited"]})
+        # nobody has scored an edited one
+        by_text = dict(zip(row[INSTRUCTIONS], row.get(CANDIDATE_SCORES) or (), strict=False))
+        scores = [by_text.get(text, []) for text in texts] if by_text else None
+        return {**row, INSTRUCTIONS: texts, VERIFIED: rates, CANDIDATE_SCORES: scores}
 
     def _triplet(self, row: dict[str, Any], negatives: list[str]) -> dict[str, Any]:
         return self.function.join({**row, NEGATIVE_IDS: negatives if self.mined else None})

@@ -3,7 +3,8 @@
 Pairs connect images into a graph that is usually one piece, so some pairs must be cut. The validation split is grown
 along the pairs from a random image, then from another, until it is large enough: neighbors stay together, and far
 fewer pairs are cut than if each image were sampled by itself. What surprises: where pairs name near-duplicate
-clusters, a cluster counts as one image; pairs of one's own without these columns are divided by image id.
+clusters, a cluster is never divided, and one that is larger than the validation split is for training; pairs of one's
+own without these columns are divided by image id.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from megapairs_hf.core.row_function import ERROR
 from megapairs_hf.core.whole_data import check_dataset
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from datasets import Dataset
 
 REGION = 64
@@ -57,7 +60,7 @@ class Splits:
             seed: random seed of the starting images.
         """
         columns = CLUSTERS if has_clusters(pairs) else IDS
-        return cls(validation_keys(pairs[columns[0]], pairs[columns[1]], share, seed), columns)
+        return cls(validation_keys(pairs, columns, share, seed), columns)
 
     def of_pairs(self, pairs: pa.Table) -> np.ndarray:
         """The split of each pair: "train", "validation", or "" where it is left out; [P] str.
@@ -125,12 +128,12 @@ def _as_array(column: pa.ChunkedArray | pa.Array) -> pa.Array:
     return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
 
 
-def validation_keys(queries: Any, targets: Any, share: float, seed: int) -> pa.Array:
+def validation_keys(pairs: pa.Table, columns: Sequence[str], share: float, seed: int) -> pa.Array:
     """The images of the validation split.
 
     Args:
-        queries: [P] the cluster or id of the query of each pair, an Arrow array.
-        targets: [P] the same of its target.
+        pairs: [P] with the ids of query and target, and `columns`.
+        columns: of the cluster or id of the query and of the target.
         share: of the images that occur in pairs.
         seed: random seed of the starting images.
 
@@ -139,39 +142,53 @@ def validation_keys(queries: Any, targets: Any, share: float, seed: int) -> pa.A
     """
     from scipy.sparse import coo_matrix
 
-    both = pa.chunked_array([*_chunks(queries), *_chunks(targets)], queries.type)
+    both, ids = _stacked(pairs, columns), _stacked(pairs, IDS)
     names = both.unique()
     names = names.take(pc.sort_indices(names))
-    goal = round(len(names) * share)
+    ends = pc.index_in(both, value_set=names).to_numpy()
+    sizes = np.ones(len(names), np.int64) if columns[0] == IDS[0] else _count_images(ends, ids, len(names))
+    goal = round(int(sizes.sum()) * share)
     if goal == 0:
         return names[:0]
-    ends = pc.index_in(both, value_set=names).to_numpy().reshape(2, -1)
+    left, right = ends.reshape(2, -1)
     # both ways: a query is as near to its target as the target to the query
-    rows, columns = np.concatenate([ends[0], ends[1]]), np.concatenate([ends[1], ends[0]])
-    graph = coo_matrix((np.ones(len(rows), np.int8), (rows, columns)), (len(names), len(names))).tocsr()
+    rows, others = np.concatenate([left, right]), np.concatenate([right, left])
+    graph = coo_matrix((np.ones(len(rows), np.int8), (rows, others)), (len(names), len(names))).tocsr()
     taken = np.zeros(len(names), bool)
     # many small regions instead of one large one, so that the validation split is not all of one kind
     region = min(REGION, max(SMALLEST_REGION, goal // 4))
     for start in np.random.default_rng(seed).permutation(len(names)).tolist():
-        if goal and not taken[start]:
-            fresh = _region(graph.indptr, graph.indices, start, taken, min(region, goal))
+        if not taken[start] and sizes[start] <= goal:
+            fresh = _region(graph, start, taken, sizes, min(region, goal))
             taken[fresh] = True
-            goal -= len(fresh)
+            goal -= int(sizes[fresh].sum())
     return names.filter(pa.array(taken))
 
 
-def _region(starts: np.ndarray, neighbors: np.ndarray, first: int, taken: np.ndarray, size: int) -> list[int]:
-    """The nearest images along the pairs that are not taken, `first` among them, breadth first; at most `size`."""
-    fresh, seen, queue = [first], {first}, deque([first])
-    while queue and len(fresh) < size:
+def _stacked(pairs: pa.Table, columns: Sequence[str]) -> pa.ChunkedArray:
+    """The values of all queries, then those of all targets."""
+    return pa.chunked_array([*_chunks(pairs[columns[0]]), *_chunks(pairs[columns[1]])], pairs[columns[0]].type)
+
+
+def _count_images(ends: np.ndarray, ids: pa.ChunkedArray, count: int) -> np.ndarray:
+    """How many images each cluster has in pairs, [count]."""
+    images = pa.table({"cluster": ends, "image": ids}).group_by(["cluster", "image"]).aggregate([])
+    return np.bincount(images["cluster"].to_numpy(), minlength=count)
+
+
+def _region(graph: Any, first: int, taken: np.ndarray, sizes: np.ndarray, most: int) -> list[int]:
+    """The nearest clusters along the pairs that are not taken, `first` and others with at most so many images."""
+    fresh, seen, queue, left = [first], {first}, deque([first]), most - int(sizes[first])
+    while queue and left > 0:
         image = queue.popleft()
-        for other in neighbors[starts[image] : starts[image + 1]].tolist():
+        for other in graph.indices[graph.indptr[image] : graph.indptr[image + 1]].tolist():
             if other not in seen:
                 seen.add(other)
                 queue.append(other)
-                if not taken[other]:
+                if not taken[other] and sizes[other] <= left:
                     fresh.append(other)
-    return fresh[:size]
+                    left -= int(sizes[other])
+    return fresh
 
 
 def _chunks(column: pa.ChunkedArray | pa.Array) -> list[pa.Array]:

@@ -21,14 +21,17 @@ from megapairs_hf.artifacts.artifact import Artifact
 from megapairs_hf.artifacts.shards import shard_names
 from megapairs_hf.artifacts.sources import as_artifact
 from megapairs_hf.artifacts.writer import ArtifactWriter, Rejection, create_artifact
+from megapairs_hf.core.columns import format_counts
 from megapairs_hf.core.errors import ArtifactError
 from megapairs_hf.core.progress import Progress, note
 from megapairs_hf.core.schema import NEGATIVE_IDS
+from megapairs_hf.dataset.copies import copies_in
 from megapairs_hf.dataset.exclude import read_excluded
 from megapairs_hf.dataset.join import JoinTriplets
 from megapairs_hf.dataset.layout import PREVIEW_FILE, SPLITS, cut, preview_ids, preview_table, thinned
+from megapairs_hf.dataset.marks import Marks, read_marks
 from megapairs_hf.dataset.published_images import PublishedImages
-from megapairs_hf.dataset.shard_join import Join
+from megapairs_hf.dataset.shard_join import MARKED, Join
 from megapairs_hf.dataset.split import CLUSTERS, IDS, SPLIT, Splits, has_clusters, validation_keys
 
 if TYPE_CHECKING:
@@ -69,6 +72,8 @@ class Summary:
             "triplets": {split: self.rows[split] for split in SPLITS},
             "relations": dict(self.relations),
             "negatives_of_other_split": self.counts["other_split"],
+            **({"negatives_that_are_copies": self.counts["copies"]} if self.counts["copies"] else {}),
+            **{f"instructions_{name}": self.counts[name] for name in MARKED if self.counts[name]},
         }
 
 
@@ -103,16 +108,20 @@ def build_triplets(
     if pairs.manifest.inputs.get("corpus", corpus.fingerprint) != corpus.fingerprint:
         raise ArtifactError("the pairs were mined from another corpus; run `megapairs mine` again")
     excluded, hashes = read_excluded(config.exclude)
+    marks, marks_hash = read_marks(config.marks)
     function = _function(instructions, config)
-    rows, summary = _joined(Join(instructions, pairs, function, _has_negatives(pairs), excluded), config)
+    copies = copies_in(corpus)
+    join = Join(instructions, pairs, function, _has_negatives(pairs), excluded, copies=copies, marks=marks)
+    rows, summary = _joined(join, config)
+    _note_unknown(marks, summary)
     if not summary.rows["train"]:
         raise ArtifactError(
-            f"none of the {instructions.rows:,} annotated pairs makes a triplet; mine more pairs, or lower"
-            " `min_negatives` or `validation`"
+            f"none of the {instructions.rows:,} annotated pairs makes a triplet"
+            f" ({format_counts(Counter(each[1] for each in summary.rejected))}); {_more_triplets(config)}"
         )
     files = _files(rows, summary, PublishedImages(corpus, summary.image_ids, summary.clusters), config.preview)
     inputs = {"instructions": instructions.fingerprint, "pairs": pairs.fingerprint, "corpus": corpus.fingerprint}
-    inputs |= hashes
+    inputs |= hashes | marks_hash
     writer = create_artifact(
         out, kind="triplets", config=config, inputs=inputs, names=list(files), overwrite=overwrite
     )
@@ -123,19 +132,38 @@ def build_triplets(
         return writer.finish(summary.stats(), summary.rejected)
 
 
+def _more_triplets(config: BuildConfig) -> str:
+    """How to get triplets at all, by what is set."""
+    lower = [
+        f"lower `{name}`"
+        for name, least in (("min_negatives", 1), ("min_pass_rate", 0), ("validation", 0))
+        if getattr(config, name) > least
+    ]
+    return ", or ".join(["mine more pairs", *lower, *(["shorten the list of `exclude`"] if config.exclude else [])])
+
+
 def _splits(rows: Join, config: BuildConfig) -> Splits:
     """The division of the images of all pairs that have instructions: by cluster where all pairs name those."""
     shards = range(len(rows.pairs.manifest.shards))
     by_cluster = all(has_clusters(rows.pairs.shard(i, [*CLUSTERS, NEGATIVE_IDS])) for i in shards)
     columns = CLUSTERS if by_cluster else IDS
     # by id a pair is known, by column its images are divided
-    keys = pa.concat_tables([rows.annotated(i, {*IDS[:2], *columns[:2]}).select(columns[:2]) for i in shards])
-    return Splits(validation_keys(keys[columns[0]], keys[columns[1]], config.validation, config.seed), columns)
+    keys = pa.concat_tables([rows.annotated(i, {*IDS[:2], *columns[:2]}) for i in shards])
+    return Splits(validation_keys(keys, columns, config.validation, config.seed), columns)
 
 
 def _function(instructions: Artifact, config: BuildConfig) -> JoinTriplets:
     language = config.language or instructions.manifest.config.get("language") or "en"
     return JoinTriplets(min_negatives=config.min_negatives, min_pass_rate=config.min_pass_rate, language=str(language))
+
+
+def _note_unknown(marks: Marks, summary: Summary) -> None:
+    """Say how many marks are on pairs that are not here, such as those of another data set."""
+    unknown = len(marks.pairs()) - summary.counts["marked_pairs"]
+    if unknown:
+        note(
+            f"build: {unknown:,} of the {len(marks.pairs()):,} marked pairs are none of these, so they change nothing"
+        )
 
 
 def _has_negatives(pairs: Artifact) -> bool:

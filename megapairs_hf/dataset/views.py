@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 TEXTS, NEGATIVES = "q_text", "hns"
 
 
-def training_view(triplets: Triplets, negatives: int = 4, seed: int = 0, epoch: int = 0) -> Dataset:
+def training_view(
+    triplets: Triplets, negatives: int = 4, seed: int = 0, epoch: int = 0, *, decode: bool = True
+) -> Dataset:
     """The triplets for the trainer of Sentence Transformers.
 
     The paper's training (section 3.2) takes one positive and four hard negatives, of which the first is the query
@@ -34,6 +36,8 @@ def training_view(triplets: Triplets, negatives: int = 4, seed: int = 0, epoch: 
         negatives: N hard negatives per row; the query image first, the others sampled.
         seed: random seed.
         epoch: part of the seed; make another view for each epoch.
+        decode: whether images are decoded when a row is read; else they are `{"bytes", "path"}`, a tenth of the
+            memory, which `MultimodalCollator` decodes one by one.
 
     Returns:
         A data set with the columns `anchor` ({"text", "image"}), `positive`, `negative_1` … `negative_N`, made when
@@ -51,21 +55,22 @@ def training_view(triplets: Triplets, negatives: int = 4, seed: int = 0, epoch: 
     table = pa.table(dict.fromkeys(names, rows))
     # the columns hold the row's number: the trainer asks for their names before it reads any
     view = datasets.Dataset(table)
-    view.set_transform(_Transform(triplets, negatives, seed, epoch))
+    view.set_transform(_Transform(triplets, negatives, seed, epoch, decode))
     return view
 
 
 class _Transform:
     """Makes a batch of rows when it is read; pickles into workers as a few names."""
 
-    def __init__(self, triplets: Triplets, negatives: int, seed: int, epoch: int) -> None:
+    def __init__(self, triplets: Triplets, negatives: int, seed: int, epoch: int, decode: bool) -> None:
         self.triplets, self.negatives, self.seed, self.epoch = triplets, negatives, seed, epoch
+        self.decode = decode
 
     def __call__(self, batch: dict[str, list[int]]) -> dict[str, list[Any]]:
         rows = self.triplets.ids(next(iter(batch.values()), []))
         samples = [draw(row, self.negatives, f"{self.seed}/{self.epoch}") for row in rows]
         ids = [name for (_, names), row in zip(samples, rows, strict=True) for name in (row["t_img"], *names)]
-        images = self.triplets.load_images([*ids, *(row["q_img"] for row in rows)])
+        images = self._images([*ids, *(row["q_img"] for row in rows)])
         getters: dict[str, Callable[[int], Any]] = {
             # the order in which the trainer's own card can read them
             "anchor": lambda i: {"text": samples[i][0], "image": images[rows[i]["q_img"]]},
@@ -77,6 +82,12 @@ class _Transform:
             if name in batch:
                 columns[name] = [images[names[number]] for _, names in samples]
         return columns
+
+    def _images(self, names: Sequence[str]) -> dict[str, Any]:
+        if self.decode:
+            images: dict[str, Any] = self.triplets.load_images(names)
+            return images
+        return {name: {"bytes": file, "path": None} for name, file in self.triplets.files(names).items()}
 
 
 def draw(row: dict[str, Any], negatives: int, seed: str) -> tuple[str, list[str]]:

@@ -12,19 +12,20 @@ from __future__ import annotations
 import contextlib
 import os
 from abc import abstractmethod
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from megapairs_hf.artifacts.fingerprints import commit_of, model_path, weights_fingerprint
 from megapairs_hf.core.config import build_config
 from megapairs_hf.core.dependencies import require
 from megapairs_hf.core.distributed import device_of_rank
 from megapairs_hf.core.errors import ConfigError
 from megapairs_hf.core.row_function import ERROR, RowFunction
 from megapairs_hf.core.schema import CAPTION, CAPTIONS, IMAGE, IMAGE_ID, META
-from megapairs_hf.embedding.config import ModelSettings
+from megapairs_hf.embedding.config import Library, ModelSettings
+from megapairs_hf.embedding.device_defaults import decoders, device_dtype
 from megapairs_hf.embedding.encoders import load_encoder
-from megapairs_hf.embedding.loader import Files, ImagePreprocessor, prepared
+from megapairs_hf.embedding.loader import Files, ImagePreprocessor, pins, prepared
+from megapairs_hf.embedding.sources import encoder_fingerprint, encoder_path, pinned
+from megapairs_hf.embedding.stored import StoredEmbeddings
 from megapairs_hf.embedding.unit_embeddings import Embedded, dimension_of, embed_images, embed_texts
 
 if TYPE_CHECKING:
@@ -33,11 +34,10 @@ if TYPE_CHECKING:
     from datasets import Features
 
     from megapairs_hf.core.row_function import Rows
-    from megapairs_hf.embedding.encoders import Encoder
+    from megapairs_hf.embedding.encoder import Encoder
 
-Library = Literal["transformers", "open_clip", "sentence_transformers"]
 Pooling = Literal["cls", "mean", "pooler"]
-Precision = Literal["float32", "bfloat16", "float16"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 # an embedding there would take an id or a text away
@@ -52,6 +52,11 @@ def _settings(
     return build_config(ModelSettings, {"model": values, **others}, where)
 
 
+def _dtype(dtype: Dtype, device: str | None) -> str:
+    """The number format, which is a part of what is hashed; the rows may be embedded in other processes."""
+    return device_dtype(device) if dtype == "auto" else dtype
+
+
 class _Embed(RowFunction):
     """What both have in common: the model, and the columns that are added."""
 
@@ -59,16 +64,17 @@ class _Embed(RowFunction):
         if column in RESERVED or column == source:
             raise ConfigError(f"`column` {column!r} would replace the {column!r} of the rows; take another name")
         self.column, self.device = column, device
-        self.path = model_path(settings.model.model, ".")
+        self.path = encoder_path(settings.model, ".")
         self.settings = pinned(settings, self.path)
         config = self.settings.model
         # what decides the result besides the settings: weights that are trained again have another fingerprint
-        self.fingerprint = weights_fingerprint(self.path, config.revision, config.pretrained)
+        self.fingerprint = encoder_fingerprint(config, self.path)
         self.reset()
 
     def reset(self) -> None:
         """Forget the loaded model."""
         self._encoder: Encoder | None = None
+        self._stored: StoredEmbeddings | None = None
         self._where = ""
         self._dimension: int | None = None
 
@@ -77,13 +83,18 @@ class _Embed(RowFunction):
         """`column`, a float16 list of fixed length, and `error`."""
         from datasets import Features, List, Value
 
+        if self._dimension is None and self.settings.model.library == "file":
+            self._dimension = self.stored().dimension
         if self._dimension is None:
             self._dimension = dimension_of(self._encoder) if self._encoder is not None else self._try_out()
         return Features({self.column: List(Value("float16"), length=self._dimension), ERROR: Value("string")})
 
     def compute(self, rows: Rows, rank: int | None) -> dict[str, Any]:
         """Embeddings [B, D] float16 of length one, zeros where there is an error."""
-        embeddings, errors = self.embed(rows, self.encoder(self.device or device_of_rank(rank)))
+        if self.settings.model.library == "file":
+            embeddings, errors = self.stored().embed_ids(rows.values(IMAGE_ID))
+        else:
+            embeddings, errors = self.embed(rows, self.encoder(self.device or device_of_rank(rank)))
         self._dimension = embeddings.shape[1]
         return {self.column: embeddings, ERROR: errors}
 
@@ -101,6 +112,12 @@ class _Embed(RowFunction):
             require("models", type(self).__name__)
             self._encoder, self._where = load_encoder(self.settings, self.path, device), device
         return self._encoder
+
+    def stored(self) -> StoredEmbeddings:
+        """The embeddings in files, of `library: file`, opened when they are first needed."""
+        if self._stored is None:
+            self._stored = StoredEmbeddings(self.settings.model, self.path)
+        return self._stored
 
     def _try_out(self) -> int:
         import torch
@@ -125,16 +142,23 @@ class EmbedImages(_Embed):
         model: Hub id, folder, or an open_clip architecture.
         column: to add; letters, digits and underscores, and not that of an image's id, caption or other facts.
         image_column: the images: `datasets.Image`, files' bytes, paths, or Pillow images.
-        library: `transformers` (CLIP, SigLIP, DINOv2, …), `open_clip` (extra `eva`) or `sentence_transformers`.
-        pretrained: open_clip's name of the weights, or a file of weights.
+        library: `transformers` (CLIP, SigLIP, DINOv2, …), `open_clip` or `timm` (extra `eva`),
+            `sentence_transformers`, `onnx`, `python` (`model` is `module:callable`), or `file` (embeddings that are
+            there already, looked up by the column `image_id`); docs/encoders.md.
+        pretrained: open_clip's or timm's name of the weights, or a file of weights; of `onnx` the graph in the folder.
         revision: on the Hub; it is resolved to its commit.
-        pooling: for a vision model without `get_image_features`: `cls`, `mean` (of the patches) or `pooler`.
-        dtype: number format of the forward pass.
+        pooling: for a vision model without `get_image_features`: `cls`, `mean` (of the patches or of a convolutional
+            network's map) or `pooler`.
+        source_column: of `file` and `onnx`: the column, array or output of the embeddings; None for the only one.
+        source_ids: of `file`: the column, array or file of ids.
+        trust_remote_code: run the code that a model's folder or repository brings.
+        dtype: number format of the forward pass; `auto` takes `bfloat16` where there is a GPU (`float16` where that
+            has none), else `float32`.
         batch_size: images per forward pass, to which every batch is filled up; give `map` a multiple of it.
         draft: decode a JPEG at 1/2, 1/4 or 1/8 of its size where the model's own resize leaves fewer pixels still.
         root: where images lie that the data set holds by reference, as `path` relative to it; None takes a path as
             it is.
-        threads: decoding threads per process.
+        threads: decoding threads per process; None takes two on a CPU, and for a GPU all CPU cores (at most 16).
         device: `cuda:1`, `cpu`, …; None takes that of the process' rank.
 
     Raises:
@@ -152,15 +176,24 @@ class EmbedImages(_Embed):
         pretrained: str | None = None,
         revision: str | None = None,
         pooling: Pooling = "cls",
-        dtype: Precision = "float32",
+        source_column: str | None = None,
+        source_ids: str | None = None,
+        trust_remote_code: bool = False,
+        dtype: Dtype = "auto",
         batch_size: int = 64,
         draft: bool = True,
         root: str | None = None,
-        threads: int = 2,
+        threads: int | None = None,
         device: str | None = None,
     ) -> None:
-        encoder = {"library": library, "pretrained": pretrained, "revision": revision, "pooling": pooling}
-        others = {"dtype": dtype, "batch_size": batch_size, "draft": draft}
+        encoder: dict[str, Any] = {
+            "library": library,
+            "pretrained": pretrained,
+            "revision": revision,
+            "pooling": pooling,
+        }
+        encoder |= {"source_column": source_column, "source_ids": source_ids, "trust_remote_code": trust_remote_code}
+        others = {"dtype": _dtype(dtype, device), "batch_size": batch_size, "draft": draft}
         settings = _settings("EmbedImages", column, model, "image", encoder, others)
         super().__init__(column, image_column, settings, device)
         self.image_column, self.root, self.threads = image_column, root, threads
@@ -169,7 +202,9 @@ class EmbedImages(_Embed):
         """Embeddings and errors of the rows."""
         assert encoder.transform is not None
         preparer = ImagePreprocessor({self.column: encoder.transform}, self.root, self.settings.draft, True)
-        with contextlib.closing(prepared(self._files(rows), preparer, self.threads, 0)) as batches:
+        threads, _ = decoders(self.threads, 0, self._where)
+        ahead = prepared(self._files(rows), preparer, threads, 0, pin=pins(self._where))
+        with contextlib.closing(ahead) as batches:
             return embed_images(batches, len(rows), {self.column: encoder})[self.column]
 
     def _files(self, rows: Rows) -> Iterator[Files]:
@@ -192,11 +227,15 @@ class EmbedTexts(_Embed):
         model: Hub id, folder, or an open_clip architecture.
         input: the column of texts, or of lists of texts.
         column: to add; letters, digits and underscores, and not that of an image's id, caption or other facts.
-        library: `transformers` (the text tower of CLIP, SigLIP, …), `open_clip` (extra `eva`) or
-            `sentence_transformers` (BGE and other text models).
-        pretrained: open_clip's name of the weights, or a file of weights.
+        library: `transformers` (the text tower of CLIP, SigLIP, …), `open_clip` (extra `eva`),
+            `sentence_transformers` (BGE and other text models), `onnx`, `python` or `file`, as for images.
+        pretrained: open_clip's name of the weights, or a file of weights; of `onnx` the graph in the folder.
         revision: on the Hub; it is resolved to its commit.
-        dtype: number format of the forward pass.
+        pooling: of an `onnx` graph that gives a row per token: `cls` or `mean`.
+        source_column: of `file` and `onnx`: the column, array or output of the embeddings; None for the only one.
+        source_ids: of `file`: the column, array or file of ids.
+        trust_remote_code: run the code that a model's folder or repository brings.
+        dtype: number format of the forward pass, as for images.
         batch_size: texts per forward pass, all of about one length; give `map` several times as many.
         device: `cuda:1`, `cpu`, …; None takes that of the process' rank.
 
@@ -214,12 +253,22 @@ class EmbedTexts(_Embed):
         library: Library = "transformers",
         pretrained: str | None = None,
         revision: str | None = None,
-        dtype: Precision = "float32",
+        pooling: Pooling = "cls",
+        source_column: str | None = None,
+        source_ids: str | None = None,
+        trust_remote_code: bool = False,
+        dtype: Dtype = "auto",
         batch_size: int = 64,
         device: str | None = None,
     ) -> None:
-        encoder = {"library": library, "pretrained": pretrained, "revision": revision}
-        others = {"dtype": dtype, "batch_size": batch_size}
+        encoder: dict[str, Any] = {
+            "library": library,
+            "pretrained": pretrained,
+            "revision": revision,
+            "pooling": pooling,
+        }
+        encoder |= {"source_column": source_column, "source_ids": source_ids, "trust_remote_code": trust_remote_code}
+        others = {"dtype": _dtype(dtype, device), "batch_size": batch_size}
         settings = _settings("EmbedTexts", column, model, "caption", encoder, others)
         super().__init__(column, input, settings, device)
         self.input = input
@@ -227,13 +276,6 @@ class EmbedTexts(_Embed):
     def embed(self, rows: Rows, encoder: Encoder) -> Embedded:
         """Embeddings and errors of the rows."""
         return embed_texts(rows.values(self.input), encoder, self.column)
-
-
-def pinned(settings: ModelSettings, path: str) -> ModelSettings:
-    """The settings with the model's revision on the Hub resolved to its commit, so that what is hashed is loaded."""
-    if settings.model.library == "open_clip":
-        return settings
-    return replace(settings, model=replace(settings.model, revision=commit_of(path, settings.model.revision)))
 
 
 def _outside_of_a_corpus(cell: Any) -> Any:

@@ -8,8 +8,7 @@ clean end of the workers in the hands of a library.
 
 from __future__ import annotations
 
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,8 @@ from megapairs_hf.core.errors import ArtifactError, ImageRejectedError, MegaPair
 from megapairs_hf.core.row_function import format_error
 from megapairs_hf.images.decode import draft_scale
 from megapairs_hf.images.inputs import open_decoded
-from megapairs_hf.images.locate import image_bytes
+from megapairs_hf.images.locate import SHA256, image_bytes
+from megapairs_hf.images.read_ahead import read_ahead
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Mapping, Sequence
@@ -55,6 +55,14 @@ class PreparedImages:
     errors: list[str]
     arrays: dict[str, Any]
 
+    def pin_memory(self) -> PreparedImages:
+        """The same in memory from which a GPU copies while it computes; DataLoader calls it by this name."""
+        pinned = {
+            name: [each.pin_memory() for each in array] if isinstance(array, list) else array.pin_memory()
+            for name, array in self.arrays.items()
+        }
+        return PreparedImages(self.errors, pinned)
+
     @property
     def good(self) -> list[int]:
         """Which images can be used, by their number in the batch."""
@@ -69,13 +77,14 @@ class ImagePreprocessor:
         transforms: by model.
         root: where images lie that the data set holds by reference.
         draft: whether JPEGs may be decoded at a smaller scale.
-        gone_is_error: whether an image that is not where the data set says is an error of its row; else of everything.
+        root_is_named: whether the user named the root: any file below it counts, whatever its row says, and one that
+            is gone is an error of its row; else of everything.
     """
 
     transforms: Mapping[str, Transform]
     root: str | None
     draft: bool
-    gone_is_error: bool = False
+    root_is_named: bool = False
 
     def one(self, cell: Any, models: tuple[str, ...]) -> list[np.ndarray] | str:
         """The arrays of one image, one per model; or why there are none.
@@ -84,13 +93,15 @@ class ImagePreprocessor:
             ArtifactError: it is not where the data set says.
         """
         try:
-            source = image_bytes(cell, self.root) if isinstance(cell, dict) else cell
+            source = cell
+            if isinstance(cell, dict):
+                source = image_bytes(cell, self.root, cell.get(SHA256), named=self.root_is_named)
             sides = [self.transforms[name].draft_side if self.draft else None for name in models]
             images = decode_for(source, sides)
         except ImageRejectedError as error:
             return format_error(error.reason, error.detail)
         except ArtifactError as error:
-            if self.gone_is_error:
+            if self.root_is_named:
                 return format_error("unreadable_file", str(error))
             raise
         return [self.transforms[name](image) for name, image in zip(models, images, strict=True)]
@@ -142,7 +153,7 @@ def stacked(rows: Sequence[Sequence[np.ndarray] | str], models: tuple[str, ...])
 
 
 def prepared(
-    batches: Iterable[Files], preparer: ImagePreprocessor, threads: int, workers: int
+    batches: Iterable[Files], preparer: ImagePreprocessor, threads: int, workers: int, *, pin: bool = False
 ) -> Generator[PreparedImages, None, None]:
     """The batches in their order, made ready ahead.
 
@@ -151,33 +162,30 @@ def prepared(
         preparer: what to do with them.
         threads: decoding threads, used where there are no workers.
         workers: decoding processes; 0 decodes in threads of this process.
+        pin: whether the arrays lie in pinned memory.
     """
-    return _by_processes(batches, preparer, workers) if workers else _by_threads(batches, preparer, threads)
+    if workers:
+        return _by_processes(batches, preparer, workers, pin)
+    return _by_threads(batches, preparer, threads, pin)
+
+
+def pins(device: str) -> bool:
+    """Whether a device copies from pinned memory."""
+    return device.startswith("cuda")
 
 
 def _by_threads(
-    batches: Iterable[Files], preparer: ImagePreprocessor, threads: int
+    batches: Iterable[Files], preparer: ImagePreprocessor, threads: int, pin: bool
 ) -> Generator[PreparedImages, None, None]:
-    waiting: deque[tuple[Files, list[Future[list[np.ndarray] | str]]]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-
-        def first() -> PreparedImages:
-            files, futures = waiting.popleft()
-            return stacked([future.result() for future in futures], files.models)
-
-        try:
-            for files in batches:
-                waiting.append((files, [pool.submit(preparer.one, cell, files.models) for cell in files.cells]))
-                if len(waiting) > BATCHES_AHEAD:
-                    yield first()
-            while waiting:
-                yield first()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    cells = ((files, [(cell, files.models) for cell in files.cells]) for files in batches)
+    with closing(read_ahead(cells, lambda item: preparer.one(*item), threads, BATCHES_AHEAD)) as read:
+        for files, rows in read:
+            ready = stacked(rows, files.models)
+            yield ready.pin_memory() if pin else ready
 
 
 def _by_processes(
-    batches: Iterable[Files], preparer: ImagePreprocessor, workers: int
+    batches: Iterable[Files], preparer: ImagePreprocessor, workers: int, pin: bool
 ) -> Generator[PreparedImages, None, None]:
     from torch.utils.data import DataLoader
 
@@ -188,6 +196,7 @@ def _by_processes(
         num_workers=workers,
         prefetch_factor=BATCHES_AHEAD,
         collate_fn=_as_it_is,
+        pin_memory=pin,
         # a forked worker would inherit the lock of the artifact and hold it for seconds after this process is killed
         multiprocessing_context="spawn",
     )

@@ -13,6 +13,7 @@ import numpy as np
 from megapairs_hf.core.errors import ConfigError, ModelError
 from megapairs_hf.core.row_function import format_error
 from megapairs_hf.embedding.loader import stacked
+from megapairs_hf.embedding.pooling import check_rows
 from megapairs_hf.images.decode import Decoded
 
 if TYPE_CHECKING:
@@ -20,10 +21,12 @@ if TYPE_CHECKING:
 
     import torch
 
-    from megapairs_hf.embedding.encoders import Encoder
+    from megapairs_hf.embedding.encoder import Encoder
     from megapairs_hf.embedding.loader import PreparedImages
 
 BLANK_TEXT = "blank"
+
+NARROW = "; where its dtype is another than float32, take that"
 
 
 class Embedded(NamedTuple):
@@ -82,10 +85,14 @@ def embed_texts(texts: Sequence[Any], encoder: Encoder, name: str) -> Embedded:
     lists = [texts_of(value, name) for value in texts]
     errors = ["" if several else format_error("no_caption", "there is no text") for several in lists]
     good = [row for row, error in enumerate(errors) if not error]
-    every = [text for several in lists for text in several]
-    result = (
-        mean_embeddings(unit_embeddings(encoder, every, name), [len(lists[row]) for row in good]) if good else None
-    )
+    # a text that many rows have, such as the name of a class, is embedded once
+    numbers: dict[str, int] = {}
+    every = [numbers.setdefault(text, len(numbers)) for several in lists for text in several]
+    result = None
+    if good:
+        distinct = unit_embeddings(encoder, list(numbers), name)
+        repeated = Embedded(distinct.embeddings[every], [distinct.errors[number] for number in every])
+        result = mean_embeddings(repeated, [len(lists[row]) for row in good])
     return _joined([_among(result, good, errors)], encoder)
 
 
@@ -134,18 +141,40 @@ def unit_embeddings(encoder: Encoder, inputs: Any, name: str) -> Embedded:
     """
     import torch
 
+    values = _encoded(encoder, inputs, name)
+    failed = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    if len(failed):
+        # one input of many may be too much for a narrow number format; an encoder that gives no numbers is refused
+        try_out(encoder, name)
+        if encoder.in_float32 is not None:
+            some = inputs[failed] if isinstance(inputs, torch.Tensor) else [inputs[row] for row in failed]
+            values[failed] = _encoded(encoder.in_float32(), some, name)
+    return as_units(values, name)
+
+
+def _encoded(encoder: Encoder, inputs: Any, name: str) -> np.ndarray:
+    """What an encoder gives for texts, or for one batch of prepared images, [N, D] float32."""
+    import torch
+
     with torch.inference_mode():
         if encoder.transform is None:
-            encoded = encoder.encode_captions(inputs)
+            encoded = check_rows(encoder.encode_captions(inputs), len(inputs), name)
         else:
-            encoded = encoder.encode_images(filled_up(inputs, encoder.batch_size))[: len(inputs)]
+            filled = filled_up(inputs, encoder.batch_size)
+            encoded = check_rows(encoder.encode_images(filled), len(filled), name)[: len(inputs)]
+    array: np.ndarray = encoded.float().cpu().numpy()
+    return array
+
+
+def as_units(values: np.ndarray, name: str) -> Embedded:
+    """Rows [N, D] as unit embeddings, zeros where a row has no direction."""
     # in double precision, where the order of summation changes nothing that float16 could show
-    values = encoded.float().cpu().numpy().astype(np.float64)
-    lengths = np.sqrt(np.einsum("nd,nd->n", values, values))
+    values = values.astype(np.float64)
+    with np.errstate(invalid="ignore", over="ignore"):
+        lengths = np.sqrt(np.einsum("nd,nd->n", values, values))
     finite = np.isfinite(lengths)
-    if not finite.all():
-        _check_encoder(encoder, name)
-    errors = ["" if ok else format_error("not_finite", f"{name} gives no numbers; try dtype float32") for ok in finite]
+    failed = format_error("not_finite", f"{name} gives no numbers")
+    errors = ["" if ok else failed for ok in finite]
     errors = [
         format_error("zero_embedding", f"{name} gives zeros") if not length else error
         for length, error in zip(lengths, errors, strict=True)
@@ -168,10 +197,23 @@ def filled_up(batch: torch.Tensor | list[Any], size: int) -> torch.Tensor | list
 
 def dimension_of(encoder: Encoder) -> int:
     """The length of an encoder's embeddings."""
-    return int(_blank(encoder).shape[1])
+    return int(blank_embedding(encoder).shape[1])
 
 
-def _blank(encoder: Encoder) -> torch.Tensor:
+def try_out(encoder: Encoder, name: str) -> None:
+    """Refuse an encoder that gives no embedding, or none of finite numbers, for a gray image or a word.
+
+    Raises:
+        ModelError: it does.
+    """
+    import torch
+
+    encoded = check_rows(blank_embedding(encoder), 1, name)
+    if not torch.isfinite(encoded).all():
+        raise ModelError(f"the encoder {name} gives embeddings that are not finite{NARROW}")
+
+
+def blank_embedding(encoder: Encoder) -> torch.Tensor:
     """What an encoder gives for a gray image or a word."""
     import torch
     from PIL import Image
@@ -181,14 +223,6 @@ def _blank(encoder: Encoder) -> torch.Tensor:
             return encoder.encode_captions([BLANK_TEXT])
         gray = encoder.transform(Decoded.whole(Image.new("RGB", (32, 32), (127, 127, 127))))
         return encoder.encode_images(stacked([[gray]], ("blank",)).arrays["blank"])
-
-
-def _check_encoder(encoder: Encoder, name: str) -> None:
-    """Refuse an encoder that gives nothing finite for any input; one input of many may be too much for float16."""
-    import torch
-
-    if not torch.isfinite(_blank(encoder)).all():
-        raise ModelError(f"the encoder {name} gives embeddings that are not finite; try dtype float32")
 
 
 def _among(result: Embedded | None, good: list[int], errors: Sequence[str]) -> Embedded:

@@ -13,6 +13,7 @@ RERANKER_NAMES = ("yes-no", "listwise")
 FUSED, WEIMOCIR, PDV, CIREVL = "fused", "weimocir", "pdv", "CIReVL"
 COMPOSED_NAMES = ("image only", "text only", "sum", "product")
 NAMES = (FUSED, *COMPOSED_NAMES, f"{WEIMOCIR} A", PDV, CIREVL)
+Attention = Literal["auto", "eager", "sdpa", "flash_attention_2"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,11 @@ class EvalConfig:
             `weimocir A`, `pdv`, `product` (after BASIC, without its projection and expansion), `CIReVL`.
         top: ids of each ranking that are kept; the servers of CIRCO and CIRR take 50.
         limit: the first queries of each benchmark only, which the records call partial; None for all.
-        batch_size: images per forward pass.
+        dtype: of the models' weights; `auto` is bfloat16 for language models on CUDA, else as they are stored.
+        attn_implementation: of the models; `auto` is the choice of transformers.
+        batch_size: images per forward pass; of a language model at most so many.
+        max_tokens_per_pass: of a language model, most tokens of a forward pass, with padding and those of images; null
+            for its default (16,384).
         rerank: ways to re-rank the first candidates of every strategy, `yes-no` or `listwise`; each gives further
             records beside those of the first ranking.
         rerank_top: how many candidates are re-ranked.
@@ -77,7 +82,10 @@ class EvalConfig:
     strategies: tuple[str, ...] = ("image only", "text only", FUSED)
     top: int = 10
     limit: int | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    attn_implementation: Attention = "auto"
     batch_size: int = field(default=128, metadata=RUNTIME_ONLY)
+    max_tokens_per_pass: int | None = field(default=None, metadata=RUNTIME_ONLY)
     rerank: tuple[str, ...] = ()
     rerank_top: int = 10
     vlm: RequestConfig | None = None
@@ -92,6 +100,8 @@ class EvalConfig:
         require(known, "strategies", list(self.strategies), f"some of {list(NAMES)}")
         require(self.top > 0, "top", self.top, "a positive number")
         require(self.batch_size > 0, "batch_size", self.batch_size, "a positive number")
+        budget = self.max_tokens_per_pass is None or self.max_tokens_per_pass > 0
+        require(budget, "max_tokens_per_pass", self.max_tokens_per_pass, "a positive number of tokens, or null")
         self._check_models()
 
     def _check_models(self) -> None:
@@ -101,6 +111,12 @@ class EvalConfig:
         require(fits, "rerank_top", self.rerank_top, f"from 2 to `top` ({self.top})")
         requests = bool(self.rerank) or CIREVL in self.strategies
         require(self.vlm is not None or not requests, "vlm", None, "the model that re-ranks and captions for CIReVL")
+
+    @property
+    def loading(self) -> dict[str, Any]:
+        """What is asked of how a model is loaded; empty for all defaults."""
+        values = {name: getattr(self, name) for name in ("dtype", "attn_implementation", "max_tokens_per_pass")}
+        return {name: value for name, value in values.items() if value not in {"auto", None}}
 
     @property
     def labels(self) -> tuple[str, ...]:

@@ -21,15 +21,19 @@ from megapairs_hf.evaluation.benchmarks.corpus import read_corpus
 from megapairs_hf.evaluation.benchmarks.load import read_benchmark
 from megapairs_hf.evaluation.benchmarks.mmeb import read_mmeb
 from megapairs_hf.evaluation.benchmarks.spec import BenchmarkSpec, read_spec
+from megapairs_hf.evaluation.benchmarks.triplets import is_triplets, read_triplets
 from megapairs_hf.evaluation.config import EvalConfig, benchmark_config
 from megapairs_hf.evaluation.embedding_cache import Cache
 from megapairs_hf.evaluation.fingerprints import benchmark_digest, mmeb_digests, model_digest
 from megapairs_hf.evaluation.methods.vlm_client import check_reachable
+from megapairs_hf.evaluation.model_facts import check_loaded, model_facts
 from megapairs_hf.evaluation.run import EvaluationRun, limited, run_model, write_runs
 from megapairs_hf.evaluation.submissions import check_top, check_written, label_of, submit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+
+    import numpy as np
 
     from megapairs_hf.evaluation.benchmarks.base import Benchmark
 
@@ -81,7 +85,8 @@ def evaluate(
         model: anything with `encode`, such as `load_mmret(…)`; or several by name, as `{name: ModelSource}` or with
             functions that give a `ModelSource` once the benchmarks are read.
         benchmarks: names (`circo`, `cirr`, `fashioniq`, `genecis`, `mmeb`), files such as `eval/circo.yaml`, or
-            protocols read from them; or a held-out corpus.
+            protocols read from them; a data set of triplets of one's own (its folder, or its id on the Hub); or a
+            held-out corpus.
         out: output directory; `results.jsonl` in it has one record per number.
         data: folder of one benchmark or of several, each in a folder of its name.
         config: strategies, sizes, and the queries of a corpus; None for the defaults.
@@ -100,7 +105,7 @@ def evaluate(
     require("models", "eval")
     config = config or (EvalConfig() if isinstance(benchmarks, Artifact) else benchmark_config())
     plan = make_plan(benchmarks, data, config)
-    check_reachable(list(filter(None, (config.vlm, config.llm))))
+    check_reachable({"vlm": config.vlm, "llm": config.llm})
     sources = model_sources(model, name)
 
     def make() -> list[EvaluationRun]:
@@ -132,12 +137,15 @@ def make_plan(benchmarks: Any, data: str, config: EvalConfig) -> EvaluationPlan:
         ConfigError: the rankings are too short for a metric or a server.
         EvaluationError: data are absent.
     """
+    if isinstance(benchmarks, Artifact) and benchmarks.manifest.kind == "triplets":
+        benchmarks = benchmarks.path
     if isinstance(benchmarks, Artifact):
         return EvaluationPlan(
             {"corpus": benchmarks.fingerprint}, lambda: [limited(read_corpus(benchmarks, config), config.limit)]
         )
     named = [benchmarks] if isinstance(benchmarks, str | BenchmarkSpec) else benchmarks
-    specs = [read_spec(one) if isinstance(one, str) else one for one in named]
+    own = [one for one in named if isinstance(one, str) and is_triplets(one)]
+    specs = [read_spec(one) if isinstance(one, str) else one for one in named if one not in own]
     mmeb = [_pinned(spec) for spec in specs if spec.benchmark == "mmeb"]
     whole = [
         limited(benchmark, config.limit)
@@ -145,6 +153,7 @@ def make_plan(benchmarks: Any, data: str, config: EvalConfig) -> EvaluationPlan:
         if spec.benchmark != "mmeb"
         for benchmark in read_benchmark(spec, data_folder(data, spec))
     ]
+    whole += [limited(benchmark, config.limit) for path in own for benchmark in read_triplets(path, config)]
     check_top(whole, config.top)
     positive = config.limit is None or config.limit > 0
     require_setting(positive, "limit", config.limit, "above 0, or left out for all")
@@ -183,12 +192,14 @@ def measure_models(
         cache: where embeddings of galleries are kept; None for nowhere.
 
     Raises:
+        ConfigError: a model was loaded otherwise than the settings say.
         EvaluationError: rows or images are absent, or a model gives no meaningful score.
     """
     runs: list[EvaluationRun] = []
     for name, source in sources.items():
         model = source.load()
-        embeddings = Cache(cache, model, source.fingerprint, batch_size=config.batch_size).gallery if cache else None
+        check_loaded(model, config)
+        embeddings = _cached(cache, model, source, config) if cache else None
         runs += run_model(
             plan.benchmarks(),
             model,
@@ -199,3 +210,10 @@ def measure_models(
             embeddings=embeddings,
         )
     return runs
+
+
+def _cached(cache: str, model: Any, source: ModelSource, config: EvalConfig) -> Callable[[Benchmark], np.ndarray]:
+    """Embeddings of galleries that are kept, those of other number formats apart."""
+    dtype = model_facts(model).get("dtype", "float32")
+    fingerprint = source.fingerprint if dtype == "float32" else f"{source.fingerprint} {dtype}"
+    return Cache(cache, model, fingerprint, batch_size=config.batch_size).gallery

@@ -15,8 +15,8 @@ from megapairs_hf.artifacts import storage
 from megapairs_hf.artifacts.fingerprints import sha256_of
 from megapairs_hf.artifacts.storage import PathLike, join
 from megapairs_hf.core.errors import EvaluationError
-from megapairs_hf.evaluation.benchmarks.mmeb import rows_source
 from megapairs_hf.evaluation.benchmarks.mmeb_means import SET
+from megapairs_hf.evaluation.benchmarks.mmeb_rows import rows_source
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,7 +42,8 @@ def mmeb_digests(spec: BenchmarkSpec, data: PathLike) -> dict[str, str]:
     source = rows_source(spec, data)
     local = storage.exists(source)
     rows = {name: _rows_digest(source, name) if local else spec.revision for name in spec.parts or spec.all_parts}
-    return {f"{SET}{name}": f"{source}@{digest} {spec.placeholder}".strip() for name, digest in rows.items()}
+    words = [spec.placeholder, *(["allow_missing"] if spec.allow_missing else [])]
+    return {f"{SET}{name}": " ".join([f"{source}@{digest}", *words]).strip() for name, digest in rows.items()}
 
 
 def model_digest(model: Any) -> str:

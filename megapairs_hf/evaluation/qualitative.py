@@ -13,6 +13,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.core.errors import EvaluationError
+from megapairs_hf.core.formatting import printable_lines
 from megapairs_hf.core.inputs import Input
 from megapairs_hf.evaluation.benchmarks.base import Ranked
 from megapairs_hf.evaluation.rank import NOT_FOUND
@@ -152,6 +153,11 @@ def rank_text(rank: int) -> str:
     return f"target at {rank}" if rank else "answer not public"
 
 
+def shown(text: str) -> str:
+    """A text of others as it may stand in a page and its attributes."""
+    return escape(printable_lines(text))
+
+
 def html_sheet(benchmark: Benchmark, views: list[View], title: str = "") -> str:
     """A page that holds everything it shows.
 
@@ -160,7 +166,7 @@ def html_sheet(benchmark: Benchmark, views: list[View], title: str = "") -> str:
         views: of `draw_views`.
         title: of the page; the benchmark's name where empty.
     """
-    name = escape(title or f"{benchmark.name} {benchmark.split}")
+    name = shown(title or f"{benchmark.name} {benchmark.split}")
     body = "\n".join(_section(benchmark, view) for view in views)
     note = f"Queries are sampled at random; right answers are outlined in green. {len(views)} queries."
     return (
@@ -178,16 +184,16 @@ def _section(benchmark: Benchmark, view: View) -> str:
             f"<figcaption>{position}. {one.score:.3f}{' · right' if one.right else ''}</figcaption></figure>"
             for position, one in enumerate(candidates, 1)
         )
-        rows.append(f'<div class="row"><h3>{escape(model)}<br><small>{target}</small></h3>{figures}</div>')
+        rows.append(f'<div class="row"><h3>{shown(model)}<br><small>{target}</small></h3>{figures}</div>')
     part = view.query.input
     image = f"<figure>{_img(benchmark, Input(image=part.image))}</figure>" if part.image is not None else ""
-    query = f'<div class="query">{image}<p>{escape(part.text or "")}</p></div>'
+    query = f'<div class="query">{image}<p>{shown(part.text or "")}</p></div>'
     return f"<section>{query}{''.join(rows)}</section>"
 
 
 def _img(benchmark: Benchmark, part: Input) -> str:
     if part.image is None:
-        return f"<p>{escape(part.text or '')}</p>"
+        return f"<p>{shown(part.text or '')}</p>"
     content = base64.b64encode(encode_image(shrink(benchmark.image(part.image), 2 * SIDE), lossy=True)).decode()
-    caption = escape(part.text or part.image, quote=True)
+    caption = shown(part.text or part.image)
     return f'<img alt="{caption}" src="data:image/jpeg;base64,{content}">'

@@ -64,10 +64,16 @@ class EmbeddingScorer:
             )
 
     def block(self, start: int, stop: int) -> np.ndarray:
-        """Scores [stop - start, G] float32."""
+        """Scores [stop - start, G] float32; equal embeddings of the gallery have equal scores."""
         queries, gallery = self._tensors
         scores: np.ndarray = (queries[start:stop] @ gallery.T).numpy()
+        copies, originals = self._copies
+        scores[:, copies] = scores[:, originals]
         return scores
+
+    @cached_property
+    def _copies(self) -> tuple[np.ndarray, np.ndarray]:
+        return equal_rows(self._tensors[1].numpy())
 
     @cached_property
     def _tensors(self) -> tuple[Any, Any]:
@@ -95,6 +101,28 @@ class EmbeddingScorer:
             [C] float32; equal embeddings have equal scores, which the kernels of a matrix product do not promise.
         """
         return np.einsum("cd,d->c", _float32(self.gallery[rows]), _float32(self.queries[query]))
+
+
+def equal_rows(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which rows are copies, since a matrix product gives equal rows scores that differ in the last bit.
+
+    Args:
+        embeddings: [G, D] float32.
+
+    Returns:
+        Rows that equal an earlier one, and the first such one of each.
+    """
+    # some columns tell nearly all rows apart; products of integers are exact
+    some = np.ascontiguousarray(embeddings[:, :: max(1, embeddings.shape[1] // 16)])
+    numbers = some.view(np.uint32).astype(np.uint64)
+    keys = numbers @ np.random.default_rng(0).integers(1, 2**63, numbers.shape[1], np.uint64)
+    _, inverse, counts = np.unique(keys, return_inverse=True, return_counts=True)
+    first: dict[bytes, int] = {}
+    pairs = [
+        (row, first.setdefault(embeddings[row].tobytes(), row)) for row in np.flatnonzero(counts[inverse] > 1).tolist()
+    ]
+    copies = np.array([pair for pair in pairs if pair[0] != pair[1]], np.int64).reshape(-1, 2)
+    return copies[:, 0], copies[:, 1]
 
 
 def _float32(array: np.ndarray) -> np.ndarray:

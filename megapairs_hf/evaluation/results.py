@@ -7,6 +7,7 @@ the record say `partial`, so that a smaller measurement never bears the whole on
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ import numpy as np
 from megapairs_hf.core.errors import EvaluationError
 from megapairs_hf.core.version import __version__
 from megapairs_hf.evaluation.metrics import average_precisions, bootstrap_means, interval95
+from megapairs_hf.evaluation.part_means import mean_options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,8 +25,6 @@ if TYPE_CHECKING:
     from megapairs_hf.evaluation.benchmarks.base import Benchmark, Ranked
 
 DIGITS = 6
-# options that count something, and so add up over parts
-COUNTS = {"missing_images", "queries_left_out", "repeated_candidates", "requests", "unusable", "unusable_rerank"}
 
 
 @dataclass(frozen=True)
@@ -155,12 +155,7 @@ def _whole(measured: Sequence[Measured]) -> Measured:
     from dataclasses import replace
 
     first = measured[0].benchmark
-    there = [one.benchmark.part for one in measured]
-    options = _joined({one.benchmark.part: one.benchmark.options for one in measured})
-    if len(there) < len(first.parts):
-        partial = f"{len(there)} of {len(first.parts)}: {', '.join(there)}"
-        options["partial"] = f"{partial}; {options['partial']}" if "partial" in options else partial
-    options["mean"] = "unweighted over " + ", ".join(there)
+    options = mean_options({one.benchmark.part: one.benchmark.options for one in measured}, first.parts)
     queries = [query for one in measured for query in one.benchmark.queries]
     gallery = {
         f"{one.benchmark.part}/{name}": part for one in measured for name, part in one.benchmark.gallery.items()
@@ -169,22 +164,6 @@ def _whole(measured: Sequence[Measured]) -> Measured:
     keyed = [replace(query, key=f"{i}/{query.key}") for i, query in enumerate(queries)]
     whole = replace(first, queries=keyed, gallery=gallery, options=options)
     return replace(measured[0], benchmark=whole, ranked=ranked)
-
-
-def _joined(options: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The options of all parts: counts added up, what is equal once, what differs by part."""
-    joined: dict[str, Any] = {}
-    for key in dict.fromkeys(key for entries in options.values() for key in entries):
-        values = {part: entries[key] for part, entries in options.items() if key in entries}
-        if key in COUNTS:
-            joined[key] = sum(values.values())
-        elif key == "partial":
-            joined[key] = "; ".join(f"{part}: {value}" for part, value in values.items())
-        elif len(values) == len(options) and len({str(value) for value in values.values()}) == 1:
-            joined[key] = next(iter(values.values()))
-        else:
-            joined[key] = values
-    return joined
 
 
 def _groups(one: Measured, about: About) -> list[dict[str, Any]]:
@@ -264,3 +243,27 @@ def ranking_rows(benchmark: Benchmark, ranked: Ranked, about: About, top: int | 
 def query_prefix(benchmark: Benchmark) -> str:
     """What the names of its queries begin with in the table `RANKINGS`."""
     return f"{benchmark.name}/{benchmark.part}/" if benchmark.part else f"{benchmark.name}/"
+
+
+def result_lines(records: Sequence[Mapping[str, Any]]) -> bytes:
+    """The records as JSON lines; the one way in which results are written.
+
+    Raises:
+        EvaluationError: a number of one of them is NaN or infinite, and the file would be no JSON.
+    """
+    lines = []
+    for record in records:
+        group = f" ({record['group']})" if record["group"] else ""
+        label = f"{record['metric']} of {record['benchmark']} {record['split']}{group}"
+        if not np.isfinite([record["value"], *record["ci95"]]).all():
+            raise EvaluationError(
+                f"{label} is {record['value']}, which is no result, so nothing is written; look for a query without an"
+                " answer (`megapairs eval check-data`), or for a model that gives no numbers"
+            )
+        try:
+            lines.append(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
+        except ValueError as error:
+            raise EvaluationError(
+                f"{label} has an option that is no number ({error}); correct the settings"
+            ) from error
+    return "".join(lines).encode()

@@ -7,7 +7,6 @@ command names. What surprises: a split without public answers gives no record bu
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +21,12 @@ from megapairs_hf.core import distributed
 from megapairs_hf.core.errors import EvaluationError
 from megapairs_hf.core.schema import RANKINGS
 from megapairs_hf.evaluation.config import EvalConfig, benchmark_config
-from megapairs_hf.evaluation.encode import encode_gallery
+from megapairs_hf.evaluation.encode import encode_gallery, query_frame
 from megapairs_hf.evaluation.methods import rerank
 from megapairs_hf.evaluation.methods.strategies import Scoring, text_of
+from megapairs_hf.evaluation.model_facts import model_facts
 from megapairs_hf.evaluation.rank import EmbeddingScorer, Scorer, rank
-from megapairs_hf.evaluation.results import About, Measured, map_cuts, measure, ranking_rows, records_of
+from megapairs_hf.evaluation.results import About, Measured, map_cuts, measure, ranking_rows, records_of, result_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -112,15 +112,22 @@ def run_model(
         EvaluationError: an image cannot be read, or the scores give no ranking.
     """
     config = config or benchmark_config()
+    facts = model_facts(model)
     runs = []
     for benchmark in benchmarks:
         gallery = embeddings(benchmark) if embeddings else encode_gallery(model, benchmark, config.batch_size, share)
-        if not distributed.is_main():
-            continue
-        scoring = Scoring(model, benchmark, gallery, config.batch_size, config.vlm, config.llm)
+        scoring = Scoring(model, benchmark, gallery, config.batch_size, config.vlm, config.llm, share)
         for strategy in config.strategies:
-            ranked = rank(benchmark, scoring.scorer(strategy), max(config.top, *map_cuts(benchmark)))
-            options = {**benchmark.options, **scoring.notes.get(strategy, {})}
+            scorer = scoring.scorer(strategy)
+            if not distributed.is_main():
+                continue
+            ranked = rank(benchmark, scorer, max(config.top, *map_cuts(benchmark)))
+            options = {
+                **benchmark.options,
+                **facts,
+                **query_frame(model, benchmark),
+                **scoring.notes.get(strategy, {}),
+            }
             if PROMPTED & options.keys():
                 options["text"] = text_of(strategy)
             if embeddings:
@@ -192,9 +199,7 @@ def write_runs(
         distributed.barrier()
         runs = [] if done else make()
         if distributed.is_main() and not done:
-            records = records_of_runs(runs)
-            lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-            storage.write_bytes(join(out, RESULTS), lines.encode())
+            storage.write_bytes(join(out, RESULTS), result_lines(records_of_runs(runs)))
             rows = [row for run in runs for row in ranking_rows(run.benchmark, run.ranked, run.about, config.top)]
             writer.write(0, pa.Table.from_pylist(rows, schema=RANKINGS))
         return writer.finish()

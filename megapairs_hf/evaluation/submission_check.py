@@ -1,8 +1,15 @@
-"""What a test server would refuse of a file."""
+"""What a test server would refuse of a file.
+
+What surprises: whose file it is, is decided by what it holds, names or numbers of images, pairs or queries; a file of
+CIRR that lacks both `version` and `metric` is one of CIRR all the same, and is told what it lacks.
+"""
 
 from __future__ import annotations
 
+import codecs
 import json
+import re
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +30,13 @@ CIRR_QUERIES = 4_148
 CIRR_VERSION = "rc2"
 CIRR_METRICS = {"recall": TOP, "recall_subset": SUBSET_TOP}
 SHOWN = 3
+HEADER = {"version", "metric"}
+SUFFIX = re.compile(r"\.(?:png|jpe?g|webp|gif|bmp)$", re.IGNORECASE)
+MARKS = {
+    codecs.BOM_UTF8: "a byte order mark",
+    codecs.BOM_UTF16_LE: "the mark of UTF-16",
+    codecs.BOM_UTF16_BE: "the mark of UTF-16",
+}
 
 
 @dataclass(frozen=True)
@@ -75,16 +89,34 @@ def check_submission(path: PathLike, known: Known | None = None) -> tuple[str, l
 def describe(content: bytes) -> str:
     """What kind of submission the bytes look like."""
     try:
-        loaded = json.loads(content)
+        return _kind(json.loads(content))
     except (ValueError, RecursionError):
         return "not JSON"
-    return _kind(loaded)
 
 
 def _kind(loaded: Any) -> str:
-    if isinstance(loaded, dict) and {"version", "metric"} & loaded.keys():
-        return f"CIRR {loaded.get('metric', '?')}"
-    return "CIRCO" if isinstance(loaded, dict) else "no submission"
+    if not isinstance(loaded, dict):
+        return "no submission"
+    if not _is_cirr(loaded):
+        return "CIRCO"
+    metric = loaded.get("metric")
+    return f"CIRR {metric if isinstance(metric, str) else _metric_of(loaded)}"
+
+
+def _is_cirr(loaded: Mapping[str, Any]) -> bool:
+    """Whether the images are names, not numbers; where no list says so, whether it has CIRR's header or pair ids."""
+    images = [image for _, value in _listed(loaded) for image in value]
+    names = sum(isinstance(image, str) and not SUFFIX.sub("", image).isdecimal() for image in images)
+    if images:
+        return 2 * names > len(images)
+    pairs = [key for key in loaded if key.isdecimal() and int(key[:9]) >= CIRCO_QUERIES["test"]]
+    return bool(HEADER & loaded.keys()) or 2 * len(pairs) > len(loaded)
+
+
+def _metric_of(queries: Mapping[str, Any]) -> str:
+    """The metric of a file that names none: as long as most of its lists."""
+    lengths = Counter(len(value) for _, value in _listed(queries)).most_common(1)
+    return "recall_subset" if lengths and lengths[0][0] <= SUBSET_TOP + 2 else "recall"
 
 
 def problems(content: bytes, known: Known | None = None) -> list[str]:
@@ -97,30 +129,32 @@ def problems(content: bytes, known: Known | None = None) -> list[str]:
     twice: list[str] = []
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        names = [name for name, _ in pairs]
-        twice.extend(sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else [])
+        twice.extend(sorted(name for name, count in Counter(name for name, _ in pairs).items() if count > 1))
         return dict(pairs)
 
     try:
         loaded = json.loads(content, object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
         return [f"it is cut off or no JSON ({error}); write it again"]
+    faults = [f"it begins with {MARKS[mark]}; save it as UTF-8 without" for mark in MARKS if content.startswith(mark)]
     if not isinstance(loaded, dict):
-        return [f"it must be one JSON object of query to list, and is a {type(loaded).__name__}"]
-    faults = [f"{len(twice):,} keys stand twice ({_some(twice)}); each query once"] if twice else []
+        return [*faults, f"it must be one JSON object of query to list, and is a {type(loaded).__name__}"]
+    faults += [f"{len(twice):,} keys stand twice ({_some(twice)}); each query once"] if twice else []
     if len(content) > MAX_BYTES:
         faults.append(f"it has {len(content):,} bytes, and the server takes {MAX_BYTES:,}; write it without spaces")
-    return faults + (_circo(loaded, known) if _kind(loaded) == "CIRCO" else _cirr(loaded, known))
+    return faults + (_cirr(loaded, known) if _is_cirr(loaded) else _circo(loaded, known))
 
 
 def _circo(loaded: dict[str, Any], known: Known | None) -> list[str]:
     # always all 800: annotations that were cut short make no shorter file right
     expected = [str(i) for i in range(CIRCO_QUERIES["test"])]
-    faults = []
+    faults = _suffixes(loaded, "write 123")
     if len(loaded) == CIRCO_QUERIES["val"]:
         faults.append("it has the 220 queries of val, whose answers are public; the server takes the 800 of test")
         expected = [str(i) for i in range(CIRCO_QUERIES["val"])]
     faults += _keys(loaded, expected)
+    queries = set(expected)
+    loaded = {key: value for key, value in loaded.items() if key in queries}
     faults += _lists(loaded, TOP, "ids")
     wrong = [k for k, v in _listed(loaded) if any(not isinstance(i, int) or isinstance(i, bool) for i in v)]
     if wrong:
@@ -132,10 +166,11 @@ def _cirr(loaded: dict[str, Any], known: Known | None) -> list[str]:
     faults = []
     if loaded.get("version") != CIRR_VERSION:
         faults.append(f'"version" is {loaded.get("version")!r} and must be "{CIRR_VERSION}"')
+    queries = {key: value for key, value in loaded.items() if key not in HEADER}
     metric = loaded.get("metric")
     if not isinstance(metric, str) or metric not in CIRR_METRICS:
-        return [*faults, f'"metric" is {metric!r} and must be "recall" or "recall_subset"']
-    queries = {key: value for key, value in loaded.items() if key not in {"version", "metric"}}
+        faults.append(f'"metric" is {metric!r} and must be "recall" or "recall_subset"')
+        metric = _metric_of(queries)
     if len(queries) != CIRR_QUERIES:
         faults.append(f"it has {len(queries):,} queries, and test1 has {CIRR_QUERIES:,}")
     if known:
@@ -148,6 +183,7 @@ def _cirr(loaded: dict[str, Any], known: Known | None) -> list[str]:
     texts = [key for key, value in _listed(queries) if not all(isinstance(name, str) for name in value)]
     if texts:
         faults.append(f"{len(texts):,} queries have names that are no strings ({_some(texts)})")
+    faults += _suffixes(queries, "write test1-1-0-img0")
     own = [k for k, v in _listed(queries) if known and known.references.get(k) in v]
     if own:
         faults.append(f"{len(own):,} queries have their own reference in the list ({_some(own)}); delete it")
@@ -182,6 +218,15 @@ def _lists(loaded: Mapping[str, Any], count: int, what: str) -> list[str]:
     if again:
         faults.append(f"{len(again):,} queries have {what} twice ({_some(again)}); rank each image once")
     return faults
+
+
+def _suffixes(loaded: Mapping[str, Any], right: str) -> list[str]:
+    """The fault of images that are named as files."""
+    named = [key for key, value in _listed(loaded) if any(isinstance(i, str) and SUFFIX.search(i) for i in value)]
+    if not named:
+        return []
+    suffix = next(match[0] for i in loaded[named[0]] if isinstance(i, str) and (match := SUFFIX.search(i)))
+    return [f"{len(named):,} queries have images with the suffix {suffix} ({_some(named)}); {right}"]
 
 
 def _gallery(loaded: Mapping[str, Any], known: Known | None) -> list[str]:

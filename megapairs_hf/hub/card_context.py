@@ -8,8 +8,6 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from megapairs_hf.artifacts import storage
 from megapairs_hf.artifacts.manifest import PUBLISHED_PARTS
 from megapairs_hf.artifacts.shards import part_shards, split_of
@@ -17,6 +15,7 @@ from megapairs_hf.artifacts.storage import HUB_ID, join
 from megapairs_hf.artifacts.workspace import RULE_BASED, STAGES, SYNTHETIC, Work, open_work, source_name
 from megapairs_hf.core.errors import ArtifactError, CardError
 from megapairs_hf.core.version import __version__
+from megapairs_hf.core.yaml_values import dump_yaml
 from megapairs_hf.evaluation.metrics import metric_label
 from megapairs_hf.evaluation.results_table import results_tables
 from megapairs_hf.hub.dataset_facts import dataset_facts
@@ -68,7 +67,7 @@ def needed(work: PathLike, name: str, command: str, artifact: Artifact | None = 
 def settings_of(work: Work, names: Container[str]) -> list[tuple[str, str]]:
     """The settings of some stages as YAML, one of several embeddings under the name of all."""
     return [
-        (name, yaml.safe_dump(public(used(one.manifest.config)), sort_keys=False, allow_unicode=True).strip())
+        (name, dump_yaml(public(used(one.manifest.config))).strip())
         for name, one in work.artifacts.items()
         if one.manifest.config and name.split("/", 1)[0] in names and name != HELD_OUT
     ]
@@ -96,10 +95,13 @@ def common_slots(work: Work, config: PushConfig) -> dict[str, Any]:
         "repo_id": config.repo_id,
         "name": config.repo_id.rsplit("/", 1)[-1],
         "license": config.license,
+        "license_name": config.license_name,
+        "license_link": config.license_link,
         "version": __version__,
         "source": source_name(corpus) if corpus is not None else "",
         "images": corpus.rows if corpus is not None else None,
         "stand_ins": work.stand_ins(),
+        "warnings": work.warnings(),
         "rejections": [
             (name, reason, count)
             for name, artifact in work.artifacts.items()
@@ -173,6 +175,13 @@ class _Values:
         self.records, self.model = records, model
 
     def __call__(self, benchmark: str, metric: str, strategy: str = "fused", split: str | None = None) -> str:
+        return f"{100 * self._record(benchmark, metric, strategy, split)['value']:.1f}"
+
+    def split(self, benchmark: str, metric: str, strategy: str = "fused") -> str:
+        """The split on which the one such number was measured."""
+        return str(self._record(benchmark, metric, strategy, None)["split"])
+
+    def _record(self, benchmark: str, metric: str, strategy: str, split: str | None) -> dict[str, Any]:
         records = [
             record
             for record in self.records
@@ -190,7 +199,7 @@ class _Values:
                 f"{number} {metric_label(metric)} of {self.model!r}, {strategy}, on {benchmark};"
                 " run `megapairs eval` on it, or use another card template"
             )
-        return f"{100 * records[0]['value']:.1f}"
+        return records[0]
 
 
 def _needs_code(path: str) -> bool:

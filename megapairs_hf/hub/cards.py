@@ -7,21 +7,23 @@ Another template (`PushConfig.card`) starts with `{% extends "megapairs_hf/datas
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from megapairs_hf.core.errors import CardError
-from megapairs_hf.core.formatting import table_cell
+from megapairs_hf.core.errors import CardError, MegaPairsError
+from megapairs_hf.core.formatting import code_block, code_span, one_line, plain_words, printable_lines, table_cell
 from megapairs_hf.core.shipped import card_templates
 from megapairs_hf.dataset.layout import configs
 from megapairs_hf.hub.card_context import common_slots, dataset_slots, model_slots, needed
 from megapairs_hf.hub.eval_results import eval_results, model_name
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from megapairs_hf.artifacts.artifact import Artifact
     from megapairs_hf.artifacts.storage import PathLike
+    from megapairs_hf.artifacts.workspace import Work
     from megapairs_hf.hub.config import PushConfig
 
 PREFIX = "megapairs_hf"
@@ -44,11 +46,18 @@ def dataset_card(work: PathLike, config: PushConfig, triplets: Artifact | None =
         CardError: there are no triplets, the license is not given, or a slot of the template has no value.
     """
     traced, triplets = needed(work, "triplets", "build", triplets)
+    with _reading_manifests(traced.path):
+        return _dataset_card(traced, config, triplets)
+
+
+def _dataset_card(traced: Work, config: PushConfig, triplets: Artifact) -> str:
     slots = common_slots(traced, config) | dataset_slots(traced, triplets)
     from huggingface_hub import DatasetCardData
 
     data = DatasetCardData(
         license=config.license,
+        license_name=config.license_name,
+        license_link=config.license_link,
         language=slots["languages"] or None,
         pretty_name=slots["name"],
         task_categories=["image-feature-extraction"],
@@ -74,6 +83,11 @@ def model_card(work: PathLike, config: PushConfig, model: Artifact | None = None
         CardError: there is no model, the license is not given, or a slot of the template has no value.
     """
     traced, model = needed(work, "model", "train", model)
+    with _reading_manifests(traced.path):
+        return _model_card(traced, config, model)
+
+
+def _model_card(traced: Work, config: PushConfig, model: Artifact) -> str:
     slots = common_slots(traced, config) | model_slots(traced, model, config)
     from huggingface_hub import ModelCardData
 
@@ -81,6 +95,8 @@ def model_card(work: PathLike, config: PushConfig, model: Artifact | None = None
     results = eval_results([record for record in records if record["model"] == model_name(records)])
     data = ModelCardData(
         license=config.license,
+        license_name=config.license_name,
+        license_link=config.license_link,
         library_name=LIBRARY,
         pipeline_tag="feature-extraction",
         base_model=slots["base_model"] or None,
@@ -90,6 +106,20 @@ def model_card(work: PathLike, config: PushConfig, model: Artifact | None = None
         eval_results=results or None,
     )
     return _render("model.md.jinja", slots | {"card_data": data.to_yaml()}, config)
+
+
+@contextmanager
+def _reading_manifests(path: str) -> Iterator[None]:
+    """Turn what fails on counts that are no numbers, in the manifest of a stranger, into one sentence."""
+    try:
+        yield
+    except (MegaPairsError, MemoryError):
+        raise
+    except Exception as error:
+        raise CardError(
+            f"the card of {path} cannot be written ({type(error).__name__}: {one_line(error)}); a manifest holds"
+            " another kind of value than this version writes: make the artifact again"
+        ) from error
 
 
 def render_part(name: str, slots: Mapping[str, Any]) -> str:
@@ -121,21 +151,21 @@ def _filled(own: str, slots: Mapping[str, Any], other: str | None) -> str:
         def __bool__(self) -> bool:  # type: ignore[override]
             return False
 
-    def printable(value: Any) -> Any:
+    def filled(value: Any) -> Any:
         if _is_empty(value) and value != "":
             raise UndefinedError(f"a slot holds {value!r}, which is no value")
-        return value
+        return printable_lines(value) if isinstance(value, str) else value
 
     # Markdown, not HTML: what is escaped here would be read with its entities
     environment = Environment(  # noqa: S701
         loader=PrefixLoader({PREFIX: PackageLoader("megapairs_hf", "hub/templates")}),
         undefined=Slot,
-        finalize=printable,
+        finalize=filled,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["cell"] = table_cell
+    environment.filters |= {"cell": table_cell, "words": plain_words, "code": code_span, "block": code_block}
     name = other or own
     try:
         if other is None:

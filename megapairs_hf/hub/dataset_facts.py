@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.compute as pc
 
 from megapairs_hf.artifacts.shards import part_shards
+from megapairs_hf.artifacts.tables import read_batches
 from megapairs_hf.artifacts.workspace import RULE_BASED
 from megapairs_hf.core.schema import META
 from megapairs_hf.hub.secret_scan import public
@@ -46,7 +47,7 @@ def _of_rows(triplets: Artifact) -> dict[str, Any]:
     sums: Counter[str] = Counter()
     languages: set[str] = set()
     for index, _ in part_shards(triplets, "triplets"):
-        for batch in triplets.iter_batches(index, ["q_text", "hns", "language"], BATCH):
+        for batch in read_batches(triplets.shard_paths()[index], ["q_text", "hns", "language"], BATCH):
             texts = pc.list_flatten(batch["q_text"])
             words = pc.list_value_length(pc.utf8_split_whitespace(pc.utf8_trim_whitespace(texts)))
             sums["texts"] += len(texts)
@@ -68,7 +69,7 @@ def _licenses(corpus: Artifact) -> dict[str, int]:
     columns = [field.name for field in fields if LICENSE_COLUMN.fullmatch(field.name)]
     counts: Counter[str] = Counter()
     for index in range(len(corpus.manifest.shards) if columns else 0):
-        for batch in corpus.iter_batches(index, [META], BATCH):
+        for batch in read_batches(corpus.shard_paths()[index], [META], BATCH):
             counts.update(str(value) if value else "not stated" for value in batch[META].field(columns[0]).to_pylist())
     return dict(counts.most_common())
 
@@ -77,10 +78,11 @@ def _annotator(name: str, artifact: Artifact) -> dict[str, Any]:
     """What wrote or judged the texts of a stage, by which prompt, and what it took."""
     config, inputs, stats = artifact.manifest.config, artifact.manifest.inputs, artifact.manifest.stats
     rule_based = config.get("engine") == RULE_BASED
+    source = "metadata" if config.get("edits") == "attributes" else "captions"
     tokens = stats.get("tokens") or {}
     return {
         "stage": name,
-        "model": "none (rule-based, from the captions)"
+        "model": f"none (rule-based, from the {source})"
         if rule_based
         else public(config.get("model")) or "not recorded",
         "prompt": inputs.get("prompt") or "",

@@ -13,9 +13,10 @@ if TYPE_CHECKING:
     from megapairs_hf.hub.config import PushConfig
 
 LOGIN = "you are not logged in, or the token is not valid; run `hf auth login` or set HF_TOKEN"
+FORBIDDEN = 403
 ADVICE = {
     401: LOGIN,
-    403: "you may not write there; use a token with write access, or --create-pr",
+    FORBIDDEN: "you may not write there; use a token with write access",
     404: "there is no repository of this kind and name that you may see; check both, and your token",
 }
 
@@ -34,6 +35,8 @@ def explained_hub(config: PushConfig) -> Iterator[None]:
     except HfHubHTTPError as error:
         status = error.response.status_code
         advice = ADVICE.get(status, "the Hub refuses it; run the same command again later")
+        if status == FORBIDDEN and not config.create_pr:
+            advice += ", or --create-pr"
         raise HubError(
             f"cannot push {config.repo_id}: {advice} ({error.server_message or f'status {status}'})"
         ) from error

@@ -16,6 +16,7 @@ import yaml
 from megapairs_hf.artifacts.storage import HUB_ID
 from megapairs_hf.core.errors import HubError
 from megapairs_hf.core.progress import note
+from megapairs_hf.core.yaml_values import check_front_matter
 from megapairs_hf.evaluation.comparability import caveats
 from megapairs_hf.evaluation.metrics import metric_label
 from megapairs_hf.evaluation.results_table import results_tables
@@ -29,7 +30,9 @@ from megapairs_hf.hub.eval_results import (
     records_of_model,
     slug,
 )
-from megapairs_hf.hub.prepare import CARD, write_folder
+from megapairs_hf.hub.prepare import write_folder
+from megapairs_hf.hub.retries import patient
+from megapairs_hf.hub.upload_files import CARD
 
 if TYPE_CHECKING:
     from megapairs_hf.artifacts.storage import PathLike
@@ -126,9 +129,16 @@ def _card(
 
     revision = None if config.create_pr else config.revision
     try:
-        path = api.hf_hub_download(config.repo_id, CARD, revision=revision)
+        path = patient(lambda: api.hf_hub_download(config.repo_id, CARD, revision=revision))
     except EntryNotFoundError as error:
         raise HubError(f"{config.repo_id} has no card to add results to; push the model first") from error
+    try:
+        # whoever wrote that card: ten lines of aliases that stand for billions of values are refused here
+        check_front_matter(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise HubError(
+            f"the card of {config.repo_id} cannot be read: {error}; correct it on its page first"
+        ) from error
     card = ModelCard.load(path, ignore_metadata_errors=False)
     merged = {_key(one): one for one in card.data.eval_results or []}
     for new in eval_results(records):

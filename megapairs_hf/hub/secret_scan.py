@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from megapairs_hf.artifacts.integrity import reading
 from megapairs_hf.core.errors import HubError
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ FOLDER = re.compile(
     r"/[\w.\-]+|\b[A-Za-z]:\\+Users\\+\w+|\bfile://"
 )
 REFUSAL = "holds what looks like a token of the Hub; remove it, revoke the token, and push again"
+AGAIN = "put back a good copy in the folder that it comes from, and push again"
 PRIVATE = frozenset({"base_url", "endpoint", "url", "api_key", "token"})
 WITHHELD = "(withheld)"
 PATH_LIKE = re.compile(r"(/|~|\.{1,2}/|file://|[A-Za-z]:\\)")
@@ -86,15 +88,25 @@ def check_shards(folder: Path, names: Iterable[str]) -> None:
         HubError: one has; the message names file and column, and never shows a token.
     """
     for name in names:
-        if not name.endswith(".parquet"):
-            continue
-        file = pq.ParquetFile(folder / name)
-        columns = sorted({path for field in file.schema_arrow for path in _text_columns(field.name, field.type)})
-        for batch in file.iter_batches(batch_size=1000, columns=columns):
+        for batch in _text_batches(folder / name):
             for column, values in zip(batch.schema.names, batch.columns, strict=True):
                 for texts in _texts(values):
                     if pc.any(pc.match_substring_regex(texts, TOKEN.pattern)).as_py():
                         raise HubError(f"{name}, column {column}, {REFUSAL}")
+
+
+def _text_batches(path: Path) -> Iterator[pa.RecordBatch]:
+    """The columns of text of a shard, or of a table of an index; of any other file nothing."""
+    with reading(str(path), AGAIN):
+        if path.suffix == ".parquet":
+            file = pq.ParquetFile(path)
+            columns = sorted({part for field in file.schema_arrow for part in _text_columns(field.name, field.type)})
+            yield from file.iter_batches(batch_size=1000, columns=columns)
+        elif path.suffix == ".arrow":
+            with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as stream:
+                for number in range(stream.num_record_batches):
+                    batch = stream.get_batch(number)
+                    yield batch.select([field.name for field in batch.schema if list(_text_columns("", field.type))])
 
 
 def _text_columns(name: str, kind: pa.DataType) -> Iterator[str]:

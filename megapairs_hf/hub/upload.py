@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.artifacts import storage
-from megapairs_hf.artifacts.artifact import Artifact, open_artifact
+from megapairs_hf.artifacts.artifact import MANIFEST, Artifact, open_artifact
 from megapairs_hf.artifacts.fingerprints import sha256_of
 from megapairs_hf.artifacts.manifest import PUBLISHED_PARTS
 from megapairs_hf.artifacts.storage import join
@@ -27,8 +27,11 @@ from megapairs_hf.dataset.rows_with_images import RowsWithImages
 from megapairs_hf.dataset.save import save_triplets
 from megapairs_hf.hub.config import PushConfig
 from megapairs_hf.hub.errors import explained_hub
-from megapairs_hf.hub.prepare import CARD, LIST, Kind, prepare
+from megapairs_hf.hub.licenses import ADVICE, LICENSES, OTHER, UNKNOWN, license_advice
+from megapairs_hf.hub.prepare import LIST, Kind, prepare
 from megapairs_hf.hub.push_results import prepare_results
+from megapairs_hf.hub.retries import patient
+from megapairs_hf.hub.upload_files import CARD
 from megapairs_hf.hub.verification import check_loads
 
 if TYPE_CHECKING:
@@ -41,11 +44,11 @@ STALE = {
     "dataset": [f"{part}/*" for part in PUBLISHED_PARTS],
     "model": ["*.safetensors", "*.safetensors.index.json"],
     "results": [],
+    "space": ["index/*", "model/*"],
 }
+PREFIX = {"dataset": "datasets/", "space": "spaces/"}
 
 
-# what the Hub calls a license that nobody named
-UNKNOWN = "unknown"
 KINDS: dict[str, Kind] = {"triplets": "dataset", "model": "model", "results": "results"}
 
 
@@ -58,15 +61,16 @@ def push(
     work: PathLike | None = None,
     **options: Any,
 ) -> str:
-    """Push triplets, a model or results to the Hub, with a card made of what is known of them.
+    """Push triplets, a model, results or a Space to the Hub, with a card made of what is known of them.
 
         push(triplets, "you/your-pairs", license="cc-by-4.0")
         push("work/model", "you/your-mmret", license="apache-2.0", private=True)
 
     Args:
-        source: `Triplets`; or a folder with triplets, a model or results, or the file of result records.
+        source: `Triplets`; or a folder with triplets, a model or results, the file of result records, or the folder
+            of a Space that `write_space` made.
         repo_id: `user/name` or `organization/name`.
-        kind: dataset, model or results; None to look into the folder.
+        kind: dataset, model, results or space; None to look into the folder.
         out: the folder to upload, made here; it stays, and the same call continues after a failure. None for
             `publish/KIND` in the work folder; of `Triplets`, for `publish/dataset` in the working directory with
             `dry_run`, and for a temporary folder otherwise.
@@ -84,6 +88,7 @@ def push(
     """
     config = build_config(PushConfig, {"repo_id": repo_id, **options}, "push")
     _check_name(config)
+    _note_license(config)
     if isinstance(source, RowsWithImages):
         return _push_rows(source, config, out)
     if not isinstance(source, Artifact | str | os.PathLike):
@@ -104,8 +109,11 @@ def kind_of(path: str) -> Kind:
     Raises:
         HubError: nothing of the kind.
     """
-    if path.endswith(".jsonl") or storage.exists(join(path, RESULTS)):
+    # a model has its own results beside it
+    if path.endswith(".jsonl") or (storage.exists(join(path, RESULTS)) and not storage.exists(join(path, MANIFEST))):
         return "results"
+    if storage.exists(join(path, "app.py")):
+        return "space"
     kind = open_artifact(path).manifest.kind
     if kind not in KINDS:
         raise HubError(f"{path} holds {kind}, which is not pushed; name a folder with {', '.join(KINDS)}")
@@ -118,6 +126,14 @@ def _check_name(config: PushConfig) -> None:
     with explained_hub(config):
         # also before a dry run, which sends no request
         validate_repo_id(config.repo_id)
+
+
+def _note_license(config: PushConfig) -> None:
+    """Name a license that the Hub may not know, before anything is written."""
+    if config.license is not None and config.license not in LICENSES:
+        note(f"the license {config.license} is not on the Hub's list; {license_advice(config.license)}")
+    elif config.license == OTHER and not (config.license_name and config.license_link):
+        note(f"`license: other` says nothing without a name and a link to the text: {ADVICE}")
 
 
 def _push_rows(triplets: RowsWithImages, config: PushConfig, out: PathLike | None) -> str:
@@ -149,44 +165,48 @@ def _push_folder(kind: Kind, path: str, config: PushConfig, out: PathLike, work:
 
 
 def plan_text(out: PathLike) -> str:
-    """What a dry run shows: every file with its size in bytes, and where the card is to be read."""
+    """What a dry run shows: every file with its size in bytes and sha256, and where the card is to be read."""
     folder = storage.local(out)
     files = [p for p in sorted(folder.rglob("*")) if p.is_file() and ".cache" not in p.parts and p.name != LIST]
     sizes = [(p.stat().st_size, p.relative_to(folder).as_posix()) for p in files]
-    lines = [f"{size:>15,}  {name}" for size, name in sizes]
+    lines = [f"{size:>15,}  {name}  sha256 {sha256_of(str(folder / name))}" for size, name in sizes]
     lines.append(f"{sum(size for size, _ in sizes):>15,}  in {len(sizes)} files")
     lines.append(f"the card: {folder / CARD}")
     return "\n".join(lines)
 
 
 def _upload(api: Any, kind: Kind, config: PushConfig, folder: Path, names: list[str]) -> str:
-    repo_type, branch = "dataset" if kind == "dataset" else "model", config.revision
+    repo_type, branch = "model" if kind == "results" else kind, config.revision
     if kind != "results":
         _make_repository(api, repo_type, config)
     if branch and not branch.startswith("refs/"):
-        api.create_branch(config.repo_id, branch=branch, repo_type=repo_type, exist_ok=True)
+        patient(lambda: api.create_branch(config.repo_id, branch=branch, repo_type=repo_type, exist_ok=True))
     if kind != "results":
         _check_free(api, repo_type, config, folder, names)
     tables = [name for name in names if kind == "dataset" and name.endswith(".parquet")]
-    info = api.upload_folder(
-        repo_id=config.repo_id,
-        repo_type=repo_type,
-        folder_path=folder,
-        commit_message=config.commit_message or f"Upload {kind} with megapairs-hf",
-        revision=branch,
-        create_pr=config.create_pr,
-        allow_patterns=[glob.escape(name) for name in names],
-        delete_patterns=sorted({*STALE[kind], *(f"{glob.escape(name.split('/', 1)[0])}/*" for name in tables)}),
+    info = patient(
+        lambda: api.upload_folder(
+            repo_id=config.repo_id,
+            repo_type=repo_type,
+            folder_path=folder,
+            commit_message=config.commit_message or f"Upload {kind} with megapairs-hf",
+            revision=branch,
+            create_pr=config.create_pr,
+            allow_patterns=[glob.escape(name) for name in names],
+            delete_patterns=sorted({*STALE[kind], *(f"{glob.escape(name.split('/', 1)[0])}/*" for name in tables)}),
+        )
     )
-    url = f"{api.endpoint}/{'datasets/' if repo_type == 'dataset' else ''}{config.repo_id}"
+    url = f"{api.endpoint}/{PREFIX.get(repo_type, '')}{config.repo_id}"
     return str(info.pr_url or (f"{url}/tree/{branch}" if branch else url))
 
 
 def _make_repository(api: Any, repo_type: str, config: PushConfig) -> None:
     # one that exists may be someone else's and take pull requests only, so no creation is requested for it
-    if not api.repo_exists(config.repo_id, repo_type=repo_type):
-        api.create_repo(config.repo_id, repo_type=repo_type, private=config.private, exist_ok=True)
-    elif config.private and not api.repo_info(config.repo_id, repo_type=repo_type).private:
+    name = {"repo_id": config.repo_id, "repo_type": repo_type}
+    if not patient(lambda: api.repo_exists(**name)):
+        sdk = "gradio" if repo_type == "space" else None
+        patient(lambda: api.create_repo(**name, private=config.private, exist_ok=True, space_sdk=sdk))
+    elif config.private and not patient(lambda: api.repo_info(**name)).private:
         raise HubError(
             f"{config.repo_id} exists and is public; make it private on its page first, or leave out --private"
         )
@@ -198,7 +218,8 @@ def _check_free(api: Any, repo_type: str, config: PushConfig, folder: Path, name
 
     if config.overwrite or config.create_pr or (config.revision or "").startswith("refs/"):
         return
-    for entry in api.list_repo_tree(config.repo_id, repo_type=repo_type, revision=config.revision, recursive=True):
+    name = {"repo_id": config.repo_id, "repo_type": repo_type}
+    for entry in patient(lambda: list(api.list_repo_tree(**name, revision=config.revision, recursive=True))):
         if isinstance(entry, RepoFile) and entry.path not in NEUTRAL and not _is_same(entry, folder, names):
             raise HubError(
                 f"{config.repo_id} holds something else ({entry.path}, …); push under another name, open a pull"

@@ -6,45 +6,31 @@ manifest lists it, or because Sentence Transformers reads a file of that name.
 
 from __future__ import annotations
 
-import json
 from fnmatch import fnmatch
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from megapairs_hf.artifacts import storage
+from megapairs_hf.artifacts.integrity import fault_of
 from megapairs_hf.artifacts.manifest import PUBLISHED_PARTS
 from megapairs_hf.artifacts.tables import read_schema
+from megapairs_hf.artifacts.verify_files import listed_files
 from megapairs_hf.core.errors import HubError
 from megapairs_hf.core.progress import note
 from megapairs_hf.dataset.tasks import check_task
+from megapairs_hf.models.model_files import MODULES, WEIGHTS, model_parts
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Mapping
 
     from megapairs_hf.artifacts.artifact import Artifact
 
-MODULES = "modules.json"
-WEIGHTS = "*.safetensors"
-# what Sentence Transformers and transformers write; everything else in the folder is the training's own
-MODEL_FILES = (
-    MODULES,
-    "config.json",
-    "config_sentence_transformers.json",
-    "sentence_*_config.json",
-    "generation_config.json",
-    "adapter_config.json",
-    "*processor_config.json",
-    "preprocessor_config.json",
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.*",
-    "merges.txt",
-    "*.model",
-    "chat_template.*",
-    WEIGHTS,
-    "*.safetensors.index.json",
-    "*.py",
-)
+BLOBS = "blobs"
+MODELING = Path(__file__).parent.parent / "models"
+CARD = "README.md"
+# of a Space: what `search/` writes, and the folders of the index and of its model
+SPACE_FILES = (CARD, "app.py", "requirements.txt")
+SPACE_FOLDERS = ("index", "model")
 
 
 def dataset_files(artifact: Artifact) -> dict[str, Path]:
@@ -57,7 +43,9 @@ def dataset_files(artifact: Artifact) -> dict[str, Path]:
     # an import may leave a shard without rows
     names = [str(shard["file"]) for shard in artifact.manifest.shards if shard["rows"]]
     source = storage.local(artifact.path)
+    digests = listed_files(artifact)
     for name in names:
+        refuse_link(source, name, digests.get(name))
         if not (source / name).is_file():
             raise HubError(f"{source / name} is missing; delete {source} and run `megapairs build` again")
         if name.split("/", 1)[0] not in PUBLISHED_PARTS:
@@ -67,30 +55,73 @@ def dataset_files(artifact: Artifact) -> dict[str, Path]:
     return {name: source / name for name in names}
 
 
-def model_files(source: Path) -> dict[str, Path]:
+def model_files(source: Path, listed: Mapping[str, str] | None = None) -> dict[str, Path]:
     """The files of a Sentence Transformers model, by their name in the repository.
 
+    Args:
+        source: the folder.
+        listed: sha256 of the files that its manifest lists; of a model of an earlier version only weights.
+
     Raises:
-        HubError: it is no such model, or its weights are not safetensors.
+        HubError: it is no such model, its weights are not safetensors, a link leads out of the folder, or code is
+            in it that nobody wrote down.
     """
     if not (source / MODULES).is_file():
         raise HubError(
             f"{source} is no Sentence Transformers model (no {MODULES}); name the folder that training made"
         )
-    modules: list[dict[str, Any]] = json.loads((source / MODULES).read_text(encoding="utf-8"))
-    folders = {module["path"] for module in modules if module["path"]}
-    names: list[str] = []
-    left: list[str] = []
-    for file in sorted(p for p in source.rglob("*") if p.is_file()):
-        name = file.relative_to(source).as_posix()
-        folder = name.rpartition("/")[0]
-        known = (folder == "" or folder in folders) and not file.name.startswith(".")
-        is_part = known and any(fnmatch(file.name, pattern) for pattern in MODEL_FILES)
-        (names if is_part else left).append(name)
+    names, left = model_parts(source)
     if not any(fnmatch(name, WEIGHTS) for name in names):
         raise HubError(f"{source} holds no safetensors weights; save the model with safe serialization and push again")
+    listed = listed or {}
+    for name in names:
+        refuse_link(source, name, listed.get(name))
+        if name.endswith(".py") and name not in listed and not _is_ours(source / name):
+            raise HubError(
+                f"{source / name} is code that the training did not write, and a model's code is run by whoever trusts"
+                " it; take it out of the folder and push again"
+            )
     if left:
         note(f"not pushed, no part of the model: {', '.join(brief(left))}")
+    return {name: source / name for name in names}
+
+
+def refuse_link(source: Path, name: str, digest: str | None) -> None:
+    """Refuse a file that a link leads to elsewhere, unless it is the very one that the manifest lists.
+
+    Raises:
+        HubError: it lies outside the folder.
+    """
+    folder = source.resolve()
+    # the Hub's client keeps files in `blobs` beside `snapshots`, and links to them
+    roots = (folder, folder.parent / BLOBS, folder.parent.parent / BLOBS)
+    inside = any((source / name).resolve().is_relative_to(root) for root in roots)
+    if not inside and (digest is None or fault_of(str(source / name), digest)):
+        raise HubError(
+            f"{source / name} is a link that leads out of the folder, so it is not pushed; put the file itself there,"
+            " or take it out"
+        )
+
+
+def _is_ours(file: Path) -> bool:
+    """Whether code is one of this package's own modeling files."""
+    own = MODELING / file.name
+    return own.is_file() and own.read_bytes() == file.read_bytes()
+
+
+def space_files(source: Path) -> dict[str, Path]:
+    """The files of a Space, by their name in the repository.
+
+    Raises:
+        HubError: it is no folder of a Space.
+    """
+    lacking = [name for name in SPACE_FILES if not (source / name).is_file()]
+    if lacking:
+        raise HubError(f"{source} is no Space (no {lacking[0]}); name an index: megapairs push space IDX REPO_ID")
+    inner = [p for folder in SPACE_FOLDERS for p in sorted((source / folder).rglob("*")) if p.is_file()]
+    names = [*SPACE_FILES, *(p.relative_to(source).as_posix() for p in inner)]
+    for name in names:
+        refuse_link(source, name, None)
     return {name: source / name for name in names}
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
 CUT_OFF = (OSError, EOFError, SyntaxError)
+UNDECODABLE = "undecodable"
 DETAIL_LENGTH = 200
 # with these the file may be good but for its metadata
 DAMAGED = {"not_an_image", "truncated", "undecodable", "unsupported_mode"}
@@ -43,7 +44,7 @@ def rejecting(pixels: int = 1 << 24) -> Generator[None, None, None]:
                 "there is not enough memory to decode an image; free some, or lower `threads` or `max_pixels`, and run"
                 " the same command again"
             ) from error
-        reason = "truncated" if isinstance(error, CUT_OFF) else "undecodable"
+        reason = "truncated" if isinstance(error, CUT_OFF) else UNDECODABLE
         # an address differs from run to run
         text = re.sub(r" at 0x[0-9a-f]+", "", f"{type(error).__name__}: {error}")
         raise ImageRejectedError(reason, " ".join(ascii(text)[1:-1].split())[:DETAIL_LENGTH]) from error

@@ -9,6 +9,7 @@ from megapairs_hf.core.config import RUNTIME_ONLY, require
 
 RangeKind = Literal["absolute", "quantile"]
 SearchKind = Literal["auto", "exact", "ivf", "ivf_pq"]
+NegativesFrom = Literal["retrieved", "range_first"]
 
 
 def check_range(similarity_range: tuple[float, float], kind: str) -> None:
@@ -72,8 +73,14 @@ class MineConfig:
         relations: the relations; empty for one relation for each embeddings artifact, as in the paper.
         targets_per_relation: at most so many targets per query and relation, spread over the similarity range (ours).
         negatives: hard negatives per pair: "introduce five hard negatives" (section 3.1).
-        near_duplicate: similarity under a visual relation from which two images count as one, transitively; None
-            takes the upper end of the relation's similarity range (ours).
+        negatives_from: `retrieved`: "we include additional images … from the retrieved set as hard negative samples"
+            (section 3.1), so any of the query's K nearest neighbors; `range_first` takes those inside the similarity
+            range before the others (ours).
+        near_duplicate: similarity under a visual relation from which two images are near-duplicates: they make no
+            pair, and neither is a hard negative of the other; None takes the upper end of the relation's similarity
+            range, 0.96 in the paper.
+        join_near_duplicates: let the first image of a cluster of near-duplicates, joined transitively, stand for all
+            of it; the manifest counts the pairs that this costs (ours; the paper drops pairs).
         seed: random seed.
         search: `exact`, `ivf` (IVF-Flat) or `ivf_pq` (IVF-PQ, for embeddings that do not fit in memory), whose
             candidates are scored exactly; `auto` takes `exact` up to 250,000 embeddings, then `ivf` if it fits in
@@ -91,7 +98,9 @@ class MineConfig:
     relations: tuple[RelationConfig, ...] = ()
     targets_per_relation: int = 2
     negatives: int = 5
+    negatives_from: NegativesFrom = "retrieved"
     near_duplicate: float | None = None
+    join_near_duplicates: bool = False
     seed: int = 0
     search: SearchKind = "auto"
     recall: float = 0.95
@@ -137,8 +146,11 @@ class NegativesConfig:
             one, where there are several).
         relative_margin: the same as a share of the positive's similarity: 0.05 keeps what is at least 5 % below.
         sampling_strategy: `top` takes the most similar candidates, `random` any that are left.
-        near_duplicate: a candidate that is so similar to a positive is one ("near duplications", section 3.1); None
-            keeps such candidates.
+        near_duplicate: a candidate that is so similar to a positive, to the query or to the query's own image is none
+            ("near duplications", section 3.1); None keeps such candidates.
+        negatives_from: `retrieved`: any candidate (section 3.1); `range_first` takes those inside `similarity_range`
+            before the others (ours).
+        similarity_range: of a candidate to the query, for `range_first`: (0.8, 0.96) in section 3.1.
         seed: random seed of `random`.
         memory_gb: memory in 10^9 bytes that a process may use for the search, libraries included.
         threads: per process; None takes its share of the CPU cores.
@@ -153,6 +165,8 @@ class NegativesConfig:
     relative_margin: float | None = None
     sampling_strategy: Literal["top", "random"] = "top"
     near_duplicate: float | None = 0.96
+    negatives_from: NegativesFrom = "retrieved"
+    similarity_range: tuple[float, float] = (0.8, 0.96)
     seed: int = 0
     memory_gb: float = field(default=8.0, metadata=RUNTIME_ONLY)
     threads: int | None = field(default=None, metadata=RUNTIME_ONLY)
@@ -169,6 +183,7 @@ class NegativesConfig:
         require(enough, "range_max", self.range_max, "at least `range_min` and `num_negatives` together")
         near = self.near_duplicate
         require(near is None or -1 <= near <= 1, "near_duplicate", near, "a similarity from -1 to 1, or None")
+        check_range(self.similarity_range, "absolute")
         require(
             self.memory_gb >= 1, "memory_gb", self.memory_gb, "at least 1; the libraries alone take more than half"
         )

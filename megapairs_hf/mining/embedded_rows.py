@@ -11,24 +11,24 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from megapairs_hf.artifacts import storage
-from megapairs_hf.artifacts.arrow_arrays import column_arrays
+from megapairs_hf.artifacts.arrow_arrays import column_arrays, large_ids
 from megapairs_hf.artifacts.replace import PARTS
 from megapairs_hf.artifacts.storage import join
 from megapairs_hf.core.errors import ConfigError
 from megapairs_hf.core.row_function import ERROR
-from megapairs_hf.core.schema import IMAGE_ID
+from megapairs_hf.core.schema import CAPTION, IMAGE_ID
 from megapairs_hf.mining.config import RelationConfig
 from megapairs_hf.mining.engine import MiningInput
 from megapairs_hf.mining.relations import needed_embeddings, open_relations
 from megapairs_hf.mining.unit_embeddings import unit_embeddings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from datasets import Dataset
 
+    from megapairs_hf.artifacts.file_rows import FileRows
     from megapairs_hf.mining.config import MineConfig
-    from megapairs_hf.mining.knn.embeddings import FileRows
 
 # what is lost when a process is killed while it samples
 SHARD_ROWS = 10_000
@@ -46,6 +46,7 @@ class EmbeddedRows:
         texts: the names of those that are of texts.
         inputs: fingerprints of what decides the pairs, besides the settings.
         excluded: [N] whether a row is left out whatever its embeddings; None for none.
+        captions: of rows; None where there are none.
     """
 
     what: str
@@ -54,6 +55,7 @@ class EmbeddedRows:
     texts: frozenset[str]
     inputs: Mapping[str, str]
     excluded: np.ndarray | None = None
+    captions: Callable[[np.ndarray], Sequence[str]] | None = None
 
     def starts(self) -> np.ndarray:
         """[shards + 1] where the rows of each shard of pairs begin."""
@@ -80,7 +82,12 @@ class EmbeddedRows:
         files = {name: storage.local(join(path, PARTS, f"embeddings-{name}.npy")) for name in names}
         arrays = {name: unit_embeddings(self.embeddings[name], file) for name, file in files.items()}
         return MiningInput(
-            open_relations(arrays, self.texts, settings), settings, self.ids, self.starts(), self.excluded
+            open_relations(arrays, self.texts, settings),
+            settings,
+            self.ids,
+            self.starts(),
+            self.excluded,
+            self.captions,
         )
 
     def of_corpus(self, ids: pa.Array, corpus: str) -> EmbeddedRows:
@@ -137,7 +144,11 @@ def dataset_rows(dataset: Dataset, names: Sequence[str] | None, text_columns: Se
         errors = dataset.select_columns([ERROR]).with_format("arrow")[:][ERROR]
         excluded = pc.not_equal(pc.fill_null(errors, ""), "").to_numpy(zero_copy_only=False)
     inputs = {"dataset": dataset._fingerprint, "texts": ",".join(sorted(texts))}
-    return EmbeddedRows("the data set", large_ids(ids), arrays, frozenset(texts), inputs, excluded)
+    captions = None
+    if getattr(dataset.features.get(CAPTION), "dtype", "") in {"string", "large_string"}:
+        texts_only = dataset.select_columns([CAPTION])
+        captions = lambda rows: texts_only[rows.tolist()][CAPTION]  # noqa: E731
+    return EmbeddedRows("the data set", large_ids(ids), arrays, frozenset(texts), inputs, excluded, captions)
 
 
 def embedding_columns(dataset: Dataset) -> list[str]:
@@ -152,12 +163,6 @@ def embedding_columns(dataset: Dataset) -> list[str]:
 def is_text(name: str) -> bool:
     """Whether a name says that embeddings are of texts (`clip_text`, `caption_embedding`)."""
     return bool(TEXT_WORDS & set(re.split(r"[\W_]+", name.lower())))
-
-
-def large_ids(ids: pa.ChunkedArray) -> pa.Array:
-    """Ids as one array of large strings: a plain one holds 2 GB."""
-    joined = ids.cast(pa.large_string()).combine_chunks()
-    return pa.concat_arrays(joined.chunks) if isinstance(joined, pa.ChunkedArray) else joined
 
 
 def check_ids(ids: pa.Array, excluded: np.ndarray | None, what: str) -> None:

@@ -1,44 +1,19 @@
-"""Folders of embeddings as clip-retrieval and NeMo Curator write them.
-
-clip-retrieval: `img_emb/img_emb_0.npy`, `text_emb/text_emb_0.npy`, `metadata/metadata_0.parquet` with `image_path`
-(the key in a tar, or the path of a file); rows belong together per number. NeMo Curator: parquet tables with
-`image_id` and `embedding`. What surprises: numbers may be padded with zeros or not, so files are sorted by number,
-not by name; and NeMo Curator's ids are its own, so that only the position of a row tells which image it is.
-"""
+"""Folders of embeddings that clip-retrieval or NeMo Curator wrote, as rows to mine."""
 
 from __future__ import annotations
 
 import hashlib
-import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from megapairs_hf.artifacts import storage
-from megapairs_hf.artifacts.arrow_arrays import list_array
+from megapairs_hf.artifacts.embedding_folders import TEXTS, read_embedding_folder
 from megapairs_hf.artifacts.fingerprints import sha256_of
-from megapairs_hf.core.errors import ArtifactError, ConfigError
-from megapairs_hf.mining.embedded_rows import EmbeddedRows, is_text, large_ids
-from megapairs_hf.mining.knn.embeddings import FileRows
+from megapairs_hf.mining.embedded_rows import EmbeddedRows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Sequence
 
     from megapairs_hf.artifacts.storage import PathLike
-
-IMAGES, TEXTS, METADATA = "img_emb", "text_emb", "metadata"
-IMAGE_PATH, IMAGE_ID, EMBEDDING = "image_path", "image_id", "embedding"
-BATCH_ROWS = 10_000
-
-
-def is_embedding_folder(path: PathLike) -> bool:
-    """Whether a folder looks like one that clip-retrieval or NeMo Curator wrote."""
-    folder = storage.local(path)
-    return (folder / IMAGES).is_dir() or (folder / TEXTS).is_dir() or bool(_tables(folder))
 
 
 def open_embedding_folder(path: PathLike, text_columns: Sequence[str] | None = None) -> EmbeddedRows:
@@ -51,119 +26,10 @@ def open_embedding_folder(path: PathLike, text_columns: Sequence[str] | None = N
     Raises:
         ArtifactError: it is no such folder, files are missing, or rows do not belong together.
     """
+    stored = read_embedding_folder(path)
+    assert stored.ids is not None
+    texts = frozenset(text_columns if text_columns is not None else {TEXTS} & set(stored.embeddings))
     folder = storage.local(path)
-    if (folder / IMAGES).is_dir() or (folder / TEXTS).is_dir():
-        return _clip_retrieval(folder, text_columns)
-    files = _tables(folder)
-    if not files:
-        raise ArtifactError(
-            f"{folder} holds no embeddings: neither {IMAGES}/{IMAGES}_0.npy (clip-retrieval) nor parquet files with"
-            f" {IMAGE_ID} and {EMBEDDING} (NeMo Curator); check the path"
-        )
-    ids = pa.chunked_array([c for file in files for c in _column(file, IMAGE_ID).chunks], None)
-    texts = frozenset(text_columns or ())
-    inputs = _inputs(folder, files, texts)
-    return EmbeddedRows(str(folder), large_ids(ids), {EMBEDDING: ParquetEmbeddings(files)}, texts, inputs)
-
-
-def _clip_retrieval(folder: Path, text_columns: Sequence[str] | None) -> EmbeddedRows:
-    names = [name for name in (IMAGES, TEXTS) if (folder / name).is_dir()]
-    arrays = {name: _numbered(folder / name, ".npy") for name in names}
-    metadata = _numbered(folder / METADATA, ".parquet")
-    parts: dict[str, list[np.ndarray | FileRows]] = {}
-    ids = [_column(file, IMAGE_PATH) for file in metadata.values()]
-    for name, files in arrays.items():
-        if list(files) != list(metadata):
-            odd = min(set(files) ^ set(metadata))
-            raise ArtifactError(
-                f"{folder} has number {odd} in only one of {name} and {METADATA}; rows belong together per number, so"
-                " make that part again, or take it out of both"
-            )
-        parts[name] = [_npy(file) for file in files.values()]
-        for (number, file), part, own in zip(files.items(), parts[name], ids, strict=True):
-            if len(part) != len(own):
-                raise ArtifactError(
-                    f"{file} has {len(part):,} rows, but {METADATA} {number} has {len(own):,}; make that part again"
-                )
-        widths = {part.shape[1] for part in parts[name]}
-        if len(widths) != 1:
-            raise ArtifactError(
-                f"the embeddings in {folder / name} are not of one length; keep one model's per folder"
-            )
-    texts = frozenset(text_columns if text_columns is not None else filter(is_text, names))
-    everything = [*metadata.values(), *(file for files in arrays.values() for file in files.values())]
-    joined = pa.chunked_array(
-        [chunk.cast(pa.large_string()) for own in ids for chunk in own.chunks], pa.large_string()
-    )
-    return EmbeddedRows(str(folder), large_ids(joined), parts, texts, _inputs(folder, everything, texts))
-
-
-def _numbered(folder: Path, suffix: str) -> dict[int, Path]:
-    """The files of a folder that are named as it is, by their number, ascending."""
-    matches = ((re.fullmatch(rf"{folder.name}_(\d+)", path.stem), path) for path in folder.glob(f"*{suffix}"))
-    files = {int(match[1]): path for match, path in matches if match}
-    if not files:
-        raise ArtifactError(f"{folder} has no file like {folder.name}_0{suffix}; embed again with clip-retrieval")
-    return dict(sorted(files.items()))
-
-
-def _npy(file: Path) -> np.ndarray | FileRows:
-    try:
-        array: np.ndarray = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise ArtifactError(f"{file} is no array of embeddings ({error}); make that part again") from error
-    if array.ndim != 2 or array.dtype not in (np.float16, np.float32):
-        raise ArtifactError(
-            f"{file} holds {array.dtype} {list(array.shape)}; embeddings are rows of float16 or float32"
-        )
-    return FileRows.of_array(array)
-
-
-def _tables(folder: Path) -> list[Path]:
-    """The parquet files of a folder that hold embeddings, by the numbers in their names."""
-
-    def in_order(path: Path) -> list[tuple[int, str]]:
-        return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name)]
-
-    files = sorted(folder.glob("*.parquet"), key=in_order)
-    return [file for file in files if {IMAGE_ID, EMBEDDING} <= set(_names(file))]
-
-
-def _names(file: Path) -> list[str]:
-    try:
-        return list(pq.read_schema(file).names)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ArtifactError(
-            f"{file} is no parquet file ({error}); make it again, or take it out of the folder"
-        ) from error
-
-
-def _column(file: Path, name: str) -> pa.ChunkedArray:
-    if name not in _names(file):
-        raise ArtifactError(f"{file} has no column {name!r}, which names the images; embed again")
-    return pq.read_table(file, columns=[name], partitioning=None)[name]
-
-
-@dataclass(frozen=True)
-class ParquetEmbeddings:
-    """The column `embedding` of parquet files, read one batch at a time, as often as wanted."""
-
-    files: Sequence[Path]
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        for file in self.files:
-            with pq.ParquetFile(file) as table:
-                for batch in table.iter_batches(BATCH_ROWS, columns=[EMBEDDING]):
-                    column = batch.column(0)
-                    # lists of Python's floats
-                    if pa.types.is_nested(column.type) and column.type.value_type == pa.float64():
-                        column = column.cast(pa.list_(pa.float32()))
-                    try:
-                        yield list_array(column, EMBEDDING)
-                    except ConfigError as error:
-                        raise ArtifactError(f"{file}: {error}") from error
-
-
-def _inputs(folder: Path, files: Sequence[Path], texts: frozenset[str]) -> dict[str, str]:
-    facts = [f"{file.relative_to(folder)} {sha256_of(str(file))}" for file in files] + sorted(texts)
-    return {"embeddings": hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]}
+    facts = [f"{file.relative_to(folder)} {sha256_of(str(file))}" for file in stored.files] + sorted(texts)
+    inputs = {"embeddings": hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]}
+    return EmbeddedRows(stored.what, stored.ids, stored.embeddings, texts, inputs)

@@ -2,7 +2,7 @@
 
 The search is exact: candidates are the nearest rows of the data set, the same that brute force finds. What surprises:
 near-duplicates of a positive are left out by the similarity of the two, whatever the similarity to the query is; a
-positive that stands in the data set twice would otherwise be its own hard negative.
+positive that stands in the data set twice would otherwise be its own hard negative. So are those of the query itself.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from megapairs_hf.mining.embedded_rows import check_ids, dataset_rows
 from megapairs_hf.mining.knn.embeddings import Embeddings, SelectedRows, has_embedding
 from megapairs_hf.mining.knn.rescoring import score_rows
 from megapairs_hf.mining.queries import Queries, Targets, read_queries
+from megapairs_hf.mining.sampling import in_tiers, sample_tiers
 from megapairs_hf.mining.unit_embeddings import unit_embeddings
 
 if TYPE_CHECKING:
@@ -37,6 +38,16 @@ if TYPE_CHECKING:
 
     from megapairs_hf.mining.embedded_rows import EmbeddedRows
     from megapairs_hf.mining.queries import Positives
+
+ALL_TAKEN = "; there are no more images, so add some"
+# what leaves out candidates, and how it leaves out fewer
+LOOSEN = {
+    "max_score": "raise",
+    "min_score": "lower",
+    "absolute_margin": "lower",
+    "relative_margin": "lower",
+    "near_duplicate": "raise",
+}
 
 SCHEMA = pa.schema(
     [
@@ -67,8 +78,8 @@ def hard_negatives(
 
     Embeddings may be of any model that gives queries and images one space. Similarity is cosine; embeddings that are
     not of unit length are normalized in a copy, and all are compared as float16. The query's own image (the row with
-    the same `image_id`), its positives and their near-duplicates are no negatives, and neither is a row with an
-    `error` or without an embedding (zeros).
+    the same `image_id`), its positives and near-duplicates of the query, its image or a positive are no negatives, and
+    neither is a row with an `error` or without an embedding (zeros).
 
     Args:
         dataset: N rows with `image_id` and `column`, the embeddings of images: lists of one length, float16 or
@@ -80,7 +91,7 @@ def hard_negatives(
         config: the settings as one object.
         **settings: the fields of `NegativesConfig`, instead of `config`, such as `num_negatives`, `range_min`,
             `range_max`, `max_score`, `min_score`, `absolute_margin`, `relative_margin`, `sampling_strategy`,
-            `near_duplicate`.
+            `near_duplicate`, `negatives_from`.
 
     Returns:
         A row per query, in their order: `positive_ids`, `positive_scores`, `negative_ids`, `negative_rows` (of
@@ -103,7 +114,7 @@ def hard_negatives(
         targets = _open_targets(rows, column, Path(folder) / "embeddings.npy")
         asked, records = read_queries(dataset, queries, positives, query_column or column, targets)
         _fill(records, asked, targets, config)
-    _note_counts(records, config)
+    _note_counts(records, config, len(targets.rows))
     columns = {name: [record.get(name, []) for record in records] for name in SCHEMA.names}
     return datasets.Dataset(pa.table(columns, schema=SCHEMA))
 
@@ -126,7 +137,7 @@ def _fill(records: list[dict[str, Any]], queries: Queries, targets: Targets, con
         similarity = _positive_scores(part, targets)
         usable = _usable(part, indices, scores, similarity, targets, config)
         for n, number in enumerate(part.numbers.tolist()):
-            chosen = _sample(np.flatnonzero(usable[n]), number, config)
+            chosen = _sample(np.flatnonzero(usable[n]), scores[n], number, config)
             record = records[number]
             record["positive_scores"] = similarity[n][part.positives[n] >= 0].tolist()
             record["negative_ids"] = targets.names(indices[n][chosen])
@@ -190,27 +201,43 @@ def _usable(
     if config.relative_margin is not None:
         usable &= scores <= lowest - config.relative_margin * np.abs(lowest)
     if config.near_duplicate is not None:
-        for positive in queries.positives.T:
-            rows, columns = np.nonzero(usable & (positive >= 0)[:, None])
-            near = score_rows(targets.embeddings, targets.embeddings, indices[rows, columns], positive[rows])
+        usable &= scores < config.near_duplicate
+        for image in (queries.own, *queries.positives.T):
+            rows, columns = np.nonzero(usable & (image >= 0)[:, None])
+            near = score_rows(targets.embeddings, targets.embeddings, indices[rows, columns], image[rows])
             usable[rows, columns] = near < config.near_duplicate
     return usable
 
 
-def _sample(candidates: np.ndarray, number: int, config: NegativesConfig) -> np.ndarray:
+def _sample(candidates: np.ndarray, scores: np.ndarray, number: int, config: NegativesConfig) -> np.ndarray:
+    low, high = config.similarity_range
+    related = {n for n in candidates.tolist() if low < scores[n] < high}
+    tiers = [np.array(tier, np.int64) for tier in in_tiers(candidates.tolist(), related, config.negatives_from)]
     if config.sampling_strategy == "top" or len(candidates) <= config.num_negatives:
-        return candidates[: config.num_negatives]
-    rng = random.Random(f"{config.seed}/{number}")
-    return np.array(sorted(rng.sample(candidates.tolist(), config.num_negatives)))
+        chosen = np.concatenate(tiers)[: config.num_negatives]
+    else:
+        chosen = np.array(sample_tiers(tiers, config.num_negatives, random.Random(f"{config.seed}/{number}")))
+    return np.sort(chosen)
 
 
-def _note_counts(records: Sequence[dict[str, Any]], config: NegativesConfig) -> None:
+def _more_candidates(config: NegativesConfig, images: int) -> str:
+    """How a query gets more hard negatives, by what is set."""
+    if config.num_negatives >= images:
+        return ALL_TAKEN
+    ways = [] if config.last >= images else ["raise `range_max`"]
+    for name, loosen in LOOSEN.items():
+        if getattr(config, name) is not None:
+            ways.append(f"{loosen} `{name}`")
+    return f"; {', or '.join(ways)}" if ways else ALL_TAKEN
+
+
+def _note_counts(records: Sequence[dict[str, Any]], config: NegativesConfig, images: int) -> None:
     errors = Counter(reason_of(record[ERROR]) for record in records if record[ERROR])
     few = sum(len(r["negative_ids"]) < config.num_negatives for r in records if not r[ERROR])
     total = sum(len(r.get("negative_ids", ())) for r in records)
     sentences = [f"hard_negatives: {total:,} for {len(records):,} queries"]
     if few:
-        sentences.append(f"{few:,} have fewer than {config.num_negatives}; raise `range_max`, or change the margins")
+        sentences.append(f"{few:,} have fewer than {config.num_negatives}{_more_candidates(config, images)}")
     if errors:
         sentences.append(f"without any: {format_counts(errors)}")
     note("; ".join(sentences))

@@ -19,7 +19,7 @@ from megapairs_hf.artifacts.replace import PARTS
 from megapairs_hf.artifacts.storage import join
 from megapairs_hf.core import distributed
 from megapairs_hf.core.errors import ConfigError
-from megapairs_hf.core.progress import Progress
+from megapairs_hf.core.progress import Progress, note
 from megapairs_hf.mining.knn.plan import SearchPlan, choose_kind, make_plan
 from megapairs_hf.mining.knn.thread_pool import ThreadPool, release_memory, workers
 
@@ -101,7 +101,7 @@ def find_neighbors(relations: Sequence[Relation], config: MineConfig, files: Nei
     """Search every relation for the rows of this process's shards, and wait for the other processes.
 
     Returns:
-        By relation: the kind of search and, where it is approximate, its measured recall.
+        By relation: the kind of search, what ran it, and, where it is approximate, its measured recall.
     """
     from megapairs_hf.mining.knn.quantize import integers_are_faster
 
@@ -160,7 +160,8 @@ def _share_index(relation: Relation, config: MineConfig, plan: SearchPlan, files
             from megapairs_hf.mining.knn.faiss_search import build_index
 
             with workers(config.threads) as crew:
-                index = build_index(relation.target, crew, plan.train_rows)
+                index, engine = build_index(relation.target, crew, plan.train_rows)
+            files.write_value(f"index-{relation.name}", {"engine": engine})
             storage.write_bytes(path, faiss.serialize_index(index).tobytes())
     distributed.barrier()
 
@@ -177,7 +178,7 @@ def _open_search(
     rows = plan.block_rows
     if plan.kind == "exact" and config.device is not None:
         check_device(config.device)
-        return DeviceSearch(relation.target, k, config.device, block_rows=min(DEVICE_ROWS, rows))
+        return DeviceSearch(relation.target, k, config.device, block_rows=min(DEVICE_ROWS, rows), crew=crew)
     if plan.kind == "exact":
         return ExactSearch(relation.target, k, crew, block_rows=rows)
     if plan.kind == "ivf":
@@ -208,6 +209,11 @@ def check_device(device: str) -> None:
 
 def _write_facts(relation: Relation, plan: SearchPlan, search: Search, files: Neighbors) -> None:
     facts: dict[str, Any] = {"kind": plan.kind, "recall": round(float(getattr(search, "recall", 1.0)), 4)}
+    facts["engine"] = getattr(search, "engine", "cpu")
+    if plan.kind == "ivf_pq" and files.has(f"index-{relation.name}"):
+        facts["engine"] = files.read_value(f"index-{relation.name}")["engine"]
+    if facts["engine"] != "cpu":
+        note(f"mine: {plan.kind} search of {relation.name} by {facts['engine']}")
     if plan.kind == "ivf":
         facts |= {"nlist": search.nlist, "nprobe": search.nprobe}  # type: ignore[attr-defined]
     files.write_value(f"search-{relation.name}", facts)

@@ -1,27 +1,34 @@
-"""From neighbors to pairs: sampling of targets and negatives, the table, its counts."""
+"""From neighbors to pairs: sampling of targets and negatives, the table, its counts.
+
+A pair whose images are near-duplicates is dropped, and so is a hard negative that is one of its query or its target
+(section 3.1: "eliminating … near duplications"), by exact scores under every visual relation. What surprises: most are
+left out before anything is sampled, by the lists of neighbors; the check afterwards finds those that no list shows.
+"""
 
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from megapairs_hf.core import distributed
+from megapairs_hf.core.columns import DUPLICATE_IMAGE
 from megapairs_hf.core.progress import Progress
 from megapairs_hf.core.schema import PAIRS
 from megapairs_hf.mining.knn.rescoring import score_rows
 from megapairs_hf.mining.knn.thread_pool import release_memory
 from megapairs_hf.mining.near_duplicates import threshold
-from megapairs_hf.mining.sampling import Sampled, sample_pairs
+from megapairs_hf.mining.sampling import Sampled, sample_pairs, sample_tiers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from megapairs_hf.artifacts.writer import ArtifactWriter, Rejection
     from megapairs_hf.mining.config import MineConfig
+    from megapairs_hf.mining.near_duplicates import NearDuplicates
     from megapairs_hf.mining.neighbors import Neighbors
     from megapairs_hf.mining.relations import Relation
     from megapairs_hf.mining.usable_rows import CorpusRows
@@ -33,10 +40,15 @@ class Mining:
 
     relations: Sequence[Relation]
     ranges: Mapping[str, tuple[float, float]]
-    representative: np.ndarray
+    duplicates: NearDuplicates
     config: MineConfig
     files: Neighbors
     rows: CorpusRows
+
+    @property
+    def representative(self) -> np.ndarray:
+        """[N] the image that takes part in the place of each."""
+        return self.duplicates.representative(self.config)
 
 
 def sample_all(mining: Mining, writer: ArtifactWriter) -> None:
@@ -55,28 +67,56 @@ def sample_all(mining: Mining, writer: ArtifactWriter) -> None:
 def _sample_shard(shard: int, mining: Mining, writer: ArtifactWriter) -> None:
     low, high = int(mining.files.starts[shard]), int(mining.files.starts[shard + 1])
     lists = {r.name: mining.files.read(r.name, shard) for r in mining.relations}
-    sampled: list[Sampled] = []
     rejected: list[Rejection] = [
         (key, "no_embedding", "it is missing or zero") for key in mining.rows.without_embedding(shard)
     ]
-    details = _copies(low, high, mining)
-    for index in range(low, high):
-        key, own = mining.rows.id(index), int(mining.representative[index])
-        if own != index:
-            rejected.append((key, "near_duplicate", details[index]))
-            sampled.append(Sampled([], []))
-            continue
-        neighbors = {name: (indices[index - low], scores[index - low]) for name, (indices, scores) in lists.items()}
-        rng = random.Random(f"{mining.config.seed}/{key}")
-        sampled.append(sample_pairs(index, neighbors, mining.ranges, mining.representative, mining.config, rng))
-        if sampled[-1].reason is not None:
-            rejected.append((key, *sampled[-1].reason))
+    copies = _copies(low, high, mining)
+    sampled = _sample_rows(low, lists, mining.representative, mining)
+    reason = "near_duplicate" if mining.config.join_near_duplicates else DUPLICATE_IMAGE
+    for index, one in zip(range(low, high), sampled, strict=True):
+        if index in copies:
+            rejected.append((mining.rows.id(index), reason, copies[index]))
+        elif one.reason is not None:
+            rejected.append((mining.rows.id(index), *one.reason))
     table, alone = _pair_table(low, sampled, mining)
     rejected += [
         (mining.rows.id(index), "no_neighbor_in_range", "every target sampled is a near-duplicate") for index in alone
     ]
     rows_in = int(mining.rows.starts[shard + 1] - mining.rows.starts[shard])
-    writer.write(shard, table, rejected, {"rows_in": rows_in, **pair_counts(table, mining.ranges)})
+    stats = {"rows_in": rows_in, **pair_counts(table, mining.ranges)}
+    if mining.config.join_near_duplicates:
+        stats["joining"] = {"pairs": len(table), "pairs_without": _count_without_joining(low, lists, mining)}
+    writer.write(shard, table, rejected, stats)
+
+
+def _sample_rows(
+    low: int, lists: Mapping[str, tuple[np.ndarray, np.ndarray]], representative: np.ndarray, mining: Mining
+) -> list[Sampled]:
+    """What is sampled for each row of a shard that begins at `low`; nothing where another image stands for it."""
+    near: list[set[int]] = [set() for _ in range(len(next(iter(lists.values()))[0]))]
+    for relation in mining.relations if not mining.config.join_near_duplicates else ():
+        if relation.visual:
+            indices, scores = lists[relation.name]
+            close = scores >= threshold(mining.ranges[relation.name], mining.config)
+            for row in np.flatnonzero(close.any(axis=1)).tolist():
+                near[row].update(indices[row][close[row]].tolist())
+    sampled = []
+    for row, own in enumerate(near):
+        if representative[low + row] != low + row:
+            sampled.append(Sampled([], []))
+            continue
+        neighbors = {name: (indices[row], scores[row]) for name, (indices, scores) in lists.items()}
+        rng = random.Random(f"{mining.config.seed}/{mining.rows.id(low + row)}")
+        sampled.append(sample_pairs(low + row, neighbors, mining.ranges, representative, mining.config, rng, own))
+    return sampled
+
+
+def _count_without_joining(low: int, lists: Mapping[str, tuple[np.ndarray, np.ndarray]], mining: Mining) -> int:
+    """How many pairs a shard would have if near-duplicates were not joined."""
+    config = replace(mining.config, join_near_duplicates=False)
+    apart = replace(mining, config=config)
+    left, right = _ends(low, _sample_rows(low, lists, apart.representative, apart))
+    return int((~_same_image(left, right, apart)).sum())
 
 
 def _copies(low: int, high: int, mining: Mining) -> dict[int, str]:
@@ -85,36 +125,67 @@ def _copies(low: int, high: int, mining: Mining) -> dict[int, str]:
     if not len(indices):
         return {}
     first = mining.representative[indices]
+    names = [mining.rows.id(int(own)) for own in first]
+    if not mining.config.join_near_duplicates:
+        return {index: f"same embeddings as {name}" for index, name in zip(indices.tolist(), names, strict=True)}
     visual = [relation for relation in mining.relations if relation.visual]
     likeness = np.max([score_rows(r.query, r.target, indices, first) for r in visual], axis=0)
     joined = _same_image(indices, first, mining)
     return {
-        int(index): f"near-duplicate of {mining.rows.id(int(own))} (cosine {score:.2f}"
+        int(index): f"near-duplicate of {name} (cosine {score:.2f}"
         # similarity is chained: each of a row of images is near enough to the next
         + (")" if near else ", by way of others)")
-        for index, own, score, near in zip(indices, first, likeness, joined, strict=True)
+        for index, name, score, near in zip(indices, names, likeness, joined, strict=True)
     }
+
+
+def _ends(low: int, sampled: Sequence[Sampled]) -> tuple[np.ndarray, np.ndarray]:
+    """The indices of query and target of every pair that was sampled."""
+    left = np.array([low + n for n, one in enumerate(sampled) for _ in one.targets], np.int64)
+    return left, np.array([target for one in sampled for target in one.targets], np.int64)
 
 
 def _pair_table(low: int, sampled: Sequence[Sampled], mining: Mining) -> tuple[pa.Table, list[int]]:
     """The pairs of one shard with exact scores under every relation, and the indices that lost all their targets."""
-    left = np.array([low + n for n, one in enumerate(sampled) for _ in one.targets], np.int64)
-    right = np.array([target for one in sampled for target in one.targets], np.int64)
-    negatives = [indices for one in sampled for indices in one.negatives]
+    left, right = _ends(low, sampled)
     scores = {r.name: score_rows(r.query, r.target, left, right) for r in mining.relations}
-    sizes = [len(indices) for indices in negatives]
-    tried = np.array([index for indices in negatives for index in indices], np.int64)
-    owner = np.repeat(right, sizes) if sizes else np.empty(0, np.int64)
-    same_pair = _same_image(left, right, mining, scores)
-    same_negative = np.split(_same_image(owner, tried, mining), np.cumsum(sizes)[:-1]) if sizes else []
-    distinct = np.flatnonzero(~same_pair)
-    usable = [
-        [index for index, same in zip(negatives[n], same_negative[n], strict=True) if not same] for n in distinct
-    ]
+    distinct = np.flatnonzero(~_same_image(left, right, mining, scores))
+    tried = [indices for one in sampled for indices in one.negatives]
     alone = sorted(set(left.tolist()) - set(left[distinct].tolist()))
     own = {name: column[distinct] for name, column in scores.items()}
-    few = [indices[: mining.config.negatives] for indices in usable]
-    return _as_table(left[distinct], right[distinct], few, own, mining), alone
+    left, right, tried = left[distinct], right[distinct], [tried[n] for n in distinct]
+    negatives = _negatives(left, right, tried, [sampled[n - low].tiers for n in left], mining)
+    return _as_table(left, right, negatives, own, mining), alone
+
+
+def _negatives(
+    left: np.ndarray, right: np.ndarray, tried: list[list[int]], tiers: Sequence[Sequence[np.ndarray]], mining: Mining
+) -> list[list[int]]:
+    """The hard negatives of each pair: those tried, and then all others where these are too few."""
+    count = mining.config.negatives
+    usable = _usable_negatives(left, right, tried, mining)
+    short = [n for n, some in enumerate(usable) if len(some) < count]
+    others = []
+    for n in short:
+        rng = random.Random(f"{mining.config.seed}/{mining.rows.id(int(left[n]))}/{mining.rows.id(int(right[n]))}")
+        known = {*tried[n], int(right[n])}
+        others.append([index for index in sample_tiers(tiers[n], sum(map(len, tiers[n])), rng) if index not in known])
+    for n, more in zip(short, _usable_negatives(left[short], right[short], others, mining), strict=True):
+        usable[n] += more
+    return [indices[:count] for indices in usable]
+
+
+def _usable_negatives(
+    left: np.ndarray, right: np.ndarray, tried: Sequence[list[int]], mining: Mining
+) -> list[list[int]]:
+    """Those that are near-duplicates of neither query nor target."""
+    sizes = [len(indices) for indices in tried]
+    flat = np.array([index for indices in tried for index in indices], np.int64)
+    near = _same_image(np.repeat(right, sizes), flat, mining) | _same_image(np.repeat(left, sizes), flat, mining)
+    parts = np.split(near, np.cumsum(sizes)[:-1]) if sizes else []
+    return [
+        [n for n, same in zip(some, part, strict=True) if not same] for some, part in zip(tried, parts, strict=True)
+    ]
 
 
 def _as_table(
@@ -135,7 +206,7 @@ def _as_table(
         return pa.ListArray.from_arrays(pa.array(ends), pa.array(column))
 
     def cluster(indices: np.ndarray) -> np.ndarray:
-        clusters: np.ndarray = rows.usable[mining.representative[indices]]
+        clusters: np.ndarray = rows.usable[mining.duplicates.cluster[indices]]
         return clusters
 
     columns = {
@@ -157,7 +228,7 @@ def _as_table(
 def _same_image(
     left: np.ndarray, right: np.ndarray, mining: Mining, scores: Mapping[str, np.ndarray] | None = None
 ) -> np.ndarray:
-    """Whether any visual relation finds the two nearer than its threshold: those that no list of neighbors showed."""
+    """Whether the two are near-duplicates under any visual relation, by exact scores; [P] bool."""
     same = np.zeros(len(left), bool)
     for relation in mining.relations:
         if relation.visual:

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     AnyRelation = str | RelationConfig | Mapping[str, Any]
 
 # goes up when the same input gives other pairs, so that no old result is taken from the cache
-VERSION = 1
+VERSION = 2
 
 
 def mine(
@@ -60,7 +60,8 @@ def mine(
         pairs = mine(ds, relations=["dino_image", "clip_text"], neighbors=50)
         pairs = mine(ds, relations=[{"name": "image_text", "query": "clip_image", "target": "clip_text"}])
 
-    Of a cluster of near-duplicates the first image takes part. A row that has an `error`, or an embedding of zeros or
+    Near-duplicates (similarity of 0.96 or more, or `near_duplicate`) make no pair, and neither is a hard negative of
+    the other; of exact duplicates the first image takes part. A row that has an `error`, or an embedding of zeros or
     of numbers that are not finite under any relation, is neither query nor target nor negative, and counts in no
     quantile. Similarity is cosine: embeddings that are not of unit length are normalized in a copy, and all are
     compared as float16.
@@ -140,6 +141,8 @@ def mine_rows(rows: EmbeddedRows, config: MineConfig, cache_dir: PathLike | None
         f"; without a pair: {format_counts(Counter(pairs.manifest.rejected))}" if pairs.manifest.rejected else ""
     )
     note(f"mine: {pairs.rows:,} pairs of {len(rows.ids):,} images{left_out}")
+    for sentence in pairs.manifest.stats.get("warnings", []):
+        note(f"warning: {sentence}")
     return datasets.Dataset(pairs.dataset().data, fingerprint=fingerprint)
 
 
@@ -161,7 +164,7 @@ def write_artifact(
     names = shard_names(len(rows.starts()) - 1, suffix)
     writer = create_artifact(out, kind="pairs", config=config, inputs=rows.inputs, names=names, overwrite=overwrite)
     if isinstance(writer, Artifact):
-        return usable_pairs(writer, config)
+        return usable_pairs(writer, config, rows.starts()[-1])
     with writer:
         require("mine", "mine")
         return write_pairs(rows.mining_input(config, writer.path), config, writer)

@@ -5,12 +5,13 @@ A runner: it opens the embeddings of a corpus and gives them to `engine.py`, whi
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from megapairs_hf.artifacts import storage
-from megapairs_hf.artifacts.arrow_arrays import column_arrays
+from megapairs_hf.artifacts.arrow_arrays import column_arrays, large_ids
 from megapairs_hf.artifacts.artifact import Artifact
 from megapairs_hf.artifacts.replace import PARTS
 from megapairs_hf.artifacts.shards import shard_names
@@ -21,9 +22,9 @@ from megapairs_hf.artifacts.writer import create_artifact
 from megapairs_hf.core.dependencies import require
 from megapairs_hf.core.errors import ArtifactError, ConfigError
 from megapairs_hf.core.progress import note
-from megapairs_hf.core.schema import EMBEDDING, IMAGE_ID
+from megapairs_hf.core.schema import CAPTION, EMBEDDING, IMAGE_ID
 from megapairs_hf.mining.config import MineConfig, RelationConfig
-from megapairs_hf.mining.embedded_rows import EmbeddedRows, is_text, large_ids
+from megapairs_hf.mining.embedded_rows import EmbeddedRows, is_text
 from megapairs_hf.mining.engine import MiningInput, usable_pairs, write_pairs
 from megapairs_hf.mining.knn.embeddings import Embeddings
 from megapairs_hf.mining.pairs import write_artifact
@@ -31,7 +32,7 @@ from megapairs_hf.mining.relations import needed_embeddings, open_relations
 from megapairs_hf.mining.unit_embeddings import unit_embeddings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     import pyarrow as pa
     from datasets import Dataset
@@ -84,7 +85,7 @@ def mine_pairs(
     names = shard_names(len(corpus.manifest.shards), "parquet")
     writer = create_artifact(out, kind="pairs", config=config, inputs=inputs, names=names, overwrite=overwrite)
     if isinstance(writer, Artifact):
-        return usable_pairs(writer, config)
+        return usable_pairs(writer, config, corpus.rows)
     with writer:
         require("mine", "mine")
         return write_pairs(_artifact_input(artifacts, corpus, config, writer.path), config, writer)
@@ -101,7 +102,25 @@ def _artifact_input(
         _check_ids(name, embeddings[name], ids)
     arrays = {name: _opened(name, embeddings[name], path) for name in used}
     texts = {name for name in used if _of_texts(name, embeddings[name])}
-    return MiningInput(open_relations(arrays, texts, settings), settings, ids, starts)
+    return MiningInput(open_relations(arrays, texts, settings), settings, ids, starts, None, captions_of(corpus))
+
+
+def captions_of(corpus: Artifact) -> Callable[[np.ndarray], Sequence[str]] | None:
+    """What gives the captions of rows of a corpus; None where it has no such column."""
+    if CAPTION not in corpus.schema().names:
+        return None
+    starts = np.cumsum([0, *(int(shard["rows"]) for shard in corpus.manifest.shards)])
+
+    def captions(rows: np.ndarray) -> list[str]:
+        """Of ascending rows."""
+        owners = np.searchsorted(starts, rows, side="right") - 1
+        texts: list[str] = []
+        for owner in np.unique(owners).tolist():
+            for table in corpus.take(owner, rows[owners == owner] - starts[owner], [CAPTION]):
+                texts += table[CAPTION].to_pylist()
+        return texts
+
+    return captions
 
 
 def _opened(name: str, embeddings: Artifact, path: str) -> Embeddings:
@@ -148,7 +167,7 @@ def _ids(corpus: Artifact) -> pa.Array:
 
 def _joined_by_position(embeddings: EmbeddedRows, corpus: Artifact) -> EmbeddedRows:
     ids = _ids(corpus)
-    rows = embeddings.of_corpus(ids, corpus.fingerprint)
+    rows = replace(embeddings.of_corpus(ids, corpus.fingerprint), captions=captions_of(corpus))
     if len(ids) and embeddings.ids[0].as_py() != ids[0].as_py():
         note(
             f"mine: row by row, the embeddings in {embeddings.what} are taken for those of {corpus.path}, such as"

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from megapairs_hf.core import distributed
-from megapairs_hf.mining.knn.embeddings import SPAN_BYTES, Embeddings, FileRows
+from megapairs_hf.mining.knn.embeddings import SPAN_BYTES, Embeddings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
+
+    from megapairs_hf.artifacts.file_rows import FileRows
 
 # lengths that differ from 1 by no more are those of embeddings that were normalized, in whatever number format
 UNIT_TOLERANCE = 0.01

@@ -1,4 +1,4 @@
-"""MMRet on a dual encoder: CLIP, SigLIP or a VisionTextDualEncoder (paper, section 3.2, eq. 2).
+"""MMRet on a dual encoder: CLIP, SigLIP, or two towers of any kind (paper, section 3.2, eq. 2).
 
 The model is the stock `Transformer` module followed by the stock `Normalize`; only the class of the wrapped backbone
 is ours. What surprises: SigLIP was trained on texts padded to their full length without an attention mask, so the
@@ -12,23 +12,36 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from megapairs_hf.core.checkpoints import token_limit
 from megapairs_hf.core.errors import ModelError
 
-MODELING = Path(__file__).with_name("modeling_mmret.py")
+HERE = Path(__file__).parent
 FUSED = ("image", "text")
 METHODS = {"text": "get_text_features", "image": "get_image_features"}
 SIGLIP_TOKENS = 64
 
 
-# by the `model_type` of the backbone; `modeling_mmret` holds the classes, which import transformers
-CLASSES = {
-    "clip": "MMRetCLIPModel",
-    "siglip": "MMRetSiglipModel",
-    "vision-text-dual-encoder": "MMRetVisionTextDualEncoderModel",
-}
+# by the `model_type` of the backbone; `modeling_mmret` holds the first two, which are made of a stock model
+TWO_TOWERS = "two_towers"
+CLASSES = {"clip": "MMRetCLIPModel", "siglip": "MMRetSiglipModel", TWO_TOWERS: "TwoTowersModel"}
 TOWERS: dict[Any, dict[str, Any]] = {
     modality: {"method": name, "method_output_name": "pooler_output"} for modality, name in METHODS.items()
 }
+
+
+def register() -> None:
+    """Let transformers' auto classes know two towers and EfficientNet-lite, so that no folder's code need be run."""
+    from transformers import AutoConfig, AutoModel
+
+    from megapairs_hf.models import modeling_two_towers as modeling
+
+    pairs: tuple[tuple[Any, Any], ...] = (
+        (modeling.EfficientNetLiteConfig, modeling.EfficientNetLiteModel),
+        (modeling.TwoTowersConfig, modeling.TwoTowersModel),
+    )
+    for config, model in pairs:
+        AutoConfig.register(config.model_type, config, exist_ok=True)
+        AutoModel.register(config, model, exist_ok=True)
 
 
 def is_dual_encoder(config: Any) -> bool:
@@ -44,24 +57,12 @@ def no_dual_encoder(name: str, config: Any) -> ModelError:
     )
 
 
-def processing_kwargs(model_type: str, tokenizer: Any) -> dict[str, dict[str, Any]]:
+def processing_kwargs(config: Any, tokenizer: Any) -> dict[str, dict[str, Any]]:
     """How texts are tokenized, where it is not padding to the longest."""
-    if model_type != "siglip":
+    if not str(config.text_config.model_type).startswith("siglip"):
         return {}
     longest = min(int(tokenizer.model_max_length), SIGLIP_TOKENS)
     return {"text": {"padding": "max_length", "max_length": longest, "return_attention_mask": False}}
-
-
-def token_limit(model: Any) -> int | None:
-    """Tokens that the text tower has positions for; None where its configuration does not say."""
-    text = getattr(model.config, "text_config", model.config)
-    limit = getattr(text, "max_position_embeddings", None)
-    if limit is None:
-        return None
-    # positions of RoBERTa and its kin (CamemBERT, MPNet, AltCLIP's text tower, …) begin behind the padding's
-    tables = [table for name, table in model.named_modules() if name.endswith("position_embeddings")]
-    padding = [int(table.padding_idx) for table in tables if getattr(table, "padding_idx", None) is not None]
-    return int(limit) - max((index + 1 for index in padding), default=0)
 
 
 def fuse(transformer: Any, name: str) -> None:
@@ -79,14 +80,15 @@ def fuse(transformer: Any, name: str) -> None:
     model = transformer.model
     if not is_dual_encoder(model.config):
         raise no_dual_encoder(name, model.config)
-    # the subclass adds a method and no state, so changing the class of the loaded object is exact and copies nothing
-    model.__class__ = getattr(modeling_mmret, CLASSES[model.config.model_type])
+    if model.config.model_type != TWO_TOWERS:
+        # the subclass adds a method and no state, so changing the class of the object is exact and copies nothing
+        model.__class__ = getattr(modeling_mmret, CLASSES[model.config.model_type])
     if FUSED not in transformer.modality_config:
         joint = {"method": "get_multimodal_features", "method_output_name": "pooler_output"}
         transformer.modality_config = {**TOWERS, FUSED: joint}
         transformer.module_output_name = "sentence_embedding"
         transformer.input_formatter.supported_modalities = list(transformer.modality_config)
-        transformer.processing_kwargs = processing_kwargs(str(model.config.model_type), transformer.tokenizer)
+        transformer.processing_kwargs = processing_kwargs(model.config, transformer.tokenizer)
         limit = token_limit(model)
         if limit is not None:
             transformer.tokenizer.model_max_length = min(transformer.tokenizer.model_max_length, limit)
@@ -102,10 +104,15 @@ def finish_folder(folder: Path) -> None:
 
     if not (folder / "config.json").is_file():
         return  # adapters alone; their backbone is elsewhere
-    shutil.copyfile(MODELING, folder / MODELING.name)
     file = folder / "config.json"
     config = json.loads(file.read_text(encoding="utf-8"))
     base = config["architectures"][0].removeprefix(modeling_mmret.PREFIX)
     config["architectures"] = [base]
-    config["auto_map"] = {"AutoModel": f"{MODELING.stem}.{modeling_mmret.PREFIX}{base}"}
+    if config["model_type"] == TWO_TOWERS:
+        modeling = "modeling_two_towers"
+        config["auto_map"] = {"AutoConfig": f"{modeling}.TwoTowersConfig", "AutoModel": f"{modeling}.{base}"}
+    else:
+        modeling = "modeling_mmret"
+        config["auto_map"] = {"AutoModel": f"{modeling}.{modeling_mmret.PREFIX}{base}"}
+    shutil.copyfile(HERE / f"{modeling}.py", folder / f"{modeling}.py")
     file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -60,6 +60,22 @@ def read_input(value: Any, index: int) -> Input:
     return Input(text, image)
 
 
+def refuse_pair(inputs: Any) -> None:
+    """Refuse an image and a text in a tuple, which mean one joint input to most, and would be two.
+
+    Raises:
+        ModelError: they are such a tuple.
+    """
+    if not isinstance(inputs, tuple) or len(inputs) != 2 or any(isinstance(part, dict) for part in inputs):
+        return
+    texts = [isinstance(part, str) and not is_image(part) and not is_image_name(part.strip()) for part in inputs]
+    if texts[0] != texts[1]:
+        raise ModelError(
+            'the inputs are a tuple of an image and a text; give both together as {"image": …, "text": …}, or two'
+            " inputs as a list"
+        )
+
+
 def is_image(text: str) -> bool:
     """Whether a string names or holds an image."""
     if text.startswith("data:image/"):
@@ -83,7 +99,11 @@ def mistaken_path(value: Any, item: Input) -> bool:
         item: what it was taken for.
     """
     # a dict says what it means
-    if not isinstance(value, str) or item.image is not None or "\n" in value:
+    if not isinstance(value, str) or item.image is not None:
+        return False
+    # a line of a file may have its end
+    value = value.strip()
+    if "\n" in value:
         return False
     if is_image_name(value) or PATH.fullmatch(value):
         return True

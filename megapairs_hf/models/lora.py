@@ -13,14 +13,14 @@ from megapairs_hf.core.compatibility import require_adapters
 from megapairs_hf.core.errors import ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from sentence_transformers import SentenceTransformer
 
 RANK = 32  # section 4.1: "LoRA … rank 32"
 # vision towers and language models of the families, and the two towers of dual encoders
 TOWERS = ("vision_tower", "visual", "vision_model", "language_model", "text_model")
-BETWEEN = ("merger", "multi_modal_projector", "projector")
+BETWEEN = ("merger", "deepstack_merger_list", "multi_modal_projector", "projector")
 
 
 def add_lora(
@@ -30,6 +30,7 @@ def add_lora(
     alpha: int | None = None,
     dropout: float = 0.0,
     name: str = "default",
+    layers: Collection[str] = (),
 ) -> None:
     """Put fresh adapters on a model; everything else is frozen.
 
@@ -39,6 +40,7 @@ def add_lora(
         alpha: their scale, divided by the rank; None for twice the rank, which is ours.
         dropout: before them.
         name: of the adapter.
+        layers: names of the layers that get adapters, such as `q_proj`; all linear ones of the towers where empty.
 
     Raises:
         MissingDependencyError: peft is not installed.
@@ -51,19 +53,20 @@ def add_lora(
     inner = model[0].model
     if any(True for _ in _layers(inner)):
         raise ModelError("the model has adapters already; call unload_lora first")
-    targets = lora_targets(inner)
+    targets = lora_targets(inner, layers)
     config = LoraConfig(r=rank, lora_alpha=alpha or 2 * rank, lora_dropout=dropout, target_modules=targets)
     inner.add_adapter(config, adapter_name=name)
 
 
-def lora_targets(inner: Any) -> list[str]:
+def lora_targets(inner: Any, layers: Collection[str] = ()) -> list[str]:
     """Names of the linear layers that get adapters.
 
     Args:
         inner: the transformers model.
+        layers: their last names; all where empty.
 
     Raises:
-        ModelError: there is none.
+        ModelError: there is none, or none of one of these names.
     """
     import torch
 
@@ -73,6 +76,12 @@ def lora_targets(inner: Any) -> list[str]:
         # not its subclasses: torch's MultiheadAttention reads the weights of its own kind past any adapter
         if type(module) is torch.nn.Linear and set(parts) & set(TOWERS) and not set(parts) & set(BETWEEN):
             targets.append(name)
+    known = {name.rpartition(".")[2] for name in targets}
+    unknown = sorted(set(layers) - known)
+    if targets and unknown:
+        raise ModelError(f"{type(inner).__name__} has no layer {unknown[0]!r}; it has {', '.join(sorted(known))}")
+    if layers:
+        targets = [name for name in targets if name.rpartition(".")[2] in layers]
     if not targets:
         raise ModelError(f"{type(inner).__name__} has no linear layer below any of {', '.join(TOWERS)}; adapt another")
     return targets
@@ -90,6 +99,8 @@ def _layers(inner: Any) -> Iterator[tuple[str, Any]]:
 def unload_lora(model: SentenceTransformer) -> None:
     """Add the adapters to the weights and remove them: the model is a plain one with other weights.
 
+    Each layer is merged in float32 and then has its own type again, so that the sum is rounded once, at the end.
+
     Args:
         model: an MMRet with adapters.
 
@@ -102,10 +113,13 @@ def unload_lora(model: SentenceTransformer) -> None:
         raise ModelError("the model has no adapters to merge; call add_lora, or load an adapted model")
     for name, layer in layers:
         if not layer.merged:
+            weight = layer.get_base_layer().weight
+            dtype, weight.data = weight.dtype, weight.data.float()
             try:
                 layer.merge(safe_merge=True)
             except ValueError as error:
                 raise ModelError(f"the adapter of {name} is not made of finite numbers; train it again") from error
+            weight.data = weight.data.to(dtype)
         parent, _, last = name.rpartition(".")
         setattr(inner.get_submodule(parent), last, layer.get_base_layer())
     inner._hf_peft_config_loaded = False

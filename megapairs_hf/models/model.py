@@ -20,9 +20,12 @@ from sentence_transformers.util import quantize_embeddings
 
 from megapairs_hf.core.errors import ModelError
 from megapairs_hf.core.progress import STDERR
-from megapairs_hf.models.inputs import KINDS, describe_mistake, mistaken_path, read_input
-from megapairs_hf.models.processor import Prepared, Processor
+from megapairs_hf.models.inputs import KINDS, describe_mistake, mistaken_path, read_input, refuse_pair
+from megapairs_hf.models.mllm import MllmProcessor
+from megapairs_hf.models.processor import DualProcessor, Prepared, Processor
 from megapairs_hf.models.strict_loading import CheckedTransformer
+from megapairs_hf.models.token_passes import token_passes
+from megapairs_hf.models.weighted_fusion import check_fusion, joined, parted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -38,10 +41,13 @@ class MMRet(SentenceTransformer):
 
     Attributes:
         preparer: turns inputs into the model's features.
+        max_tokens_per_pass: of a language model, most tokens of a forward pass, padding and those of images counted,
+            however large `batch_size` is; a longer input is alone in its pass. None for no such limit.
         warned_of_path: whether a text that looks like a path was warned of.
     """
 
     preparer: Processor
+    max_tokens_per_pass: int | None = None
     warned_of_path = False
 
     def _load_module_class_from_ref(self, class_ref: str, *arguments: Any, **settings: Any) -> Any:
@@ -66,6 +72,7 @@ class MMRet(SentenceTransformer):
         convert_to_numpy: bool = True,
         convert_to_tensor: bool = False,
         strict: bool = False,
+        fusion_weight: float | None = None,
         **settings: Any,
     ) -> Any:
         """Embeddings of texts, images and joint inputs in any order.
@@ -75,13 +82,15 @@ class MMRet(SentenceTransformer):
                 data set's cell), or a dict with `text`, `image` or both.
             prompt_name: name of a prompt of the model.
             prompt: a prompt; put before the texts of a dual encoder, the instruction of a multimodal language model.
-            batch_size: inputs per forward pass.
+            batch_size: inputs per forward pass; of a language model at most so many (`max_tokens_per_pass`).
             show_progress_bar: whether to show one.
             output_value: as in Sentence Transformers.
             precision: `float32`, or as in Sentence Transformers' quantization.
             convert_to_numpy: whether the result is an array.
             convert_to_tensor: whether the result is a tensor.
             strict: refuse a text that looks like the path of an image; otherwise the first is warned of.
+            fusion_weight: of the image against the text of a joint input, 0 to 1; None is the plain sum of a dual
+                encoder's towers, as published scores are.
             settings: everything else that `SentenceTransformer.encode` takes.
 
         Returns:
@@ -90,17 +99,25 @@ class MMRet(SentenceTransformer):
         Raises:
             ModelError: an input is nothing that the model takes.
         """
+        refuse_pair(inputs)
         single = self.is_singular_input(inputs)
         items = self._read([inputs] if single else list(inputs), strict)
         embeddings = output_value == "sentence_embedding"
+        if fusion_weight is not None:
+            check_fusion(fusion_weight, dual=isinstance(self.preparer, DualProcessor), embeddings=embeddings)
+            items, parts = parted(items)
         common = {"prompt_name": prompt_name, "prompt": prompt, "batch_size": batch_size, "output_value": output_value}
         common |= {"convert_to_tensor": embeddings, "convert_to_numpy": False, "show_progress_bar": False, **settings}
         results: list[Any] = [None] * len(items)
         for rows, some in self._groups(items, batch_size, show_progress_bar, settings):
-            for row, embedding in zip(rows, super().encode(some, **common), strict=True):
-                results[row] = embedding
+            for chosen in self._passes(some, prompt_name, prompt, settings):
+                embedded = super().encode([some[i] for i in chosen], **common)
+                for i, embedding in zip(chosen, embedded, strict=True):
+                    results[rows[i]] = embedding
         if not embeddings:
             return results[0] if single else results
+        if fusion_weight is not None:
+            results = joined(results, parts, fusion_weight)
         return self._results(results, single, precision, convert_to_tensor, convert_to_numpy, settings)
 
     def _read(self, values: Sequence[Any], strict: bool) -> list[Input]:
@@ -170,6 +187,23 @@ class MMRet(SentenceTransformer):
                     bar.update(len(rows))
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
+
+    def _passes(
+        self, some: Sequence[Any], prompt_name: str | None, prompt: str | None, settings: dict[str, Any]
+    ) -> Iterator[list[int]]:
+        """Numbers of the inputs of each call of the stock `encode`, of a language model within its tokens."""
+        # other processes get whole groups, unprepared
+        if self.max_tokens_per_pass is None or not all(isinstance(one, Prepared) for one in some):
+            yield list(range(len(some)))
+            return
+        assert isinstance(self.preparer, MllmProcessor)
+        prompt = (self.prompts or {}).get(prompt_name or self.default_prompt_name or "") if prompt is None else prompt
+        task = {name: settings[name] for name in ("task",) if name in settings}
+        stock = super().preprocess
+        lengths = [self.preparer.tokens(one, prompt, stock, task) for one in some]
+        order = sorted(range(len(some)), key=lengths.__getitem__, reverse=True)
+        for part in token_passes([lengths[i] for i in order], self.max_tokens_per_pass):
+            yield order[part]
 
     def preprocess(self, inputs: Any, prompt: str | None = None, **settings: Any) -> dict[str, Any]:
         """Features of a batch of one kind, or of any mix for a multimodal language model.

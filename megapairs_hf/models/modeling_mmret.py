@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from transformers import CLIPModel, SiglipModel, VisionTextDualEncoderModel
+from transformers import CLIPModel, SiglipModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 if TYPE_CHECKING:
@@ -51,28 +51,3 @@ class MMRetCLIPModel(ScoreFusionMixin, CLIPModel):
 
 class MMRetSiglipModel(ScoreFusionMixin, SiglipModel):
     """SigLIP with score fusion."""
-
-
-class MMRetVisionTextDualEncoderModel(ScoreFusionMixin, VisionTextDualEncoderModel):
-    """Any vision and any text model, each with a projection, with score fusion."""
-
-    def get_multimodal_features(
-        self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        pixel_values: torch.Tensor | None = None,
-        token_type_ids: torch.Tensor | None = None,
-    ) -> BaseModelOutputWithPooling:
-        """As in `ScoreFusionMixin`, with the token types of BERT-like towers.
-
-        Args:
-            input_ids (LongTensor[B, T]): tokens of the texts.
-            attention_mask (LongTensor[B, T]): 1 for a token, 0 for padding.
-            pixel_values (Tensor[B, 3, H, W]): the images.
-            token_type_ids (LongTensor[B, T]): which sentence a token belongs to.
-        """
-        texts = self.get_text_features(
-            input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids
-        ).pooler_output
-        images = self.get_image_features(pixel_values=pixel_values).pooler_output
-        return BaseModelOutputWithPooling(pooler_output=texts + images)

@@ -45,7 +45,7 @@ def build_modules(
     config = AutoConfig.from_pretrained(backbone, **located)
     keywords: dict[str, Any] = {
         "model_kwargs": {**(settings.get("model_kwargs") or {}), **located},
-        "processor_kwargs": {"backend": "pil", **(settings.get("processor_kwargs") or {}), **located},
+        "processor_kwargs": {**(settings.get("processor_kwargs") or {}), **located},
         "config_kwargs": located,
     }
     if dual_encoder.is_dual_encoder(config):
@@ -59,7 +59,8 @@ def build_modules(
         raise dual_encoder.no_dual_encoder(backbone, config)
     keywords |= {"modality_config": mllm.modality_config(), "module_output_name": "token_embeddings"}
     transformer = CheckedTransformer(backbone, processing_kwargs=mllm.PROCESSING, **keywords).stock()
-    mllm.prepare(transformer, style or "released")
+    square = not set(mllm.SIZES) & set(settings.get("processor_kwargs") or {})
+    mllm.prepare(transformer, style or "released", square)
     width = transformer.get_embedding_dimension()
     return [transformer, Pooling(width, pooling_mode="lasttoken"), Normalize()], dict(mllm.PROMPTS)
 

@@ -1,26 +1,33 @@
 """A `Transformer` module that refuses a checkpoint with missing or unexpected weights, for the time of loading.
 
-What surprises: it is never saved. After loading, the object is made the stock class again, so that the folder names
-nothing but stock modules.
+Its processor is loaded as `processor_loading` says. What surprises: it is never saved. After loading, the object is
+made the stock class again, so that the folder names nothing but stock modules.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from sentence_transformers.base.modules import Transformer
+from transformers import ProcessorMixin
 
-from megapairs_hf.core.errors import ModelError
+from megapairs_hf.core.checkpoints import check_keys, refuse_pickles
+from megapairs_hf.models.processor_loading import BACKEND, image_processor, videos_aside
 from megapairs_hf.models.released_checkpoints import key_mapping
-
-# buffers that old checkpoints carry and new classes compute, and the head that an embedding does not use
-UNUSED = ("position_ids", "rotary_emb.inv_freq", "lm_head.weight")
-SHOWN = 12
 
 
 class CheckedTransformer(Transformer):
     """Loads like the stock module, and checks."""
+
+    def __init__(self, model_name_or_path: str, *, processor_kwargs: dict[str, Any] | None = None, **settings: Any):
+        images, others = image_processor(model_name_or_path, processor_kwargs or {})
+        with videos_aside():
+            super().__init__(model_name_or_path, processor_kwargs=others, **settings)
+        if images is not None and isinstance(self.processor, ProcessorMixin):
+            self.processor.image_processor = images
+        # a folder that was saved before images had their own keywords
+        if self.tokenizer is not None and self.tokenizer.init_kwargs.get("backend") == BACKEND["backend"]:
+            del self.tokenizer.init_kwargs["backend"]
 
     def _load_model(self, model_name_or_path: str, *arguments: Any, **keywords: Any) -> Any:
         refuse_pickles(model_name_or_path)
@@ -39,42 +46,3 @@ class CheckedTransformer(Transformer):
         """The same object as the stock class."""
         self.__class__ = Transformer
         return self
-
-
-def refuse_pickles(name: str) -> None:
-    """Say of a folder with nothing but pickled weights what can be done.
-
-    Args:
-        name: folder or Hub id.
-
-    Raises:
-        ModelError: there are pickled weights and no safetensors.
-    """
-    folder = Path(name)
-    if any(folder.glob("pytorch_model*.bin")) and not any(folder.glob("*.safetensors")):
-        raise ModelError(
-            f"{name} has its weights in pytorch_model.bin alone, a pickle, which can run code and is not read; if you"
-            " trust it, load it with transformers and save_pretrained it as safetensors"
-        )
-
-
-def check_keys(name: str, info: dict[str, Any]) -> None:
-    """Refuse a checkpoint whose weights are not those of the model.
-
-    Args:
-        name: of the model.
-        info: as transformers gives it with `output_loading_info`.
-
-    Raises:
-        ModelError: listing the weights.
-    """
-    problems = []
-    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
-        keys = sorted(str(key) for key in info.get(kind) or () if not str(key).endswith(UNUSED))
-        if keys:
-            more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
-            problems.append(f"{len(keys)} {kind.replace('_', ' ')} ({', '.join(keys[:SHOWN])}{more})")
-    if problems:
-        raise ModelError(
-            f"the weights of {name} do not fit its configuration: {'; '.join(problems)}; take another checkpoint"
-        )

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import yaml
 
 from megapairs_hf.artifacts.artifact import Artifact, open_artifact
 from megapairs_hf.artifacts.manifest import WEIGHTS
@@ -18,6 +17,7 @@ from megapairs_hf.artifacts.tables import is_arrow
 from megapairs_hf.core.config import require
 from megapairs_hf.core.formatting import printable
 from megapairs_hf.core.schema import EMBEDDING, IMAGE_ID
+from megapairs_hf.core.yaml_values import dump_yaml
 
 if TYPE_CHECKING:
     from megapairs_hf.artifacts.storage import PathLike
@@ -63,7 +63,7 @@ def inspect_artifact(path: PathLike, rows: int = 5) -> str:
         "first_rows": _first(artifact, rows),
     }
     shown = {name: _short(value) for name, value in facts.items() if value not in (None, {}, [])}
-    text = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True, width=WIDTH)
+    text = dump_yaml(shown, width=WIDTH)
     return "".join(fit(line) + "\n" for line in text.rstrip("\n").split("\n"))
 
 

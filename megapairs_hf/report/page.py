@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.artifacts import storage
 from megapairs_hf.artifacts.workspace import FINISHED, Work, open_work, source_name
-from megapairs_hf.core.formatting import format_value
+from megapairs_hf.core.formatting import format_value, printable_lines
 from megapairs_hf.core.version import __version__
 from megapairs_hf.evaluation.results_table import headline, results_tables
 from megapairs_hf.report.examples import query_sheet, triplet_sheet
 from megapairs_hf.report.pairs import annotated_sheet
 from megapairs_hf.report.pipeline import count_tables, flow, rejections, settings
-from megapairs_hf.report.plots import evaluation_curves, points, training_curve
+from megapairs_hf.report.plots import evaluation_curves, points, training_curve, weight_curves
 
 if TYPE_CHECKING:
     from megapairs_hf.artifacts.storage import PathLike
@@ -57,7 +57,14 @@ def render(work: Work, config: ReportConfig) -> str:
     # escaping is on for every template whatever its name ends in
     loader = PackageLoader("megapairs_hf", "report/templates")
     environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=loader,
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=lambda value: (
+            value if isinstance(value, Markup) or not isinstance(value, str) else printable_lines(value)
+        ),
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     slots = _slots(work, config)
     # the drawing is ours and its text is escaped; it is the only thing that goes in as it is
@@ -75,12 +82,14 @@ def _slots(work: Work, config: ReportConfig) -> dict[str, Any]:
         "source": source,
         "images": corpus.rows if corpus is not None else None,
         "stand_ins": work.stand_ins(),
+        "warnings": work.warnings(),
+        "verdict": work.verdict(),
         "headline": headline(records),
         "nodes": flow(work),
         "counts": count_tables(work),
         "rejections": rejections(work),
         "tables": results_tables(records),
-        "curve": training_curve(log) + evaluation_curves(log),
+        "curve": training_curve(log) + evaluation_curves(log) + weight_curves(records),
         "training": _training(work, log),
         "model_status": work.status("model"),
         "triplets_status": work.status("triplets"),
@@ -111,7 +120,7 @@ def _training(work: Work, log: list[dict[str, Any]]) -> list[str]:
         facts.append(f"{odd:,} logged losses are not finite and are not drawn")
     model = work.artifacts.get("model")
     if model is not None:
-        known = {"steps", "final_loss"} if curve else set()
+        known = {"verdict", *(("steps", "final_loss") if curve else ())}
         more = {key: value for key, value in model.manifest.stats.items() if key not in known}
         facts += [f"{key.replace('_', ' ')} {format_value(value)}" for key, value in more.items()]
     return facts

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from megapairs_hf.artifacts.shards import part_rows
 from megapairs_hf.artifacts.workspace import FINISHED, Work
 from megapairs_hf.core.formatting import format_value
+from megapairs_hf.core.yaml_values import dump_yaml
 
 if TYPE_CHECKING:
     from megapairs_hf.artifacts.artifact import Artifact
@@ -125,7 +124,10 @@ def count_tables(work: Work) -> list[tuple[str, list[dict[str, Any]]]]:
         ("pairs", "range_quarters", "Pairs by quarter of the similarity range, from low"),
         ("pairs", "negatives", "Hard negatives"),
         ("pairs", "near_duplicates", "Near-duplicates"),
+        ("pairs", "joining", "Pairs with near-duplicates joined, and without"),
         ("pairs", "search", "Search"),
+        ("pairs", "agreement", "Agreement: caption words shared with neighbors, times those shared at random"),
+        ("pairs", "share_in_range", "Share of images with a neighbor in the similarity range"),
         ("instructions", "instructions", "Instructions"),
         ("descriptions", "wording", "Wording of the descriptions"),
         ("instructions", "wording", "Wording of the instructions"),
@@ -137,7 +139,12 @@ def count_tables(work: Work) -> list[tuple[str, list[dict[str, Any]]]]:
         values = artifact.manifest.stats.get(key) if artifact is not None else None
         if values is not None:
             tables.append((title, counts(values if isinstance(values, dict) else {key: values})))
-    return tables
+    ranks = {
+        name: artifact.manifest.stats["effective_rank"]
+        for name, artifact in work.embeddings.items()
+        if "effective_rank" in artifact.manifest.stats
+    }
+    return [*tables, ("Centered effective rank of the embeddings", counts(ranks))] if ranks else tables
 
 
 def rejections(work: Work) -> list[dict[str, Any]]:
@@ -167,9 +174,7 @@ def settings(work: Work) -> list[dict[str, Any]]:
     return [
         {
             "name": name,
-            "lines": yaml.safe_dump(one.manifest.config, sort_keys=False, allow_unicode=True)
-            if one.manifest.config
-            else "none\n",
+            "lines": dump_yaml(one.manifest.config) if one.manifest.config else "none\n",
             "manifest": one.manifest,
         }
         for name, one in work.artifacts.items()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from megapairs_hf.artifacts.lookup import rows_by_id
 from megapairs_hf.core.errors import ArtifactError, ImageRejectedError
 from megapairs_hf.core.schema import CAPTION, IMAGE, IMAGE_ID
-from megapairs_hf.images.locate import ROOT, image_bytes
+from megapairs_hf.images.locate import ROOT, image_columns, row_bytes
 from megapairs_hf.images.thumbnails import thumbnail
 
 if TYPE_CHECKING:
@@ -60,10 +60,11 @@ def find_thumbnails(sources: Sequence[tuple[Artifact, Sequence[int]]], ids: Iter
     names = set(ids)
     images: dict[str, Thumbnail] = {}
     for artifact, shards in sources:
+        columns = [IMAGE_ID, CAPTION, *image_columns(artifact.manifest.stats.get(ROOT))]
         for index in shards:
             missing = names - images.keys()
             if missing:
-                for row in rows_by_id(artifact, missing, [IMAGE_ID, IMAGE, CAPTION], [index]):
+                for row in rows_by_id(artifact, missing, columns, [index]):
                     images.setdefault(row[IMAGE_ID], _image(artifact, row))
     return {key: images.get(key, Thumbnail(key, problem="not among the images")) for key in names}
 
@@ -71,13 +72,14 @@ def find_thumbnails(sources: Sequence[tuple[Artifact, Sequence[int]]], ids: Iter
 def _image(artifact: Artifact, row: dict[str, Any]) -> Thumbnail:
     image_id, caption = row[IMAGE_ID], row[CAPTION] or ""
     try:
-        return Thumbnail(image_id, caption, thumbnail(_content(artifact, row[IMAGE]), THUMBNAIL_SIDE))
+        return Thumbnail(image_id, caption, thumbnail(_content(artifact, row), THUMBNAIL_SIDE))
     except (ImageRejectedError, ArtifactError) as error:
         reason = error.reason if isinstance(error, ImageRejectedError) else "its file is not there"
         return Thumbnail(image_id, caption, problem=reason)
 
 
-def _content(artifact: Artifact, image: dict[str, Any] | None) -> bytes:
+def _content(artifact: Artifact, row: dict[str, Any]) -> bytes:
+    image = row[IMAGE]
     if image is None or (image["bytes"] is None and not image["path"]):
         raise ImageRejectedError("empty_file")
-    return image_bytes(image, artifact.manifest.stats.get(ROOT))
+    return row_bytes(row, artifact.manifest.stats.get(ROOT))

@@ -3,7 +3,8 @@
 A checkpoint is written to a temporary folder and renamed; the newest are kept, and the best. Resuming from one
 gives, on the same machine, the same bits as a run that was never interrupted, because the order of the data depends
 on the step alone. What surprises: the weights are stored twice, since a library may save the model beside the state
-under other names or in another precision.
+under other names or in another precision; and one checkpoint that was damaged later costs the steps since the one
+before, not the run.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 from megapairs_hf.artifacts import storage
 from megapairs_hf.artifacts.staleness import first_difference
 from megapairs_hf.core import distributed
-from megapairs_hf.core.errors import StaleArtifactError
+from megapairs_hf.core.errors import StaleArtifactError, TrainingError
+from megapairs_hf.core.progress import note
+from megapairs_hf.training.checkpoint_digests import DIGESTS, damage, write_digests
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,8 +35,13 @@ PREFIX = "step-"
 
 
 def checkpoint_folders(root: Path) -> list[Path]:
-    """Complete checkpoints, oldest first."""
-    return sorted(folder for folder in root.glob(f"{PREFIX}*") if (folder / META).is_file())
+    """Checkpoints that were written to their end, oldest first."""
+    return sorted(folder for folder in root.glob(f"{PREFIX}*") if (folder / DIGESTS).is_file())
+
+
+def folder_of(root: Path, step: int) -> Path:
+    """The checkpoint of a step."""
+    return root / f"{PREFIX}{step:08d}"
 
 
 def save_checkpoint(
@@ -60,40 +68,37 @@ def save_checkpoint(
     """
     from safetensors.torch import save_file
 
-    tensors = _tensors(module, optimizer)
-    gathered = whole_weights(module) if sharded(module) else {}
     if distributed.is_main():
-        name = f"{PREFIX}{record['step']:08d}"
-        temporary, final = root / f".{name}.tmp", root / name
+        final = folder_of(root, record["step"])
+        temporary = root / f".{final.name}.tmp"
         try:
             with explained_save(final):
                 shutil.rmtree(temporary, ignore_errors=True)
                 temporary.mkdir(parents=True)
                 if save is not None:
-                    with replaced(module, gathered):
-                        save(temporary)
-                save_file(tensors, temporary / STATE)
+                    save(temporary)
+                save_file(_tensors(module, optimizer), temporary / STATE)
                 (temporary / META).write_text(json.dumps(record, indent=1), encoding="utf-8")
-                for file in temporary.rglob("*"):
-                    if file.is_file():
-                        storage.sync_file(file)
+                write_digests(temporary)
                 shutil.rmtree(final, ignore_errors=True)
                 temporary.rename(final)
                 storage.sync_folder(final.parent)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
-        best = f"{PREFIX}{record['best']['step']:08d}" if record.get("best") else None
-        _delete_old(root, keep, best)
+        best = folder_of(root, record["best"]["step"]) if record.get("best") else None
+        _delete_old(root, keep, final, best)
     distributed.barrier()
 
 
-def _delete_old(root: Path, keep: int, best: str | None) -> None:
-    """Delete all but the newest checkpoints and the best."""
-    for old in checkpoint_folders(root)[:-keep]:
-        if old.name != best:
+def _delete_old(root: Path, keep: int, last: Path, best: Path | None) -> None:
+    """Delete all but the newest checkpoints and the best; one after the `last` was damaged and passed over."""
+    folders = checkpoint_folders(root)
+    written = [folder for folder in folders if folder <= last]
+    for old in [*written[:-keep], *folders[len(written) :]]:
+        if old != best:
             # without this file it is no checkpoint any more, whatever of the rest a kill leaves
-            (old / META).unlink()
+            (old / DIGESTS).unlink()
             shutil.rmtree(old)
 
 
@@ -123,15 +128,37 @@ def explained_save(path: Path) -> Iterator[None]:
 
 
 def newest(root: Path, settings: dict[str, Any]) -> tuple[Path, dict[str, Any]] | None:
-    """The newest checkpoint and its record; None where there is none.
+    """The newest checkpoint whose files are as they were written, and its record; None where there is none at all.
 
     Raises:
         StaleArtifactError: it belongs to a run with other settings; the first that differs is named.
+        TrainingError: there are checkpoints, and all of them are damaged.
     """
-    folders = checkpoint_folders(root)
-    if not folders:
-        return None
-    record: dict[str, Any] = json.loads((folders[-1] / META).read_text(encoding="utf-8"))
+    faults: list[str] = []
+    for folder in sorted(root.glob(f"{PREFIX}*"), reverse=True):
+        fault = damage(folder)
+        if not fault:
+            record: dict[str, Any] = json.loads((folder / META).read_text(encoding="utf-8"))
+            _check_settings(root, record, settings)
+            best = folder_of(root, record["best"]["step"]) if record.get("best") else folder
+            fault = damage(best) if best != folder else ""
+            if not fault:
+                if faults:
+                    note(f"{'; '.join(faults)}; {folder.name} is taken instead")
+                return folder, record
+            fault = f"the best weights so far are in {best.name}, and there {fault}"
+        faults.append(f"the checkpoint {folder} is passed over ({fault})")
+    if faults:
+        raise TrainingError(f"{'; '.join(faults)}; no other is there, so delete {root} to train from the first step")
+    return None
+
+
+def _check_settings(root: Path, record: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Refuse a checkpoint of a run with other settings.
+
+    Raises:
+        StaleArtifactError: with the first that differs.
+    """
     difference = first_difference("settings", record["settings"], json.loads(json.dumps(settings)))
     if difference:
         name, old, new = difference
@@ -139,7 +166,6 @@ def newest(root: Path, settings: dict[str, Any]) -> tuple[Path, dict[str, Any]] 
             f"{root} belongs to a run with another {name} ({old!r} there, {new!r} now); delete it, or name another"
             " folder"
         )
-    return folders[-1], record
 
 
 def load_checkpoint(folder: Path, module: nn.Module, optimizer: Optimizer | None) -> None:
@@ -150,26 +176,30 @@ def load_checkpoint(folder: Path, module: nn.Module, optimizer: Optimizer | None
         module: the model, unwrapped; its trained weights are replaced.
         optimizer: its state is replaced; None leaves it.
     """
+    import torch
     from safetensors.torch import load_file
-    from torch.distributed.checkpoint.state_dict import (
-        StateDictOptions,
-        get_optimizer_state_dict,
-        set_model_state_dict,
-        set_optimizer_state_dict,
-    )
 
     tensors = load_file(folder / STATE)
+    trained = _trained(module)
     weights = _under(tensors, "model")
-    set_model_state_dict(module, weights, options=StateDictOptions(full_state_dict=True, strict=False))
+    with torch.no_grad():
+        for name, parameter in trained.items():
+            parameter.copy_(weights[name])
     if optimizer is None:
         return
-    options = StateDictOptions(full_state_dict=True)
     state: dict[str, Any] = {}
     for name, value in _under(tensors, "optimizer").items():
-        parameter, key = name.rsplit(".", 1)
-        state.setdefault(parameter, {})[key] = value
-    groups = get_optimizer_state_dict(module, optimizer, options=options)["param_groups"]
-    set_optimizer_state_dict(module, optimizer, {"state": state, "param_groups": groups}, options=options)
+        parameter_name, key = name.rsplit(".", 1)
+        state.setdefault(parameter_name, {})[key] = value
+    current = optimizer.state_dict()
+    names = {id(parameter): name for name, parameter in trained.items()}
+    order = [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
+    numbered = {number: state[name] for number, name in enumerate(order) if name in state}
+    optimizer.load_state_dict({"state": numbered, "param_groups": current["param_groups"]})
+
+
+def _trained(module: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
 
 
 def _under(tensors: dict[str, Any], prefix: str) -> dict[str, Any]:
@@ -177,70 +207,9 @@ def _under(tensors: dict[str, Any], prefix: str) -> dict[str, Any]:
 
 
 def _tensors(module: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
-    from torch.distributed.checkpoint.state_dict import (
-        StateDictOptions,
-        get_model_state_dict,
-        get_optimizer_state_dict,
-    )
-
-    # whole tensors on the processor, however the parameters are wrapped or sharded
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
-    weights = get_model_state_dict(module, options=options)
-    state = get_optimizer_state_dict(module, optimizer, options=options).get("state", {})
-    # empty on all but the first process, which alone writes
-    tensors = {f"model.{name}": value for name, value in weights.items() if name in trained}
-    tensors |= {f"optimizer.{name}.{key}": value for name, values in state.items() for key, value in values.items()}
-    return {name: value.detach().clone().contiguous() for name, value in tensors.items()}
-
-
-def sharded(module: nn.Module) -> bool:
-    """Whether no process holds all of the weights (FSDP2)."""
-    from torch.distributed.tensor import DTensor
-
-    return any(isinstance(parameter, DTensor) for parameter in module.parameters())
-
-
-def whole_weights(module: nn.Module) -> dict[str, Any]:
-    """The whole weights of a sharded module on the first process, nothing on the others; every process must call."""
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-
-    weights = get_model_state_dict(module, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
-    names = {name for name, _ in module.named_parameters()}
-    return {name: value for name, value in weights.items() if name in names}
-
-
-@contextlib.contextmanager
-def replaced(module: nn.Module, values: dict[str, Any]) -> Iterator[None]:
-    """Put other tensors in place of parameters for a while, so that these are saved.
-
-    Args:
-        module: whose parameters.
-        values: by name; the others stay.
-    """
-    from torch import nn
-
-    originals = _replace(module, {name: nn.Parameter(value, requires_grad=False) for name, value in values.items()})
-    try:
-        yield
-    finally:
-        _replace(module, originals)
-
-
-def make_whole(module: nn.Module) -> None:
-    """Give the first process all weights of a sharded module for good, to be saved; every process must call."""
-    from torch import nn
-
-    if sharded(module):
-        weights = whole_weights(module)
-        _replace(module, {name: nn.Parameter(value, requires_grad=False) for name, value in weights.items()})
-
-
-def _replace(module: nn.Module, values: dict[str, Any]) -> dict[str, Any]:
-    originals = {}
-    for name, value in values.items():
-        parent, _, last = name.rpartition(".")
-        owner = module.get_submodule(parent)
-        originals[name] = owner._parameters[last]
-        owner._parameters[last] = value
-    return originals
+    """Copies on the processor of what is trained: frozen weights are those that the run began with."""
+    tensors: dict[str, Any] = {}
+    for name, parameter in _trained(module).items():
+        tensors[f"model.{name}"] = parameter
+        tensors |= {f"optimizer.{name}.{key}": value for key, value in optimizer.state.get(parameter, {}).items()}
+    return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}

@@ -54,6 +54,17 @@ def broadcast(record: dict[str, Any]) -> dict[str, Any]:
     return shared[0]
 
 
+def gather_objects(value: Any) -> list[Any]:
+    """A plain value of each process, in order of rank; every process must call this."""
+    from torch import distributed
+
+    gathered = [value]
+    if world() > 1:
+        gathered = [None] * world()
+        distributed.all_gather_object(gathered, value)
+    return gathered
+
+
 def first_own(rank: int, rows: int) -> int:
     """Where this process's rows start among the gathered ones."""
     return rank * rows

@@ -7,6 +7,11 @@ from typing import ClassVar, Literal
 
 from megapairs_hf.core.config import RUNTIME_ONLY, require
 from megapairs_hf.models.small_encoders import SmallModelConfig
+from megapairs_hf.training.loss_config import LossConfig
+
+TOWERS = ("vision", "text")
+# heads that start from nothing learn nothing at the paper's 5e-6; at 1e-3 they forget what they were aligned to
+HEAD_LR = 2e-4
 
 
 @dataclass(frozen=True)
@@ -15,7 +20,7 @@ class LoopConfig:
 
     Attributes:
         steps: optimizer steps.
-        batch_size: queries per step, over all processes.
+        batch_size: queries per step, over all processes; with `freeze`, all triplets where there are fewer.
         lr: peak learning rate.
         schedule: LR scheduler of transformers.
         warmup_steps: steps of linear warm-up.
@@ -72,7 +77,7 @@ class SourceConfig:
 
     The columns are MMEB's: `qry`, `qry_image_path`, `pos_text`, `pos_image_path`, `neg_text`, `neg_image_path`; each
     but the first of a pair may be absent, negatives may be lists, and `<|image_1|>` in a text is taken out. A language
-    model's queries have no prompt, since `qry` carries its own instruction.
+    model's queries have its prompt's frame for queries without an instruction, since `qry` carries its own.
 
     Attributes:
         path: parquet, JSON lines, a folder of either, or a data set on the Hub (`./…` is relative to the work folder).
@@ -99,7 +104,7 @@ class SourceConfig:
 
 
 @dataclass(frozen=True)
-class TrainConfig(LoopConfig):
+class TrainConfig(LoopConfig, LossConfig):
     """Settings of MMRet training; the defaults are the paper's for MMRet-base.
 
     Appendix B: "a batch size of 2048, with each query paired with one positive image and four hard negatives. All
@@ -116,7 +121,11 @@ class TrainConfig(LoopConfig):
         weight: sampling weight of the triplets beside `sources`; null for their number, 0 for never.
         cluster_column: column of the data set's images that names their near-duplicate cluster, `cluster` in what
             `build` makes, where -1 stands for unknown; null for none.
-        workers: processes that decode images ahead of the model; 0 for threads of this process.
+        caption_share: share of the steps whose batch is captions of the training images against these images, so that
+            the model keeps finding images by text alone (ours); 0 for none.
+        validation: share of the images that are held out for validation where the triplets have no such split; 0
+            holds out none, and then nobody knows whether training helped.
+        workers: processes that decode images ahead of the model, for each GPU; 0 for two threads of this process.
         max_rejected: unreadable images that are left out before the run stops.
         negatives: hard negatives per query, the query image counted.
         query_image_negative: whether the query image is the first of them (the paper's Table 4).
@@ -124,13 +133,22 @@ class TrainConfig(LoopConfig):
             their targets are hard negatives for each other (ours; 1 is a plain shuffle).
         mask_false_negatives: take candidates out of a query's negatives that are its positive, its near-duplicate, or
             the target of the same query and text in another row.
+        freeze: towers that are not trained: `vision`, `text`, or both; what they give is computed once for each image
+            and text and kept on disk, so that a step costs what the heads cost (compare LiT, Zhai et al. 2022).
+        head_lr: peak learning rate of the projections behind the towers; null for 2e-4 with `freeze`, else for `lr`.
         lora_rank: train adapters of this rank instead of all weights (Appendix B: 32 for the MLLM); 0 for none.
+        lora_layers: names of the linear layers that get adapters, such as [q_proj, v_proj]; empty for all of both
+            towers, as the paper has it.
         matryoshka: Matryoshka dimensions whose losses are averaged, such as [512, 256, 64]; empty for all alone.
+        min_pixels: images with fewer pixels are enlarged to so many, proportions kept, by a model that sizes images by
+            itself (Qwen's families); null for the model's own, and 512 × 512 where that is how it was made.
+        max_pixels: images with more pixels are reduced to so many, likewise.
         dtype: of the weights; bfloat16 halves the memory of weights that adapters leave as they are.
         micro_batch: GradCache mini-batch size in distinct inputs, which gives the whole batch's gradient in the
             memory of one mini-batch; null keeps the activations of the whole batch.
+        max_tokens_per_pass: of a language model, most tokens of a GradCache mini-batch, padding and those of images
+            counted; with `micro_batch`, whichever is reached first. Null for no such limit.
         gradient_checkpointing: compute activations again in the backward pass instead of keeping them.
-        cache_gb: memory for decoded images, so that each is decoded once.
         eval_every: steps between two evaluations on the validation split; 0 for none.
         best_metric: keep the checkpoint that is best by this and save it in the end; null saves the last.
         patience: early-stopping patience in evaluations; 0 never stops.
@@ -145,24 +163,38 @@ class TrainConfig(LoopConfig):
             "sources",
             "weight",
             "cluster_column",
+            "caption_share",
+            "validation",
             "workers",
             "max_rejected",
+            "min_pixels",
+            "max_pixels",
         ),
         "batch": ("batch_size", "negatives", "query_image_negative", "group_siblings", "mask_false_negatives"),
         "optimization": (
             "steps",
             "max_steps",
             "lr",
+            "head_lr",
+            "freeze",
             "schedule",
             "warmup_steps",
             "weight_decay",
             "max_grad_norm",
-            "temperature",
             "lora_rank",
-            "matryoshka",
+            "lora_layers",
             "seed",
         ),
-        "memory": ("mixed_precision", "dtype", "micro_batch", "gradient_checkpointing", "cache_gb"),
+        "loss": (
+            "temperature",
+            "matryoshka",
+            "margin_mask",
+            "query_query",
+            "document_document",
+            "score_margin",
+            "soft_labels",
+        ),
+        "memory": ("mixed_precision", "dtype", "micro_batch", "max_tokens_per_pass", "gradient_checkpointing"),
         "evaluation": ("eval_every", "best_metric", "patience"),
         "checkpoints": ("checkpoint_every", "keep_checkpoints", "log_every", "tracker"),
     }
@@ -179,21 +211,28 @@ class TrainConfig(LoopConfig):
     sources: tuple[SourceConfig, ...] = ()
     weight: float | None = None
     cluster_column: str | None = None
+    caption_share: float = 0.0
+    validation: float = 0.05
     workers: int = field(default=0, metadata=RUNTIME_ONLY)
     max_rejected: int = field(default=100, metadata=RUNTIME_ONLY)
+    min_pixels: int | None = None
+    max_pixels: int | None = None
     # batch
     negatives: int = 4
     query_image_negative: bool = True
     group_siblings: int = 1
     mask_false_negatives: bool = True
     # optimization
+    freeze: tuple[str, ...] = ()
+    head_lr: float | None = None
     lora_rank: int = 0
+    lora_layers: tuple[str, ...] = ()
     matryoshka: tuple[int, ...] = ()
     # memory
     dtype: Literal["float32", "bfloat16"] = "float32"
     micro_batch: int | None = None
+    max_tokens_per_pass: int | None = None
     gradient_checkpointing: bool = False
-    cache_gb: float = field(default=4.0, metadata=RUNTIME_ONLY)
     # evaluation
     eval_every: int = 0
     best_metric: str | None = None
@@ -201,12 +240,29 @@ class TrainConfig(LoopConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        LossConfig.__post_init__(self)
+        require(not self.needs_scores or self.weight != 0, "weight", self.weight, "above 0 with `verify` scores")
+        require(0 <= self.caption_share < 1, "caption_share", self.caption_share, "at least 0 and below 1")
+        captioned = self.weight != 0 or not self.caption_share
+        require(captioned, "caption_share", self.caption_share, "0 with weight 0, since the triplets name the images")
+        require(0 <= self.validation < 1, "validation", self.validation, "at least 0 and below 1")
+        towers = set(self.freeze) <= set(TOWERS) and len(set(self.freeze)) == len(self.freeze)
+        require(towers, "freeze", list(self.freeze), f"of {', '.join(TOWERS)}, each once")
+        require(not (self.freeze and self.lora_rank), "freeze", list(self.freeze), "empty with lora_rank")
+        require(self.head_lr is None or self.head_lr > 0, "head_lr", self.head_lr, "a positive number or null")
         require(self.negatives >= 0, "negatives", self.negatives, "0 or more")
         require(self.group_siblings >= 1, "group_siblings", self.group_siblings, "at least 1")
         require(self.micro_batch is None or self.micro_batch > 0, "micro_batch", self.micro_batch, "positive or null")
+        budget = self.max_tokens_per_pass is None or self.max_tokens_per_pass > 0
+        require(budget, "max_tokens_per_pass", self.max_tokens_per_pass, "a positive number of tokens, or null")
         trained = self.dtype == "float32" or self.lora_rank > 0
         require(trained, "dtype", self.dtype, "float32 without lora_rank, because all weights are trained")
         require(self.lora_rank >= 0, "lora_rank", self.lora_rank, "0 or more")
+        adapted = self.lora_rank > 0 or not self.lora_layers
+        require(adapted, "lora_layers", list(self.lora_layers), "empty without lora_rank")
+        require(self.min_pixels is None or self.min_pixels > 0, "min_pixels", self.min_pixels, "positive or null")
+        large = self.max_pixels is None or self.max_pixels >= (self.min_pixels or 1)
+        require(large, "max_pixels", self.max_pixels, "at least min_pixels, or null")
         require(all(size > 0 for size in self.matryoshka), "matryoshka", self.matryoshka, "positive dimensions")
         require(self.weight is None or self.weight >= 0, "weight", self.weight, "0 or more, or null")
         require(self.weight != 0 or bool(self.sources), "weight", self.weight, "above 0 where there are no `sources`")
@@ -217,7 +273,6 @@ class TrainConfig(LoopConfig):
         require(self.patience >= 0, "patience", self.patience, "0 or more evaluations")
         require(self.max_rejected >= 0, "max_rejected", self.max_rejected, "0 or more")
         require(self.workers >= 0, "workers", self.workers, "0 or more processes")
-        require(self.cache_gb >= 0, "cache_gb", self.cache_gb, "0 or more gigabytes")
 
 
 @dataclass(frozen=True)
@@ -231,7 +286,7 @@ class PretrainConfig:
         model: sizes of both.
         clip: loop of the CLIP.
         dino: loop of the DINOv2-shaped model.
-        cache_gb: memory for decoded images.
+        cache_gb: memory for decoded images; those beyond it are decoded in each step that has them.
     """
 
     model: SmallModelConfig = field(default_factory=SmallModelConfig)

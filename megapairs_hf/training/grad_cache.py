@@ -11,92 +11,70 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from megapairs_hf.training.collectives import world
-
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
 
     import torch
     from accelerate import Accelerator
 
-    Load = Callable[[int], dict[str, Any]]
+    Load = Callable[[int], Iterable[dict[str, Any]]]
     Loss = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
-    Good = Callable[[], bool]
 
 
-def plain_gradient(
-    module: Any, accelerator: Accelerator, count: int, load: Load, good: Good, loss: Loss
-) -> torch.Tensor | None:
+def plain_gradient(module: Any, accelerator: Accelerator, count: int, load: Load, loss: Loss) -> torch.Tensor:
     """Leave the gradient on the parameters, with every chunk's graph in memory at once.
 
     Args:
         module: as `trainable` gives it, wrapped.
         accelerator: of the run.
         count: chunks of this process.
-        load: gives a chunk's tensors.
-        good: called when everything is loaded: whether the batch can be used.
+        load: gives a chunk's tensors, for each forward pass by itself.
         loss: gives the loss and the gradient of all embeddings.
 
     Returns:
-        The loss of this process's queries; None where the batch is not good.
+        The loss of this process's queries.
     """
-    chunks = [load(i) for i in range(count)]
-    # DDP must not be left with a forward pass that no backward pass follows, so this comes first
-    if not good():
-        return None
-    embeddings = module(chunks)
+    embeddings = module(list(_each(load, count)))
     value, gradient = loss(embeddings)
     accelerator.backward((embeddings.float() * gradient).sum())
     return value
 
 
-def cached_gradient(
-    module: Any, accelerator: Accelerator, count: int, load: Load, good: Good, loss: Loss
-) -> torch.Tensor | None:
-    """The same gradient, with one chunk's graph in memory at a time.
+def cached_gradient(module: Any, accelerator: Accelerator, count: int, load: Load, loss: Loss) -> torch.Tensor:
+    """The same gradient, with the graph of one forward pass in memory at a time.
 
     Args:
         module: as `trainable` gives it, wrapped.
         accelerator: of the run.
         count: chunks of this process.
-        load: gives a chunk's tensors; called twice for each.
-        good: called when everything is loaded: whether the batch can be used.
+        load: gives a chunk's tensors, for each forward pass by itself; called twice for each chunk, so it keeps what
+            is costly to read.
         loss: gives the loss and the gradient of all embeddings.
 
     Returns:
-        The loss of this process's queries; None where the batch is not good.
+        The loss of this process's queries.
     """
     import torch
     from sentence_transformers.base.losses.gradcache import RandContext
 
-    # sharded parameters are collected in every forward pass, so all processes must make equally many
-    passes = most(count, accelerator) if str(accelerator.distributed_type).endswith("FSDP") else count
     states, parts = [], []
     here = torch.empty(0, device=accelerator.device)
     with torch.no_grad():
-        for i in range(passes):
+        for features in _each(load, count):
             states.append(RandContext(here))
-            embeddings = module([load(min(i, count - 1))])
-            if i < count:
-                parts.append(embeddings.float())
-    if not good():
-        return None
+            parts.append(module([features]).float())
     value, gradient = loss(torch.cat(parts))
     gradients = gradient.split([len(part) for part in parts])
-    for i in range(passes):
-        last = i == passes - 1
+    for i, features in enumerate(_each(load, count)):
+        last = i == len(parts) - 1
         with contextlib.nullcontext() if last else accelerator.no_sync(module):
             with states[i]:
-                embeddings = module([load(min(i, count - 1))])
-            weight = gradients[i] if i < count else torch.zeros_like(embeddings)
-            accelerator.backward((embeddings.float() * weight).sum())
+                embeddings = module([features])
+            accelerator.backward((embeddings.float() * gradients[i]).sum())
     return value
 
 
-def most(count: int, accelerator: Accelerator) -> int:
-    """The largest count of all processes."""
-    import torch
-
-    if world() == 1:
-        return count
-    return int(accelerator.gather(torch.tensor([count], device=accelerator.device)).max())
+def _each(load: Load, count: int) -> Iterator[dict[str, Any]]:
+    """The tensors of every forward pass, one chunk's in memory at a time."""
+    for i in range(count):
+        yield from load(i)

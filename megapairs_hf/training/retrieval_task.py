@@ -6,31 +6,36 @@ hard negative, and images that several rows share are computed for one of them.
 
 from __future__ import annotations
 
-import random
 from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.core import distributed
 from megapairs_hf.core.errors import TrainingError
 from megapairs_hf.core.progress import note
-from megapairs_hf.training.collectives import world
+from megapairs_hf.training.collectives import gather_objects
 from megapairs_hf.training.data.batch import COUNTS, Batch, make_batch
-from megapairs_hf.training.data.loader import ImageLoader, Reader
+from megapairs_hf.training.data.loader import READ, ImageBatch, ImageLoader, ImageReader, StepImages
 from megapairs_hf.training.data.sampler import sample_pools
-from megapairs_hf.training.encoder import ImageTransform, is_joint, prepared, trainable
+from megapairs_hf.training.encoder import ImageTransform, head_rates, is_joint, prepared, trainable
+from megapairs_hf.training.frozen import FrozenOutputs, freeze, keys_of
 from megapairs_hf.training.grad_cache import cached_gradient, plain_gradient
 from megapairs_hf.training.loss import BatchIndices, loss_and_gradient
+from megapairs_hf.training.norms import NormWatch
 from megapairs_hf.training.task import StepOutput
+from megapairs_hf.training.token_budget import StepInputs
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     import torch
     from accelerate import Accelerator
 
     from megapairs_hf.training.config import TrainConfig
-    from megapairs_hf.training.data.dataset import Example, TrainDataset
+    from megapairs_hf.training.data.batch import BatchInput
+    from megapairs_hf.training.data.dataset import TrainDataset
+    from megapairs_hf.training.data.loader import Key as ImageKey
+    from megapairs_hf.training.frozen import Key
 
-AHEAD = 4
 # distinct inputs per forward pass without GradCache, whose activations all stay
 FORWARD_SIZE = 64
 
@@ -61,42 +66,60 @@ class ContrastTask:
     ) -> None:
         self.model, self.pools, self.config = model, list(pools), config
         self.joint = is_joint(model)
+        if config.max_tokens_per_pass is not None and not self.joint:
+            raise TrainingError("`max_tokens_per_pass` is for language models; set `micro_batch` for this one")
         self.module = trainable(model)
-        self.partial = config.micro_batch is not None or len(pools) > 1 or self.joint
-        self.images = ImageLoader(Reader(Fetch(self.pools), ImageTransform(model)), config.cache_gb, config.workers)
+        freeze(model, config.freeze)
+        self.rates: Mapping[str, float] = head_rates(model, self.module, config)
+        self.images = ImageLoader(ImageReader(Fetch(self.pools), ImageTransform(model)), config.workers)
+        self.step_images = StepImages(self.images, self._requests, config.last_step)
+        self.frozen = FrozenOutputs(model, config.freeze, self.images)
+        self.norms = NormWatch()
         self.sampled, self.before = sample_pools(weights, config.steps, config.seed)
         self.bad: dict[str, str] = {}
-        self.planned: tuple[tuple[int, int], Batch] | None = None
+        # of the steps whose images are being decoded
+        self.planned: dict[int, Batch] = {}
         self.size = config.micro_batch or FORWARD_SIZE
 
-    def batch(self, step: int, rank: int, world: int) -> Batch:
-        """This process's part of the batch of a step; a function of the step and of the images rejected so far."""
-        key = (step, len(self.bad))
-        if self.planned is not None and self.planned[0] == key:
-            return self.planned[1]
-        number = int(self.sampled[step])
-        pool = self.pools[number]
-        examples = self._examples(pool, number, step)
-        batch = make_batch(step, number, examples, rank, world, joint=self.joint, cluster=pool.cluster)
-        self.planned = key, batch
-        return batch
+    def fill(self, folder: Path, measured: Collection[Key] = ()) -> None:
+        """Compute what the frozen towers give for every row of the run, and for what is measured.
 
-    def _examples(self, pool: TrainDataset, number: int, step: int) -> list[Example]:
-        size = self.config.batch_size
-        bad = {name for key, _ in self.bad.items() for own, _, name in [key.partition("/")] if own == str(number)}
-        rows = pool.indices(int(self.before[step]), size)
-        examples = [example for example in pool.examples(rows, step, bad) if example is not None]
-        taken, rng = set(rows), random.Random(f"{self.config.seed}/{step}/refill")
-        while len(examples) < size:
-            more = pool.others(taken, size - len(examples), rng)
-            if not more:
-                raise TrainingError(
-                    f"step {step} has only {len(examples):,} rows with readable images for a batch of {size:,}; lower"
-                    " batch_size, or mend the images"
-                )
-            taken.update(more)
-            examples += [example for example in pool.examples(more, step, bad) if example is not None]
-        return examples
+        Args:
+            folder: where it is kept.
+            measured: inputs of the validation.
+        """
+        keys = set(measured)
+        for number, pool in enumerate(self.pools):
+            steps = [s for s in range(self.config.last_step) if self.sampled[s] == number]
+            rows = {row for s in steps for row in pool.indices(int(self.before[s]), self.config.batch_size)}
+            for item in pool.inputs(sorted(rows)) if rows else ():
+                keys |= keys_of(number, item)
+        self.frozen.fill(folder, keys)
+
+    def batch(self, step: int, rank: int, world: int) -> Batch:
+        """This process's part of the batch of a step; a function of the step."""
+        if step not in self.planned:
+            number = int(self.sampled[step])
+            pool = self.pools[number]
+            examples = pool.examples(pool.indices(int(self.before[step]), self.config.batch_size), step)
+            self.planned[step] = make_batch(
+                step, number, examples, rank, world, joint=self.joint, clusters=pool.clusters
+            )
+        return self.planned[step]
+
+    def _requests(self, step: int) -> list[list[ImageKey]]:
+        """The images of a step in the order in which its chunks go through the model, as they are decoded together."""
+        if "vision" in self.config.freeze:
+            # what the tower makes of them is kept, and they are not looked at
+            return []
+        batch = self.batch(step, distributed.rank(), distributed.world_size())
+        return [keys for chunk in batch.chunks(self.size) for keys in self._parts(batch, chunk)]
+
+    def _parts(self, batch: Batch, chunk: Sequence[int]) -> list[list[ImageKey]]:
+        keys = [
+            (batch.pool, str(item.image)) for item in map(batch.inputs.__getitem__, chunk) if item.image is not None
+        ]
+        return [keys[i : i + READ] for i in range(0, len(keys), READ)]
 
     def learn(self, module: Any, step: int, accelerator: Accelerator) -> StepOutput:
         """Leave the gradient of a step's batch on the parameters.
@@ -108,79 +131,94 @@ class ContrastTask:
 
         # dropout samples by step and process, so that a resumed run draws the same
         torch.manual_seed(self.config.seed * 1_000_003 + step * 1009 + distributed.rank())
-        while True:
-            batch = self.batch(step, distributed.rank(), distributed.world_size())
-            result = self._attempt(module, batch, accelerator)
-            if result is not None:
-                loss, counts = result
-                if step + 1 < self.config.last_step:
-                    self._ahead(self.batch(step + 1, distributed.rank(), distributed.world_size()), 0)
-                images = sum(item.image is not None for item in batch.inputs)
-                return StepOutput(loss, batch.names, {"images": images, **counts})
-
-    def _attempt(
-        self, module: Any, batch: Batch, accelerator: Accelerator
-    ) -> tuple[torch.Tensor, dict[str, int]] | None:
+        batch = self.batch(step, distributed.rank(), distributed.world_size())
         chunks = batch.chunks(self.size)
-        wrong: dict[str, str] = {}
-        counts = [0, 0, 0]
+        read = self.step_images.begin(step)
+        names = COUNTS if self.config.score_margin is None else (*COUNTS, "masked_score")
+        counts = [0] * len(names)
+        values: dict[str, float] = {}
 
-        def load(i: int) -> dict[str, Any]:
-            self._ahead(batch, i)
-            inputs = [batch.inputs[k] for k in chunks[i]]
-            images, bad = self.images.load(batch.pool, [item.image for item in inputs if item.image is not None])
-            wrong.update({f"{batch.pool}/{name}": error for name, error in bad.items()})
-            return prepared(self.model, inputs, images, accelerator.device, self.pools[batch.pool].prompted)
+        def features(part: Sequence[BatchInput], images: ImageBatch) -> tuple[dict[str, Any], dict[str, str]]:
+            return self.features(batch.pool, part, accelerator.device, images)
+
+        parts = [[batch.inputs[k] for k in chunk] for chunk in chunks]
+        inputs = StepInputs(
+            parts, lambda i: self._read(read, batch, chunks[i]), features, self.config.max_tokens_per_pass
+        )
 
         def loss(embeddings: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            pieces = self._pieces(batch, embeddings.device, counts)
-            return loss_and_gradient(embeddings, pieces, self.config.temperature, self.config.matryoshka)
+            if not self.joint:
+                values.update(self.norms.ratio(embeddings, batch.inputs))
+            lost = self._unreadable(batch.pool, inputs.errors)
+            pieces = self._pieces(batch.without(lost) if lost else batch, embeddings.device, counts)
+            config = self.config
+            return loss_and_gradient(embeddings, pieces, config.temperature, config.matryoshka, config)
 
-        way = plain_gradient if self.config.micro_batch is None else cached_gradient
-        value = way(module, accelerator, len(chunks), load, lambda: not self._reject(wrong), loss)
-        return None if value is None else (value, dict(zip(COUNTS, counts, strict=True)))
+        way = cached_gradient if self.config.micro_batch or self.config.max_tokens_per_pass else plain_gradient
+        value = way(module, accelerator, len(chunks), inputs.load, loss)
+        self.planned = {later: plan for later, plan in self.planned.items() if later > step}
+        decoded = sum(item.image is not None for item in batch.inputs)
+        counted = {"images": decoded, "unreadable": len(inputs.errors), **dict(zip(names, counts, strict=True))}
+        return StepOutput(value, batch.names, counted, values)
 
-    def _ahead(self, batch: Batch, start: int) -> None:
-        chunks = batch.chunks(self.size)
-        for chunk in chunks[start : start + AHEAD]:
-            names = [name for name in (batch.inputs[k].image for k in chunk) if name is not None]
-            self.images.ahead(batch.pool, names)
+    def _read(self, read: Iterator[ImageBatch], batch: Batch, chunk: Sequence[int]) -> ImageBatch:
+        if "vision" in self.config.freeze:
+            return ImageBatch()
+        return ImageBatch.joined([next(read) for _ in self._parts(batch, chunk)])
+
+    def features(
+        self, pool: int, inputs: Sequence[BatchInput], device: Any, images: ImageBatch
+    ) -> tuple[dict[str, Any], dict[str, str]]:
+        """One chunk for the module, and what is wrong with its images (black ones take their place).
+
+        Args:
+            pool: of the rows.
+            inputs: of one role and kind.
+            device: where to.
+            images: of those that have one; none where their tower is frozen.
+        """
+        known, wrong = self.frozen.features(pool, inputs, device)
+        if known is not None:
+            return known, wrong
+        return prepared(self.model, inputs, images, device, self.pools[pool].prompted), images.errors
 
     def _pieces(self, batch: Batch, device: Any, counts: list[int]) -> BatchIndices:
         import torch
 
         def mask(start: int, end: int) -> torch.Tensor:
-            masked, masked_counts = batch.mask(start, end, self.config.mask_false_negatives)
+            masked, known = batch.mask(start, end, self.config.mask_false_negatives)
+            masked_counts: tuple[int, ...] = known
+            if self.config.score_margin is not None:
+                scored = batch.as_good(start, end, self.config.score_margin) & ~masked
+                masked, masked_counts = masked | scored, (*masked_counts, int(scored.sum()))
             counts[:] = [a + b for a, b in zip(counts, masked_counts, strict=True)]
             return torch.from_numpy(masked).to(device)
 
         queries, candidates = (torch.from_numpy(rows).to(device) for rows in (batch.queries, batch.candidates))
-        return BatchIndices(queries, candidates, batch.first * batch.width, batch.width, mask)
+        scores = torch.from_numpy(batch.scores).to(device) if self.config.soft_labels else None
+        return BatchIndices(queries, candidates, batch.first * batch.width, batch.width, mask, scores)
 
-    def _reject(self, wrong: dict[str, str]) -> bool:
-        """Note the images that any process could not read; whether there are any."""
-        errors = dict(wrong)
-        if world() > 1:
-            from torch import distributed
+    def _unreadable(self, pool: int, wrong: dict[str, str]) -> set[str]:
+        """The images of this step that any process could not read, each noted once.
 
-            gathered: list[Any] = [None] * world()
-            distributed.all_gather_object(gathered, wrong)
-            errors = {name: error for part in gathered for name, error in part.items()}
+        Raises:
+            TrainingError: they are too many.
+        """
+        errors = {name: error for part in gather_objects(wrong) for name, error in part.items()}
         for name, error in sorted(errors.items()):
-            self.bad[name] = error
-            note(f"left out the image {name.partition('/')[2]}: {error}")
+            if f"{pool}/{name}" not in self.bad:
+                self.bad[f"{pool}/{name}"] = error
+                note(f"left out the image {name}: {error}")
         if len(self.bad) > self.config.max_rejected:
             name, error = next(iter(sorted(self.bad.items())))
             raise TrainingError(
                 f"{len(self.bad)} images cannot be read, more than max_rejected {self.config.max_rejected}"
                 f" ({name.partition('/')[2]}: {error}, …); mend them, or raise max_rejected"
             )
-        if errors:
-            self.images.forget()
-        return bool(errors)
+        return set(errors)
 
     def state(self) -> dict[str, Any]:
-        """What the plan depends on besides the step."""
+        """Which images could not be read, for the record; no batch depends on it."""
         return {"rejected": dict(self.bad)}
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -189,4 +227,4 @@ class ContrastTask:
 
     def close(self) -> None:
         """Let the workers go."""
-        self.images.close()
+        self.step_images.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.core import distributed
@@ -13,7 +14,7 @@ from megapairs_hf.training.loss import info_nce
 from megapairs_hf.training.task import StepOutput
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import torch
     from accelerate import Accelerator
@@ -28,12 +29,12 @@ class WholeBatchTask(ABC):
 
     Attributes:
         module: what is trained.
-        partial: whether a backward pass may leave parameters without a gradient.
+        rates: learning rates of parameters by name, where they are not `lr`.
         rows: rows of the data.
     """
 
     module: nn.Module
-    partial = False
+    rates: Mapping[str, float] = MappingProxyType({})
     rows: int
     config: LoopConfig
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.artifacts.sources import as_artifact
+from megapairs_hf.core.compatibility import forget_last_batch
 from megapairs_hf.core.dependencies import require
 from megapairs_hf.core.errors import TrainingError
-from megapairs_hf.images.locate import ROOT, image_bytes
+from megapairs_hf.images.locate import ROOT, image_columns, row_bytes
 from megapairs_hf.models.idf_embedding import word_model
 from megapairs_hf.models.small_encoders import small_clip, small_dino, train_tokenizer
 from megapairs_hf.training.data.loader import PixelCache
@@ -86,6 +87,7 @@ def pretrain_encoders(
         words = word_model(captions, tokenizer, 2 * config.model.dimension, config.clip.seed)
 
         def save(path: Path) -> None:
+            forget_last_batch(tokenizer)
             clip.save_pretrained(path / "clip")
             processor.save_pretrained(path / "clip")
             dino.save_pretrained(path / "dino")
@@ -100,11 +102,11 @@ def pretrain_encoders(
 
 def corpus_files(corpus: Artifact) -> Callable[[str], bytes]:
     """The files of a corpus' images by id."""
-    table = corpus.table(["image_id", "image"])
+    root = corpus.manifest.stats.get(ROOT)
+    table = corpus.table(["image_id", *image_columns(root)])
     rows = {name: i for i, name in enumerate(table["image_id"].to_pylist())}
-    column = table["image"]
 
     def fetch(name: str) -> bytes:
-        return image_bytes(column[rows[name]].as_py(), corpus.manifest.stats.get(ROOT))
+        return row_bytes(table.slice(rows[name], 1).to_pylist()[0], root)
 
     return fetch

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import functools
+import json
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from megapairs_hf.artifacts.artifact import Artifact
-from megapairs_hf.artifacts.fingerprints import model_path, weights_fingerprint
-from megapairs_hf.artifacts.workspace import TRAINING_LOG
-from megapairs_hf.artifacts.writer import ArtifactWriter, Rejection, create_artifact
+from megapairs_hf.artifacts import storage
+from megapairs_hf.artifacts.artifact import COMPANIONS, MANIFEST, Artifact
+from megapairs_hf.artifacts.fingerprints import model_path, sha256_of, weights_fingerprint
+from megapairs_hf.artifacts.workspace import RESULTS, TRAINING_LOG
+from megapairs_hf.artifacts.writer import ArtifactWriter, create_artifact
 from megapairs_hf.core import distributed
 from megapairs_hf.core.compatibility import require_adapters
 from megapairs_hf.core.config import given_settings
@@ -19,28 +21,28 @@ from megapairs_hf.core.errors import ArtifactError, TrainingError
 from megapairs_hf.core.progress import note
 from megapairs_hf.models.loading import load_mmret, save_mmret
 from megapairs_hf.models.lora import add_lora, unload_lora
+from megapairs_hf.models.weighted_fusion import keep_fitted
 from megapairs_hf.training.checkpoint import explained_save
 from megapairs_hf.training.config import TrainConfig
-from megapairs_hf.training.data.mmeb import open_source, source_fingerprint
+from megapairs_hf.training.data.mmeb import source_fingerprint
 from megapairs_hf.training.data.opened import opened_triplets
-from megapairs_hf.training.data.triplets import TripletPool
-from megapairs_hf.training.evaluate import EvalCallback, of_triplets
+from megapairs_hf.training.data.pools import divide, fitted_batch, open_pools
+from megapairs_hf.training.evaluate import EvalCallback
 from megapairs_hf.training.retrieval_task import ContrastTask
 from megapairs_hf.training.tracking import chosen_tracker
 from megapairs_hf.training.trainer import run_loop
+from megapairs_hf.training.validation import Validation, compared, open_validation
+from megapairs_hf.training.verdict import FEWEST, SPLIT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from megapairs_hf.artifacts.storage import PathLike
     from megapairs_hf.dataset.triplets import Triplets
-    from megapairs_hf.training.data.dataset import TrainDataset
-    from megapairs_hf.training.data.opened import OpenedTriplets
 
     Evaluators = Mapping[str, Callable[[Any], Mapping[str, float]]]
 
-RUN = ".run"
-EVAL_QUERIES, EVAL_BATCH = 500, 64
+RUN, FROZEN = ".run", "frozen"
 
 
 def train(
@@ -87,26 +89,27 @@ def train(
         # checked again when the loop begins; here before anything is loaded
         chosen_tracker(config.tracker)
         model = started_model(config, work)
-        pools, weights, small = open_pools(data.split(config.split), config, work)
-        task = ContrastTask(model, pools, weights, config)
-        measures = _measures(model, data, config, evaluators or {})
-        watch = EvalCallback(
-            measures,
-            config.eval_every if measures else 0,
-            config.best_metric,
-            config.patience,
-            lambda path: save_mmret(model, path),
-        )
-        trained = run_loop(task, config, folder, "train", inputs, watch, Path(f"{out}.tracking"))
-        # only the first process saves
-        if config.lora_rank and distributed.is_main():
-            # merged in bfloat16, most of what the adapters learned would be rounded away
-            for parameter in model.parameters():
-                parameter.data = parameter.data.float()
+        divided = divide(data, config)
+        used = fitted_batch(config, len(divided.train))
+        pools, weights, small = open_pools(divided, used, work)
+        task = ContrastTask(model, pools, weights, used)
+        validation = open_validation(task, divided, used)
+        if used.freeze:
+            task.fill(folder / FROZEN, validation.keys() if validation else ())
+        before = validation.before(folder) if validation else None
+        watch = _watch(model, validation, used, evaluators or {})
+        trained = run_loop(task, used, folder, "train", inputs, watch, Path(f"{out}.tracking"))
+        # in every process, since all measure what the first saves
+        if config.lora_rank:
             unload_lora(model)
+        records, facts = compared(validation, before)
+        # of fewer queries the best weight is chance, and an index would start from it
+        if validation and len(validation.queries) >= FEWEST and not task.joint:
+            keep_fitted(model, facts["image_weight"])
         left_out = [(name.partition("/")[2], "unreadable", error) for name, error in sorted(task.bad.items())] + small
-        stats = {"rows": sum(pool.rows for pool in pools), **trained.stats()}
-        return {"save": lambda path: save_mmret(model, path), "stats": stats, "rejected": left_out}
+        stats = {"rows": sum(pool.rows for pool in pools), **trained.stats(), **facts}
+        save = functools.partial(_save, model, records)
+        return {"save": save, "stats": stats, "rejected": left_out}
 
     return make_model(out, config, inputs, make, overwrite=overwrite)
 
@@ -118,13 +121,17 @@ def started_model(config: TrainConfig, work: str | Path) -> Any:
         require_adapters("`lora_rank`")
     import torch
 
-    weights = {"dtype": getattr(torch, config.dtype)}
     path = model_path(config.model, work)
-    model = load_mmret(path, revision=config.revision, device="cpu", model_kwargs=weights)
+    limits = {"min_pixels": config.min_pixels, "max_pixels": config.max_pixels}
+    settings: dict[str, Any] = {
+        "model_kwargs": {"dtype": getattr(torch, config.dtype)},
+        "processor_kwargs": {name: value for name, value in limits.items() if value is not None},
+    }
+    model = load_mmret(path, revision=config.revision, device="cpu", **settings)
     if config.lora_rank:
         # the adapters' first values are sampled
         torch.manual_seed(config.seed)
-        add_lora(model, rank=config.lora_rank)
+        add_lora(model, rank=config.lora_rank, layers=config.lora_layers)
         # a step of 5e-6 is lost in bfloat16's eight bits
         for parameter in model.parameters():
             if parameter.requires_grad:
@@ -134,59 +141,36 @@ def started_model(config: TrainConfig, work: str | Path) -> Any:
     width = model.get_embedding_dimension()
     if any(size > width for size in config.matryoshka):
         raise TrainingError(f"matryoshka is {list(config.matryoshka)}, but the model has only {width} dimensions")
-    return model
+    return model.to(distributed.choose_device())
 
 
-def open_pools(
-    triplets: Any, config: TrainConfig, work: str | Path
-) -> tuple[list[TrainDataset], list[float], list[Rejection]]:
-    """The rows of a run, the weight of each pool, and the pools of `sources` that are smaller than a batch.
+def _watch(model: Any, validation: Validation | None, config: TrainConfig, evaluators: Evaluators) -> EvalCallback:
+    """What is measured during training, and what follows from it.
 
     Raises:
-        ArtifactError: a source cannot be opened.
-        TrainingError: no triplet has one of the relations, or there are fewer than a batch.
+        TrainingError: `best_metric` is of the validation split, and there is none because none was asked for.
     """
-    pools: list[TrainDataset] = []
-    weights: list[float] = []
-    left_out: list[Rejection] = []
-    if config.weight != 0:
-        pool = TripletPool(triplets, config)
-        if not pool.rows:
-            raise TrainingError(f"no triplet has a relation of {list(config.relations)}; correct `relations`")
-        if pool.rows < config.batch_size:
-            raise TrainingError(
-                f"batch_size is {config.batch_size}, but there are only {pool.rows:,} triplets; lower it"
-            )
-        pools, weights = [pool], [config.weight or pool.rows]
-    for source in config.sources:
-        for more, weight in zip(*open_source(source, config, work), strict=True):
-            if more.rows < config.batch_size:
-                note(f"{source.path} {source.name or ''}: {more.rows:,} rows of one kind are no whole batch")
-                left_out.append((f"{source.path} {source.name or ''}", "fewer_than_a_batch", f"{more.rows} rows"))
-            else:
-                pools.append(more)
-                weights.append(weight)
-    if not pools:
-        raise TrainingError(f"batch_size is {config.batch_size}, but no source has so many rows of one kind; lower it")
-    return pools, weights, left_out
-
-
-def _measures(
-    model: Any, data: OpenedTriplets, config: TrainConfig, evaluators: Evaluators
-) -> dict[str, Callable[[], Mapping[str, float]]]:
-    """What is measured during training."""
     measures: dict[str, Callable[[], Mapping[str, float]]] = {}
-    if config.eval_every:
-        try:
-            rows = data.split("validation")
-        except ArtifactError as error:
-            if not evaluators:
-                if config.best_metric is not None:
-                    raise TrainingError(f"best_metric needs a validation split: {error}") from error
-                note(f"there is no validation split, so nothing is measured every {config.eval_every} steps")
-        else:
-            measures["validation"] = of_triplets(model, rows, EVAL_QUERIES, config.micro_batch or EVAL_BATCH)
-    return measures | {name: functools.partial(measure, model) for name, measure in evaluators.items()}
+    if config.eval_every and validation is not None:
+        measures[SPLIT] = validation.recall
+    measures |= {name: functools.partial(measure, model) for name, measure in evaluators.items()}
+    best, patience = config.best_metric, config.patience
+    if best is not None and not measures and best.startswith(f"{SPLIT}/") and config.validation:
+        note(f"nothing is held out, so {best} cannot be measured: every step is made, and the last weights are kept")
+        best, patience = None, 0
+    if best is not None and not measures:
+        raise TrainingError(
+            f"best_metric {config.best_metric} needs a validation split; set `validation`, or build with one"
+        )
+    every = config.eval_every if measures else 0
+    return EvalCallback(measures, every, best, patience, lambda path: save_mmret(model, path))
+
+
+def _save(model: Any, records: list[dict[str, Any]], path: Path) -> None:
+    """The model, and beside it what was measured before and after."""
+    save_mmret(model, path)
+    if records:
+        storage.write_bytes(path / RESULTS, "".join(json.dumps(record) + "\n" for record in records).encode())
 
 
 def make_model(
@@ -217,9 +201,25 @@ def make_model(
         run = Path(out) / ".parts" / RUN
         run.mkdir(parents=True, exist_ok=True)
         outcome = make(run)
+        further: dict[str, str] = {}
         if distributed.is_main():
             _place(writer, run, Path(out), outcome["save"], files)
-        return writer.finish(outcome["stats"], outcome.get("rejected", ()))
+            further = _further_files(Path(out), files)
+        return writer.finish(_threads() | outcome["stats"], outcome.get("rejected", ()), files=further)
+
+
+def _threads() -> dict[str, int]:
+    """How many threads the sums of this run were divided among, on which the last bits of weights depend."""
+    import torch
+
+    return {"cpu_threads": torch.get_num_threads()}
+
+
+def _further_files(out: Path, files: tuple[str, ...]) -> dict[str, str]:
+    """sha256 of what belongs to a model beside its weights; not of logs, which hold times."""
+    left_out = {*files, MANIFEST, *COMPANIONS}
+    names = [n for n in storage.list_files(out) if n not in left_out and "/." not in f"/{n}"]
+    return {name: sha256_of(str(out / name)) for name in names if Path(name).name != TRAINING_LOG}
 
 
 def _place(writer: ArtifactWriter, run: Path, out: Path, save: Callable[[Path], None], files: tuple[str, ...]) -> None:

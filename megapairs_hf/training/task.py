@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import torch
     from accelerate import Accelerator
     from torch import nn
@@ -19,11 +21,13 @@ class StepOutput:
         loss: of this process's queries.
         names: rows of the whole batch.
         counts: what was counted on this process (`images`: images that went through the model).
+        values: what else the log is to say of this step.
     """
 
     loss: torch.Tensor
     names: list[str]
     counts: dict[str, int]
+    values: dict[str, float] = field(default_factory=dict)
 
 
 class Task(Protocol):
@@ -31,11 +35,11 @@ class Task(Protocol):
 
     Attributes:
         module: what is trained; its forward is what DDP wraps.
-        partial: whether a backward pass may leave parameters without a gradient (texts alone, without images).
+        rates: learning rates of parameters by name, where they are not `lr`.
     """
 
     module: nn.Module
-    partial: bool
+    rates: Mapping[str, float]
 
     def learn(self, module: nn.Module, step: int, accelerator: Accelerator) -> StepOutput:
         """Leave the gradient of a step's batch on the parameters."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -12,10 +13,12 @@ from megapairs_hf.artifacts import storage
 from megapairs_hf.core import distributed
 from megapairs_hf.core.config import config_dict
 from megapairs_hf.core.dependencies import installed, require
+from megapairs_hf.core.errors import TrainingError
 from megapairs_hf.core.platforms import peak_memory_bytes
 from megapairs_hf.training.collectives import all_reduce_sum
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from accelerate import Accelerator
@@ -48,6 +51,24 @@ def begin_tracking(accelerator: Accelerator, label: str, config: LoopConfig) -> 
     accelerator.init_trackers(f"megapairs-{label.replace(' ', '-')}", config=plain)
 
 
+def check_results(results: Mapping[str, float], step: int) -> None:
+    """Refuse results that are no numbers.
+
+    Args:
+        results: by metric.
+        step: after which they were measured.
+
+    Raises:
+        TrainingError: one is NaN or infinite.
+    """
+    for name, value in results.items():
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"{name} of step {step} is {value}, which is no result; look at what measures it; the last good"
+                " checkpoint is kept"
+            )
+
+
 class Log:
     """Lines of `training_log.jsonl`; a resumed run drops those after its checkpoint.
 
@@ -58,9 +79,7 @@ class Log:
 
     def __init__(self, path: Path, done: int) -> None:
         self.path = path
-        # the half line of a killed run ends without a line break
-        complete = path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else []
-        self.lines: list[dict[str, Any]] = [line for line in map(json.loads, complete) if line["step"] <= done]
+        self.lines = [line for line in _read_lines(path) if line["step"] <= done]
         if distributed.is_main():
             storage.write_bytes(path, "".join(json.dumps(line) + "\n" for line in self.lines).encode())
 
@@ -79,6 +98,17 @@ class Log:
     def losses(self) -> list[dict[str, Any]]:
         """The lines with a loss."""
         return [line for line in self.lines if "loss" in line]
+
+
+def _read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a log; the half line of a killed run, or what a power cut left in place of one, is none."""
+    for line in path.read_bytes().split(b"\n")[:-1] if path.is_file() else []:
+        try:
+            loaded = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(loaded, dict) and isinstance(loaded.get("step"), int) and "seconds" in loaded:
+            yield loaded
 
 
 class Interval:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.artifacts import storage
@@ -17,21 +18,23 @@ from megapairs_hf.core import distributed
 from megapairs_hf.core.config import config_dict
 from megapairs_hf.core.errors import TrainingError
 from megapairs_hf.core.progress import Progress, note
-from megapairs_hf.training.checkpoint import PREFIX, load_checkpoint, make_whole, newest, save_checkpoint
+from megapairs_hf.training.checkpoint import folder_of, load_checkpoint, newest, save_checkpoint
+from megapairs_hf.training.checkpoint_digests import damage
 from megapairs_hf.training.collectives import all_reduce_sum, broadcast, world
 from megapairs_hf.training.evaluate import EvalCallback
+from megapairs_hf.training.launch import refuse_launch_settings
+from megapairs_hf.training.optimizer import make_optimizer
 from megapairs_hf.training.tracking import Interval, Log, Trained, begin_tracking, chosen_tracker, live_line
+from megapairs_hf.training.tracking import check_results as check_finite
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    import torch
-    from torch import nn
-
     from megapairs_hf.training.config import LoopConfig
     from megapairs_hf.training.task import StepOutput, Task
 
+TIMEOUT = timedelta(minutes=30)
 CHECKPOINTS = "checkpoints"
 STOPPED = "stopped.json"
 
@@ -64,14 +67,16 @@ def run_loop(
         TrainingError: the batch cannot be shared by the processes, or the loss is not a number.
         StaleArtifactError: the folder holds checkpoints of a run with other settings.
     """
-    run = TrainingRun(task, config, folder, label, inputs, watch or EvalCallback(), tracking or folder)
-    try:
-        run.train()
-    finally:
-        task.close()
-        # `end_training` would end the process group too, which the stage still needs
-        for tracker in run.accelerator.trackers:
-            tracker.finish()
+    # the processes keep step, so one that hangs or is lost is noticed within the half hour
+    with distributed.collective_timeout(TIMEOUT):
+        run = TrainingRun(task, config, folder, label, inputs, watch or EvalCallback(), tracking or folder)
+        try:
+            run.train()
+        finally:
+            task.close()
+            # `end_training` would end the process group too, which the stage still needs
+            for tracker in run.accelerator.trackers:
+                tracker.finish()
     return Trained(run.log.lines, run.done, run.chosen)
 
 
@@ -92,6 +97,7 @@ class TrainingRun:
         from accelerate.state import AcceleratorState
         from transformers import get_scheduler
 
+        refuse_launch_settings()
         # an earlier run of this process may have had another precision, which Accelerate would insist on
         AcceleratorState._reset_state()
         if config.batch_size % distributed.world_size():
@@ -101,21 +107,23 @@ class TrainingRun:
             )
         self.task, self.config, self.folder, self.label, self.watch = task, config, folder, label, watch
         tracker = chosen_tracker(config.tracker)
-        wrapped = DistributedDataParallelKwargs(find_unused_parameters=task.partial)
+        # a batch of texts alone leaves the other tower without a gradient, on this process or on all of them
+        wrapped = DistributedDataParallelKwargs(find_unused_parameters=True)
         self.accelerator = Accelerator(
             mixed_precision=config.mixed_precision,
             log_with=tracker,
             project_dir=tracking if tracker else None,
             kwargs_handlers=[wrapped],
+            gradient_accumulation_steps=1,
         )
         if tracker:
             begin_tracking(self.accelerator, label, config)
         self.settings = {"config": config_dict(config), "inputs": dict(inputs)}
         task.module.to(self.accelerator.device)
-        optimizer = make_optimizer(task.module, config)
+        optimizer = make_optimizer(task.module, config, task.rates)
         # not prepared: Accelerate's own would step once per process
         self.scheduler = get_scheduler(config.schedule, optimizer, config.warmup_steps, config.steps)
-        self.rate = config.lr
+        self.rates: list[float] = []
         self.module, self.optimizer = self.accelerator.prepare(task.module, optimizer)
         self.inner = self.accelerator.unwrap_model(self.module)
         self.done, self.poor = 0, 0
@@ -179,7 +187,7 @@ class TrainingRun:
 
     def step(self, step: int) -> StepOutput:
         """One step: gradient, checks, update."""
-        self.rate = self.scheduler.get_last_lr()[0]
+        self.rates = self.scheduler.get_last_lr()
         output = self.task.learn(self.module, step, self.accelerator)
         norm = self.accelerator.clip_grad_norm_(self.module.parameters(), self.config.max_grad_norm)
         # a loss scale that was too high gives infinite gradients, which the scaler's step leaves out by itself
@@ -200,8 +208,9 @@ class TrainingRun:
             record = json.dumps({"step": step, "loss": str(loss), "rows": names}, indent=1)
             storage.write_bytes(self.folder / STOPPED, record.encode())
         rows = ", ".join(names[:3])
+        narrow = "" if self.config.mixed_precision == "no" else ", or train with mixed_precision: no"
         raise TrainingError(
-            f"{what} (rows {rows}, …; all in {self.folder / STOPPED}); lower `lr`, or train with mixed_precision: no;"
+            f"{what} (rows {rows}, …; all in {self.folder / STOPPED}); lower `lr`{narrow};"
             f" the last good checkpoint is kept"
         )
 
@@ -215,9 +224,11 @@ class TrainingRun:
         line = {
             "step": self.done,
             "loss": loss / world(),
-            "lr": self.rate,
+            "lr": self.rates[0],
+            **({"head_lr": self.rates[-1]} if self.rates[-1] != self.rates[0] else {}),
             "seconds": round(seconds, 3),
             **counted,
+            **output.values,
             "images_per_s": round(rate, 1),
         }
         self.log.add(line)
@@ -232,8 +243,9 @@ class TrainingRun:
             for name, measure in self.watch.evaluators.items()
             for metric, value in measure().items()
         }
-        # every process measures, since the weights may be sharded, but what follows must be the same in all of them
+        # what follows must be the same in all processes, whatever each of them measured
         results = broadcast(results)
+        check_finite(results, self.done)
         self.module.train()
         self.interval.leave_out(time.monotonic() - began)
         self.log.add({"step": self.done, **results, "seconds": round(seconds, 3)})
@@ -279,16 +291,8 @@ class TrainingRun:
     def _keep(self) -> None:
         """Leave the weights to be saved in the module: the best, or the last."""
         if self.chosen is not None:
-            folder = self.folder / CHECKPOINTS / f"{PREFIX}{self.chosen:08d}"
+            folder = folder_of(self.folder / CHECKPOINTS, self.chosen)
+            fault = damage(folder)
+            if fault:
+                raise TrainingError(f"the best weights are in {folder}, and there {fault}; run the same command again")
             load_checkpoint(folder, self.inner, None)
-        make_whole(self.inner)
-
-
-def make_optimizer(module: nn.Module, config: LoopConfig) -> torch.optim.AdamW:
-    """AdamW, with weight decay on matrices and none on biases, norms and scales."""
-    import torch
-
-    matrices = [p for p in module.parameters() if p.requires_grad and p.ndim > 1]
-    others = [p for p in module.parameters() if p.requires_grad and p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=config.lr)

@@ -89,6 +89,39 @@ def save_vlm(folder, texts):
     return str(folder)
 
 
+def save_idefics3(folder, texts):
+    """The family of the model in `recipes/local_vlm.yaml`: images in tiles of 32 pixels, each 4 tokens."""
+    import torch
+    from transformers import (
+        Idefics3Config,
+        Idefics3ForConditionalGeneration,
+        Idefics3ImageProcessor,
+        Idefics3Processor,
+    )
+
+    tokenizer = small_tokenizer(texts)
+    tiles = [f"<row_{i + 1}_col_{j + 1}>" for i in range(6) for j in range(6)]
+    marks = ["<fake_token_around_image>", "<global-img>", "<end_of_utterance>", *tiles]
+    tokenizer.add_special_tokens({"extra_special_tokens": ["<image>", *marks]})
+    vision = {"image_size": 32, "patch_size": 8, "hidden_size": 32, "intermediate_size": 64}
+    vision |= {"num_hidden_layers": 2, "num_attention_heads": 2}
+    text = llama_config(tokenizer).to_dict()
+    config = Idefics3Config(
+        vision_config=vision,
+        text_config=text,
+        scale_factor=2,
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        pad_token_id=0,
+    )
+    torch.manual_seed(0)
+    model = Idefics3ForConditionalGeneration(config)
+    model.generation_config.eos_token_id, model.generation_config.pad_token_id = 2, 0
+    model.save_pretrained(folder)
+    images = Idefics3ImageProcessor(size={"longest_edge": 64}, max_image_size={"longest_edge": 32})
+    Idefics3Processor(images, tokenizer, image_seq_len=4, chat_template=TEMPLATE).save_pretrained(folder)
+    return str(folder)
+
+
 def teach(folder, reply, steps=200):
     """Train the tiny LLaVA-NeXT in a folder to say one sentence about any two images, whatever the prompt."""
     import random

@@ -20,7 +20,7 @@ from megapairs_hf.annotation.batch_files import annotate_from_file, write_reques
 from megapairs_hf.annotation.preview import estimate_text, preview, preview_text
 from megapairs_hf.annotation.steps import caption_step, describe_step, instruct_step, verify_step
 from megapairs_hf.artifacts.artifact import open_artifact
-from megapairs_hf.core.errors import AnnotationError, ConfigError
+from megapairs_hf.core.errors import AnnotationError, ArtifactError, ConfigError
 from megapairs_hf.core.schema import PAIRS
 from tests.small import megapairs
 
@@ -238,3 +238,12 @@ def test_counts_that_are_no_numbers_stop_nothing(pairs, corpus, tmp_path):
     made = annotate_from_file(step, responses)
     assert made.rows == 11
     assert sorted(made.table(["prompt_tokens"])["prompt_tokens"].to_pylist())[:8] == [0] * 5 + [1, 7, 11]
+
+
+def test_requests_for_which_there_is_no_space(pairs, corpus, tmp_path):
+    (tmp_path / "requests.jsonl.part").symlink_to("/dev/full")
+    with pytest.raises(ArtifactError, match=r"cannot write .*requests\.jsonl: the disk is full; free some space"):
+        write_requests(
+            describe_step(pairs, corpus, config=DescribeConfig(), out=tmp_path / "d"), tmp_path / "requests.jsonl"
+        )
+    assert not (tmp_path / "requests.jsonl").exists()

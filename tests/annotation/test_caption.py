@@ -82,7 +82,7 @@ def test_captions_take_the_place_of_the_corpus_own(serve, bare, pairs, tmp_path)
     rows = [{"query_id": f"i{n}", "target_id": f"i{n + 1}"} for n in range(4)]
     with pytest.raises(ArtifactError, match="the corpus has none; make some with `megapairs caption`"):
         describe_pairs(Dataset.from_list(rows), bare, config=config, out=tmp_path / "e")
-    assert instruct_pairs(described, corpus, config=InstructConfig(**RULES), out=tmp_path / "i").rows == 4
+    assert instruct_pairs(described, corpus, config=InstructConfig(**RULES), out=tmp_path / "i").rows == 3
 
 
 def test_the_command_and_what_follows_it(serve, bare, pairs, tmp_path):
@@ -94,7 +94,7 @@ def test_the_command_and_what_follows_it(serve, bare, pairs, tmp_path):
     done = megapairs("describe", *words, "--engine", "rule_based")
     assert done.returncode == 0, done.stderr
     assert f"{tmp_path}/captions takes the place of the corpus's captions" in done.stderr
-    assert open_artifact(tmp_path / "descriptions").rows == 4
+    assert open_artifact(tmp_path / "descriptions").rows == 3
     assert len(datasets.load_dataset(str(tmp_path / "captions"), split="train")) == 5
 
 

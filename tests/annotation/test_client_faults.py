@@ -2,11 +2,14 @@
 
 import asyncio
 
+import httpx2
 import pytest
 
 from megapairs_hf.annotation.client.budget import Usage
 from megapairs_hf.annotation.client.client import Client
 from megapairs_hf.annotation.client.endpoint import Endpoint
+from megapairs_hf.annotation.client.health import HealthChecks
+from megapairs_hf.annotation.client.http_client import BoundedClient, StatusError
 from megapairs_hf.annotation.client.messages import Request
 from megapairs_hf.core.errors import ConfigError, ServerUnavailableError
 
@@ -41,6 +44,26 @@ def test_no_more_is_read_than_a_response_can_need(serve):
         ask(server, max_retries=1, restart_s=0.01)
     # what the sockets hold is sent as well
     assert server.sent < (len(server.bodies) + server.own.total()) * 16 * 2**20
+
+
+@pytest.mark.parametrize("status", [401, 404, 429, 503])
+@pytest.mark.parametrize("declared", [True, False])
+def test_an_error_has_its_status_however_long_its_body_is(status, declared):
+    async def body():
+        for _ in range(50):
+            yield b" " * 100_000
+
+    def answer(request):
+        content = b" " * 5_000_000 if declared else body()
+        return httpx2.Response(status, headers={"retry-after": "7"}, content=content)
+
+    async def send():
+        async with BoundedClient(transport=httpx2.MockTransport(answer)) as client:
+            await client.get("http://127.0.0.1/")
+
+    with pytest.raises(StatusError) as raised:
+        asyncio.run(send())
+    assert (raised.value.status, raised.value.retry_after) == (status, "7")
 
 
 def test_a_length_beyond_the_limit_is_believed(serve):
@@ -149,7 +172,8 @@ class BreakingError(Exception):
 
 
 @pytest.mark.parametrize(
-    "broken", ["client.note", "client.Client._any_client", "client.Client._reopen", "load_balancer.Server.restart"]
+    "broken",
+    ["health.note", "health.HealthChecks._any_client", "health.HealthChecks._reopen", "load_balancer.Server.restart"],
 )
 def test_a_health_check_that_breaks_hangs_nobody(serve, monkeypatch, broken):
     def breaks(*_, **__):
@@ -175,6 +199,6 @@ def test_a_health_check_that_breaks_hangs_nobody(serve, monkeypatch, broken):
 
 def test_another_server_goes_on_where_a_health_check_breaks(serve, monkeypatch):
     bad, good = serve(answer=plain, script=lambda *_: ("status", 500)), serve(answer=plain)
-    monkeypatch.setattr(Client, "_any_client", lambda *_: 1 / 0)
+    monkeypatch.setattr(HealthChecks, "_any_client", lambda *_: 1 / 0)
     replies = ask(bad, 30, urls=(bad.url, good.url), max_retries=2)
     assert [reply.text for reply in replies] == [f"reply {n}" for n in range(30)]

@@ -117,6 +117,10 @@ def test_a_refusal_in_its_own_field():
     [
         (None, (None, None)),
         ("10", (None, None)),
+        ('{"prompt_tokens": 7, "completion_tokens": "8"}', (7, 8)),
+        ("{'prompt_tokens': 7}", (None, None)),
+        ("[" * 100_000, (None, None)),
+        ({"prompt_tokens": None, "input_tokens": 3, "completion_tokens": math.nan, "output_tokens": 4}, (3, 4)),
         ([], (None, None)),
         (5, (None, None)),
         ({"prompt_tokens": "10", "completion_tokens": "20"}, (10, 20)),

@@ -258,7 +258,7 @@ def test_wrong_settings_and_columns_say_what_to_do(images, rows):
     with pytest.raises(ConfigError, match="the images have no column 'image'; columns: image_id, caption"):
         Describe(images.select_columns(["image_id", "caption"]))(rows[:2])
     with pytest.raises(ConfigError, match="writes from captions, and the images have none; make some with `Caption`"):
-        Describe(images.remove_columns("caption"), **RULES)(rows[:2])
+        Describe(images.remove_columns(["caption", "captions"]), **RULES)(rows[:2])
     with pytest.raises(ArtifactError, match="check the path"):
         Describe("/no/such/folder")
     for make in (Describe, Verify, Instruct):

@@ -82,9 +82,9 @@ def test_responses_that_differ_are_not_noticed_and_do_not_fill_the_memory(monkey
 
 
 def test_every_reason_has_an_advice():
-    assert advice("something_new").startswith("look at them")
+    assert advice("something_new", {}).startswith("look at them")
     for reason in ADVICE:
-        assert advice(reason)
+        assert advice(reason, {})
 
 
 def test_excerpt():

@@ -4,18 +4,17 @@ import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
-from types import SimpleNamespace
+from pathlib import Path
 
 import pytest
 
 from megapairs_hf.annotation import Budget, DescribeConfig, Endpoint, describe_pairs
-from megapairs_hf.annotation.client import concurrency_limit
 from megapairs_hf.annotation.client.budget import Usage
 from megapairs_hf.annotation.client.load_balancer import Server
 from megapairs_hf.annotation.client.messages import Response
 from megapairs_hf.annotation.engines import journal_index
 from megapairs_hf.annotation.engines.journal import Journal
-from megapairs_hf.core.errors import BudgetSpentError, ConfigError, ServerUnavailableError
+from megapairs_hf.core.errors import ArtifactError, BudgetSpentError, ConfigError, ServerUnavailableError
 from megapairs_hf.core.schema import PAIRS
 
 from .conftest import make_artifact, pair_rows
@@ -37,10 +36,9 @@ FAULTS = [
 
 
 @pytest.mark.parametrize("capacity", [10, 48])
-def test_the_limit_of_a_server_that_refuses_is_found(capacity, monkeypatch):
+def test_the_limit_of_a_server_that_refuses_is_found(capacity):
     # every round of requests takes a second
-    monkeypatch.setattr(concurrency_limit, "time", SimpleNamespace(monotonic=count(1.0).__next__))
-    server = Server("http://x", 256, object)
+    server = Server("http://x", 256, object, count(1.0).__next__)
     seen = []
     for _ in range(400):
         out = []
@@ -55,7 +53,8 @@ def test_the_limit_of_a_server_that_refuses_is_found(capacity, monkeypatch):
 
 def test_the_cap_holds_and_a_server_that_is_back_begins_anew():
     server = Server("http://x", 5, object)
-    for _ in range(50):
+    # a window is twenty responses, and the one after a change counts for nothing
+    for _ in range(200):
         out = []
         while server.available:
             out.append(server.acquire())
@@ -102,7 +101,7 @@ def test_a_restart_in_the_middle_is_waited_for(serve, pairs, corpus, tmp_path, m
             later.append(serve(port=server.server_port))
 
     server.script = restart
-    monkeypatch.setattr("megapairs_hf.annotation.client.client.note", note)
+    monkeypatch.setattr("megapairs_hf.annotation.client.health.note", note)
     endpoint = at(server, max_retries=3)
     made = describe_pairs(pairs, corpus, config=DescribeConfig(endpoint=endpoint), out=tmp_path / "d")
     assert made.rows == 11
@@ -191,6 +190,14 @@ def test_one_prompt_too_long_is_left_out(serve, pairs, corpus, tmp_path):
     )
     assert made.manifest.rejected == {"refused": 1}
     assert "too long" in next(iter(rejected(made).values()))[1]
+
+
+def test_a_disk_that_is_full_is_told_once(tmp_path):
+    with Journal(tmp_path) as journal:
+        # a device that has no space left
+        journal.path = Path("/dev/full")
+        with pytest.raises(ArtifactError, match="No space left on device; free some space"):
+            journal.add_all([("key", Response("text"))])
 
 
 def test_groups_in_the_journal_are_durable_when_add_returns(tmp_path):

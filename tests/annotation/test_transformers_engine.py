@@ -1,6 +1,7 @@
 """Local models, and models behind transformers' own server, with images that really travel."""
 
 import contextlib
+import dataclasses
 import importlib.util
 import json
 import os
@@ -13,16 +14,18 @@ from pathlib import Path
 import pytest
 
 from megapairs_hf.annotation import Describe, DescribeConfig, Endpoint, InstructConfig, describe_pairs, instruct_pairs
+from megapairs_hf.annotation.client.logprobs import REQUESTED
 from megapairs_hf.annotation.client.messages import Request
 from megapairs_hf.annotation.config import Local
 from megapairs_hf.annotation.engines.journal import Journal
-from megapairs_hf.annotation.engines.transformers_engine import LocalModel
+from megapairs_hf.annotation.engines.transformers_engine import LocalModel, time_estimate
 from megapairs_hf.artifacts.artifact import open_artifact
+from megapairs_hf.cli import main
 from megapairs_hf.core.columns import add_columns, drop_errors
 from megapairs_hf.core.errors import ArtifactError, ConfigError, ModelError
-from tests.small import reserve
+from tests.small import ROOT, reserve
 
-from .small_models import save_llm, save_vlm
+from .small_models import save_idefics3, save_llm, save_vlm, teach
 from .test_stage import RULES, digests, rejected
 
 TEXTS = ["make it red and put the circle on the left", "This is the query image:", "a photo of two red circles"] * 5
@@ -36,7 +39,10 @@ def llm(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def vlm(tmp_path_factory):
-    return save_vlm(tmp_path_factory.mktemp("vlm"), TEXTS)
+    folder = save_vlm(tmp_path_factory.mktemp("vlm"), TEXTS)
+    # random weights end few of their sentences, and which ones differs between processors
+    teach(folder, "Two red circles.", 60)
+    return folder
 
 
 def short(model, **settings):
@@ -64,6 +70,48 @@ def test_a_local_vlm_describes_and_is_the_same_after_an_interruption(vlm, pairs,
     again = describe_pairs(pairs, corpus, config=config, out=tmp_path / "b")
     assert digests(again.path) == digests(whole.path)
     assert len(kept) == len(set(kept))
+
+
+@pytest.mark.parametrize("save", [save_vlm, save_idefics3], ids=["llava_next", "idefics3"])
+def test_the_recipe_runs_in_process_and_says_how_long_it_will_take(save, pairs, corpus, tmp_path, capsys):
+    """`recipes/local_vlm.yaml` with tiny models of random weights in the place of those from the Hub."""
+    (tmp_path / "m").mkdir()
+    save(tmp_path / "m", TEXTS)
+    teach(tmp_path / "m", "Two red circles.", 60)
+    words = ["--config", str(ROOT / "recipes/local_vlm.yaml"), "--model", str(tmp_path / "m")]
+    words += ["--local.dtype", "float32", "--corpus", corpus.path, "--pairs", pairs.path]
+    assert main(["describe", *words, "--out", str(tmp_path / "d")]) == 0
+    described = open_artifact(tmp_path / "d")
+    assert described.manifest.config["engine"] == "transformers"
+    assert described.rows > 0 and described.rows + sum(described.manifest.rejected.values()) == 11
+    lines = [line for line in capsys.readouterr().err.splitlines() if "responses took" in line]
+    # of eleven pairs four are in the first batch
+    assert len(lines) == 1 and lines[0].startswith(f"{tmp_path / 'm'} on cpu: the first 4 responses took ")
+    assert "at that rate the 7 rows that are left take at least " in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "requests", "left", "text"),
+    [
+        (
+            8.0,
+            4,
+            7,
+            "the first 4 responses took 8.0 s, 2.0 s each; at that rate the 7 rows that are left take at least 14.0 s",
+        ),
+        (
+            600.0,
+            4,
+            100,
+            "took 10.0 minutes, 150.0 s each; at that rate the 100 rows that are left take at least 4.2 hours",
+        ),
+        (600.0, 4, 2_000, "the 2,000 rows that are left take at least 3.5 days"),
+        (8.0, 4, 0, "2.0 s each; nothing is left"),
+    ],
+)
+def test_the_estimate_is_arithmetic(seconds, requests, left, text):
+    assert text in time_estimate(seconds, requests, left, "m on cpu")
+    assert time_estimate(8.0, 4, None, "m on cpu") == "m on cpu: the first 4 responses took 8.0 s, 2.0 s each"
 
 
 def test_map_gives_the_rows_of_the_stage(vlm, pairs, corpus, rows, tmp_path):
@@ -111,6 +159,27 @@ def test_a_local_llm_responds_as_transformers_does(llm, pairs, corpus, tmp_path)
         assert reply.completion_tokens == len(made)
 
 
+def test_the_probability_of_yes_is_that_of_the_models_logits(llm, monkeypatch):
+    """A model that says neither: its likeliest token is read as yes, the one after it as no."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = LocalModel(llm, FOUR, vision=False)
+    how = {"temperature": 0.0, "top_p": None, "max_tokens": 2}
+    requests = [Request([{"role": "user", "content": text}], llm, how) for text in ("make it red", "x")]
+    assert [response.yes for response in model.generate(requests, 0)] == [None, None]
+    plain, tokenizer = AutoModelForCausalLM.from_pretrained(llm), AutoTokenizer.from_pretrained(llm)
+    for request in requests:
+        ids = tokenizer(f"user: {request.messages[0]['content']}\nassistant: ", return_tensors="pt").input_ids
+        with torch.no_grad():
+            (first, second), (yes, no) = plain(ids).logits[0, -1].topk(2)
+        words = {int(yes): "Yes", int(no): " no"}
+        with monkeypatch.context() as patch:
+            patch.setattr(model.tokenizer, "decode", lambda tokens, w=words, **_: w.get(tokens[0], "…"))
+            asked = dataclasses.replace(request, parameters=how | REQUESTED)
+            assert model.generate([asked], 0)[0].yes == pytest.approx(torch.sigmoid(first - second).item(), abs=1e-5)
+
+
 def test_a_llm_of_random_weights_is_rejected_pair_by_pair(llm, pairs, corpus, tmp_path):
     described = describe_pairs(pairs, corpus, config=DescribeConfig(**RULES), out=tmp_path / "d")
     config = InstructConfig(engine="transformers", model=llm, max_new_tokens=9, local=FOUR)
@@ -138,6 +207,23 @@ def test_a_lora_adapter_changes_what_is_said(llm, tmp_path):
     local = Local(batch_size=4, dtype="float32", adapter=str(tmp_path / "lora"))
     other = InstructConfig(engine="transformers", model=llm, local=local)
     assert LocalModel(other.model, other.local, vision=False).generate(request, 0) != plain
+
+
+@pytest.mark.parametrize("kind", ["vlm", "llm"])
+def test_weights_go_to_the_device_without_a_copy_in_host_memory(kind, request, monkeypatch):
+    """`meta` stands for a GPU: a device that is not the processor; nothing is moved there after it was loaded."""
+    import torch
+    from transformers import PreTrainedModel
+
+    def moved(self, *_, **__):
+        raise AssertionError("the whole model was in host memory")
+
+    monkeypatch.setattr(PreTrainedModel, "to", moved)
+    for device in ("meta", "cpu"):
+        model = LocalModel(request.getfixturevalue(kind), FOUR, vision=kind == "vlm", device=device)
+        assert {each.device.type for each in model.model.parameters()} == {device}
+        assert model.device == torch.device(device)
+        assert not model.model.training
 
 
 def test_wrong_models_and_settings(tmp_path, pairs, corpus):

@@ -178,6 +178,8 @@ def test_clip_scores_equal_a_second_computation(instructed, mined, corpus, tmp_p
                 + torch.nn.functional.normalize(model.get_text_features(**tokens).pooler_output, dim=-1)[0]
             )
             target = asked @ make_image(row["target_id"])
+            scores = [float(asked @ make_image(name)) for name in row["candidate_ids"]]
+            assert row["candidate_scores"][row["instructions"].index(text)] == pytest.approx(scores, abs=1e-3)
             beaten = [bool(target > asked @ make_image(name)) for name in pair["negative_ids"]]
             assert fit == pytest.approx(sum(beaten) / 3)
 

@@ -104,4 +104,4 @@ def test_completion_knows_every_command_and_its_flags():
 
 
 def test_the_usage_names_every_command():
-    assert sorted(re.findall(r"^  (\w+) +\S", USAGE, re.MULTILINE)) == sorted([*STAGES, *COMMANDS])
+    assert sorted(re.findall(r"^  ([\w-]+) +\S", USAGE, re.MULTILINE)) == sorted([*STAGES, *COMMANDS])

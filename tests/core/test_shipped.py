@@ -12,7 +12,7 @@ from megapairs_hf.evaluation.benchmarks.spec import spec_file
 from tests.small import ROOT
 
 
-@pytest.mark.parametrize("name", ["folder", "emoji", "mmret_clip_base", "annotate"])
+@pytest.mark.parametrize("name", ["folder", "offline", "emoji", "mmret_clip_base", "annotate"])
 def test_a_bare_name_is_a_shipped_recipe_from_anywhere(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert parse(["run", name, "--dry-run"])() == 0

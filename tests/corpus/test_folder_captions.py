@@ -187,7 +187,13 @@ def test_half_a_character_in_any_column(photos):
         ("metadata.parquet", "PAR1", "is no parquet file that can be read"),
         ("metadata.csv", "file_name;caption\na.png;a;b\n", "line 2 of .* has more fields"),
         ("products.csv", "file;text\na.png;a dog\n", "products.csv seems to hold the captions.*metadata.csv"),
-        ("captions.json", '{"images": [{"file_name": "a.png"}]}', "captions.json seems to hold the captions"),
+        (
+            "captions.json",
+            '{"images": [{"file_name": "a.png"}]}',
+            "captions.json seems to hold the captions, but has none of the known",
+        ),
+        ("captions_de.json", "[1, 2", "captions_de.json is not valid JSON"),
+        ("captions.json", '[{"image": "a.png", "text": "x"}]', "no column 'caption' in .*; it has text"),
     ],
 )
 def test_a_table_that_cannot_be_used_is_one_sentence(photos, name, content, sentence):

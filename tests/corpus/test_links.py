@@ -1,5 +1,6 @@
 """Links, and whatever else a folder holds that is no file."""
 
+import hashlib
 import io
 import os
 
@@ -12,7 +13,7 @@ from megapairs_hf.artifacts.sources import as_artifact
 from megapairs_hf.core.errors import ArtifactError, ConfigError, CorpusError
 from megapairs_hf.core.image_paths import hub_repository, leads_inside, read_file
 from megapairs_hf.corpus import CorpusConfig, make_corpus
-from megapairs_hf.images.locate import ROOT, image_bytes, tar_reference
+from megapairs_hf.images.locate import ROOT, image_bytes, row_bytes, tar_reference
 
 
 def png(number):
@@ -59,8 +60,8 @@ def test_a_snapshot_of_the_hub_is_a_folder(snapshot, tmp_path, images, inside):
     corpus = corpus_of(folder / inside, tmp_path / "c", images=images)
     prefix = "" if inside else "train/"
     assert rows_of(corpus) == {f"{prefix}{i}.png": f"image {i}" for i in range(3)}
-    for i, cell in enumerate(corpus.table(["image"])["image"].to_pylist()):
-        assert image_bytes(cell, corpus.manifest.stats.get(ROOT)) == png(i)
+    for i, row in enumerate(corpus.table(["image", "sha256"]).to_pylist()):
+        assert row_bytes(row, corpus.manifest.stats.get(ROOT)) == png(i)
 
 
 def test_a_snapshot_is_found_through_links_and_serves_as_a_corpus(snapshot, tmp_path):
@@ -108,7 +109,8 @@ def test_files_of_a_snapshot_are_read_by_reference(snapshot, kind):
         reference = tar_reference("0.tar", "a.png")
     add(f"0.{kind}", sink.getvalue())
     for root in (folder, folder / f"0.{kind}"):
-        assert image_bytes({"bytes": None, "path": reference}, str(root)) == png(5)
+        digest = hashlib.sha256(png(5)).hexdigest()
+        assert image_bytes({"bytes": None, "path": reference}, str(root), digest) == png(5)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from megapairs_hf.artifacts.artifact import open_artifact
 from megapairs_hf.core.errors import CorpusError
 from megapairs_hf.core.schema import IMAGE_TYPE
 from megapairs_hf.corpus import CheckImages, CorpusConfig, make_corpus
-from megapairs_hf.images.locate import ROOT, image_bytes
+from megapairs_hf.images.locate import ROOT, row_bytes
 from tests.corpus.tables import image_file, used, write_parquet
 
 
@@ -123,8 +123,9 @@ def test_by_reference_copies_nothing(tmp_path, monkeypatch):
     pq.write_table(own, tmp_path / "a" / "y.parquet")
     made = make(tmp_path / "a", tmp_path / "c", images="by_reference", shard_rows=4)
     root = open_artifact(made.path).manifest.stats[ROOT]
-    cells = made.table(["image"])["image"].to_pylist()
-    assert [image_bytes(cell, root) for cell in cells] == [image_file(i) for i in (*range(11), 20)]
+    rows = made.table(["image", "sha256"]).to_pylist()
+    cells = [row["image"] for row in rows]
+    assert [row_bytes(row, root) for row in rows] == [image_file(i) for i in (*range(11), 20)]
     assert cells[7]["path"] == "x/1.parquet::image::1" and cells[-1]["path"] == "own.png"
 
 
@@ -141,8 +142,8 @@ def test_a_part_is_read_in_its_rows(tmp_path):
     parts = {part: used(corpus)[0] for part, corpus in made.items()}
     assert sorted(parts["train"] + parts["held_out"]) == sorted(captions(range(40))) and all(parts.values())
     for corpus in made.values():
-        for row in corpus.table(["caption", "image"]).to_pylist():
-            assert image_bytes(row["image"], str(tmp_path / "a")) == image_file(int(row["caption"].split()[1]))
+        for row in corpus.table(["caption", "image", "sha256"]).to_pylist():
+            assert row_bytes(row, str(tmp_path / "a")) == image_file(int(row["caption"].split()[1]))
 
 
 def test_a_pattern_and_a_snapshot_of_links(tmp_path):
@@ -155,8 +156,8 @@ def test_a_pattern_and_a_snapshot_of_links(tmp_path):
         (snapshot / "data" / name).symlink_to(f"../../../blobs/{blob}")
     made = make(snapshot, tmp_path / "c", images="by_reference")
     assert used(made)[0] == captions([3, 4, 0, 1, 2])
-    cells = made.table(["image"])["image"].to_pylist()
-    assert [image_bytes(cell, str(snapshot)) for cell in cells] == [image_file(i) for i in (3, 4, 0, 1, 2)]
+    rows = made.table(["image", "sha256"]).to_pylist()
+    assert [row_bytes(row, str(snapshot)) for row in rows] == [image_file(i) for i in (3, 4, 0, 1, 2)]
     assert used(make(snapshot / "*" / "train-*.parquet", tmp_path / "d"))[0] == captions(range(3))
     with pytest.raises(CorpusError, match="names several; give one"):
         make(snapshot / "*" / "train-*.parquet", tmp_path / "e", images="by_reference")

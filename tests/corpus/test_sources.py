@@ -109,6 +109,6 @@ def test_the_source_is_required(tmp_path):
 def test_every_corpus_of_a_recipe_uses_its_settings():
     files = [*ROOT.glob("recipes/*.yaml"), ROOT / "megapairs_hf/cli/demo.yaml"]
     corpora = [values for path in files for key, values in read_yaml(path).items() if key in {"corpus", "heldout"}]
-    assert len(corpora) == 5
+    assert len(corpora) == 6
     for values in corpora:
         build_config(CorpusConfig, values)

@@ -94,7 +94,8 @@ def test_building_twice_gives_the_same_bytes(annotated, corpus, tmp_path):
 
 
 def validation_images(queries, targets, share, seed):
-    return set(validation_keys(pa.array(queries), pa.array(targets), share, seed).to_pylist())
+    pairs = pa.table({"query_id": queries, "target_id": targets})
+    return set(validation_keys(pairs, ("query_id", "target_id"), share, seed).to_pylist())
 
 
 def test_the_validation_split_cuts_fewer_pairs_than_chance():

@@ -83,6 +83,7 @@ def test_our_rows_come_back_through_the_released_format(tmp_path):
 def test_columns_of_ours_are_keys_of_the_lines_and_blank_where_a_line_lacks_them(released):
     folder, rows = released
     more = {"language": "de", "verified": [None, 0.5], "task": "other_task"}
+    more["candidate_scores"] = [[0.5, None, 1], [0, None, 0.25]]
     wrong = [{"verified": [1]}, {"verified": "x"}, {"language": 3}, {"task": ["x"]}]
     write(folder / "lines.jsonl", [rows[0], {**rows[1], **more}, *({**rows[2], **one} for one in wrong)])
     made = import_megapairs(folder / "lines.jsonl", folder / "images", out=folder / "t")
@@ -243,7 +244,7 @@ def test_an_image_that_came_later_or_another_folder_is_another_data_set(released
         import_megapairs(folder / "lines.jsonl", folder / "images", **where)
     assert len(load_triplets(str(folder / "t"))) == 4
     for i in range(6):
-        make_image(folder / "others" / f"p{i % 2}" / f"{i}.jpg", 250 - i)
+        make_image(folder / "others" / f"p{i % 2}" / f"{i}.jpg", 250 - 9 * i)
     with pytest.raises(StaleArtifactError, match=r"inputs\.images"):
         import_megapairs(folder / "lines.jsonl", folder / "others", **where)
     import_megapairs(folder / "lines.jsonl", folder / "others", **where, overwrite=True)

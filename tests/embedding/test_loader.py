@@ -293,6 +293,6 @@ def test_the_stage_keeps_a_gpu_busy(name, tmp_path):
     """ViT-L/14 and DINOv2-L with random weights: at least 0.95 of the model on resident tensors."""
     if not torch.cuda.is_available():
         pytest.skip("no GPU")
-    from benchmarks.gpu import stage_ratio
+    from benchmarks.gpu_parts import FULL, embed
 
-    assert stage_ratio(name, tmp_path) >= 0.95
+    assert embed(name, FULL, tmp_path) >= 0.95

@@ -6,15 +6,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
+from transformers import AutoModel
 
+from megapairs_hf import load_mmret
 from megapairs_hf.core.errors import ConfigError, EvaluationError
 from megapairs_hf.evaluation.benchmarks.mmeb import read_data_set, read_mmeb
 from megapairs_hf.evaluation.benchmarks.mmeb_means import IND, META_TASKS, OOD, TASKS, mean_records, mmeb_means
 from megapairs_hf.evaluation.benchmarks.spec import read_spec
 from megapairs_hf.evaluation.config import benchmark_config
+from megapairs_hf.evaluation.encode import encode_queries
+from megapairs_hf.evaluation.fingerprints import mmeb_digests
 from megapairs_hf.evaluation.results_table import mmeb_table
-from megapairs_hf.evaluation.run import records_of_runs, run_model
+from megapairs_hf.evaluation.run import records_of_runs, run_benchmark, run_model
+from tests.evaluation.benchmarks import make_image
+from tests.models.tiny import llava
 
 
 def row(target="cat", others=("dog", "cow"), image="a.png"):
@@ -236,3 +243,100 @@ def test_the_script_tells_a_wrong_name_in_one_sentence(tmp_path, monkeypatch, ca
         runpy.run_path(str(script), run_name="__main__")
     assert ended.value.code == 1
     assert "did you mean 'ImageNet-1K'" in capsys.readouterr().err
+
+
+def candidates_of_images(root, count=4):
+    """A data set whose candidates are images, one of which each row names first."""
+    rows = []
+    for i in range(count):
+        make_image(root / f"images/{i}.png", 900 + i)
+        make_image(root / f"images/q{i}.png", 950 + i)
+        names = [f"{(i + j) % count}.png" for j in range(count)]
+        rows.append(
+            {"qry_text": "find it", "qry_img_path": f"q{i}.png", "tgt_text": [""] * count, "tgt_img_path": names}
+        )
+    (root / "NIGHTS.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return root
+
+
+def read_nights(root, **changes):
+    [benchmark] = read_mmeb(read_spec("mmeb", {"parts": ["NIGHTS"], **changes}), root)
+    return benchmark
+
+
+@pytest.mark.parametrize("fault", ["absent", "cut off", "no image"])
+@pytest.mark.parametrize("image", ["q1.png", "2.png"])
+def test_images_that_cannot_be_used_are_left_out_where_that_is_allowed(tmp_path, image, fault):
+    root = candidates_of_images(tmp_path)
+    whole = read_nights(root)
+    assert "missing_images" not in whole.options and len(whole.queries) == len(whole.gallery) == 4
+    file = root / "images" / image
+    content = file.read_bytes()
+    file.unlink()
+    if fault != "absent":
+        file.write_bytes(content[:-40] if fault == "cut off" else b"<html>not found</html>")
+    else:
+        with pytest.raises(EvaluationError, match=rf"1 of 8 images are missing in .*{image}.*allow_missing=true"):
+            read_nights(root)
+    less = read_nights(root, allow_missing=True)
+    assert (less.options["missing_images"], less.options["allow_missing"]) == (1, True)
+    assert "1 images missing" in less.options["partial"] and "4 of 1,000 queries" in less.options["partial"]
+    if image.startswith("q"):
+        # a query without its image is none
+        assert [query.key for query in less.queries] == ["0", "2", "3"] and len(less.gallery) == 4
+        assert less.options["queries_left_out"] == 1
+        return
+    # a candidate is gone, and the query whose target it was is wrong at any rate
+    assert len(less.queries) == 4 and len(less.gallery) == 3
+    ids = {part.image: name for name, part in less.gallery.items()}
+    rows = {name: np.eye(4)[int(part.image[0])] for name, part in less.gallery.items()}
+    queries = np.stack([np.eye(4)[i] + 0.1 for i in range(4)])
+    records = run_benchmark(less, (queries, np.stack(list(rows.values()))), model="m")
+    assert [r["value"] for r in records if r["metric"] == "precision@1"] == [0.75]
+    assert set(ids) == {"0.png", "1.png", "3.png"}
+    assert "1 images missing" in mean_records(records)[-1]["options"]["partial"]
+
+
+@pytest.mark.parametrize("left", [0, 1])
+def test_a_query_that_has_no_choice_left_is_left_out(tmp_path, left):
+    root = candidates_of_images(tmp_path)
+    with (root / "NIGHTS.jsonl").open("a") as file:
+        names = ["8.png", "0.png"] if left else ["8.png", "9.png"]
+        file.write("\n" + json.dumps({"qry_text": "x", "qry_img_path": "", "tgt_text": "", "tgt_img_path": names}))
+    less = read_nights(root, allow_missing=True)
+    assert len(less.queries) == 4 and less.options["queries_left_out"] == 1
+
+
+def test_what_was_measured_with_images_missing_is_not_taken_for_the_whole(tmp_path):
+    root = candidates_of_images(tmp_path)
+    specs = [read_spec("mmeb", {"parts": ["NIGHTS"], "allow_missing": allowed}) for allowed in (False, True)]
+    assert mmeb_digests(specs[0], root) != mmeb_digests(specs[1], root)
+
+
+@pytest.mark.parametrize(
+    ("text", "image", "shown"),
+    [
+        ("<|image_1|> the", "a.png", " the \n <image>"),
+        ("what is the", "", " what is the \n"),
+        ("<|image_1|>", "a.png", " <image>"),
+    ],
+)
+def test_queries_of_a_language_model_have_the_released_codes_frame(text, image, shown, copy, tmp_path):
+    """`[INST]`, a line, `<instruct>  <query>` and the query, by hand; without the frame it would be a candidate."""
+    model = load_mmret(llava(tmp_path / "llava"), device="cpu")
+    (copy / "GQA.jsonl").write_text(json.dumps(row() | {"qry_text": text, "qry_img_path": image}))
+    (benchmark,) = read_mmeb(read_spec("mmeb", {"parts": ["GQA"]}), copy)
+    inner = AutoModel.from_pretrained(tmp_path / "llava").eval()
+    pixels = {"images": [Image.new("RGB", (512, 512), "red")]} if image else {}
+    words = f"[INST] \n <instruct>  <query>{shown} [/INST]"
+    with torch.no_grad():
+        last = inner(**model[0].processor(text=[words], return_tensors="pt", **pixels)).last_hidden_state[0, -1]
+    assert np.abs(encode_queries(model, benchmark) - (last / last.norm()).numpy()).max() < 1e-5
+
+
+def test_queries_of_a_dual_encoder_are_as_ever(copy, models):
+    model = load_mmret(f"{models}/clip", device="cpu")
+    (benchmark,) = read_mmeb(read_spec("mmeb", {"parts": ["VOC2007"]}), copy)
+    image = Image.new("RGB", (8, 8), "red")
+    expected = model.encode([{"image": image, "text": query.input.text} for query in benchmark.queries])
+    assert np.array_equal(encode_queries(model, benchmark), expected)

@@ -182,7 +182,7 @@ def test_two_processes_give_the_numbers_of_one(models, data, tmp_path, capsys):
 
 @pytest.mark.parametrize("name", sorted(MAKERS))
 def test_the_data_check_of_an_empty_folder_reads_like_help(name, tmp_path, capsys):
-    assert main(["eval", "check-data", name, "--data", str(tmp_path)]) == 0
+    assert main(["eval", "check-data", name, "--data", str(tmp_path)]) == 1
     told = capsys.readouterr()
     assert told.err == ""
     for word in ("put them in", "get them at", "license", "look again with the same command", str(tmp_path)):
@@ -203,13 +203,16 @@ def test_the_data_check_names_what_is_missing_and_what_is_cut_off(name, tmp_path
     gone, cut = sorted(path for path in tmp_path.rglob("*") if path.suffix in {".jpg", ".png"})[2:4]
     gone.unlink()
     cut.write_bytes(cut.read_bytes()[:-40])
-    assert main(["eval", "check-data", name, "--data", str(tmp_path)]) == 0
+    assert main(["eval", "check-data", name, "--data", str(tmp_path)]) == 1
     told = capsys.readouterr().out
     assert "1 missing, 1 unreadable" in told
     assert f"{cut.name} (truncated" in told
     assert "All there" not in told
-    assert main(["eval", "check-data", name, "--data", str(tmp_path), "--quick"]) == 0
+    assert main(["eval", "check-data", name, "--data", str(tmp_path), "--quick"]) == 1
     assert "unreadable" not in capsys.readouterr().out
+    # of several, one that is whole does not make up for another
+    MAKERS["cirr" if name != "cirr" else "circo"](tmp_path / "more/whole")
+    assert main(["eval", "check-data", "cirr" if name != "cirr" else "circo", name, "--data", str(tmp_path)]) == 1
 
 
 def test_a_cut_off_image_stops_the_run_with_its_name(models, tmp_path, capsys):
@@ -276,23 +279,23 @@ def test_mmeb_by_the_same_command_says_that_it_is_partial(models, data, tmp_path
 
 
 def test_the_data_check_of_mmeb_names_the_data_sets_and_images_that_are_missing(tmp_path, capsys):
-    assert main(["eval", "check-data", "mmeb", "--data", str(tmp_path)]) == 0
+    assert main(["eval", "check-data", "mmeb", "--data", str(tmp_path)]) == 1
     told = capsys.readouterr().out
     assert "rows of 36 data sets: none of 36 there yet" in told
     assert "images.zip" in told
     make_mmeb(tmp_path)
     (tmp_path / "images/GQA/1.png").unlink()
-    assert main(["eval", "check-data", "mmeb", "--data", str(tmp_path)]) == 0
+    assert main(["eval", "check-data", "mmeb", "--data", str(tmp_path)]) == 1
     told = capsys.readouterr().out
     assert "2 of 36 good, 34 missing" in told
     assert "5 of 6 good, 1 missing" in told
     assert "GQA/1.png" in told
     cut = tmp_path / "images/GQA/2.png"
     cut.write_bytes(cut.read_bytes()[:40])
-    assert main(["eval", "check-data", "mmeb", "--data", str(tmp_path)]) == 0
+    assert main(["eval", "check-data", "mmeb", "--data", str(tmp_path)]) == 1
     told = capsys.readouterr().out
     assert "4 of 6 good, 1 missing, 1 unreadable" in told
-    assert main(["eval", "check-data", "mmeb", "--quick", "--data", str(tmp_path)]) == 0
+    assert main(["eval", "check-data", "mmeb", "--quick", "--data", str(tmp_path)]) == 1
     assert "unreadable" not in capsys.readouterr().out
 
 

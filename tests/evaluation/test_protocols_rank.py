@@ -6,7 +6,8 @@ import pytest
 from megapairs_hf.core.errors import EvaluationError
 from megapairs_hf.core.inputs import Input
 from megapairs_hf.evaluation.benchmarks.base import Benchmark, Query
-from megapairs_hf.evaluation.rank import BLOCK_BYTES, NOT_FOUND, EmbeddingScorer, rank
+from megapairs_hf.evaluation.methods.zero_shot import ProductScorer, Sides
+from megapairs_hf.evaluation.rank import BLOCK_BYTES, NOT_FOUND, EmbeddingScorer, equal_rows, rank
 from megapairs_hf.evaluation.results import query_values
 
 
@@ -150,3 +151,36 @@ def test_two_candidates_may_have_equal_scores_by_chance():
 def test_a_split_without_answers_has_tops_and_no_ranks():
     ranked = rank(made([Query("q", Input(image="a"))], "abc"), Given([[1, 2, 3]]), top=2)
     assert (ranked.tops, ranked.ranks, ranked.ties) == ([["c", "b"]], [0], 0)
+
+
+@pytest.mark.parametrize("size", [(7, 33, 5), (64, 1001, 17), (1, 257, 512), (130, 97, 3)])
+@pytest.mark.parametrize("kind", [EmbeddingScorer, lambda q, g: ProductScorer(Sides(q, q[::-1], g))])
+def test_equal_images_have_equal_scores_wherever_they_stand(kind, size):
+    count, gallery, dimension = size
+    rng = np.random.default_rng(dimension)
+    g, q = rng.standard_normal((gallery, dimension)), rng.standard_normal((count, dimension))
+    originals = rng.integers(0, gallery // 2, gallery // 2)
+    g[gallery - len(originals) :] = g[originals]
+    scores = kind(q.astype(np.float32), g.astype(np.float32)).block(0, count)
+    np.testing.assert_array_equal(scores[:, gallery - len(originals) :], scores[:, originals])
+
+
+def test_copies_in_the_gallery_stand_by_their_ids_and_are_counted():
+    rng = np.random.default_rng(0)
+    g = rng.standard_normal((301, 19)).astype(np.float32)
+    g[[5, 150, 300]] = g[77]
+    ids = [f"{i:03d}" for i in rng.permutation(301)]
+    copies = sorted(ids[i] for i in (5, 77, 150, 300))
+    queries = [Query("q", Input(image="x"), targets=(copies[2],), target=copies[2])]
+    ranked = rank(made(queries, ids), EmbeddingScorer(g[77:78], g), top=6)
+    assert ranked.tops[0][:4] == copies
+    assert (ranked.ranks, ranked.ties) == ([3], 1)
+    assert len(set(ranked.scores[0][:4])) == 1
+    copy, original = equal_rows(g)
+    assert (copy.tolist(), original.tolist()) == ([77, 150, 300], [5, 5, 5])
+
+
+def test_rows_that_differ_in_one_bit_are_no_copies():
+    g = np.ones((4, 40), np.float32)
+    g[1, 1], g[3, 39] = np.nextafter(np.float32(1), 2), 0
+    assert [rows.tolist() for rows in equal_rows(g)] == [[2], [0]]

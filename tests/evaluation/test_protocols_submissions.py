@@ -161,3 +161,66 @@ def test_each_fault_of_a_cirr_file_is_explained(name):
 def test_a_file_that_is_not_there_is_an_error(tmp_path):
     with pytest.raises(EvaluationError, match="check the path"):
         check_submission(tmp_path / "none.json")
+
+
+def without(loaded, *names):
+    return {key: value for key, value in loaded.items() if key not in names}
+
+
+WHOSE = {
+    "CIRR without version": (without(cirr_file(), "version"), "CIRR recall", ['"version" is None']),
+    "CIRR without metric": (without(cirr_file(), "metric"), "CIRR recall", ['"metric" is None']),
+    "CIRR without both": (without(cirr_file(), "version", "metric"), "CIRR recall", ['"version" is', '"metric" is']),
+    "subset without both": (
+        without(cirr_file("recall_subset", 3), "version", "metric"),
+        "CIRR recall_subset",
+        ['"version" is', '"metric" is'],
+    ),
+    "CIRR's header on CIRCO's ids": (circo_file() | {"version": "rc2", "metric": "recall"}, "CIRCO", ["no queries"]),
+    "pairs without lists": (
+        {str(i): None for i in range(12060, 16208)},
+        "CIRR recall",
+        ['"version" is', '"metric" is', "have no list"],
+    ),
+    "queries without lists": (dict.fromkeys(circo_file()), "CIRCO", ["have no list"]),
+    "CIRCO's ids in quotes": (
+        {k: [str(i) for i in v] for k, v in circo_file().items()},
+        "CIRCO",
+        ["ids that are no integers"],
+    ),
+    "CIRCO's files": (
+        {k: [f"{i:012d}.jpg" for i in v] for k, v in circo_file().items()},
+        "CIRCO",
+        ["the suffix .jpg (0, 1, 2, …); write 123", "ids that are no integers"],
+    ),
+    "CIRR's files": (
+        {k: v if isinstance(v, str) else [f"{name}.PNG"[-20:] for name in v] for k, v in cirr_file().items()},
+        "CIRR recall",
+        ["the suffix .PNG (0, 1, 2, …)"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WHOSE)
+def test_whose_file_it_is_is_told_by_what_it_holds(tmp_path, name):
+    content, kind, said = WHOSE[name]
+    (tmp_path / "s.json").write_text(json.dumps(content, separators=(",", ":")))
+    described, faults = check_submission(tmp_path / "s.json")
+    assert described == kind
+    # each of these is named, and nothing that follows from it
+    assert len(faults) == len(said)
+    for fault in said:
+        assert any(fault in one for one in faults), faults
+
+
+@pytest.mark.parametrize(("encoding", "said"), [("utf-8-sig", "a byte order mark"), ("utf-16", "the mark of UTF-16")])
+@pytest.mark.parametrize("content", [circo_file(), cirr_file()], ids=["circo", "cirr"])
+def test_a_byte_order_mark_is_named(content, encoding, said):
+    [fault] = [one for one in problems(json.dumps(content).encode(encoding)) if "bytes, and the server" not in one]
+    assert said in fault
+
+
+@pytest.mark.parametrize("content", [circo_file(), cirr_file(), cirr_file("recall_subset", 3)])
+def test_order_and_white_space_are_no_fault(content):
+    turned = dict(reversed(content.items()))
+    assert problems(("\n" + json.dumps(turned, separators=(", ", " : ")) + "\r\n\n").encode()) == []

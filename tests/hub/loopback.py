@@ -179,7 +179,7 @@ class Handler(BaseHTTPRequestHandler):
 
     @staticmethod
     def repo(kind: str | None, name: str) -> tuple[str, str]:
-        return ("dataset" if (kind or "").startswith("dataset") else "model", name)
+        return ((kind or "models").removesuffix("s"), name)
 
     def create(self, content: bytes) -> None:
         told = json.loads(content)
@@ -187,7 +187,7 @@ class Handler(BaseHTTPRequestHandler):
         if name.startswith("closed/"):
             return self.fail(403, "Forbidden")
         repo = (told.get("type") or "model", name)
-        host = f"http://{self.headers['Host']}/{'datasets/' if repo[0] == 'dataset' else ''}{name}"
+        host = f"http://{self.headers['Host']}/{'' if repo[0] == 'model' else f'{repo[0]}s/'}{name}"
         # `shared` is an organization whose models and data sets share one space of names
         taken = name.startswith("shared/") and any(name == other for _, other in self.hub.heads)
         if repo in self.hub.heads or taken:
@@ -267,7 +267,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.fail(400, f"Cannot apply {wrong[0]}")
         message = steps[0]["value"]["summary"]
         self.hub.messages.append(message)
-        where = f"http://{self.headers['Host']}/{'datasets/' if repo[0] == 'dataset' else ''}{name}"
+        where = f"http://{self.headers['Host']}/{'' if repo[0] == 'model' else f'{repo[0]}s/'}{name}"
         more = {}
         if request:
             number = 1 + sum(held == repo for held, _, _ in self.hub.requests)
@@ -342,8 +342,8 @@ class Handler(BaseHTTPRequestHandler):
         return self.answer(200, content, headers | {"Content-Length": str(len(content))})
 
 
-KIND = r"/api/(?P<kind>models|datasets)/(?P<name>[^/]+/[^/]+)"
-FILE = r"/(?:(?P<kind>datasets)/)?(?P<name>[^/]+/[^/]+)"
+KIND = r"/api/(?P<kind>models|datasets|spaces)/(?P<name>[^/]+/[^/]+)"
+FILE = r"/(?:(?P<kind>datasets|spaces)/)?(?P<name>[^/]+/[^/]+)"
 ROUTES = [
     (r"/api/repos/create", Handler.create),
     (r"/api/validate-yaml", Handler.validate),

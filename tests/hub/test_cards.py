@@ -12,6 +12,7 @@ import pytest
 from megapairs_hf.artifacts.artifact import open_artifact
 from megapairs_hf.artifacts.workspace import Work
 from megapairs_hf.core.errors import CardError, ConfigError
+from megapairs_hf.core.formatting import plain_words
 from megapairs_hf.dataset import import_megapairs
 from megapairs_hf.hub.cards import dataset_card, model_card
 from megapairs_hf.hub.config import PushConfig
@@ -40,6 +41,25 @@ def test_dataset_metadata_is_what_the_hub_reads(work):
     assert "composed-image-retrieval" in data.tags
     configs = data.to_dict()["configs"]
     assert [c["config_name"] for c in configs] == ["triplets", "images"] and configs[0]["default"] is True
+
+
+def test_what_the_stages_warned_of_is_in_both_cards(work, tmp_path):
+    from megapairs_hf.report.config import ReportConfig
+    from megapairs_hf.report.page import render
+
+    sentence = "the metadata columns <b>color</b> are used by nothing"
+    assert all("Warnings of the stages" not in card(work, GOOD) for card in (dataset_card, model_card))
+    shutil.copytree(work, tmp_path / "work")
+    manifest = tmp_path / "work" / "triplets" / "manifest.json"
+    record = json.loads(manifest.read_text())
+    # twice the same is said once
+    record["stats"]["warnings"] = [sentence, sentence]
+    manifest.write_text(json.dumps(record))
+    assert Work(str(tmp_path / "work")).warnings() == [sentence]
+    card = dataset_card(tmp_path / "work", GOOD)
+    assert "> **Warnings of the stages**" in card and card.count(f"> - {plain_words(sentence)}") == 1
+    page = render(Work(str(tmp_path / "work")), ReportConfig())
+    assert "the metadata columns &lt;b&gt;color&lt;/b&gt; are used by nothing" in page and "<b>color</b>" not in page
 
 
 def test_the_facts_of_a_data_set_are_those_of_its_rows_and_stages(work, tmp_path):
@@ -176,7 +196,7 @@ def test_the_released_cards_can_be_filled(work, tmp_path):
     for name, make in made.items():
         card = make(tmp_path / "work", PushConfig("org/scenes", license="mit", card=str(CARDS / name)))
         assert card.startswith("---\nl") and "Known limits" in card
-    assert "a mAP@5 of 33.0" in card
+    assert "on CIRCO (val) it reaches a mAP@5 of 33.0" in card
 
 
 def test_what_is_not_made_yet_is_asked_for(tmp_path):

@@ -69,3 +69,63 @@ def test_a_pull_request_whose_answer_was_lost_is_continued_by_its_revision(hub, 
     assert len(hub.requests) == 1
     files = hub.commits[hub.heads[REPO]["refs/pr/1"]]
     assert "triplets/train-00000-of-00001.parquet" in files and files["mine.csv"] == b"1"
+
+
+# every kind of request of a push, in order
+CALLS = [
+    ("GET", "/api/datasets/org/scenes$"),
+    ("POST", "/repos/create"),
+    ("GET", "/tree/"),
+    ("POST", "/validate-yaml"),
+    ("POST", "/preupload/"),
+    ("POST", "/objects/batch"),
+    ("PUT", "/objects/"),
+    ("POST", "/commit/"),
+]
+
+
+@pytest.mark.parametrize("status", ["429", "503"])
+def test_a_hub_that_is_busy_at_every_call_is_waited_for(hub, work, tmp_path, status):
+    hub.faults = [Fault(method, path, status, {"Retry-After": "1"}) for method, path in CALLS]
+    done = megapairs(hub, tmp_path, *push_words(work))
+    assert done.returncode == 0, done.stderr
+    assert hub.faults == [] and collections.Counter(hub.puts) == dict.fromkeys(shards(work), 1)
+    assert len(hub.messages) == 1 and f"busy (status {status})" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("header", "attempt", "wait_s"),
+    [
+        (None, 0, 1),
+        (None, 3, 8),
+        ("7", 0, 7),
+        ("3600", 0, 60),
+        ("1e400", 0, 60),
+        ("-1", 2, 1),
+        ("nan", 0, 1),
+        ("Wed, 21 Oct 2026 07:28:00 GMT", 1, 2),
+    ],
+)
+def test_how_long_a_busy_hub_is_waited_for(header, attempt, wait_s):
+    from megapairs_hf.hub.retries import _wait_s
+
+    assert _wait_s(header, attempt) == wait_s
+
+
+@pytest.mark.parametrize(("status", "calls"), [(503, 6), (429, 6), (500, 1), (403, 1), (504, 1)])
+def test_a_hub_that_stays_busy_ends_the_call(monkeypatch, status, calls):
+    import httpx
+    from huggingface_hub.errors import HfHubHTTPError
+
+    from megapairs_hf.hub import retries
+
+    waits, count = [], []
+    monkeypatch.setattr(retries.time, "sleep", waits.append)
+
+    def refused():
+        count.append(1)
+        raise HfHubHTTPError("no", response=httpx.Response(status, request=httpx.Request("GET", "http://hub")))
+
+    with pytest.raises(HfHubHTTPError):
+        retries.patient(refused)
+    assert len(count) == calls and waits == [1, 2, 4, 8, 16][: calls - 1]

@@ -3,16 +3,29 @@
 huggingface_hub reads its endpoint when it is imported, so everything that talks to the double runs in a child process.
 """
 
+import errno
 import hashlib
 import json
+import os
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
-from megapairs_hf.core.errors import ArtifactError, CardError, ConfigError, HubError, IncompleteArtifactError
+from megapairs_hf.core.errors import (
+    ArtifactError,
+    CardError,
+    ConfigError,
+    HubError,
+    IncompleteArtifactError,
+    MegaPairsError,
+)
 from megapairs_hf.dataset import ImportConfig, import_megapairs, load_triplets
 from megapairs_hf.hub.config import PushConfig
 from megapairs_hf.hub.prepare import prepare
@@ -20,7 +33,7 @@ from megapairs_hf.hub.push_results import prepare_results
 from megapairs_hf.hub.upload import push
 from tests.hub.children import child
 from tests.making import begin, make_work, result_records
-from tests.small import ROOT
+from tests.small import ROOT, files_of
 
 LICENSED = {"repo_id": "org/scenes", "license": "cc0-1.0"}
 
@@ -107,12 +120,52 @@ def test_a_folder_of_the_same_push_is_written_again_and_any_other_is_left_alone(
         prepare("dataset", work / "triplets", work, config, tmp_path)
 
 
+def test_what_a_killed_push_had_not_renamed_is_in_nobodys_way(work, tmp_path):
+    whole = push(work / "triplets", **LICENSED, dry_run=True, out=tmp_path / "whole")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "..prepared.4711.tmp").write_text("READ")
+    (tmp_path / "out" / ".README.md.4711.tmp").write_text("# Sce")
+    push(work / "triplets", **LICENSED, dry_run=True, out=tmp_path / "out")
+    assert files_of(tmp_path / "out") == files_of(Path(whole))
+
+
 def test_a_shard_that_was_changed_is_not_pushed(work, tmp_path):
     shutil.copytree(work / "triplets", tmp_path / "triplets")
     shards = tmp_path / "triplets" / "triplets"
     shutil.copy(shards / "validation-00000-of-00001.parquet", shards / "train-00000-of-00001.parquet")
     with pytest.raises(HubError, match="was changed after it was made"):
         prepare("dataset", tmp_path / "triplets", work, PushConfig(**LICENSED), tmp_path / "out")
+
+
+@pytest.mark.parametrize("content", [b"", b"<!DOCTYPE html>", None])
+@pytest.mark.parametrize(
+    "name",
+    [f"triplets/{part}/train-00000-of-0000{n}.parquet" for part, n in (("triplets", 1), ("images", 2))]
+    + [
+        "model/modules.json",
+        "model/model.safetensors",
+        "model/tokenizer.json",
+    ],
+)
+def test_a_damaged_or_lost_file_is_named_and_never_pushed(work, tmp_path, name, content):
+    kind = name.partition("/")[0]
+    shutil.copytree(work / kind, tmp_path / kind)
+    file = tmp_path / name
+    if kind == "model":
+        record = json.loads((tmp_path / kind / "manifest.json").read_text())
+        record["files"] = {file.name: hashlib.sha256(file.read_bytes()).hexdigest()}
+        (tmp_path / kind / "manifest.json").write_text(json.dumps(record))
+    file.unlink()
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(MegaPairsError, match=f"{re.escape(name.partition('/')[2])}|safetensors weights"):
+        prepare(
+            "dataset" if kind == "triplets" else "model",
+            tmp_path / kind,
+            work,
+            PushConfig(**LICENSED),
+            tmp_path / "out",
+        )
 
 
 def test_a_card_is_asked_for_its_license_before_anything_is_written(work, tmp_path):
@@ -307,6 +360,15 @@ def test_what_does_not_load_is_told_before_anything_is_uploaded(tmp_path):
         push(made.path, **LICENSED, dry_run=True, out=tmp_path / "out")
 
 
+def test_a_full_disk_is_no_fault_of_the_data(work, tmp_path, monkeypatch):
+    def load(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("datasets.load_dataset_builder", load)
+    with pytest.raises(HubError, match="nothing was uploaded; free some space and run the same command again"):
+        push(work / "triplets", **LICENSED, dry_run=True, out=tmp_path / "out")
+
+
 # ---- against the double -------------------------------------------------------------------------------------------
 
 PUSH = """
@@ -488,3 +550,45 @@ def test_the_pages_snippet_runs(work, tmp_path, monkeypatch):
     exec(page.split("```python\n")[1].split("```")[0], {})  # the page is ours
     assert (tmp_path / "work" / "publish" / "dataset" / "README.md").is_file()
     assert (tmp_path / "publish" / "dataset" / "README.md").is_file()
+
+
+@pytest.mark.parametrize("kind", ["triplets", "model"])
+def test_a_license_off_the_list_is_named_in_the_dry_run(work, tmp_path, capsys, kind):
+    push(work / kind, "org/a", license="apache2", dry_run=True, out=tmp_path / "out")
+    sentence = "the license apache2 is not on the Hub's list; did you mean apache-2.0?"
+    assert sentence in capsys.readouterr().err
+    push(work / kind, "org/a", license="apache-2.0", dry_run=True, out=tmp_path / "out")
+    assert "license" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["triplets", "model"])
+def test_other_has_a_name_and_a_link(work, tmp_path, capsys, kind):
+    push(work / kind, "org/a", license="other", dry_run=True, out=tmp_path / "bare")
+    assert "`license: other` says nothing without a name and a link" in capsys.readouterr().err
+    named = {"license": "other", "license_name": "house-license", "license_link": "https://example.org/house"}
+    push(work / kind, "org/a", **named, dry_run=True, out=tmp_path / "named")
+    assert capsys.readouterr().err.count("license") == 0
+    card = (tmp_path / "named" / "README.md").read_text(encoding="utf-8")
+    metadata = yaml.safe_load(card.split("---")[1])
+    assert {key: metadata[key] for key in named} == named
+    assert "`house-license` ([its text](https://example.org/house)), as given by" in card
+
+
+def test_a_data_set_is_checked_without_arrow_s_scanner(work, tmp_path, monkeypatch):
+    """A thread of that scanner aborts a process that exits meanwhile (status 134)."""
+    from datasets.packaged_modules.parquet.parquet import Parquet
+
+    def scanning(*_, **__):
+        raise AssertionError("the data set was opened by the scanner")
+
+    monkeypatch.setattr(Parquet, "_generate_tables", scanning)
+    push(work / "triplets", "org/scenes", license="cc0-1.0", dry_run=True, out=tmp_path / "out")
+
+
+@pytest.mark.long
+def test_fifty_dry_runs_end_with_status_0(work, tmp_path):
+    words = ["push", "dataset", str(work / "triplets"), "org/scenes", "--license", "cc0-1.0", "--dry-run", "--out"]
+    command = [sys.executable, "-m", "megapairs_hf", *words]
+    out = [tmp_path / f"{i}" for i in range(50)]
+    done = [subprocess.run([*command, folder], check=False, capture_output=True, cwd=ROOT) for folder in out]
+    assert [(one.returncode, one.stderr) for one in done if one.returncode] == []

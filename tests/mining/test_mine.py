@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 from datasets import List, Value
 
+from megapairs_hf.artifacts import storage
 from megapairs_hf.artifacts.arrow_arrays import embedding_table
 from megapairs_hf.artifacts.artifact import open_artifact
 from megapairs_hf.artifacts.tables import arrow_bytes
@@ -129,17 +130,21 @@ def test_image_to_text_similarity_is_a_relation(embeddings, corpus, tmp_path):
 
 def test_a_range_that_leaves_nothing_tells_where_the_scores_lie(embeddings, corpus, tmp_path):
     with pytest.raises(
-        ConfigError, match=r"no pair lies in the similarity range \[-0.99, -0.98\].*range_kind: quantile"
+        ConfigError, match=r"no pair lies in the similarity range: .*outside \[-0.99, -0.98\].*range_kind: quantile"
     ):
         mine_pairs(embeddings, corpus, config=MineConfig(similarity_range=(-0.99, -0.98)), out=tmp_path / "p")
 
 
 def test_embeddings_that_name_other_images_are_refused(embeddings, corpus, tmp_path):
     shutil.copytree(embeddings["clip_image"].path, tmp_path / "e")
+    whole = open_artifact(tmp_path / "e")
+    ids = whole.shard(1)["image_id"].to_pylist()
+    table = embedding_table(pa.array(ids[::-1]), whole.array(1))
+    digest = storage.write_bytes(tmp_path / "e" / "shard-00001-of-00003.arrow", arrow_bytes(table))
+    manifest = json.loads((tmp_path / "e" / "manifest.json").read_text())
+    manifest["shards"][1]["sha256"] = digest
+    (tmp_path / "e" / "manifest.json").write_text(json.dumps(manifest))
     swapped = open_artifact(tmp_path / "e")
-    ids = swapped.shard(1)["image_id"].to_pylist()
-    table = embedding_table(pa.array(ids[::-1]), swapped.array(1))
-    (tmp_path / "e" / "shard-00001-of-00003.arrow").write_bytes(arrow_bytes(table))
     with pytest.raises(ArtifactError, match=r"clip_image name other images than the corpus in shard-00001-of-00003"):
         mine_pairs({"clip_image": swapped}, corpus, config=MineConfig(), out=tmp_path / "out")
 
@@ -265,9 +270,9 @@ def made(tmp_path):
     return make
 
 
-def test_near_duplicates_take_no_part_and_are_counted(made, tmp_path):
+def test_joined_near_duplicates_take_no_part_and_are_counted(made, tmp_path):
     corpus, embeddings = made({"dino": angles([0, 3, 6, 30, 31, 60, 90])}, shard_rows=3)
-    config = MineConfig(neighbors=6, similarity_range=(0.3, 0.99), targets_per_relation=6)
+    config = MineConfig(neighbors=6, similarity_range=(0.3, 0.99), targets_per_relation=6, join_near_duplicates=True)
     pairs = mine_pairs(embeddings, corpus, config=config, out=tmp_path / "pairs")
     # 8° apart is cos 0.99: 0, 3 and 6 are one image, and 30 and 31 are one
     assert pairs.manifest.rejected == {"near_duplicate": 3}
@@ -294,7 +299,7 @@ def test_near_duplicates_take_no_part_and_are_counted(made, tmp_path):
 
 def test_an_image_that_others_join_to_the_first_says_so(made, tmp_path):
     corpus, embeddings = made({"dino": angles([0, 7, 14, 60, 90])})
-    config = MineConfig(neighbors=4, similarity_range=(0.1, 0.99))
+    config = MineConfig(neighbors=4, similarity_range=(0.1, 0.99), join_near_duplicates=True)
     pairs = mine_pairs(embeddings, corpus, config=config, out=tmp_path / "pairs")
     ids = corpus.table(["image_id"])["image_id"].to_pylist()
     assert [row["detail"] for row in pairs.rejected().to_pylist()] == [
@@ -328,10 +333,21 @@ def unit(arrays):
 
 def test_a_chain_of_near_duplicates_is_told(made, tmp_path, capsys):
     corpus, embeddings = made({"dino": angles(np.arange(0, 90, 2))})
-    config = MineConfig(neighbors=10, similarity_range=(0.5, 0.99))
+    settings = {"neighbors": 10, "similarity_range": (0.5, 0.99)}
+    joined = MineConfig(**settings, join_near_duplicates=True)
     with pytest.raises(ConfigError, match="no pair lies in the similarity range"):
-        mine_pairs(embeddings, corpus, config=config, out=tmp_path / "pairs")
-    assert "45 images are one cluster of near-duplicates" in capsys.readouterr().err
+        mine_pairs(embeddings, corpus, config=joined, out=tmp_path / "joined")
+    assert (
+        "45 images are one cluster of near-duplicates, because similarity is chained, so one of them takes part"
+        in (capsys.readouterr().err)
+    )
+    # by default only those less than 8.1° (cos 0.99) apart make no pair; 8° are on the edge in float16
+    pairs = mine_pairs(embeddings, corpus, config=MineConfig(**settings), out=tmp_path / "apart")
+    assert "45 images are one cluster of near-duplicates, because similarity is chained, so no split divides them" in (
+        capsys.readouterr().err
+    )
+    assert pairs.rows > 45 and set(pairs.table()["query_cluster"].to_pylist()) == {0}
+    assert all(abs(row["query_row"] - row["target_row"]) >= 4 for row in pairs.table().to_pylist())
     mended = MineConfig(neighbors=10, similarity_range=(0.5, 0.99), near_duplicate=0.9999)
     pairs = mine_pairs(embeddings, corpus, config=mended, out=tmp_path / "mended")
     assert pairs.rows > 45
@@ -426,7 +442,7 @@ def test_statistics_by_relation(made, tmp_path):
     assert stats["range_quarters"] == {"dino": {"1": 0, "2": 4, "3": 0, "4": 6}}
     assert stats["pairs_per_relation_count"] == {"1": 10}
     assert stats["negatives"] == {"2": 10}
-    assert stats["search"] == {"dino": {"kind": "exact", "recall": 1.0}}
+    assert stats["search"] == {"dino": {"kind": "exact", "recall": 1.0, "engine": "cpu"}}
     assert stats["near_duplicates"] == {"clusters": 0, "images": 0, "largest": 1}
     # written even where there is none: each image is its own cluster
     assert pairs.configuration("near_duplicates")["cluster"].to_pylist() == [0, 1, 2, 3]

@@ -57,7 +57,10 @@ def brute_force(query, images, positives, own=None, **settings):
         lambda n: config.relative_margin is None or scores[n] <= lowest - config.relative_margin * abs(lowest),
         lambda n: (
             config.near_duplicate is None
-            or all(images[n].astype(float) @ images[p].astype(float) < config.near_duplicate for p in positives)
+            or all(
+                images[n].astype(float) @ other < config.near_duplicate
+                for other in [query.astype(float), *(images[p].astype(float) for p in {*positives, own} - {None})]
+            )
         ),
     ]
     return [n for n in usable if all(check(n) for check in checks)], scores
@@ -99,6 +102,39 @@ def test_a_near_duplicate_of_the_positive_is_no_negative(images, texts):
     found = hard_negatives(rows, texts[:40], positives)
     assert not any(360 + n in row["negative_rows"] for n, row in enumerate(found))
     assert all(len(row["negative_rows"]) == 5 for row in found)
+
+
+def test_near_duplicates_of_the_query_or_its_image_are_no_negatives(images):
+    """Queries are images 0 to 39, which have near-duplicates at 360 to 399, and looks for others."""
+    rows = data_set(images, image_id=ids())
+    positives = [f"i{n + 50:03d}" for n in range(40)]
+    keep = hard_negatives(rows, images[:40], positives, near_duplicate=None)
+    assert all({n, 360 + n} <= set(row["negative_rows"]) for n, row in enumerate(keep))
+    found = hard_negatives(rows, images[:40], positives)
+    assert not any({n, 360 + n} & set(row["negative_rows"]) for n, row in enumerate(found))
+    # a composed query is less like its image's near-duplicates than its image is
+    rng = np.random.default_rng(2)
+    composed = unit(images[:40].astype(float) + 0.15 * rng.standard_normal((40, 32)))
+    queries = data_set(composed, image_id=ids(40))
+    found = hard_negatives(rows, queries, positives)
+    assert any(composed[n].astype(float) @ images[360 + n].astype(float) < 0.96 for n in range(40))
+    assert not any({n, 360 + n} & set(row["negative_rows"]) for n, row in enumerate(found))
+    assert all(len(row["negative_rows"]) == 5 for row in found)
+
+
+@pytest.mark.parametrize("strategy", ["top", "random"])
+def test_candidates_inside_the_range_come_first_on_request(strategy, images, texts):
+    rows, positives = data_set(images, image_id=ids()), [f"i{n:03d}" for n in range(60)]
+    settings = {"sampling_strategy": strategy, "similarity_range": (0.2, 0.5), "range_max": 60}
+    found = hard_negatives(rows, texts, positives, negatives_from="range_first", **settings)
+    for n, row in enumerate(found):
+        candidates, scores = brute_force(texts[n], images, [n], **settings)
+        inside = [c for c in candidates if 0.2 < scores[c] < 0.5]
+        chosen = row["negative_rows"]
+        assert set(chosen) <= set(candidates) and len(set(chosen) & set(inside)) == min(5, len(inside))
+        assert row["negative_scores"] == sorted(row["negative_scores"], reverse=True)
+        if strategy == "top" and len(inside) >= 5:
+            assert chosen == inside[:5]
 
 
 def test_random_negatives_are_among_the_candidates_and_the_seed_decides(images, texts):
@@ -185,7 +221,10 @@ def test_too_few_are_counted(images, texts, capsys):
     rows = data_set(images[:8], image_id=ids(8))
     found = hard_negatives(rows, texts[:8], [f"i{n:03d}" for n in range(8)], num_negatives=20)
     assert {len(row["negative_ids"]) for row in found} == {7}
-    assert "hard_negatives: 56 for 8 queries; 8 have fewer than 20; raise `range_max`" in capsys.readouterr().err
+    assert (
+        "hard_negatives: 56 for 8 queries; 8 have fewer than 20; there are no more images, so add some"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_positive_that_is_none_is_none(images, texts):

@@ -338,6 +338,16 @@ def test_two_processes_share_the_work_and_both_get_all_pairs(tmp_path, saved):
 
 
 def test_quantiles_are_not_advised_to_who_has_them():
-    assert what_next(MineConfig()) == "choose another `similarity_range`, or `range_kind: quantile`"
-    quantile = MineConfig(range_kind="quantile", similarity_range=(0.1, 0.2))
-    assert what_next(quantile) == "choose a wider `similarity_range`, or more `neighbors`"
+    usual = MineConfig(neighbors=9)
+    assert what_next(usual, 100) == (
+        "choose another `similarity_range`, or set `range_kind: quantile`, or take more `neighbors`"
+    )
+    assert "neighbors" not in what_next(usual, 10)
+    assert what_next(usual, 1) == "add images"
+    quantile = MineConfig(neighbors=9, range_kind="quantile", similarity_range=(0.1, 0.2))
+    assert what_next(quantile, 100) == "choose a wider `similarity_range`, or take more `neighbors`"
+    widest = MineConfig(neighbors=9, range_kind="quantile", similarity_range=(0.0, 1.0))
+    assert what_next(widest, 100) == "take more `neighbors`"
+    assert what_next(widest, 10) == "add images that differ"
+    relations = (RelationConfig("a", range_kind="quantile", similarity_range=(0.2, 0.5)),)
+    assert "quantile" not in what_next(MineConfig(relations=relations), 100)

@@ -8,13 +8,13 @@ import pyarrow as pa
 import pytest
 
 from megapairs_hf.artifacts.arrow_arrays import embedding_table
+from megapairs_hf.artifacts.file_rows import FileRows
 from megapairs_hf.mining.knn import exact
 from megapairs_hf.mining.knn.calibration import overlap
 from megapairs_hf.mining.knn.duplicates import distinct
-from megapairs_hf.mining.knn.embeddings import Embeddings, FileRows
+from megapairs_hf.mining.knn.embeddings import Embeddings
 from megapairs_hf.mining.knn.exact import ExactSearch
 from megapairs_hf.mining.knn.faiss_search import FaissSearch
-from megapairs_hf.mining.knn.gpu_search import DeviceSearch
 from megapairs_hf.mining.knn.ivf import IVFSearch
 from megapairs_hf.mining.knn.quantize import encode, fit_error_bounds, fit_scale, multiply
 from megapairs_hf.mining.knn.thread_pool import workers
@@ -214,24 +214,6 @@ def test_a_faiss_index_is_ranked_exactly_and_measured_rightly(crew):
     assert abs(real - search.recall) < 0.03
     cosine = np.einsum("nkd,nd->nk", embeddings[found].astype(np.float64), embeddings[:1000].astype(np.float64))
     assert np.allclose(scores, cosine, atol=1e-13)
-
-
-def test_device_search_equals_brute_force():
-    for name in ("random", "some copies", "seven"):
-        embeddings = CORPORA[name]
-        k = min(30, len(embeddings))
-        found, _ = DeviceSearch(Embeddings([embeddings]), 30, "cpu", block_rows=1300).search(embeddings[:300])
-        assert np.array_equal(found, brute_force(embeddings, embeddings[:300], k)[0])
-
-
-@pytest.mark.gpu
-def test_device_search_on_a_gpu():
-    torch = pytest.importorskip("torch")
-    if not torch.cuda.is_available():
-        pytest.skip("no GPU")
-    embeddings = CORPORA["random"]
-    found, _ = DeviceSearch(Embeddings([embeddings]), 30, "cuda").search(embeddings)
-    assert np.array_equal(found, brute_force(embeddings, embeddings, 30)[0])
 
 
 def test_cells_do_not_depend_on_the_faster_engine(crew, monkeypatch):

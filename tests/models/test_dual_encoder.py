@@ -25,7 +25,7 @@ def make_images(count=3, size=(40, 30)):
     return [Image.fromarray(rng.integers(0, 256, (size[1] + i, size[0], 3), np.uint8)) for i in range(count)]
 
 
-@pytest.fixture(scope="module", params=["siglip", "bert_vit"])
+@pytest.fixture(scope="module", params=["siglip", "two_towers", "lite_bert"])
 def backbone(request, tmp_path_factory):
     return getattr(tiny, request.param)(tmp_path_factory.mktemp(request.param) / "backbone")
 
@@ -96,7 +96,7 @@ images = [Image.open(f"{{work}}/{{i}}.png") for i in range(3)]
 joint = [dict(image=image, text=text) for image, text in zip(images, texts)]
 np.save(f"{{work}}/made.npy", np.stack([model.encode(some) for some in (texts, images, joint)]))
 fused = AutoModel.from_pretrained(folder, trust_remote_code=True)
-assert type(fused).__name__.startswith("MMRet") and fused.get_multimodal_features
+assert type(fused).__name__.startswith(("MMRet", "TwoTowers")) and fused.get_multimodal_features
 model.save_pretrained(f"{{work}}/again", create_model_card=False)
 """
     done = run([sys.executable, "-c", script], {"HF_MODULES_CACHE": str(tmp_path / "modules")})
@@ -126,7 +126,9 @@ def test_a_text_longer_than_the_positions_is_cut(saved):
 
 @pytest.mark.parametrize("tower", [CamembertConfig, MPNetConfig, XLMRobertaConfig])
 def test_positions_that_begin_behind_the_padding(tower, tmp_path):
-    model = load_mmret(tiny.altered_bert_vit(tmp_path / "backbone", tower), device="cpu")
+    model = load_mmret(
+        tiny.two_towers(tmp_path / "backbone", text=lambda folder: tiny.altered_bert(folder, tower)), device="cpu"
+    )
     assert model.tokenizer.model_max_length == 48
     assert np.isfinite(model.encode(["star " * 100])).all()
 

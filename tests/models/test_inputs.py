@@ -233,6 +233,26 @@ def test_a_text_that_looks_like_the_path_of_an_image_is_warned_of_once_or_refuse
     assert model.encode([{"text": text}], strict=True).shape == (1, 24)
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", " ", "\t"])
+def test_a_path_with_the_end_of_its_line_is_a_path(model, end):
+    with pytest.raises(ModelError, match="looks like the path of an image"):
+        model.encode([f"cats/2.png{end}"], strict=True)
+
+
+def test_an_image_and_a_text_in_a_tuple_are_refused_with_the_right_sentence(model, tmp_path):
+    make_image().save(tmp_path / "a.jpg")
+    for image in (str(tmp_path / "a.jpg"), tmp_path / "a.jpg", "absent.jpg", make_image()):
+        for pair in ((image, "red"), ("red", image)):
+            with pytest.raises(ModelError, match=r'a tuple of an image and a text; give both together as \{"image"'):
+                model.encode(pair)
+            with pytest.raises(
+                ModelError, match=r'input 0 is a tuple; give an image and a text together as \{"image"'
+            ):
+                model.encode([pair])
+    assert model.encode(("red", "blue")).shape == model.encode((make_image(), make_image())).shape == (2, 24)
+    assert model.encode((make_image(), {"text": "red"})).shape == (2, 24)
+
+
 def test_other_texts_are_not_warned_of(folder, caplog, tmp_path):
     model = load_mmret(folder, device="cpu")
     make_image().save(tmp_path / "cat.JFIF", "JPEG")

@@ -290,5 +290,5 @@ def test_pickled_weights_are_refused_by_name(models, tmp_path):
 
 
 def test_another_kind_of_model_is_named(models):
-    with pytest.raises(ModelError, match="is a dinov2 model, but score fusion takes clip, siglip, vision-text"):
+    with pytest.raises(ModelError, match="is a dinov2 model, but score fusion takes clip, siglip, two_towers"):
         load_mmret(f"{models}/dino", device="cpu")

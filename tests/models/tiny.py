@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-from pathlib import Path
-from unittest import mock
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import transformers as t
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+from megapairs_hf.models.modeling_two_towers import EfficientNetLiteConfig, EfficientNetLiteModel
+from megapairs_hf.models.two_towers import TowerSource, new_two_towers
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SIDE = 32
 WIDTH = 32
@@ -60,23 +64,47 @@ def siglip(folder: Path) -> str:
     return save(folder, model, t.SiglipProcessor(images(), made))
 
 
-def bert_vit(folder: Path) -> str:
+def vit(folder: Path) -> str:
+    """An image encoder without a text tower."""
+    torch.manual_seed(3)
+    model = t.ViTModel(t.ViTConfig(**SHARED, image_size=SIDE, patch_size=16))
+    return save(folder, model, images())
+
+
+def bert(folder: Path, positions: int = 48) -> str:
+    """A text encoder; its tokenizer does not know how many positions it has."""
     torch.manual_seed(3)
     made = tokenizer(longest=10**30)
-    text = t.BertConfig(**SHARED, vocab_size=len(made), max_position_embeddings=48)
-    vision = t.ViTConfig(**SHARED, image_size=SIDE, patch_size=16)
-    config = t.VisionTextDualEncoderConfig.from_vision_text_configs(vision, text, projection_dim=24)
-    return save(folder, t.VisionTextDualEncoderModel(config), t.VisionTextDualEncoderProcessor(images(), made))
+    config = t.BertConfig(**SHARED, vocab_size=len(made), max_position_embeddings=positions)
+    return save(folder, t.BertModel(config), made)
 
 
-def altered_bert_vit(folder: Path, cls) -> str:
-    """A ViT with a text tower of RoBERTa's kin, whose positions begin behind the padding's."""
+def lite(folder: Path) -> str:
+    """An EfficientNet-lite of three stages."""
+    torch.manual_seed(3)
+    stages = [(1, 3, 1, 1, 8), (2, 3, 2, 2, 12), (1, 5, 2, 2, 16)]
+    config = EfficientNetLiteConfig(stages=stages, stem_size=8, hidden_size=24, image_size=SIDE)
+    return save(folder, EfficientNetLiteModel(config), images())
+
+
+def altered_bert(folder: Path, cls) -> str:
+    """A text encoder of RoBERTa's kin, whose positions begin behind the padding's."""
     torch.manual_seed(6)
     made = tokenizer(longest=10**30)
-    text = cls(**SHARED, vocab_size=len(made), max_position_embeddings=50, pad_token_id=1)
-    vision = t.ViTConfig(**SHARED, image_size=SIDE, patch_size=16)
-    config = t.VisionTextDualEncoderConfig.from_vision_text_configs(vision, text, projection_dim=24)
-    return save(folder, t.VisionTextDualEncoderModel(config), t.VisionTextDualEncoderProcessor(images(), made))
+    config = cls(**SHARED, vocab_size=len(made), max_position_embeddings=50, pad_token_id=1)
+    return save(folder, t.AutoModel.from_config(config), made)
+
+
+def two_towers(folder: Path, image=vit, text=bert, pooling=("cls", "mean")) -> str:
+    """Two towers as transformers saves them, without Sentence Transformers' files."""
+    paths = [image(folder.parent / "image"), text(folder.parent / "text")]
+    sources = [TowerSource(path, None, how) for path, how in zip(paths, pooling, strict=True)]
+    model = new_two_towers(*sources, dimension=24, head_size=16, head_dropout=0.1, seed=3)
+    return save(folder, model[0].model, model[0].processor)
+
+
+def lite_bert(folder: Path) -> str:
+    return two_towers(folder, lite, pooling=("pooler", "mean"))
 
 
 def llava(folder: Path) -> str:
@@ -102,67 +130,3 @@ def llava(folder: Path) -> str:
     processor = t.LlavaNextProcessor(pixels, made, patch_size=16, vision_feature_select_strategy="default")
     processor.num_additional_image_tokens = 1
     return save(folder, t.LlavaNextForConditionalGeneration(config), processor)
-
-
-def qwen(folder: Path) -> str:
-    """Qwen2.5-VL."""
-    torch.manual_seed(5)
-    special = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
-    made = tokenizer(special, end=False, longest=10**30)
-    ids = dict(zip(special, made.convert_tokens_to_ids(special), strict=True))
-    vision = {
-        "depth": 2,
-        "hidden_size": WIDTH,
-        "intermediate_size": 64,
-        "num_heads": 2,
-        "out_hidden_size": WIDTH,
-        "patch_size": 14,
-        "fullatt_block_indexes": [1],
-        "window_size": 56,
-    }
-    text = {
-        **SHARED,
-        "num_key_value_heads": 1,
-        "vocab_size": len(made),
-        "max_position_embeddings": 512,
-        "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]},
-    }
-    config = t.Qwen2_5_VLConfig(
-        vision_config=vision,
-        text_config=text,
-        image_token_id=ids["<|image_pad|>"],
-        video_token_id=ids["<|video_pad|>"],
-        vision_start_token_id=ids["<|vision_start|>"],
-        vision_end_token_id=ids["<|vision_end|>"],
-    )
-    pixels = t.Qwen2VLImageProcessorPil(min_pixels=28 * 28, max_pixels=84 * 84)
-    return save(folder, t.Qwen2_5_VLForConditionalGeneration(config), qwen_processor(pixels, made))
-
-
-def qwen_processor(pixels, made):
-    """Its processor without the part for videos, which needs torchvision even to be named."""
-    with mock.patch.object(t.ProcessorMixin, "check_argument_for_proper_class"):
-        processor = t.Qwen2_5_VLProcessor(pixels, made)
-
-    def save_pretrained(folder, **_):
-        pixels.save_pretrained(folder)
-        made.save_pretrained(folder)
-        if processor.chat_template:
-            (Path(folder) / "chat_template.jinja").write_text(processor.chat_template)
-
-    processor.save_pretrained = save_pretrained
-    return processor
-
-
-@contextlib.contextmanager
-def without_videos():
-    """`AutoProcessor` gives the processor of a Qwen folder without the part for videos."""
-
-    def load(path, **_):
-        template = Path(path) / "chat_template.jinja"
-        made = qwen_processor(t.Qwen2VLImageProcessorPil.from_pretrained(path), t.AutoTokenizer.from_pretrained(path))
-        made.chat_template = template.read_text() if template.is_file() else None
-        return made
-
-    with mock.patch.object(t.AutoProcessor, "from_pretrained", load):
-        yield

@@ -5,6 +5,9 @@ from safetensors.torch import save_model
 
 from megapairs_hf.core.errors import ModelError
 from megapairs_hf.embedding import EmbedConfig, EncoderConfig, embed_corpus
+from megapairs_hf.embedding.config import ModelSettings
+from megapairs_hf.embedding.encoders import load_encoders
+from megapairs_hf.embedding.shared_towers import drop_unused_towers
 from tests.small import small_corpus
 
 pytestmark = pytest.mark.open_clip
@@ -30,7 +33,8 @@ def architecture(request, tmp_path_factory):
 def embedded(corpus, architecture, out, kind, **settings):
     name, file, _, _ = architecture
     model = EncoderConfig("open", name, kind, "open_clip", file)
-    made = embed_corpus(corpus, config=EmbedConfig(encoders=(model,), batch_size=4, **settings), out=out, work=out)
+    config = EmbedConfig(encoders=(model,), batch_size=4, **{"dtype": "float32", **settings})
+    made = embed_corpus(corpus, config=config, out=out, work=out)
     return made["open"].arrays()
 
 
@@ -63,6 +67,28 @@ def test_bfloat16_points_the_same_way(few, architecture, tmp_path):
     full = embedded(few, architecture, tmp_path / "full", "image").astype(np.float32)
     half = embedded(few, architecture, tmp_path / "half", "image", dtype="bfloat16").astype(np.float32)
     assert (full * half).sum(1).min() > 0.99
+
+
+def test_two_towers_are_loaded_once_and_one_alone_is_all_that_stays(architecture):
+    name, file, _, _ = architecture
+    image, caption = (EncoderConfig(kind, name, kind, "open_clip", file) for kind in ("image", "caption"))
+
+    def loaded(*configs):
+        settings = [ModelSettings(config, batch_size=2) for config in configs]
+        encoders = list(load_encoders(settings, [name] * len(configs), "cpu", {}))
+        drop_unused_towers(zip(configs, encoders, strict=True))
+        return encoders
+
+    both = loaded(image, caption)
+    assert both[0].model is both[1].model
+    (images,), (captions,) = loaded(image), loaded(caption)
+    sizes = [sum(each.numel() for each in one.model.parameters()) for one in (both[0], images, captions)]
+    # but for the temperature and what is no module
+    assert max(sizes[1:]) < sizes[0] <= sum(sizes[1:]) + 1000
+    pixels = torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert torch.equal(images.encode_images(pixels), both[0].encode_images(pixels))
+        assert torch.equal(captions.encode_captions(["a", "b"]), both[1].encode_captions(["a", "b"]))
 
 
 def test_an_architecture_that_does_not_exist_is_refused(few, tmp_path):

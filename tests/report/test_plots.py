@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from megapairs_hf.report.plots import evaluation_curves, moving_mean, points, training_curve
+from megapairs_hf.report.plots import evaluation_curves, moving_mean, points, training_curve, weight_curves
 
 
 def test_moving_mean_is_numpys():
@@ -41,3 +41,23 @@ def test_each_metric_of_the_evaluations_has_its_drawing():
     assert svg.count("<svg") == 1
     assert "set&lt;b&gt;/recall@1 from step 1 (1) to step 3 (3)" in svg and "<b>" not in svg
     assert evaluation_curves([{"step": 1, "loss": 2.0}]) == ""
+
+
+def weighted(model, curve):
+    return {"model": model, "metric": "recall@1", "value": 0.5, "curve": curve}
+
+
+def test_the_weights_of_both_models_are_one_drawing_of_one_scale():
+    base = [[0, 0.1, 0, 1], [0.5, 0.3, 0, 1], [1, 0.2, 0, 1]]
+    trained = [[0, 0.5, 0, 1], [0.5, 0.5, 0, 1], [1, 0.1, 0, 1]]
+    svg = weight_curves([weighted("<i>base", base), {"model": "x"}, weighted("trained", trained)])
+    assert svg.count("<svg") == 1 and svg.count("<polyline") == 2
+    # from 0.1, the lowest of both, to 0.5, the highest
+    assert 'points="0.0,224.0 430.0,124.0 860.0,174.0"' in svg
+    assert 'points="0.0,24.0 430.0,24.0 860.0,224.0"' in svg
+    assert "&lt;i&gt;base (pale) best 30.0 % at 0.5, trained best 50.0 % at 0.5" in svg and "<i>" not in svg
+
+
+def test_what_is_no_curve_is_not_drawn():
+    nothing = [None, [], [[0, 1]], [[0, 1], [1]], [[0, "1"], [1, 2]], [[0, float("nan")], [1, 2]], "curve", [0, 1]]
+    assert [weight_curves([weighted("base", curve)]) for curve in nothing] == [""] * len(nothing)

@@ -22,10 +22,12 @@ from megapairs_hf.training.config import SourceConfig
 from megapairs_hf.training.data.batch import make_batch
 from megapairs_hf.training.data.dataset import Example
 from megapairs_hf.training.data.mmeb import open_source
-from megapairs_hf.training.data.sampler import sample_others, sample_pools
+from megapairs_hf.training.data.opened import opened_triplets
+from megapairs_hf.training.data.sampler import sample_pools
 from megapairs_hf.training.data.triplets import TripletPool
 from megapairs_hf.training.encoder import prepared
 from megapairs_hf.training.retrieval_task import ContrastTask
+from tests.making import make_work
 from tests.models.tiny import llava
 from tests.training.test_gradients import SETTINGS, apart, learnt, made_task
 
@@ -37,7 +39,7 @@ def example(query, text, target, negatives=(), texts=()):
 
 
 def masks(examples, cluster=str):
-    batch = make_batch(0, 0, examples, 0, 1, joint=False, cluster=cluster)
+    batch = make_batch(0, 0, examples, 0, 1, joint=False, clusters=lambda names: [cluster(name) for name in names])
     return batch.mask(0, len(examples))
 
 
@@ -56,6 +58,20 @@ def test_false_negatives_are_masked_and_counted():
     assert masked[3].tolist() == [0] * 8  # its text, "large", is nobody else's
 
 
+@pytest.mark.parametrize("name", ["triplets/train-00000-of-00001", "images/train-00001-of-00002"])
+def test_a_flipped_bit_of_triplets_or_images_never_trains(tmp_path, name):
+    folder = make_work(tmp_path) / "triplets"
+    assert len(opened_triplets(folder).split("train")) == 30
+    file = folder / f"{name}.parquet"
+    content = bytearray(file.read_bytes())
+    content[40] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(ArtifactError, match=f"{name}.parquet is damaged"):
+        opened_triplets(folder).split("train")
+    # a split that is not read costs nothing
+    assert name.startswith("images") or len(opened_triplets(folder).split("validation")) == 8
+
+
 def test_rows_with_fewer_negatives_are_filled_with_nothing():
     masked, counts = masks([example("q", "x", "t", ["a", "b"]), example("p", "y", "u")])
     assert masked.tolist() == [[0, 0, 0, 0, 1, 1]] * 2
@@ -64,10 +80,10 @@ def test_rows_with_fewer_negatives_are_filled_with_nothing():
 
 def test_each_part_stands_once_and_sums_to_what_the_row_says():
     rows = [example("q", "red", "t", ["q"]), example("q", "blue", "u", ["t"])]
-    batch = make_batch(0, 0, rows, 0, 1, joint=False, cluster=str)
+    batch = make_batch(0, 0, rows, 0, 1, joint=False, clusters=list)
     assert [part.image or part.text for part in batch.inputs] == ["q", "t", "u", "red", "blue"]
     assert batch.queries.tolist() == [[0, 3], [0, 4]]
-    joint = make_batch(0, 0, rows, 0, 1, joint=True, cluster=str)
+    joint = make_batch(0, 0, rows, 0, 1, joint=True, clusters=list)
     assert Counter(part.role for part in joint.inputs) == {"document": 3, "query": 2}
     assert all(len({(joint.inputs[i].role, joint.inputs[i].kind) for i in chunk}) == 1 for chunk in joint.chunks(4))
 
@@ -77,7 +93,7 @@ def test_instructions_are_drawn_again_in_each_epoch(model, rows):
     sampled = {}
     for step in range(20):
         pool = task.pools[0]
-        for row in pool.examples(range(10), step, ()):
+        for row in pool.examples(range(10), step):
             sampled.setdefault(row.name, set()).add(row.query.text)
     assert all(len(texts) > 1 for texts in sampled.values())
     again = made_task(model, rows, batch_size=len(rows) // 2, steps=40)
@@ -162,7 +178,9 @@ def spoil(monkeypatch, names):
 
 
 @pytest.mark.parametrize("micro", [None, 5])
-def test_unreadable_images_are_left_out_and_the_batch_refilled(triplets, models, rows, tmp_path, monkeypatch, micro):
+def test_unreadable_images_are_noted_and_stop_the_run_when_they_are_many(
+    triplets, models, rows, tmp_path, monkeypatch, micro
+):
     query, negative = rows.ids(0)["q_img"], rows.ids(5)["t_img"]
     spoil(monkeypatch, {query, negative})
     config = TrainConfig(**{**SETTINGS, "steps": 25, "batch_size": 16}, micro_batch=micro)
@@ -170,62 +188,57 @@ def test_unreadable_images_are_left_out_and_the_batch_refilled(triplets, models,
     assert {row["key"] for row in made.rejected().to_pylist()} == {query, negative}
     assert made.manifest.rejected == {"unreadable": 2}
     assert made.manifest.stats["steps"] == 25
+    lines = [json.loads(line) for line in (tmp_path / "m" / "training_log.jsonl").read_text().splitlines()]
+    assert sum(line.get("unreadable", 0) for line in lines) >= 2
     few = TrainConfig(**{**SETTINGS, "steps": 25, "batch_size": 16}, micro_batch=micro, max_rejected=1)
     with pytest.raises(TrainingError, match="2 images cannot be read, more than max_rejected 1"):
         train(triplets, config=few, out=tmp_path / "few", work=models)
 
 
-def test_others_are_drawn_evenly_from_those_not_taken():
-    counts = Counter()
-    for seed in range(3000):
-        sampled = sample_others(9, {0, 3, 4, 8}, 2, random.Random(seed))
-        assert len(set(sampled)) == 2
-        counts.update(sampled)
-    assert set(counts) == {1, 2, 5, 6, 7}
-    # 1,200 each, within four standard deviations
-    assert all(abs(count - 1200) < 4 * math.sqrt(3000 * 0.4 * 0.6) for count in counts.values())
-    assert sorted(sample_others(9, {0, 3, 4, 8}, 20, random.Random(0))) == [1, 2, 5, 6, 7]
-    assert sample_others(3, {0, 1, 2}, 1, random.Random(0)) == []
-    assert sample_others(10**12, {7}, 3, random.Random(5)) == sample_others(10**12, {7}, 3, random.Random(5))
+@pytest.mark.parametrize("micro", [None, 5])
+@pytest.mark.parametrize("broken", ["query", "positive", "negative", "all of them"])
+def test_rows_with_unreadable_images_teach_nothing(model, rows, monkeypatch, broken, micro):
+    task = made_task(model, rows, temperature=0.1, micro_batch=micro)
+    batch = task.batch(0, 0, 1)
+    table = batch.candidates[:, 0].reshape(8, batch.width)
+    lost = {"query": {0}, "positive": {1}, "negative": {2}, "all of them": {0, 1, 2}}[broken]
+    positions = {0: batch.queries[0, 0], 1: table[1, 0], 2: table[2, 2]}
+    names = {batch.inputs[positions[i]].image for i in lost}
+    spoil(monkeypatch, names)
+    loss, gradients = learnt(task)
+    monkeypatch.undo()
 
-
-@pytest.mark.parametrize("kind", ["triplets", "table"])
-def test_a_batch_is_filled_up_while_any_whole_row_is_left(rows, model, tmp_path, kind):
-    batch_size = 32
-    config = TrainConfig(**{**SETTINGS, "batch_size": batch_size, "steps": 40})
-    if kind == "triplets":
-        rows = rows.select(range(35))
-        pool = TripletPool(rows, config)
-    else:
-        told = [{"qry": f"say {i}", "qry_image_path": f"{i}.png", "pos_text": f"said {i}"} for i in range(35)]
-        pq.write_table(pa.Table.from_pylist(told), tmp_path / "rows.parquet")
-        source = SourceConfig(str(tmp_path / "rows.parquet"), weight=1.0)
-        (pool,), _ = open_source(source, config, tmp_path)
-    task = ContrastTask(model, [pool], [1], config)
-
-    def readable(bad):
-        return sum(row is not None for row in pool.examples(range(35), 0, bad))
-
-    # all images break that leave enough rows; some spoil several
-    bad, more = [], ""
-    for name in [row.candidates[0].image or row.query.image for row in pool.examples(range(35), 0, ())]:
-        if readable([*bad, name]) >= batch_size:
-            bad.append(name)
-        else:
-            more = name
-    task.bad = {f"0/{one}": "broken" for one in bad}
-    assert readable(bad) == batch_size and bad
-    for step in range(40):
-        assert len(task.batch(step, 0, 1).names) == batch_size
-    task.bad[f"0/{more}"] = "broken"
-    with pytest.raises(TrainingError, match=f"has only {readable([*bad, more])} rows with readable images"):
-        task.batch(0, 0, 1)
+    # written out: what is left of the candidates, for the rows that are left
+    task.module.zero_grad()
+    index = {part: i for i, part in enumerate(batch.inputs)}
+    raw = []
+    for part in batch.inputs:
+        value = part.text if part.image is None else task.pools[0].files([part.image])[part.image]
+        kind = "text" if part.image is None else "image"
+        raw.append(model[0](model.preprocess([{kind: value}]))["sentence_embedding"][0])
+    spoiled = {index[part] for part in batch.inputs if part.image in names}
+    candidates = [i for i in batch.candidates[:, 0] if i not in spoiled]
+    units = torch.nn.functional.normalize(torch.stack([raw[i] for i in candidates]), dim=-1)
+    total = torch.zeros(())
+    for row, (image, text) in enumerate(batch.queries):
+        if image in spoiled or table[row, 0] in spoiled:
+            continue
+        own = table[row, 0]
+        logits = units @ torch.nn.functional.normalize(raw[image] + raw[text], dim=-1) / 0.1
+        first = candidates.index(own)
+        others = [k for k, candidate in enumerate(candidates) if candidate != own]
+        total = total + torch.logsumexp(logits[[first, *others]], 0) - logits[first]
+    (total / 8).backward()
+    expected = {name: p.grad.clone() for name, p in task.module.named_parameters() if p.grad is not None}
+    assert math.isfinite(loss)
+    assert apart(gradients, expected) < 1e-5
+    assert set(task.bad) == {f"0/{name}" for name in names}
     task.close()
 
 
 def test_worker_processes_decode_the_same(model, rows):
     loss, gradients = learnt(made_task(model, rows, temperature=0.1))
-    task = made_task(model, rows, temperature=0.1, workers=1, cache_gb=0.0, micro_batch=9)
+    task = made_task(model, rows, temperature=0.1, workers=2, micro_batch=9)
     again, others = learnt(task)
     task.close()
     assert again == pytest.approx(loss, rel=1e-5)
@@ -261,15 +274,21 @@ def test_images_of_unknown_cluster_are_in_no_cluster(rows):
     names = rows.images["image_id"][:]
     images = rows.images.remove_columns("cluster").add_column("cluster", [5, 5] + [-1] * (len(names) - 2))
     pool = TripletPool(Triplets(rows.dataset, images), TrainConfig(**SETTINGS, cluster_column="cluster"))
-    assert pool.cluster(names[0]) == pool.cluster(names[1]) == "cluster 5"
-    assert pool.cluster(names[2]) != pool.cluster(names[3])
+    # of four names, the first two are of one cluster and the others of none
+    one, two, *others = pool.clusters([*names[:4], "no such image"])
+    assert one == two and len({one, *others}) == 4
 
 
 def test_a_cluster_whose_name_is_an_images_id_is_not_that_image(rows):
-    pool = TripletPool(rows, TrainConfig(**SETTINGS))
-    pool.clusters = {"a": "7", "b": "7"}
+    names = rows.images["image_id"][:4]
+    renamed = [*"ab7", *names[3:], *rows.images["image_id"][4:]]
+    images = rows.images.remove_columns(["image_id", "cluster"]).add_column("image_id", renamed)
+    images = images.add_column("cluster", ["7", "7", None, *map(str, range(100, 97 + len(renamed)))])
+    pool = TripletPool(Triplets(rows.dataset, images), TrainConfig(**SETTINGS, cluster_column="cluster"))
     # a and b are near-duplicates, and neither is the image "7"
-    masked, counts = masks([example("q", "x", "a", ["7"]), example("p", "y", "b")], pool.cluster)
+    masked, counts = masks(
+        [example("q", "x", "a", ["7"]), example("p", "y", "b")], lambda one: pool.clusters([one])[0]
+    )
     assert masked.tolist() == [[0, 0, 1, 1], [1, 0, 0, 1]]
     assert counts == (0, 2, 0)
 
@@ -311,19 +330,19 @@ def test_a_cap_on_the_rows_of_a_source_draws_them_by_the_seed(table):
         SourceConfig("x", rows=0)
 
 
-def test_queries_of_a_source_have_no_prompt_and_triplets_the_models(table, rows, tmp_path):
+def test_queries_of_a_source_have_the_frame_alone_and_triplets_the_models_instruction(table, rows, tmp_path):
     model = load_mmret(llava(tmp_path / "llava"), device="cpu")
     config = TrainConfig(**{**SETTINGS, "batch_size": 4})
 
     def fed(source):
         pools = [TripletPool(rows, config)] if source is None else open_source(source, config, table)[0]
-        shown = [pool for pool in pools if pool.examples([0], 0, ())[0].query.image is not None]
+        shown = [pool for pool in pools if pool.examples([0], 0)[0].query.image is not None]
         task = ContrastTask(model, shown, [1], config)
         batch = task.batch(0, 0, 1)
         parts = [part for part in batch.inputs if part.role == "query"]
         files = task.pools[0].files([part.image for part in parts])
         given = [{"text": part.text, "image": files[part.image]} for part in parts]
-        images, _ = task.images.load(0, [part.image for part in parts])
+        images = task.images.load(0, [part.image for part in parts])
         return prepared(model, parts, images, "cpu", task.pools[0].prompted)["input_ids"], given
 
     def equal(found, **settings):
@@ -331,8 +350,9 @@ def test_queries_of_a_source_have_no_prompt_and_triplets_the_models(table, rows,
         return torch.equal(ids, model.preprocess(given, **settings)["input_ids"])
 
     place = {"path": "./rows.parquet", "images": "./images"}
-    # as `encode` gives a query of MMEB, as `encode_query` gives a composed query
-    assert equal(fed(SourceConfig(**place)))
+    # as `encode_query` gives a query of MMEB, and a composed query
+    assert equal(fed(SourceConfig(**place)), task="query")
+    assert not equal(fed(SourceConfig(**place)))
     assert equal(fed(None), prompt=model.prompts["query"], task="query")
     assert not equal(fed(SourceConfig(**place)), prompt=model.prompts["query"], task="query")
 

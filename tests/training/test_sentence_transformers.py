@@ -21,7 +21,7 @@ COUNT = 8
 class SameDraws(TripletPool):
     """The first rows, with the instructions and negatives that the training view draws."""
 
-    def examples(self, indices, step, bad):
+    def examples(self, indices, step):
         rows = [self.triplets.ids(i) for i in range(COUNT)]
         sampled = [draw(row, self.config.negatives, "0/0") for row in rows]
         made = []

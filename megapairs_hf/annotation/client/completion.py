@@ -11,6 +11,7 @@ import json
 import math
 from typing import Any
 
+from megapairs_hf.annotation.client.logprobs import yes_probability
 from megapairs_hf.annotation.client.messages import Response
 
 OVERLOAD = frozenset({408, 429, 503, 504})
@@ -18,6 +19,8 @@ MAX_TOKENS = 2**31 - 1
 WORDS = 300
 # 32,000 tokens of thoughts are half of it
 MAX_TEXT_CHARS = 500_000
+# words of any language have fewer; a mean of 32 is not reached by rows of blanks or signs either
+CHARS_PER_TOKEN, SLACK_CHARS = 32, 1000
 # what servers other than OpenAI's say for the same thing
 LENGTH = frozenset({"length", "max_tokens", "max_length", "model_length", "token_limit", "max_new_tokens"})
 FILTERED = frozenset({"content_filter", "safety", "recitation", "prohibited_content", "blocklist", "spii"})
@@ -38,6 +41,28 @@ class FaultError(Exception):
     def __init__(self, what: str, wait_s: float | None = None, *, overload: bool = False) -> None:
         super().__init__(what)
         self.wait_s, self.overload = wait_s, overload
+
+
+class ServerFaultError(FaultError):
+    """A server takes no requests at all, whatever they are; another one may.
+
+    Attributes:
+        passing: whether it may take them again later without anyone's help.
+    """
+
+    def __init__(self, what: str, wait_s: float | None = None, *, overload: bool = False, passing: bool) -> None:
+        super().__init__(what, wait_s, overload=overload)
+        self.passing = passing
+
+
+def check_length(text: str, max_tokens: Any) -> None:
+    """Refuse a text that is far longer than so many tokens can be: the server did not stop where it was told to.
+
+    Raises:
+        FaultError: it is.
+    """
+    if isinstance(max_tokens, int) and len(text) > SLACK_CHARS + CHARS_PER_TOKEN * max_tokens:
+        raise FaultError(f"the response has {len(text):,} characters, far more than {max_tokens:,} tokens can be")
 
 
 def parse_body(content: bytes) -> Any:
@@ -81,7 +106,8 @@ def read_completion(value: Any) -> Response:
     prompt_tokens, completion_tokens = read_usage(body.get("usage"))
     # half of a surrogate pair is legal in JSON, but no file can hold it
     text, reason = text.encode("utf-8", "replace").decode(), reason.encode("utf-8", "replace").decode()
-    return Response(text, reason, prompt_tokens, completion_tokens, refused)
+    yes = yes_probability(choice.get("logprobs"))
+    return Response(text, reason, prompt_tokens, completion_tokens, refused, yes=yes)
 
 
 def read_finish_reason(value: Any) -> str:
@@ -100,10 +126,18 @@ def read_finish_reason(value: Any) -> str:
 
 def read_usage(usage: Any) -> tuple[int | None, int | None]:
     """Tokens of the prompt and the response; None where there is no such number."""
+    if isinstance(usage, str):
+        # a proxy that writes everything as text
+        try:
+            usage = json.loads(usage)
+        except (ValueError, RecursionError):
+            return None, None
     if not isinstance(usage, dict):
         return None, None
-    prompt = usage.get("prompt_tokens", usage.get("input_tokens"))
-    return _count(prompt), _count(usage.get("completion_tokens", usage.get("output_tokens")))
+    names = (("prompt_tokens", "input_tokens"), ("completion_tokens", "output_tokens"))
+    counts = [[_count(usage.get(name)) for name in both] for both in names]
+    prompt, completion = (first if first is not None else second for first, second in counts)
+    return prompt, completion
 
 
 def _count(value: Any) -> int | None:

@@ -22,9 +22,10 @@ class Endpoint:
         connect_timeout_s: time limit of the first contact.
         deadline_s: time limit of one request with all its retries; the time in which no server was up is not counted.
         restart_s: how long to wait for a server that fails everything before it is given up.
-        max_retries: how often one request is sent again after a failure that may pass.
-        backoff_s: first wait before a retry; it doubles each time, with a random part.
-        max_backoff_s: longest such wait; a server's `Retry-After` is obeyed up to `deadline_s`.
+        max_retries: how often one request is sent again, to each server that is up, after a failure that may pass.
+        backoff_s: first wait before all servers are asked again; it doubles each time, with a random part.
+        max_backoff_s: longest such wait, and the time after which a server that was given up is asked again; a
+            server's `Retry-After` is obeyed up to `deadline_s`.
     """
 
     urls: tuple[str, ...] = ("http://127.0.0.1:8080/v1",)

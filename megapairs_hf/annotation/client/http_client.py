@@ -48,6 +48,11 @@ class BoundedClient(httpx2.AsyncClient):
         response = await super().send(request, stream=True, **options)
         try:
             content = await _read(response)
+        except FaultError:
+            # the status of an error says enough
+            if response.status_code < 400:
+                raise
+            content = b""
         finally:
             await response.aclose()
         if response.status_code >= 400:

@@ -83,6 +83,7 @@ class Response:
             in no journal, so a resumed run sends the request again.
         latency_s: of the request.
         model: that the server took in the place of the one that was named; empty where it is that one.
+        yes: the probability of yes against no where it was asked for and the server says it.
     """
 
     text: str
@@ -92,6 +93,7 @@ class Response:
     refused: str = ""
     latency_s: float = 0.0
     model: str = ""
+    yes: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("prompt_tokens", "completion_tokens"):

@@ -33,10 +33,11 @@ class ServedModels:
         self.looks: dict[str, asyncio.Task[list[str]]] = {}
 
     async def names(self, url: str) -> list[str]:
-        """The first models of a server, asked once; empty where it does not say."""
-        if url not in self.looks:
-            self.looks[url] = asyncio.get_running_loop().create_task(self._look(url))
-        return await asyncio.shield(self.looks[url])
+        """The first models of a server, asked until it says; empty where it does not."""
+        look = self.looks.get(url)
+        if look is None or (look.done() and not look.result()):
+            look = self.looks[url] = asyncio.get_running_loop().create_task(self._look(url))
+        return await asyncio.shield(look)
 
     async def only_one(self, url: str) -> str:
         """The model of a server that has just one; empty for any other."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from megapairs_hf.annotation.client.budget import budget_spent
 from megapairs_hf.annotation.engines.row_batch import priced
-from megapairs_hf.annotation.tasks import Outcome
+from megapairs_hf.annotation.tasks import UNEXPECTED, Outcome, decided
 from megapairs_hf.core.errors import BudgetSpentError, ImageRejectedError, ServerUnavailableError
 
 if TYPE_CHECKING:
@@ -111,25 +111,25 @@ class AsyncRunner:
 
     async def _decide(self, batch: RowBatch, number: int, row: Row) -> None:
         responses, latest = batch.responses.pop(number, {}), None
-        while isinstance(decided := batch.task.decide(row, responses), int):
+        while isinstance(outcome := decided(batch.task, row, responses), int):
             try:
-                response = await self._response(batch.task, batch.task.request(row, decided))
+                response = await self._response(batch.task, batch.task.request(row, outcome))
             except ImageRejectedError as error:
                 batch.outcomes[number] = priced(Outcome(None, error.reason, error.detail), responses)
                 return
-            responses[decided] = response
+            responses[outcome] = response
             if response.refused:
                 batch.outcomes[number] = priced(Outcome(None, response.refused, response.text), responses)
                 self._look(response, response.refused)
                 return
             latest = response
-        batch.note(number, priced(decided, responses))
-        self._look(latest, decided.reason)
+        batch.note(number, priced(outcome, responses))
+        self._look(latest, outcome.reason, outcome.detail)
 
-    def _look(self, response: Response | None, reason: str) -> None:
+    def _look(self, response: Response | None, reason: str, detail: str = "") -> None:
         """Let the watch see the response that decided about a row; one from the journal was seen before."""
         if self.watch is not None and response is not None:
-            self.watch.add(response.text, reason)
+            self.watch.add(f"{detail}: {response.text}" if reason == UNEXPECTED else response.text, reason)
 
     async def _response(self, task: AnnotationTask, request: Request) -> Response:
         """The response to a request, on the disk; an equal request that is under way is waited for."""

@@ -10,9 +10,11 @@ import base64
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from megapairs_hf.annotation.tasks import Outcome, Row, share
-from megapairs_hf.core.compatibility import check_adapter_of
-from megapairs_hf.core.errors import ImageRejectedError, ModelError
+from megapairs_hf.annotation.tasks import Outcome, Row
+from megapairs_hf.annotation.verify_tasks import scored
+from megapairs_hf.core.compatibility import check_adapter_of, pad_with_end_token
+from megapairs_hf.core.errors import ImageRejectedError, MegaPairsError, ModelError
+from megapairs_hf.core.formatting import one_line
 from megapairs_hf.core.schema import QUERY_ID, TARGET_ID
 from megapairs_hf.images.decode import to_rgb
 
@@ -46,9 +48,12 @@ class Clip:
                 device=device,
                 model_kwargs={"dtype": local.dtype},
             )
-        except (OSError, ValueError) as error:
-            message = " ".join(str(error).split())[:300]
+        except (MegaPairsError, MemoryError):
+            raise
+        except Exception as error:  # safetensors, tokenizers and each architecture have exceptions of their own
+            message = f"{one_line(error, 300)} ({type(error).__name__})"
             raise ModelError(f"cannot load {model}: {message}; check `model` and `local`") from error
+        pad_with_end_token(getattr(self.model[0], "tokenizer", None), path)
         if not self.model.supports("image") or not self.model.supports("text"):
             raise ModelError(f"{model} is no CLIP-like model; name one, or use `engine: openai`")
         self.batch_size = local.batch_size
@@ -76,7 +81,7 @@ def pass_rates(
     negatives: Mapping[tuple[str, str], list[str]],
     corpus_images: CorpusImages,
 ) -> list[Outcome]:
-    """The share of hard negatives that the target beats, for each instruction of some pairs.
+    """The scores of the candidates, and the share of hard negatives that the target beats, for each instruction.
 
     Args:
         clip: the model.
@@ -100,7 +105,7 @@ def pass_rates(
             outcomes.append(Outcome(None, problem.reason, problem.detail))
             continue
         queries = embeddings[key[0]] + clip.encode(row["instructions"])
-        target = queries @ embeddings[key[1]]
-        beaten = [target > queries @ embeddings[name] for name in negatives[key] if name in embeddings]
-        outcomes.append(Outcome({"verified": [share([bool(b[k]) for b in beaten]) for k in range(len(target))]}))
+        candidates = [key[1], *(name for name in negatives[key] if name in embeddings)]
+        scores = [queries @ embeddings[name] for name in candidates]
+        outcomes.append(scored(candidates, list(zip(*scores, strict=True)), len(queries)))
     return outcomes

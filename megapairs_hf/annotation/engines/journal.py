@@ -1,4 +1,4 @@
-"""Every response, on disk before it is used, so that after `kill -9` no request is sent twice.
+"""Every response, on disk before it is used, so that after `kill -9` no request that it answers is sent again.
 
 A folder of append-only files of JSON lines, one per process; a line begins with the hash of the request that it
 answers. Lines are written in groups by a thread of their own and synced to the disk each time: whatever came while one
@@ -9,7 +9,7 @@ request decides which line is its response, so neither the number of processes n
 from __future__ import annotations
 
 import asyncio
-import json
+import contextlib
 import os
 import queue
 import threading
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from megapairs_hf.annotation.client.messages import Response
-from megapairs_hf.annotation.engines.journal_index import JournalIndex
+from megapairs_hf.annotation.engines.journal_index import KEY, JournalIndex, make_line
 from megapairs_hf.artifacts.storage import sync_folder
 from megapairs_hf.core.errors import ArtifactError
 
@@ -58,13 +58,13 @@ class Journal:
         """
         loop = asyncio.get_running_loop()
         stored: asyncio.Future[None] = loop.create_future()
-        self._put([line_of(key, response)], (loop, stored))
+        self._put([make_line(key, response)], (loop, stored))
         await stored
 
     def add_all(self, responses: Sequence[tuple[str, Response]]) -> None:
         """Keep the responses of one batch."""
         stored: Future[None] = Future()
-        self._put([line_of(key, response) for key, response in responses], stored)
+        self._put([make_line(key, response) for key, response in responses], stored)
         stored.result()
 
     def _put(self, lines: list[bytes], target: Target) -> None:
@@ -107,7 +107,7 @@ class Journal:
     def get(self, key: str) -> Response | None:
         """The response to a request; None where there is none."""
         record = self.index.record(key)
-        return None if record is None else Response(**{name: record[name] for name in record if name != "key"})
+        return None if record is None else Response(**{name: record[name] for name in record if name != KEY})
 
     def __len__(self) -> int:
         return len(self.index)
@@ -129,7 +129,9 @@ class Journal:
             self.queue.put(None)
             writer.join()
         if self.file is not None:
-            self.file.close()
+            # a full disk left in its buffer what it did not take, and whoever waited for that has been told
+            with contextlib.suppress(OSError):
+                self.file.close()
             self.file = None
         self.index.close()
 
@@ -138,12 +140,6 @@ class Journal:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def line_of(key: str, response: Response) -> bytes:
-    """One line: the key of the request, and the response."""
-    # ASCII alone: no text holds a line break, of whatever kind
-    return (json.dumps({"key": key, **vars(response)}) + "\n").encode()
 
 
 def _notify(targets: list[Target], failure: ArtifactError | None) -> None:

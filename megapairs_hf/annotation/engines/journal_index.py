@@ -2,7 +2,8 @@
 
 Per line the first eight bytes of its key and its position, in two sorted arrays: 16 bytes, so twenty million lines
 take a third of a gigabyte. What surprises: the whole key is compared in the line that is found, so that two keys with
-the same first bytes cannot be taken for each other.
+the same first bytes cannot be taken for each other; and a line whose checksum is another is none, so that a damaged
+response costs one request and is never taken for what a model wrote.
 """
 
 from __future__ import annotations
@@ -10,15 +11,23 @@ from __future__ import annotations
 import json
 import os
 import threading
+import zlib
 from collections import OrderedDict
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from megapairs_hf.annotation.client.messages import Response
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+KEY = "key"
+FIELDS = frozenset({KEY, *(each.name for each in fields(Response))})
+# behind everything else in a line: the checksum of the bytes before it; lines of earlier versions have none
+CHECK = b', "crc32": '
 OFFSET_BITS = 40  # a file of a terabyte; the bits above are the number of the file
 READ_BYTES = 1 << 13
 MIN_FOLD = 1 << 16
@@ -67,13 +76,12 @@ class JournalIndex:
 
     def _enter(self, path: Path, position: int, line: bytes) -> None:
         self.ends[path] = position + len(line)
-        try:
-            record = json.loads(line)
-            prefix = int(record["key"][:16], 16)
-            tokens = [int(record.get(name) or 0) for name in ("prompt_tokens", "completion_tokens")]
-        except (ValueError, KeyError, TypeError):
-            # a line that a dying machine spoilt; the request is sent again
+        record = parse_line(line)
+        if record is None:
+            # of a dying machine; the request is sent again
             return
+        prefix = int(record[KEY][:16], 16)
+        tokens = [record.get(name) or 0 for name in ("prompt_tokens", "completion_tokens")]
         self.sums = (self.sums[0] + 1, self.sums[1] + tokens[0], self.sums[2] + tokens[1])
         if prefix in self.recent or self._place(prefix) is not None:
             return
@@ -110,8 +118,8 @@ class JournalIndex:
             if place is None:
                 return None
             line = self._read(place >> OFFSET_BITS, place & ((1 << OFFSET_BITS) - 1))
-        record: dict[str, Any] = json.loads(line)
-        return record if record["key"] == key else None
+        record = parse_line(line)
+        return record if record is not None and record[KEY] == key else None
 
     def _read(self, number: int, position: int) -> bytes:
         if number not in self.open:
@@ -131,6 +139,28 @@ class JournalIndex:
         with self.guard:
             while self.open:
                 os.close(self.open.popitem()[1])
+
+
+def make_line(key: str, response: Response) -> bytes:
+    """One line: the key of the request, the response, and their checksum."""
+    # ASCII alone: no text holds a line break, of whatever kind
+    content = json.dumps({KEY: key, **vars(response)})[:-1].encode()
+    return b"%s%s%d}\n" % (content, CHECK, zlib.crc32(content))
+
+
+def parse_line(line: bytes) -> dict[str, Any] | None:
+    """The key and the fields of a response; None where the line is damaged."""
+    content, mark, end = line.rpartition(CHECK)
+    if mark and end.rstrip() != b"%d}" % zlib.crc32(content):
+        return None
+    try:
+        record: dict[str, Any] = json.loads(content + b"}" if mark else line)
+        int(record[KEY][:16], 16)
+        tokens = (record.get("prompt_tokens"), record.get("completion_tokens"))
+        sound = isinstance(record["text"], str) and all(isinstance(count, int | None) for count in tokens)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return None
+    return record if sound and not record.keys() - FIELDS else None
 
 
 def read_at(descriptor: int, size: int, position: int) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from megapairs_hf.annotation.tasks import Outcome, cost_of
+from megapairs_hf.annotation.tasks import Outcome, cost_of, decided
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -75,12 +75,12 @@ class RowBatch:
     def recorded(self, journal: Journal, row: Row) -> tuple[dict[int, Response], Outcome | None]:
         """The responses about a row in the journal, and what they amount to where they are all there."""
         responses: dict[int, Response] = {}
-        while isinstance(decided := self.task.decide(row, responses), int):
-            response = journal.get(self.task.request(row, decided).key)
+        while isinstance(outcome := decided(self.task, row, responses), int):
+            response = journal.get(self.task.request(row, outcome).key)
             if response is None:
                 return responses, None
-            responses[decided] = response
-        return responses, priced(decided, responses)
+            responses[outcome] = response
+        return responses, priced(outcome, responses)
 
     def note(self, number: int, outcome: Outcome) -> None:
         """Keep an outcome that the journal has too, if it may wait in memory."""

@@ -10,17 +10,21 @@ from __future__ import annotations
 import base64
 import hashlib
 import time
+from dataclasses import replace
 from functools import lru_cache
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.annotation.client.budget import Usage, budget_spent
+from megapairs_hf.annotation.client.logprobs import TOP_LOGPROBS, yes_probability
 from megapairs_hf.annotation.client.messages import Response
 from megapairs_hf.annotation.engines.journal import Journal
-from megapairs_hf.annotation.tasks import Outcome
-from megapairs_hf.core.compatibility import check_adapter_of, require_adapters
+from megapairs_hf.annotation.tasks import Outcome, decided
+from megapairs_hf.core.compatibility import check_adapter_of, pad_with_end_token, require_adapters
 from megapairs_hf.core.distributed import choose_device
-from megapairs_hf.core.errors import BudgetSpentError, ImageRejectedError, ModelError
+from megapairs_hf.core.errors import BudgetSpentError, ImageRejectedError, MegaPairsError, ModelError
+from megapairs_hf.core.formatting import one_line
+from megapairs_hf.core.progress import note
 from megapairs_hf.images.decode import to_rgb
 
 if TYPE_CHECKING:
@@ -52,22 +56,25 @@ class LocalModel:
         import torch
         import transformers
 
+        self.device = torch.device(choose_device(device))
         kind = transformers.AutoModelForImageTextToText if vision else transformers.AutoModelForCausalLM
         try:
-            model = kind.from_pretrained(path, revision=local.revision, dtype=local.dtype)
+            # shard by shard to where it runs: a process for each of eight GPUs would hold eight copies in host memory
+            device_map = {"": str(self.device)}
+            model = kind.from_pretrained(path, revision=local.revision, dtype=local.dtype, device_map=device_map)
             reader = transformers.AutoProcessor if vision else transformers.AutoTokenizer
             self.processor = reader.from_pretrained(path, revision=local.revision)
             if local.adapter is not None:
                 model.load_adapter(local.adapter)
-        except (OSError, ValueError) as error:
-            message = " ".join(str(error).split())[:300]
+        except (MegaPairsError, MemoryError):
+            raise
+        except Exception as error:  # safetensors, tokenizers and each architecture have exceptions of their own
+            message = f"{one_line(error, 300)} ({type(error).__name__})"
             raise ModelError(f"cannot load {path}: {message}; check `model` and `local`") from error
-        self.device = torch.device(choose_device(device))
-        self.model = model.to(self.device).eval()
+        self.model = model.eval()
         self.tokenizer = self.processor.tokenizer if vision else self.processor
         self.tokenizer.padding_side = "left"
-        if self.tokenizer.pad_token is None:
-            self.tokenizer.pad_token = self.tokenizer.eos_token
+        pad_with_end_token(self.tokenizer, path)
         if self.processor.chat_template is None:
             raise ModelError(f"{path} has no chat template; use an instruction-tuned model")
 
@@ -78,6 +85,7 @@ class LocalModel:
         sampling = requests[0].parameters
         do_sample = sampling["temperature"] > 0
         options = {"temperature": sampling["temperature"], "top_p": sampling["top_p"] or 1.0} if do_sample else {}
+        options["output_logits"] = bool(sampling.get("logprobs"))
         inputs = self.processor.apply_chat_template(
             [_decoded_messages(request) if self.vision else request.messages for request in requests],
             tokenize=True,
@@ -95,13 +103,44 @@ class LocalModel:
                 do_sample=do_sample,
                 max_new_tokens=sampling["max_tokens"],
                 pad_token_id=self.tokenizer.pad_token_id,
+                return_dict_in_generate=True,
                 **options,
             )
         width = inputs["input_ids"].shape[1]
         prompts = inputs["attention_mask"].sum(dim=1).tolist()
         ends = self.model.generation_config.eos_token_id
         stops = set(ends if isinstance(ends, list) else [ends]) | {self.tokenizer.pad_token_id}
-        return [self._response(row[width:].tolist(), stops, n) for row, n in zip(outputs, prompts, strict=True)]
+        tokens = [row[width:].tolist() for row in outputs.sequences]
+        yes = self._yes(tokens, outputs.logits)
+        responses = [self._response(row, stops, n) for row, n in zip(tokens, prompts, strict=True)]
+        return [replace(response, yes=one) for response, one in zip(responses, yes, strict=True)]
+
+    def _yes(self, tokens: list[list[int]], logits: Any) -> list[float | None]:
+        """The probability of yes in each response, from the same tokens that a server would list."""
+        import torch
+
+        if not logits:
+            return [None] * len(tokens)
+        top = torch.stack(logits).float().log_softmax(-1).topk(min(TOP_LOGPROBS, logits[0].shape[-1]))
+        # [response][position][k]
+        values, indices = (part.transpose(0, 1).tolist() for part in top)
+        return [
+            yes_probability(
+                {
+                    "content": [
+                        {
+                            "token": self.tokenizer.decode([token]),
+                            "top_logprobs": [
+                                {"token": self.tokenizer.decode([each]), "logprob": value}
+                                for each, value in zip(indices[row][place], values[row][place], strict=True)
+                            ],
+                        }
+                        for place, token in enumerate(own)
+                    ]
+                }
+            )
+            for row, own in enumerate(tokens)
+        ]
 
     def _response(self, tokens: list[int], stops: set[int], prompt_tokens: int) -> Response:
         end = next((i for i, token in enumerate(tokens) if token in stops), None)
@@ -132,12 +171,18 @@ class LocalSession:
         model: path of the model, and the fingerprint of its weights.
         vision: whether the model takes images.
         device: None for that of this process.
+
+    Attributes:
+        rows_left: how many rows have no outcome yet, the others of a stage among them; None where that is not known.
+        timed: whether the time of a batch was said.
     """
 
     def __init__(
         self, config: Any, folder: PathLike, model: tuple[str, str], *, vision: bool, device: str | None = None
     ) -> None:
         self.config, self.model, self.vision, self.device = config, model, vision, device
+        self.rows_left: Callable[[], int] | None = None
+        self.timed = False
         self.journal = Journal(folder)
         self.usage = Usage(config.budget, self.journal.sums())
 
@@ -175,10 +220,14 @@ class LocalSession:
                 batch.outcomes[number] = Outcome(None, error.reason, error.detail)
         if not requests:
             return
-        start = time.monotonic()
         digest = hashlib.sha256(repr((self.config.seed, keys)).encode()).digest()
         model = load(*self.model, self.config.local, self.device, vision=self.vision)
+        start = time.monotonic()
         responses = model.generate(requests, int.from_bytes(digest[:4], "big"))
+        if not self.timed:
+            self.timed = True
+            left = None if self.rows_left is None else self.rows_left() - len(items)
+            note(time_estimate(time.monotonic() - start, len(requests), left, f"{self.model[0]} on {model.device}"))
         self.usage.sent += len(responses)
         for response in responses:
             self.usage.count(response, time.monotonic() - start)
@@ -187,6 +236,33 @@ class LocalSession:
     def close(self) -> None:
         """Close the journal."""
         self.journal.close()
+
+
+def time_estimate(seconds: float, requests: int, left: int | None, model: str) -> str:
+    """What the first batch took, and what the rows that are left will take at that rate.
+
+    Args:
+        seconds: of the batch, without the loading of the model.
+        requests: in it.
+        left: rows of this process without an outcome; None where that is not known.
+        model: and its device.
+    """
+    text = f"{model}: the first {requests:,} responses took {_duration(seconds)}, {seconds / requests:,.1f} s each"
+    if left is None:
+        return text
+    if left <= 0:
+        return f"{text}; nothing is left"
+    return (
+        f"{text}; at that rate the {left:,} rows that are left take at least {_duration(seconds / requests * left)}"
+        " (one request each). Ctrl-C keeps what is there, and the same command continues"
+    )
+
+
+def _duration(seconds: float) -> str:
+    for size, unit in ((86_400, "days"), (3_600, "hours"), (60, "minutes")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.1f} {unit}"
+    return f"{seconds:,.1f} s"
 
 
 @lru_cache(maxsize=2)
@@ -204,7 +280,7 @@ def _items(batch: RowBatch, journal: Journal, turn: int) -> list[Item]:
             continue
         responses: dict[int, Response] = {}
         for _ in range(turn + 1):
-            attempt = batch.task.decide(row, responses)
+            attempt = decided(batch.task, row, responses)
             if not isinstance(attempt, int):
                 break
             request = batch.task.request(row, attempt)

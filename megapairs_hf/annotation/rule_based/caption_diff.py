@@ -23,7 +23,7 @@ HOW = frozenset(
 )
 CLAUSES = frozenset("he she it they we i you who which there has have had can will does do not".split())
 PLACES = frozenset("left right top bottom center centre middle front back".split())
-MAX_LEFT, MAX_RIGHT = 3, 3
+MAX_LEFT, MAX_RIGHT, MAX_BETWEEN = 3, 3, 3
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ def content(tokens: list[str]) -> list[str]:
 
 
 def shared_part(query: str, target: str) -> float:
-    """Which part of the target's words with meaning the query has too, 0 to 1."""
-    in_query, in_target = set(content(words_of(query))), set(content(words_of(target)))
+    """Which part of the target's words with meaning the query has too, prepositions left out, 0 to 1."""
+    in_query, in_target = ({*content(words_of(text))} - HOW for text in (query, target))
     return len(in_query & in_target) / len(in_target) if in_target else 0.0
 
 
@@ -97,7 +97,7 @@ def _plain_start(tokens: list[str]) -> list[str]:
 
 
 def _spans(a: list[str], b: list[str]) -> list[tuple[int, int, int, int]]:
-    """Differing stretches; those with one or two words of the same phrase between them are one."""
+    """Differing stretches; those with up to three words of the same phrase between them are one."""
     matcher = SequenceMatcher(None, [t.lower() for t in a], [t.lower() for t in b], autojunk=False)
     spans: list[tuple[int, int, int, int]] = []
     for tag, i1, i2, j1, j2 in matcher.get_opcodes():
@@ -108,7 +108,7 @@ def _spans(a: list[str], b: list[str]) -> list[tuple[int, int, int, int]]:
             between = b[q2:j1]
             small = all(t.lower() in IDLE | HOW for t in between)
             # "two large blue" against "three large red" is one change of one phrase
-            if len(between) <= 2 and (small or not any(_stops(t) for t in between)):
+            if len(between) <= MAX_BETWEEN and (small or not any(_stops(t) for t in between)):
                 spans[-1] = (p1, i2, q1, j2)
                 continue
         spans.append((i1, i2, j1, j2))
@@ -197,11 +197,12 @@ def _left(tokens: list[str], start: int) -> int:
 
 
 def _reach(tokens: list[str], start: int, end: int) -> int:
-    """Where a phrase about place or manner ends: after the noun that its last preposition needs."""
-    if start == end or not (is_how(tokens[end - 1]) or tokens[end - 1].lower() in IDLE):
+    """Where a phrase about place or manner ends: after its noun."""
+    if start == end:
         return end
-    while end < len(tokens) and tokens[end].lower() in DETERMINERS:
-        end += 1
+    if is_how(tokens[end - 1]) or tokens[end - 1].lower() in IDLE:
+        while end < len(tokens) and tokens[end].lower() in DETERMINERS:
+            end += 1
     return max(_noun_run(tokens, end), end)
 
 

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import random
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from megapairs_hf.annotation.rule_based.caption_diff import Edit, find_edits, is_mark, shared_part, words_of
 from megapairs_hf.core.errors import ResponseRejectedError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
-MAX_EDITS, MAX_PHRASE_WORDS, MAX_CAPTION_WORDS, MIN_SHARED = 5, 20, 40, 0.2
+MAX_EDITS, MAX_PHRASE_WORDS, MAX_CAPTION_WORDS, MIN_SHARED = 5, 20, 40, 0.5
 ROUNDS = 4  # each style is used once before any is used again
 
 # style -> (frames, kind -> clauses)
@@ -30,12 +30,11 @@ STYLES: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, ...]]]] = {
             "swap_how": ("show it {new} instead of {old}", "make it {new}, not {old}"),
             "move": ("move the {noun} from the {old} to the {new}", "put the {noun} on the {new}"),
             "gain": ("add {phrase}", "put in {phrase}"),
-            "gain_mod": ("make the {noun} {new}", "turn to {phrase}"),
+            "gain_mod": ("make the {noun} {new}", "make it {phrase}"),
             "gain_how": ("show it {new}", "make it {new}"),
             "lose": ("remove {gone}", "take away {gone}"),
-            "lose_mod": ("make the {noun} not {old}", "change to {phrase} that are not {old}"),
+            "lose_mod": ("make the {noun} not {old}", "change it to {phrase}, not {old}"),
             "lose_how": ("show it, but not {old}", "let it no longer be {old}"),
-            "attribute": ("change the {noun} from {old} to {new}", "set the {noun} to {new}"),
         },
     ),
     "same": (
@@ -52,7 +51,6 @@ STYLES: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, ...]]]] = {
             "lose": ("without {gone}", "with no {old}"),
             "lose_mod": ("with {phrase}, not {old}",),
             "lose_how": ("not {old}",),
-            "attribute": ("with {noun} {new} instead of {old}",),
         },
     ),
     "contrast": (
@@ -64,29 +62,27 @@ STYLES: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, ...]]]] = {
             "swap_how": ("{new}, not {old}",),
             "move": ("{noun} on the {new}, not the {old}",),
             "gain": ("{phrase} too", "also {phrase}"),
-            "gain_mod": ("{new} {noun}",),
+            "gain_mod": ("now {phrase}",),
             "gain_how": ("now {new}",),
             "lose": ("no {old}", "without {gone}"),
-            "lose_mod": ("{noun} that are not {old}",),
+            "lose_mod": ("{noun}, no longer {old}",),
             "lose_how": ("no longer {old}",),
-            "attribute": ("{noun} {new}, not {old}",),
         },
     ),
     "wanted": (
-        ("{0}", "find one {0}", "one {0}", "show me one {0}"),
+        ("one like this, {0}", "find the same {0}", "the same, {0}", "show me one like this, {0}"),
         {
             "swap": ("with {phrase}",),
             "swap_mod": ("with {phrase}",),
             "swap_count": ("with {phrase}",),
             "swap_how": ("{new}",),
             "move": ("with the {noun} on the {new}",),
-            "gain": ("that also has {phrase}", "with {phrase} added"),
+            "gain": ("with {phrase} added", "with {phrase} as well"),
             "gain_mod": ("with {phrase}",),
             "gain_how": ("{new}",),
-            "lose": ("without {gone}", "that has no {old}"),
+            "lose": ("without {gone}", "with no {old}"),
             "lose_mod": ("with {phrase} but not {old}",),
-            "lose_how": ("that is not {old}",),
-            "attribute": ("with {noun} {new}",),
+            "lose_how": ("but not {old}",),
         },
     ),
     "should": (
@@ -103,39 +99,9 @@ STYLES: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, ...]]]] = {
             "lose": ("there should be no {old}",),
             "lose_mod": ("the {noun} should not be {old}",),
             "lose_how": ("it should not be {old}",),
-            "attribute": ("the {noun} should be {new} instead of {old}",),
         },
     ),
 }
-WHOLE = (
-    "show {target}",
-    "find {target}",
-    "{target} instead",
-    "change it to {target}",
-    "I am looking for {target}",
-    "something like this, but it should be {target}",
-)
-
-
-def attribute_text(value: Any) -> str:
-    """A field of `meta` in words."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    if isinstance(value, list):
-        return " and ".join(attribute_text(item) for item in value)
-    return str(value)
-
-
-def attribute_edits(query: Mapping[str, Any], target: Mapping[str, Any], names: Sequence[str]) -> list[Edit]:
-    """An edit for every named field that differs; a field that is empty on one side tells nothing."""
-    edits = []
-    for name in names:
-        old, new = query.get(name), target.get(name)
-        if old != new and old not in (None, "", []) and new not in (None, "", []):
-            edits.append(Edit("attribute", attribute_text(old), attribute_text(new), name.replace("_", " ")))
-    return edits
 
 
 def shorten(caption: str, limit: int = MAX_CAPTION_WORDS) -> str:
@@ -154,18 +120,17 @@ def usable_edits(query: str, target: str) -> list[Edit]:
     """The edits, or none where the captions have so little in common that they would not read as a change."""
     edits = find_edits(query, target)
     long = any(len(f"{edit.old} {edit.phrase}".split()) > MAX_PHRASE_WORDS for edit in edits)
-    if long or len(edits) > MAX_EDITS or shared_part(query, target) < MIN_SHARED:
+    shared = max(shared_part(query, target), shared_part(target, query))
+    if long or len(edits) > MAX_EDITS or shared < MIN_SHARED:
         return []
     return edits
 
 
-def write_instructions(query: str, target: str, attributes: Sequence[Edit], *, count: int, seed: int) -> list[str]:
-    """Instructions that lead from the query's caption to the target's.
+def write_by_words(edits: Sequence[Edit], *, count: int, seed: int) -> list[str]:
+    """Instructions from edits of single words.
 
     Args:
-        query: its caption.
-        target: its caption.
-        attributes: what differs in the fields of `meta`.
+        edits: of two captions that are nearly the same.
         count: how many.
         seed: the pair's own.
 
@@ -173,29 +138,25 @@ def write_instructions(query: str, target: str, attributes: Sequence[Edit], *, c
         Up to `count` instructions, each carrying every edit.
 
     Raises:
-        ResponseRejectedError: `same_caption` where nothing differs, `no_caption` where there is nothing to tell.
+        ResponseRejectedError: `nothing_shared` where there are no edits, since the captions have too little in common.
     """
-    if not attributes:
-        check_differ(query, target)
+    if not edits:
+        raise ResponseRejectedError("nothing_shared", "the captions have too little in common")
     rng = random.Random(seed)
-    edits = [*usable_edits(query, target), *attributes]
     written: dict[str, None] = {}
-    for _ in range(ROUNDS if edits else 0):
+    for _ in range(ROUNDS):
         for style in rng.sample(list(STYLES), len(STYLES)):
             written.setdefault(_sentence(style, edits, rng))
         if len(written) >= count:
             break
-    if not usable_edits(query, target) and find_edits(query, target):
-        whole = [text.format(target=shorten(target)) for text in rng.sample(WHOLE, len(WHOLE))]
-        # the caption says more than the fields do, so it goes first
-        written = dict.fromkeys([*whole[:count], *written])
     return list(written)[:count]
 
 
 def check_differ(query: str, target: str) -> None:
     """Refuse a pair whose captions say nothing, or the same."""
-    if all(is_mark(token) for token in words_of(target)):
-        raise ResponseRejectedError("no_caption", "the target has no caption")
+    for name, caption in (("query", query), ("target", target)):
+        if all(is_mark(token) for token in words_of(caption)):
+            raise ResponseRejectedError("no_caption", f"the {name} has no caption")
     if not find_edits(query, target):
         raise ResponseRejectedError("same_caption", target)
 
@@ -207,20 +168,6 @@ def _sentence(style: str, edits: Sequence[Edit], rng: random.Random) -> str:
     return rng.choice(frames).format(inner)
 
 
-def write_description(query: str, target: str, attributes: Sequence[Edit]) -> str:
-    """What two images share and how they differ, as far as their captions tell.
-
-    Raises:
-        ResponseRejectedError: as `write_instructions`.
-    """
-    if not attributes:
-        check_differ(query, target)
-    sentences = [f"The query shows {shorten(query)}." if words_of(query) else "The query has no caption."]
-    if words_of(target):
-        sentences.append(f"The target shows {shorten(target)}.")
-    edits = [*usable_edits(query, target), *attributes]
-    if edits:
-        clauses = STYLES["contrast"][1]
-        parts = [clauses[e.kind][0].format(**asdict(e)) for e in edits]
-        sentences.append(f"What differs in the target: {'; '.join(parts)}.")
-    return " ".join(sentences)
+def write_description(query: str, target: str, instruction: str) -> str:
+    """What two images show, as far as their captions tell, and what leads from one to the other."""
+    return f"The query shows {shorten(query)}. The target shows {shorten(target)}. What differs: {instruction}."

@@ -13,6 +13,8 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+import pyarrow as pa
+
 from megapairs_hf.core.errors import CorpusError
 from megapairs_hf.core.schema import CAPTION
 from megapairs_hf.corpus.captions import caption_columns, read_captions
@@ -20,10 +22,14 @@ from megapairs_hf.corpus.captions import caption_columns, read_captions
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    import pyarrow as pa
-
     from megapairs_hf.corpus.config import CorpusConfig
+    from megapairs_hf.corpus.file_list import FileList
 
+# what a row is wherever it stands in its source: a file, as `FileList` names it, the number of the row in it, a hash
+# of what else decides the row, and a file beside the first one
+ITEMS = pa.schema(
+    [("file", pa.large_string()), ("row", pa.int64()), ("facts", pa.string()), ("beside", pa.large_string())]
+)
 # columns that hold captions in many data sets, in small letters
 LIKELY = frozenset({"text", "txt", "sentence", "sentences", "description", "alt", "alt_text", "title", "prompt"})
 
@@ -71,6 +77,12 @@ class Source(Protocol):
 
     def groups(self, column: str) -> list[str]:
         """The value of a column for every row."""
+
+    def files(self) -> FileList | None:
+        """The files that the rows are read from; None where there are none to compare."""
+
+    def items(self) -> pa.Table:
+        """What each row is, of the schema `ITEMS`; only of a source of files."""
 
     def select(self, indices: Sequence[int]) -> Source:
         """The source with only these rows."""

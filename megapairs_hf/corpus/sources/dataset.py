@@ -7,9 +7,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from megapairs_hf.artifacts.as_dataset import check_card
 from megapairs_hf.core.errors import CorpusError
 from megapairs_hf.core.image_paths import caches
-from megapairs_hf.corpus.sources.base import RawRow, missing_column, short_hash
+from megapairs_hf.corpus.sources.base import ITEMS, RawRow, missing_column, short_hash
 from megapairs_hf.corpus.sources.cells import (
     KEY,
     URL,
@@ -23,6 +24,7 @@ from megapairs_hf.corpus.sources.columns import TEXT, Columns
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    import pyarrow as pa
     from datasets import Dataset
 
     from megapairs_hf.corpus.config import CorpusConfig
@@ -78,6 +80,13 @@ class DatasetSource:
         if column not in self.dataset.column_names:
             raise missing_column(column, "group_column", self.dataset.column_names)
         return [str(self.columns.named(column, value)) for value in self.dataset[column]]
+
+    def files(self) -> None:
+        """There are none."""
+
+    def items(self) -> pa.Table:
+        """Nothing is known of single rows."""
+        return ITEMS.empty_table()
 
     def select(self, indices: Sequence[int]) -> DatasetSource:
         """Only these rows."""
@@ -141,6 +150,7 @@ def load_dataset_source(config: CorpusConfig) -> DatasetSource:
     """
     import datasets
 
+    check_card(str(config.path))
     try:
         dataset = datasets.load_dataset(str(config.path), config.name, split=config.split, revision=config.revision)
         return DatasetSource(dataset, config)

@@ -15,10 +15,14 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+import pyarrow as pa
+
 from megapairs_hf.artifacts.artifact import REJECTED_FILE
 from megapairs_hf.core.errors import CorpusError
 from megapairs_hf.core.image_paths import file_state, leads_inside, safe_name
-from megapairs_hf.corpus.sources.base import RawRow
+from megapairs_hf.corpus.file_list import FileList
+from megapairs_hf.corpus.sources.base import ITEMS, RawRow
 from megapairs_hf.corpus.sources.cells import base_folder
 from megapairs_hf.images.locate import MARK
 
@@ -74,6 +78,15 @@ class RowIndex:
         """The number of the file and that of the row in it."""
         file = bisect_right(self.ends, row)
         return file, row - (self.ends[file - 1] if file else 0)
+
+    def items(self, files: Sequence[DataFile], rows: Sequence[int]) -> pa.Table:
+        """What each of some rows is; see `ITEMS`."""
+        numbers = np.asarray(rows, np.int64)
+        places = np.searchsorted(self.ends, numbers, side="right")
+        names = pa.array([file.shown for file in files], pa.large_string())
+        starts = np.array([0, *self.ends], np.int64)[places]
+        unknown = [pa.nulls(len(numbers), kind) for kind in ITEMS.types[2:]]
+        return pa.table([names.take(pa.array(places)), pa.array(numbers - starts), *unknown], schema=ITEMS)
 
 
 def data_files(config: CorpusConfig) -> list[tuple[str, str]]:
@@ -143,6 +156,11 @@ def source_root(config: CorpusConfig) -> Path:
 def file_states(files: Sequence[tuple[str, str]]) -> list[tuple[str, int, int]]:
     """Name, size and modification time of each file, by which changes are noticed."""
     return [(safe_name(name), *file_state(path)) for path, name in files]
+
+
+def listed(config: CorpusConfig, files: Sequence[DataFile]) -> FileList:
+    """The files, for comparing with those of another time."""
+    return FileList.of(source_root(config), [file.name for file in files], follow_links=config.follow_links)
 
 
 def why(error: BaseException) -> str:

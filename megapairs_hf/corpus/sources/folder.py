@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from megapairs_hf.artifacts.image_folder import list_folder
 from megapairs_hf.core.errors import CorpusError
-from megapairs_hf.core.image_paths import file_state, leads_inside, name_order, read_file, safe_name
+from megapairs_hf.core.image_paths import file_state, leads_inside, read_file, safe_name
 from megapairs_hf.corpus.captions import (
     Captions,
     caption_columns,
@@ -24,7 +24,9 @@ from megapairs_hf.corpus.captions import (
     read_captions,
     wrong_encoding,
 )
-from megapairs_hf.corpus.sources.base import RawRow, has_captions, missing_column, short_hash
+from megapairs_hf.corpus.file_list import FileList
+from megapairs_hf.corpus.sources.base import ITEMS, RawRow, has_captions, missing_column, short_hash
+from megapairs_hf.corpus.sources.caption_files import caption_rows
 from megapairs_hf.corpus.sources.image_table import read_tables
 from megapairs_hf.corpus.sources.meta import common_type, stored_row
 from megapairs_hf.images.locate import MARK
@@ -60,12 +62,20 @@ class CaptionedFolder:
         self.rows = read_tables(
             self.root, self.listing.metadata, follow_links=config.follow_links, encoding=config.caption_encoding
         )
-        self.columns = list(dict.fromkeys(name for rows in self.rows.values() for row in rows for name in row))
+        captioned = config.caption_template is not None or bool(caption_columns(config, self._columns()))
+        for image, rows in caption_rows(config, self.root, self.listing, captioned).items():
+            known = self.rows.get(image, [{}])[0]
+            # who names a file wants its captions, not those of the table
+            self.rows[image] = [known | rows[0] if config.caption_file else rows[0] | known, *rows[1:]]
+        self.columns = self._columns()
         self.caption_columns = caption_columns(config, self.columns)
+
+    def _columns(self) -> list[str]:
+        return list(dict.fromkeys(name for rows in self.rows.values() for row in rows for name in row))
 
     def files(self) -> list[str]:
         """The images, and what a table names and is not there or a link hides, so that it is rejected by name."""
-        return sorted({*self.listing.images, *self.rows, *self.listing.problems}, key=name_order)
+        return sorted({*self.listing.images, *self.rows, *self.listing.problems})
 
     def open(self, name: str) -> tuple[bytes | None, Problem | None]:
         """A file's bytes, or why there are none."""
@@ -119,8 +129,9 @@ class CaptionedFolder:
             head = _head(path) if leads_inside(path, (self.root,)) else ""
             if any(name in head for name in names) or stems & set(re.findall(r"[\w.-]+", head)):
                 raise CorpusError(
-                    f"{path} seems to hold the captions, but is not read; call it metadata.csv, metadata.jsonl or"
-                    " metadata.parquet, with the columns file_name and caption, or do without: --captions optional"
+                    f"{path} seems to hold the captions, but is not read; name it with --caption_file, call it"
+                    " metadata.csv, metadata.jsonl or metadata.parquet, with the columns file_name and caption, or do"
+                    " without: --captions optional"
                 )
 
 
@@ -146,14 +157,14 @@ class FolderSource:
     ) -> None:
         self.config, self.folder = config, folder or CaptionedFolder(config)
         every = self.folder.files()
-        self.files = every if files is None else list(files)
-        self.rows = len(self.files)
+        self.names = every if files is None else list(files)
+        self.rows = len(self.names)
         self._check()
         # of the folder, of which these may be a part
         self.captioned = self.folder.check_captions(every)
         self.meta = self._meta_type()
-        beside = (self.folder.sidecar(name) for name in self.files)
-        paths = [*self.files, *(name for name in beside if name is not None)]
+        beside = (self.folder.sidecar(name) for name in self.names)
+        paths = [*self.names, *(name for name in beside if name is not None)]
         states = [(safe_name(name), *file_state(self.folder.root / name)) for name in paths]
         self.fingerprint = short_hash("folder", states, self.folder.rows)
 
@@ -177,7 +188,7 @@ class FolderSource:
 
     def read(self, start: int, stop: int) -> Iterator[RawRow]:
         """Read files."""
-        for name in self.files[start:stop]:
+        for name in self.names[start:stop]:
             content, problem = None, self.folder.listing.problems.get(name)
             if problem is None:
                 content, problem = self.folder.open(name)
@@ -190,11 +201,28 @@ class FolderSource:
 
     def groups(self, column: str) -> list[str]:
         """A column of the metadata, or `folder`, for every image."""
-        rows = [self.folder.known(name)[0] for name in self.files]
+        rows = [self.folder.known(name)[0] for name in self.names]
         if not all(column in row for row in rows):
             raise missing_column(column, "group_column", sorted(set().union(*rows)))
         return [str(row[column]) for row in rows]
 
+    def files(self) -> FileList:
+        """The images, the texts beside them, and the tables."""
+        beside = (self.folder.sidecar(name) for name in self.names)
+        paths = [*self.names, *(name for name in beside if name is not None), *self.folder.listing.metadata]
+        return FileList.of(self.folder.root, paths, follow_links=self.config.follow_links)
+
+    def items(self) -> pa.Table:
+        """What each row is: an image, its rows in the tables, and the text beside it."""
+        beside = [None if text is None else safe_name(text) for text in map(self.folder.sidecar, self.names)]
+        rows, problems = self.folder.rows, self.folder.listing.problems
+        facts = [
+            short_hash(text, rows.get(name), problems.get(name)) if text or name in rows or name in problems else None
+            for name, text in zip(self.names, beside, strict=True)
+        ]
+        columns = [list(map(safe_name, self.names)), [0] * self.rows, facts, beside]
+        return pa.table([pa.array(c, f.type) for c, f in zip(columns, ITEMS, strict=True)], schema=ITEMS)
+
     def select(self, indices: Sequence[int]) -> FolderSource:
         """Only these images."""
-        return FolderSource(self.config, self.folder, [self.files[i] for i in indices])
+        return FolderSource(self.config, self.folder, [self.names[i] for i in indices])

@@ -15,6 +15,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.core.errors import CorpusError
+from megapairs_hf.core.formatting import one_line
 from megapairs_hf.core.image_paths import read_file, safe_name
 from megapairs_hf.corpus.captions import decode_text
 
@@ -54,7 +55,7 @@ def read_tables(
         if content is None:
             assert problem is not None
             raise CorpusError(f"cannot read the captions of {root}: {problem[1]}")
-        for row in _read_table(root / name, content, encoding):
+        for row in read_rows(root / name, content, encoding):
             image = _relative(root, name, row.pop(FILE_NAME))
             if source.setdefault(image, name) != name:
                 raise CorpusError(f"{safe_name(image)} is in {source[image]} and {name}; keep it in one of them")
@@ -69,22 +70,44 @@ def _relative(root: Path, table: str, name: str) -> str:
     return whole[len(base) :].lstrip("/") if whole.startswith(f"{base.rstrip('/')}/") else name
 
 
-def _read_table(path: Path, content: bytes, encoding: str | None) -> Rows:
-    shown = safe_name(str(path))
-    if path.suffix == ".parquet":
+def read_rows(path: Path, content: bytes, encoding: str | None = None, names: Sequence[str] = (FILE_NAME,)) -> Rows:
+    """The rows of a table, each with `file_name`.
+
+    Args:
+        path: of the table; its suffix says what it is, and one of another suffix is taken for a CSV.
+        content: its bytes.
+        encoding: of its text; as `read_tables`.
+        names: columns that may name the image; the first that is there is called `file_name` in the rows.
+
+    Raises:
+        CorpusError: it cannot be read, or a row names no image.
+    """
+    shown, suffix = safe_name(str(path)), path.suffix.lower()
+    if suffix == ".parquet":
         rows = _read_parquet(shown, content)
     else:
-        text = _text(shown, content, encoding)
-        reader = {".csv": _read_csv, ".jsonl": _read_jsonl, ".json": _read_json}[path.suffix]
-        rows = reader(shown, text)
+        text = decoded(shown, content, encoding)
+        if suffix in {".jsonl", ".json"}:
+            rows = (_read_jsonl if suffix == ".jsonl" else _read_json)(shown, text)
+        else:
+            rows = _read_csv(shown, text, names)
+    columns = {name for row in rows for name in row}
+    column = next((name for name in names if name in columns), names[0])
     for number, row in enumerate(rows, 1):
-        if not isinstance(row.get(FILE_NAME), str) or not row[FILE_NAME].strip():
-            known = ", ".join(map(str, row))[:200]
-            raise CorpusError(f"every row of {shown} must have a `file_name`, and row {number} has {known}; add it")
+        name = row.pop(column, None)
+        if not isinstance(name, str) or not name.strip():
+            known = ", ".join([*([column] if name is not None else []), *map(str, row)])[:200]
+            raise CorpusError(f"every row of {shown} must have a `{column}`, and row {number} has {known}; add it")
+        row[FILE_NAME] = name
     return rows
 
 
-def _text(shown: str, content: bytes, encoding: str | None) -> str:
+def decoded(shown: str, content: bytes, encoding: str | None) -> str:
+    """The text of a table.
+
+    Raises:
+        CorpusError: it is in another encoding; the sentence names the line.
+    """
     text = decode_text(content, encoding)
     if text is not None:
         return text
@@ -105,7 +128,7 @@ def _read_jsonl(shown: str, text: str) -> Rows:
     rows = []
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
-            row = _parse(line, f"line {number} of {shown}")
+            row = parse_json(line, f"line {number} of {shown}")
             if not isinstance(row, dict):
                 raise CorpusError(f"line {number} of {shown} must be an object {{…}}; correct it")
             rows.append(row)
@@ -113,13 +136,19 @@ def _read_jsonl(shown: str, text: str) -> Rows:
 
 
 def _read_json(shown: str, text: str) -> Rows:
-    rows = _parse(text, shown)
+    rows = parse_json(text, shown)
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise CorpusError(f"{shown} must be a list of objects, [{{…}}, …], with a `file_name` each; correct it")
     return rows
 
 
-def _parse(text: str, what: str) -> Any:
+def parse_json(text: str, what: str) -> Any:
+    """A JSON text, in which no object has a key twice.
+
+    Raises:
+        CorpusError: it is none.
+    """
+
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         _check_columns([name for name, _ in pairs], what)
         return dict(pairs)
@@ -130,14 +159,14 @@ def _parse(text: str, what: str) -> Any:
         raise CorpusError(f"{what} is not valid JSON; correct it") from error
 
 
-def _read_csv(shown: str, text: str) -> Rows:
+def _read_csv(shown: str, text: str, image_names: Sequence[str]) -> Rows:
     lines = io.StringIO(text, newline="")
     # a first line by which Excel knows the separator
     first = lines.readline()
     hint = first.strip().lower()
     if not (len(hint) == len("sep=;") and hint.startswith("sep=")):
         lines.seek(0)
-    separator = _separator(shown, lines, SEPARATORS)
+    separator = _separator(shown, lines, image_names)
     # with an odd number one may stay open, and take in all rows behind it
     reader = csv.reader(lines, delimiter=separator, strict=text.count('"') % 2 == 1)
     try:
@@ -157,8 +186,8 @@ def _read_csv(shown: str, text: str) -> Rows:
         raise CorpusError(f"line {reader.line_num} of {shown} cannot be read ({error}); correct its quotes") from error
 
 
-def _separator(shown: str, lines: io.StringIO, separators: str) -> str:
-    """The one that gives a column `file_name`; the lines stay where they are.
+def _separator(shown: str, lines: io.StringIO, image_names: Sequence[str]) -> str:
+    """The one that gives a column `file_name`, or one of these names; the lines stay where they are.
 
     Raises:
         CorpusError: none does.
@@ -167,16 +196,16 @@ def _separator(shown: str, lines: io.StringIO, separators: str) -> str:
     header = lines.readline()
     lines.seek(start)
     columns: list[str] = []
-    for separator in separators:
+    for separator in SEPARATORS:
         try:
             names = [name.strip() for name in next(csv.reader([header], delimiter=separator), [])]
         except csv.Error:
             continue
-        if FILE_NAME in names:
+        if set(image_names) & set(names):
             return separator
         columns = names if len(names) > len(columns) else columns
     raise CorpusError(
-        f"the first line of {shown} must name the columns, among them `file_name`; it has"
+        f"the first line of {shown} must name the columns, among them `{'` or `'.join(image_names)}`; it has"
         f" {', '.join(columns)[:200] or 'nothing'}"
     )
 
@@ -188,7 +217,9 @@ def _read_parquet(shown: str, content: bytes) -> Rows:
     try:
         table = pq.read_table(pa.BufferReader(content))
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise CorpusError(f"{shown} is no parquet file that can be read ({error}); write it again") from error
+        raise CorpusError(
+            f"{shown} is no parquet file that can be read ({one_line(error)}); write it again"
+        ) from error
     _check_columns(table.column_names, shown)
     rows: Rows = table.to_pylist()
     return rows

@@ -22,6 +22,7 @@ from megapairs_hf.corpus.sources.files import (
     RowIndex,
     data_files,
     file_states,
+    listed,
     none_readable,
     source_root,
     why,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from megapairs_hf.corpus.config import CorpusConfig
+    from megapairs_hf.corpus.file_list import FileList
 
 # rows whose images are in memory at a time
 BATCH = 64
@@ -50,11 +52,11 @@ class ParquetSource:
         self.config = config
         paths = data_files(config)
         headers = [open_file(path, name, why_closed(path, config)) for path, name in paths]
-        self.files, self.ends = [file for file, _, _ in headers], [ends for _, ends, _ in headers]
+        self.tables, self.ends = [file for file, _, _ in headers], [ends for _, ends, _ in headers]
         schemas = [schema for _, _, schema in headers if schema is not None]
         if not schemas:
-            raise none_readable(config, self.files)
-        self.index = RowIndex(self.files)
+            raise none_readable(config, self.tables)
+        self.index = RowIndex(self.tables)
         self.kinds = common_kinds(schemas)
         features = noted_features(schemas)
         self.columns = Columns(config, self.kinds, find_images(config, schemas, features), class_names(features))
@@ -70,7 +72,7 @@ class ParquetSource:
         """Rows of the files; other files that they name by path are read too."""
         for number in self.origin[start:stop]:
             at, row = self.index.find(number)
-            file = self.files[at]
+            file = self.tables[at]
             if row == file.rows:
                 yield file.lost(number)
                 continue
@@ -88,7 +90,7 @@ class ParquetSource:
         first = ends[group - 1] if group else 0
         if self._open is None or self._open[:2] != (at, group) or self._open[2] > row:
             names = [*self.columns.images, *self.columns.used]
-            self._open = (at, group, first, group_rows(self.files[at].path, group, ends[group] - first, names))
+            self._open = (at, group, first, group_rows(self.tables[at].path, group, ends[group] - first, names))
         _, _, position, rows = self._open
         while position < row:
             next(rows)
@@ -121,7 +123,7 @@ class ParquetSource:
         if column not in self.kinds:
             raise missing_column(column, "group_column", list(self.kinds))
         values: list[str] = []
-        for file, ends in zip(self.files, self.ends, strict=True):
+        for file, ends in zip(self.tables, self.ends, strict=True):
             firsts = [0, *ends][:-1]
             for group, (first, end) in enumerate(zip(firsts, ends, strict=True)):
                 rows = group_rows(file.path, group, end - first, [column])
@@ -131,6 +133,14 @@ class ParquetSource:
                 )
             values += [file.shown] * (file.problem is not None)
         return [values[number] for number in self.origin]
+
+    def files(self) -> FileList:
+        """The parquet files."""
+        return listed(self.config, self.tables)
+
+    def items(self) -> pa.Table:
+        """What each row is: a file, and the number of the row in it."""
+        return self.index.items(self.tables, self.origin)
 
     def select(self, indices: Sequence[int]) -> ParquetSource:
         """Only these rows."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from megapairs_hf.core.errors import CorpusError
-from megapairs_hf.corpus.sources.base import RawRow, short_hash
+from megapairs_hf.corpus.sources.base import ITEMS, RawRow, short_hash
 from megapairs_hf.corpus.synthetic.rendering import draw_scene
 from megapairs_hf.corpus.synthetic.scenes import make_scene, scene_name
 from megapairs_hf.images.decode import encode_image
@@ -47,6 +47,13 @@ class SceneSource:
         if column != "family":
             raise CorpusError(f"synthetic scenes are held out by `group_column: family`, not {column!r}")
         return [scene_name(self.config.seed, i // self.config.family) for i in self.indices]
+
+    def files(self) -> None:
+        """There are none."""
+
+    def items(self) -> pa.Table:
+        """Nothing is known of single rows."""
+        return ITEMS.empty_table()
 
     def select(self, indices: Sequence[int]) -> SceneSource:
         """Only these scenes."""

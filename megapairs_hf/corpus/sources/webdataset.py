@@ -24,6 +24,7 @@ from megapairs_hf.corpus.sources.files import (
     RowIndex,
     data_files,
     file_states,
+    listed,
     none_readable,
     source_root,
     why,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from megapairs_hf.corpus.config import CorpusConfig
+    from megapairs_hf.corpus.file_list import FileList
 
 JSON = ("json", "jsn")
 # as WebDataset decodes them
@@ -57,10 +59,10 @@ class TarSource:
         self.root = source_root(config)
         self.reader = TarReader()
         suffixes: dict[str, None] = {}
-        self.files = [_open(path, name, why_closed(path, config), suffixes) for path, name in paths]
-        if all(file.problem is not None and not file.rows for file in self.files):
-            raise none_readable(config, self.files)
-        self.index = RowIndex(self.files)
+        self.tables = [_open(path, name, why_closed(path, config), suffixes) for path, name in paths]
+        if all(file.problem is not None and not file.rows for file in self.tables):
+            raise none_readable(config, self.tables)
+        self.index = RowIndex(self.tables)
         self.members = tuple(suffixes)
         self.fields = self._named_fields()
         kinds = {KEY: pa.string(), URL: pa.string()} | {name: member_type(name) for name in self.members}
@@ -107,7 +109,7 @@ class TarSource:
         return bool(named) or (is_default(self.config) and TEXT in self.members)
 
     def _samples(self) -> Iterator[tuple[DataFile, Sample]]:
-        for file in self.files:
+        for file in self.tables:
             if file.rows:
                 for sample in contents(file.path).samples:
                     yield file, sample
@@ -147,7 +149,7 @@ class TarSource:
         """Samples of the tars."""
         for number in self.origin[start:stop]:
             at, row = self.index.find(number)
-            file = self.files[at]
+            file = self.tables[at]
             if row == file.rows:
                 yield file.lost(number)
             else:
@@ -196,7 +198,7 @@ class TarSource:
         values = []
         for number in self.origin:
             at, row = self.index.find(number)
-            file = self.files[at]
+            file = self.tables[at]
             values.append(
                 file.shown if row == file.rows else self._group(file, contents(file.path).samples[row], column)
             )
@@ -212,6 +214,14 @@ class TarSource:
         except ImageRejectedError:
             member = None
         return str(self._fields(file, sample).get(column) if member is None else member)
+
+    def files(self) -> FileList:
+        """The tars."""
+        return listed(self.config, self.tables)
+
+    def items(self) -> pa.Table:
+        """What each row is: a file, and the number of the row in it."""
+        return self.index.items(self.tables, self.origin)
 
     def select(self, indices: Sequence[int]) -> TarSource:
         """Only these samples."""

@@ -23,7 +23,7 @@ from megapairs_hf.core.schema import PUBLISHED_IMAGES, TRIPLETS
 from megapairs_hf.dataset.megapairs_format.image_files import KNOWN, on_this_machine
 from megapairs_hf.dataset.megapairs_format.lines import NAMES, format_line
 from megapairs_hf.images.formats import opened_formats
-from megapairs_hf.images.locate import ROOT, image_bytes
+from megapairs_hf.images.locate import image_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,7 +75,6 @@ def _check_new(folder: Path) -> None:
 
 def _write_images(triplets: Artifact, folder: Path) -> dict[str, str]:
     """Write every image and the list of ids; the file of each id."""
-    root = triplets.manifest.stats.get(ROOT)
     shards = part_shards(triplets, IMAGES)
     files: dict[str, str] = {}
     total = sum(int(shard["rows"]) for _, shard in shards)
@@ -83,7 +82,7 @@ def _write_images(triplets: Artifact, folder: Path) -> dict[str, str]:
         for index, _ in shards:
             for batch in triplets.iter_batches(index, PUBLISHED_IMAGES.names, 100):
                 for row in batch.to_pylist():
-                    content, number = image_bytes(row["image"], root), len(files)
+                    content, number = image_bytes(row["image"], None), len(files)
                     file = f"{number // FILES_PER_FOLDER:05d}/{number:08d}{suffix_of(content)}"
                     (folder / IMAGES / file).parent.mkdir(exist_ok=True)
                     (folder / IMAGES / file).write_bytes(content)

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from megapairs_hf.artifacts.storage import PathLike
 
 
+MENDED = "mended"
+COPY = "negative_is_copy"
+
+
 def mended_stats(counts: Iterable[Counter[str]], jsonl: PathLike) -> dict[str, Any]:
     """Say what was put right, and give it for the manifest; nothing where nothing was."""
     mended = sum(counts, Counter[str]())
@@ -26,7 +30,7 @@ def mended_stats(counts: Iterable[Counter[str]], jsonl: PathLike) -> dict[str, A
         return {}
     summary = ", ".join(f"{count:,} {reason}" for reason, count in mended.most_common())
     note(f"{jsonl}: lines in which images were left out: {summary}")
-    return {"mended": dict(sorted(mended.items()))}
+    return {MENDED: dict(sorted(mended.items()))}
 
 
 def check_lines(artifact: Artifact, jsonl: PathLike, image_root: PathLike) -> Artifact:

@@ -24,6 +24,7 @@ from megapairs_hf.core.errors import ArtifactError, ImageRejectedError
 from megapairs_hf.core.progress import Progress
 from megapairs_hf.core.schema import TRIPLETS, with_features
 from megapairs_hf.dataset.config import ImportConfig
+from megapairs_hf.dataset.copies import PIXELS, read_contents, without_copies, write_contents
 from megapairs_hf.dataset.exclude import EXCLUDED, read_excluded
 from megapairs_hf.dataset.layout import PREVIEW_FILE, cut, image_table, preview_ids, preview_table, thinned
 from megapairs_hf.dataset.megapairs_format.image_files import (
@@ -34,17 +35,16 @@ from megapairs_hf.dataset.megapairs_format.image_files import (
     shared_images,
     size_of,
 )
-from megapairs_hf.dataset.megapairs_format.import_report import check_lines, mended_stats
+from megapairs_hf.dataset.megapairs_format.import_report import COPY, MENDED, check_lines, mended_stats
 from megapairs_hf.dataset.megapairs_format.lines import NAMES, Line, read_lines
 from megapairs_hf.dataset.tasks import task_files, task_images, without_images
-from megapairs_hf.images.decode import decode_image
+from megapairs_hf.images.decode import PIXEL_LIMIT, decode_image, pixel_sha256
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 LINES_PER_SHARD = 100_000
-MAX_PIXELS = 100_000_000
 PREVIEW = 100
 
 
@@ -92,9 +92,9 @@ class _Import:
             raise ImageRejectedError("missing_image", error.strerror or "") from error
         if not inside:
             raise ImageRejectedError("unsafe_path", "a link that leads out of the folder")
-        decode_image(content, max_pixels=MAX_PIXELS)
-        known = self.known.get(name, {})
-        return {"caption": "", **known, "image_id": self.image_id(name), "image": {"bytes": content, "path": None}}
+        image = decode_image(content, max_pixels=PIXEL_LIMIT).image
+        row = {"caption": "", **self.known.get(name, {}), "image_id": self.image_id(name)}
+        return row | {"image": {"bytes": content, "path": None}, PIXELS: pixel_sha256(image)}
 
 
 def import_megapairs(
@@ -142,7 +142,8 @@ def import_megapairs(
         distributed.barrier()
         counts = {split.name: _rows(writer, f"triplets/{split.name}") for split in work.splits}
         stats: dict[str, Any] = {"rows_in": sum(split.lines for split in work.splits), "triplets": counts}
-        stats |= mended_stats([split.mended for split in work.splits], jsonl)
+        copies = sum((Counter(writer.stats(i).get(MENDED, {})) for i in range(len(writer.names))), Counter[str]())
+        stats |= mended_stats([copies, *(split.mended for split in work.splits)], jsonl)
         artifact = writer.finish(stats)
     return check_lines(artifact, jsonl, image_root)
 
@@ -212,13 +213,12 @@ def _write(work: _Import, writer: ArtifactWriter) -> None:
             bar.advance()
         distributed.barrier()
         # what was written, by this process or another, is what could be decoded
-        readable: set[str] = set()
-        for i in groups[0]:
-            readable.update(read_table(join(writer.path, writer.names[i]), ["image_id"])["image_id"].to_pylist())
+        readable = read_contents(writer, groups[0])
         for i in (i for i in groups[1] if i in mine):
             split, part = work.plan[i][1]
-            rows, rejected = _usable(work, split, part, readable)
-            writer.write(i, pa.Table.from_pylist(rows, schema=with_features(TRIPLETS)), rejected)
+            rows, rejected, copies = _usable(work, split, part, readable)
+            stats = {MENDED: {COPY: copies}} if copies else None
+            writer.write(i, pa.Table.from_pylist(rows, schema=with_features(TRIPLETS)), rejected, stats)
             bar.advance()
         for i in (i for i in mine if names[i] in work.tasks):
             _write_task(work, writer, i)
@@ -235,6 +235,7 @@ def _write_images(work: _Import, writer: ArtifactWriter, index: int) -> None:
             rows.append(work.row(name))
         except ImageRejectedError as error:
             rejected.append((name, error.reason, error.detail))
+    write_contents(writer, index, [row[PIXELS] for row in rows])
     writer.write(index, image_table(rows), rejected)
 
 
@@ -246,21 +247,22 @@ def _write_task(work: _Import, writer: ArtifactWriter, index: int) -> None:
 
 
 def _usable(
-    work: _Import, split: _Split, part: int, readable: set[str]
-) -> tuple[list[dict[str, Any]], list[Rejection]]:
-    """The rows of one shard of lines, and those that are rejected."""
-    rows, rejected = [], []
+    work: _Import, split: _Split, part: int, readable: Mapping[str, int]
+) -> tuple[list[dict[str, Any]], list[Rejection], int]:
+    """The rows of one shard of lines, those that are rejected, and how many lines had copies among the negatives."""
+    rows, rejected, copies = [], [], 0
     size = LINES_PER_SHARD
     for line in read_lines(split.path, split.offsets[part], part * size + 1, size):
         checked = line if line.row is None else _checked(work, split, line, readable)
         if checked.row is not None:
             rows.append(checked.row)
+            copies += COPY in checked.mended
         elif checked.reason:
             rejected.append(checked.rejection(os.fspath(split.path.name)))
-    return rows, rejected
+    return rows, rejected, copies
 
 
-def _checked(work: _Import, split: _Split, line: Line, readable: set[str]) -> Line:
+def _checked(work: _Import, split: _Split, line: Line, readable: Mapping[str, int]) -> Line:
     """A line with image ids instead of paths, or why it cannot be used."""
     row = line.row or {}
     if {work.image_id(row["q_img"]), work.image_id(row["t_img"])} & work.excluded:
@@ -274,7 +276,12 @@ def _checked(work: _Import, split: _Split, line: Line, readable: set[str]) -> Li
     both = [path for path in paths if path in work.shared]
     if both and split is not work.splits[0]:
         return Line(line.number, None, "crosses_splits", f"{both[0]} or a copy is in the training split too")
-    return Line(line.number, {**row, "q_img": names[0], "t_img": names[1], "hns": names[2:]})
+    query, target, *negatives = names
+    if not without_copies([target], [query], readable):
+        return Line(line.number, None, "target_is_query", f"{row['t_img']} is a copy of {row['q_img']}")
+    hard = without_copies(negatives, [target], readable)
+    mended = (COPY,) if len(hard) < len(negatives) else ()
+    return Line(line.number, {**row, "q_img": query, "t_img": target, "hns": hard}, mended=mended)
 
 
 def _write_preview(work: _Import, writer: ArtifactWriter, triplets: Sequence[int]) -> None:

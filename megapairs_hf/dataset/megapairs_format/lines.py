@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # written beside the lines by our export: ids, captions and clusters of the images, which the format has no place for
 NAMES = "image_ids.jsonl"
 # columns of ours that a line may have besides the released ones
-EXTRAS = ("relation", "scores", "task", "language", "verified")
+EXTRAS = ("relation", "scores", "task", "language", "verified", "candidate_scores")
 
 
 @dataclass(frozen=True)
@@ -107,12 +107,15 @@ def parse_line(line: bytes) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
             raise LineError("malformed_line", f"`{name}` is no list of texts")
     if negatives[0] != query:
         raise LineError("first_negative_not_query", "`hns` must begin with the query image")
-    extras = _extras(record, len(texts))
+    extras = _extras(record, len(texts), len(negatives))
     _check_texts([query, *targets, *negatives], [*texts, *extras["relation"], extras["task"], extras["language"]])
     remaining = [target for target in dict.fromkeys(targets) if target != query]
     if not remaining:
         raise LineError("target_is_query", f"{query} is query and target")
     hard = [name for name in dict.fromkeys(negatives) if name not in remaining]
+    if hard != negatives or len(targets) > 1:
+        # they are of other candidates then
+        extras["candidate_scores"] = []
     row = {"q_img": query, "q_text": texts, "hns": hard}
     return [row | {"t_img": target} | extras for target in remaining], _mended(targets, remaining, negatives)
 
@@ -147,7 +150,7 @@ def _check_texts(paths: list[str], texts: list[str]) -> None:
         raise LineError("malformed_line", "half a surrogate pair, which is no text") from error
 
 
-def _extras(record: dict[str, Any], texts: int) -> dict[str, Any]:
+def _extras(record: dict[str, Any], texts: int, negatives: int) -> dict[str, Any]:
     """The columns that the released lines lack, blank where a line has them not."""
     relation, scores = record.get("relation") or [], record.get("scores") or []
     _check_extras(relation, scores)
@@ -163,7 +166,23 @@ def _extras(record: dict[str, Any], texts: int) -> dict[str, Any]:
         "task": task,
         "language": language,
         "verified": [math.nan if rate is None else float(rate) for rate in rates],
+        "candidate_scores": _read_scores(record.get("candidate_scores"), texts, negatives),
     }
+
+
+def _read_scores(value: Any, texts: int, negatives: int) -> list[list[float]]:
+    """A score per text of the target and each negative; empty where a line has none.
+
+    Raises:
+        LineError: they are not as many, or no numbers.
+    """
+    if value is None:
+        return []
+    rows: list[Any] = value if isinstance(value, list) else [None]
+    fits = len(rows) in {0, texts} and all(isinstance(row, list) and len(row) == 1 + negatives for row in rows)
+    if not fits or not all(score is None or _is_float(score) for row in rows for score in row):
+        raise LineError("malformed_line", "`candidate_scores` is no score per text of the target and each negative")
+    return [[math.nan if score is None else float(score) for score in row] for row in rows]
 
 
 def _check_extras(relation: Any, scores: Any) -> None:
@@ -192,8 +211,14 @@ def format_line(row: Mapping[str, Any], names: Mapping[str, str]) -> str:
         "t_img": names[row["t_img"]],
         "hns": [names[name] for name in row["hns"]],
     }
-    line |= {name: row[name] for name in EXTRAS if row[name] and row[name] != COMPOSED}
+    line |= {name: row[name] for name in EXTRAS if row.get(name) and row[name] != COMPOSED}
+    # JSON has no NaN
     if row["verified"]:
-        # JSON has no NaN
-        line["verified"] = [None if rate is None or math.isnan(rate) else rate for rate in row["verified"]]
+        line["verified"] = [_number(rate) for rate in row["verified"]]
+    if row.get("candidate_scores"):
+        line["candidate_scores"] = [[_number(score) for score in scores] for scores in row["candidate_scores"]]
     return json.dumps(line, ensure_ascii=False) + "\n"
+
+
+def _number(value: float | None) -> float | None:
+    return None if value is None or math.isnan(value) else value

@@ -8,6 +8,7 @@ all.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -117,9 +118,8 @@ class Benchmark:
     parts: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        keys = [query.key for query in self.queries]
-        if len(set(keys)) != len(keys):
-            twice = next(key for key in keys if keys.count(key) > 1)
+        [(twice, count)] = Counter(query.key for query in self.queries).most_common(1) or [("", 0)]
+        if count > 1:
             raise EvaluationError(f"{self.name} {self.split}: query {twice!r} stands twice; get the annotations again")
 
 

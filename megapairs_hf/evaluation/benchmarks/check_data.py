@@ -1,6 +1,7 @@
 """What of a benchmark is present, missing and unreadable, and where to get the rest, before hours of encoding.
 
-What surprises: an empty folder is no error but the question that this answers, so the page then reads as instructions.
+What surprises: an empty folder is the question that this answers, so the page then reads as instructions (and the
+command's status is 1, as it is whenever something is missing or broken).
 Every image is decoded at an eighth of its size, which finds a file that was cut off at a third of the price.
 """
 
@@ -12,12 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.core.errors import EvaluationError
 from megapairs_hf.evaluation.benchmarks import circo, cirr, fashioniq, genecis, mmeb
-from megapairs_hf.evaluation.benchmarks.files import NAMED, find_faults, read_json
+from megapairs_hf.evaluation.benchmarks.annotations import read_json
+from megapairs_hf.evaluation.benchmarks.files import NAMED, find_faults
+from megapairs_hf.evaluation.benchmarks.layout import archives, usual_folders
 from megapairs_hf.evaluation.benchmarks.load import read_benchmark
+from megapairs_hf.evaluation.benchmarks.mmeb_means import SET
+from megapairs_hf.evaluation.benchmarks.mmeb_rows import rows_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from megapairs_hf.evaluation.benchmarks.base import Benchmark
     from megapairs_hf.evaluation.benchmarks.spec import BenchmarkSpec, DataSource
 
 OBJECT, ATTRIBUTE = "object", "attribute"
@@ -74,10 +80,28 @@ def examine(spec: BenchmarkSpec, data: str | Path, *, quick: bool = False) -> li
         data: the folder.
         quick: only whether the images are there, without reading them.
     """
-    findings = []
-    for need in needs(spec, data):
-        findings.append(_files(need) if need.files else _images(need, spec, data, quick))
-    return findings
+    needed = needs(spec, data)
+    findings = [_files(need) for need in needed if need.files]
+    # what the rows of good JSON say is looked at too
+    benchmarks, errors = _read(spec, data, needed[-1].parts)
+    known = [fault for finding in findings for fault in (*finding.missing, *finding.unreadable)]
+    rows = findings[0]
+    rows.unreadable += [error for error in errors if not any(fault in error for fault in known)]
+    rows.present = min(rows.present, rows.expected - len(rows.missing) - len(rows.unreadable))
+    return findings + [_images(need, benchmarks, quick) for need in needed if not need.files]
+
+
+def _read(spec: BenchmarkSpec, data: str | Path, there: Sequence[str]) -> tuple[list[Benchmark], list[str]]:
+    """The parts of a benchmark whose annotations can be used, and what is wrong with the others."""
+    benchmarks: list[Benchmark] = []
+    errors: list[str] = []
+    # rows on the Hub are not read to learn which images they name
+    for part in there if spec.source else spec.parts or spec.all_parts or ("",):
+        try:
+            benchmarks += read_benchmark(replace(spec, parts=(part,) if part else ()), data, check=False)
+        except EvaluationError as error:
+            errors.append(str(error))
+    return benchmarks, errors
 
 
 def needs(spec: BenchmarkSpec, data: str | Path) -> list[Need]:
@@ -91,19 +115,14 @@ def needs(spec: BenchmarkSpec, data: str | Path) -> list[Need]:
         return [Need(sources[0], (captions, split)), Need(sources[1], folder=images)]
     parts = spec.parts or spec.all_parts
     if spec.benchmark == "mmeb":
-        rows = {name: mmeb.rows_path(name, data) for name in parts}
+        rows = {name: rows_path(name, data) for name in parts}
         there = tuple(name for name, path in rows.items() if path.exists())
-
-        def read(path: Path) -> Any:
-            return mmeb.read_data_set(path.name.removesuffix(path.suffix), spec, data)
-
-        folder = Path(data) / mmeb.IMAGES
-        return [Need(sources[0], tuple(rows.values()), read=read), Need(sources[1], folder=folder, parts=there)]
+        # a folder of parquet files, or a file; the rows are looked at in any case
+        copies = Need(sources[0], tuple(rows.values()), read=lambda path: path)
+        return [copies, Need(sources[1], folder=Path(mmeb.image_folder(data)), parts=there)]
     if spec.benchmark == "fashioniq":
-        root, images = fashioniq.folders(data, spec)
-        names = [f"captions/cap.{part}.{spec.split}.json" for part in parts]
-        names += [f"image_splits/split.{part}.{spec.split}.json" for part in parts]
-        return [Need(sources[0], tuple(root / name for name in names)), Need(sources[1], folder=images)]
+        names = tuple(file for part in parts for file in fashioniq.files(data, spec, part))
+        return [Need(sources[0], names), Need(sources[1], folder=usual_folders(data, fashioniq.IMAGES)[0])]
     files = tuple(genecis.folders(data, spec, part)[0] for part in parts)
     needed = [Need(sources[0], files)]
     for kind, source in ((OBJECT, sources[1]), (ATTRIBUTE, sources[2])):
@@ -120,13 +139,20 @@ def data_folder(data: str | Path, spec: BenchmarkSpec) -> Path:
         data: folder of one benchmark or of several.
         spec: which.
     """
-    own = Path(data) / spec.benchmark
-    folders = [own, Path(data)] if own.is_dir() else [Path(data)]
-    return max(folders, key=lambda folder: sum(_begun(need) for need in needs(spec, folder)))
+    own, outer = Path(data) / spec.benchmark, Path(data)
+    if not own.is_dir():
+        return outer
+    needed = needs(spec, own)
+    begun = sum(_begun(need, own) for need in needed)
+    # a folder of this name may hold the annotations alone
+    whole = begun == len(needed) or begun > sum(_begun(need, outer) for need in needs(spec, outer))
+    return own if whole else outer
 
 
-def _begun(need: Need) -> bool:
-    return any(path.exists() for path in need.files) or (need.folder is not None and need.folder.exists())
+def _begun(need: Need, folder: Path) -> bool:
+    """Whether anything of a need is there, inside a folder."""
+    paths = [*need.files, *([need.folder] if need.folder else [])]
+    return any(path.exists() and path.is_relative_to(folder) for path in paths)
 
 
 def _files(need: Need) -> Finding:
@@ -143,30 +169,25 @@ def _files(need: Need) -> Finding:
     return finding
 
 
-def _images(need: Need, spec: BenchmarkSpec, data: str | Path, quick: bool) -> Finding:
-    # rows on the Hub are not read to learn which images they name
-    if spec.source and not need.parts:
-        return Finding(need)
-    try:
-        benchmarks = read_benchmark(replace(spec, parts=need.parts or spec.parts), data, check=False)
-    except EvaluationError:
-        return Finding(need)
-    paths: dict[str, Path] = {}
-    missing = []
+def _images(need: Need, benchmarks: Sequence[Benchmark], quick: bool) -> Finding:
+    missing: list[str] = []
+    faults: dict[str, str] = {}
+    good: set[str] = set()
     for benchmark in benchmarks:
+        if need.parts and benchmark.part not in need.parts and benchmark.name.removeprefix(SET) not in need.parts:
+            continue
         images: Any = benchmark.image
-        shown = [*benchmark.gallery.values(), *(query.input for query in benchmark.queries)]
-        for name in dict.fromkeys(one.image for one in shown if one.image is not None):
-            path = images.find(name)
-            if path is None:
-                missing.append(name)
-            else:
-                paths[str(path)] = Path(path)
-    faults = {} if quick else find_faults(list(paths.values()))
-    unreadable = [f"{path.name} ({fault})" for path, fault in faults.items()]
+        needed = [*benchmark.gallery.values(), *(query.input for query in benchmark.queries)]
+        paths = {one.image: images.find(one.image) for one in needed if one.image is not None}
+        missing += [name for name, path in paths.items() if path is None]
+        there = [name for name, path in paths.items() if path is not None]
+        wrong = {} if quick or not there else find_faults(images, there)
+        faults |= {str(paths[name]): f"{Path(paths[name]).name} ({fault})" for name, fault in wrong.items()}
+        good |= {str(paths[name]) for name in there}
+    good -= faults.keys()
     # crops of one image are one file
     absent = sorted({name.partition("@")[0] for name in missing})
-    return Finding(need, len(paths) - len(unreadable), len(paths) + len(absent), absent, unreadable)
+    return Finding(need, len(good), len(good) + len(faults) + len(absent), absent, list(faults.values()))
 
 
 def report(spec: BenchmarkSpec, data: str | Path, findings: Sequence[Finding]) -> str:
@@ -183,6 +204,9 @@ def report(spec: BenchmarkSpec, data: str | Path, findings: Sequence[Finding]) -
         if not finding.complete:
             lines += _advice(finding)
         lines.append("")
+    packed = [] if all(finding.present for finding in findings) else archives(data)[:NAMED]
+    if packed:
+        lines += [f"Archives are there, which are not looked into; unpack them: {', '.join(packed)}", ""]
     if all(finding.complete for finding in findings):
         lines.append(f"All there. Next: megapairs eval MODEL {spec.benchmark} --data {data} --out DIR")
     else:

@@ -12,15 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.core.errors import EvaluationError
 from megapairs_hf.core.inputs import Input
-from megapairs_hf.evaluation.benchmarks.base import Benchmark, Query
-from megapairs_hf.evaluation.benchmarks.files import (
-    ImageFolder,
-    complete,
-    find_folder,
+from megapairs_hf.evaluation.benchmarks.annotations import (
+    SHOWN,
+    names_of,
     no_duplicates,
+    number_of,
     read_json,
     rows_of,
+    shown,
 )
+from megapairs_hf.evaluation.benchmarks.base import Benchmark, Query
+from megapairs_hf.evaluation.benchmarks.files import ImageFolder, complete
+from megapairs_hf.evaluation.benchmarks.layout import find_file, usual_folders
 from megapairs_hf.evaluation.benchmarks.spec import SIZES
 
 if TYPE_CHECKING:
@@ -28,19 +31,17 @@ if TYPE_CHECKING:
 
 KEYS = ("pairid", "reference", "caption", "img_set")
 ANNOTATIONS = ("", "cirr", "CIRR/cirr", "CIRR", "cirr_dataset/cirr")
-IMAGES = ("img_raw", "images", "", "CIRR", "cirr_dataset")
+IMAGES = ("img_raw", "images", ".", "CIRR", "cirr_dataset")
 FOLDERS = {"val": "dev", "test1": "test1"}
 
 
 def folders(data: str | Path, spec: BenchmarkSpec) -> tuple[Path, Path, Path]:
     """The captions, the list of images, and the folder of the images."""
-    root = find_folder(data, ANNOTATIONS, "captions")
-    images = find_folder(data, IMAGES, FOLDERS[spec.split])
-    return (
-        root / "captions" / f"cap.rc2.{spec.split}.json",
-        root / "image_splits" / f"split.rc2.{spec.split}.json",
-        images,
-    )
+    captions = find_file(data, ANNOTATIONS, f"captions/cap.rc2.{spec.split}.json")
+    split = find_file(data, ANNOTATIONS, f"image_splits/split.rc2.{spec.split}.json")
+    images = [folder / FOLDERS[spec.split] for folder in usual_folders(data, IMAGES)]
+    there = next((folder.parent for folder in images if folder.is_dir()), Path(data) / IMAGES[0])
+    return captions, split, there
 
 
 def read_cirr(spec: BenchmarkSpec, data: str | Path, *, check: bool = True) -> list[Benchmark]:
@@ -57,43 +58,55 @@ def read_cirr(spec: BenchmarkSpec, data: str | Path, *, check: bool = True) -> l
     captions, split, images = folders(data, spec)
     answers = ("target_hard",) if spec.split == "val" else ()
     rows = rows_of(captions, (*KEYS, *answers), ("reference", "caption", *answers))
-    names: dict[str, str] = read_json(split, dict)
-    no_duplicates((Path(path).as_posix() for path in names.values()), split)
-    image_folder = ImageFolder(images, {name: Path(path).as_posix() for name, path in names.items()})
-    queries = [_query(row, spec, captions) for row in rows]
+    names = _paths(split)
+    image_folder = ImageFolder(images, names, below=Path(data))
+    queries = [_query(row, spec, f"{captions}, row {number}") for number, row in enumerate(rows)]
+    no_duplicates((query.key for query in queries), captions, "{count} pair ids stand twice")
     for query in queries:
         unknown = [n for n in (query.input.image, *query.targets, *query.subset) if n not in names]
         if unknown:
             raise EvaluationError(
-                f"{captions}, pair {query.key}: image {unknown[0]} is not in {split.name}; get both files again"
+                f"{captions}, pair {query.key}: image {unknown[0][:SHOWN]} is not in {split.name}; get both again"
             )
     gallery = {name: Input(image=name) for name in names}
     benchmark = Benchmark("cirr", spec.split, queries, gallery, image_folder, metrics=spec.metrics)
     if not check:
         return [benchmark]
-    there = {name: image_folder.find(name) is not None for name in names}
-    return [complete(benchmark, there, spec, images, SIZES[f"cirr/{spec.split}"])]
+    return [complete(benchmark, names, spec, images, SIZES[f"cirr/{spec.split}"])]
 
 
-def _query(row: dict[str, Any], spec: BenchmarkSpec, path: Path) -> Query:
-    reference = row["reference"]
+def _paths(split: Path) -> dict[str, str]:
+    """The path of each image of the gallery, by its name."""
+    loaded = read_json(split, dict)
+    # in the file they begin with "./"
+    paths = [Path(path).as_posix() if isinstance(path, str) else path for path in loaded.values()]
+    names_of(paths, "the paths", str(split))
+    no_duplicates(paths, split)
+    return dict(zip(loaded, paths, strict=True))
+
+
+def _query(row: dict[str, Any], spec: BenchmarkSpec, label: str) -> Query:
+    key, reference = number_of(row["pairid"], "pairid", label), row["reference"]
+    label = f"{label}, pair {key}"
     members = row["img_set"].get("members") if isinstance(row["img_set"], dict) else None
-    if not isinstance(members, list) or not set(members) > {reference} or reference not in members:
+    names = names_of(members, "img_set.members", label)
+    if not set(names) > {reference}:
         raise EvaluationError(
-            f"{path}, pair {row['pairid']}: `img_set.members` must be a list with the reference and others; get the"
-            " file again"
+            f"{label}: `img_set.members` must be a list with the reference and others; get the file again"
         )
     target = row["target_hard"] if spec.split == "val" else ""
-    if spec.split == "val" and not target:
+    # the reference is deleted from the ranking, and the subset metrics rank the members alone
+    if spec.split == "val" and (target == reference or target not in names):
         raise EvaluationError(
-            f"{path}, pair {row['pairid']}: `target_hard` is {target!r}, no right answer; get the file again"
+            f"{label}: `target_hard` is {shown(target)}, no right answer among the other `img_set.members`; get the"
+            " file again"
         )
     return Query(
-        key=str(row["pairid"]),
+        key=key,
         input=Input(spec.template.format(caption=row["caption"]), reference),
         targets=(target,) if target else (),
         target=target,
         exclude=(reference,) if spec.remove_reference else (),
-        subset=tuple(name for name in members if name != reference),
+        subset=tuple(dict.fromkeys(name for name in names if name != reference)),
         caption=row["caption"],
     )

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from megapairs_hf.core.config import config_dict
 from megapairs_hf.core.errors import EvaluationError
 from megapairs_hf.core.inputs import Input
+from megapairs_hf.evaluation.benchmarks.annotations import shown
 from megapairs_hf.evaluation.benchmarks.base import Benchmark, Query
 from megapairs_hf.images.decode import to_rgb
-from megapairs_hf.images.locate import ROOT, image_bytes
+from megapairs_hf.images.locate import ROOT, image_columns, row_bytes
 
 if TYPE_CHECKING:
     from megapairs_hf.artifacts.artifact import Artifact
@@ -33,16 +34,16 @@ def read_corpus(corpus: Artifact, config: EvalConfig) -> Benchmark:
     Raises:
         EvaluationError: it lacks a column, gives no query, or a query has no target but its own image.
     """
-    table = corpus.table(["image_id", "image"])
-    cells = dict(zip(table["image_id"].to_pylist(), table["image"].to_pylist(), strict=True))
     root = corpus.manifest.stats.get(ROOT)
+    table = corpus.table(["image_id", *image_columns(root)])
+    rows = {row["image_id"]: row for row in table.to_pylist()}
     settings = config_dict(config)
     return Benchmark(
         config.name,
         SPLIT,
         make_queries(corpus, config),
-        {name: Input(image=name) for name in cells},
-        lambda name: to_rgb(image_bytes(cells[name], root)),
+        {name: Input(image=name) for name in rows},
+        lambda name: to_rgb(row_bytes(rows[name], root)),
         options={key: settings[key] for key in OPTIONS},
         metrics=(*(f"recall@{k}" for k in config.recall_at), *(f"map@{k}" for k in config.map_at)),
     )
@@ -88,11 +89,15 @@ def edit_queries(rows: list[dict[str, Any]]) -> list[Query]:
     for row in rows:
         scenes[row["scene"]].append(row["image_id"])
     known = {row["image_id"] for row in rows}
-    return [
-        Query(row["image_id"], Input(row["edit"], row["edit_of"]), tuple(scenes[row["scene"]]))
-        for row in rows
-        if row["edit_of"] in known
-    ]
+    queries = [row for row in rows if row["edit_of"] in known]
+    for row in queries:
+        for name, kinds in (("edit", str), ("scene", str | int)):
+            if not isinstance(row[name], kinds) or row[name] == "":
+                raise EvaluationError(
+                    f"image {row['image_id']} of the corpus has the `meta` {name} {shown(row[name])}, which makes no"
+                    " query; correct it"
+                )
+    return [Query(row["image_id"], Input(row["edit"], row["edit_of"]), tuple(scenes[row["scene"]])) for row in queries]
 
 
 def attribute_queries(rows: list[dict[str, Any]], rules: tuple[RuleConfig, ...]) -> list[Query]:
@@ -100,11 +105,10 @@ def attribute_queries(rows: list[dict[str, Any]], rules: tuple[RuleConfig, ...])
     queries = []
     for rule in rules:
         need(rows, (*rule.same, rule.change))
+        _plain(rows, (*rule.same, rule.change))
         alike: dict[tuple[Any, ...], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
         usable = [
-            row
-            for row in rows
-            if all(row[name] not in {None, ""} for name in rule.same) and _counts(row[rule.change], rule)
+            row for row in rows if all(_is_given(row[name]) for name in rule.same) and _counts(row[rule.change], rule)
         ]
         for row in usable:
             alike[tuple(row[name] for name in rule.same)][str(row[rule.change])].append(row["image_id"])
@@ -118,7 +122,23 @@ def attribute_queries(rows: list[dict[str, Any]], rules: tuple[RuleConfig, ...])
 
 
 def _counts(value: Any, rule: RuleConfig) -> bool:
-    return value not in {None, ""} and (not rule.values or str(value) in rule.values)
+    return _is_given(value) and (not rule.values or str(value) in rule.values)
+
+
+def _is_given(value: Any) -> bool:
+    """Whether a cell has a value; NaN, which equals nothing, is none."""
+    return value not in {None, ""} and value == value  # noqa: PLR0124
+
+
+def _plain(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
+    """Refuse lists and dicts, which are no value that two images could agree in."""
+    for row in rows:
+        odd = [name for name in columns if isinstance(row[name], list | dict)]
+        if odd:
+            raise EvaluationError(
+                f"image {row['image_id']} of the corpus has {shown(row[odd[0]])} as `meta` {odd[0]!r}; a rule takes"
+                " columns of texts and numbers"
+            )
 
 
 def need(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:

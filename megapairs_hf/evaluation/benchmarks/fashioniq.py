@@ -7,36 +7,30 @@ rank; `gallery: union` ranks references and targets only, and its records say so
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.core.errors import EvaluationError
 from megapairs_hf.core.inputs import Input
+from megapairs_hf.evaluation.benchmarks.annotations import SHOWN, names_of, no_duplicates, read_json, rows_of, shown
 from megapairs_hf.evaluation.benchmarks.base import Benchmark, Query
-from megapairs_hf.evaluation.benchmarks.files import (
-    ImageFolder,
-    complete,
-    find_folder,
-    no_duplicates,
-    read_json,
-    rows_of,
-)
+from megapairs_hf.evaluation.benchmarks.files import ImageFolder, complete
+from megapairs_hf.evaluation.benchmarks.layout import bases, find_file, usual_folders
 from megapairs_hf.evaluation.benchmarks.spec import SIZES
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from megapairs_hf.evaluation.benchmarks.spec import BenchmarkSpec
 
 KEYS = ("candidate", "target", "captions")
 ANNOTATIONS = ("", "FashionIQ", "fashionIQ", "fashion-iq")
-IMAGES = ("images", "resized_image", "FashionIQ/images", "fashionIQ/images", "")
+IMAGES = ("images", "resized_image", "resized_images", "image_data", "FashionIQ/images", "fashionIQ/images")
 STRIPPED = ".?, "
 
 
-def folders(data: str | Path, spec: BenchmarkSpec) -> tuple[Path, Path]:
-    """The folder of the annotations and the folder of the images."""
-    root = find_folder(data, ANNOTATIONS, "captions")
-    return root, find_folder(data, IMAGES, ".")
+def files(data: str | Path, spec: BenchmarkSpec, category: str) -> tuple[Path, Path]:
+    """The captions of a category, and the list of its images."""
+    captions = find_file(data, ANNOTATIONS, f"captions/cap.{category}.{spec.split}.json")
+    return captions, find_file(data, ANNOTATIONS, f"image_splits/split.{category}.{spec.split}.json")
 
 
 def read_fashioniq(spec: BenchmarkSpec, data: str | Path, *, check: bool = True) -> list[Benchmark]:
@@ -50,25 +44,31 @@ def read_fashioniq(spec: BenchmarkSpec, data: str | Path, *, check: bool = True)
     Raises:
         EvaluationError: a file is absent or broken, or images are missing.
     """
-    return [read_category(category, spec, data, check=check) for category in spec.parts or spec.all_parts]
+    return [
+        read_category(category, spec.of_part(category), data, check=check) for category in spec.parts or spec.all_parts
+    ]
 
 
 def read_category(category: str, spec: BenchmarkSpec, data: str | Path, *, check: bool = True) -> Benchmark:
     """One category."""
-    root, images = folders(data, spec)
-    captions = root / "captions" / f"cap.{category}.{spec.split}.json"
-    split = root / "image_splits" / f"split.{category}.{spec.split}.json"
+    captions, split = files(data, spec, category)
+    folders = usual_folders(data, IMAGES)
     rows = rows_of(captions, KEYS, ("candidate", "target"))
-    names = no_duplicates((str(name) for name in read_json(split, list)), split)
+    names = no_duplicates(names_of(read_json(split, list), "the list", str(split)), split)
     listed = set(names)
+    for number, row in enumerate(rows):
+        unknown = [row[key] for key in ("candidate", "target") if row[key] not in listed]
+        if unknown:
+            raise EvaluationError(
+                f"{captions}, row {number}: image {unknown[0][:SHOWN]} is not in {split.name}; get both again"
+            )
     used = {row[key] for row in rows for key in ("candidate", "target")}
-    unknown = sorted(used - listed)
-    if unknown:
-        raise EvaluationError(f"{captions}: image {unknown[0]} is not in {split.name}; get both files again")
     if spec.gallery == "union":
         names = [name for name in names if name in used]
-    queries = [_query(number, row, category, spec, captions) for number, row in enumerate(rows)]
-    image_folder = ImageFolder(images, {name: name for name in names})
+    queries = [_query(number, row, category, spec, f"{captions}, row {number}") for number, row in enumerate(rows)]
+    # also by category, where a product in two of them has an image in each
+    more = (*(folder / category for folder in (*folders, *bases(data))), *folders[1:])
+    image_folder = ImageFolder(folders[0], {name: name for name in names}, more, Path(data), first=category)
     benchmark = Benchmark(
         "fashioniq",
         spec.split,
@@ -81,8 +81,7 @@ def read_category(category: str, spec: BenchmarkSpec, data: str | Path, *, check
     )
     if not check:
         return benchmark
-    there = {name: image_folder.find(name) is not None for name in names}
-    return complete(benchmark, there, spec, images, SIZES[f"fashioniq/{category}/{spec.gallery}"])
+    return complete(benchmark, names, spec, folders[0], SIZES[f"fashioniq/{category}/{spec.gallery}"])
 
 
 def join_captions(captions: tuple[str, str], join: str) -> tuple[str, ...]:
@@ -100,10 +99,12 @@ def join_captions(captions: tuple[str, str], join: str) -> tuple[str, ...]:
     return f"{first} and {second}", f"{second} and {first}"
 
 
-def _query(number: int, row: dict[str, Any], category: str, spec: BenchmarkSpec, path: Path) -> Query:
+def _query(number: int, row: dict[str, Any], category: str, spec: BenchmarkSpec, label: str) -> Query:
     captions = row["captions"]
     if not isinstance(captions, list) or [type(text) for text in captions] != [str, str]:
-        raise EvaluationError(f"{path}, row {number}: `captions` must be two texts; get the file again")
+        raise EvaluationError(f"{label}: `captions` is {shown(captions)}, not two texts; get the file again")
+    if spec.remove_reference and row["candidate"] == row["target"]:
+        raise EvaluationError(f"{label}: the target is the reference, which is removed; get the file again")
     joined = join_captions((captions[0], captions[1]), spec.join)
     texts = [spec.template.format(caption=text) for text in joined]
     return Query(

@@ -7,18 +7,21 @@ stands first among the candidates, so here it loses every tie.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.core.errors import EvaluationError
 from megapairs_hf.core.inputs import Input
+from megapairs_hf.evaluation.benchmarks.annotations import number_of, rows_of, shown
 from megapairs_hf.evaluation.benchmarks.base import Benchmark, Query
-from megapairs_hf.evaluation.benchmarks.files import ImageFolder, complete, find_folder, is_number, rows_of
+from megapairs_hf.evaluation.benchmarks.files import ImageFolder, complete
+from megapairs_hf.evaluation.benchmarks.layout import find_file, usual_folders
 from megapairs_hf.evaluation.benchmarks.spec import SIZES
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from PIL import Image
 
     from megapairs_hf.evaluation.benchmarks.spec import BenchmarkSpec
@@ -29,16 +32,19 @@ DILATION = 0.7
 BOX = 4
 ANNOTATIONS = ("genecis", "annotations", "")
 COCO = ("val2017", "coco/val2017", "COCO/val2017", "images/val2017")
-GENOME = ("VG_100K_all", "VG_All", "visual_genome/VG_100K_all", "VG_100K", "images/VG_100K_all")
+# Visual Genome comes as two archives
+GENOME = ("VG_100K_all", "VG_All", "visual_genome/VG_100K_all", "VG_100K", "VG_100K_2", "images/VG_100K_all")
+NAMED_COCO = re.compile("coco|val2017", re.IGNORECASE)
+NAMED_GENOME = re.compile(r"vg|visual.?genome", re.IGNORECASE)
+# of an edge of a box, in pixels
+LONGEST = 1_000_000
 Box = tuple[float, float, float, float]
 
 
 def folders(data: str | Path, spec: BenchmarkSpec, task: str) -> tuple[Path, Path]:
     """The annotation file and the folder of the images of a task."""
-    annotations = find_folder(data, ANNOTATIONS, f"{task}.json") / f"{task}.json"
-    if task.endswith("object"):
-        return annotations, find_folder(data, COCO, ".")
-    return annotations, find_folder(data, GENOME, ".")
+    annotations = find_file(data, ANNOTATIONS, f"{task}.json")
+    return annotations, usual_folders(data, COCO if task.endswith("object") else GENOME)[0]
 
 
 def read_genecis(spec: BenchmarkSpec, data: str | Path, *, check: bool = True) -> list[Benchmark]:
@@ -52,13 +58,17 @@ def read_genecis(spec: BenchmarkSpec, data: str | Path, *, check: bool = True) -
     Raises:
         EvaluationError: a file is absent or broken, or images are missing.
     """
-    return [read_task(task, spec, data, check=check) for task in spec.parts or spec.all_parts]
+    return [read_task(task, spec.of_part(task), data, check=check) for task in spec.parts or spec.all_parts]
 
 
 def read_task(task: str, spec: BenchmarkSpec, data: str | Path, *, check: bool = True) -> Benchmark:
     """One task."""
     path, images = folders(data, spec, task)
-    crops = Crops(images)
+    is_coco = task.endswith("object")
+    more = tuple(usual_folders(data, COCO if is_coco else GENOME))
+    files: dict[str, str] = {}
+    numbered = NAMED_COCO if is_coco else NAMED_GENOME
+    crops = Crops(ImageFolder(images, files, more, Path(data), numbered), files)
     rows = rows_of(path, KEYS, TEXTS)
     queries = [_query(row, number, task, spec, crops, f"{path}, row {number}") for number, row in enumerate(rows)]
     lists = [query.candidates or () for query in queries]
@@ -83,14 +93,13 @@ def read_task(task: str, spec: BenchmarkSpec, data: str | Path, *, check: bool =
     )
     if not check:
         return benchmark
-    there = {name: crops.find(name) is not None for name in dict.fromkeys(needed)}
-    return complete(benchmark, there, spec, images, SIZES.get(f"genecis/{task}", (0, 0)))
+    return complete(benchmark, needed, spec, images, SIZES.get(f"genecis/{task}", (0, 0)))
 
 
 def _query(row: dict[str, Any], number: int, task: str, spec: BenchmarkSpec, crops: Crops, label: str) -> Query:
     reference = crops.add(row["reference"], task, label)
     if not isinstance(row["gallery"], list):
-        raise EvaluationError(f"{label}: `gallery` must be a list of images; get the file again")
+        raise EvaluationError(f"{label}: `gallery` is {shown(row['gallery'])}, no list of images; get the file again")
     candidates = tuple(dict.fromkeys(crops.add(item, task, label) for item in (row["target"], *row["gallery"])))
     if len(candidates) < len(("target", "another")):
         raise EvaluationError(
@@ -109,10 +118,28 @@ def _query(row: dict[str, Any], number: int, task: str, spec: BenchmarkSpec, cro
     )
 
 
-def _is_box(box: Any) -> bool:
-    """Whether a value is left, top, width and height."""
-    numbers = isinstance(box, list) and len(box) == BOX and all(isinstance(edge, int | float) for edge in box)
-    return numbers and min(box[2:]) > 0
+def box_of(value: Any, label: str) -> Box:
+    """Left, top, width and height of an entry of the annotations, as numbers or as numbers in quotes.
+
+    Raises:
+        EvaluationError: it is something else, or has no area.
+    """
+    edges = [_edge(edge) for edge in value] if isinstance(value, list) else []
+    if len(edges) != BOX or not all(abs(edge) <= LONGEST for edge in edges) or min(edges[2:]) <= 0:
+        raise EvaluationError(
+            f"{label}: `instance_bbox` is {shown(value)}, not left, top, width and height; get the file again"
+        )
+    return edges[0], edges[1], edges[2], edges[3]
+
+
+def _edge(value: Any) -> float:
+    """A number, also in quotes; NaN for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return math.nan
+    try:
+        return int(value) if str(value).isdecimal() else float(value)
+    except (ValueError, OverflowError):
+        return math.nan
 
 
 def dilated(box: Box, size: tuple[int, int], dilation: float = DILATION) -> Box:
@@ -144,43 +171,64 @@ def square(image: Image.Image) -> Image.Image:
     return canvas
 
 
-@dataclass
+@dataclass(frozen=True)
 class Crops:
-    """Images and crops of images, by ids such as `2345` and `2345@10,20,30,40`."""
+    """Images and crops of images, by ids such as `2345` and `2345@10,20,30,40`.
 
-    root: Path
+    Attributes:
+        images: the whole images, by the same ids.
+        files: the name of the file of each id, as `images` looks it up; grows with `add`, as the others do.
+        boxes: of the crops.
+        labels: file and row where a crop is first named.
+    """
 
-    def __post_init__(self) -> None:
-        self.files: dict[str, str] = {}
-        self.boxes: dict[str, Box] = {}
-        self.images = ImageFolder(self.root, self.files)
+    images: ImageFolder
+    files: dict[str, str]
+    boxes: dict[str, Box] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
 
     def add(self, item: Any, task: str, label: str) -> str:
         """The id of an entry of the annotations."""
         key = "val_image_id" if task.endswith("object") else "image_id"
         if not isinstance(item, dict) or key not in item:
             raise EvaluationError(f"{label}: an image has no `{key}`; get the file of {task} again")
-        name = str(item[key])
+        name = number_of(item[key], key, label)
         if key == "val_image_id":
-            if not is_number(item[key]):
-                raise EvaluationError(f"{label}: `{key}` is {item[key]!r}, no number; get the file of {task} again")
-            self.files[name] = f"{int(name):012d}.jpg"
+            self.files[name] = name
             return name
-        box: Any = item.get("instance_bbox")
-        if not _is_box(box):
-            raise EvaluationError(f"{label}: `instance_bbox` is {box!r}, not left, top, width, height; get it again")
+        box = box_of(item.get("instance_bbox"), label)
         cut = f"{name}@{','.join(str(edge) for edge in box)}"
-        self.files[cut] = f"{name}.jpg"
-        self.boxes[cut] = (box[0], box[1], box[2], box[3])
+        self.files[cut] = name
+        self.boxes[cut] = box
+        self.labels.setdefault(cut, label)
         return cut
 
     def find(self, name: str) -> Path | None:
         """The image's file, or None where it is not there."""
         return self.images.find(name)
 
+    def misfit(self, name: str, size: tuple[int, int]) -> str:
+        """What is wrong with the box of an id in an image of this width and height; empty where it fits."""
+        box = self.boxes.get(name)
+        if box is None:
+            return ""
+        left, top, right, bottom = (round(edge) for edge in dilated(box, size))
+        inside = box[0] < size[0] and box[1] < size[1] and box[0] + box[2] > 0 and box[1] + box[3] > 0
+        if inside and left < right and top < bottom:
+            return ""
+        return f"{self.labels[name]}: the box {list(box)} lies outside the image, which is {size[0]} x {size[1]}"
+
     def __call__(self, name: str) -> Image.Image:
-        """The RGB image or crop of an id."""
+        """The RGB image or crop of an id.
+
+        Raises:
+            EvaluationError: it is not there, or its box lies outside.
+            ImageRejectedError: it cannot be decoded.
+        """
         image = self.images(name)
         if name not in self.boxes:
             return image
+        fault = self.misfit(name, image.size)
+        if fault:
+            raise EvaluationError(f"{fault} ({self.find(name)}); get the file and the image again")
         return square(image.crop(dilated(self.boxes[name], image.size)))  # type: ignore[arg-type]

@@ -9,32 +9,31 @@ are an error. A candidate that stands twice in a row (ImageNet has two classes n
 from __future__ import annotations
 
 import itertools
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
 from megapairs_hf.artifacts import storage
-from megapairs_hf.artifacts.artifact import read_table
 from megapairs_hf.artifacts.storage import PathLike, join
-from megapairs_hf.core.errors import ArtifactError, EvaluationError
+from megapairs_hf.core.errors import EvaluationError
 from megapairs_hf.core.inputs import Input
+from megapairs_hf.evaluation.benchmarks.annotations import shown
 from megapairs_hf.evaluation.benchmarks.base import Benchmark, Query
+from megapairs_hf.evaluation.benchmarks.files import complete
 from megapairs_hf.evaluation.benchmarks.mmeb_means import ROWS, SET, TASKS, known_name
+from megapairs_hf.evaluation.benchmarks.mmeb_rows import REPO, read_rows, rows_source
 from megapairs_hf.images.decode import to_rgb
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
 
     from megapairs_hf.evaluation.benchmarks.spec import BenchmarkSpec
 
-IMAGES = "images"
-# a copy of the rows of a data set: its folder of parquet files, or one of these files
-SUFFIXES = ("", ".jsonl", ".json")
-REPO = "TIGER-Lab/MMEB-eval"
+# as images.zip of the data set unpacks, and as VLM2Vec's own instructions have it
+IMAGES = ("images", "eval_images", "images/images", "eval_images/images")
 PLACEHOLDER = "<|image_1|>"
+NAME_SHOWN = 200
 COLUMNS = ("qry_text", "qry_img_path", "tgt_text", "tgt_img_path")
 
 
@@ -46,19 +45,20 @@ def read_mmeb(
     Args:
         spec: the protocol.
         data: folder with the images, and the rows where there is a copy.
-        check: whether the rows of all are read before the first is given, so that those that cannot be used are found
-            before hours of encoding.
+        check: whether the rows of all are read before the first is given and their images looked for, so that what
+            cannot be used is found before hours of encoding.
         limit: the first rows of each only.
 
     Raises:
-        EvaluationError: a row of one of them cannot be used.
+        EvaluationError: a row of one of them cannot be used, or images are missing.
     """
     names = spec.parts or spec.all_parts
     if check and len(names) > 1:
         for name in names:
-            read_data_set(name, spec, data, limit=limit)
+            # broken images are looked for where they are left out, which takes longer
+            read_data_set(name, spec, data, limit=limit, check=not spec.allow_missing)
     for name in names:
-        yield read_data_set(name, spec, data, limit=limit)
+        yield read_data_set(name, spec, data, limit=limit, check=check)
 
 
 def read_data_set(
@@ -67,6 +67,8 @@ def read_data_set(
     data: str | Path,
     rows: Iterable[Mapping[str, Any]] | None = None,
     limit: int | None = None,
+    *,
+    check: bool = False,
 ) -> Benchmark:
     """One data set of MMEB.
 
@@ -76,12 +78,14 @@ def read_data_set(
         data: folder with the images, and the rows where there is a copy.
         rows: where they are at hand.
         limit: the first rows only; the records then say `partial`.
+        check: whether the images must be there; those on another machine are not looked for.
 
     Returns:
         Queries with candidates, the target first; the gallery holds each distinct candidate once.
 
     Raises:
-        EvaluationError: the name is unknown, or a row cannot be used; nothing is left out in silence.
+        EvaluationError: the name is unknown, a row cannot be used, or images are missing; nothing is left out in
+            silence.
     """
     meta, where = TASKS[known_name(name)]
     source = rows_source(spec, data)
@@ -89,7 +93,7 @@ def read_data_set(
     queries = []
     repeated = 0
     for number, row in enumerate(itertools.islice(read_rows(name, spec, source) if rows is None else rows, limit)):
-        query, again = _query(row, number, f"{name} row {number}", distinct)
+        query, again = _query(row, number, f"{source}: {name} row {number}", distinct)
         queries.append(query)
         repeated += again
     if not queries:
@@ -104,12 +108,20 @@ def read_data_set(
     }
     if len(queries) != ROWS:
         options["partial"] = f"{len(queries):,} of {ROWS:,} queries"
-    images = RowImages(join(data, IMAGES))
-    return Benchmark(f"{SET}{name}", spec.split, queries, distinct.gallery, images, options, metrics=spec.metrics)
+    folder = image_folder(data)
+    benchmark = Benchmark(
+        f"{SET}{name}", spec.split, queries, distinct.gallery, RowImages(folder), options, metrics=spec.metrics
+    )
+    needed = [one.image for one in (*distinct.gallery.values(), *(query.input for query in queries)) if one.image]
+    # far away, each image would be asked for twice
+    if not check or not needed or not (storage.is_local(folder) or spec.allow_missing):
+        return benchmark
+    return complete(benchmark, needed, spec, Path(folder))
 
 
 def _query(row: Mapping[str, Any], number: int, label: str, distinct: DistinctInputs) -> tuple[Query, int]:
     """The query of a row, and how many of its candidates repeat another."""
+    _check_row(row, label)
     ids = [distinct.add(text, image, label) for text, image in _candidates(row, label)]
     candidates = tuple(dict.fromkeys(ids))
     if len(candidates) < len(("target", "another")):
@@ -156,80 +168,52 @@ def make_input(text: str | None, image: str | None, placeholder: str, label: str
     return Input(content or None, image or None)
 
 
-def _candidates(row: Mapping[str, Any], label: str) -> list[tuple[str, str]]:
-    """(text, image) of a row's candidates; one empty text may stand for all of a list of images."""
-    absent = [name for name in COLUMNS if name not in row]
+def _check_row(row: Any, label: str) -> None:
+    """Refuse a row whose texts are no texts; an image may be null, where there is none.
+
+    Raises:
+        EvaluationError: with the row and the column.
+    """
+    absent = [name for name in COLUMNS if not isinstance(row, Mapping) or name not in row]
     if absent:
         raise EvaluationError(f"{label} lacks {', '.join(absent)}; these are not the rows of {REPO}")
+    for name in COLUMNS:
+        value = row[name]
+        several = isinstance(value, list) and name.startswith("tgt")
+        for one in value if several else [value]:
+            empty = one is None and name.endswith("path")
+            if not isinstance(one, str) and not empty:
+                raise EvaluationError(f"{label}: `{name}` has {shown(one)}, no text; get the rows again")
+            if name.endswith("path") and one and not _below(one):
+                raise EvaluationError(f"{label}: the image {shown(one)} lies outside {IMAGES[0]}/; get the rows again")
+
+
+def _candidates(row: Mapping[str, Any], label: str) -> list[tuple[str, str]]:
+    """(text, image) of a row's candidates; one empty text may stand for all of a list of images."""
     texts, images = row["tgt_text"], row["tgt_img_path"]
-    if isinstance(texts, str) and not isinstance(images, str):
-        texts = [texts] * len(images)
-    if isinstance(images, str) or images is None:
+    if isinstance(texts, str):
+        texts = [texts] * (len(images) if isinstance(images, list) else 1)
+    if not isinstance(images, list):
         images = [images or ""] * len(texts)
     if len(texts) != len(images):
         raise EvaluationError(
             f"{label} has {len(texts)} texts and {len(images)} images as candidates; get the rows again"
         )
-    return [(text or "", image or "") for text, image in zip(texts, images, strict=True)]
+    return [(text, image or "") for text, image in zip(texts, images, strict=True)]
 
 
-def rows_path(name: str, data: str | Path) -> Path:
-    """Where a copy of the rows of a data set is: its folder or file; the folder where there is none."""
-    paths = [Path(data) / (name + suffix) for suffix in SUFFIXES]
-    return next((path for path in paths if path.exists()), paths[0])
+def image_folder(data: PathLike) -> str:
+    """The folder of the unpacked images; the usual one where there is none."""
+    folders = [join(data, name) for name in IMAGES]
+    # an archive that was unpacked into a folder of its own name is in it twice
+    there = [folder for folder in folders if storage.is_folder(folder)]
+    deepest = max(there, key=lambda folder: folder.count("/"), default=folders[0])
+    return deepest
 
 
-def rows_source(spec: BenchmarkSpec, data: PathLike) -> str:
-    """The folder that has rows of any data set, else the Hub id."""
-    files = (join(data, name + suffix) for name in spec.all_parts for suffix in SUFFIXES)
-    return str(data) if any(map(storage.exists, files)) else spec.source
-
-
-def read_rows(name: str, spec: BenchmarkSpec, source: str) -> list[dict[str, Any]]:
-    """The rows of a data set, from a copy on disk or from the Hub.
-
-    Raises:
-        EvaluationError: they are not there, or are cut off.
-    """
-    if not storage.exists(source):
-        return _hub_rows(name, spec)
-    folder = join(source, name)
-    files = [join(folder, file) for file in storage.list_names(folder) if file.endswith(".parquet")]
-    tests = [file for file in files if file.rsplit("/", 1)[-1].startswith("test")]
-    try:
-        if files:
-            table = pa.concat_tables([read_table(file) for file in tests or files])
-            return [dict(row) for row in table.to_pylist()]
-        for suffix in SUFFIXES[1:]:
-            if storage.exists(folder + suffix):
-                return _json_rows(storage.read_bytes(folder + suffix).decode(), lines=suffix == ".jsonl")
-    except (ArtifactError, ValueError) as error:
-        raise EvaluationError(f"the rows of {name} in {source} are cut off or broken; get them again") from error
-    raise EvaluationError(
-        f"{source} has no rows of {name} ({name}/test-*.parquet, {name}.jsonl or {name}.json);"
-        f" download {spec.source} there, or name fewer `parts`"
-    )
-
-
-def _json_rows(text: str, *, lines: bool) -> list[dict[str, Any]]:
-    loaded: list[dict[str, Any]] = (
-        [json.loads(line) for line in text.split("\n") if line.strip()] if lines else json.loads(text)
-    )
-    return loaded
-
-
-def _hub_rows(name: str, spec: BenchmarkSpec) -> list[dict[str, Any]]:
-    from datasets import load_dataset
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        loaded = load_dataset(spec.source, name, split=spec.split, revision=spec.revision)
-    except (OSError, ValueError, HfHubHTTPError) as error:
-        raise EvaluationError(
-            f"cannot load {name} of {spec.source} at {spec.revision} ({type(error).__name__}); check the network and"
-            " the id, accept the data set's terms on its page if it has any, or put a copy of the rows into --data"
-        ) from error
-    return [dict(row) for row in loaded]
+def _below(image: str) -> bool:
+    """Whether a path stays below the folder of images."""
+    return storage.is_inside(PurePosixPath(image).as_posix())
 
 
 @dataclass(frozen=True)
@@ -240,14 +224,26 @@ class RowImages:
 
     def find(self, image: str) -> str | None:
         """The path of an image, or None where it is not there."""
-        if ".." in image.split("/"):
-            raise EvaluationError(f"the image {image} lies outside {self.folder}; get the rows again")
+        if not _below(image):
+            raise EvaluationError(f"the image {shown(image)} lies outside {self.folder}; get the rows again")
         path = join(self.folder, image)
-        return path if storage.exists(path) else None
+        try:
+            # a folder or a pipe is no image
+            there = storage.local(path).is_file() if storage.is_local(path) else storage.exists(path)
+        except OSError:
+            # a name that is too long for the system
+            there = False
+        return path if there else None
+
+    def misfit(self, image: str, size: tuple[int, int]) -> str:
+        """What is wrong with an image of this width and height; nothing of a whole image."""
+        return ""
 
     def __call__(self, image: str) -> Any:
         """The RGB image of a path."""
         path = self.find(image)
         if path is None:
-            raise EvaluationError(f"MMEB's image {image} is not in {self.folder}; unpack images.zip of {REPO} there")
+            raise EvaluationError(
+                f"MMEB's image {image[:NAME_SHOWN]} is not in {self.folder}; unpack images.zip of {REPO} there"
+            )
         return to_rgb(storage.read_bytes(path))

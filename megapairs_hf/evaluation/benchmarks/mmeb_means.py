@@ -18,6 +18,8 @@ SET = "mmeb/"
 # queries of each data set
 ROWS = 1000
 IND, OOD = "ind", "ood"
+# how the model was loaded
+LOADED = ("dtype", "attn_implementation", "query_prompt")
 
 # meta-task -> (in distribution, out of distribution)
 META_TASKS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -119,8 +121,14 @@ def mean_records(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             options = {
                 "placeholder": some[0]["options"].get("placeholder", ""),
                 "mean": f"over {len(names)} data sets",
+                **{name: some[0]["options"][name] for name in LOADED if name in some[0]["options"]},
             }
-            options |= {"partial": label.removeprefix("partial ").strip("()")} if label else {}
+            notes = [label.removeprefix("partial ").strip("()")] if label else []
+            missing = sum(
+                r["options"].get("missing_images", 0) for r in some if r["benchmark"].removeprefix(SET) in names
+            )
+            notes += [f"{missing:,} images missing"] if missing else []
+            options |= {"partial": "; ".join(notes)} if notes else {}
             changes = {"benchmark": "mmeb", "group": group, "value": round(value, 6), "options": options, "ci95": None}
             changes["queries"] = sum(counts[name] for name in names)
             changes["ties"] = sum(r["ties"] for r in some if r["benchmark"].removeprefix(SET) in names)
@@ -131,7 +139,7 @@ def mean_records(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def _run_of(record: Mapping[str, Any]) -> tuple[str, ...]:
     """What must be equal in records that are averaged: one model, measured one way on one copy of the rows."""
-    options = [record["options"].get(name) for name in ("placeholder", "source", "revision")]
+    options = [record["options"].get(name) for name in ("placeholder", "source", "revision", *LOADED)]
     return tuple(map(str, (record["model"], record["strategy"], record.get("revision"), *options)))
 
 

@@ -8,8 +8,7 @@ has no use for is an error, because a setting that does nothing is believed to h
 from __future__ import annotations
 
 import difflib
-import string
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
@@ -17,12 +16,15 @@ from megapairs_hf.core.config import build_config, parse_value, read_yaml, requi
 from megapairs_hf.core.errors import ConfigError, EvaluationError
 from megapairs_hf.core.shipped import is_bare, shipped
 from megapairs_hf.evaluation.benchmarks.mmeb_means import TASKS
+from megapairs_hf.evaluation.benchmarks.prompts import check_prompt, parse_prompt, templates_of
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
 BENCHMARKS = ("circo", "cirr", "fashioniq", "genecis", "mmeb")
+# how many parts a benchmark is had in: annotations, lists, images
+NUM_SOURCES = {"circo": 3, "cirr": 2, "fashioniq": 2, "genecis": 3, "mmeb": 2}
 SPLITS = {
     "circo": ("val", "test"),
     "cirr": ("val", "test1"),
@@ -45,22 +47,6 @@ PARTS = {
 # of the benchmarks that have others than recall and mean average precision
 METRICS = {"cirr": ("recall@K", "map@K", "subset_recall@K"), "mmeb": ("precision@K",)}
 JOINS = ("mmret", "magiclens", "searle")
-SLOTS = {
-    "circo": {"shared_concept", "relative_caption"},
-    "cirr": {"caption"},
-    "fashioniq": {"caption"},
-    "genecis": {"condition"},
-}
-PROMPTS = {
-    "circo": {
-        "mmret": "Find a picture that also {shared_concept}, but {relative_caption}.",
-        "magiclens": "find {shared_concept} but {relative_caption}",
-        "searle": "{relative_caption}",
-    },
-    "cirr": {"plain": "{caption}"},
-    "fashioniq": {"plain": "{caption}"},
-    "genecis": {"plain": "{condition}"},
-}
 # what the benchmarks hold, from PROTOCOLS and their own repositories: (queries, gallery); a part is keyed by its name
 SIZES: dict[str, tuple[int, int]] = {
     "circo/val": (220, 123_403),
@@ -104,15 +90,16 @@ class BenchmarkSpec:
         split: of the benchmark.
         gallery: what is ranked: `all` (CIRCO: COCO 2017 unlabeled; FashionIQ: the whole split file), `union`
             (FashionIQ: references and targets only, the easier "VAL" protocol), `split` (CIRR), `own` (GeneCIS, MMEB).
-        prompt: a template, or the name of a published one (`mmret`, `magiclens`, `searle`); empty for MMEB, whose
-            queries bring their instruction.
+        prompt: a template, or the name of a published one (`mmret`, `magiclens`, `searle`) or of GeneCIS's `ours`, one
+            text per task; where the benchmark has parts also templates by part, and those that are left out have the
+            benchmark's own words. Empty for MMEB, whose queries bring their instruction.
         remove_reference: whether the query's own image is deleted from its ranking.
         metrics: the first is the headline.
         license: of the annotations.
         sources: where each part is had.
         join: FashionIQ, the two captions: `mmret` (", and "), `magiclens` (" and "), `searle` (both ways round).
         parts: categories, tasks, or data sets of MMEB; empty for all.
-        allow_missing: measure with the images that are there, and record how many are not (not MMEB).
+        allow_missing: measure with the images that are there, and record how many are not.
         placeholder: MMEB, what `<|image_1|>` in the texts becomes: nothing for CLIP and for models whose chat template
             places the image, `<image>` for a LLaVA that is given plain text.
         source: MMEB, the Hub data set that has the rows where `--data` has no copy.
@@ -122,7 +109,7 @@ class BenchmarkSpec:
     benchmark: str
     split: str
     gallery: str
-    prompt: str
+    prompt: str | dict[str, str]
     remove_reference: bool
     metrics: tuple[str, ...]
     license: str
@@ -140,6 +127,10 @@ class BenchmarkSpec:
         require(self.split in splits, "split", self.split, f"one of {list(splits)} for {self.benchmark}")
         require(self.gallery in galleries, "gallery", self.gallery, f"one of {list(galleries)} for {self.benchmark}")
         self._check_parts()
+        count = NUM_SOURCES[self.benchmark]
+        require(
+            len(self.sources) == count, "sources", len(self.sources), f"{count} for {self.benchmark}, in its order"
+        )
         allowed = METRICS.get(self.benchmark, ("recall@K", "map@K"))
         right = bool(self.metrics) and all(_known_metric(name, allowed) for name in self.metrics)
         require(right, "metrics", list(self.metrics), f"some of {list(allowed)} for {self.benchmark}")
@@ -147,11 +138,10 @@ class BenchmarkSpec:
         require(self.join in joins, "join", self.join, f"one of {list(joins)} for {self.benchmark}")
         if self.benchmark == "mmeb":
             require(not self.prompt, "prompt", self.prompt, "empty for mmeb, whose queries bring their instruction")
-            require(not self.allow_missing, "allow_missing", True, "false for mmeb")
             return
         for name in ("placeholder", "source", "revision"):
             require(not getattr(self, name), name, getattr(self, name), f"absent for {self.benchmark}")
-        _check_template(self)
+        check_prompt(self.benchmark, self.prompt, self.all_parts)
 
     def _check_parts(self) -> None:
         known = self.all_parts
@@ -162,9 +152,19 @@ class BenchmarkSpec:
         require(len(set(self.parts)) == len(self.parts), "parts", list(self.parts), "each name once")
 
     @property
+    def templates(self) -> dict[str, str]:
+        """The prompt of each part with its slots; that of a benchmark without parts as `whole`."""
+        return templates_of(self.benchmark, self.prompt, self.all_parts)
+
+    @property
     def template(self) -> str:
-        """The prompt with its slots, a published name replaced by its text."""
-        return PROMPTS[self.benchmark].get(self.prompt, self.prompt)
+        """The one template of a benchmark without parts, or of one part of it (`of_part`)."""
+        [template] = set(self.templates.values())
+        return template
+
+    def of_part(self, part: str) -> BenchmarkSpec:
+        """The protocol of one part, with its own prompt."""
+        return replace(self, prompt=self.templates[part])
 
     @property
     def all_parts(self) -> tuple[str, ...]:
@@ -174,11 +174,11 @@ class BenchmarkSpec:
     @property
     def options(self) -> dict[str, Any]:
         """What a record says of the protocol."""
-        options: dict[str, Any] = {
-            "prompt": self.template,
-            "gallery": self.gallery,
-            "remove_reference": self.remove_reference,
-        }
+        options: dict[str, Any] = {}
+        if self.benchmark != "mmeb":
+            texts = self.templates
+            prompt: Any = next(iter(texts.values())) if len(set(texts.values())) == 1 else texts
+            options |= {"prompt": prompt, "gallery": self.gallery, "remove_reference": self.remove_reference}
         if self.join:
             options["join"] = self.join
         if self.gallery == "union":
@@ -191,16 +191,6 @@ class BenchmarkSpec:
 def _known_metric(metric: str, allowed: tuple[str, ...]) -> bool:
     name, _, cut = metric.partition("@")
     return f"{name}@K" in allowed and cut.isdigit() and int(cut) > 0
-
-
-def _check_template(spec: BenchmarkSpec) -> None:
-    names = PROMPTS[spec.benchmark]
-    allowed = f"one of {list(names)}, or a text with {{{'} or {'.join(sorted(SLOTS[spec.benchmark]))}}}"
-    try:
-        slots = {name for _, name, _, _ in string.Formatter().parse(spec.template) if name is not None}
-    except ValueError:
-        slots = {""}
-    require(bool(slots) and slots <= SLOTS[spec.benchmark], "prompt", spec.prompt, allowed)
 
 
 def known_benchmark(name: str) -> str:
@@ -249,9 +239,9 @@ def read_spec(name: str, changes: dict[str, Any] | None = None) -> BenchmarkSpec
     return build_config(BenchmarkSpec, values, str(path))
 
 
-def protocol_flags(parser: argparse.ArgumentParser) -> None:
+def protocol_flags(parser: argparse.ArgumentParser, *, needs_data: bool = True) -> None:
     """Where a benchmark is, and what is changed of its protocol."""
-    parser.add_argument("--data", required=True, metavar="DIR", help="annotations and images")
+    parser.add_argument("--data", required=needs_data, metavar="DIR", help="annotations and images")
     parser.add_argument("--split", metavar="S", help="instead of the file's")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="changes",
                         help="a setting instead of the file's, such as prompt=searle; may be repeated")  # fmt: skip
@@ -277,7 +267,8 @@ def read_specs(names: Sequence[str], split: str | None, changes: Sequence[str]) 
             known = ", ".join(field.name for field in fields(BenchmarkSpec))
             raise ConfigError(f"--set {word} must be key=value; keys: {known}")
         # a prompt such as {caption} would be a mapping in YAML
-        values[key] = value if hints.get(key) is str else parse_value(value)
+        text = hints.get(key) is str
+        values[key] = parse_prompt(value) if key == "prompt" else value if text else parse_value(value)
     if changes and len(names) > 1 and any(Path(name).stem == "mmeb" for name in names):
         raise ConfigError("mmeb takes --set in a command of its own only")
     specs = [read_spec(name, values) for name in names]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from megapairs_hf.core import distributed
 from megapairs_hf.core.errors import EvaluationError
 from megapairs_hf.evaluation.config import CIREVL, FUSED, NAMES, PDV, alpha_of
 from megapairs_hf.evaluation.encode import encode_queries
@@ -55,6 +56,7 @@ class Scoring:
         batch_size: inputs at a time.
         vlm: captions the images for `CIReVL`.
         llm: edits the captions; None for `vlm`.
+        share: folder that all processes of a launcher see; each of them asks for the same scorers in the same order.
         notes: by strategy, what its records say besides.
     """
 
@@ -64,6 +66,7 @@ class Scoring:
     batch_size: int = 128
     vlm: RequestConfig | None = None
     llm: RequestConfig | None = None
+    share: str = ""
     notes: dict[str, dict[str, Any]] = field(default_factory=dict)
     _sides: list[Sides] = field(default_factory=list)
 
@@ -71,7 +74,8 @@ class Scoring:
     def sides(self) -> Sides:
         """Embeddings of the queries' images and texts, made once."""
         if not self._sides:
-            self._sides.append(encode_sides(self.model, self.benchmark, self.gallery, self.batch_size))
+            sides = encode_sides(self.model, self.benchmark, self.gallery, self.batch_size, self.share)
+            self._sides.append(sides)
         return self._sides[0]
 
     def scorer(self, name: str) -> Scorer:
@@ -83,20 +87,24 @@ class Scoring:
         """
         alpha = alpha_of(name)
         if name == FUSED:
-            return EmbeddingScorer(encode_queries(self.model, self.benchmark, name, self.batch_size), self.gallery)
+            queries = encode_queries(self.model, self.benchmark, name, self.batch_size, self.share)
+            return EmbeddingScorer(queries, self.gallery)
         if name in COMPOSED:
             return COMPOSED[name](self.sides)
         if alpha is not None:
             return weimocir(self.sides, alpha)
         if name == CIREVL and self.vlm is not None:
-            llm = self.llm or self.vlm
+            sides, llm = self.sides, self.llm or self.vlm
+            if not distributed.is_main():
+                # requests are sent once, and only the first process ranks
+                return text_only(sides)
             composed = caption_then_compose(self.benchmark, self.vlm, llm)
             self.notes[name] = {"captioner": self.vlm.model, "composer": llm.model, "unusable": composed.unusable}
-            return text_only(replace(self.sides, texts=encode_texts(self.model, composed.texts, self.batch_size)))
+            return text_only(replace(sides, texts=encode_texts(self.model, composed.texts, self.batch_size)))
         if name == PDV:
             # the two sides must differ by the change alone, so a prompt's other words may stand in neither
             base = encode_texts(self.model, [NO_CAPTION], self.batch_size)
-            texts = encode_queries(self.model, _changed(self.benchmark), "text only", self.batch_size)
+            texts = encode_queries(self.model, _changed(self.benchmark), "text only", self.batch_size, self.share)
             sides = replace(self.sides, texts=texts)
             return pdv(sides, np.repeat(base, len(texts), axis=0))
         raise EvaluationError(f"unknown strategy {name!r}; known: {', '.join(NAMES)}")

@@ -14,11 +14,11 @@ from megapairs_hf.annotation.client.budget import Usage
 from megapairs_hf.annotation.client.client import Client
 from megapairs_hf.annotation.client.event_loop import run
 from megapairs_hf.annotation.client.messages import Request
-from megapairs_hf.annotation.client.transport import reach
+from megapairs_hf.annotation.client.transport import reach_any
 from megapairs_hf.images.decode import encode_image, shrink
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from megapairs_hf.annotation.client.messages import Response
     from megapairs_hf.evaluation.config import RequestConfig
@@ -56,18 +56,27 @@ def request_all(contents: Sequence[Callable[[], list[dict[str, Any]]]], config: 
     return run(work()) if contents else []
 
 
-def check_reachable(configs: Sequence[RequestConfig]) -> None:
+def check_reachable(configs: Mapping[str, RequestConfig | None]) -> None:
     """Fail where nobody listens, before hours of encoding.
 
+    Args:
+        configs: by setting, `vlm` and `llm`.
+
     Raises:
-        ServerUnavailableError: an address does not answer.
+        ServerUnavailableError: no address of a model answers.
     """
 
     async def all_of_them() -> None:
-        for config in configs:
-            await asyncio.gather(*(reach(url, config.endpoint.connect_timeout_s) for url in config.endpoint.urls))
+        for name, config in configs.items():
+            if config is not None:
+                await reach_any(config.endpoint.urls, config.endpoint.connect_timeout_s, local_flags(name))
 
     run(all_of_them())
+
+
+def local_flags(name: str) -> str:
+    """How `megapairs eval` names a model and an address of the setting `vlm` or `llm`."""
+    return f"--{name} {{model}} --{name}-urls {{url}}"
 
 
 def text_part(text: str) -> dict[str, Any]:

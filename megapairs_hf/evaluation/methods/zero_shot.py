@@ -16,7 +16,7 @@ import numpy as np
 from megapairs_hf.core.errors import EvaluationError
 from megapairs_hf.core.inputs import Input
 from megapairs_hf.evaluation.encode import encode_inputs, encode_queries
-from megapairs_hf.evaluation.rank import EmbeddingScorer, Scorer
+from megapairs_hf.evaluation.rank import EmbeddingScorer, Scorer, equal_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -50,7 +50,9 @@ class Sides:
             )
 
 
-def encode_sides(model: Any, benchmark: Benchmark, gallery: np.ndarray, batch_size: int = 128) -> Sides:
+def encode_sides(
+    model: Any, benchmark: Benchmark, gallery: np.ndarray, batch_size: int = 128, share: str = ""
+) -> Sides:
     """Encode the queries' images and texts apart.
 
     Args:
@@ -58,6 +60,7 @@ def encode_sides(model: Any, benchmark: Benchmark, gallery: np.ndarray, batch_si
         benchmark: the queries; each must have an image and a text.
         gallery: [G, D] embeddings of the gallery, encoded before.
         batch_size: inputs at a time.
+        share: folder that all processes of a launcher see.
 
     Raises:
         EvaluationError: a query is no composed one.
@@ -67,8 +70,8 @@ def encode_sides(model: Any, benchmark: Benchmark, gallery: np.ndarray, batch_si
             raise EvaluationError(
                 f"query {query.key!r} of {benchmark.name} lacks an image or a text, so there is nothing to compose"
             )
-    images = encode_queries(model, benchmark, "image only", batch_size)
-    return Sides(images, encode_queries(model, benchmark, "text only", batch_size), gallery)
+    images = encode_queries(model, benchmark, "image only", batch_size, share)
+    return Sides(images, encode_queries(model, benchmark, "text only", batch_size, share), gallery)
 
 
 def encode_texts(model: Any, texts: Sequence[str], batch_size: int = 128) -> np.ndarray:
@@ -162,13 +165,19 @@ class ProductScorer:
                 lows[i] = max(lows[i], -float((queries[start : start + 64] @ gallery.T).min()))
         return lows[0], lows[1]
 
+    @cached_property
+    def _copies(self) -> tuple[np.ndarray, np.ndarray]:
+        return equal_rows(np.asarray(self.sides.gallery, np.float32))
+
     def block(self, start: int, stop: int) -> np.ndarray:
-        """Scores [stop - start, G] float32."""
+        """Scores [stop - start, G] float32; equal embeddings of the gallery have equal scores."""
         images, texts, gallery = self._embeddings
         low_image, low_text = self._smallest
         image = np.maximum((images[start:stop] @ gallery.T + low_image) / low_image, 0)
         text = np.maximum((texts[start:stop] @ gallery.T + low_text) / low_text, 0)
         scores: np.ndarray = image * text - HARRIS * (image + text) ** 2
+        copies, originals = self._copies
+        scores[:, copies] = scores[:, originals]
         return scores.astype(np.float32)
 
 

@@ -73,11 +73,10 @@ class Duplicates:
             return indices, scores
         known = np.fromiter(self.members, np.int64, len(self.members))
         result_indices, result_scores = np.full((len(indices), k), -1, np.int64), np.full((len(indices), k), -np.inf)
-        copied = np.isin(indices, known)
-        for row in range(len(indices)):
-            if not copied[row].any() and indices.shape[1] == k:
-                result_indices[row], result_scores[row] = indices[row], scores[row]
-                continue
+        copied = np.isin(indices, known).any(axis=1) | (indices.shape[1] != k)
+        if indices.shape[1] == k:
+            result_indices[~copied], result_scores[~copied] = indices[~copied], scores[~copied]
+        for row in np.flatnonzero(copied):
             if not (indices[row] >= 0).any():
                 continue
             lists = [self.members.get(int(index), np.array([index])) for index in indices[row] if index >= 0]

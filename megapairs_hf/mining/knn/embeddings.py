@@ -6,14 +6,12 @@ process's memory for as long as the system likes, and an array that numpy maps h
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from megapairs_hf.artifacts import storage
-from megapairs_hf.artifacts.arrow_arrays import mapped_embeddings
+from megapairs_hf.artifacts.file_rows import FileRows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,51 +21,6 @@ if TYPE_CHECKING:
 
 SPAN_BYTES = 16_000_000
 NOT_FINITE = 0x7C00
-
-
-@dataclass(frozen=True)
-class FileRows:
-    """Rows of an array that lies in a file.
-
-    Attributes:
-        path: of the file.
-        offset: the byte at which the array begins.
-        shape: rows and columns.
-        dtype: number format.
-    """
-
-    path: str
-    offset: int
-    shape: tuple[int, int]
-    dtype: np.dtype
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, chosen: slice | np.ndarray) -> np.ndarray:
-        """Rows in memory: those from `start` to `stop`, or any."""
-        if isinstance(chosen, np.ndarray):
-            mapped = np.memmap(self.path, self.dtype, "r", self.offset, self.shape) if len(chosen) else self[:0]
-            taken: np.ndarray = mapped[chosen]
-            return taken
-        start, stop, _ = chosen.indices(len(self))
-        width, first = self.shape[1], self.offset + start * self.shape[1] * self.dtype.itemsize
-        return np.fromfile(self.path, self.dtype, (stop - start) * width, offset=first).reshape(-1, width)
-
-    @classmethod
-    def of_shard(cls, path: str) -> FileRows | None:
-        """The rows of a local Arrow shard; None for any other file."""
-        if not path.endswith(".arrow") or not storage.is_local(path):
-            return None
-        array, offset = mapped_embeddings(path)
-        return cls(str(storage.local(path)), offset, array.shape, array.dtype)
-
-    @classmethod
-    def of_array(cls, array: np.ndarray) -> FileRows | np.ndarray:
-        """The rows of an array that numpy has mapped; an array in memory stays what it is."""
-        if not isinstance(array, np.memmap) or array.filename is None:
-            return array
-        return cls(str(array.filename), array.offset, array.shape, array.dtype)
 
 
 class Embeddings:
@@ -85,7 +38,7 @@ class Embeddings:
     @classmethod
     def of(cls, artifact: Artifact) -> Embeddings:
         """The embeddings of an `embeddings` artifact, read from its files as they are needed where those are local."""
-        paths = artifact.shard_paths()
+        paths = [artifact.checked_path(i) for i in range(len(artifact.shard_paths()))]
         files = [FileRows.of_shard(path) for path in paths] or [None] * len(artifact.manifest.shards)
         return cls([artifact.array(i) if rows is None else rows for i, rows in enumerate(files)])
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from megapairs_hf.core.progress import note
 from megapairs_hf.mining.knn.calibration import SAFETY, calibrate, overlap
 from megapairs_hf.mining.knn.exact import ExactSearch
 from megapairs_hf.mining.knn.plan import MOST_PARTS
@@ -52,7 +53,7 @@ class FaissSearch:
         index: Any = None,
     ) -> None:
         self.targets, self.k, self.crew, self.nprobe = targets, min(k, len(targets)), crew, 1
-        self.index = build_index(targets, crew) if index is None else index
+        self.index = build_index(targets, crew)[0] if index is None else index
         self.recall = calibrate(
             ExactSearch(targets, self.k, crew, block_rows=block_rows),
             queries or targets,
@@ -88,13 +89,16 @@ class FaissSearch:
         return rank(self.targets, queries, candidates, self.k)
 
 
-def build_index(targets: Embeddings, crew: ThreadPool, train_rows: int = TRAIN_ROWS) -> Any:
-    """Train an IVF-PQ index and add all targets, in blocks; on all GPUs where faiss is the one for GPUs.
+def build_index(targets: Embeddings, crew: ThreadPool, train_rows: int = TRAIN_ROWS) -> tuple[Any, str]:
+    """Train an IVF-PQ index and add all targets, in blocks; on a GPU where faiss is one for GPUs.
 
     Args:
         targets: the embeddings to be searched.
         crew: the threads.
         train_rows: embeddings that centroids and quantizers are learned from; they are held in memory as float32.
+
+    Returns:
+        The index, on the CPU, since faiss serializes no other; and the package whose code compressed the embeddings.
     """
     import faiss
 
@@ -112,10 +116,34 @@ def build_index(targets: Embeddings, crew: ThreadPool, train_rows: int = TRAIN_R
     index.cp.spherical = True
     rng = np.random.default_rng(0)
     index.train(targets.take(np.sort(rng.permutation(count)[:rows])).astype(np.float32))
-    gpus = getattr(faiss, "get_num_gpus", int)() > 0 and hasattr(faiss, "index_cpu_to_all_gpus")
-    if gpus:
-        index = faiss.index_cpu_to_all_gpus(index)
+    on_gpu = _on_gpu(index)
+    filled = index if on_gpu is None else on_gpu
     for low, high in targets.spans():
-        index.add(targets.read(low, high).astype(np.float32))
-    # faiss serializes an index of the CPU only
-    return faiss.index_gpu_to_cpu(index) if gpus else index
+        filled.add(targets.read(low, high).astype(np.float32))
+    if on_gpu is None:
+        return index, "faiss-cpu"
+    return faiss.index_gpu_to_cpu(on_gpu), gpu_package()
+
+
+def gpu_package() -> str:
+    """Which faiss for GPUs is installed: with cuVS, which it then takes by itself, or without."""
+    import faiss
+
+    return "faiss-gpu-cuvs" if "CUVS" in faiss.get_compile_options() else "faiss-gpu"
+
+
+def _on_gpu(index: Any) -> Any:
+    """A trained index on the first GPU; None where faiss has none, or none that takes embeddings compressed so."""
+    import faiss
+
+    if not getattr(faiss, "get_num_gpus", int)():
+        return None
+    options = faiss.GpuClonerOptions()
+    # tables of 96 parts in float32 are more than the shared memory that faiss may take
+    options.useFloat16 = True
+    try:
+        return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index, options)
+    except RuntimeError as error:
+        reason = str(error).strip().split("\n", 1)[0]
+        note(f"mine: {gpu_package()} cannot hold this index on the GPU ({reason}); it is filled on the CPU")
+        return None

@@ -77,9 +77,11 @@ def make_plan(config: MineConfig, rows: int, dimension: int, *, same: bool, inte
     result = 2 * 16 * (config.neighbors + 1)
     kind = choose_kind(config, rows, dimension)
     if budget < LEAST_BYTES:
+        threads = config.threads or default_threads()
+        fewer = ", or lower `threads`" if threads > 1 else ""
         raise ConfigError(
-            f"memory_gb must be more than {config.memory_gb:g}, since libraries and"
-            f" {config.threads or default_threads()} threads take it all; raise it, or lower `threads`"
+            f"memory_gb must be more than {config.memory_gb:g}, since libraries and {threads} threads take it all;"
+            f" raise it{fewer}"
         )
     # a compressed index is copied twice on its way to and from the disk
     compressed = 3 * rows * (MOST_PARTS + 8)

@@ -7,7 +7,7 @@ and a query is the sum of two outputs; for a language model they are whole input
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +16,7 @@ from megapairs_hf.core.inputs import Input
 from megapairs_hf.training.data.sampler import number
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from megapairs_hf.training.data.dataset import Example
 
@@ -45,6 +45,8 @@ class FalseNegativeKeys:
         query: [B] of query and text.
         same: [B, T] of all queries that a row's positive answers.
         answers: [B, P] of further positives of a row's query.
+        images: [C] the image of each candidate, None where it has none.
+        query_images: [B] the same of the queries.
     """
 
     item: np.ndarray
@@ -53,6 +55,8 @@ class FalseNegativeKeys:
     query: np.ndarray
     same: np.ndarray
     answers: np.ndarray
+    images: list[str | None]
+    query_images: list[str | None]
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,7 @@ class Batch:
         first: this process's first row.
         width: 1 + N.
         keys: of the whole batch.
+        scores: [b, 1 + N] what `verify` says of the candidates; NaN where it says nothing.
     """
 
     step: int
@@ -80,6 +85,7 @@ class Batch:
     first: int
     width: int
     keys: FalseNegativeKeys
+    scores: np.ndarray
 
     def chunks(self, size: int) -> list[list[int]]:
         """Numbers of inputs that share a forward pass: of one role and kind, at most `size`."""
@@ -90,6 +96,24 @@ class Batch:
                 chunks.append([])
             chunks[-1].append(i)
         return chunks
+
+    def without(self, names: Collection[str]) -> Batch:
+        """The batch without images that cannot be read: as candidates they are absent, and their rows teach nothing.
+
+        A row whose query or positive has such an image gets a query of nothing. Its logits are all 0 then, so its loss
+        is a constant, and the gradient of every input is that of the batch without the row.
+
+        Args:
+            names: images that any process could not read.
+        """
+        absent = np.array([name in names for name in self.keys.images])
+        lost = absent.reshape(-1, self.width)[:, 0] | np.array([name in names for name in self.keys.query_images])
+        queries = self.queries.copy()
+        queries[lost[self.first : self.first + len(queries)]] = len(self.inputs)
+        own = absent[self.first * self.width :][: self.scores.size].reshape(self.scores.shape)
+        scores = np.where(own, np.float32(np.nan), self.scores)
+        keys = replace(self.keys, absent=self.keys.absent | absent)
+        return replace(self, queries=queries, keys=keys, scores=scores)
 
     def mask(self, start: int, end: int, false_negatives: bool = True) -> tuple[np.ndarray, tuple[int, int, int]]:
         """Which candidates do not count for a range of this process's queries.
@@ -113,7 +137,28 @@ class Batch:
             fresh = candidates & ~masked & ~positive
             counts.append(int(fresh.sum()))
             masked |= fresh
+        # the positive of a row that teaches nothing may be absent; a softmax without any positive is no number
+        masked &= ~positive
         return masked, (counts[0], counts[1], counts[2]) if counts else (0, 0, 0)
+
+    def as_good(self, start: int, end: int, margin: float) -> np.ndarray:
+        """Own negatives of a range of queries that a judge takes for as good as the positive (UniME-V2).
+
+        Args:
+            start: first query.
+            end: after the last.
+            margin: how far below the positive's score a negative's may be.
+
+        Returns:
+            [rows, C] booleans.
+        """
+        scores = self.scores[start:end]
+        rows = np.arange(len(scores))[:, None]
+        columns = (self.first + start + rows) * self.width + np.arange(1, self.width)
+        masked = np.zeros((len(scores), len(self.keys.item)), bool)
+        # nothing compares with NaN
+        masked[rows, columns] = scores[:, 1:] >= scores[:, :1] - margin
+        return masked
 
     def _false(self, rows: np.ndarray, own: np.ndarray) -> list[np.ndarray]:
         keys = self.keys
@@ -139,7 +184,7 @@ def make_batch(
     world: int,
     *,
     joint: bool,
-    cluster: Callable[[str], str],
+    clusters: Callable[[Sequence[str]], list[str]],
 ) -> Batch:
     """Plan a batch.
 
@@ -150,7 +195,7 @@ def make_batch(
         rank: whose part.
         world: processes.
         joint: whether text and image go through the model together.
-        cluster: what near-duplicates of an image have in common.
+        clusters: what near-duplicates of each image have in common.
     """
     size = len(examples) // world
     mine = examples[rank * size : (rank + 1) * size]
@@ -180,7 +225,8 @@ def make_batch(
         np.array([indices_of(item, roles[1]) for item in filled]),
         rank * size,
         width,
-        _keys(examples, width, cluster),
+        _keys(examples, width, clusters),
+        np.array([[*example.scores, *[np.nan] * width][:width] for example in mine], np.float32),
     )
 
 
@@ -192,7 +238,9 @@ def _split(item: Input, role: str, joint: bool) -> list[BatchInput]:
     return [*parts, BatchInput(item.text, None, role)] if item.text is not None else parts
 
 
-def _keys(examples: Sequence[Example], width: int, cluster: Callable[[str], str]) -> FalseNegativeKeys:
+def _keys(
+    examples: Sequence[Example], width: int, clusters: Callable[[Sequence[str]], list[str]]
+) -> FalseNegativeKeys:
     known: dict[Input, int] = {}
 
     def key(item: Input) -> int:
@@ -200,6 +248,8 @@ def _keys(examples: Sequence[Example], width: int, cluster: Callable[[str], str]
             known[item] = number(item.text, item.image)
         return known[item]
 
+    names = list({str(one.image) for example in examples for one in example.candidates if one.image is not None})
+    near_of = {name: number("near", "", cluster) for name, cluster in zip(names, clusters(names), strict=True)}
     item = np.zeros((len(examples), width), np.int64)
     near = np.zeros_like(item)
     same = np.zeros((len(examples), max(len(example.same) for example in examples)), np.int64)
@@ -207,11 +257,21 @@ def _keys(examples: Sequence[Example], width: int, cluster: Callable[[str], str]
     for i, example in enumerate(examples):
         for k, candidate in enumerate(example.candidates):
             item[i, k] = key(candidate)
-            shown = candidate.image is not None and candidate.text is None
-            near[i, k] = number("near", "", cluster(str(candidate.image))) if shown else item[i, k]
+            alone = candidate.image is not None and candidate.text is None
+            near[i, k] = near_of[str(candidate.image)] if alone else item[i, k]
         for k, query in enumerate(example.same):
             same[i, k] = key(query)
         for k, answer in enumerate(example.answers):
             answers[i, k] = key(answer)
     queries = np.array([key(example.query) for example in examples])
-    return FalseNegativeKeys(item.ravel(), near.ravel(), item.ravel() == 0, queries, same, answers)
+    images = [
+        _image_of(example.candidates[k]) if k < len(example.candidates) else None
+        for example in examples
+        for k in range(width)
+    ]
+    shown = [_image_of(example.query) for example in examples]
+    return FalseNegativeKeys(item.ravel(), near.ravel(), item.ravel() == 0, queries, same, answers, images, shown)
+
+
+def _image_of(item: Input) -> str | None:
+    return None if item.image is None else str(item.image)

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    import random
-    from collections.abc import Collection, Sequence
+    from collections.abc import Sequence
 
     from megapairs_hf.core.inputs import Input
 
@@ -22,6 +21,7 @@ class Example:
         candidates: the positive, then the negatives.
         same: hashes would be equal: every query that this row's positive answers, the sampled one among them.
         answers: further positives of the query, which are no negatives of it.
+        scores: what `verify` says of each candidate, NaN for nothing; empty where it never ran.
     """
 
     name: str
@@ -29,6 +29,7 @@ class Example:
     candidates: tuple[Input, ...]
     same: tuple[Input, ...]
     answers: tuple[Input, ...] = ()
+    scores: tuple[float, ...] = ()
 
 
 class TrainDataset(Protocol):
@@ -36,7 +37,7 @@ class TrainDataset(Protocol):
 
     Attributes:
         rows: how many there are.
-        prompted: whether a language model's own query prompt stands before each query.
+        prompted: whether a language model's own instruction stands before each query.
     """
 
     rows: int
@@ -45,14 +46,14 @@ class TrainDataset(Protocol):
     def indices(self, batch: int, size: int) -> list[int]:
         """The rows of this data set's batch of this number."""
 
-    def examples(self, indices: Sequence[int], step: int, bad: Collection[str]) -> list[Example | None]:
-        """These rows with the samples of this step; None for a row that an image of `bad` spoils."""
+    def examples(self, indices: Sequence[int], step: int) -> list[Example]:
+        """These rows with the samples of this step."""
 
-    def others(self, taken: Collection[int], count: int, rng: random.Random) -> list[int]:
-        """`count` more rows to fill a batch up with, sampled from those not taken; fewer where no more are left."""
+    def inputs(self, indices: Sequence[int]) -> list[Input]:
+        """Every input that these rows may be sampled to."""
 
     def files(self, names: Sequence[str]) -> dict[str, bytes]:
         """The files of images by their ids."""
 
-    def cluster(self, name: str) -> str:
-        """What near-duplicates of an image have in common; its own where nothing is known."""
+    def clusters(self, names: Sequence[str]) -> list[str]:
+        """What near-duplicates of each image have in common; its own where nothing is known."""

@@ -14,21 +14,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from megapairs_hf.artifacts.as_dataset import check_card
 from megapairs_hf.artifacts.fingerprints import model_path, sha256_of
 from megapairs_hf.core.errors import ArtifactError, TrainingError
 from megapairs_hf.core.inputs import Input
 from megapairs_hf.core.literals import list_of_texts, looks_like_list
 from megapairs_hf.core.progress import note
 from megapairs_hf.training.data.dataset import Example
-from megapairs_hf.training.data.sampler import permutation, sample_others
+from megapairs_hf.training.data.sampler import permutation
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Sequence
 
     from megapairs_hf.training.config import SourceConfig, TrainConfig
     from megapairs_hf.training.data.dataset import TrainDataset
 
 COLUMNS = ("qry", "qry_image_path", "pos_text", "pos_image_path", "neg_text", "neg_image_path")
+SIDES = (("qry", "qry_image_path"), ("pos_text", "pos_image_path"), ("neg_text", "neg_image_path"))
 MARK = "<|image_1|>"
 FILES = {".parquet": "parquet", ".jsonl": "json", ".json": "json"}
 
@@ -67,18 +69,14 @@ def positives_of(row: dict[str, Any]) -> tuple[list[Input], list[Input]]:
     return queries, [item for item in positives if item not in queries]
 
 
-def example_of(
-    row: dict[str, Any], name: str, bad: Collection[str], config: TrainConfig, rng: random.Random
-) -> Example | None:
-    """A row with one positive and its negatives sampled; None where images of `bad` spoil it, or a side is empty."""
+def example_of(row: dict[str, Any], name: str, config: TrainConfig, rng: random.Random) -> Example:
+    """A row with one positive and its negatives sampled."""
     queries, positives = positives_of(row)
     # all rows of a batch are of one kind
-    usable = [item for item in positives if item.image not in bad and item.kind == positives[0].kind]
-    if not queries or not usable or queries[0].image in bad:
-        return None
+    usable = [item for item in positives if item.kind == positives[0].kind]
     positive = rng.choice(usable) if len(usable) > 1 else usable[0]
     negatives = dict.fromkeys(read_side(row, "neg_text", "neg_image_path"))
-    others = [item for item in negatives if item.image not in bad and item not in positives]
+    others = [item for item in negatives if item not in positives]
     sampled = rng.sample(others, min(config.negatives, len(others)))
     answers = tuple(item for item in positives if item != positive)
     return Example(name, queries[0], (positive, *sampled), (queries[0],), answers)
@@ -107,28 +105,28 @@ class TablePool:
         order = permutation(self.rows, self.config.seed, epoch)
         return [int(row) for row in order[part * size : (part + 1) * size]]
 
-    def others(self, taken: Collection[int], count: int, rng: random.Random) -> list[int]:
-        """`count` more rows, sampled; fewer where no more are left."""
-        return sample_others(self.rows, taken, count, rng)
-
-    def examples(self, indices: Sequence[int], step: int, bad: Collection[str]) -> list[Example | None]:
+    def examples(self, indices: Sequence[int], step: int) -> list[Example]:
         """These rows with the negatives of this step."""
         columns = self.table[list(indices)]
         rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
         return [
-            example_of(
-                row, f"{self.name}[{index}]", bad, self.config, random.Random(f"{self.config.seed}/{step}/{index}")
-            )
+            example_of(row, f"{self.name}[{index}]", self.config, random.Random(f"{self.config.seed}/{step}/{index}"))
             for index, row in zip(indices, rows, strict=True)
         ]
+
+    def inputs(self, indices: Sequence[int]) -> list[Input]:
+        """Every input that these rows may be sampled to."""
+        columns = self.table[list(indices)]
+        rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        return [item for row in rows for names in SIDES for item in read_side(row, *names)]
 
     def files(self, names: Sequence[str]) -> dict[str, bytes]:
         """The files of images by their paths."""
         return {name: read_image(self.images, name) for name in names}
 
-    def cluster(self, name: str) -> str:
-        """The path; nothing is known of near-duplicates."""
-        return name
+    def clusters(self, names: Sequence[str]) -> list[str]:
+        """The paths; nothing is known of near-duplicates."""
+        return list(names)
 
     def __getstate__(self) -> dict[str, Any]:
         # workers only read images
@@ -167,6 +165,7 @@ def open_source(source: SourceConfig, config: TrainConfig, work: str | Path) -> 
     path = str(Path(work) / source.path[2:]) if source.path.startswith("./") else source.path
     images = Path(model_path(source.images, work))
     reader, options = _reader(Path(path), source)
+    check_card(reader)
     try:
         table = datasets.load_dataset(reader, **options)
     except Exception as error:  # datasets raises whatever its reader or connection raises
@@ -216,6 +215,7 @@ def source_fingerprint(source: SourceConfig, work: str | Path) -> str:
     if "data_files" in options:
         hashes = [f"{Path(file).name} {sha256_of(file)}" for file in options["data_files"]]
         return sha256("\n".join(hashes).encode()).hexdigest()[:16]
+    check_card(reader)
     try:
         # the commit that the revision stands for today
         commit = datasets.load_dataset_builder(reader, source.name, revision=source.revision).hash

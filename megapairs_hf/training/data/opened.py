@@ -11,6 +11,7 @@ from megapairs_hf.artifacts import storage
 from megapairs_hf.artifacts.artifact import MANIFEST, PLAN, Artifact, open_artifact
 from megapairs_hf.artifacts.storage import join
 from megapairs_hf.artifacts.virtual import dataset_fingerprint
+from megapairs_hf.core.distributed import is_main
 from megapairs_hf.core.errors import ArtifactError
 from megapairs_hf.dataset.load import load_triplets
 from megapairs_hf.dataset.triplets import Triplets
@@ -53,7 +54,16 @@ def opened_triplets(source: Triplets | Artifact | PathLike) -> OpenedTriplets:
         source = open_artifact(path, "triplets")
     if not isinstance(source, Artifact):
         raise _no_triplets(source)
-    return OpenedTriplets(source.fingerprint, partial(load_triplets, source.path))
+    return OpenedTriplets(source.fingerprint, partial(_checked_split, source))
+
+
+def _checked_split(artifact: Artifact, name: str) -> Triplets:
+    """A split of an artifact, after its files were compared with their sha256: `datasets` reads them by itself."""
+    # one process is enough; where it stops, the launcher ends the others
+    for index, shard in enumerate(artifact.manifest.shards if is_main() else ()):
+        if shard["file"].startswith((f"triplets/{name}-", "images/")):
+            artifact.checked_path(index)
+    return load_triplets(artifact.path, name)
 
 
 def _split_of(triplets: Triplets, name: str) -> Triplets:

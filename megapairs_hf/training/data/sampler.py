@@ -6,8 +6,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import random
-    from collections.abc import Collection, Sequence
+    from collections.abc import Sequence
 
     import numpy as np
 
@@ -47,25 +46,6 @@ def sibling_order(queries: np.ndarray, seed: int, epoch: int, siblings: int) -> 
     keys = np.random.default_rng([seed, epoch, siblings]).permutation(int(groups[-1]) + 1)
     result: np.ndarray = order[np.argsort(keys[groups], kind="stable")]
     return result
-
-
-def sample_others(rows: int, taken: Collection[int], count: int, rng: random.Random) -> list[int]:
-    """Rows that are not taken, sampled without replacement; fewer than `count` only where no more are left.
-
-    Args:
-        rows: how many there are.
-        taken: row numbers below `rows`.
-        count: rows that are wanted.
-        rng: decides.
-    """
-    import numpy as np
-
-    gone = np.sort(np.fromiter(taken, int, len(taken)))
-    left = rows - len(gone)
-    sampled = np.asarray(rng.sample(range(left), min(count, left)), int)
-    # the k-th row that is left stands behind all gone ones that have at most k left before them
-    before = np.searchsorted(gone - np.arange(len(gone)), sampled, side="right")
-    return [int(row) for row in sampled + before]
 
 
 def batch_rows(rows: int, config: LoopConfig, step: int) -> list[int]:

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import math
 import random
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from megapairs_hf.core.errors import TrainingError
 from megapairs_hf.core.inputs import Input
 from megapairs_hf.dataset.layout import UNKNOWN_CLUSTER
+from megapairs_hf.training.data.columns import BATCH, codes, pieces, rows_with
 from megapairs_hf.training.data.dataset import Example
-from megapairs_hf.training.data.sampler import number, sample_others, sibling_order
+from megapairs_hf.training.data.sampler import number, sibling_order
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
+
+    from datasets import Dataset
 
     from megapairs_hf.training.config import TrainConfig
+
+# what `build` makes of `verify`'s scores: of each text, those of the target and the hard negatives
+SCORES = "candidate_scores"
 
 
 class TripletPool:
@@ -25,30 +34,25 @@ class TripletPool:
     Args:
         triplets: the rows.
         config: the settings.
+        held_out: images that are for validation, and so no negatives.
     """
 
-    def __init__(self, triplets: Any, config: TrainConfig) -> None:
-        self.triplets, self.config = triplets, config
+    def __init__(self, triplets: Any, config: TrainConfig, held_out: Collection[str] = ()) -> None:
+        self.triplets, self.config, self.held_out = triplets, config, held_out
         table = triplets.dataset
         if config.relations:
-            relations = set(config.relations)
-            table = table.select([i for i, names in enumerate(table["relation"]) if relations & set(names)])
+            table = table.select(rows_with(table, "relation", config.relations))
         self.table = table
         self.rows = len(table)
+        if config.needs_scores:
+            require_scores(table)
         self.prompted = True
         siblings = config.group_siblings > 1 and len(table) > 0
-        self.queries = np.unique(table["q_img"], return_inverse=True)[1] if siblings else np.empty(len(table), int)
+        self.queries = codes(table, "q_img") if siblings else np.empty(len(table), np.int8)
         self.order: tuple[int, np.ndarray] = (-1, self.queries)
-        self.clusters: dict[str, str] = {}
-        if config.cluster_column is not None:
-            images = triplets.images
-            if config.cluster_column not in images.column_names:
-                known = ", ".join(images.column_names)
-                raise TrainingError(
-                    f"the images have no column {config.cluster_column!r} for `cluster_column`; they have {known}"
-                )
-            names = zip(images["image_id"], images[config.cluster_column], strict=True)
-            self.clusters = {name: str(cluster) for name, cluster in names if cluster not in {None, UNKNOWN_CLUSTER}}
+        # of each row of the images, -1 where nothing is known
+        column = config.cluster_column
+        self.image_clusters = None if column is None else cluster_codes(triplets.images, column)
 
     def indices(self, batch: int, size: int) -> list[int]:
         """Whole batches of each epoch's own order."""
@@ -58,29 +62,30 @@ class TripletPool:
             self.order = (epoch, order)
         return [int(row) for row in self.order[1][part * size : (part + 1) * size]]
 
-    def examples(self, indices: Sequence[int], step: int, bad: Collection[str]) -> list[Example | None]:
+    def examples(self, indices: Sequence[int], step: int) -> list[Example]:
         """One of the row's instructions and its negatives, sampled by seed, step and row."""
         columns = self.table[list(indices)]
-        examples: list[Example | None] = []
+        examples: list[Example] = []
         together: dict[str, set[str]] = {}
         for query, target in zip(columns["q_img"], columns["t_img"], strict=True):
             together.setdefault(query, set()).add(target)
         for i, index in enumerate(indices):
             query, target, negatives = columns["q_img"][i], columns["t_img"][i], columns["hns"][i]
-            if query in bad or target in bad:
-                examples.append(None)
-                continue
             rng = random.Random(f"{self.config.seed}/{step}/{index}")
             texts = columns["q_text"][i]
             sampled = Input(rng.choice(texts), query)
             grouped = self.config.group_siblings > 1
             key = f"{self.config.seed}/{step}/{query if grouped else index}"
             near = together[query] if grouped else set()
-            chosen = [target, *self._negatives([name for name in negatives if name not in bad], query, key, near)]
+            usable = [name for name in negatives if name not in self.held_out]
+            chosen = [target, *self._negatives(usable, query, key, near)]
             same = tuple(Input(text, query) for text in texts)
-            examples.append(
-                Example(f"{query} -> {target}", sampled, tuple(Input(None, name) for name in chosen), same)
-            )
+            candidates = tuple(Input(None, name) for name in chosen)
+            scores: tuple[float, ...] = ()
+            if self.config.needs_scores:
+                by_name = scores_by_name(columns, i, texts.index(sampled.text))
+                scores = tuple(by_name.get(name, math.nan) for name in chosen)
+            examples.append(Example(f"{query} -> {target}", sampled, candidates, same, scores=scores))
         return examples
 
     def _negatives(self, names: list[str], query: str, key: str, near: Collection[str]) -> list[str]:
@@ -92,19 +97,71 @@ class TripletPool:
         first = [query] if self.config.query_image_negative else []
         return (first + mined)[: self.config.negatives]
 
-    def others(self, taken: Collection[int], count: int, rng: random.Random) -> list[int]:
-        """`count` more rows, sampled; fewer where no more are left."""
-        return sample_others(self.rows, taken, count, rng)
+    def inputs(self, indices: Sequence[int]) -> list[Input]:
+        """Every input that these rows may be sampled to."""
+        columns = self.table[list(indices)]
+        images = {*columns["q_img"], *columns["t_img"]}
+        if self.config.negatives:
+            images |= {name for names in columns["hns"] for name in names if name not in self.held_out}
+        texts = {text for texts in columns["q_text"] for text in texts}
+        return [*(Input(image=name) for name in sorted(images)), *(Input(text) for text in sorted(texts))]
 
     def files(self, names: Sequence[str]) -> dict[str, bytes]:
         """The files of images by their ids."""
         files: dict[str, bytes] = self.triplets.files(names)
         return files
 
-    def cluster(self, name: str) -> str:
-        """The image's value in `cluster_column`, never the same as an id."""
-        return f"cluster {self.clusters[name]}" if name in self.clusters else f"image {name}"
+    def clusters(self, names: Sequence[str]) -> list[str]:
+        """The images' values in `cluster_column`, never the same as an id."""
+        rows = self.triplets.by_id.rows(names) if self.image_clusters is not None else []
+        known = [-1 if row < 0 or self.image_clusters is None else int(self.image_clusters[row]) for row in rows]
+        known = known or [-1] * len(names)
+        return [
+            f"image {name}" if cluster < 0 else f"cluster {cluster}"
+            for name, cluster in zip(names, known, strict=True)
+        ]
 
     def __getstate__(self) -> dict[str, Any]:
         # workers only read images
         return {"triplets": self.triplets}
+
+
+def require_scores(table: Any) -> None:
+    """Refuse triplets without a score per candidate.
+
+    Raises:
+        TrainingError: no row has one.
+    """
+    if SCORES not in table.column_names or not any(map(_any_listed, pieces(table, SCORES))):
+        raise TrainingError(
+            f"`score_margin` and `soft_labels` need a score per candidate, and the triplets have none (`{SCORES}`);"
+            " run `megapairs verify --judgment pointwise` and `megapairs build` again, or leave both out"
+        )
+
+
+def _any_listed(lists: pa.Array) -> bool:
+    return len(lists.flatten()) > 0
+
+
+def scores_by_name(columns: Mapping[str, Sequence[Any]], row: int, text: int) -> dict[str, float]:
+    """What `verify` says of the candidates of a row, asked with one of its texts; empty where it did not run."""
+    scores = columns[SCORES][row]
+    names = [columns["t_img"][row], *columns["hns"][row]]
+    return dict(zip(names, scores[text], strict=True)) if scores else {}
+
+
+def cluster_codes(images: Dataset, column: str) -> np.ndarray:
+    """The near-duplicate cluster of each image, [rows] int32; -1 where it is not known.
+
+    Raises:
+        TrainingError: there is no such column.
+    """
+    if column not in images.column_names:
+        known = ", ".join(images.column_names)
+        raise TrainingError(f"the images have no column {column!r} for `cluster_column`; they have {known}")
+    numbers = codes(images, column)
+    for start, piece in zip(range(0, len(images), BATCH), pieces(images, column), strict=True):
+        if pa.types.is_integer(piece.type) or pa.types.is_floating(piece.type):
+            unknown = pc.equal(piece, UNKNOWN_CLUSTER).fill_null(True).to_numpy(zero_copy_only=False)
+            numbers[start : start + len(piece)][unknown] = -1
+    return numbers

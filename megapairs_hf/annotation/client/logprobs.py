@@ -1,0 +1,52 @@
+"""The probability of yes against no, from the tokens that a server lists for a response.
+
+As rerankers read it (Qwen3 Reranker; UniME-V2's judge): p(yes) / (p(yes) + p(no)) where the response says either. What
+surprises: several tokens say yes (`Yes`, ` yes`, `YES`), and the probabilities of all that are listed are added up.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+# the most that TGI lists by default
+TOP_LOGPROBS = 5
+REQUESTED = {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
+# around a token: blanks, the marks of tokenizers for them, quotes and the like
+AROUND = " \t\r\n\u2581\u0120\u010a\"'`*.,:;!()[]"
+
+
+def yes_probability(logprobs: Any) -> float | None:
+    """The probability of yes, from 0 to 1; None where no token of the response says yes or no.
+
+    Args:
+        logprobs: of a choice of a chat completion, of whatever type a server makes it.
+    """
+    content = logprobs.get("content") if isinstance(logprobs, dict) else None
+    for place in content if isinstance(content, list) else ():
+        if not isinstance(place, dict) or _word(place.get("token")) is None:
+            continue
+        listed = place.get("top_logprobs")
+        tokens = {
+            each["token"]: each for each in [*(listed if isinstance(listed, list) else ()), place] if _known(each)
+        }
+        sums = {"yes": 0.0, "no": 0.0}
+        for token, each in tokens.items():
+            # rounding may give a little more than 0
+            sums[str(_word(token))] += math.exp(min(float(each["logprob"]), 0.0))
+        total = sums["yes"] + sums["no"]
+        return sums["yes"] / total if total > 0 else None
+    return None
+
+
+def _word(token: Any) -> str | None:
+    word = token.strip(AROUND).casefold() if isinstance(token, str) else ""
+    return word if word in {"yes", "no"} else None
+
+
+def _known(each: Any) -> bool:
+    """Whether it is a token that says yes or no, with a probability."""
+    if not isinstance(each, dict) or _word(each.get("token")) is None:
+        return False
+    value = each.get("logprob")
+    return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
