@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING
 # before anything is imported that reads them: no thread is started, no other cache is written, nobody is asked
 MEMORY = Path("/dev/shm")
 FOLDER = Path(tempfile.mkdtemp(prefix="chaos-", dir=MEMORY if os.access(MEMORY, os.W_OK) else None))
-RUN = FOLDER / "run"
+# no stage is called so
+RUN = FOLDER / "current"
 HOME = RUN / "home"
 os.environ |= {"HOME": str(HOME), "HF_HOME": str(HOME / "hf"), "XDG_CACHE_HOME": str(HOME / "cache")}
 os.environ |= {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from megapairs_hf.artifacts.storage import exists, join, read_bytes, write_bytes
+from megapairs_hf.artifacts.storage import exists, join, read_bytes, replace_file
 from megapairs_hf.core import distributed
 
 RECIPE = ".recipe"
@@ -15,7 +15,7 @@ def remember_recipe(work: str, path: Path) -> None:
     if distributed.is_main():
         content, file = f"{path.resolve()}\n".encode(), join(work, RECIPE)
         if not exists(file) or read_bytes(file) != content:
-            write_bytes(file, content)
+            replace_file(file, content)
 
 
 def remembered_recipe(work: str) -> str:

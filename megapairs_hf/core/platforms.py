@@ -39,6 +39,24 @@ def _peak_of_windows() -> int:
     return int(getattr(memory, "peak_wset", memory.rss))
 
 
+def process_lives(number: int) -> bool:
+    """Whether a process of this machine has this number; True where the system does not say."""
+    if sys.platform == "win32":
+        # there a signal of 0 would end it
+        try:
+            import psutil
+        except ImportError:
+            return True
+        return bool(psutil.pid_exists(number))
+    try:
+        os.kill(number, 0)
+    except OSError as error:
+        return not isinstance(error, ProcessLookupError)
+    except OverflowError:
+        return False
+    return True
+
+
 def start_method() -> str:
     """How worker processes start: never by a fork, which would inherit locks of threads that are no more."""
     return "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"

@@ -45,7 +45,7 @@ def write_report(work: PathLike, out: PathLike, *, config: ReportConfig) -> Path
     target = Path(storage.local(out))
     if target.suffix.lower() not in {".html", ".htm"}:
         target = target / PAGE
-    storage.write_bytes(target, html.encode("utf-8"))
+    storage.replace_file(target, html.encode("utf-8"))
     return target
 
 

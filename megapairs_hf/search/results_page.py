@@ -38,7 +38,7 @@ def write_page(index: SearchIndex, queries: Sequence[tuple[bytes | None, str, Se
     slots = [_query(index, image, text, results) for image, text, results in queries]
     title = f"Search in {index.folder.name}: {len(index):,} images"
     html = environment.get_template("results.html.jinja").render(queries=slots, title=title)
-    storage.write_bytes(out, html.encode("utf-8"))
+    storage.replace_file(out, html.encode("utf-8"))
     return out
 
 

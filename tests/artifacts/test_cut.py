@@ -5,12 +5,15 @@ import itertools
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
+from megapairs_hf.artifacts import storage
 from megapairs_hf.artifacts.artifact import Artifact, open_artifact
 from megapairs_hf.artifacts.replace import begun
 from megapairs_hf.artifacts.writer import create_artifact
@@ -157,3 +160,15 @@ def test_an_import_that_was_cut_before_its_first_shard_is_continued(released, mo
     (folder / "t/.plan.json").write_text("{}")
     made = import_megapairs(folder / "lines.jsonl", folder / "images", out=folder / "t")
     assert made.rows and open_artifact(folder / "t").fingerprint == made.fingerprint
+
+
+def test_a_page_leaves_nothing_of_writers_that_were_killed(tmp_path):
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    dead = [f".page[1].html.{child.pid}.tmp", f".page[1].html.{2**70}.tmp"]
+    others = [f".page[1].html.{os.getppid()}.tmp", f".page1.html.{child.pid}.tmp", ".page[1].html.mine.tmp"]
+    for name in [*dead, *others]:
+        (tmp_path / name).write_text("half")
+    storage.replace_file(tmp_path / "page[1].html", b"whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*others, "page[1].html"])
+    assert (tmp_path / "page[1].html").read_text() == "whole"

@@ -67,6 +67,18 @@ def test_peak_memory_without_the_module_resource(monkeypatch):
     assert platforms.peak_memory_bytes() == 0
 
 
+def test_whether_a_process_lives_is_asked_without_ending_it(monkeypatch):
+    import psutil
+
+    assert platforms.process_lives(os.getpid())
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(os, "kill", lambda *_: pytest.fail("a signal of 0 ends a process there"))
+    monkeypatch.setattr(psutil, "pid_exists", lambda number: number == 7)
+    assert [platforms.process_lives(number) for number in (7, 8)] == [True, False]
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    assert platforms.process_lives(8)
+
+
 def test_freed_memory_is_given_back_where_there_is_a_way(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr("ctypes.CDLL", lambda name: pytest.fail("no glibc there"))

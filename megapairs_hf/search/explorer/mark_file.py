@@ -46,7 +46,7 @@ class MarkFile:
             marks = {name: one for name, one in self.marks.items() if name != key}
             if mark is not None:
                 marks[key] = mark
-            storage.write_bytes(self.path, marks_bytes(marks.values()))
+            storage.replace_file(self.path, marks_bytes(marks.values()))
             self.marks = marks
 
     def content(self) -> bytes:

@@ -72,5 +72,5 @@ class Votes:
         name = f"{self.path.stem}-images/{hashlib.sha256(content).hexdigest()[:16]}.png"
         target = self.path.parent / name
         if not target.is_file():
-            storage.write_bytes(target, content)
+            storage.replace_file(target, content)
         return name
