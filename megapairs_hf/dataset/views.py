@@ -6,25 +6,34 @@ process reading any row in any order sees the same; nothing is decoded or copied
 
 from __future__ import annotations
 
+import math
 import random
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from megapairs_hf.core.config import require
+from megapairs_hf.core.schema import CANDIDATE_SCORES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from datasets import Dataset
 
     from megapairs_hf.dataset.triplets import Triplets
 
 TEXTS, NEGATIVES = "q_text", "hns"
+BATCH = 20_000
 
 
 def training_view(
-    triplets: Triplets, negatives: int = 4, seed: int = 0, epoch: int = 0, *, decode: bool = True
+    triplets: Triplets,
+    negatives: int = 4,
+    seed: int = 0,
+    epoch: int = 0,
+    *,
+    decode: bool = True,
+    scores: bool = False,
 ) -> Dataset:
     """The triplets for the trainer of Sentence Transformers.
 
@@ -38,19 +47,24 @@ def training_view(
         epoch: part of the seed; make another view for each epoch.
         decode: whether images are decoded when a row is read; else they are `{"bytes", "path"}`, a tenth of the
             memory, which `MultimodalCollator` decodes one by one.
+        scores: add the column `scores`, what `verify` says of positive and negatives, for loss options that need it.
 
     Returns:
         A data set with the columns `anchor` ({"text", "image"}), `positive`, `negative_1` … `negative_N`, made when
         they are read.
 
     Raises:
-        ConfigError: there is no room for the query image.
+        ConfigError: there is no room for the query image, or the triplets have no scores.
     """
     require(negatives >= 1, "negatives", negatives, "at least 1 (the query image)")
     import datasets
     import pyarrow as pa
 
-    names = ["anchor", "positive", *(f"negative_{i}" for i in range(1, negatives + 1))]
+    known = not scores or has_scores(triplets.dataset)
+    require(
+        known, "scores", scores, "left out for triplets that `verify` has not scored (`judgment: pointwise`, `clip`)"
+    )
+    names = ["anchor", "positive", *(f"negative_{i}" for i in range(1, negatives + 1)), *(["scores"] * scores)]
     rows = pa.array(np.arange(len(triplets)))
     table = pa.table(dict.fromkeys(names, rows))
     # the columns hold the row's number: the trainer asks for their names before it reads any
@@ -81,6 +95,8 @@ class _Transform:
             name = f"negative_{number + 1}"
             if name in batch:
                 columns[name] = [images[names[number]] for _, names in samples]
+        if "scores" in batch:
+            columns["scores"] = [_scores(row, *sample) for row, sample in zip(rows, samples, strict=True)]
         return columns
 
     def _images(self, names: Sequence[str]) -> dict[str, Any]:
@@ -88,6 +104,26 @@ class _Transform:
             images: dict[str, Any] = self.triplets.load_images(names)
             return images
         return {name: {"bytes": file, "path": None} for name, file in self.triplets.files(names).items()}
+
+
+def _scores(row: dict[str, Any], text: str, names: Sequence[str]) -> list[float]:
+    """Of the target and some negatives, asked with a text; NaN where nothing is known."""
+    by_name = scores_by_name(row, text)
+    return [by_name.get(name, math.nan) for name in (row["t_img"], *names)]
+
+
+def has_scores(table: Dataset) -> bool:
+    """Whether any row has a score per candidate."""
+    if CANDIDATE_SCORES not in table.column_names:
+        return False
+    parts = table.select_columns([CANDIDATE_SCORES]).with_format("arrow").iter(batch_size=BATCH)
+    return any(len(part[CANDIDATE_SCORES].combine_chunks().flatten()) for part in parts)
+
+
+def scores_by_name(row: Mapping[str, Any], text: str) -> dict[str, float]:
+    """What `verify` says of the candidates of a row, asked with one of its texts; empty where it did not run."""
+    scores = row[CANDIDATE_SCORES]
+    return dict(zip([row["t_img"], *row[NEGATIVES]], scores[row[TEXTS].index(text)], strict=True)) if scores else {}
 
 
 def draw(row: dict[str, Any], negatives: int, seed: str) -> tuple[str, list[str]]:

@@ -41,7 +41,7 @@ class CachedInfoNCELoss(nn.Module):
         micro_batch: distinct inputs per forward pass.
         mask_false_negatives: take candidates out of a query's negatives that are its positive.
         matryoshka: leading dimensions whose losses are averaged; empty for all alone.
-        options: further terms and masks; those of `verify` scores need the columns that `train` reads.
+        options: further terms and masks; those of `verify` scores need a column `scores` (`MultimodalCollator`).
     """
 
     def __init__(
@@ -57,7 +57,6 @@ class CachedInfoNCELoss(nn.Module):
         super().__init__()
         require(temperature > 0, "temperature", temperature, "a positive number")
         require(micro_batch > 0, "micro_batch", micro_batch, "a positive number of inputs")
-        require(not options.needs_scores, "options", options, "without score_margin and soft_labels; see `train`")
         # the trainer puts the model wrapped for several processes in the place of this one
         self.model = model
         self.encoder = [model]
@@ -68,7 +67,7 @@ class CachedInfoNCELoss(nn.Module):
         """The loss of this process's queries; its backward pass leaves the gradient on the weights.
 
         Raises:
-            TrainingError: the batch is none of `MultimodalCollator`.
+            TrainingError: the batch is none of `MultimodalCollator`, or has no scores for options that need them.
         """
         del labels
         from sentence_transformers.base.losses.gradcache import RandContext
@@ -78,6 +77,11 @@ class CachedInfoNCELoss(nn.Module):
             raise TrainingError(
                 "the batch is not of MultimodalCollator; pass `data_collator=MultimodalCollator(model)`"
             )
+        if self.options.needs_scores and not collated.scored:
+            raise TrainingError(
+                "`score_margin` and `soft_labels` need a column `scores`, a list for each row; make the view by"
+                " `training_view(…, scores=True)`, or leave both out"
+            )
         device = self.encoder[0].device
         chunks, here = collated.batch.chunks(self.micro_batch), torch.empty(0, device=device)
         states, parts = [], []
@@ -86,7 +90,7 @@ class CachedInfoNCELoss(nn.Module):
                 states.append(RandContext(here))
                 parts.append(self._embed(collated, chunk).float())
         batch = over_all_processes(collated.batch, device)
-        pieces = indices_of(batch, device, self.mask_false_negatives)
+        pieces = indices_of(batch, device, self.mask_false_negatives, self.options)
         # of embeddings alone, in an evaluation too
         with torch.enable_grad():
             value, gradient = loss_and_gradient(
@@ -124,14 +128,18 @@ class CachedInfoNCELoss(nn.Module):
                     (embeddings.float() * gradients[i]).sum().mul(scale).backward()
 
 
-def indices_of(batch: Batch, device: Any, false_negatives: bool) -> BatchIndices:
+def indices_of(batch: Batch, device: Any, false_negatives: bool, options: LossConfig = PLAIN) -> BatchIndices:
     """How the embeddings of a batch are put together, on the device."""
 
     def mask(start: int, end: int) -> Tensor:
-        return torch.from_numpy(batch.mask(start, end, false_negatives)[0]).to(device)
+        masked = batch.mask(start, end, false_negatives)[0]
+        if options.score_margin is not None:
+            masked |= batch.as_good(start, end, options.score_margin)
+        return torch.from_numpy(masked).to(device)
 
     queries, candidates = (torch.from_numpy(rows).to(device) for rows in (batch.queries, batch.candidates))
-    return BatchIndices(queries, candidates, batch.first * batch.width, batch.width, mask)
+    scores = torch.from_numpy(batch.scores).to(device) if options.soft_labels else None
+    return BatchIndices(queries, candidates, batch.first * batch.width, batch.width, mask, scores)
 
 
 def over_all_processes(batch: Batch, device: Any) -> Batch:

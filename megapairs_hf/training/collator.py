@@ -9,6 +9,7 @@ passes on whatever it holds, so the plan of the batch travels under such a name.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
     from megapairs_hf.training.data.batch import Batch
 
 COLUMN = "batch_pixel_values"
-LABELS = ("label", "labels", "score", "scores")
+# of each row a list: what a judge says of its positive and negatives
+SCORES = "scores"
+LABELS = ("label", "labels", "score", SCORES)
 NOT_INPUTS = {*LABELS, "dataset_name"}
 
 
@@ -38,10 +41,12 @@ class CollatedBatch:
     Attributes:
         batch: the distinct inputs, and where each is used.
         images: of those inputs that have one, in their order.
+        scored: whether the rows have a column `scores`.
     """
 
     batch: Batch
     images: ImageBatch
+    scored: bool = False
 
     def pin_memory(self) -> CollatedBatch:
         """A copy from which a GPU fetches while the processor goes on; the `DataLoader` calls this by its name."""
@@ -56,7 +61,8 @@ class MultimodalCollator:
 
     The first column is the query, the second its positive, the others hard negatives, whatever their names. A cell is
     whatever `model.encode` takes: a text, an image (PIL's, the path or bytes of a file, `{"bytes", "path"}` of
-    `datasets`), or both as `{"text", "image"}`.
+    `datasets`), or both as `{"text", "image"}`. A column `scores` is no input: of each row it lists what `verify` says
+    of the positive and the negatives, null or NaN for nothing, and an empty list for all of them.
 
     Args:
         model: the MMRet that is trained.
@@ -71,7 +77,7 @@ class MultimodalCollator:
         """The batch of some rows.
 
         Raises:
-            TrainingError: there is no positive, or an image cannot be read.
+            TrainingError: there is no positive, an image cannot be read, or scores are no list of as many numbers.
         """
         names = [name for name in rows[0] if name not in NOT_INPUTS] if rows else []
         if len(names) < 2:
@@ -80,10 +86,26 @@ class MultimodalCollator:
         examples = []
         for i, row in enumerate(rows):
             query, *candidates = (distinct.input_of(row[name], name) for name in names)
-            examples.append(Example(f"row {i}", query, tuple(candidates), (query,)))
+            scores = _scores_of(row[SCORES], len(candidates)) if SCORES in row else ()
+            examples.append(Example(f"row {i}", query, tuple(candidates), (query,), scores=scores))
         batch = make_batch(0, 0, examples, 0, 1, joint=True, clusters=list)
         images = [distinct.images[str(item.image)] for item in batch.inputs if item.image is not None]
-        return {COLUMN: CollatedBatch(batch, ImageBatch([images] if images else []))}
+        return {COLUMN: CollatedBatch(batch, ImageBatch([images] if images else []), SCORES in rows[0])}
+
+
+def _scores_of(cell: Any, count: int) -> tuple[float, ...]:
+    """The scores of a row's candidates.
+
+    Raises:
+        TrainingError: they are none.
+    """
+    try:
+        scores = tuple(math.nan if value is None else float(value) for value in cell or ())
+    except (TypeError, ValueError):
+        scores = (math.nan,)
+    if len(scores) not in {0, count}:
+        raise TrainingError(f"`{SCORES}` needs {count} numbers for each row, of positive and negatives, not {cell!r}")
+    return scores
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """The trainer of Sentence Transformers with our collator and loss: our loop's loss in each step, in bounded memory."""
 
+import dataclasses
 import io
 import os
 import re
@@ -91,6 +92,47 @@ def test_its_gradient_is_our_loops_whatever_the_mini_batch(model, rows, micro):
     assert apart(gradients, others) < 1e-4
 
 
+class SameScoredDraws(SameDraws):
+    """The draws of the view, with the scores that the triplets have of them."""
+
+    def examples(self, indices, step):
+        made = []
+        for row, example in zip(map(self.triplets.ids, range(COUNT)), super().examples(indices, step), strict=True):
+            names = [row["t_img"], *row["hns"]]
+            each = row["candidate_scores"][row["q_text"].index(example.query.text)] if row["candidate_scores"] else []
+            scores = [each[names.index(item.image)] for item in example.candidates] if each else []
+            made.append(dataclasses.replace(example, scores=tuple(scores)))
+        return made
+
+
+@pytest.mark.parametrize("settings", [{"score_margin": 0.01}, {"soft_labels": 0.4, "score_margin": 0.2}])
+def test_scores_of_a_judge_count_as_in_our_loop(model, rows, settings, tmp_path):
+    rng = np.random.default_rng(0)
+
+    def scores(row, index):
+        each = [[0.5, np.nan, *rng.choice([0.25, 0.5, 0.75], len(row["hns"]) - 1)] for _ in row["q_text"]]
+        return {"candidate_scores": each if index else []}
+
+    scored = rows.map(scores, with_indices=True)
+    config = TrainConfig(**{**SETTINGS, "batch_size": COUNT, "temperature": TAU}, **settings)
+    ours, gradients = learnt(ContrastTask(model, [SameScoredDraws(scored, config)], [1], config))
+    model.zero_grad()
+    view = training_view(scored, negatives=3, decode=False, scores=True).select(range(COUNT))
+    collated = MultimodalCollator(model)(list(view))[COLUMN]
+    value = CachedInfoNCELoss(model, TAU, 5, options=LossConfig(**settings))([{"pixel_values": collated}])
+    value.backward()
+    others = {f"body.{name}": p.grad for name, p in model.named_parameters() if p.grad is not None}
+    assert value.item() == pytest.approx(ours, rel=1e-5)
+    assert apart(gradients, others) < 1e-4
+    plain = CachedInfoNCELoss(model, TAU, 5)([{"pixel_values": collated}])
+    assert abs(value.item() - plain.item()) > 1e-3
+    # the trainer passes the column on
+    loss = CachedInfoNCELoss(model, TAU, 5, options=LossConfig(**settings))
+    assert losses_of(trainer_of(model, view, loss, tmp_path, MultimodalCollator(model), max_steps=1)) == pytest.approx(
+        [value.item()], rel=1e-4
+    )
+
+
 def test_each_distinct_image_is_decoded_once_and_kept_as_bytes(model, rows, monkeypatch):
     decoded = []
     collator = MultimodalCollator(model)
@@ -154,8 +196,15 @@ def test_what_is_wrong_is_said_in_a_sentence(model, rows):
         collator([{"a": "x", "b": b"no image"}])
     with pytest.raises(TrainingError, match="pass `data_collator=MultimodalCollator"):
         CachedInfoNCELoss(model)([model.preprocess(["x"]), model.preprocess(["y"])])
-    with pytest.raises(ConfigError, match="without score_margin and soft_labels"):
-        CachedInfoNCELoss(model, options=LossConfig(soft_labels=0.5))
+    unscored = collator([{"a": "x", "b": "y", "label": 1}])[COLUMN]
+    with pytest.raises(TrainingError, match=r"need a column `scores`.*`training_view\(…, scores=True\)`"):
+        CachedInfoNCELoss(model, options=LossConfig(soft_labels=0.5))([{"pixel_values": unscored}])
+    for scores in (0.5, [0.5], [0.5, "much"], {"a": 1}):
+        with pytest.raises(TrainingError, match="`scores` needs 2 numbers for each row"):
+            collator([{"a": "x", "b": "y", "c": "z", "scores": scores}])
+    # there is such a column, and nothing in it
+    with pytest.raises(ConfigError, match="left out for triplets that `verify` has not scored"):
+        training_view(rows, scores=True)
     with pytest.raises(ConfigError, match="micro_batch"):
         CachedInfoNCELoss(model, micro_batch=0)
 

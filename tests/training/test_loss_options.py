@@ -19,9 +19,10 @@ from megapairs_hf.annotation.stage import verify_pairs
 from megapairs_hf.core.errors import ConfigError, TrainingError
 from megapairs_hf.core.inputs import Input
 from megapairs_hf.dataset import BuildConfig, build_triplets
+from megapairs_hf.training.cached_loss import indices_of
 from megapairs_hf.training.data.batch import make_batch
 from megapairs_hf.training.data.dataset import Example
-from megapairs_hf.training.loss import BatchIndices, alignment_loss, loss_and_gradient
+from megapairs_hf.training.loss import BatchIndices, alignment_loss, info_nce, loss_and_gradient
 from megapairs_hf.training.loss_config import LossConfig
 from tests.small import megapairs, small_pairs, torchrun
 from tests.small import run as run_command
@@ -147,6 +148,28 @@ def test_the_alignment_is_the_mean_of_both_divergences_of_torch():
     assert alignment_loss(labels - 0.3, labels, TAU)[0].abs().max() < 1e-6
 
 
+def authors_loss(scores, labels, temperature):
+    """UniME-V2's, of the formula in its `SoftLabelSoftKLContrastiveLoss`: 1e-8 on the logarithm of the second."""
+    ours, theirs = torch.softmax(scores / temperature, 1), torch.softmax(labels / temperature, 1)
+    forth = torch.nn.functional.kl_div((ours + 1e-8).log(), theirs, reduction="batchmean")
+    back = torch.nn.functional.kl_div((theirs + 1e-8).log(), ours, reduction="batchmean")
+    return (forth + back) / 2
+
+
+@pytest.mark.parametrize("temperature", [0.02, 0.3])
+def test_the_alignment_is_the_authors_at_low_temperatures_too(temperature):
+    """Labels of 0 and 1 at 0.02 are e^50 apart, where a plain logarithm would cost 50."""
+    scores = torch.tensor([[0.3, 0.31, 0.29], [0.9, -0.9, 0.0]], requires_grad=True)
+    labels = torch.tensor([[1.0, 0.0, 0.25], [0.0, 1.0, 1.0]])
+    losses, _ = alignment_loss(scores, labels, temperature)
+    (own,) = torch.autograd.grad(losses.mean(), scores)
+    expected = authors_loss(scores, labels, temperature)
+    (gradient,) = torch.autograd.grad(expected, scores)
+    assert losses.mean().item() == pytest.approx(expected.item(), rel=1e-5)
+    assert torch.allclose(own, gradient, rtol=1e-4, atol=1e-5)
+    assert losses.max() <= -np.log(1e-8)
+
+
 def test_labels_of_one_and_of_none_align_nothing_and_have_a_gradient():
     scores = torch.rand(3, 4, requires_grad=True)
     labels = torch.full((3, 4), torch.nan)
@@ -189,6 +212,128 @@ def test_negatives_that_score_like_the_target_are_masked():
     assert np.array_equal(np.vstack([second.as_good(0, 1, 0.05), second.as_good(1, 3, 0.05)]), masked[3:])
 
 
+def family():
+    """Rows with all that masks: siblings of one query image, a query twice, shared targets, and few negatives."""
+
+    def row(query, text, names, scores=()):
+        asked = Input(text, query)
+        answers = (Input(None, "answer"),) if query == "q3" else ()
+        same = (asked, Input(f"{text}, once more", query))
+        return Example(query, asked, tuple(Input(None, name) for name in names), same, answers, scores=scores)
+
+    nan = float("nan")
+    return [
+        row("q0", "red", ("t0", "q0", "n0"), (0.9, nan, 0.89)),
+        row("q0", "blue", ("t1", "q0", "t0"), (0.5, 0.1, 0.2)),
+        # the same query with another target, and a text that stands among those of the first row
+        row("q0", "red", ("t2", "q0"), (0.5, 0.7)),
+        row("q0", "red, once more", ("t3", "n0", "t1")),
+        # its target is the first row's
+        row("q1", "red", ("t0", "q1", "t2"), (1.0, 0.0, 1.0)),
+        row("q2", "moved", ("near t0", "q2", "n1"), (0.3, nan, nan)),
+        row("q3", "open", ("t5", "q3", "answer")),
+        row("q4", "", ("answer", "q4", "t5"), (nan, 0.5, 0.25)),
+    ]
+
+
+def clusters(names):
+    return [name.removeprefix("near ") for name in names]
+
+
+FAMILY = {**COMBINATIONS[-1], "margin_mask": 0.02}
+SCORE_MARGIN = 0.02
+
+
+def embedding_of(item, leaf):
+    """Of a query or an image: the sum of its image's row and its text's, by their names."""
+    vocabulary = sorted({part for e in family() for one in (e.query, *e.candidates) for part in (one.image, one.text)
+                         if part is not None})  # fmt: skip
+    return sum(leaf[vocabulary.index(part)] for part in (item.image, item.text) if part is not None)
+
+
+def family_leaf(dtype):
+    return torch.randn(32, D, generator=torch.Generator().manual_seed(3)).to(dtype).requires_grad_()
+
+
+def part_of_family(rank, world):
+    """The loss of one process's rows, as `train` computes it, and its gradient for the embeddings of all parts."""
+    leaf = family_leaf(torch.float32)
+    batch = make_batch(0, 0, family(), rank, world, joint=False, clusters=clusters)
+    outputs = torch.stack([embedding_of(item, leaf) for item in batch.inputs])
+    options = LossConfig(**FAMILY, score_margin=SCORE_MARGIN)
+    loss, gradient = loss_and_gradient(outputs, indices_of(batch, "cpu", True, options), TAU, (), options)
+    outputs.backward(gradient)
+    return loss, leaf.grad
+
+
+def divergence(scores, labels):
+    ours = torch.log_softmax(torch.stack(scores) / TAU, 0)
+    theirs = torch.log_softmax(torch.tensor(labels, dtype=torch.float64) / TAU, 0)
+    return ((ours.exp() - theirs.exp()) * (ours - theirs)).sum() / 2
+
+
+def terms_of(row, other, unit, false_negative):
+    """What one row adds to another's denominator: (score, whether the margin may take it out)."""
+    query, positive, own = unit(row.query), unit(row.candidates[0]), other is row
+    for k, item in enumerate(other.candidates):
+        if (own and k == 0) or false_negative(row, item):
+            continue
+        if not (own and row.scores and row.scores[k] - row.scores[0] >= -SCORE_MARGIN):
+            yield query @ unit(item), not own
+        if not own:
+            yield positive @ unit(item), True
+    if not own and not false_negative(row, other.candidates[0]):
+        yield query @ unit(other.query), True
+
+
+def written_by_name():
+    """The same loss with everything decided by names, row by row."""
+    leaf, examples, options = family_leaf(torch.float64), family(), LossConfig(**FAMILY)
+
+    def unit(item):
+        return normalize(embedding_of(item, leaf), dim=0)
+
+    def false_negative(row, item):
+        targets = [other.candidates[0] for other in examples if other is not row and row.query in other.same]
+        near = clusters([item.image]) == clusters([row.candidates[0].image])
+        return near or item in targets or item in row.answers
+
+    total = 0.0
+    for row in examples:
+        query = unit(row.query)
+        own = query @ unit(row.candidates[0])
+        bar = own.item() + options.margin_mask
+        terms = [pair for other in examples for pair in terms_of(row, other, unit, false_negative)]
+        left = [own, *(score for score, droppable in terms if not droppable or score.item() <= bar)]
+        assert 1 < len(left) <= len(terms)
+        loss = torch.logsumexp(torch.stack(left) / TAU, 0) - own / TAU
+        judged = {k: score for k, score in enumerate(row.scores) if score == score}
+        if len(judged) > 1:
+            aligned = divergence([query @ unit(row.candidates[k]) for k in judged], list(judged.values()))
+            loss = (1 - options.soft_labels) * loss + options.soft_labels * aligned
+        total = total + loss / len(examples)
+    total.backward()
+    return total, leaf.grad
+
+
+def test_siblings_and_false_negatives_count_as_their_names_say():
+    loss, gradient = part_of_family(0, 1)
+    expected, whole = written_by_name()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert torch.allclose(gradient.double(), whole, atol=1e-5)
+
+
+def test_without_options_the_loss_is_the_papers_to_the_bit():
+    outputs, queries, candidates, mask, scores = sample()
+    pieces = BatchIndices(queries, candidates, 0, WIDTH, lambda start, end: mask[start:end], scores)
+    loss, gradient = loss_and_gradient(outputs, pieces, TAU, ())
+    leaf = outputs.clone().requires_grad_()
+    asked, shown = embedded(leaf, queries, candidates, D)
+    expected = info_nce(asked, shown, torch.arange(B) * WIDTH, mask, TAU)
+    expected.backward()
+    assert torch.equal(loss, expected.detach()) and torch.equal(gradient, leaf.grad)
+
+
 def half_of_each(path):
     """What one of two processes does: its part of every combination's loss, and the sums of both to a file."""
     distributed.init_process_group("gloo")
@@ -205,6 +350,9 @@ def half_of_each(path):
         for name, value in zip(("loss", "gradient"), both, strict=True):
             distributed.all_reduce(value)
             results[f"{name} {i}"] = value / 2
+    for name, value in zip(("loss", "gradient"), part_of_family(distributed.get_rank(), 2), strict=True):
+        distributed.all_reduce(value)
+        results[f"family {name}"] = value / 2
     if not first:
         save_file(results, path)
     distributed.barrier()
@@ -225,6 +373,9 @@ def test_two_processes_have_the_loss_and_gradient_of_one(tmp_path):
         expected, whole = loss_and_gradient(outputs, pieces, TAU, (D, 3), LossConfig(**settings))
         assert results[f"loss {i}"].item() == pytest.approx(expected.item(), rel=1e-5), settings
         assert torch.allclose(results[f"gradient {i}"], whole, atol=1e-6), settings
+    expected, whole = written_by_name()
+    assert results["family loss"].item() == pytest.approx(expected.item(), rel=1e-5)
+    assert torch.allclose(results["family gradient"].double(), whole, atol=1e-5)
 
 
 @pytest.mark.parametrize(

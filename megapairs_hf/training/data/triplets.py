@@ -12,20 +12,19 @@ import pyarrow.compute as pc
 
 from megapairs_hf.core.errors import TrainingError
 from megapairs_hf.core.inputs import Input
+from megapairs_hf.core.schema import CANDIDATE_SCORES
 from megapairs_hf.dataset.layout import UNKNOWN_CLUSTER
+from megapairs_hf.dataset.views import has_scores, scores_by_name
 from megapairs_hf.training.data.columns import BATCH, codes, pieces, rows_with
 from megapairs_hf.training.data.dataset import Example
 from megapairs_hf.training.data.sampler import number, sibling_order
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Sequence
 
     from datasets import Dataset
 
     from megapairs_hf.training.config import TrainConfig
-
-# what `build` makes of `verify`'s scores: of each text, those of the target and the hard negatives
-SCORES = "candidate_scores"
 
 
 class TripletPool:
@@ -83,7 +82,7 @@ class TripletPool:
             candidates = tuple(Input(None, name) for name in chosen)
             scores: tuple[float, ...] = ()
             if self.config.needs_scores:
-                by_name = scores_by_name(columns, i, texts.index(sampled.text))
+                by_name = scores_by_name({name: values[i] for name, values in columns.items()}, str(sampled.text))
                 scores = tuple(by_name.get(name, math.nan) for name in chosen)
             examples.append(Example(f"{query} -> {target}", sampled, candidates, same, scores=scores))
         return examples
@@ -132,22 +131,12 @@ def require_scores(table: Any) -> None:
     Raises:
         TrainingError: no row has one.
     """
-    if SCORES not in table.column_names or not any(map(_any_listed, pieces(table, SCORES))):
+    if not has_scores(table):
         raise TrainingError(
-            f"`score_margin` and `soft_labels` need a score per candidate, and the triplets have none (`{SCORES}`);"
-            " run `megapairs verify --judgment pointwise` and `megapairs build` again, or leave both out"
+            "`score_margin` and `soft_labels` need a score per candidate, and the triplets have none"
+            f" (`{CANDIDATE_SCORES}`); run `megapairs verify --judgment pointwise` and `megapairs build` again,"
+            " or leave both out"
         )
-
-
-def _any_listed(lists: pa.Array) -> bool:
-    return len(lists.flatten()) > 0
-
-
-def scores_by_name(columns: Mapping[str, Sequence[Any]], row: int, text: int) -> dict[str, float]:
-    """What `verify` says of the candidates of a row, asked with one of its texts; empty where it did not run."""
-    scores = columns[SCORES][row]
-    names = [columns["t_img"][row], *columns["hns"][row]]
-    return dict(zip(names, scores[text], strict=True)) if scores else {}
 
 
 def cluster_codes(images: Dataset, column: str) -> np.ndarray:
