@@ -2,7 +2,8 @@
 
 What surprises: which of the two candidates comes first alternates between the requests about an instruction, so a
 model that always says yes scores a half. A score is the probability of yes (MLLM-as-a-judge, UniME-V2, Gu et al. 2025,
-arXiv 2510.13515), and where the server does not tell it, a second request asks for a rating of 1 to 5.
+arXiv 2510.13515), and where the server does not tell it, a second request asks for a rating of 1 to 5. The candidates
+of an instruction are scored by one of the two, since the scales differ.
 """
 
 from __future__ import annotations
@@ -28,7 +29,20 @@ if TYPE_CHECKING:
 COMPARED_SLOTS = ("query_image", "first_image", "second_image")
 SCORED_SLOTS = ("query_image", "candidate_image")
 YES_NO = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
-RATING = re.compile(r"(?<![\d.,])[1-5](?:[.,]\d+)?(?![\d])")
+# the scale, which many models repeat, also where their response is cut off after it
+SCALE = re.compile(
+    r"(?:/|\bout\s+of|\bof)\s*(?:5|five)\b"
+    r"|\b(?:(?:from|of)\s+)?1\s*(?:-|–|to)\s*5\b"
+    r"|\b(?:from|of)\s+1\b",
+    re.IGNORECASE,
+)
+NUMBER = re.compile(r"[-−]?\d+(?:[.,]\d+)?")
+RATING_WORDS = ("one", "two", "three", "four", "five")
+# as the whole response or its beginning, since "one" is a pronoun too
+WORD = re.compile(
+    rf"\W*(?:(?:rating|score|answer)\b\W*(?:is\b)?\W*)?({'|'.join(RATING_WORDS)})\b(?=\W*$|\s*[.,;:!)*]|\s+stars?\b)",
+    re.IGNORECASE,
+)
 LOWEST, HIGHEST = 1.0, 5.0
 
 
@@ -126,7 +140,8 @@ class VerifyTask:
 class ScoreTask(VerifyTask):
     """A request for every instruction of a pair and every candidate, the target first, and a second where need be.
 
-    Attempt 2n is the n-th candidate's, with the probability of yes; 2n + 1 is its rating, where 2n has none.
+    Attempt 2n is the n-th candidate's, with the probability of yes; 2n + 1 is its rating, where no candidate of the
+    instruction has a probability.
     """
 
     def candidates(self, row: Row) -> list[str]:
@@ -144,34 +159,47 @@ class ScoreTask(VerifyTask):
         )
 
     def open_attempts(self, row: Row, responses: Mapping[int, Response]) -> list[int]:
-        """All requests that can be sent: a rating once it is known that there is no probability."""
-        count = len(row["instructions"]) * len(self.candidates(row))
-        first = [2 * n for n in range(count)]
-        second = [n + 1 for n in first if n in responses and responses[n].yes is None]
-        return [n for n in (*first, *second) if n not in responses]
+        """All requests that can be sent: ratings once it is known that there is no probability."""
+        groups = self._attempts(row)
+        second = [n + 1 for group in groups if _unscored(group, responses) for n in group]
+        return [n for n in (*(n for group in groups for n in group), *second) if n not in responses]
+
+    def _attempts(self, row: Row) -> list[range]:
+        """The first attempts of the candidates of each instruction."""
+        width = 2 * len(self.candidates(row))
+        return [range(i * width, (i + 1) * width, 2) for i in range(len(row["instructions"]))]
 
     def decide(self, row: Row, responses: Mapping[int, Response]) -> Outcome | int:
         """The score of every candidate, and the share of hard negatives that score less than the target."""
         missing = self.open_attempts(row, responses)
         if missing:
             return missing[0]
-        candidates = self.candidates(row)
-        scores = [score(responses, 2 * n) for n in range(len(row["instructions"]) * len(candidates))]
-        rows = [scores[i : i + len(candidates)] for i in range(0, len(scores), len(candidates) or 1)]
-        return scored(candidates, rows, len(row["instructions"]))
+        rows = [scores_of(group, responses) for group in self._attempts(row)]
+        return scored(self.candidates(row), rows, len(row["instructions"]))
 
 
-def score(responses: Mapping[int, Response], attempt: int) -> float:
-    """The probability of yes, else the rating as a share of the range; NaN where neither says anything."""
-    yes = responses[attempt].yes
-    return rating_of(responses[attempt + 1].text) if yes is None else yes
+def _unscored(attempts: Sequence[int], responses: Mapping[int, Response]) -> bool:
+    """Whether all of them have a response, and none a probability."""
+    return all(n in responses and responses[n].yes is None for n in attempts)
+
+
+def scores_of(attempts: Sequence[int], responses: Mapping[int, Response]) -> list[float]:
+    """The probabilities of yes, or where there are none the ratings as shares of their range; NaN for nothing."""
+    if _unscored(attempts, responses):
+        return [rating_of(responses[n + 1].text) for n in attempts]
+    probabilities = (responses[n].yes for n in attempts)
+    return [math.nan if yes is None else yes for yes in probabilities]
 
 
 def rating_of(text: str) -> float:
-    """A rating of 1 to 5 as a number from 0 to 1; NaN where there is none."""
-    match = RATING.search(without_thinking(text))
-    rating = float(match[0].replace(",", ".")) if match else math.nan
-    return (rating - LOWEST) / (HIGHEST - LOWEST) if rating <= HIGHEST else math.nan
+    """A rating of 1 to 5 as a number from 0 to 1; NaN where there is none, or one on another scale."""
+    text = SCALE.sub(" ", without_thinking(text))
+    ratings = [float(number.replace(",", ".").replace("−", "-")) for number in NUMBER.findall(text)]
+    word = WORD.match(text)
+    if not ratings and word is not None:
+        ratings = [RATING_WORDS.index(word[1].lower()) + LOWEST]
+    inside = bool(ratings) and all(LOWEST <= rating <= HIGHEST for rating in ratings)
+    return (ratings[0] - LOWEST) / (HIGHEST - LOWEST) if inside else math.nan
 
 
 def scored(candidates: Sequence[str], rows: Sequence[Sequence[float]], instructions: int) -> Outcome:

@@ -14,7 +14,7 @@ from megapairs_hf.annotation.engines.journal import Journal
 from megapairs_hf.annotation.stage import verify_pairs
 from megapairs_hf.annotation.verify_tasks import rating_of
 from megapairs_hf.core.columns import add_columns
-from megapairs_hf.core.errors import ConfigError
+from megapairs_hf.core.errors import ConfigError, ServerUnavailableError
 from megapairs_hf.core.schema import VERIFIED
 from megapairs_hf.dataset import BuildConfig, JoinTriplets, build_triplets, load_triplets
 from megapairs_hf.dataset.marks import PairMark, marks_bytes
@@ -185,7 +185,80 @@ def test_settings_that_say_nothing_are_refused():
     ],
 )
 def test_probabilities_of_whatever_a_server_sends(logprobs, expected):
-    assert yes_probability(logprobs) == (None if expected is None else pytest.approx(expected))
+    assert yes_probability(logprobs, "Yes") == (None if expected is None else pytest.approx(expected))
+
+
+def spoken(*tokens):
+    """Tokens of a response; beside each that says yes or no its contrary, a ninth as probable."""
+    content = []
+    for token in tokens:
+        contrary = {"yes": "no", "no": "yes"}.get(token.strip(" .\u0120").lower())
+        listed = [{"token": contrary, "logprob": math.log(0.1)}] if contrary else []
+        content.append({"token": token, "logprob": math.log(0.9), "top_logprobs": listed})
+    return {"content": content}
+
+
+@pytest.mark.parametrize(
+    ("tokens", "text", "expected"),
+    [
+        ((" Yes",), " Yes", 0.9),
+        (("YES", "."), "YES.", 0.9),
+        ((" ", "yes"), " yes", 0.9),
+        (("Ġno", "."), " no.", 0.1),
+        (("The", " answer", " is", " no"), "The answer is no", 0.1),
+        # thoughts, which a server lists whether it tells them or not
+        (("<think>", " no", " no", "</think>", "\n", "Yes"), "<think> no no</think>\nYes", 0.9),
+        (("<think>", " no", " no", "</think>", "\n", "Yes"), "Yes", 0.9),
+        ((" no", ",", " rather", " ...", "Yes"), "Yes", 0.9),
+        (("<think>", " no", " no", " or"), "<think> no no or", None),
+        ((" no", " no", " or"), "", None),
+        (("<", "think", ">", " no"), "<think> no", None),
+    ],
+)
+def test_no_word_of_the_thoughts_counts(tokens, text, expected):
+    value = yes_probability(spoken(*tokens), text)
+    assert value == (None if expected is None else pytest.approx(expected))
+
+
+def test_probabilities_and_ratings_do_not_mix(serve, instructed, mined, corpus, tmp_path):  # noqa: F811
+    """A server that lists the tokens of most responses: what has no probability has no score, and is not rated."""
+
+    def some(body, count):
+        return None if 0.3 < fit(body) < 0.36 else with_probabilities(body, count)
+
+    server = serve(answer=rated, script=some)
+    config = VerifyConfig(judgment="pointwise", endpoint=at(server))
+    made = verify_pairs(instructed, mined, corpus, config=config, out=tmp_path / "v").table().to_pylist()
+    assert len(server.bodies) == 7 * 3 * 4
+    rows = [(row["query_id"], name, scores[i]) for row in made for scores in row["candidate_scores"]
+            for i, name in enumerate(row["candidate_ids"])]  # fmt: skip
+    unsaid = [nearness(query, name) == 1 / 3 for query, name, _ in rows]
+    assert any(unsaid) and not all(unsaid)
+    for (query, name, score), silent in zip(rows, unsaid, strict=True):
+        assert math.isnan(score) if silent else score == pytest.approx(0.9 * nearness(query, name) + 0.05, abs=0.02)
+
+
+@pytest.mark.parametrize("server_says", ["probabilities", "ratings"])
+def test_resumed_equals_uninterrupted(serve, instructed, mined, corpus, tmp_path, server_says):  # noqa: F811
+    """A server that breaks in the middle, and the same run again: the same bytes, and nothing is asked twice."""
+    broken = []
+
+    def script(body, count):
+        if len(server.bodies) > 30 and not broken:
+            return ("status", 401)
+        return with_probabilities(body, count) if server_says == "probabilities" else None
+
+    server = serve(answer=rated, script=script)
+    config = VerifyConfig(judgment="pointwise", endpoint=at(server, concurrency=2))
+    with pytest.raises(ServerUnavailableError):
+        verify_pairs(instructed, mined, corpus, config=config, out=tmp_path / "v")
+    before = len(server.bodies)
+    broken.append("mended")
+    resumed = verify_pairs(instructed, mined, corpus, config=config, out=tmp_path / "v")
+    after = len(server.bodies)
+    whole = verify_pairs(instructed, mined, corpus, config=config, out=tmp_path / "w")
+    assert digests(resumed.path) == digests(whole.path)
+    assert 25 <= len(server.bodies) - after - (after - before) <= before
 
 
 @pytest.mark.parametrize(
@@ -202,6 +275,26 @@ def test_probabilities_of_whatever_a_server_sends(logprobs, expected):
         ("0", None),
         ("none", None),
         ("<think>maybe 2</think>4", 0.75),
+        ("Rating (1-5): 4", 0.75),
+        ("On a scale of 1 to 5: 4", 0.75),
+        ("From 1 to 5, I say 2", 0.25),
+        # cut off
+        ("On a scale of 1", None),
+        ("On a scale from 1 to", None),
+        ("0/5", None),
+        ("7/5", None),
+        ("4/10", None),
+        ("-3", None),
+        ("\u22122", None),
+        ("6", None),
+        ("Four", 0.75),
+        ("**Five** stars", 1.0),
+        ("Rating: two.", 0.25),
+        ("three out of five", 0.5),
+        ("One could say that", None),
+        ("This one fits", None),
+        ("six", None),
+        ("", None),
     ],
 )
 def test_ratings(text, expected):

@@ -106,7 +106,7 @@ def read_completion(value: Any) -> Response:
     prompt_tokens, completion_tokens = read_usage(body.get("usage"))
     # half of a surrogate pair is legal in JSON, but no file can hold it
     text, reason = text.encode("utf-8", "replace").decode(), reason.encode("utf-8", "replace").decode()
-    yes = yes_probability(choice.get("logprobs"))
+    yes = yes_probability(choice.get("logprobs"), text)
     return Response(text, reason, prompt_tokens, completion_tokens, refused, yes=yes)
 
 

@@ -59,14 +59,20 @@ class Clip:
         self.batch_size = local.batch_size
 
     def encode(self, inputs: Sequence[Any]) -> np.ndarray:
-        """Embeddings [N, D] of images or of texts."""
+        """Unit embeddings [N, D] of images or of texts."""
         import numpy as np
 
         embeddings = self.model.encode(list(inputs), batch_size=self.batch_size, show_progress_bar=False)
         # in single precision, whatever that of the weights
-        embeddings = np.asarray(embeddings, np.float32)
-        normalized: np.ndarray = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
-        return normalized
+        return normalized(np.asarray(embeddings, np.float32))
+
+
+def normalized(embeddings: np.ndarray) -> np.ndarray:
+    """Unit vectors, [N, D]."""
+    import numpy as np
+
+    unit: np.ndarray = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    return unit
 
 
 @lru_cache(maxsize=1)
@@ -104,7 +110,7 @@ def pass_rates(
         if problem is not None:
             outcomes.append(Outcome(None, problem.reason, problem.detail))
             continue
-        queries = embeddings[key[0]] + clip.encode(row["instructions"])
+        queries = normalized(embeddings[key[0]] + clip.encode(row["instructions"]))
         candidates = [key[1], *(name for name in negatives[key] if name in embeddings)]
         scores = [queries @ embeddings[name] for name in candidates]
         outcomes.append(scored(candidates, list(zip(*scores, strict=True)), len(queries)))

@@ -111,11 +111,11 @@ class LocalModel:
         ends = self.model.generation_config.eos_token_id
         stops = set(ends if isinstance(ends, list) else [ends]) | {self.tokenizer.pad_token_id}
         tokens = [row[width:].tolist() for row in outputs.sequences]
-        yes = self._yes(tokens, outputs.logits)
         responses = [self._response(row, stops, n) for row, n in zip(tokens, prompts, strict=True)]
+        yes = self._yes(tokens, outputs.logits, [response.text for response in responses])
         return [replace(response, yes=one) for response, one in zip(responses, yes, strict=True)]
 
-    def _yes(self, tokens: list[list[int]], logits: Any) -> list[float | None]:
+    def _yes(self, tokens: list[list[int]], logits: Any, texts: Sequence[str]) -> list[float | None]:
         """The probability of yes in each response, from the same tokens that a server would list."""
         import torch
 
@@ -137,7 +137,8 @@ class LocalModel:
                         }
                         for place, token in enumerate(own)
                     ]
-                }
+                },
+                texts[row],
             )
             for row, own in enumerate(tokens)
         ]
