@@ -7,8 +7,6 @@ may miss the cache of `datasets`; then the journal answers, and nothing is sent 
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import weakref
 from abc import abstractmethod
 from contextlib import contextmanager
@@ -19,12 +17,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
 
-from megapairs_hf.annotation.client.endpoint import Endpoint
 from megapairs_hf.annotation.config import pair_key
 from megapairs_hf.annotation.corpus_reader import CorpusReader, MemoryRows
 from megapairs_hf.annotation.engines.row_batch import RowBatch
 from megapairs_hf.annotation.engines.session import Session
 from megapairs_hf.annotation.engines.transformers_engine import LocalSession
+from megapairs_hf.annotation.function_settings import build_settings
 from megapairs_hf.annotation.response_watch import ResponseWatch
 from megapairs_hf.annotation.row_columns import ids_as_text, outcome_columns
 from megapairs_hf.annotation.rule_based.readers import parser_version
@@ -32,7 +30,7 @@ from megapairs_hf.annotation.tasks import Outcome
 from megapairs_hf.artifacts.artifact import Artifact
 from megapairs_hf.artifacts.fingerprints import commit_of, weights_fingerprint
 from megapairs_hf.artifacts.sources import as_artifact
-from megapairs_hf.core.config import build_config, config_hash
+from megapairs_hf.core.config import config_hash
 from megapairs_hf.core.distributed import device_of_rank
 from megapairs_hf.core.errors import ConfigError
 from megapairs_hf.core.row_function import RowFunction, Rows
@@ -149,8 +147,12 @@ class AnnotationFunction(RowFunction):
         Args:
             rows: of a batch or a shard.
             advance: called after each row.
+
+        Raises:
+            ConfigError: it has none.
         """
-        raise NotImplementedError(self.config.engine)
+        name, engines = type(self).__name__, " or ".join(MODEL_ENGINES)
+        raise ConfigError(f"{name} asks a model and has no engine {self.config.engine!r}; set `engine` to {engines}")
 
     def watch(self) -> ResponseWatch | None:
         """A look at the first responses, where a text is what they are for."""
@@ -289,18 +291,3 @@ class AnnotationFunction(RowFunction):
     def columns(self, outcomes: list[Outcome]) -> dict[str, Any]:
         """Outcomes as columns, blanks where a row has an error."""
         return outcome_columns(outcomes, self.SCHEMA, self.features)
-
-
-def build_settings(cls: type[Any], settings: dict[str, Any], name: str) -> Any:
-    """The settings of a row function, those of the endpoint among the others or together as `endpoint`."""
-    values, endpoint = dict(settings), [field.name for field in dataclasses.fields(Endpoint)]
-    known = sorted({*endpoint, *(field.name for field in dataclasses.fields(cls))})
-    for key in sorted(values.keys() - known):
-        # the endpoint's names stand among the others
-        near = difflib.get_close_matches(key, known, n=1)
-        if near and near[0] in endpoint:
-            raise ConfigError(f"{name}: unknown key {key!r}; did you mean {near[0]!r}?")
-    flat = values.keys() & endpoint
-    if flat:
-        values["endpoint"] = {**dict(values.get("endpoint") or {}), **{key: values.pop(key) for key in flat}}
-    return build_config(cls, values, name)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from megapairs_hf.annotation.caption_choice import all_captions, best_captions
 from megapairs_hf.annotation.config import pair_seed
-from megapairs_hf.core.errors import MegaPairsError
+from megapairs_hf.core.errors import ImageRejectedError, MegaPairsError
 from megapairs_hf.core.formatting import one_line
 from megapairs_hf.core.schema import CAPTION, CAPTIONS, QUERY_ID, TARGET_ID
 
@@ -92,8 +92,12 @@ class OneRetry(ABC):
         """Nothing to load."""
 
     def address(self, image_id: str) -> str:
-        """No request has an image."""
-        raise NotImplementedError(image_id)
+        """No request has an image.
+
+        Raises:
+            ImageRejectedError: always; a task whose requests have images says where they are.
+        """
+        raise ImageRejectedError("missing_image", f"{image_id}: no request of this step has an image")
 
     def close(self) -> None:  # noqa: B027
         """Nothing to release."""

@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from datasets import Dataset, DatasetDict, Features, Image, List, Value
 
@@ -26,7 +27,14 @@ from megapairs_hf.annotation.describe import DescribeTask
 from megapairs_hf.annotation.tasks import Outcome
 from megapairs_hf.artifacts.lookup import IdIndex
 from megapairs_hf.core.columns import add_columns, drop_errors
-from megapairs_hf.core.errors import ArtifactError, BudgetSpentError, ConfigError, ModelError, ServerUnavailableError
+from megapairs_hf.core.errors import (
+    ArtifactError,
+    BudgetSpentError,
+    ConfigError,
+    ImageRejectedError,
+    ModelError,
+    ServerUnavailableError,
+)
 from megapairs_hf.core.schema import PAIRS
 
 from .conftest import make_artifact, make_image
@@ -406,3 +414,14 @@ def test_closing_hides_no_error(serve, images, rows, monkeypatch):
     function = Describe(images, urls=[serve().url], budget={"requests": 1}, **QUICK | {"concurrency": 1})
     with pytest.raises(BudgetSpentError, match="the budget is spent"):
         add_columns(rows, function)
+
+
+def test_what_no_engine_reaches_is_a_plain_error():
+    caption = Caption(urls=["http://127.0.0.1:9/v1"], model="m")
+    with pytest.raises(
+        ConfigError, match="Caption asks a model and has no engine 'openai'; set `engine` to openai or"
+    ):
+        caption.by_function([], lambda: None)
+    instruct_task = Instruct(urls=["http://127.0.0.1:9/v1"], model="m").make_task(pa.table({}))
+    with pytest.raises(ImageRejectedError, match="i1: no request of this step has an image"):
+        instruct_task.address("i1")
