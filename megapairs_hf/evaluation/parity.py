@@ -2,18 +2,19 @@
 
 Twenty inputs are embedded on both sides. Where they differ, each known difference is computed with our own weights,
 and the one that gives the server's embedding is named. What surprises: a server may be wrong for queries alone, since
-only those have an instruction, so half of the inputs are queries.
+only those have an instruction, so half of the inputs are queries; and one text is long, to show where texts are cut.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from megapairs_hf.core.errors import EvaluationError
 from megapairs_hf.evaluation.parity_client import Received, Sent, image_url, request_embeddings
+from megapairs_hf.evaluation.parity_inputs import ParityInput, has_template, parity_inputs, prompt_of
 from megapairs_hf.evaluation.parity_variants import POOLING, Variants
 
 if TYPE_CHECKING:
@@ -21,58 +22,10 @@ if TYPE_CHECKING:
 
     from megapairs_hf.evaluation.parity_client import ParityConfig
 
-COUNT = 20
 LOOKED_AT = 4  # diverging texts whose other ways are computed
 NORM = 1e-2
-SIZE = (320, 224)
-TEXTS = (
-    "a red bicycle leaning against a brick wall",
-    "the same room at night",
-    "Ein Hund läuft am Strand entlang.",
-    "make it blue, and turn it to the left",
-    "two people playing chess in a park; one of them is laughing",
-    "x",
-    "価格は 1,280 円です",
-    "A photograph of a harbor at dawn. Small boats lie at the pier, and the water is calm. In the distance are hills.",
-    "no trees",
-    "  leading and trailing blanks  ",
-    "What is the name of the bird?",
-    "snow",
-    "line one\nline two",
-    "the moon over a city, seen from above, in black and white",
-    "100% cotton T-shirt with a small logo (front)",
-    "cat",
-    "🙂 an emoji of a smiling face",
-    "replace the car by a bus and keep the street",
-    "élan vital",
-    "an old map of the world with sea monsters",
-)
-
-
-@dataclass(frozen=True)
-class ParityInput:
-    """One of the twenty.
-
-    Attributes:
-        text: None for an image alone.
-        image: a Pillow image; None for a text alone.
-        query: whether it is embedded as a query, with the model's instruction.
-    """
-
-    text: str | None
-    image: Any
-    query: bool
-
-    @property
-    def kind(self) -> str:
-        """`text`, `image` or `joint`."""
-        return "text" if self.image is None else "image" if self.text is None else "joint"
-
-    @property
-    def value(self) -> Any:
-        """As `encode` takes it."""
-        parts = {"image": self.image, "text": self.text}
-        return self.image if self.text is None else {name: part for name, part in parts.items() if part is not None}
+# cosines that rounding explains: of half precision 0.999 and more, of eight bits some less
+ROUNDED = 0.99
 
 
 @dataclass(frozen=True)
@@ -81,8 +34,8 @@ class ParityReport:
 
     Attributes:
         inputs: what was compared.
-        cosines: [20] of the server's embedding with ours.
-        norms: [20] of the server's embedding.
+        cosines: of the server's embedding with ours, for each input.
+        norms: of the server's embedding.
         differences: (where, what) of each difference; empty where there is none.
     """
 
@@ -117,8 +70,11 @@ def check_parity(model: Any, config: ParityConfig, name: str = "") -> ParityRepo
         EvaluationError: the server cannot be asked.
     """
     inputs = parity_inputs(model, config.inputs == "text")
+    answers = request_embeddings([_sent(model, one) for one in inputs], config, name)
+    refused = [one for one, answer in zip(inputs, answers, strict=True) if answer is None]
+    inputs = [one for one in inputs if one not in refused]
+    received = [answer for answer in answers if answer is not None]
     ours = _ours(model, inputs)
-    received = request_embeddings([_sent(model, one) for one in inputs], config, name)
     theirs = [one.embedding for one in received]
     norms = tuple(float(np.linalg.norm(row)) for row in theirs)
     widths = {len(row) for row in theirs}
@@ -130,45 +86,21 @@ def check_parity(model: Any, config: ParityConfig, name: str = "") -> ParityRepo
     differences = _sizes(width, ours, cosines, norms, config.tolerance)
     if width == ours.shape[1]:
         differences += _causes(model, inputs, received, cosines, config.tolerance)
+    differences += [_refusal(_variants(model, one)) for one in refused]
     return ParityReport(tuple(inputs), cosines, norms, tuple(differences))
 
 
-def parity_inputs(model: Any, text_only: bool) -> list[ParityInput]:
-    """Twenty inputs of the kinds that the model takes and a server could."""
-    modalities = set(getattr(model[0], "modalities", ("text",)))
-    kinds = ["text"]
-    if not text_only and "image" in modalities:
-        # a server of two towers has no sum of them
-        kinds += ["image", "joint"] if _has_template(model) else ["image"]
-    queries = bool((model.prompts or {}).get("query"))
-    side = getattr(getattr(model, "preparer", None), "side", None)
-    inputs = []
-    for i in range(COUNT):
-        kind = kinds[i % len(kinds)]
-        image = None if kind == "text" else _image(i, (side, side) if side else SIZE)
-        text = None if kind == "image" else TEXTS[i]
-        inputs.append(ParityInput(text, image, queries and i // len(kinds) % 2 == 1))
-    return inputs
+def _variants(model: Any, one: ParityInput) -> Variants:
+    task = "query" if one.query else "document"
+    return Variants(model, str(one.text), prompt_of(model, one), task, str(_form(model, one).text))
 
 
-def _image(seed: int, size: tuple[int, int]) -> Any:
-    """A few colored rectangles."""
-    from PIL import Image, ImageDraw
-
-    rng = np.random.default_rng(seed)
-    image = Image.new("RGB", size, tuple(rng.integers(0, 256, 3).tolist()))
-    for _ in range(5):
-        (left, right), (top, bottom) = (sorted(rng.integers(0, side, 2).tolist()) for side in size)
-        ImageDraw.Draw(image).rectangle((left, top, right, bottom), fill=tuple(rng.integers(0, 256, 3).tolist()))
-    return image
-
-
-def _has_template(model: Any) -> bool:
-    return bool(getattr(model[0].processor, "chat_template", None)) and "message" in set(model[0].modalities)
-
-
-def _prompt(model: Any, one: ParityInput) -> str | None:
-    return ((model.prompts or {}).get("query" if one.query else "document")) or None
+def _refusal(ways: Variants) -> tuple[str, str]:
+    count = len(ways.tokens())
+    return "truncation", (
+        f"it refuses a long text, of which the model takes {count} tokens; raise its limit (max-model-len), or let it"
+        " cut (auto-truncate)"
+    )
 
 
 def _ours(model: Any, inputs: Sequence[ParityInput]) -> np.ndarray:
@@ -187,10 +119,14 @@ def _ours(model: Any, inputs: Sequence[ParityInput]) -> np.ndarray:
 
 def _sent(model: Any, one: ParityInput) -> Sent:
     """The request that should give our embedding."""
-    prompt = _prompt(model, one)
+    return replace(_form(model, one), long=one.long)
+
+
+def _form(model: Any, one: ParityInput) -> Sent:
+    prompt = prompt_of(model, one)
     parts = [] if one.image is None else [image_url(one.image)]
     parts += [] if one.text is None else [{"type": "text", "text": one.text}]
-    if not _has_template(model):
+    if not has_template(model):
         messages = None if one.image is None else [{"role": "user", "content": parts}]
         return Sent(None if one.image is not None else (prompt or "") + str(one.text), messages, {})
     system = [{"role": "system", "content": [{"type": "text", "text": prompt}]}] if prompt else []
@@ -240,22 +176,40 @@ def _causes(
     if not apart:
         return []
     if "text" in kinds:
-        texts = [i for i in apart if inputs[i].kind == "text"]
-        return [_of_texts(model, [(inputs[i], received[i]) for i in texts[:LOOKED_AT]], tolerance)]
+        texts = sorted((i for i in apart if inputs[i].kind == "text"), key=lambda i: len(str(inputs[i].text)))
+        rows = [(inputs[i], received[i]) for i in texts[:LOOKED_AT]]
+        return [_of_texts(model, rows, tolerance, min(cosines))]
     if "image" in kinds:
-        why = "its image processor sizes or prepares them otherwise (min_pixels, max_pixels, tiles, resampling)"
-        return [("images", f"texts agree and images do not: {why}, or its template marks them otherwise")]
+        first = next(i for i in apart if inputs[i].kind == "image")
+        return [("images", f"texts agree and images do not: {_of_images(model, inputs[first], received[first])}")]
     return [("template", "texts and images agree and both together do not: its template puts them in another order")]
 
 
-def _of_texts(model: Any, rows: Sequence[tuple[ParityInput, Received]], tolerance: float) -> tuple[str, str]:
+def _of_images(model: Any, one: ParityInput, answer: Received) -> str:
+    """What the number of tokens tells of an image's size."""
+    task = "query" if one.query else "document"
+    features = model.preprocess([one.value], prompt=prompt_of(model, one), task=task) if has_template(model) else {}
+    count = features["input_ids"].shape[1] if "input_ids" in features else None
+    if None in (count, answer.tokens):
+        why = "sizes or prepares them otherwise (min_pixels, max_pixels, tiles, resampling)"
+        return f"its image processor {why}, or its template marks them otherwise"
+    if count != answer.tokens:
+        why = "compare min_pixels, max_pixels and tiles, then the template's marks of an image"
+        return f"it has {answer.tokens} tokens for one where the model has {count}: it resizes them otherwise; {why}"
+    why = "compare resampling, mean and standard deviation"
+    return f"as many tokens as here, so sizes agree and pixels do not: {why}"
+
+
+def _of_texts(
+    model: Any, rows: Sequence[tuple[ParityInput, Received]], tolerance: float, least: float
+) -> tuple[str, str]:
     """The difference that explains all of these texts, or what is known of it."""
     cosines: dict[tuple[str, str], list[float]] = {}
     counts = []
     for one, answer in rows:
-        ways = Variants(model, str(one.text), _prompt(model, one), "query" if one.query else "document")
+        ways = _variants(model, one)
         counts.append((len(ways.tokens()), answer.tokens))
-        lists = [("", "", ways.tokens()), *ways.token_lists()]
+        lists = [("", "", ways.tokens()), *ways.token_lists(), *ways.truncations(answer.tokens)]
         for where, what, ids in lists:
             for mode, row in ways.embed(ids).items():
                 pooled = "" if mode is None else f"it pools {POOLING[mode]}"
@@ -272,11 +226,17 @@ def _of_texts(model: Any, rows: Sequence[tuple[ParityInput, Received]], toleranc
     best = max(complete, key=lambda key: complete[key])
     nearest = f"(nearest: {best[1]}, cosine {complete[best]:.3f})"
     known = [(ours, theirs) for ours, theirs in counts if theirs is not None]
+    if all(one.long for one, _ in rows):
+        tokens = f" ({known[0][1]} tokens, and {known[0][0]} here)" if known else ""
+        return "truncation", f"only the long text differs{tokens}: one of both cuts it, or cuts it elsewhere"
     other = [pair for pair in known if pair[0] != pair[1]]
     if other:
         return "template", (
             f"it counts {other[0][1]} tokens where the model has {other[0][0]}, by no difference known here {nearest};"
             " compare its chat template and special tokens"
         )
+    if least >= ROUNDED:
+        why = "as other arithmetic gives (dtype, quantization, attention); compare with its `--dtype`, or raise"
+        return "precision", f"every cosine is {least:.5f} or more, {why} `--tolerance`"
     same = "as many tokens as here, " if known else ""
     return "model", f"{same}no known difference of prompt or pooling {nearest}; compare weights, revision and adapters"

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 # statuses of a path that a server does not have
 ABSENT = {404, 405}
+DENIED = {401, 403}
+# of an input that has too many tokens
+TOO_LONG = {400, 413, 422}
 
 
 @dataclass(frozen=True)
@@ -66,11 +69,13 @@ class Sent:
         text: of a plain model, its prompt before it; of one with a chat template, put into it.
         messages: of a model with a chat template.
         options: of the request, such as `add_generation_prompt`.
+        long: whether the server may refuse it for its length, and the others are compared all the same.
     """
 
     text: str | None
     messages: list[dict[str, Any]] | None
     options: dict[str, Any]
+    long: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,8 +97,12 @@ def image_url(image: Any) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{content}"}}
 
 
-def request_embeddings(inputs: Sequence[Sent], config: ParityConfig, name: str) -> list[Received]:
-    """The server's embeddings, one request for each input.
+class InputRefusedError(EvaluationError):
+    """The server takes inputs, and not this one."""
+
+
+def request_embeddings(inputs: Sequence[Sent], config: ParityConfig, name: str) -> list[Received | None]:
+    """The server's embeddings, a request for each input, so no order is mistaken; None for a long refused one.
 
     Args:
         inputs: what to send.
@@ -104,13 +113,13 @@ def request_embeddings(inputs: Sequence[Sent], config: ParityConfig, name: str) 
         EvaluationError: it cannot be reached, refuses an input, or answers with something else.
     """
 
-    async def work() -> list[Received]:
+    async def work() -> list[Received | None]:
         from megapairs_hf.annotation.client.http_client import connect_http
 
         async with connect_http() as http:
             server = EmbeddingServer(http, config)
             await server.begin(name)
-            return [await server.embed(one) for one in inputs]
+            return [await server.embed_or_none(one) for one in inputs]
 
     return run(work())
 
@@ -122,6 +131,7 @@ class EmbeddingServer:
         self.http, self.config, self.model = http, config, config.served_model
         self.root = config.endpoint.rstrip("/").removesuffix("/v1")
         self.tei = config.api == "tei"
+        self.absent = ""
         token = os.environ.get(config.token_env, "").strip()
         self.headers = {"authorization": f"Bearer {token}"} if token else {}
 
@@ -132,6 +142,15 @@ class EmbeddingServer:
             models = listed.get("data") if isinstance(listed, dict) else None
             first = models[0] if isinstance(models, list) and models and isinstance(models[0], dict) else {}
             self.model = str(first.get("id") or name)
+
+    async def embed_or_none(self, one: Sent) -> Received | None:
+        """Its embedding of one input; None where it refuses a long one."""
+        try:
+            return await self.embed(one)
+        except InputRefusedError:
+            if not one.long:
+                raise
+            return None
 
     async def embed(self, one: Sent) -> Received:
         """Its embedding of one input."""
@@ -166,19 +185,29 @@ class EmbeddingServer:
             return json.loads(response.content)
         except StatusError as error:
             if error.status in ABSENT and absent is not None:
+                self.absent = f"; {path} says {printable(error.content[:300].decode('utf-8', 'replace'))}"
                 return absent
-            message = printable(error.content[:300].decode("utf-8", "replace"))
-            raise EvaluationError(f"{url} refuses an input with HTTP {error.status}: {message}") from error
+            raise self._refusal(url, error.status, error.content[:300].decode("utf-8", "replace")) from error
         except ValueError as error:
             raise EvaluationError(f"{url} answers with something that is no JSON; check the address") from error
         except (httpx2.HTTPError, FaultError, OSError) as error:
             reason = str(error) or type(error).__name__
             raise EvaluationError(f"{url} cannot be reached ({printable(reason)}); start the server first") from error
 
+    def _refusal(self, url: str, status: int, message: str) -> EvaluationError:
+        said = f"{url} refuses an input with HTTP {status}: {printable(message)}"
+        if status in DENIED:
+            return EvaluationError(f"{said}; put its token into ${self.config.token_env} (`--token-env`)")
+        if status in ABSENT:
+            why = "check the address, `--served-model`, and that it serves embeddings (vLLM: `--runner pooling`)"
+            return EvaluationError(f"{said}{self.absent}; {why}")
+        return (InputRefusedError if status in TOO_LONG else EvaluationError)(said)
+
     def _openai(self, answer: Any) -> Received:
         try:
             usage = answer.get("usage") or {}
             tokens = usage.get("prompt_tokens")
+            self._only(answer["data"], "/v1/embeddings")
             values = np.asarray(answer["data"][0]["embedding"], np.float32)
         except (AttributeError, TypeError, KeyError, IndexError, ValueError) as error:
             raise self._odd("/v1/embeddings") from error
@@ -186,15 +215,26 @@ class EmbeddingServer:
 
     def _tei(self, answer: Any) -> Received:
         try:
+            self._only(answer, "/embed")
             values = np.asarray(answer[0], np.float32)
         except (TypeError, KeyError, IndexError, ValueError) as error:
             raise self._odd("/embed") from error
         return self._received(values, None, "/embed")
 
     def _received(self, values: np.ndarray, tokens: int | None, path: str) -> Received:
-        if values.ndim != 1 or not values.size or not np.isfinite(values).all():
+        if values.ndim != 1 or not values.size:
             raise self._odd(path)
+        if not np.isfinite(values).all():
+            raise EvaluationError(
+                f"{self.root}{path} answers with numbers that are not finite; serve the model in bfloat16 or float32"
+            )
         return Received(values, tokens)
+
+    def _only(self, rows: Any, path: str) -> None:
+        if len(rows) > 1:
+            raise EvaluationError(
+                f"{self.root}{path} answers one input with {len(rows)} embeddings; let it pool the tokens into one"
+            )
 
     def _odd(self, path: str) -> EvaluationError:
         return EvaluationError(f"{self.root}{path} answers, but with no list of numbers; does it serve embeddings?")

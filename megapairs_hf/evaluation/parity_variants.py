@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MODES = ("lasttoken", "mean", "cls", "max")
+# where servers and models usually cut
+MANY = 1 << 20
+LIMITS = (32, 64, 77, 128, 256, 384, 512, 1024, 2048)
 POOLING = {
     "lasttoken": "the last token",
     "mean": "the mean of all tokens",
@@ -31,10 +34,11 @@ class Variants:
         text: of the input.
         prompt: of the input, None for none.
         task: `query` or `document`.
+        written: the whole text that is sent, its prompt or template with it.
     """
 
-    def __init__(self, model: Any, text: str, prompt: str | None, task: str) -> None:
-        self.model, self.text, self.prompt, self.task = model, text, prompt, task
+    def __init__(self, model: Any, text: str, prompt: str | None, task: str, written: str = "") -> None:
+        self.model, self.text, self.prompt, self.task, self.written = model, text, prompt, task, written
         self.own = self._features(prompt, task)
 
     def _features(self, prompt: str | None, task: str, text: str | None = None, **options: Any) -> dict[str, Any]:
@@ -69,6 +73,26 @@ class Variants:
         if first and last:
             yield where, "it leaves start and end token out", ids[1:-1]
 
+    def truncations(self, counted: int | None) -> Iterator[tuple[str, str, list[int]]]:
+        """(where, what the server does, tokens) of every other place to cut the text at.
+
+        Args:
+            counted: tokens that the server says it had; None where it does not say.
+        """
+        ours, tokenizer, where = self.tokens(), self.model.tokenizer, "truncation"
+        whole = list(tokenizer(self.written, truncation=False, verbose=False)["input_ids"])
+        if whole != ours:
+            yield where, f"it does not cut a text, which the model cuts to {len(ours)} tokens", whole
+        end = whole[-1:] if whole and whole[-1] in set(tokenizer.all_special_ids) else []
+        for size in LIMITS if counted is None else (counted,):
+            if not len(end) < size < len(whole):
+                continue
+            what = f"it cuts a text to {size} tokens"
+            cuts = [([*whole[: size - len(end)], *end], what), (whole[-size:], f"{what}, from the left")]
+            yield from ((where, why, ids) for ids, why in cuts if ids != ours)
+            if end and whole[:size] != ours:
+                yield where, f"{what}, and the end token with it", whole[:size]
+
     def _templates(self) -> Iterator[tuple[str, str, list[int]]]:
         tokenizer, where = self.model.tokenizer, "template"
         chat = bool(getattr(self.model[0].processor, "chat_template", None))
@@ -97,6 +121,13 @@ class Variants:
         does = "does not write" if ours else "writes"
         yield where, f"it {does} the beginning of an answer (add_generation_prompt)", self._ids(other)
 
+    def positions(self) -> int:
+        """How many tokens the model can take at least."""
+        config = getattr(getattr(self.model[0], "model", None), "config", None)
+        text = config.get_text_config() if config is not None else None
+        # RoBERTa's kin begins to count behind the padding token
+        return int(getattr(text, "max_position_embeddings", None) or MANY) - 2
+
     @staticmethod
     def _ids(features: dict[str, Any]) -> list[int]:
         ids: list[int] = features["input_ids"][0].tolist()
@@ -107,7 +138,7 @@ class Variants:
         import torch
         from sentence_transformers.sentence_transformer.modules import Pooling
 
-        if not ids:
+        if not 0 < len(ids) <= max(len(self.tokens()), self.positions()):
             return {}
         tokens = torch.tensor([ids], device=self.model.device)
         features = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens), "modality": self.own["modality"]}

@@ -36,6 +36,8 @@ class Engine:
         prefix: text before every text.
         width: how many numbers are kept.
         shrink: side to which images are made smaller first.
+        cut: tokens of a text; `side` is the one that is cut off, `keep_end` whether the end token stays.
+        longest: tokens of a text that is not refused.
     """
 
     def __init__(self, model, tokenizer, processor=None, pooling="last", normalize=True, **options):
@@ -73,17 +75,30 @@ class Engine:
         else:
             features = {"input_ids": torch.tensor([self.tokenizer(text)["input_ids"]])}
         ids = features["input_ids"]
+        cut = self.options.get("cut") or 10**9
+        if ids.shape[1] > cut and not images:
+            ends = ids[:, -1:] if self.options.get("keep_end") else ids[:, :0]
+            left = self.options.get("side") == "left"
+            ids = ids[:, -cut:] if left else torch.cat([ids[:, : cut - ends.shape[1]], ends], 1)
+        if ids.shape[1] > self.options.get("longest", 10**9):
+            raise TooLongError
         if self.options["special"] is False:
             ids = ids[:, 1:]
         if self.options["special"] == "twice":
             ids = torch.cat([ids[:, :1], ids], 1)
         ids = torch.cat([ids, torch.tensor([self.options["suffix"]], dtype=ids.dtype)], 1)
         features = {name: features[name] for name in PIXELS if name in features}
+        if "pixel_values" in features:
+            features["pixel_values"] = features["pixel_values"].to(self.model.dtype)
         with torch.no_grad():
             states = self.model(input_ids=ids, attention_mask=torch.ones_like(ids), **features).last_hidden_state[0]
         pooled = {"last": states[-1], "first": states[0], "mean": states.mean(0), "max": states.max(0).values}
-        row = pooled[self.pooling].numpy().astype(np.float64)[: self.options.get("width")]
+        row = pooled[self.pooling].float().numpy().astype(np.float64)[: self.options.get("width")]
         return (row / np.linalg.norm(row) if self.normalize else row), ids.shape[1]
+
+
+class TooLongError(Exception):
+    """A text of more tokens than the server takes."""
 
 
 def decoded(url):
@@ -145,6 +160,13 @@ class Handler(BaseHTTPRequestHandler):
             return self.send(404, {"error": "no such page"})
         if server.answer is not None:
             return self.send(*server.answer)
+        try:
+            return self.embed(body)
+        except TooLongError:
+            return self.send(413, {"error": "Input validation error: inputs must have less tokens"})
+
+    def embed(self, body):
+        server = self.server
         if server.api == "tei":
             return self.send(200, [server.engine.of_text(text)[0].tolist() for text in body["inputs"]])
         if "messages" in body:

@@ -1,7 +1,9 @@
 """`megapairs eval parity` against servers of small real models that differ in one thing at a time."""
 
 import re
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
@@ -11,8 +13,9 @@ from transformers import AutoModel, CLIPModel
 from megapairs_hf import load_mmret
 from megapairs_hf.cli.parser import parse
 from megapairs_hf.core.errors import ConfigError, EvaluationError
-from megapairs_hf.evaluation.parity import COUNT, TEXTS, check_parity, parity_inputs
+from megapairs_hf.evaluation.parity import check_parity
 from megapairs_hf.evaluation.parity_client import ParityConfig
+from megapairs_hf.evaluation.parity_inputs import COUNT, TEXTS, parity_inputs
 from tests.evaluation.embedding_server import EmbeddingDouble, Engine, decoded
 from tests.models import tiny, tiny_mllm
 
@@ -35,9 +38,15 @@ def folders(tmp_path_factory):
     return {"llava": tiny.llava(place / "llava"), "bert": bert, "texts": str(place / "texts")}
 
 
+def roomy(model):
+    """A tiny tokenizer has a token for each letter; real models have room for the long text."""
+    model.preparer.limit = 10_000
+    return model
+
+
 @pytest.fixture(scope="module")
 def mllm(folders):
-    return load_mmret(folders["llava"], device="cpu")
+    return roomy(load_mmret(folders["llava"], device="cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +59,9 @@ def mllm_engine(folders, mllm, **options):
 
 
 def text_engine(folders, texts, **options):
-    return Engine(AutoModel.from_pretrained(folders["bert"]), texts.tokenizer, **{"pooling": "mean", **options})
+    # the model has 256 positions
+    usual = {"pooling": "mean", "cut": 256, "keep_end": True}
+    return Engine(AutoModel.from_pretrained(folders["bert"]), texts.tokenizer, **{**usual, **options})
 
 
 def checked(model, engine, api="openai", usage=True, **settings):
@@ -87,7 +98,7 @@ def test_a_server_that_gives_the_same(folders, mllm, texts):
 def test_a_family_with_its_own_template(tmp_path):
     """The beginning of an answer is asked for where the model has it."""
     path = tiny_mllm.qwen3(tmp_path / "qwen3")
-    model = load_mmret(path, device="cpu")
+    model = roomy(load_mmret(path, device="cpu"))
     engine = Engine(AutoModel.from_pretrained(path), model.tokenizer, model[0].processor)
     assert checked(model, engine)[0].differences == ()
     model[0].processing_kwargs["chat_template"] = {"add_generation_prompt": True}
@@ -173,6 +184,60 @@ def test_one_difference_of_a_text_model(difference, api, folders, texts):
     assert what in report.differences[0][1]
 
 
+CUTS = {
+    "shorter": ({"cut": 128}, "cuts a text to 128 tokens$"),
+    "without the end": ({"cut": 77, "keep_end": False}, "cuts a text to 77 tokens, and the end token with it"),
+    "from the left": ({"cut": 64, "side": "left"}, "cuts a text to 64 tokens, from the left"),
+}
+
+
+@pytest.mark.parametrize("api", ["openai", "tei"])
+@pytest.mark.parametrize("cut", CUTS)
+def test_where_a_server_cuts_texts(cut, api, folders, texts):
+    options, what = CUTS[cut]
+    report, _ = checked(texts, text_engine(folders, texts, **options), api)
+    assert [where for where, _ in report.differences] == ["truncation"]
+    assert re.search(what, report.differences[0][1])
+
+
+def test_a_server_that_cuts_nothing_and_one_that_refuses(folders, texts, mllm):
+    long = SentenceTransformer(folders["texts"], device="cpu")
+    long.max_seq_length = 200
+    report, _ = checked(long, text_engine(folders, texts, cut=250), tolerance=1e-5)
+    assert report.differences == (("truncation", "it cuts a text to 250 tokens"),)
+    report, _ = checked(texts, text_engine(folders, texts, longest=250))
+    ((where, what),) = report.differences
+    assert where == "truncation" and what.startswith("it refuses a long text, of which the model takes 256 tokens;")
+    assert len(report.inputs) == len(report.cosines) == COUNT - 1
+    report, _ = checked(mllm, mllm_engine(folders, mllm, cut=300))
+    assert "it cuts a text to 300 tokens" in report.differences[0][1]
+    short = load_mmret(folders["llava"], device="cpu")
+    short.preparer.limit = 400
+    ((where, what),) = checked(short, mllm_engine(folders, mllm))[0].differences
+    assert where == "truncation" and "only the long text differs" in what
+
+
+def test_rounding_is_told_from_another_model(folders, mllm):
+    half = Engine(AutoModel.from_pretrained(folders["llava"]).bfloat16(), mllm.tokenizer, mllm[0].processor)
+    report, _ = checked(mllm, half, inputs="text", tolerance=1e-7)
+    ((where, what),) = report.differences
+    assert where == "precision" and "dtype" in what
+    assert checked(mllm, half, inputs="text")[0].differences == ()
+
+
+def test_tokens_tell_whether_images_are_resized(tmp_path):
+    """Another limit on pixels has other numbers of tokens; another resampling has not."""
+    path = tiny_mllm.qwen3(tmp_path / "qwen3")
+    model = roomy(load_mmret(path, device="cpu"))
+    other = load_mmret(path, device="cpu", processor_kwargs={"min_pixels": 32 * 32, "max_pixels": 48 * 48})
+    report, _ = checked(model, Engine(AutoModel.from_pretrained(path), model.tokenizer, other[0].processor))
+    ((where, what),) = report.differences
+    assert where == "images" and re.search(r"has \d+ tokens for one where the model has \d+: it resizes them", what)
+    engine = Engine(AutoModel.from_pretrained(path), model.tokenizer, model[0].processor, shrink=40)
+    ((where, what),) = checked(model, engine, tolerance=1e-6)[0].differences
+    assert where == "images" and "as many tokens as here, so sizes agree and pixels do not" in what
+
+
 def test_two_differences_at_once(folders, mllm):
     report, _ = checked(mllm, mllm_engine(folders, mllm, pooling="mean", special=False, normalize=False))
     assert [where for where, _ in report.differences] == ["normalization", "special tokens and pooling"]
@@ -198,7 +263,17 @@ ANSWERS = {
     "a text": ((200, {"data": [{"embedding": "AAAA"}]}), "no list of numbers"),
     "a list": ((200, [1, 2]), "no list of numbers"),
     "null": ((200, None), "no list of numbers"),
-    "not finite": ((200, b'{"data": [{"embedding": [NaN, 1]}]}'), "no list of numbers"),
+    "not finite": ((200, b'{"data": [{"embedding": [NaN, 1]}]}'), "numbers that are not finite; serve the model in"),
+    "denied": ((401, {"error": "no key"}), r"HTTP 401: .*no key.*; put its token into \$HF_TOKEN \(`--token-env`\)"),
+    "forbidden": ((403, {"error": "no key"}), r"HTTP 403.*`--token-env`"),
+    "no such model": (
+        (404, {"error": {"message": "The model `x` does not exist."}}),
+        r"/embed refuses an input with HTTP 404.*; /v1/embeddings says .*`x` does not exist.*`--served-model`",
+    ),
+    "two": (
+        (200, {"data": [{"index": 1, "embedding": [1, 0]}, {"index": 0, "embedding": [0, 1]}]}),
+        "answers one input with 2 embeddings; let it pool",
+    ),
     "nested": ((200, {"data": [{"embedding": [[1, 2], [3, 4]]}]}), "no list of numbers"),
     "empty": ((200, {"data": [{"embedding": []}]}), "no list of numbers"),
     "failing": ((500, {"error": "out of memory"}), "HTTP 500"),
@@ -213,6 +288,16 @@ def test_odd_answers_are_told_in_a_sentence(answer, texts):
         pytest.raises(EvaluationError, match=message),
     ):
         check_parity(texts, ParityConfig(server.url))
+
+
+def test_embeddings_of_other_widths_and_another_model(texts):
+    with EmbeddingDouble(None, answer=(200, {"data": [{"embedding": [1.0] * 9}]})) as server:
+        report = check_parity(texts, ParityConfig(server.url))
+    assert report.differences == (("model", "its embeddings have 9 numbers and ours 32: it serves another model"),)
+    widths = iter(range(5, 30))
+    engine = SimpleNamespace(of_text=lambda _: (np.ones(next(widths)), 3))
+    with pytest.raises(EvaluationError, match=r"embeddings have \[5, 6, .*\] numbers; is it one model"):
+        checked(texts, engine)
 
 
 def test_a_server_that_takes_no_images(folders, mllm):
