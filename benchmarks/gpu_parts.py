@@ -10,6 +10,7 @@ to start, which a corpus of millions does not notice; the start is a fact of its
 from __future__ import annotations
 
 import argparse
+import errno
 import io
 import sys
 import tempfile
@@ -253,21 +254,33 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true")
     options = parser.parse_args()
     sizes = TINY if options.tiny else FULL
-    kind, _, name = options.part.partition("_")
-    with tempfile.TemporaryDirectory() as text:
-        folder = Path(text)
-        if kind == "embed":
-            embed(name, sizes, folder)
-        elif kind == "encode":
-            encode(sizes, folder)
-        elif kind == "search":
-            search(sizes)
-        elif kind == "evaluate":
-            evaluate(sizes)
-        elif kind == "train":
-            train(name, sizes, folder)
-    if sizes.device.startswith("cuda") and kind != "train":
+    try:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as text:
+            run(options.part, sizes, Path(text))
+    except torch.OutOfMemoryError:
+        size = torch.cuda.get_device_properties(0).total_memory / 2**30
+        raise SystemExit(f"{options.part} does not fit into {size:.0f} GB, of 80 that the sizes are for") from None
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            raise
+        raise SystemExit(f"{tempfile.gettempdir()} is full; set TMPDIR to a disk with 40 GB free") from None
+    if sizes.device.startswith("cuda") and not options.part.startswith("train"):
         fact("peak_gb", round(torch.cuda.max_memory_allocated() / 2**30, 2))
+
+
+def run(part: str, sizes: Sizes, folder: Path) -> None:
+    """Run a part in a folder of its own."""
+    kind, _, name = part.partition("_")
+    if kind == "embed":
+        embed(name, sizes, folder)
+    elif kind == "encode":
+        encode(sizes, folder)
+    elif kind == "search":
+        search(sizes)
+    elif kind == "evaluate":
+        evaluate(sizes)
+    else:
+        train(name, sizes, folder)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,18 @@
 """benchmarks/gpu_check.sh at tiny sizes on the processor, and what it does with a part that fails."""
 
+import errno
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from types import SimpleNamespace
 
 import pytest
+import torch
 
-from benchmarks import gpu, gpu_train
+from benchmarks import gpu, gpu_parts, gpu_train
 from tests.small import ROOT
 
 RATIOS = {
@@ -76,6 +81,85 @@ def test_a_part_takes_no_other_with_it(monkeypatch, capsys):
     assert "bad: failed" in capsys.readouterr().out
     # where the budget is gone, what is left is named
     assert gpu.run_all({"good": 60}, 5, tiny=True)["good"]["status"] == "no time left"
+
+
+def test_what_was_measured_is_written_after_each_part(monkeypatch):
+    monkeypatch.setattr(gpu, "command_of", lambda part, tiny: [sys.executable, "-c", PROGRAMS[part]])
+    seen = []
+    gpu.run_all({"good": 60, "late": 60}, 120, tiny=True, keep=lambda parts: seen.append(sorted(parts)))
+    assert seen == [["good"], ["good", "late"]]
+
+
+def test_an_interrupted_part_leaves_no_process(monkeypatch, tmp_path):
+    """As Ctrl-C has it: the part and its own processes are gone before the script is."""
+    pid = tmp_path / "pid"
+    program = f"import os, pathlib, time; pathlib.Path({str(pid)!r}).write_text(str(os.getpid())); time.sleep(600)"
+
+    def interrupted(self, timeout=None):
+        while not (pid.exists() and pid.read_text()):
+            time.sleep(0.01)
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(subprocess.Popen, "communicate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        gpu.run_part([sys.executable, "-c", program], 60)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text()), 0)
+
+
+def test_a_process_that_leaves_the_group_does_not_hold_the_script(monkeypatch):
+    monkeypatch.setattr(gpu, "RESERVE_S", 2.0)
+    away = (
+        "import subprocess, sys; print('ratio e 5', flush=True);"
+        " child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(90)'], start_new_session=True);"
+        " print('fact pid', child.pid, flush=True); child.wait()"
+    )
+    result = gpu.run_part([sys.executable, "-c", away], 10)
+    os.kill(int(result["facts"]["pid"]), signal.SIGKILL)
+    assert result["status"] == "out of time"
+    assert result["ratios"] == {"e": 5.0}
+
+
+def test_a_torch_that_cannot_be_loaded_or_sees_no_gpu_is_told_in_a_sentence(monkeypatch):
+    def answers(status, output, errors):
+        monkeypatch.setattr(
+            gpu.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], status, output, errors)
+        )
+
+    answers(1, "", "Traceback\n  …\nImportError: libcudart.so.13: cannot open shared object file\n")
+    with pytest.raises(SystemExit, match=r"^torch cannot be loaded \(ImportError: libcudart.*\); install torch 2.8"):
+        gpu.device_name()
+    answers(0, "\n", "")
+    monkeypatch.setattr(gpu.shutil, "which", lambda _: "/usr/bin/nvidia-smi")
+    with pytest.raises(SystemExit, match="torch sees none: install its CUDA build, or pass --tiny"):
+        gpu.device_name()
+    assert gpu.device_name(tiny=True) is None
+    monkeypatch.setattr(gpu.shutil, "which", lambda _: None)
+    assert gpu.device_name() is None
+    monkeypatch.setattr(gpu, "_has", lambda _: None)
+    assert gpu.missing() == ["packaging"]
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            torch.OutOfMemoryError("CUDA out of memory"),
+            "^search does not fit into 24 GB, of 80 that the sizes are for$",
+        ),
+        (OSError(errno.ENOSPC, "No space left"), "is full; set TMPDIR to a disk with 40 GB free$"),
+    ],
+)
+def test_too_little_memory_or_disk_ends_a_part_in_a_sentence(monkeypatch, error, message):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(gpu_parts, "run", fail)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=24 * 2**30))
+    monkeypatch.setattr(sys, "argv", ["gpu_parts.py", "search", "--tiny"])
+    with pytest.raises(SystemExit, match=message):
+        gpu_parts.main()
 
 
 def test_the_parts_and_their_budget():
