@@ -52,8 +52,12 @@ class StepInputs:
             yield self._features(chunk, self.images[number])
             return
         if number not in self.passes:
-            lengths = self._features(chunk, self.images[number])["attention_mask"].sum(1).tolist()
-            self.passes[number] = token_passes(lengths, self.budget)
+            whole = self._features(chunk, self.images[number])
+            self.passes[number] = token_passes(whole["attention_mask"].sum(1).tolist(), self.budget)
+            if len(self.passes[number]) == 1:
+                # an image's pixels are made once more only where they must be
+                yield whole
+                return
         for part in self.passes[number]:
             yield self._features(chunk[part], images_of(chunk, self.images[number], part))
 

@@ -8,7 +8,7 @@ from megapairs_hf import load_mmret
 from megapairs_hf.models.token_passes import MAX_TOKENS_PER_PASS
 from tests.models import tiny, tiny_mllm
 
-FAMILIES = ("llava", "qwen3")
+FAMILIES = ("llava", "qwen2", "qwen3")
 QUERY = "find it: "
 
 
