@@ -30,6 +30,7 @@ from megapairs_hf.artifacts.fingerprints import sha256_of
 from megapairs_hf.artifacts.lock import acquire, release
 from megapairs_hf.artifacts.replace import OVERWRITES, beside, discard, remove_unlisted
 from megapairs_hf.artifacts.storage import join
+from megapairs_hf.artifacts.transfer import download, upload
 from megapairs_hf.artifacts.verify_files import listed_files
 from megapairs_hf.core import distributed
 from megapairs_hf.core.errors import ArtifactError, IncompleteArtifactError
@@ -197,14 +198,14 @@ def _fetch(artifact: Artifact, folder: Path) -> None:
     missing = [n for n in names if not (n in digests and _has_digest(folder / n, digests[n]))]
     with Progress(f"fetch {artifact.manifest.kind}", len(names), "files", len(names) - len(missing)) as bar:
         for batch in _batches(missing):
-            storage.download(artifact.path, batch, folder)
+            download(artifact.path, batch, folder)
             for name in batch:
                 if name in digests and not _has_digest(folder / name, digests[name]):
                     raise ArtifactError(
                         f"{join(artifact.path, name)} is not what its manifest says; make the artifact again"
                     )
             bar.advance(len(batch))
-    storage.download(artifact.path, [MANIFEST], folder)
+    download(artifact.path, [MANIFEST], folder)
     (folder / PLAN).unlink()
 
 
@@ -246,9 +247,9 @@ def send(folder: str, url: str) -> None:
             storage.write_bytes(plan, json_bytes(mark))
         with Progress(f"send {artifact.manifest.kind}", len(names), "files", len(names) - len(left)) as bar:
             for batch in _batches(left):
-                storage.upload(storage.local(folder), batch, url)
+                upload(storage.local(folder), batch, url)
                 bar.advance(len(batch))
-        storage.upload(storage.local(folder), [MANIFEST], url)
+        upload(storage.local(folder), [MANIFEST], url)
         note(f"sent {artifact.manifest.kind} to {url}")
     if storage.exists(plan):
         remove_unlisted(url, {MANIFEST, *names})

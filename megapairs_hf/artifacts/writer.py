@@ -16,48 +16,36 @@ import pyarrow as pa
 
 from megapairs_hf.artifacts import storage
 from megapairs_hf.artifacts.artifact import (
-    COMPANIONS,
     MANIFEST,
-    PLAN,
     README,
     REJECTED_NAME,
     Artifact,
     file_bytes,
     json_bytes,
     open_artifact,
-    read_json,
     table_bytes,
 )
 from megapairs_hf.artifacts.integrity import sha256_of
 from megapairs_hf.artifacts.lock import acquire, release
-from megapairs_hf.artifacts.manifest import Manifest, read_manifest
+from megapairs_hf.artifacts.manifest import Manifest
+from megapairs_hf.artifacts.prepare import prepare_folder, tidy
 from megapairs_hf.artifacts.readme import artifact_readme
 from megapairs_hf.artifacts.replace import (
-    PARTS,
-    begun,
     drop_old,
-    plan_over,
     recover,
-    refuse_foreign,
-    remove_unlisted,
-    set_aside,
 )
 from megapairs_hf.artifacts.shard_records import (
-    AGAIN,
     Rejection,
     add_counts,
-    begin_again,
     finished_shard,
     is_finished,
     part_file,
     rejection_table,
 )
-from megapairs_hf.artifacts.staleness import check_plan
 from megapairs_hf.artifacts.storage import PathLike, join
 from megapairs_hf.artifacts.tables import is_arrow
 from megapairs_hf.core import distributed
 from megapairs_hf.core.config import config_dict, config_hash
-from megapairs_hf.core.errors import ArtifactError, StaleArtifactError
 from megapairs_hf.core.schema import SCHEMA_VERSION
 from megapairs_hf.core.version import __version__
 
@@ -198,7 +186,7 @@ class ArtifactWriter:
         if not manifest.files:
             del record["files"]
         storage.write_bytes(join(self.path, MANIFEST), json_bytes(record))
-        _tidy(self.path)
+        tidy(self.path)
 
     def _write_table(self, name: str, table: pa.Table) -> dict[str, Any]:
         """Write a table beside the shards, in their format: `datasets` reads the files of a folder with one reader."""
@@ -256,7 +244,7 @@ def create_artifact(
     lock = acquire(path) if distributed.is_main() else None
     try:
         if distributed.is_main():
-            _prepare(path, plan, overwrite)
+            prepare_folder(path, plan, overwrite)
         distributed.barrier()
         if storage.exists(join(path, MANIFEST)):
             release(lock)
@@ -265,39 +253,3 @@ def create_artifact(
         release(lock)
         raise
     return ArtifactWriter(str(path), plan, names, lock)
-
-
-def _prepare(path: PathLike, plan: dict[str, Any], overwrite: bool) -> None:
-    recover(path)
-    if overwrite and not storage.is_local(path):
-        plan_over(path, plan)
-        return
-    if overwrite:
-        set_aside(path)
-    if storage.exists(join(path, MANIFEST)):
-        there = asdict(read_manifest(join(path, MANIFEST)))
-        there["shards"] = [shard["file"] for shard in there["shards"]]
-        check_plan(str(path), there, plan)
-        _tidy(str(path))
-    elif storage.exists(join(path, PLAN)) and begun(path):
-        try:
-            check_plan(str(path), read_json(join(path, PLAN), AGAIN), plan)
-        except StaleArtifactError:
-            raise
-        except ArtifactError as error:
-            begin_again(path, plan, error)
-    else:
-        # also over the plan of a run that failed before it made anything: there is nothing to lose
-        refuse_foreign(path)
-        storage.write_bytes(join(path, PLAN), json_bytes(plan))
-
-
-def _tidy(path: str) -> None:
-    manifest = read_json(join(path, MANIFEST))
-    tables = [*manifest["shards"], *manifest.get("configurations", {}).values()]
-    remove_unlisted(path, {MANIFEST, *COMPANIONS, *(table["file"] for table in tables)})
-    for name in (PLAN, PARTS):
-        storage.remove(join(path, name))
-    if storage.is_local(path):
-        storage.remove_temporary(path)
-        drop_old(path)

@@ -28,7 +28,7 @@ from megapairs_hf.core.errors import CorpusError
 from megapairs_hf.core.first_rows import FirstRows
 from megapairs_hf.core.progress import Progress
 from megapairs_hf.core.schema import corpus_schema
-from megapairs_hf.corpus.check import CorpusRow, check_row
+from megapairs_hf.corpus.check_rows import CorpusRow, check_row
 from megapairs_hf.corpus.source_record import DETAIL, KEY, LINES, NOTES, PIXELS_OF, REASON, SHARD, left_out
 from megapairs_hf.images.rejection import UNDECODABLE
 

@@ -23,7 +23,7 @@ from megapairs_hf.core.columns import DUPLICATE_ID, DUPLICATE_IMAGE, IMAGE_ID
 from megapairs_hf.core.errors import ArtifactError, CorpusError, StaleArtifactError
 from megapairs_hf.core.progress import note
 from megapairs_hf.corpus.captions import NO_CAPTION, NOT_TEXT
-from megapairs_hf.corpus.check import is_held_out
+from megapairs_hf.corpus.check_rows import is_held_out
 from megapairs_hf.corpus.file_list import SHA256
 from megapairs_hf.corpus.shards import ShardMaker
 from megapairs_hf.corpus.source_record import FILES, open_earlier, write_record

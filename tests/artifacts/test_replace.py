@@ -83,7 +83,8 @@ def test_a_kill_while_it_makes_room_or_puts_back_is_undone(tmp_path, monkeypatch
 def cut_second(path, monkeypatch, step):
     """An overwriting run that has written something, and a second one that is killed at its n-th renaming."""
     with monkeypatch.context() as patch:
-        patch.setattr("megapairs_hf.artifacts.writer.recover", lambda _: None)
+        for place in ("prepare", "writer"):
+            patch.setattr(f"megapairs_hf.artifacts.{place}.recover", lambda _: None)
         with pytest.raises(RuntimeError):
             make(path, Settings(3), overwrite=True, stop_after=0)
     (path / ".parts/more").mkdir(parents=True)
@@ -239,7 +240,8 @@ def test_a_manifest_that_cannot_be_read_can_be_overwritten(tmp_path):
 
 def test_a_second_overwriting_run_keeps_what_the_first_one_found(tmp_path, monkeypatch):
     before = begin(tmp_path / "a", unfinished=False)
-    monkeypatch.setattr("megapairs_hf.artifacts.writer.recover", lambda _: None)
+    for place in ("prepare", "writer"):
+        monkeypatch.setattr(f"megapairs_hf.artifacts.{place}.recover", lambda _: None)
     with pytest.raises(RuntimeError):
         make(tmp_path / "a", Settings(3), overwrite=True, stop_after=0)
     # something was made, but no shard yet

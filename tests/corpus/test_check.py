@@ -18,7 +18,7 @@ from PIL import Image as PILImage
 
 from megapairs_hf.core.columns import add_columns, drop_duplicates, drop_errors
 from megapairs_hf.core.errors import ConfigError, CorpusError
-from megapairs_hf.corpus import CheckImages, CorpusConfig, check, make_corpus
+from megapairs_hf.corpus import CheckImages, CorpusConfig, check, check_rows, make_corpus
 from megapairs_hf.corpus.sources.cells import cell_id
 from megapairs_hf.images.decode import pixel_sha256, to_rgb
 from tests.small import ROOT, claimed_png
@@ -123,7 +123,8 @@ def test_the_stage_applies_the_same_check(photos, tmp_path, monkeypatch):
         return check.CheckedImage(checked.decoded, checked.image, {**checked.columns, "sha256": "other"})
 
     check_image = check.check_image
-    monkeypatch.setattr(check, "check_image", other)
+    for place in (check, check_rows):
+        monkeypatch.setattr(place, "check_image", other)
     corpus = make_corpus(CorpusConfig("image_folder", path=str(photos)), out=tmp_path / "corpus")
     assert set(corpus.table(["sha256"])["sha256"].to_pylist()) == {"other"}
     row = CheckImages().one(image=stored("red"))

@@ -7,7 +7,7 @@ from datasets import load_dataset
 
 from megapairs_hf.core.config import build_config, read_yaml
 from megapairs_hf.corpus import CorpusConfig, ScenesConfig, make_corpus
-from megapairs_hf.corpus.check import is_held_out
+from megapairs_hf.corpus.check_rows import is_held_out
 from megapairs_hf.corpus.stage import open_source
 from tests.small import ROOT, megapairs
 

@@ -17,12 +17,21 @@ from megapairs_hf.annotation.rule_based.lexicon import (
     COLLECTIVES,
     FILLED,
     GENERIC_NOUNS,
-    MASS,
     NUMBERS,
     PHOTOS,
     PLACES,
     canonical,
     with_article,
+)
+from megapairs_hf.annotation.rule_based.nouns import (
+    adjectives_of,
+    compounds,
+    decapitalized,
+    ends_noun,
+    head_key,
+    joined_noun,
+    lacks_article,
+    number_of,
 )
 from megapairs_hf.annotation.rule_based.slots import NOTHING, ParsedCaption, Slot, place_key
 from megapairs_hf.annotation.rule_based.verbs import NOUNS, SUBJECTS, joined_verbs, repaired, word_in_action
@@ -140,7 +149,7 @@ class _Reader:
         """The nouns that the subject consists of, and where it ends."""
         end = head.i + 1
         following = self.doc[end] if end < self.end else None
-        if following is not None and following.dep_ == "amod" and following.head.i == head.i and _ends_noun(following):
+        if following is not None and following.dep_ == "amod" and following.head.i == head.i and ends_noun(following):
             # the end of a compound that was taken for an adjective: "a yellow fire hydrant"
             return [following], end + 1
         heads = [head]
@@ -148,10 +157,10 @@ class _Reader:
             inner = next((c for c in following.children if c.dep_ == "pobj"), None)
             if inner is not None:
                 heads, end = [inner], inner.i + 1
-        joined = _joined_noun(heads[0])
+        joined = joined_noun(heads[0])
         while joined is not None and all(t.tag_ in BETWEEN for t in self.doc[end : joined.i]):
             heads.append(joined)
-            end, joined = joined.i + 1, _joined_noun(joined)
+            end, joined = joined.i + 1, joined_noun(joined)
         return heads, end
 
     def _modifier(self, heads: list[Any], core_end: int) -> Any:
@@ -224,13 +233,13 @@ class _Reader:
     def _filled(
         self, heads: list[Any], core: tuple[int, int], slots: tuple[Slot, Slot, Slot], verb: Any, style: str
     ) -> ParsedCaption:
-        words, phrase = list(self.doc[slice(*core)]), _decapitalized(self._text(*core))
+        words, phrase = list(self.doc[slice(*core)]), decapitalized(self._text(*core))
         outer, alone = self.doc[slice(*core)].root, len(heads) == 1
         collective = outer.lemma_.lower() in COLLECTIVES and outer.i not in {head.i for head in heads}
-        number = "group" if collective else _number(heads[0])
-        if alone and not collective and _lacks_article(words, heads[0]):
+        number = "group" if collective else number_of(heads[0])
+        if alone and not collective and lacks_article(words, heads[0]):
             phrase = with_article(phrase)
-        adjectives = _adjectives(heads[0], words) if alone else []
+        adjectives = adjectives_of(heads[0], words) if alone else []
         name = self._name(heads, words, [] if collective else adjectives)
         target = None if verb is None else next((c for c in verb.children if c.dep_ == "dobj"), None)
         outside = [
@@ -239,7 +248,7 @@ class _Reader:
         return ParsedCaption(
             phrase=phrase,
             name=name,
-            heads=tuple(_head_key(head, alone=alone) for head in heads),
+            heads=tuple(head_key(head, alone=alone) for head in heads),
             number=number,
             plural=collective or not alone or heads[0].tag_ in {"NNS", "NNPS"},
             adjectives=tuple(self._text(t.left_edge.i, t.right_edge.i + 1).lower() for t in adjectives),
@@ -248,66 +257,19 @@ class _Reader:
             place=slots[2],
             verb="" if verb is None else canonical(verb.lemma_),
             target="" if target is None else self._text(target.left_edge.i, target.i + 1),
-            nouns=tuple((canonical(t.lemma_), " ".join([*_compounds(t), t.text])) for t in outside),
+            nouns=tuple((canonical(t.lemma_), " ".join([*compounds(t), t.text])) for t in outside),
             style=style,
         )
 
     def _name(self, heads: list[Any], words: list[Any], adjectives: list[Any]) -> str:
         """The subject without articles and adjectives."""
         if len(heads) > 1:
-            names = [" ".join([*_compounds(head), head.text]) for head in heads]
+            names = [" ".join([*compounds(head), head.text]) for head in heads]
             if len(set(names)) == 1:
                 return f"{NUMBERS[len(names) - 1]} {names[0]}s"
-            return _decapitalized(" and ".join([", ".join(names[:-1]), names[-1]]))
+            return decapitalized(" and ".join([", ".join(names[:-1]), names[-1]]))
         dropped = {part.i for token in adjectives for part in token.subtree}
         kept = [token for token in words if token.i not in dropped]
         if kept and kept[0].dep_ in {"det", "poss"}:
             kept = kept[1:]
-        return _decapitalized("".join(token.text_with_ws for token in kept).strip())
-
-
-def _ends_noun(token: Any) -> bool:
-    return all(c.dep_ == "prep" and c.lower_ not in {"of", "with", "for", "to"} for c in token.children)
-
-
-def _joined_noun(head: Any) -> Any:
-    return next((c for c in head.children if c.dep_ == "conj" and c.tag_ in NOUNS), None)
-
-
-def _head_key(head: Any, *, alone: bool) -> str:
-    """What a noun of the subject is; where there are several, with its number: "his son" and "his two sons" differ."""
-    key = " ".join([*_compounds(head), canonical(head.lemma_)]).lower()
-    return key if alone or _number(head) == "one" else f"{key} ({_number(head)})"
-
-
-def _compounds(head: Any) -> list[str]:
-    return [child.text for child in head.children if child.dep_ == "compound" and child.i < head.i]
-
-
-def _adjectives(head: Any, words: list[Any]) -> list[Any]:
-    """The adjectives in front of a noun, and in front of its compound."""
-    base = head.head if head.dep_ == "amod" else head
-    owners = {base.i, *(c.i for c in base.children if c.dep_ == "compound")}
-    return [t for t in words if t.dep_ == "amod" and t.tag_ == "JJ" and t.head.i in owners and t.i < head.i]
-
-
-def _number(head: Any) -> str:
-    """How many, in words; empty for a plural without a number."""
-    words = [child.lower_ for child in head.children if child.dep_ in {"nummod", "amod", "det"} and child.i < head.i]
-    counted = [c.lower_ for c in head.children if c.dep_ == "nummod"]
-    if counted:
-        return str(counted[0])
-    if head.tag_ in {"NNS", "NNPS"}:
-        return next((word for word in words if word in {"several", "many", "some", "few"}), "")
-    return "one"
-
-
-def _lacks_article(words: list[Any], head: Any) -> bool:
-    """Whether a countable noun stands without an article, as in the headline "Man riding a bike"."""
-    bare = head.tag_ == "NN" and all(token.dep_ not in {"det", "poss", "nummod"} for token in words)
-    return bare and head.lemma_.lower() not in MASS
-
-
-def _decapitalized(text: str) -> str:
-    """A phrase without the capital that it has only because it is first."""
-    return text[:1].lower() + text[1:] if text[1:2].islower() or text[1:2] == " " else text
+        return decapitalized("".join(token.text_with_ws for token in kept).strip())
