@@ -195,13 +195,13 @@ class EmbeddingServer:
             raise EvaluationError(f"{url} cannot be reached ({printable(reason)}); start the server first") from error
 
     def _refusal(self, url: str, status: int, message: str) -> EvaluationError:
-        said = f"{url} refuses an input with HTTP {status}: {printable(message)}"
+        refusal = f"{url} refuses an input with HTTP {status}: {printable(message)}"
         if status in DENIED:
-            return EvaluationError(f"{said}; put its token into ${self.config.token_env} (`--token-env`)")
+            return EvaluationError(f"{refusal}; put its token into ${self.config.token_env} (`--token-env`)")
         if status in ABSENT:
             why = "check the address, `--served-model`, and that it serves embeddings (vLLM: `--runner pooling`)"
-            return EvaluationError(f"{said}{self.absent}; {why}")
-        return (InputRefusedError if status in TOO_LONG else EvaluationError)(said)
+            return EvaluationError(f"{refusal}{self.absent}; {why}")
+        return (InputRefusedError if status in TOO_LONG else EvaluationError)(refusal)
 
     def _openai(self, answer: Any) -> Received:
         try:

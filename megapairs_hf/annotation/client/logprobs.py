@@ -48,13 +48,13 @@ def yes_probability(logprobs: Any, text: str) -> float | None:
     return None
 
 
-def _begin(said: str, text: str) -> int:
-    """Where the answer begins in all that was said; the end where it never does."""
-    marks = list(THOUGHTS.finditer(said))
+def _begin(spoken: str, text: str) -> int:
+    """Where the answer begins in all tokens together; the end where it never does."""
+    marks = list(THOUGHTS.finditer(spoken))
     if (marks and not marks[-1][1]) or not text.strip():
-        return len(said)
+        return len(spoken)
     # a server that takes the thoughts out of the text lists their tokens all the same
-    return max(said.rfind(text.strip()), marks[-1].end() if marks else 0)
+    return max(spoken.rfind(text.strip()), marks[-1].end() if marks else 0)
 
 
 def _word(token: Any) -> str | None:

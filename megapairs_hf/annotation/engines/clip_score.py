@@ -68,7 +68,7 @@ class Clip:
 
 
 def normalized(embeddings: np.ndarray) -> np.ndarray:
-    """Unit vectors, [N, D]."""
+    """Embeddings of unit length, [N, D]."""
     import numpy as np
 
     unit: np.ndarray = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
