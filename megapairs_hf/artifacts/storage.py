@@ -8,7 +8,6 @@ is complete has a manifest, which is written last.
 from __future__ import annotations
 
 import errno
-import glob
 import hashlib
 import os
 import re
@@ -18,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.core.errors import ArtifactError
-from megapairs_hf.core.platforms import process_lives
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -131,22 +129,6 @@ def write_bytes(path: PathLike, content: bytes) -> str:
             with fs.open(name, "wb") as file:
                 file.write(content)
     return hashlib.sha256(content).hexdigest()
-
-
-def replace_file(path: PathLike, content: bytes) -> None:
-    """Write a file that is part of no artifact; what writers of it that were killed left beside it goes.
-
-    Raises:
-        ArtifactError: as `write_bytes`.
-    """
-    write_bytes(path, content)
-    if not is_local(path):
-        return
-    file = local(path)
-    for temporary in file.parent.glob(f".{glob.escape(file.name)}.*.tmp"):
-        named = TEMPORARY.fullmatch(temporary.name)
-        if named and not process_lives(int(named[1])):
-            temporary.unlink(missing_ok=True)
 
 
 def _write_local(path: Path, content: bytes) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from megapairs_hf.artifacts.storage import exists, join, read_bytes, replace_file
+from megapairs_hf.artifacts.leftovers import replace_file
+from megapairs_hf.artifacts.storage import exists, join, read_bytes
 from megapairs_hf.core import distributed
 
 RECIPE = ".recipe"

@@ -135,8 +135,7 @@ def _push(options: argparse.Namespace, config: PushConfig) -> int:
 
 def _push_space(options: argparse.Namespace, config: PushConfig) -> str:
     """Write the folder of a Space from an index, and push it."""
-    import tempfile
-
+    from megapairs_hf.artifacts.leftovers import scratch_folder
     from megapairs_hf.core.dependencies import require
     from megapairs_hf.core.errors import CardError
     from megapairs_hf.hub.upload import push as push_to_hub
@@ -148,9 +147,8 @@ def _push_space(options: argparse.Namespace, config: PushConfig) -> str:
     require("search", "push space", "gradio")
     index = SearchIndex.open(options.path)
     out = Path(options.out or index.folder.resolve().parent / "publish" / "space")
-    out.parent.mkdir(parents=True, exist_ok=True)
     # beside the folder that is uploaded, so that its files can be links
-    with tempfile.TemporaryDirectory(dir=out.parent) as folder:
+    with scratch_folder(out) as folder:
         write_space(index, folder, license=config.license, title=config.repo_id.rsplit("/", 1)[-1])
         return push_to_hub(folder, kind="space", out=out, **vars(config))
 

@@ -8,7 +8,6 @@ positive that stands in the data set twice would otherwise be its own hard negat
 from __future__ import annotations
 
 import random
-import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from megapairs_hf.artifacts.leftovers import scratch_folder
 from megapairs_hf.core.columns import format_counts
 from megapairs_hf.core.config import given_settings
 from megapairs_hf.core.dependencies import require
@@ -108,10 +108,8 @@ def hard_negatives(
     rows = dataset_rows(check_dataset(dataset, "hard_negatives"), [column], ())
     check_ids(rows.ids, rows.excluded, rows.what)
     require("mine", "hard_negatives")
-    scratch = Path(datasets.config.HF_DATASETS_CACHE) / "megapairs_hf"
-    scratch.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        targets = _open_targets(rows, column, Path(folder) / "embeddings.npy")
+    with scratch_folder(Path(datasets.config.HF_DATASETS_CACHE) / "megapairs_hf" / "negatives") as folder:
+        targets = _open_targets(rows, column, folder / "embeddings.npy")
         asked, records = read_queries(dataset, queries, positives, query_column or column, targets)
         _fill(records, asked, targets, config)
     _note_counts(records, config, len(targets.rows))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.artifacts import storage
+from megapairs_hf.artifacts.leftovers import replace_file
 from megapairs_hf.artifacts.workspace import FINISHED, Work, open_work, source_name
 from megapairs_hf.core.formatting import format_value, printable_lines
 from megapairs_hf.core.version import __version__
@@ -45,7 +46,7 @@ def write_report(work: PathLike, out: PathLike, *, config: ReportConfig) -> Path
     target = Path(storage.local(out))
     if target.suffix.lower() not in {".html", ".htm"}:
         target = target / PAGE
-    storage.replace_file(target, html.encode("utf-8"))
+    replace_file(target, html.encode("utf-8"))
     return target
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from megapairs_hf.artifacts import storage
+from megapairs_hf.artifacts.leftovers import replace_file
 from megapairs_hf.core.errors import ArtifactError, ImageRejectedError
 from megapairs_hf.images.thumbnails import thumbnail
 
@@ -38,7 +38,7 @@ def write_page(index: SearchIndex, queries: Sequence[tuple[bytes | None, str, Se
     slots = [_query(index, image, text, results) for image, text, results in queries]
     title = f"Search in {index.folder.name}: {len(index):,} images"
     html = environment.get_template("results.html.jinja").render(queries=slots, title=title)
-    storage.replace_file(out, html.encode("utf-8"))
+    replace_file(out, html.encode("utf-8"))
     return out
 
 

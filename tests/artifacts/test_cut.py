@@ -13,8 +13,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from megapairs_hf.artifacts import storage
 from megapairs_hf.artifacts.artifact import Artifact, open_artifact
+from megapairs_hf.artifacts.leftovers import replace_file, scratch_folder
 from megapairs_hf.artifacts.replace import begun
 from megapairs_hf.artifacts.writer import create_artifact
 from megapairs_hf.core.errors import ArtifactError, StaleArtifactError
@@ -169,6 +169,18 @@ def test_a_page_leaves_nothing_of_writers_that_were_killed(tmp_path):
     others = [f".page[1].html.{os.getppid()}.tmp", f".page1.html.{child.pid}.tmp", ".page[1].html.mine.tmp"]
     for name in [*dead, *others]:
         (tmp_path / name).write_text("half")
-    storage.replace_file(tmp_path / "page[1].html", b"whole")
+    replace_file(tmp_path / "page[1].html", b"whole")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*others, "page[1].html"])
     assert (tmp_path / "page[1].html").read_text() == "whole"
+
+
+def test_a_folder_to_work_in_goes_and_takes_those_of_killed_processes_along(tmp_path):
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    for number in (child.pid, os.getppid()):
+        (tmp_path / f".space.{number}.scratch" / "model").mkdir(parents=True)
+    with scratch_folder(tmp_path / "space") as folder:
+        assert folder.parent == tmp_path and not any(folder.iterdir())
+        (folder / "half").touch()
+        assert {path.name for path in tmp_path.iterdir()} == {folder.name, f".space.{os.getppid()}.scratch"}
+    assert [path.name for path in tmp_path.iterdir()] == [f".space.{os.getppid()}.scratch"]

@@ -6,6 +6,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from megapairs_hf.artifacts import storage
+from megapairs_hf.artifacts.leftovers import replace_file
 from megapairs_hf.dataset.marks import PairMark, marks_bytes, parse_marks
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class MarkFile:
             marks = {name: one for name, one in self.marks.items() if name != key}
             if mark is not None:
                 marks[key] = mark
-            storage.replace_file(self.path, marks_bytes(marks.values()))
+            replace_file(self.path, marks_bytes(marks.values()))
             self.marks = marks
 
     def content(self) -> bytes:

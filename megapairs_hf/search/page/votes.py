@@ -12,6 +12,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.artifacts import storage
+from megapairs_hf.artifacts.leftovers import replace_file
 from megapairs_hf.images.decode import shrink
 from megapairs_hf.images.inputs import open_image
 
@@ -72,5 +73,5 @@ class Votes:
         name = f"{self.path.stem}-images/{hashlib.sha256(content).hexdigest()[:16]}.png"
         target = self.path.parent / name
         if not target.is_file():
-            storage.replace_file(target, content)
+            replace_file(target, content)
         return name
