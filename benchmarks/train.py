@@ -14,7 +14,8 @@ since a shared machine is never quiet.
 - `train_bf16_speedup`: the loop in float32 over the loop in bf16.
 - `train_frozen_vs_full`: the loop over the loop with `freeze: [vision, text]`, whose tower outputs are there already.
 - `train_memory_2048_vs_256`: peak memory of a process with batch 2,048 over that with batch 256 (tiny model, cached
-  gradients).
+  gradients), apart from the logits and their mask (queries of a process × candidates of all): the loss is one without
+  any. The peaks with them are printed too.
 - `train_workers_busy`: images per second over those that the workers can read, where an image takes 5 ms to read and
   the model a third of a step's reading (both are sleeps, so that cores are no bound).
 - `train_decodes_per_image`: images decoded over distinct images of the steps, with cached gradients.
@@ -30,6 +31,7 @@ from __future__ import annotations
 import argparse
 import copy
 import io
+import itertools
 import os
 import statistics
 import subprocess
@@ -56,7 +58,8 @@ from megapairs_hf.core.progress import Progress
 from megapairs_hf.dataset import Triplets, training_view
 from megapairs_hf.models import load_mmret
 from megapairs_hf.models.small_encoders import SmallModelConfig, small_clip, train_tokenizer
-from megapairs_hf.training import TrainConfig
+from megapairs_hf.training import TrainConfig, retrieval_task
+from megapairs_hf.training.data.batch import Batch
 from megapairs_hf.training.data.loader import ImageBatch
 from megapairs_hf.training.data.triplets import TripletPool
 from megapairs_hf.training.encoder import prepared
@@ -219,7 +222,7 @@ def plain_step(task: Any, module: Any, optimizer: Any, step: int) -> float:
         images = task.images.load(0, [part.image for part in parts if part.image is not None])
         chunks.append(prepared(task.model, parts, images, torch.device("cpu")))
     queries, candidates = torch.from_numpy(batch.queries), torch.from_numpy(batch.candidates)
-    wrong = torch.from_numpy(batch.mask(0, len(queries))[0])
+    wrong = torch.from_numpy(batch.mask()[0])
 
     def act() -> None:
         embeddings = module(chunks)
@@ -338,8 +341,16 @@ def against_trainer(triplets: Triplets, folder: Path, count: int) -> list[tuple[
     return [("train_vs_st", other_seconds / mine)]
 
 
-def memory_child(batch: int) -> None:
+def without_logits(outputs: torch.Tensor, *_: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """A loss of the embeddings alone, half the sum of their squares, and its gradient."""
+    return outputs.square().sum() / 2, outputs
+
+
+def memory_child(batch: int, logits: bool) -> None:
     """Two steps; prints the peak in MB."""
+    if not logits:
+        retrieval_task.loss_and_gradient = without_logits
+        Batch.mask = lambda *_: (np.zeros((1, 1), bool), (0, 0, 0))  # type: ignore[method-assign, assignment]
     folder = Path(tempfile.mkdtemp())
     torch.set_num_threads(1)
     settings = {"batch_size": batch, "micro_batch": 64}
@@ -353,13 +364,12 @@ def memory_child(batch: int) -> None:
 
 def memory() -> list[tuple[str, float]]:
     peaks = {}
-    for batch in (256, 2048):
-        done = subprocess.run(
-            [sys.executable, __file__, "--memory-child", str(batch)], check=True, capture_output=True, text=True
-        )
-        peaks[batch] = float(done.stdout.split()[-1])
-        print(f"batch {batch}: peak {peaks[batch]:,.0f} MB")
-    return [("train_memory_2048_vs_256", peaks[2048] / peaks[256])]
+    for batch, logits in itertools.product((256, 2048), (True, False)):
+        command = [sys.executable, __file__, "--memory-child", str(batch), *(["--logits"] if logits else [])]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        peaks[batch, logits] = float(done.stdout.split()[-1])
+        print(f"batch {batch}: peak {peaks[batch, logits]:,.0f} MB with{'' if logits else 'out'} the logits")
+    return [("train_memory_2048_vs_256", peaks[2048, False] / peaks[256, False])]
 
 
 def reading(triplets: Triplets, folder: Path, count: int) -> list[tuple[str, float]]:
@@ -458,13 +468,14 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="three turns instead of nine")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--memory-child", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--logits", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--waiting-child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.waiting_child:
         waiting_child()
         return
     if options.memory_child:
-        memory_child(options.memory_child)
+        memory_child(options.memory_child, options.logits)
         return
     torch.set_num_threads(1)
     names, count, ratios = set(options.only), 3 if options.quick else 9, []

@@ -126,11 +126,8 @@ class CachedInfoNCELoss(nn.Module):
 
 def indices_of(batch: Batch, device: Any, false_negatives: bool) -> BatchIndices:
     """How the embeddings of a batch are put together, on the device."""
-
-    def mask(start: int, end: int) -> Tensor:
-        return torch.from_numpy(batch.mask(start, end, false_negatives)[0]).to(device)
-
-    queries, candidates = (torch.from_numpy(rows).to(device) for rows in (batch.queries, batch.candidates))
+    arrays = (batch.queries, batch.candidates, batch.mask(false_negatives)[0])
+    queries, candidates, mask = (torch.from_numpy(array).to(device) for array in arrays)
     return BatchIndices(queries, candidates, batch.first * batch.width, batch.width, mask)
 
 

@@ -1,11 +1,13 @@
 """What comes of the loop being transformers' Trainer: callbacks, trackers, and what it must not do behind our back."""
 
 import json
+import re
 
 import pytest
 import torch
 from transformers import TrainerCallback
 
+from megapairs_hf.artifacts.artifact import open_artifact
 from megapairs_hf.core.config import config_dict
 from megapairs_hf.core.errors import TrainingError
 from megapairs_hf.training import TrainConfig, train
@@ -13,6 +15,7 @@ from megapairs_hf.training.config import LoopConfig
 from megapairs_hf.training.tracking import chosen_tracker
 from megapairs_hf.training.trainer import make_trainer, run_loop
 from megapairs_hf.training.trainer_arguments import make_arguments
+from tests.small import ROOT
 from tests.training.test_gradients import SETTINGS, made_task
 
 
@@ -62,6 +65,23 @@ def test_callbacks_of_the_caller_see_the_run(triplets, models, tmp_path):
 def test_a_callback_may_end_a_run(model, rows, tmp_path):
     task = made_task(model, rows, steps=6)
     assert run_loop(task, task.config, tmp_path, "train", {}, callbacks=[Recorder(stop=3)]).steps == 3
+
+
+def test_the_callback_of_the_documents_ends_a_run(triplets, models, tmp_path):
+    code = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "training.md").read_text(), re.DOTALL)[0]
+    settings = {**SETTINGS, "log_every": 1}
+    changes = {
+        "runs/mmret/triplets": triplets.path,
+        "runs/mmret/model": str(tmp_path / "m"),
+        "steps=15_000": f"work={models!r}, **{settings!r}",
+        # the loss of random weights
+        "< 0.1": "< 1000",
+    }
+    for old, new in changes.items():
+        assert old in code
+        code = code.replace(old, new)
+    exec(code, {})
+    assert open_artifact(tmp_path / "m", "model").manifest.stats["steps"] == 1
 
 
 def test_callbacks_end_with_a_run_that_fails(model, rows, tmp_path, monkeypatch):
