@@ -194,8 +194,8 @@ class TaskTrainer(Trainer):
         """Add a line to the log, and pass it to the callbacks."""
         seconds = round(time.monotonic() - self.began, 3)
         self.lines.add({"step": self.state.global_step, **values, "seconds": seconds})
-        told = {f"{prefix}{name}": value for name, value in values.items()}
-        self.control = self.callback_handler.on_log(self.args, self.state, self.control, told)
+        logs = {f"{prefix}{name}": value for name, value in values.items()}
+        self.control = self.callback_handler.on_log(self.args, self.state, self.control, logs)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """What the evaluators of the run measure, and what follows from it."""

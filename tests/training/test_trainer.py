@@ -15,6 +15,7 @@ from megapairs_hf.training.config import LoopConfig
 from megapairs_hf.training.tracking import chosen_tracker
 from megapairs_hf.training.trainer import make_trainer, run_loop
 from megapairs_hf.training.trainer_arguments import make_arguments
+from tests.models.tiny import llava
 from tests.small import ROOT
 from tests.training.test_gradients import SETTINGS, made_task
 
@@ -82,6 +83,37 @@ def test_the_callback_of_the_documents_ends_a_run(triplets, models, tmp_path):
         code = code.replace(old, new)
     exec(code, {})
     assert open_artifact(tmp_path / "m", "model").manifest.stats["steps"] == 1
+
+
+class Stopped(BaseException):
+    """Ends a run as kill -9 would."""
+
+
+class Stopping(TrainerCallback):
+    """Stops in the middle of the fifth step."""
+
+    def on_pre_optimizer_step(self, args, state, control, **_):
+        if state.global_step == 4:
+            raise Stopped
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"lora_rank": 2, "micro_batch": 3, "max_tokens_per_pass": 4000, "negatives": 1, "batch_size": 4},
+        {"lora_rank": 2, "dtype": "bfloat16", "mixed_precision": "bf16", "negatives": 1, "batch_size": 4},
+    ],
+)
+def test_a_language_model_with_adapters_resumes_to_the_same_bits(triplets, tmp_path, settings):
+    pytest.importorskip("peft")
+    place = llava(tmp_path / "llava")
+    config = TrainConfig(**{**SETTINGS, "lr": 1e-3, "model": place, "checkpoint_every": 3, **settings})
+    train(triplets, config=config, out=tmp_path / "whole", work=tmp_path)
+    with pytest.raises(Stopped):
+        train(triplets, config=config, out=tmp_path / "cut", work=tmp_path, callbacks=[Stopping()])
+    train(triplets, config=config, out=tmp_path / "cut", work=tmp_path)
+    whole, cut = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "cut"))
+    assert whole == cut and whole != (tmp_path / "llava" / "model.safetensors").read_bytes()
 
 
 def test_callbacks_end_with_a_run_that_fails(model, rows, tmp_path, monkeypatch):
