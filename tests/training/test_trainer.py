@@ -16,7 +16,7 @@ from megapairs_hf.training.tracking import chosen_tracker
 from megapairs_hf.training.trainer import make_trainer, run_loop
 from megapairs_hf.training.trainer_arguments import make_arguments
 from tests.models.tiny import llava
-from tests.small import ROOT
+from tests.small import ROOT, run_script
 from tests.training.test_gradients import SETTINGS, made_task
 
 
@@ -114,6 +114,35 @@ def test_a_language_model_with_adapters_resumes_to_the_same_bits(triplets, tmp_p
     train(triplets, config=config, out=tmp_path / "cut", work=tmp_path)
     whole, cut = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "cut"))
     assert whole == cut and whole != (tmp_path / "llava" / "model.safetensors").read_bytes()
+
+
+TWO = """
+import sys
+from megapairs_hf.training import train
+from tests.training.test_trainer import Stopped, Stopping
+triplets, work, out, stop = sys.argv[1:]
+settings = {settings!r}
+try:
+    train(triplets, out, work=work, callbacks=[Stopping()] if stop == "stop" else [], **settings)
+except Stopped:
+    # as a kill, which lets nobody take the group apart
+    import os
+    os._exit(0)
+"""
+
+
+def test_two_processes_resume_to_the_same_bits(triplets, models, tmp_path):
+    script = TWO.format(settings={**SETTINGS, "checkpoint_every": 3, "freeze": ("text",), "micro_batch": 3})
+    for name, stop in (("whole", "go"), ("cut", "stop"), ("cut", "go")):
+        done = run_script(script, 2, triplets.path, models, tmp_path / name, stop)
+        assert done.returncode == 0, done.stderr
+        if stop == "stop":
+            [checkpoint] = (tmp_path / name).rglob("step-*")
+            states = sorted(path.name for path in checkpoint.glob("rng_state*"))
+            assert checkpoint.name == "step-00000003" and states == ["rng_state_0.pth", "rng_state_1.pth"]
+    assert "resumes from the checkpoint of step 3" in done.stderr
+    whole, cut = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "cut"))
+    assert whole == cut
 
 
 def test_callbacks_end_with_a_run_that_fails(model, rows, tmp_path, monkeypatch):
