@@ -14,7 +14,8 @@ since a shared machine is never quiet.
 - `train_bf16_speedup`: the loop in float32 over the loop in bf16.
 - `train_frozen_vs_full`: the loop over the loop with `freeze: [vision, text]`, whose tower outputs are there already.
 - `train_memory_2048_vs_256`: peak memory of a process with batch 2,048 over that with batch 256 (tiny model, cached
-  gradients).
+  gradients), apart from the logits and their mask (queries of a process × candidates of all): the loss is one without
+  any. The peaks with them are printed too.
 - `train_workers_busy`: images per second over those that the workers can read, where an image takes 5 ms to read and
   the model a third of a step's reading (both are sleeps, so that cores are no bound).
 - `train_decodes_per_image`: images decoded over distinct images of the steps, with cached gradients.
@@ -30,11 +31,13 @@ from __future__ import annotations
 import argparse
 import copy
 import io
+import itertools
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,21 +51,26 @@ import numpy as np
 import torch
 from PIL import Image
 from torch.nn.functional import cross_entropy, normalize
+from transformers import TrainerCallback
 
 from megapairs_hf.core.openmp import CHOICES, PASSIVE
+from megapairs_hf.core.progress import Progress
 from megapairs_hf.dataset import Triplets, training_view
 from megapairs_hf.models import load_mmret
 from megapairs_hf.models.small_encoders import SmallModelConfig, small_clip, train_tokenizer
-from megapairs_hf.training import TrainConfig
+from megapairs_hf.training import TrainConfig, retrieval_task
+from megapairs_hf.training.data.batch import Batch
 from megapairs_hf.training.data.loader import ImageBatch
 from megapairs_hf.training.data.triplets import TripletPool
 from megapairs_hf.training.encoder import prepared
-from megapairs_hf.training.evaluate import EvalCallback
 from megapairs_hf.training.retrieval_task import ContrastTask
-from megapairs_hf.training.trainer import TrainingRun
+from megapairs_hf.training.tracking import Log
+from megapairs_hf.training.trainer import make_trainer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from megapairs_hf.training.task_trainer import TaskTrainer
 
 PARTS = ("plain", "dedupe", "siblings", "bf16", "frozen", "memory", "st", "waiting", "reading")
 SMALL = SmallModelConfig(96, 16, 192, 3, 4, 192, 400, 24)
@@ -109,12 +117,65 @@ def made_model(folder: Path, sizes: SmallModelConfig) -> Any:
     return load_mmret(str(place), device="cpu")
 
 
-def made_run(model: Any, triplets: Triplets, folder: Path, **settings: Any) -> TrainingRun:
+class Steps(TrainerCallback):
+    """A run whose steps are made one at a time, by a thread that waits in between; nothing is saved.
+
+    Args:
+        trainer: of the run.
+    """
+
+    def __init__(self, trainer: TaskTrainer) -> None:
+        self.trainer, self.task = trainer, trainer.task
+        self.go, self.done = threading.Semaphore(0), threading.Semaphore(0)
+        self.threads = torch.get_num_threads()
+        self.error: BaseException | None = None
+        self.thread = threading.Thread(target=self._train, daemon=True)
+        trainer.add_callback(self)
+
+    def _train(self) -> None:
+        torch.set_num_threads(self.threads)
+        self.go.acquire()
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                log = Log(Path(folder) / "log.jsonl", 0)
+                self.trainer.run(log, Progress("bench", self.trainer.config.last_step, "steps"), None)
+        except BaseException as error:
+            self.error = error
+            raise
+        finally:
+            self.done.release()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Save nothing."""
+        control.should_save = False
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Wait for one's turn; what follows a step, such as its line in the log, belongs to it."""
+        if state.global_step:
+            self.done.release()
+            self.go.acquire()
+
+    def step(self) -> float:
+        """Make the next step.
+
+        Returns:
+            The processor seconds that it took, those of the loop around it counted.
+        """
+        began = time.process_time()
+        if not self.thread.is_alive():
+            self.thread.start()
+        self.go.release()
+        self.done.acquire()
+        if self.error:
+            raise self.error
+        return time.process_time() - began
+
+
+def made_run(model: Any, triplets: Triplets, folder: Path, **settings: Any) -> Steps:
     values = {"steps": 1000, "lr": 1e-5, "tracker": "none", "batch_size": 64, "log_every": 1, **settings}
-    config = TrainConfig(**values)
-    pool = TripletPool(triplets, config)
-    task = ContrastTask(model, [pool], [1], config)
-    return TrainingRun(task, config, folder / "run", "bench", {}, EvalCallback(), folder)
+    config = TrainConfig(**values, checkpoint_every=10**9)
+    task = ContrastTask(model, [TripletPool(triplets, config)], [1], config)
+    return Steps(make_trainer(task, config, folder / "run", "bench", {}))
 
 
 class Ready:
@@ -143,7 +204,7 @@ def turns(acts: dict[str, Callable[[int], Any]], count: int) -> dict[str, float]
     return {name: statistics.median(times[1:]) for name, times in seconds.items()}
 
 
-def filled(run: TrainingRun) -> TrainingRun:
+def filled(run: Steps) -> Steps:
     """The run with every image decoded before, as if others had done it."""
     task: Any = run.task
     names = list(task.pools[0].triplets.images["image_id"])
@@ -161,7 +222,7 @@ def plain_step(task: Any, module: Any, optimizer: Any, step: int) -> float:
         images = task.images.load(0, [part.image for part in parts if part.image is not None])
         chunks.append(prepared(task.model, parts, images, torch.device("cpu")))
     queries, candidates = torch.from_numpy(batch.queries), torch.from_numpy(batch.candidates)
-    wrong = torch.from_numpy(batch.mask(0, len(queries))[0])
+    wrong = torch.from_numpy(batch.mask()[0])
 
     def act() -> None:
         embeddings = module(chunks)
@@ -201,9 +262,9 @@ def finish(module: Any, optimizer: Any) -> None:
     optimizer.zero_grad(set_to_none=True)
 
 
-def other(run: TrainingRun) -> tuple[Any, Any]:
+def other(run: Steps) -> tuple[Any, Any]:
     """A copy of the model with its own optimizer."""
-    module = copy.deepcopy(run.inner).train()
+    module = copy.deepcopy(run.trainer.model).train()
     return module, torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=1e-5)
 
 
@@ -212,30 +273,26 @@ def frozen_step(triplets: Triplets, folder: Path, count: int) -> dict[str, Calla
     run = made_run(made_model(folder, SMALL), triplets, folder, freeze=("vision", "text"), steps=count + 1)
     task: Any = run.task
     task.fill(folder / "frozen")
-    run.module.train()
-    return {"frozen": lambda turn: took(lambda: run.step(turn))}
+    return {"frozen": lambda turn: run.step()}
 
 
 def speeds(names: set[str], triplets: Triplets, folder: Path, count: int) -> list[tuple[str, float]]:
     ratios = []
     loop = filled(made_run(made_model(folder, SMALL), triplets, folder))
-    loop.module.train()
     module, optimizer = other(loop)
-    acts: dict[str, Callable[[int], float]] = {"loop": lambda turn: took(lambda: loop.step(turn))}
+    acts: dict[str, Callable[[int], float]] = {"loop": lambda turn: loop.step()}
     if "plain" in names:
         acts["plain"] = lambda turn: plain_step(loop.task, module, optimizer, turn)
     if names & {"dedupe", "siblings"}:
         acts["naive"] = lambda turn: naive_step(loop.task, module, optimizer, turn)
     if "siblings" in names:
         grouped = filled(made_run(made_model(folder, SMALL), triplets, folder, group_siblings=4))
-        grouped.module.train()
-        acts["siblings"] = lambda turn: took(lambda: grouped.step(turn))
+        acts["siblings"] = lambda turn: grouped.step()
     acts |= frozen_step(triplets, folder, count) if "frozen" in names else {}
     seconds = turns(acts, count)
     if "bf16" in names:
         narrow = filled(made_run(made_model(folder, SMALL), triplets, folder, mixed_precision="bf16"))
-        narrow.module.train()
-        pair = {"float32": acts["loop"], "bf16": lambda turn: took(lambda: narrow.step(turn))}
+        pair = {"float32": acts["loop"], "bf16": lambda turn: narrow.step()}
         seconds |= turns(pair, 1)
     for name, value in seconds.items():
         print(f"{name}: {value:.2f} processor seconds a step of 64 triplets")
@@ -255,7 +312,6 @@ def against_trainer(triplets: Triplets, folder: Path, count: int) -> list[tuple[
     """Steps of both trainers in turns of one run each, because the other trainer cannot be stopped in between."""
     from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
     from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
-    from transformers import TrainerCallback
 
     class Clock(TrainerCallback):
         def __init__(self) -> None:
@@ -268,8 +324,7 @@ def against_trainer(triplets: Triplets, folder: Path, count: int) -> list[tuple[
             self.begun.append(time.process_time())
 
     loop = made_run(made_model(folder, SMALL), triplets, folder, micro_batch=64)
-    loop.module.train()
-    ours = [took(lambda step=step: loop.step(step)) for step in range(count + 1)]
+    ours = [loop.step() for _ in range(count + 1)]
     model = made_model(folder, SMALL)
     settings = SentenceTransformerTrainingArguments(
         output_dir=str(folder / "st"), max_steps=count + 1, per_device_train_batch_size=64, learning_rate=1e-5,
@@ -280,21 +335,28 @@ def against_trainer(triplets: Triplets, folder: Path, count: int) -> list[tuple[
     view = training_view(triplets, negatives=4)
     SentenceTransformerTrainer(model=model, args=settings, train_dataset=view, loss=loss, callbacks=[clock]).train()
     theirs = np.diff(clock.begun)[1:]
-    again = [took(lambda step=step: loop.step(step)) for step in range(count + 1, 2 * count + 1)]
+    again = [loop.step() for _ in range(count)]
     mine, other_seconds = statistics.median([*ours[1:], *again]), statistics.median(theirs)
     print(f"loop, gradients cached: {mine:.2f} processor seconds a step; the other trainer: {other_seconds:.2f}")
     return [("train_vs_st", other_seconds / mine)]
 
 
-def memory_child(batch: int) -> None:
+def without_logits(outputs: torch.Tensor, *_: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """A loss of the embeddings alone, half the sum of their squares, and its gradient."""
+    return outputs.square().sum() / 2, outputs
+
+
+def memory_child(batch: int, logits: bool) -> None:
     """Two steps; prints the peak in MB."""
+    if not logits:
+        retrieval_task.loss_and_gradient = without_logits
+        Batch.mask = lambda *_: (np.zeros((1, 1), bool), (0, 0, 0))  # type: ignore[method-assign, assignment]
     folder = Path(tempfile.mkdtemp())
     torch.set_num_threads(1)
     settings = {"batch_size": batch, "micro_batch": 64}
     run = made_run(made_model(folder, TINY), made_triplets(400, 32), folder, **settings)
-    run.module.train()
-    for step in range(2):
-        run.step(step)
+    for _ in range(2):
+        run.step()
     # getrusage would tell the parent's peak, which a child inherits
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     print(int(status.split("VmHWM:")[1].split()[0]) / 1024)
@@ -302,13 +364,12 @@ def memory_child(batch: int) -> None:
 
 def memory() -> list[tuple[str, float]]:
     peaks = {}
-    for batch in (256, 2048):
-        done = subprocess.run(
-            [sys.executable, __file__, "--memory-child", str(batch)], check=True, capture_output=True, text=True
-        )
-        peaks[batch] = float(done.stdout.split()[-1])
-        print(f"batch {batch}: peak {peaks[batch]:,.0f} MB")
-    return [("train_memory_2048_vs_256", peaks[2048] / peaks[256])]
+    for batch, logits in itertools.product((256, 2048), (True, False)):
+        command = [sys.executable, __file__, "--memory-child", str(batch), *(["--logits"] if logits else [])]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        peaks[batch, logits] = float(done.stdout.split()[-1])
+        print(f"batch {batch}: peak {peaks[batch, logits]:,.0f} MB with{'' if logits else 'out'} the logits")
+    return [("train_memory_2048_vs_256", peaks[2048, False] / peaks[256, False])]
 
 
 def reading(triplets: Triplets, folder: Path, count: int) -> list[tuple[str, float]]:
@@ -318,7 +379,6 @@ def reading(triplets: Triplets, folder: Path, count: int) -> list[tuple[str, flo
     run = filled(made_run(made_model(folder, TINY), triplets, folder, workers=WORKERS, **settings))
     task: Any = run.task
     task.images.reader.seconds = seconds
-    run.module.train()
     images, began = 0, 0.0
     for step in range(steps):
         if step == 4:
@@ -340,8 +400,10 @@ def reading(triplets: Triplets, folder: Path, count: int) -> list[tuple[str, flo
         return prepare(image)
 
     task.images.reader.prepare = counted
-    run.module.train()
-    distinct = sum(run.step(step).counts["images"] for step in range(steps))
+    distinct = 0
+    for _ in range(steps):
+        run.step()
+        distinct += run.trainer.output.counts["images"]
     task.close()
     print(f"{decoded[0]:,} images decoded for {distinct:,}")
     return [("train_workers_busy", rate * seconds / WORKERS), ("train_decodes_per_image", decoded[0] / distinct)]
@@ -352,15 +414,14 @@ def waiting_child() -> None:
     folder = Path(tempfile.mkdtemp())
     triplets = made_triplets(60, 48)
     run = filled(made_run(made_model(folder, DEMO), triplets, folder, batch_size=32))
-    run.module.train()
-    run.step(0)
+    run.step()
     print("ready", flush=True)
     number = 0
     for _ in sys.stdin:
         began, first = time.monotonic(), number
         while time.monotonic() - began < TURN_S:
             number += 1
-            run.step(number)
+            run.step()
         print((number - first) / (time.monotonic() - began), flush=True)
 
 
@@ -407,13 +468,14 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="three turns instead of nine")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--memory-child", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--logits", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--waiting-child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.waiting_child:
         waiting_child()
         return
     if options.memory_child:
-        memory_child(options.memory_child)
+        memory_child(options.memory_child, options.logits)
         return
     torch.set_num_threads(1)
     names, count, ratios = set(options.only), 3 if options.quick else 9, []

@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from megapairs_hf.training.checkpoint import load_checkpoint, newest, save_checkpoint
+from megapairs_hf.training.checkpoint import load_weights, newest, save_checkpoint, write_state, write_weights
 from megapairs_hf.training.checkpoint_digests import DIGESTS
 from tests.fuzz_evaluation import silent
 from tests.fuzz_tables import damaged
@@ -45,7 +45,7 @@ def fuzz_checkpoints(count: int, seed: int) -> Counter[str]:
             optimizer.step()
             weights[step] = {name: value.clone() for name, value in module.state_dict().items()}
             record = {"step": step, "settings": {"lr": 0.1}, "best": None}
-            save_checkpoint(whole, module, optimizer, record, keep=2, save=_loadable)
+            save_checkpoint(whole, record, keep=2, write=lambda path: _write(path, module, optimizer))
         names = sorted(path.name for path in (whole / "step-00000004").iterdir())
         for i in range(count):
             dice = random.Random(f"{seed} {i}")
@@ -58,7 +58,7 @@ def fuzz_checkpoints(count: int, seed: int) -> Counter[str]:
             step = 4 if same else 2
             assert record["step"] == step, f"number {i} of seed {seed}, {file.name}: step {record['step']} is taken"
             other, _ = trained()
-            load_checkpoint(newest_one, other, None)
+            load_weights(newest_one, other)
             assert all(torch.equal(value, weights[step][name]) for name, value in other.state_dict().items())
             results[f"step {step}"] += 1
             shutil.rmtree(root)
@@ -66,7 +66,9 @@ def fuzz_checkpoints(count: int, seed: int) -> Counter[str]:
     return results
 
 
-def _loadable(path: Path) -> None:
+def _write(path: Path, module: Any, optimizer: Any) -> None:
+    write_weights(path, module)
+    write_state(path / "optimizer.pt", optimizer.state_dict())
     (path / "config.json").write_text('{"model_type": "clip"}')
     (path / "model.safetensors").write_bytes(bytes(range(256)) * 8)
 

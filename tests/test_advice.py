@@ -1,10 +1,12 @@
 """A message never advises what has been done already."""
 
+import math
 from types import SimpleNamespace
 
 import datasets
 import numpy as np
 import pytest
+import torch
 
 from megapairs_hf.annotation.response_watch import FIRST, ResponseWatch, advice
 from megapairs_hf.core.errors import CorpusError, TrainingError, UselessResponsesError
@@ -17,7 +19,8 @@ from megapairs_hf.mining import MineConfig, hard_negatives, mine
 from megapairs_hf.mining.config import NegativesConfig
 from megapairs_hf.mining.knn import plan
 from megapairs_hf.mining.negatives import _more_candidates
-from megapairs_hf.training.trainer import TrainingRun
+from megapairs_hf.training.task import StepOutput
+from megapairs_hf.training.task_trainer import not_finite
 from tests.making import draw
 
 
@@ -102,10 +105,11 @@ def test_one_thread_is_not_made_fewer(monkeypatch):
 
 @pytest.mark.parametrize(("precision", "advised"), [("no", False), ("bf16", True), ("fp16", True)])
 def test_full_precision_is_advised_to_who_has_another(tmp_path, precision, advised):
-    run = SimpleNamespace(config=SimpleNamespace(mixed_precision=precision), folder=tmp_path)
-    with pytest.raises(TrainingError, match="lower `lr`") as error:
-        TrainingRun._guard(run, 3, float("nan"), 0.0, ["a"])
-    assert ("mixed_precision: no" in str(error.value)) is advised
+    output = StepOutput(torch.tensor(math.nan), ["a"], {})
+    config = SimpleNamespace(mixed_precision=precision)
+    error = not_finite("loss", math.nan, 3, output, config, tmp_path)
+    assert isinstance(error, TrainingError) and "lower `lr`" in str(error)
+    assert ("mixed_precision: no" in str(error)) is advised
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,13 @@
 
 Each list of parts is an `embeddings` artifact: float16 shards that several processes share, written whole or not at
 all, continued after an interruption. What surprises: a hit still encodes four parts, because a name on the Hub can
-hold another model tomorrow, and embeddings of two models in one ranking look like a result.
+hold another model tomorrow, and embeddings of two models in one ranking look like a result. A file of an image is read
+again where its size or its time of change is another.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
@@ -14,13 +16,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from megapairs_hf.artifacts import storage
 from megapairs_hf.artifacts.arrow_arrays import embedding_table
 from megapairs_hf.artifacts.artifact import Artifact
 from megapairs_hf.artifacts.shards import shard_names
 from megapairs_hf.artifacts.storage import join
 from megapairs_hf.artifacts.writer import create_artifact
+from megapairs_hf.core import distributed
 from megapairs_hf.core.config import require
-from megapairs_hf.core.errors import EvaluationError
+from megapairs_hf.core.errors import ArtifactError, EvaluationError
 from megapairs_hf.core.schema import IMAGE_ID, SCHEMA_VERSION
 from megapairs_hf.evaluation.benchmarks.files import ImageFolder
 from megapairs_hf.evaluation.encode import encode_inputs
@@ -37,6 +41,8 @@ if TYPE_CHECKING:
 SAME = 0.999
 # parts that are encoded again, from all over the list
 CHECKED = 4
+# in the folder of the cache
+DIGESTS = "images.json"
 
 
 @dataclass(frozen=True)
@@ -93,7 +99,7 @@ class Cache:
         """
         if not parts:
             raise EvaluationError("there is nothing to encode; check the queries and the image folder")
-        digests = image_digests([part.image for part in parts if part.image is not None], image)
+        digests = image_digests([part.image for part in parts if part.image is not None], image, self.folder)
         keys = [key_of(part, digests) for part in parts]
         distinct = dict(zip(reversed(keys), reversed(parts), strict=True))
         ordered = sorted(distinct)
@@ -150,19 +156,38 @@ def key_of(part: Input, digests: dict[str, str]) -> str:
     return sha256(f"{image}\0{part.text or ''}".encode()).hexdigest()[:32]
 
 
-def image_digests(names: Sequence[str], image: Callable[[str], Any]) -> dict[str, str]:
+def image_digests(names: Sequence[str], image: Callable[[str], Any], folder: str) -> dict[str, str]:
     """A hash of each image: of its file's bytes where it is a file, else of its decoded pixels.
 
     Args:
         names: image ids.
         image: gives the RGB image of an id.
+        folder: of the cache, which keeps the hashes of files.
 
     Raises:
         EvaluationError: an image is not there.
     """
-    return {name: _digest(name, image) for name in dict.fromkeys(names)}
+    stored, fresh, digests = _stored_digests(folder), dict[str, list[Any]](), dict[str, str]()
+    for name in dict.fromkeys(names):
+        path = image.find(name) if isinstance(image, ImageFolder) else None
+        if path is None:
+            digests[name] = pixel_sha256(image(name))
+            continue
+        key, status = str(path.absolute()), path.stat()
+        state = [status.st_size, status.st_mtime_ns]
+        if stored.get(key, [])[:2] != state:
+            stored[key] = fresh[key] = [*state, sha256(path.read_bytes()).hexdigest()]
+        digests[name] = stored[key][2]
+    if fresh and distributed.is_main():
+        storage.write_bytes(join(folder, DIGESTS), json.dumps(stored, indent=0, sort_keys=True).encode())
+    return digests
 
 
-def _digest(name: str, image: Callable[[str], Any]) -> str:
-    path = image.find(name) if isinstance(image, ImageFolder) else None
-    return sha256(path.read_bytes()).hexdigest() if path is not None else pixel_sha256(image(name))
+def _stored_digests(folder: str) -> dict[str, list[Any]]:
+    """Size, time of change and hash of files by their paths; of a damaged list what is whole."""
+    try:
+        content = json.loads(storage.read_bytes(join(folder, DIGESTS)))
+    except (ArtifactError, OSError, ValueError, RecursionError):
+        return {}
+    entries = content.items() if isinstance(content, dict) else ()
+    return {path: facts for path, facts in entries if isinstance(facts, list) and len(facts) == 3}

@@ -130,14 +130,12 @@ class CachedInfoNCELoss(nn.Module):
 
 def indices_of(batch: Batch, device: Any, false_negatives: bool, options: LossConfig = PLAIN) -> BatchIndices:
     """How the embeddings of a batch are put together, on the device."""
-
-    def mask(start: int, end: int) -> Tensor:
-        masked = batch.mask(start, end, false_negatives)[0]
-        if options.score_margin is not None:
-            masked |= batch.as_good(start, end, options.score_margin)
-        return torch.from_numpy(masked).to(device)
-
-    queries, candidates = (torch.from_numpy(rows).to(device) for rows in (batch.queries, batch.candidates))
+    masked = batch.mask(false_negatives)[0]
+    if options.score_margin is not None:
+        masked |= batch.as_good(options.score_margin)
+    queries, candidates, mask = (
+        torch.from_numpy(array).to(device) for array in (batch.queries, batch.candidates, masked)
+    )
     scores = torch.from_numpy(batch.scores).to(device) if options.soft_labels else None
     return BatchIndices(queries, candidates, batch.first * batch.width, batch.width, mask, scores)
 

@@ -1,4 +1,4 @@
-"""Checkpoints: a folder that loads as a model, with the state of training beside it; written atomically.
+"""Checkpoints: a folder that loads as a model, with the state of transformers' Trainer beside it; written atomically.
 
 A checkpoint is written to a temporary folder and renamed; the newest are kept, and the best. Resuming from one
 gives, on the same machine, the same bits as a run that was never interrupted, because the order of the data depends
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import nn
-    from torch.optim import Optimizer
 
-STATE = "state.safetensors"
+CHECKPOINTS = "checkpoints"
+WEIGHTS = "trained.safetensors"
 META = "state.json"
 PREFIX = "step-"
 
@@ -44,30 +44,18 @@ def folder_of(root: Path, step: int) -> Path:
     return root / f"{PREFIX}{step:08d}"
 
 
-def save_checkpoint(
-    root: Path,
-    module: nn.Module,
-    optimizer: Optimizer,
-    record: dict[str, Any],
-    *,
-    keep: int,
-    save: Callable[[Path], None] | None = None,
-) -> None:
+def save_checkpoint(root: Path, record: dict[str, Any], *, keep: int, write: Callable[[Path], None]) -> None:
     """Write a checkpoint; every process must call this.
 
     Args:
         root: the folder of all checkpoints.
-        module: the model, unwrapped.
-        optimizer: over the module's parameters.
         record: `step`, `settings`, and what else resuming needs, as plain values; `best` names a step to keep.
         keep: newest checkpoints that stay.
-        save: writes the loadable model into a folder.
+        write: writes all else into a folder: the loadable model, the weights, the state of the Trainer.
 
     Raises:
         ArtifactError: it cannot be written; earlier checkpoints are untouched.
     """
-    from safetensors.torch import save_file
-
     if distributed.is_main():
         final = folder_of(root, record["step"])
         temporary = root / f".{final.name}.tmp"
@@ -75,9 +63,7 @@ def save_checkpoint(
             with explained_save(final):
                 shutil.rmtree(temporary, ignore_errors=True)
                 temporary.mkdir(parents=True)
-                if save is not None:
-                    save(temporary)
-                save_file(_tensors(module, optimizer), temporary / STATE)
+                write(temporary)
                 (temporary / META).write_text(json.dumps(record, indent=1), encoding="utf-8")
                 write_digests(temporary)
                 shutil.rmtree(final, ignore_errors=True)
@@ -137,6 +123,8 @@ def newest(root: Path, settings: dict[str, Any]) -> tuple[Path, dict[str, Any]] 
     faults: list[str] = []
     for folder in sorted(root.glob(f"{PREFIX}*"), reverse=True):
         fault = damage(folder)
+        if not fault and not (folder / WEIGHTS).is_file():
+            fault = "an earlier version of megapairs-hf wrote it, which this one does not resume"
         if not fault:
             record: dict[str, Any] = json.loads((folder / META).read_text(encoding="utf-8"))
             _check_settings(root, record, settings)
@@ -168,48 +156,37 @@ def _check_settings(root: Path, record: dict[str, Any], settings: dict[str, Any]
         )
 
 
-def load_checkpoint(folder: Path, module: nn.Module, optimizer: Optimizer | None) -> None:
-    """Put a checkpoint's state into the model and the optimizer.
+def write_weights(folder: Path, module: nn.Module) -> None:
+    """Write what is trained; frozen weights are those that the run began with."""
+    from safetensors.torch import save_file
+
+    weights = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in _trained(module).items()}
+    save_file(weights, folder / WEIGHTS)
+
+
+def write_state(path: Path, state: Any) -> None:
+    """As `torch.save`, through a file of Python's own, whose errors tell why nothing can be written."""
+    import torch
+
+    with path.open("wb") as file:
+        torch.save(state, file)
+
+
+def load_weights(folder: Path, module: nn.Module) -> None:
+    """Put the weights of a checkpoint into the module.
 
     Args:
         folder: the checkpoint.
         module: the model, unwrapped; its trained weights are replaced.
-        optimizer: its state is replaced; None leaves it.
     """
     import torch
     from safetensors.torch import load_file
 
-    tensors = load_file(folder / STATE)
-    trained = _trained(module)
-    weights = _under(tensors, "model")
+    weights = load_file(folder / WEIGHTS)
     with torch.no_grad():
-        for name, parameter in trained.items():
+        for name, parameter in _trained(module).items():
             parameter.copy_(weights[name])
-    if optimizer is None:
-        return
-    state: dict[str, Any] = {}
-    for name, value in _under(tensors, "optimizer").items():
-        parameter_name, key = name.rsplit(".", 1)
-        state.setdefault(parameter_name, {})[key] = value
-    current = optimizer.state_dict()
-    names = {id(parameter): name for name, parameter in trained.items()}
-    order = [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
-    numbered = {number: state[name] for number, name in enumerate(order) if name in state}
-    optimizer.load_state_dict({"state": numbered, "param_groups": current["param_groups"]})
 
 
 def _trained(module: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
-
-
-def _under(tensors: dict[str, Any], prefix: str) -> dict[str, Any]:
-    return {name[len(prefix) + 1 :]: value for name, value in tensors.items() if name.startswith(f"{prefix}.")}
-
-
-def _tensors(module: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
-    """Copies on the processor of what is trained: frozen weights are those that the run began with."""
-    tensors: dict[str, Any] = {}
-    for name, parameter in _trained(module).items():
-        tensors[f"model.{name}"] = parameter
-        tensors |= {f"optimizer.{name}.{key}": value for key, value in optimizer.state.get(parameter, {}).items()}
-    return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}

@@ -33,7 +33,8 @@ class LoopConfig:
         log_every: steps between two lines of the log.
         checkpoint_every: steps between two checkpoints.
         keep_checkpoints: newest checkpoints that are kept, besides the best.
-        tracker: where curves go besides the log; `auto` is TensorBoard where it is installed.
+        tracker: where curves go besides the log: `none`, `auto` for TensorBoard where it is installed, or a name that
+            `report_to` of transformers takes, such as tensorboard, trackio, wandb or mlflow.
     """
 
     steps: int
@@ -50,7 +51,7 @@ class LoopConfig:
     log_every: int = field(default=10, metadata=RUNTIME_ONLY)
     checkpoint_every: int = field(default=200, metadata=RUNTIME_ONLY)
     keep_checkpoints: int = field(default=2, metadata=RUNTIME_ONLY)
-    tracker: Literal["none", "auto", "tensorboard", "trackio", "wandb"] = field(default="none", metadata=RUNTIME_ONLY)
+    tracker: str = field(default="none", metadata=RUNTIME_ONLY)
 
     def __post_init__(self) -> None:
         require(self.steps > 0, "steps", self.steps, "a positive number of steps")
@@ -202,7 +203,7 @@ class TrainConfig(LoopConfig, LossConfig):
     steps: int = 15_000
     batch_size: int = 2048
     lr: float = 5e-6
-    tracker: Literal["none", "auto", "tensorboard", "trackio", "wandb"] = field(default="auto", metadata=RUNTIME_ONLY)
+    tracker: str = field(default="auto", metadata=RUNTIME_ONLY)
     # data
     model: str = "openai/clip-vit-base-patch16"
     revision: str | None = None

@@ -1,8 +1,7 @@
 """InfoNCE (paper, section 3.3, eq. 4), over the candidates of all processes, with gradients through all of them.
 
-What surprises: the loss is computed from embeddings that are cut off from the model, in blocks of queries, and its
-gradient is handed back as a tensor. So the logits of a batch of 2,048 queries never exist at once, and the same code
-serves training with and without cached gradients.
+What surprises: the loss is computed from embeddings that are cut off from the model, and its gradient is handed back
+as a tensor, so that the same code serves training with and without cached gradients.
 """
 
 from __future__ import annotations
@@ -14,11 +13,10 @@ from megapairs_hf.training.collectives import all_reduce_sum, gather
 from megapairs_hf.training.loss_config import LossConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from torch import Tensor
 
-BLOCK = 1 << 19  # logits that exist at a time: 2 MB in float32, whatever the batch
 PLAIN = LossConfig()
 # of a probability before its logarithm, as UniME-V2 has it: no candidate costs more than 18.4
 FLOOR = 1e-8
@@ -56,7 +54,7 @@ class BatchIndices:
         candidates (LongTensor[b * (1 + N), 2]): the same of the candidates, the positive of each row first.
         first: where this process's candidates start among those of all.
         width: 1 + N.
-        mask: of a range of this process's queries, a BoolTensor[rows, C] of the candidates that do not count.
+        mask (BoolTensor[b, C]): candidates of all processes that do not count for this process's queries.
         scores (Tensor[b, 1 + N] | None): what `verify` says of each row's candidates; NaN where it says nothing.
     """
 
@@ -64,16 +62,16 @@ class BatchIndices:
     candidates: Tensor
     first: int
     width: int
-    mask: Callable[[int, int], Tensor]
+    mask: Tensor
     scores: Tensor | None = None
 
 
 @dataclass(frozen=True)
-class Block:
-    """Some of this process's queries against everything, in unit embeddings.
+class Contrast:
+    """This process's queries against everything, in unit embeddings.
 
     Attributes:
-        queries (Tensor[R, D]): these queries.
+        queries (Tensor[R, D]): its queries.
         others (Tensor[B, D]): the queries of all processes.
         candidates (Tensor[C, D]): the candidates of all processes.
         rows (LongTensor[R]): which rows of the whole batch these are.
@@ -104,41 +102,41 @@ class Block:
         return row_of[None] == self.rows[:, None]
 
 
-def block_loss(block: Block, temperature: float, options: LossConfig = PLAIN) -> Tensor:
-    """The mean loss of some queries, with the options.
+def contrast_loss(contrast: Contrast, temperature: float, options: LossConfig = PLAIN) -> Tensor:
+    """The mean loss of the queries, with the options.
 
     The further terms of the denominator and the margin are those of Qwen3 Embedding's eq. 1 (arXiv 2506.05176); GTE
     (arXiv 2308.03281) has the terms without a margin. False negatives that the mask knows are none there either: a
     query whose positive is masked, and a candidate like the own positive.
 
     Args:
-        block: queries and all they are compared with.
+        contrast: queries and all they are compared with.
         temperature: τ.
         options: which terms and masks.
     """
     import torch
 
-    scores = block.queries @ block.candidates.T
-    terms = [(scores, block.mask)]
+    scores = contrast.queries @ contrast.candidates.T
+    terms = [(scores, contrast.mask)]
     if options.query_query:
         # a row that teaches nothing, since its images cannot be read, has a query of zeros
-        none = torch.arange(len(block.others), device=block.rows.device)[None] == block.rows[:, None]
-        none = none | ~block.others.any(1)
-        terms.append((block.queries @ block.others.T, block.mask[:, :: block.width] | none))
+        none = torch.arange(len(contrast.others), device=contrast.rows.device)[None] == contrast.rows[:, None]
+        none = none | ~contrast.others.any(1)
+        terms.append((contrast.queries @ contrast.others.T, contrast.mask[:, :: contrast.width] | none))
     if options.document_document:
-        none = block.own | ~block.queries.any(1, keepdim=True)
-        terms.append((block.candidates[block.positives] @ block.candidates.T, block.mask | none))
+        none = contrast.own | ~contrast.queries.any(1, keepdim=True)
+        terms.append((contrast.candidates[contrast.positives] @ contrast.candidates.T, contrast.mask | none))
     if options.margin_mask is not None:
-        bar = scores.detach().gather(1, block.positives[:, None]) + options.margin_mask
+        bar = scores.detach().gather(1, contrast.positives[:, None]) + options.margin_mask
         # the own hard negatives stay: the query image is one, and often scores above the target
-        spared = [block.own, *(torch.zeros_like(mask) for _, mask in terms[1:])]
+        spared = [contrast.own, *(torch.zeros_like(mask) for _, mask in terms[1:])]
         terms = [(s, m | ((s.detach() > bar) & ~k)) for (s, m), k in zip(terms, spared, strict=True)]
     logits = torch.cat([term.float().masked_fill(mask, -torch.inf) for term, mask in terms], dim=1) / temperature
-    if not options.soft_labels or block.labels is None:
-        return torch.nn.functional.cross_entropy(logits, block.positives)
-    contrast = torch.nn.functional.cross_entropy(logits, block.positives, reduction="none")
-    alignment, known = alignment_loss(scores[block.own].view(-1, block.width), block.labels, temperature)
-    return torch.where(known, torch.lerp(contrast, alignment, options.soft_labels), contrast).mean()
+    if not options.soft_labels or contrast.labels is None:
+        return torch.nn.functional.cross_entropy(logits, contrast.positives)
+    losses = torch.nn.functional.cross_entropy(logits, contrast.positives, reduction="none")
+    alignment, known = alignment_loss(scores[contrast.own].view(-1, contrast.width), contrast.labels, temperature)
+    return torch.where(known, torch.lerp(losses, alignment, options.soft_labels), losses).mean()
 
 
 def alignment_loss(scores: Tensor, labels: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -193,7 +191,7 @@ def loss_and_gradient(
     padded = torch.cat([leaf, leaf.new_zeros(1, leaf.shape[1])])
     own_queries, own_candidates = padded[pieces.queries].sum(1), padded[pieces.candidates].sum(1)
     queries, candidates = (gather(own.detach()).requires_grad_() for own in (own_queries, own_candidates))
-    total = _blocks(queries, candidates, pieces, temperature, dimensions or (leaf.shape[1],), options)
+    total = _backward(queries, candidates, pieces, temperature, dimensions or (leaf.shape[1],), options)
     first = pieces.first // pieces.width
     assert queries.grad is not None and candidates.grad is not None
     own_gradients = [
@@ -205,7 +203,7 @@ def loss_and_gradient(
     return total, leaf.grad
 
 
-def _blocks(
+def _backward(
     queries: Tensor,
     candidates: Tensor,
     pieces: BatchIndices,
@@ -213,26 +211,17 @@ def _blocks(
     dimensions: Sequence[int],
     options: LossConfig,
 ) -> Tensor:
-    """The loss, block by block of queries; gradients are added up on the two leaves."""
+    """The loss, with its gradient on the two leaves; the logits of one dimension at a time."""
     import torch
     from torch.nn.functional import normalize
 
     total = queries.new_zeros(())
-    count, first = len(pieces.queries), pieces.first // pieces.width
-    whole = [[normalize(leaf[:, :size], dim=-1) for leaf in (queries, candidates)] for size in dimensions]
-    ready = [[unit.detach().requires_grad_() for unit in pair] for pair in whole]
-    size_of_block = max(1, BLOCK // len(candidates))
-    for start in range(0, count, size_of_block):
-        end = min(start + size_of_block, count)
-        rows = torch.arange(first + start, first + end, device=queries.device)
-        mask, labels = pieces.mask(start, end), None if pieces.scores is None else pieces.scores[start:end]
-        loss = queries.new_zeros(())
-        for others, units in ready:
-            block = Block(others[first + start : first + end], others, units, rows, pieces.width, mask, labels)
-            loss = loss + block_loss(block, temperature, options)
-        loss = loss * ((end - start) / count / len(dimensions))
+    first = pieces.first // pieces.width
+    rows = torch.arange(first, first + len(pieces.queries), device=queries.device)
+    for size in dimensions:
+        others, units = (normalize(leaf[:, :size], dim=-1) for leaf in (queries, candidates))
+        contrast = Contrast(others[rows], others, units, rows, pieces.width, pieces.mask, pieces.scores)
+        loss = contrast_loss(contrast, temperature, options) / len(dimensions)
         loss.backward()
         total = total + loss.detach()
-    for units, leaves in zip(whole, ready, strict=True):
-        torch.autograd.backward(units, [leaf.grad for leaf in leaves])
     return total

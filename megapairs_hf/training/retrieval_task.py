@@ -134,8 +134,7 @@ class ContrastTask:
         batch = self.batch(step, distributed.rank(), distributed.world_size())
         chunks = batch.chunks(self.size)
         read = self.step_images.begin(step)
-        names = COUNTS if self.config.score_margin is None else (*COUNTS, "masked_score")
-        counts = [0] * len(names)
+        counts: dict[str, int] = {}
         values: dict[str, float] = {}
 
         def features(part: Sequence[BatchInput], images: ImageBatch) -> tuple[dict[str, Any], dict[str, str]]:
@@ -158,7 +157,7 @@ class ContrastTask:
         value = way(module, accelerator, len(chunks), inputs.load, loss)
         self.planned = {later: plan for later, plan in self.planned.items() if later > step}
         decoded = sum(item.image is not None for item in batch.inputs)
-        counted = {"images": decoded, "unreadable": len(inputs.errors), **dict(zip(names, counts, strict=True))}
+        counted = {"images": decoded, "unreadable": len(inputs.errors), **counts}
         return StepOutput(value, batch.names, counted, values)
 
     def _read(self, read: Iterator[ImageBatch], batch: Batch, chunk: Sequence[int]) -> ImageBatch:
@@ -182,19 +181,17 @@ class ContrastTask:
             return known, wrong
         return prepared(self.model, inputs, images, device, self.pools[pool].prompted), images.errors
 
-    def _pieces(self, batch: Batch, device: Any, counts: list[int]) -> BatchIndices:
+    def _pieces(self, batch: Batch, device: Any, counts: dict[str, int]) -> BatchIndices:
+        """How the embeddings are put together; what is masked is counted."""
         import torch
 
-        def mask(start: int, end: int) -> torch.Tensor:
-            masked, known = batch.mask(start, end, self.config.mask_false_negatives)
-            masked_counts: tuple[int, ...] = known
-            if self.config.score_margin is not None:
-                scored = batch.as_good(start, end, self.config.score_margin) & ~masked
-                masked, masked_counts = masked | scored, (*masked_counts, int(scored.sum()))
-            counts[:] = [a + b for a, b in zip(counts, masked_counts, strict=True)]
-            return torch.from_numpy(masked).to(device)
-
-        queries, candidates = (torch.from_numpy(rows).to(device) for rows in (batch.queries, batch.candidates))
+        masked, known = batch.mask(self.config.mask_false_negatives)
+        counts.update(zip(COUNTS, known, strict=True))
+        if self.config.score_margin is not None:
+            scored = batch.as_good(self.config.score_margin) & ~masked
+            masked, counts["masked_score"] = masked | scored, int(scored.sum())
+        arrays = (batch.queries, batch.candidates, masked)
+        queries, candidates, mask = (torch.from_numpy(array).to(device) for array in arrays)
         scores = torch.from_numpy(batch.scores).to(device) if self.config.soft_labels else None
         return BatchIndices(queries, candidates, batch.first * batch.width, batch.width, mask, scores)
 

@@ -35,7 +35,7 @@ from megapairs_hf.training.validation import Validation, compared, open_validati
 from megapairs_hf.training.verdict import FEWEST, SPLIT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from megapairs_hf.artifacts.storage import PathLike
     from megapairs_hf.dataset.triplets import Triplets
@@ -53,6 +53,7 @@ def train(
     work: str | Path = ".",
     overwrite: bool = False,
     evaluators: Evaluators | None = None,
+    callbacks: Sequence[Any] = (),
     **settings: Any,
 ) -> Artifact:
     """Train an MMRet on triplets.
@@ -69,6 +70,7 @@ def train(
         overwrite: replace what is there.
         evaluators: functions by name that measure the model; they run every `eval_every` steps, besides retrieval on
             the validation split (`validation/recall@1`).
+        callbacks: `TrainerCallback`s of transformers, which the loop calls besides its own.
         **settings: the fields of `TrainConfig`, instead of `config`; the others have the paper's values.
 
     Returns:
@@ -98,7 +100,7 @@ def train(
             task.fill(folder / FROZEN, validation.keys() if validation else ())
         before = validation.before(folder) if validation else None
         watch = _watch(model, validation, used, evaluators or {})
-        trained = run_loop(task, used, folder, "train", inputs, watch, Path(f"{out}.tracking"))
+        trained = run_loop(task, used, folder, "train", inputs, watch, Path(f"{out}.tracking"), callbacks)
         # in every process, since all measure what the first saves
         if config.lora_rank:
             unload_lora(model)

@@ -1,4 +1,4 @@
-"""What a run records: the log beside the checkpoints, trackers through Accelerate, and the live line."""
+"""What a run records: the log beside the checkpoints, the choice of a tracker, and the live line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.artifacts import storage
 from megapairs_hf.core import distributed
-from megapairs_hf.core.config import config_dict
 from megapairs_hf.core.dependencies import installed, require
 from megapairs_hf.core.errors import TrainingError
 from megapairs_hf.core.platforms import peak_memory_bytes
@@ -21,34 +20,38 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from accelerate import Accelerator
-
-    from megapairs_hf.training.config import LoopConfig
-
 EXTRA = {"tensorboard": "track", "trackio": "track", "wandb": "wandb"}
 
 
 def chosen_tracker(tracker: str) -> str | None:
-    """The tracker's name for Accelerate; None for none.
+    """The tracker's name for transformers; None for none.
 
     Raises:
         MissingDependencyError: the tracker that was asked for is not installed.
+        TrainingError: transformers knows none of this name, or cannot use it here.
     """
     if tracker == "auto":
         return "tensorboard" if installed("tensorboard") else None
     if tracker == "none":
         return None
-    require(EXTRA[tracker], f"`tracker: {tracker}`", tracker)
+    if tracker in EXTRA:
+        require(EXTRA[tracker], f"`tracker: {tracker}`", tracker)
+        return tracker
+    from transformers.integrations.integration_utils import get_reporting_integration_callbacks
+
+    try:
+        get_reporting_integration_callbacks([tracker])[0]()
+    except (ValueError, RuntimeError, ImportError) as error:
+        raise TrainingError(f"`tracker` is {tracker!r}: {' '.join(str(error).split())}") from error
     return tracker
 
 
-def begin_tracking(accelerator: Accelerator, label: str, config: LoopConfig) -> None:
-    """Open the tracker and give it the settings."""
-    plain = {
-        name: value if isinstance(value, int | float | str | bool) else json.dumps(value)
-        for name, value in config_dict(config).items()
-    }
-    accelerator.init_trackers(f"megapairs-{label.replace(' ', '-')}", config=plain)
+def finish_tracking(tracker: str) -> None:
+    """End the run of a tracker that the Trainer leaves open until the process ends, which may train again."""
+    if tracker == "wandb" and installed("wandb"):
+        import wandb
+
+        wandb.finish()
 
 
 def check_results(results: Mapping[str, float], step: int) -> None:

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from megapairs_hf.core.errors import EvaluationError
 from megapairs_hf.core.inputs import Input
 from megapairs_hf.evaluation.benchmarks.base import Benchmark, Query
 from megapairs_hf.evaluation.benchmarks.files import ImageFolder
-from megapairs_hf.evaluation.embedding_cache import Cache, CacheConfig
+from megapairs_hf.evaluation.embedding_cache import Cache, CacheConfig, image_digests
 
 
 class Model:
@@ -95,6 +96,36 @@ def test_other_bytes_another_model_and_another_transform_are_encoded_again(bench
     model = Model()
     cache(tmp_path, model).gallery(benchmark)
     assert len(model.encoded) == 14
+
+
+def test_files_are_hashed_once_and_again_where_they_were_replaced(benchmark, tmp_path, monkeypatch):
+    read, plain = [], Path.read_bytes
+
+    def counted(path):
+        if path.suffix == ".png":
+            read.append(path.name)
+        return plain(path)
+
+    monkeypatch.setattr(Path, "read_bytes", counted)
+    names, images = [str(n) for n in range(10)], tmp_path / "images"
+
+    def digests():
+        read.clear()
+        # another run, whose folder of images is opened anew
+        return image_digests(names, images_of(images).image, str(tmp_path / "cache"))
+
+    first = digests()
+    assert sorted(read) == sorted(f"{n}.png" for n in range(10))
+    assert first == {n: sha256(plain(images / f"{n}.png")).hexdigest() for n in names}
+    assert digests() == first and not read
+    status = (images / "3.png").stat()
+    Image.new("RGB", (8, 8), (1, 2, 3)).save(images / "3.png")
+    os.utime(images / "3.png", ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    changed = digests()
+    assert read == ["3.png"] and [n for n in names if changed[n] != first[n]] == ["3"]
+    # a list that was cut off is made again
+    os.truncate(tmp_path / "cache" / "images.json", 50)
+    assert digests() == changed and len(read) == 10 and digests() == changed and not read
 
 
 def test_an_interrupted_run_continues_and_ends_the_same(benchmark, tmp_path):

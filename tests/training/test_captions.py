@@ -61,7 +61,7 @@ def test_captions_are_read_as_by_dictionaries(seed):
             dataclasses.replace(one, answers=()) for one in expected
         ]
         plans = [make_batch(0, 0, each, 0, 1, joint=False, clusters=list) for each in (examples, expected)]
-        (masked, counts), (others, others_counts) = (plan.mask(0, 4) for plan in plans)
+        (masked, counts), (others, others_counts) = (plan.mask() for plan in plans)
         assert np.array_equal(masked, others) and counts == others_counts
 
 

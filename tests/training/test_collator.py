@@ -251,7 +251,7 @@ def test_two_processes_have_the_loss_and_gradient_of_one(triplets, models, tmp_p
 
 
 def test_the_example_of_the_documents_trains(model, triplets, rows, tmp_path):
-    code = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "training.md").read_text(), re.DOTALL)[1]
+    code = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "training.md").read_text(), re.DOTALL)[2]
     before = trainer_of(model, view_of(rows), CachedInfoNCELoss(model), tmp_path, MultimodalCollator(model))
     space = {
         "model": model,

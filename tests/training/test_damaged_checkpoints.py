@@ -12,14 +12,16 @@ from megapairs_hf.models import load_mmret
 from megapairs_hf.models.loading import save_mmret
 from megapairs_hf.training import PretrainConfig, TrainConfig, pretrain_encoders, stage, train
 from megapairs_hf.training.checkpoint import checkpoint_folders, newest
-from megapairs_hf.training.checkpoint_digests import DIGESTS, damage
+from megapairs_hf.training.checkpoint_digests import DIGESTS, damage, write_digests
 from megapairs_hf.training.config import LoopConfig
 from megapairs_hf.training.evaluate import EvalCallback
 from megapairs_hf.training.trainer import run_loop
 from tests.small import SIZES, files_of
 from tests.training.test_gradients import SETTINGS, made_task
 
-FILES = ("state.safetensors", "state.json", DIGESTS, "model.safetensors", "config.json", "tokenizer.json")
+OF_TRAINER = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
+OF_MODEL = ("model.safetensors", "config.json", "tokenizer.json")
+FILES = ("trained.safetensors", "state.json", DIGESTS, *OF_TRAINER, *OF_MODEL)
 
 
 def flip(path):
@@ -90,7 +92,7 @@ def test_a_damaged_file_costs_its_checkpoint_only(begun, tmp_path, name, how, ca
         newest(root, settings)
 
 
-@pytest.mark.parametrize("name", ["state.safetensors", "state.json", DIGESTS])
+@pytest.mark.parametrize("name", ["trained.safetensors", DIGESTS, *OF_TRAINER])
 def test_the_end_is_that_of_the_uninterrupted_run(begun, model, rows, tmp_path, name):
     shutil.copytree(begun[0], tmp_path / "run")
     os.truncate(tmp_path / "run" / "checkpoints" / "step-00000004" / name, 20)
@@ -107,7 +109,7 @@ def test_the_end_is_that_of_the_uninterrupted_run(begun, model, rows, tmp_path, 
 
 def test_what_was_passed_over_is_never_kept_in_place_of_a_whole_one(begun, model, rows, tmp_path):
     shutil.copytree(begun[0], tmp_path / "run")
-    os.truncate(tmp_path / "run" / "checkpoints" / "step-00000004" / "state.safetensors", 20)
+    os.truncate(tmp_path / "run" / "checkpoints" / "step-00000004" / "trained.safetensors", 20)
     # the next checkpoint is that of step 3, before the damaged one
     with pytest.raises(Stopped):
         run(model, rows, tmp_path / "run", stop=3, checkpoint_every=3, keep_checkpoints=1)
@@ -123,11 +125,24 @@ def test_the_best_weights_are_looked_at_too(model, rows, tmp_path):
     with pytest.raises(Stopped):
         run(model, rows, tmp_path, stop=7, watch=watch(iter([1.0, 3.0, 2.0, 0.0])), **settings)
     assert [folder.name[-1] for folder in checkpoint_folders(tmp_path / "checkpoints")] == ["4", "6"]
-    os.truncate(tmp_path / "checkpoints" / "step-00000004" / "state.safetensors", 20)
+    os.truncate(tmp_path / "checkpoints" / "step-00000004" / "trained.safetensors", 20)
     with pytest.raises(
         TrainingError, match=r"step-00000006 is passed over \(the best weights so far are in step-0000"
     ):
         run(model, rows, tmp_path, watch=watch(iter([9.0])), **settings)
+
+
+def test_a_checkpoint_of_an_earlier_version_is_passed_over_by_name(begun, model, rows, tmp_path):
+    shutil.copytree(begun[0], tmp_path / "run")
+    root = tmp_path / "run" / "checkpoints"
+    for folder in checkpoint_folders(root):
+        # as they were: all tensors in one file, and nothing of the Trainer's
+        (folder / "trained.safetensors").rename(folder / "state.safetensors")
+        for name in (*OF_TRAINER, DIGESTS):
+            (folder / name).unlink()
+        write_digests(folder)
+    with pytest.raises(TrainingError, match=rf"an earlier version of megapairs-hf wrote it.*delete {root} to train"):
+        run(model, rows, tmp_path / "run")
 
 
 def test_of_an_older_checkpoint_too_the_settings_are_compared(begun, model, rows, tmp_path):
@@ -146,7 +161,7 @@ def test_small_encoders_are_resumed_alike(corpus, tmp_path, monkeypatch):
         pretrain_encoders(corpus, config=config, out=tmp_path / "cut")
     monkeypatch.undo()
     for encoder in ("clip", "dino"):
-        [newest_one] = (tmp_path / "cut" / ".parts").rglob(f"{encoder}/checkpoints/step-00000004/state.safetensors")
+        [newest_one] = (tmp_path / "cut" / ".parts").rglob(f"{encoder}/checkpoints/step-00000004/trained.safetensors")
         os.truncate(newest_one, 100)
     pretrain_encoders(corpus, config=config, out=tmp_path / "cut")
     for name in ("clip/model.safetensors", "dino/model.safetensors"):

@@ -40,7 +40,7 @@ def example(query, text, target, negatives=(), texts=()):
 
 def masks(examples, cluster=str):
     batch = make_batch(0, 0, examples, 0, 1, joint=False, clusters=lambda names: [cluster(name) for name in names])
-    return batch.mask(0, len(examples))
+    return batch.mask()
 
 
 def test_false_negatives_are_masked_and_counted():
@@ -262,7 +262,7 @@ def test_a_language_model_sees_each_input_once_and_trains_with_cached_gradients(
     model.eval()
     left, right = model.encode_query(asked), model.encode_document(answers)
     logits = left.astype(float) @ right.T.astype(float) / 0.1
-    masked, _ = batch.mask(0, 4)
+    masked, _ = batch.mask()
     logits[masked] = -np.inf
     order = [queries.index(batch.inputs[place]) for place in batch.queries[:, 0]]
     own = 3 * np.arange(4)

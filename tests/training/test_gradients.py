@@ -87,7 +87,7 @@ def test_equal_embeddings_cost_the_logarithm_of_the_candidates(queries, negative
         places.expand(queries * width, 2),
         0,
         width,
-        lambda start, end: torch.zeros(end - start, queries * width, dtype=torch.bool),
+        torch.zeros(queries, queries * width, dtype=torch.bool),
     )
     loss, gradient = loss_and_gradient(outputs, pieces, 0.02, ())
     assert loss.item() == pytest.approx(math.log(queries * width), rel=1e-5)
@@ -134,19 +134,11 @@ def test_cached_gradients_see_the_same_dropout(model, rows, monkeypatch):
     assert apart(gradients, cached) < 1e-5
 
 
-def test_blocks_of_queries_add_up(model, rows, monkeypatch):
-    whole = learnt(made_task(model, rows, temperature=0.1))
-    monkeypatch.setattr("megapairs_hf.training.loss.BLOCK", 100)
-    parts = learnt(made_task(model, rows, temperature=0.1))
-    assert parts[0] == pytest.approx(whole[0], rel=1e-6)
-    assert apart(whole[1], parts[1]) < 1e-5
-
-
 def test_matryoshka_is_the_mean_of_the_leading_dimensions_losses():
     torch.manual_seed(0)
     outputs = torch.randn(6, 8, requires_grad=True)
     places = torch.tensor([[0, 6], [1, 6]]), torch.tensor([[2, 6], [3, 6], [4, 6], [5, 6]])
-    pieces = BatchIndices(*places, 0, 2, lambda start, end: torch.zeros(end - start, 4, dtype=torch.bool))
+    pieces = BatchIndices(*places, 0, 2, torch.zeros(2, 4, dtype=torch.bool))
     loss, gradient = loss_and_gradient(outputs, pieces, 0.5, (8, 3))
     parts = [
         info_nce(normalize(outputs[:2, :d], dim=1), normalize(outputs[2:, :d], dim=1), torch.tensor([0, 2]), None, 0.5)

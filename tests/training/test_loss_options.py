@@ -93,14 +93,12 @@ def embedded(outputs, queries, candidates, size):
     return [normalize(padded[rows].sum(1)[:, :size], dim=-1) for rows in (queries, candidates)]
 
 
-@pytest.mark.parametrize("block", [1 << 19, 2 * B * WIDTH])
 @pytest.mark.parametrize("sizes", [(), (D, 3)])
 @pytest.mark.parametrize("settings", COMBINATIONS)
-def test_the_loss_and_its_gradient_are_those_of_the_formula(settings, sizes, block, monkeypatch):
-    monkeypatch.setattr("megapairs_hf.training.loss.BLOCK", block)
+def test_the_loss_and_its_gradient_are_those_of_the_formula(settings, sizes):
     options = LossConfig(**settings)
     outputs, queries, candidates, mask, scores = sample()
-    pieces = BatchIndices(queries, candidates, 0, WIDTH, lambda start, end: mask[start:end], scores)
+    pieces = BatchIndices(queries, candidates, 0, WIDTH, mask, scores)
     loss, gradient = loss_and_gradient(outputs, pieces, TAU, sizes, options)
     leaf = outputs.double().requires_grad_()
     dimensions = sizes or (D,)
@@ -113,7 +111,7 @@ def test_the_loss_and_its_gradient_are_those_of_the_formula(settings, sizes, blo
 
 def test_every_option_changes_the_loss():
     outputs, queries, candidates, mask, scores = sample()
-    pieces = BatchIndices(queries, candidates, 0, WIDTH, lambda start, end: mask[start:end], scores)
+    pieces = BatchIndices(queries, candidates, 0, WIDTH, mask, scores)
     losses = [loss_and_gradient(outputs, pieces, TAU, (), LossConfig(**each))[0].item() for each in COMBINATIONS]
     assert all(abs(one - other) > 1e-4 for one, other in itertools.combinations(losses, 2))
 
@@ -122,7 +120,7 @@ def test_every_option_changes_the_loss():
 def test_the_further_terms_are_those_of_sentence_transformers(directions):
     outputs, queries, candidates, mask, _ = sample(1)
     options = LossConfig(query_query="query_to_query" in directions, document_document="doc_to_doc" in directions)
-    pieces = BatchIndices(queries, candidates, 0, WIDTH, lambda start, end: torch.zeros_like(mask[start:end]))
+    pieces = BatchIndices(queries, candidates, 0, WIDTH, torch.zeros_like(mask))
     loss, gradient = loss_and_gradient(outputs, pieces, TAU, (), options)
     leaf = outputs.clone().requires_grad_()
     asked, found = embedded(leaf, queries, candidates, D)
@@ -186,7 +184,7 @@ def test_a_margin_spares_the_own_negatives_and_drops_others_beyond_it():
     outputs = torch.stack([east, north, east, north, north, east])
     queries = torch.tensor([[0, 6], [1, 6]])
     candidates = torch.tensor([[3, 6], [2, 6], [4, 6], [5, 6]])
-    pieces = BatchIndices(queries, candidates, 0, 2, lambda start, end: torch.zeros(end - start, 4, dtype=torch.bool))
+    pieces = BatchIndices(queries, candidates, 0, 2, torch.zeros(2, 4, dtype=torch.bool))
     plain, _ = loss_and_gradient(outputs, pieces, 1.0, ())
     masked, _ = loss_and_gradient(outputs, pieces, 1.0, (), LossConfig(margin_mask=0.5))
     e = np.e
@@ -204,12 +202,12 @@ def test_negatives_that_score_like_the_target_are_masked():
     nan = float("nan")
     examples = [scored("a", (0.9, 0.89, 0.5, 0.95)), scored("b", (nan, 0.9, 0.9)), scored("c", (0.5, nan, 0.45))]
     whole = make_batch(0, 0, examples * 2, 0, 1, joint=False, clusters=list)
-    masked = whole.as_good(0, 6, 0.05)
+    masked = whole.as_good(0.05)
     own = np.array([masked[i, i * 4 : i * 4 + 4] for i in range(6)])
     assert own[:3].astype(int).tolist() == [[0, 1, 0, 1], [0, 0, 0, 0], [0, 0, 1, 0]]
     assert masked.sum() == own.sum() and (own[:3] == own[3:]).all()
     second = make_batch(0, 0, examples * 2, 1, 2, joint=False, clusters=list)
-    assert np.array_equal(np.vstack([second.as_good(0, 1, 0.05), second.as_good(1, 3, 0.05)]), masked[3:])
+    assert np.array_equal(second.as_good(0.05), masked[3:])
 
 
 def family():
@@ -325,7 +323,7 @@ def test_siblings_and_false_negatives_count_as_their_names_say():
 
 def test_without_options_the_loss_is_the_papers_to_the_bit():
     outputs, queries, candidates, mask, scores = sample()
-    pieces = BatchIndices(queries, candidates, 0, WIDTH, lambda start, end: mask[start:end], scores)
+    pieces = BatchIndices(queries, candidates, 0, WIDTH, mask, scores)
     loss, gradient = loss_and_gradient(outputs, pieces, TAU, ())
     leaf = outputs.clone().requires_grad_()
     asked, shown = embedded(leaf, queries, candidates, D)
@@ -343,9 +341,7 @@ def half_of_each(path):
     own, wide = slice(first, first + half), slice(first * WIDTH, (first + half) * WIDTH)
     results = {}
     for i, settings in enumerate(COMBINATIONS):
-        pieces = BatchIndices(
-            queries[own], candidates[wide], first * WIDTH, WIDTH, lambda start, end: mask[own][start:end], scores[own]
-        )
+        pieces = BatchIndices(queries[own], candidates[wide], first * WIDTH, WIDTH, mask[own], scores[own])
         both = loss_and_gradient(outputs, pieces, TAU, (D, 3), LossConfig(**settings))
         for name, value in zip(("loss", "gradient"), both, strict=True):
             distributed.all_reduce(value)
@@ -368,7 +364,7 @@ def test_two_processes_have_the_loss_and_gradient_of_one(tmp_path):
     assert done.returncode == 0, done.stderr
     results = load_file(tmp_path / "results.safetensors")
     outputs, queries, candidates, mask, scores = sample()
-    pieces = BatchIndices(queries, candidates, 0, WIDTH, lambda start, end: mask[start:end], scores)
+    pieces = BatchIndices(queries, candidates, 0, WIDTH, mask, scores)
     for i, settings in enumerate(COMBINATIONS):
         expected, whole = loss_and_gradient(outputs, pieces, TAU, (D, 3), LossConfig(**settings))
         assert results[f"loss {i}"].item() == pytest.approx(expected.item(), rel=1e-5), settings
@@ -425,7 +421,7 @@ def test_a_row_whose_image_is_lost_teaches_nothing_with_every_option(model, scor
     mask[:, gone] = True
     mask[lost, lost * WIDTH], scores[lost] = False, torch.nan
     options = LossConfig(query_query=True, document_document=True, margin_mask=0.3, soft_labels=0.5)
-    pieces = BatchIndices(queries, candidates, 0, WIDTH, lambda start, end: mask[start:end], scores)
+    pieces = BatchIndices(queries, candidates, 0, WIDTH, mask, scores)
     _, gradient = loss_and_gradient(outputs, pieces, TAU, (), options)
     kept = [i for i in range(B) if i != lost]
     wide = [k for k in range(B * WIDTH) if not gone[k]]
@@ -434,7 +430,7 @@ def test_a_row_whose_image_is_lost_teaches_nothing_with_every_option(model, scor
         candidates[wide],
         0,
         WIDTH,
-        lambda start, end: mask[kept][:, wide][start:end],
+        mask[kept][:, wide],
         scores[kept],
     )
     _, expected = loss_and_gradient(outputs, fewer, TAU, (), options)

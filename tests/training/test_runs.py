@@ -3,32 +3,40 @@
 import contextlib
 import dataclasses
 import errno
+import functools
 import json
 import math
 import resource
 import shutil
 import signal
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
+import accelerate
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
+from transformers.trainer_pt_utils import safe_globals
 
 from megapairs_hf.core.config import config_dict
 from megapairs_hf.core.errors import ArtifactError, MissingDependencyError, StaleArtifactError, TrainingError
 from megapairs_hf.models import load_mmret
 from megapairs_hf.models.loading import save_mmret
 from megapairs_hf.models.lora import unload_lora
-from megapairs_hf.training import TrainConfig, tracking, train, trainer
+from megapairs_hf.models.model_files import model_parts
+from megapairs_hf.training import TrainConfig, task_trainer, tracking, train
 from megapairs_hf.training.checkpoint import (
     checkpoint_folders,
     explained_save,
     save_checkpoint,
+    write_weights,
 )
 from megapairs_hf.training.evaluate import EvalCallback
+from megapairs_hf.training.optimizer import make_optimizer
 from megapairs_hf.training.tracking import Log, chosen_tracker
-from megapairs_hf.training.trainer import TrainingRun, make_optimizer, run_loop
+from megapairs_hf.training.trainer import run_loop
 from tests.models.tiny import assert_same
 from tests.small import ROOT
 from tests.small import run as run_command
@@ -56,7 +64,13 @@ def test_the_newest_checkpoints_and_the_best_are_kept(model, rows, tmp_path):
     # afterwards the model is the best one, and every checkpoint loads as a model without anything pickled
     again = load_mmret(str(best), device="cpu")
     assert_same(again, model.eval(), ["a red circle"])
-    assert {path.suffix for path in best.rglob("*") if path.is_file()} <= {".safetensors", ".json", ".py", ".jinja"}
+    names = {path.name for path in best.rglob("*") if path.is_file()}
+    # the Trainer's own, which `weights_only` reads and no push takes
+    pickled = {name for name in names if Path(name).suffix not in {".safetensors", ".json", ".py", ".jinja"}}
+    assert pickled == {"optimizer.pt", "scheduler.pt", "rng_state.pth"} and not pickled & set(model_parts(best)[0])
+    for name in pickled:
+        with safe_globals():
+            torch.load(best / name, weights_only=True)
 
 
 def test_a_run_that_gets_no_better_stops(model, rows, tmp_path):
@@ -116,7 +130,7 @@ def test_numbers_that_are_none_stop_the_run_and_the_last_checkpoint_stays(model,
     told = json.loads((tmp_path / "stopped.json").read_text())
     assert told["step"] == 5 and len(told["rows"]) == 8 and all(" -> " in row for row in told["rows"])
     assert steps(tmp_path)[-1] == "step-00000004"
-    weights = load_file(tmp_path / "checkpoints" / "step-00000004" / "state.safetensors")
+    weights = load_file(tmp_path / "checkpoints" / "step-00000004" / "trained.safetensors")
     assert all(torch.isfinite(value).all() for value in weights.values())
 
 
@@ -204,7 +218,7 @@ class Killed(BaseException):
 def test_the_rate_is_of_the_training_alone(model, rows, tmp_path, monkeypatch):
     task = made_task(model, rows, steps=3, log_every=3)
     learn, clock = task.learn, [100.0]
-    for module in (trainer, tracking):
+    for module in (task_trainer, tracking):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
 
     def slow(*given):
@@ -224,18 +238,17 @@ def test_the_rate_is_of_the_training_alone(model, rows, tmp_path, monkeypatch):
 
 
 def test_a_kill_while_an_old_checkpoint_is_deleted_leaves_none_that_looks_whole(model, rows, tmp_path, monkeypatch):
-    task = made_task(model, rows)
-    saving = tmp_path, task.module, make_optimizer(task.module, task.config)
-    save_checkpoint(*saving, {"step": 2, "settings": {}}, keep=1)
+    write = functools.partial(write_weights, module=made_task(model, rows).module)
+    save_checkpoint(tmp_path, {"step": 2, "settings": {}}, keep=1, write=write)
 
     def killed(path, **_):
         if path.name == "step-00000002":
-            (path / "state.safetensors").unlink()
+            (path / "trained.safetensors").unlink()
             raise Killed
 
     monkeypatch.setattr(shutil, "rmtree", killed)
     with pytest.raises(Killed):
-        save_checkpoint(*saving, {"step": 4, "settings": {}}, keep=1)
+        save_checkpoint(tmp_path, {"step": 4, "settings": {}}, keep=1, write=write)
     assert [folder.name for folder in checkpoint_folders(tmp_path)] == ["step-00000004"]
 
 
@@ -249,8 +262,6 @@ def test_a_step_that_is_best_and_due_is_written_once(model, rows, tmp_path):
 
 
 def test_the_loss_scale_of_fp16_is_kept(model, rows, tmp_path, monkeypatch):
-    import accelerate
-
     class Scaled(accelerate.Accelerator):
         """What fp16 does on a GPU, in float32; the scale doubles every two steps."""
 
@@ -258,25 +269,31 @@ def test_the_loss_scale_of_fp16_is_kept(model, rows, tmp_path, monkeypatch):
             super().__init__(**settings)
             self.scaler = torch.amp.GradScaler("cpu", init_scale=4.0, growth_interval=2)
 
-    monkeypatch.setattr(accelerate, "Accelerator", Scaled)
-    run(model, rows, tmp_path, max_steps=3, checkpoint_every=3)
-    told = json.loads((tmp_path / "checkpoints" / "step-00000003" / "state.json").read_text())
-    assert told["scaler"]["scale"] == 8.0 and told["scaler"]["_growth_tracker"] == 1
-    task = made_task(model, rows, max_steps=3, checkpoint_every=3)
-    again = TrainingRun(task, task.config, tmp_path, "train", {"triplets": "x"}, EvalCallback(), tmp_path)
-    assert again.accelerator.scaler.state_dict() == told["scaler"]
-    task.close()
+    monkeypatch.setattr(transformers.trainer, "Accelerator", Scaled)
+    settings = {"steps": 8, "checkpoint_every": 3, "keep_checkpoints": 9}
+    run(model, rows, tmp_path, **settings)
+
+    def scale(step):
+        file = tmp_path / "checkpoints" / f"step-{step:08d}" / "scaler.pt"
+        return [torch.load(file, weights_only=True)[name] for name in ("scale", "_growth_tracker")]
+
+    assert [scale(step) for step in (3, 6, 8)] == [[8.0, 1], [32.0, 0], [64.0, 0]]
+    for step in (6, 8):
+        shutil.rmtree(tmp_path / "checkpoints" / f"step-{step:08d}")
+    run(model, rows, tmp_path, **settings)
+    assert [scale(step) for step in (3, 6, 8)] == [[8.0, 1], [32.0, 0], [64.0, 0]]
 
 
 def test_a_step_left_out_by_the_loss_scale_does_not_count_for_the_scheduler(model, rows, tmp_path, monkeypatch):
-    task = made_task(model, rows, max_steps=1)
-    loop = TrainingRun(task, task.config, tmp_path, "train", {}, EvalCallback(), tmp_path)
-    monkeypatch.setattr(type(loop.accelerator), "optimizer_step_was_skipped", True)
-    loop.step(0)
-    monkeypatch.setattr(type(loop.accelerator), "optimizer_step_was_skipped", False)
-    loop.step(1)
-    task.close()
-    assert loop.scheduler.last_epoch == 1
+    class Skipping(transformers.TrainerCallback):
+        def on_optimizer_step(self, args, state, control, **_):
+            skipped = property(lambda _: state.global_step == 0)
+            monkeypatch.setattr(accelerate.Accelerator, "optimizer_step_was_skipped", skipped)
+
+    task = made_task(model, rows, max_steps=2)
+    run_loop(task, task.config, tmp_path, "train", {}, callbacks=[Skipping()])
+    schedule = torch.load(tmp_path / "checkpoints" / "step-00000002" / "scheduler.pt", weights_only=True)
+    assert schedule["last_epoch"] == 1
 
 
 def test_processes_that_measure_differently_go_on_together(triplets, models, tmp_path):
@@ -328,8 +345,11 @@ def test_curves_go_to_tensorboard(triplets, models, tmp_path):
     told = EventAccumulator(str(files[0].parent)).Reload()
     lines = [json.loads(line) for line in (tmp_path / "m" / "training_log.jsonl").read_text().splitlines()]
     losses = {line["step"]: line["loss"] for line in lines if "loss" in line}
-    assert {event.step: event.value for event in told.Scalars("loss")} == pytest.approx(losses)
-    assert [event.step for event in told.Scalars("validation/recall@10")] == [3, 6]
+    assert {event.step: event.value for event in told.Scalars("train/loss")} == pytest.approx(losses)
+    assert [event.step for event in told.Scalars("eval/validation/recall@10")] == [3, 6]
+    [event] = told.Tensors("args/text_summary")
+    settings = json.loads(event.tensor_proto.string_val[0])
+    assert settings["matryoshka"] == "[24, 8]" and settings["lr"] == SETTINGS["lr"] and "learning_rate" not in settings
     assert made.manifest.config["matryoshka"] == [24, 8]
 
 
@@ -432,8 +452,8 @@ def test_what_a_launcher_asks_for_and_the_loop_does_not_do_is_refused(
 
 def test_a_checkpoint_has_what_is_trained_and_nothing_that_is_frozen(model, rows, tmp_path):
     run(model, rows, tmp_path, steps=2, freeze=("vision",), lr=1e-3)
-    state = load_file(tmp_path / "checkpoints" / "step-00000002" / "state.safetensors")
+    state = load_file(tmp_path / "checkpoints" / "step-00000002" / "trained.safetensors")
     trained = {name for name, p in made_task(model, rows).module.named_parameters() if p.requires_grad}
-    assert {name.removeprefix("model.") for name in state if name.startswith("model.")} == trained
-    kept = {name.removeprefix("optimizer.").rpartition(".")[0] for name in state if name.startswith("optimizer.")}
-    assert kept == trained and not any("vision_model" in name for name in trained)
+    assert set(state) == trained
+    moments = torch.load(tmp_path / "checkpoints" / "step-00000002" / "optimizer.pt", weights_only=True)["state"]
+    assert len(moments) == len(trained) and not any("vision_model" in name for name in trained)

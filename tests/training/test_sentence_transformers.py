@@ -49,7 +49,7 @@ def test_its_loss_and_gradient_are_ours(model, rows):
 
 
 def test_the_example_of_the_documents_trains(triplets, models, tmp_path, model, rows):
-    code = re.search(r"```python\n(.*?)```", (ROOT / "docs" / "training.md").read_text(), re.DOTALL)[1]
+    code = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "training.md").read_text(), re.DOTALL)[1]
     changes = {
         '"openai/clip-vit-base-patch16"': f'"{models}/clip", device="cpu"',
         "runs/mmret/triplets": triplets.path,

@@ -51,7 +51,7 @@ def test_the_other_positives_are_masked_in_the_whole_batch():
     for seed in range(10):
         examples = [example_of(row, "r", CONFIG, random.Random(seed)) for row in rows]
         batch = make_batch(0, 0, examples, 0, 1, joint=True, clusters=list)
-        masked, _ = batch.mask(0, 3)
+        masked, _ = batch.mask()
         texts = np.array([item.text for example in examples for item in example.candidates])
         own = np.arange(3) * 3
         assert not masked[np.arange(3), own].any()

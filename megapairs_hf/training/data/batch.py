@@ -16,7 +16,7 @@ from megapairs_hf.core.inputs import Input
 from megapairs_hf.training.data.sampler import number
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from megapairs_hf.training.data.dataset import Example
 
@@ -115,56 +115,53 @@ class Batch:
         keys = replace(self.keys, absent=self.keys.absent | absent)
         return replace(self, queries=queries, keys=keys, scores=scores)
 
-    def mask(self, start: int, end: int, false_negatives: bool = True) -> tuple[np.ndarray, tuple[int, int, int]]:
-        """Which candidates do not count for a range of this process's queries.
+    def mask(self, false_negatives: bool = True) -> tuple[np.ndarray, tuple[int, int, int]]:
+        """Which candidates do not count for this process's queries.
 
         Args:
-            start: first query.
-            end: after the last.
             false_negatives: whether these are masked too; what is absent always is.
 
         Returns:
-            [rows, C] booleans, and how many candidates were masked for each of `COUNTS`.
+            [b, C] booleans, and how many candidates were masked for each of `COUNTS`.
         """
         keys = self.keys
-        rows = np.arange(self.first + start, self.first + end)
+        rows = np.arange(self.first, self.first + len(self.queries))
         own = rows * self.width
-        positive = np.zeros((len(rows), len(keys.item)), bool)
-        positive[np.arange(len(rows)), own] = True
-        masked = np.broadcast_to(keys.absent, positive.shape).copy()
+        masked = np.broadcast_to(keys.absent, (len(rows), len(keys.item))).copy()
         counts = []
         for candidates in self._false(rows, own) if false_negatives else ():
-            fresh = candidates & ~masked & ~positive
-            counts.append(int(fresh.sum()))
-            masked |= fresh
+            candidates[np.arange(len(rows)), own] = False
+            # those that are not masked yet, in place: there may be millions
+            np.greater(candidates, masked, out=candidates)
+            counts.append(int(candidates.sum()))
+            masked |= candidates
         # the positive of a row that teaches nothing may be absent; a softmax without any positive is no number
-        masked &= ~positive
+        masked[np.arange(len(rows)), own] = False
         return masked, (counts[0], counts[1], counts[2]) if counts else (0, 0, 0)
 
-    def as_good(self, start: int, end: int, margin: float) -> np.ndarray:
-        """Own negatives of a range of queries that a judge takes for as good as the positive (UniME-V2).
+    def as_good(self, margin: float) -> np.ndarray:
+        """Own negatives of this process's queries that a judge takes for as good as the positive (UniME-V2).
 
         Args:
-            start: first query.
-            end: after the last.
             margin: how far below the positive's score a negative's may be.
 
         Returns:
-            [rows, C] booleans.
+            [b, C] booleans.
         """
-        scores = self.scores[start:end]
-        rows = np.arange(len(scores))[:, None]
-        columns = (self.first + start + rows) * self.width + np.arange(1, self.width)
-        masked = np.zeros((len(scores), len(self.keys.item)), bool)
+        rows = np.arange(len(self.scores))[:, None]
+        columns = (self.first + rows) * self.width + np.arange(1, self.width)
+        masked = np.zeros((len(rows), len(self.keys.item)), bool)
         # nothing compares with NaN
-        masked[rows, columns] = scores[:, 1:] >= scores[:, :1] - margin
+        masked[rows, columns] = self.scores[:, 1:] >= self.scores[:, :1] - margin
         return masked
 
-    def _false(self, rows: np.ndarray, own: np.ndarray) -> list[np.ndarray]:
+    def _false(self, rows: np.ndarray, own: np.ndarray) -> Iterator[np.ndarray]:
+        """One array after the other, all in the memory of one."""
         keys = self.keys
-        same = keys.item[own][:, None] == keys.item[None]
-        near = keys.near[own][:, None] == keys.near[None]
-        target = np.zeros_like(same)
+        target = keys.item[own][:, None] == keys.item[None]
+        yield target
+        yield np.equal(keys.near[own][:, None], keys.near[None], out=target)
+        target[:] = False
         # the same query and text in another row, sampled there or not: its positive answers this query too
         answered = (keys.same[None] == keys.query[rows][:, None, None]).any(-1)
         answered[np.arange(len(rows)), rows] = False
@@ -173,7 +170,7 @@ class Batch:
         for i, row in enumerate(rows):
             if keys.answers[row].any():
                 target[i] |= np.isin(keys.item, keys.answers[row])
-        return [same, near, target]
+        yield target
 
 
 def make_batch(
