@@ -216,6 +216,17 @@ def test_zero_hides_all_that_is_not_opposite(run: Any) -> None:
     assert all(hit["score"] < 0 for hit in json.loads(out)["hits"])
 
 
+def test_nothing_left_is_said(run: Any, tmp_path: Path, photos: Path) -> None:
+    """A table without rows would look like a failure."""
+    everything = [f"{path.parent.name}/{path.name}" for path in photos.rglob("*.png")]
+    words = ["query", "idx", "--text", "red", "--exclude", *everything]
+    sentence = "no image is left: all are excluded, or hidden as near-duplicates"
+    assert run(*words) == (0, f"{sentence}\n", "")
+    run(*words, "--html", "out.html")
+    assert sentence in Tags((tmp_path / "out.html").read_text("utf-8")).text
+    assert json.loads(run(*words, "--json")[1])["hits"] == []
+
+
 def test_two_indexes_at_most_stand_side_by_side(run: Any) -> None:
     status, _, err = run("serve", "idx", "idx", "idx")
     assert status == 1

@@ -281,6 +281,25 @@ def test_two_models_side_by_side(pair: Site, visit: Any, shots: Path) -> None:
     assert boxes[0]["y"] == boxes[1]["y"], "side by side on a phone too"
 
 
+def test_results_of_two_models_are_downloaded(pair: Site, visit: Any) -> None:
+    page = visit(f"{pair.url}/?text=green")
+    expected = [["after training", name] for name in ids(page, 0)] + [
+        ["before training", name] for name in ids(page, 1)
+    ]
+    with page.expect_download() as download:
+        page.get_by_role("link", name="CSV").click()
+    rows = list(csv.reader(io.StringIO(Path(download.value.path()).read_text("utf-8-sig"))))
+    assert rows[0] == ["index", "rank", "score", "image_id", "caption"]
+    assert [[row[0], row[3]] for row in rows[1:]] == expected
+    assert [int(row[1]) for row in rows[1:]] == [*range(1, 7), *range(1, 7)]
+    with page.expect_download() as download:
+        page.get_by_role("link", name="zip").click()
+    with zipfile.ZipFile(download.value.path()) as archive:
+        names = archive.namelist()
+    assert len(set(names)) == len(expected) + 1
+    assert [name.startswith("2_before_training_") for name in names[:-1]] == [False] * 6 + [True] * 6
+
+
 def test_by_keyboard_alone(site: Site, visit: Any) -> None:
     page = visit(site.url)
     page.locator("#text textarea, #text input").first.focus()

@@ -108,7 +108,7 @@ def _result_parts(parts: dict[str, Any], events: PageEvents, indexes: Sequence[S
     ]
     parts["examples"] = template("examples", {"examples": examples}, "crumbs", elem_id="examples")
     parts["crumbs"] = template("crumbs", {"steps": []}, "crumbs", elem_id="crumbs")
-    line = {"text": START, "error": "", "link": "", "rows": ""}
+    line = {"text": START, "error": "", "link": "", "downloads": ""}
     parts["status"] = template("status", line, elem_id="status")
     with gr.Row():
         parts["grids"] = []
@@ -187,7 +187,7 @@ def _wire_grid(number: int, parts: dict[str, Any], events: PageEvents) -> None:
         event: gr.EventData, conversation: Conversation, combine: str, weight: float, fuse: bool
     ) -> dict[str, Any]:
         sentence = events.vote(number, int(event.row), int(event.vote), conversation, combine, weight, fuse)
-        return {"text": sentence, "error": "", "link": "", "rows": ""}
+        return {"text": sentence, "error": "", "link": "", "downloads": ""}
 
     grid = parts["grids"][number]
     grid.select(with_event(pick), [conversation, *controls], [parts["text"], *_shown(parts)], **QUIET)
