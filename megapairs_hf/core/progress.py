@@ -9,16 +9,19 @@ from __future__ import annotations
 import os
 import sys
 import time
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from megapairs_hf.core.distributed import is_main
 from megapairs_hf.core.formatting import printable_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 T = TypeVar("T")
 PLAIN_INTERVAL_S = 15.0
+_WORDS: ContextVar[Callable[[str], str]] = ContextVar("words", default=str)
 
 
 class Stderr:
@@ -66,7 +69,17 @@ STDERR = Stderr()
 def note(message: str) -> None:
     """Tell the user something: once, on stderr."""
     if is_main():
-        STDERR.write(f"{printable_lines(message)}\n")
+        STDERR.write(f"{printable_lines(_WORDS.get()(message))}\n")
+
+
+@contextmanager
+def reworded(change: Callable[[str], str]) -> Iterator[None]:
+    """Let notes pass through a function meanwhile, such as one that knows what flags are called here."""
+    token = _WORDS.set(change)
+    try:
+        yield
+    finally:
+        _WORDS.reset(token)
 
 
 def show(text: str, end: str = "\n") -> None:
