@@ -112,7 +112,7 @@ def test_many_queries(run: Any, photos: Path, tmp_path: Path) -> None:
         (["query", "idx"], "give --image, --text or both"),
         (["query", "idx", "--text", "a", "--queries", "q.jsonl"], "give --image, --text or both"),
         (["query", "photos", "--text", "a"], "there is no search index in photos"),
-        (["query", "idx", "--image", "no.png"], "the image of the query cannot be used"),
+        (["query", "idx", "--image", "no.png"], "cannot be used (unreadable_file: no.png: No such file or directory)"),
         (["query", "idx", "--queries", "no.jsonl"], "cannot read the queries of no.jsonl"),
         (["query", "idx", "--text", "a", "-k", "0"], "k is 0"),
         (["query", "idx", "--text", "a", "--weight", "2"], "weight is 2.0"),
