@@ -108,9 +108,16 @@ def run(parser: argparse.ArgumentParser) -> Prepare:
 
     def prepare(options: argparse.Namespace) -> Callable[[], int]:
         path = named(options.recipe, recipes(), "recipe")
-        return functools.partial(run_recipe, path, options.work or str(Path("runs") / path.stem), options)
+        return functools.partial(_run_named, path, options.work or str(Path("runs") / path.stem), options)
 
     return prepare
+
+
+def _run_named(path: Path, work: str, options: argparse.Namespace) -> int:
+    run_recipe(path, work, options)
+    if not options.until and not options.dry_run and is_local(work) and distributed.is_main():
+        note_verdict(work)
+    return 0
 
 
 def demo(parser: argparse.ArgumentParser) -> Prepare:
@@ -249,6 +256,4 @@ def _write_report(work: str) -> None:
         from megapairs_hf.report.config import ReportConfig
         from megapairs_hf.report.page import write_report
 
-        page = write_report(work, Path(work) / "report.html", config=ReportConfig())
-        note(str(page))
-        note_verdict(work)
+        note(str(write_report(work, Path(work) / "report.html", config=ReportConfig())))

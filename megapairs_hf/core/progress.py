@@ -112,6 +112,8 @@ class Progress:
     def __init__(self, label: str, total: int, unit: str, done: int = 0) -> None:
         self.label, self.total, self.unit, self.count = label, total, unit, done
         self.first, self.start, self.reported_at = done, time.monotonic(), time.monotonic()
+        # when the first units were done, and how many: what was loaded before them says nothing about the rest
+        self.steady: tuple[int, float] | None = None
         self.bar = None
         if is_main() and STDERR.isatty():
             from tqdm import tqdm
@@ -121,6 +123,7 @@ class Progress:
     def advance(self, count: int = 1, text: str = "") -> None:
         """Count `count` more units; `text` (a loss, a rate) is shown beside them."""
         self.count += count
+        self.steady = self.steady or (self.count, time.monotonic())
         if self.bar is not None:
             self.bar.update(count)
             if text:
@@ -131,10 +134,12 @@ class Progress:
 
     def line(self, text: str = "") -> str:
         """The plain form of the bar."""
-        seconds = time.monotonic() - self.start
-        rate = (self.count - self.first) / seconds if seconds > 0 else 0.0
-        left = (self.total - self.count) / rate if rate > 0 else 0.0
-        eta = f", {rate:,.1f}/s, {left:,.0f} s left" if self.count < self.total else f", {seconds:,.1f} s"
+        now = time.monotonic()
+        before, since = self.steady or (self.count, now)
+        rate = (self.count - before) / (now - since) if now > since else 0.0
+        eta = f", {rate:,.1f}/s, {(self.total - self.count) / rate:,.0f} s left" if rate > 0 else ""
+        if self.count >= self.total:
+            eta = f", {now - self.start:,.1f} s"
         return f"{self.label}: {self.count:,} of {self.total:,} {self.unit}{eta}{', ' + text if text else ''}"
 
     def close(self, text: str = "") -> None:
