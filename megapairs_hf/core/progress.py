@@ -128,7 +128,8 @@ class Progress:
             self.bar.update(count)
             if text:
                 self.bar.set_postfix_str(text, refresh=False)
-        elif time.monotonic() - self.reported_at >= PLAIN_INTERVAL_S:
+        # the last count is said at the end
+        elif self.count < self.total and time.monotonic() - self.reported_at >= PLAIN_INTERVAL_S:
             self.reported_at = time.monotonic()
             note(self.line(text))
 

@@ -99,6 +99,16 @@ def test_what_is_loaded_before_the_first_unit_is_no_rate(monkeypatch):
     assert bar.line() == "index: 601 of 601 images, 90.0 s"
 
 
+def test_the_last_count_is_said_once(monkeypatch, capsys):
+    clock = [0.0]
+    monkeypatch.setattr("megapairs_hf.core.progress.time.monotonic", lambda: clock[0])
+    with Progress("embed", 3, "images") as bar:
+        for clock[0] in (20.0, 40.0, 60.0):
+            bar.advance()
+    expected = ["embed: 1 of 3 images", "embed: 2 of 3 images, 0.1/s, 20 s left", "embed: 3 of 3 images, 60.0 s"]
+    assert capsys.readouterr().err.splitlines() == expected
+
+
 def test_units_of_an_earlier_run_are_no_rate(monkeypatch):
     clock = [0.0]
     monkeypatch.setattr("megapairs_hf.core.progress.time.monotonic", lambda: clock[0])
