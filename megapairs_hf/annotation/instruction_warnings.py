@@ -50,9 +50,14 @@ def instruction_facts(corpus: Artifact | None, config: InstructConfig, writer: A
     columns = unused_columns(corpus, _used(corpus, config))
     if columns:
         more = f" and {len(columns) - SHOWN} more" if len(columns) > SHOWN else ""
+        named = f"{', '.join(columns[:SHOWN])}{more}"
+        one = len(columns) == 1
+        subject, describe = (
+            (f"column {named} is", "it describes") if one else (f"columns {named} are", "they describe")
+        )
         sentences.append(
-            f"the metadata columns {', '.join(columns[:SHOWN])}{more} are used by nothing; where they describe what is"
-            " seen, `edits: attributes` of the rule-based engine writes exact edits from them"
+            f"the metadata {subject} used by nothing; where {describe} what is seen, `edits: attributes` of the"
+            " rule-based engine writes exact edits from them"
         )
     return facts | ({"warnings": sentences} if sentences else {})
 

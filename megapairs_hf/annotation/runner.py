@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from megapairs_hf.annotation.shard_io import Step
 
 LOCAL_ENGINES = ("transformers", "clip")
+# rows whose images are not there: no engine is to blame
+ABSENT = {"missing_image", "unreadable_image"}
 TEXTS = {"captions": "caption", "descriptions": "description", "instructions": "instructions"}
 
 
@@ -182,7 +184,7 @@ def _check_rows(step: Step, artifact: Artifact) -> Artifact:
     Raises:
         ArtifactError: every row was rejected.
     """
-    if artifact.rows == 0 and set(artifact.manifest.rejected) == {"no_caption"}:
+    if artifact.rows == 0 and set(artifact.manifest.rejected) - ABSENT == {"no_caption"}:
         raise ArtifactError(
             "the rule-based engine writes from captions, and the corpus has none; make some with `megapairs caption`,"
             " or choose another engine"

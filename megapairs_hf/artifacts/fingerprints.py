@@ -17,7 +17,7 @@ from megapairs_hf.artifacts.storage import join
 from megapairs_hf.core.errors import ModelError
 from megapairs_hf.core.progress import note
 
-__all__ = ["commit_of", "model_path", "sha256_of", "weights_fingerprint"]
+__all__ = ["check_model_path", "commit_of", "model_path", "sha256_of", "weights_fingerprint"]
 
 if TYPE_CHECKING:
     from megapairs_hf.artifacts.storage import PathLike
@@ -67,6 +67,20 @@ def model_path(model: str, work: PathLike) -> str:
     return str(folder)
 
 
+def check_model_path(name: str) -> None:
+    """Refuse a path that leads nowhere, before a library takes it for a name on the Hub.
+
+    Args:
+        name: a path, a Hub id, or a name of open_clip's.
+
+    Raises:
+        ModelError: it is a path, since a name on the Hub has one slash, and nothing is there.
+    """
+    is_path = name.startswith((".", "/", "~")) or (name.count("/") > 1 and ":" not in name)
+    if is_path and not storage.local(name).exists():
+        raise ModelError(f"there is no folder {name} to take a model from; check the path")
+
+
 def commit_of(name: str, revision: str | None, kind: str = "model") -> str | None:
     """The commit behind a branch of the Hub, so that a name means tomorrow what it means today.
 
@@ -78,7 +92,12 @@ def commit_of(name: str, revision: str | None, kind: str = "model") -> str | Non
     Returns:
         The commit, where the Hub cannot be asked that of the local cache; the revision as it was given where it is
         not there either, which is noted.
+
+    Raises:
+        ModelError: a model's name is a path that leads nowhere.
     """
+    if kind == "model":
+        check_model_path(name)
     is_path = Path(name).exists() or Path(name).is_absolute() or name.startswith(".")
     if is_path or (revision and COMMIT.fullmatch(revision)):
         return revision

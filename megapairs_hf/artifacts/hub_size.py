@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from megapairs_hf.artifacts.fingerprints import check_model_path
 from megapairs_hf.core.errors import ModelError
 
 WEIGHTS = (".safetensors", ".json", ".txt", ".model", ".jinja", ".py")
@@ -19,9 +20,10 @@ def describe_download(name: str, revision: str | None = None) -> str:
         revision: on the Hub.
 
     Raises:
-        ModelError: the Hub cannot be reached and the model is not in the cache, or there is no such model.
+        ModelError: the Hub cannot be reached and the model is not in the cache, or there is no such model or folder.
     """
-    if Path(name).exists() or name.startswith((".", "/", "~")):
+    check_model_path(name)
+    if Path(name).exists():
         return ""
     from huggingface_hub import HfApi, try_to_load_from_cache
     from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled, RepositoryNotFoundError

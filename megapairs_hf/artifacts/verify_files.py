@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from megapairs_hf.artifacts import storage
 from megapairs_hf.artifacts.artifact import MANIFEST, open_artifact
+from megapairs_hf.artifacts.fingerprints import check_model_path
 from megapairs_hf.artifacts.integrity import check_file, fault_of
 from megapairs_hf.artifacts.manifest import WEIGHTS
 from megapairs_hf.artifacts.storage import join
@@ -53,7 +54,9 @@ def check_model(path: PathLike) -> None:
 
     Raises:
         ArtifactError: a file is missing or damaged.
+        ModelError: the path leads nowhere.
     """
+    check_model_path(str(path))
     if not storage.is_local(path) or not storage.local(path).is_dir():
         return
     folder = storage.local(path).resolve()

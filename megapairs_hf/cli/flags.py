@@ -83,6 +83,8 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, prog: str, **settings: Any) -> None:
         super().__init__(prog, formatter_class=HelpPage, allow_abbrev=False, **settings)
+        # what to pass in place of a flag that there is not; empty where that is not known
+        self.advise: Callable[[str], str] = lambda _: ""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse, and refuse what is not known, here rather than in the parser above a sub-command's."""
@@ -92,7 +94,7 @@ class Parser(argparse.ArgumentParser):
             for word in words:
                 name = word.partition("=")[0]
                 if name.startswith("--") and name not in {"--", *self._option_string_actions} and " " not in name:
-                    self.error(self._explain(name))
+                    self.error(self._explain(word))
         options, unknown = super().parse_known_args(words, namespace)
         if unknown:
             self.error(self._explain(unknown[0]))
@@ -138,11 +140,14 @@ class Parser(argparse.ArgumentParser):
     def _explain(self, word: str) -> str:
         if not word.startswith("-"):
             return f"unexpected argument {word!r}"
+        whole, word = word, word.partition("=")[0]
         flags = [name for name in self._option_string_actions if name.startswith("--")]
         renamed = RENAMED.get(word[2:].replace("-", "_"))
         if f"--{renamed}" in flags:
             return f"`{word}` is now `--{renamed}`"
-        near = difflib.get_close_matches(word, flags, n=1)
+        near, advice = difflib.get_close_matches(word, flags, n=1), self.advise(whole)
+        if advice:
+            return advice
         return f"there is no flag {word}" + (f"; did you mean {near[0]}?" if near else "")
 
 

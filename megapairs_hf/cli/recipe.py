@@ -17,14 +17,15 @@ from typing import TYPE_CHECKING, Any
 from megapairs_hf.artifacts.storage import is_local, join
 from megapairs_hf.cli.commands import STAGES
 from megapairs_hf.cli.downloads import announce_downloads
-from megapairs_hf.cli.flags import read_flag, set_dotted, settings_of
+from megapairs_hf.cli.flags import Parser, read_flag, set_dotted, settings_of
+from megapairs_hf.cli.recipe_words import advise_set, with_key, with_set
 from megapairs_hf.cli.remembered import remember_recipe
 from megapairs_hf.cli.stage import RECIPE_KEYS, SMALL
 from megapairs_hf.core import distributed
 from megapairs_hf.core.config import build_config, read_yaml
-from megapairs_hf.core.errors import ConfigError, StaleArtifactError
+from megapairs_hf.core.errors import ConfigError, MegaPairsError, StaleArtifactError
 from megapairs_hf.core.openmp import wait_passively
-from megapairs_hf.core.progress import note, show
+from megapairs_hf.core.progress import note, reworded, show
 from megapairs_hf.core.shipped import named, recipes
 from megapairs_hf.core.yaml_values import dump_yaml
 
@@ -39,10 +40,11 @@ DEMO = Path(__file__).with_name("demo.yaml")
 COMMAND_OF = {"heldout": "corpus"}
 # a seed changes what is made of the corpora, not the corpora, and not what is measured
 UNSEEDED = {"corpus", "heldout", "eval"}
-DEMO_TEXT = """megapairs demo: the whole flow on {count:,} synthetic scenes, on this machine, without downloads.
+DEMO_TEXT = """megapairs demo: the whole flow on {count:,} synthetic scenes, {heldout:,} of them
+held out, on this machine, without downloads.
 What stands in for what: a small CLIP trained here on the captions for EVA-CLIP
-and for the CLIP that MMRet starts from; a small DINOv2-shaped model trained here
-for DINOv2; instructions written from the captions for InternVL2-26B and
+and for the CLIP that MMRet starts from; a small DINOv2-shaped model trained
+here for DINOv2; instructions written from the captions for InternVL2-26B and
 Llama-3-8B. Everything else is what runs on 20 million images.
 Interrupt it whenever you like; the same command resumes."""
 
@@ -69,17 +71,23 @@ class Planned:
         An update adds what is new to what can grow, and makes again what was made of other inputs.
         """
         more = {"update": True} if update and self.stage.updates else {}
+        cls = self.stage.config_class()
         try:
-            self.stage.run(self.config, work=work, out=self.out, inputs=inputs, overwrite=overwrite, **more)
+            with reworded(lambda text: with_set(text, self.name, cls)):
+                self.stage.run(self.config, work=work, out=self.out, inputs=inputs, overwrite=overwrite, **more)
         except StaleArtifactError as error:
             if update and not overwrite and error.difference.startswith("inputs."):
                 note(f"{self.name}: made again, since {error.difference.removeprefix('inputs.')} is another now")
                 self.run(work, inputs, overwrite=True)
                 return
             # --overwrite would make the stages before it again too, responses of servers among them
-            advice = f"pass --from {self.name}: what comes before stays"
+            advice = f"pass --from {self.name} to make it and what comes after it again"
             message = str(error).replace("pass --overwrite to make it again", advice)
             raise StaleArtifactError(message, error.difference) from error
+        except MegaPairsError as error:
+            if len(error.args) == 1:
+                error.args = (with_key(with_set(str(error), self.name, cls), self.name, cls),)
+            raise
 
     def as_yaml(self) -> str:
         """Its part of a recipe, with all its settings."""
@@ -100,9 +108,16 @@ def run(parser: argparse.ArgumentParser) -> Prepare:
 
     def prepare(options: argparse.Namespace) -> Callable[[], int]:
         path = named(options.recipe, recipes(), "recipe")
-        return functools.partial(run_recipe, path, options.work or str(Path("runs") / path.stem), options)
+        return functools.partial(_run_named, path, options.work or str(Path("runs") / path.stem), options)
 
     return prepare
+
+
+def _run_named(path: Path, work: str, options: argparse.Namespace) -> int:
+    run_recipe(path, work, options)
+    if not options.until and not options.dry_run and is_local(work) and distributed.is_main():
+        note_verdict(work)
+    return 0
 
 
 def demo(parser: argparse.ArgumentParser) -> Prepare:
@@ -115,6 +130,8 @@ def demo(parser: argparse.ArgumentParser) -> Prepare:
 
 def add_flags(parser: argparse.ArgumentParser, work: str) -> None:
     """The flags of `run` and `demo`."""
+    if isinstance(parser, Parser):
+        parser.advise = advise_set
     parser.add_argument("--work", metavar="DIR", help=f"work folder of the pipeline (default: {work})")
     parser.add_argument("--seed", type=int, metavar="INT", help="seed of every stage but the corpora and eval")
     parser.add_argument(
@@ -131,7 +148,9 @@ def add_flags(parser: argparse.ArgumentParser, work: str) -> None:
 
 def _run_demo(options: argparse.Namespace) -> int:
     began = time.monotonic()
-    note(DEMO_TEXT.format(count=read_recipe(DEMO, options)["corpus"]["scenes"]["count"]))
+    recipe = read_recipe(DEMO, options)
+    corpus, heldout = (recipe[name]["scenes"]["count"] for name in ("corpus", "heldout"))
+    note(DEMO_TEXT.format(count=corpus + heldout, heldout=heldout))
     run_recipe(DEMO, options.work, options)
     if options.until is None and distributed.is_main():
         publish(options.work)
@@ -237,6 +256,4 @@ def _write_report(work: str) -> None:
         from megapairs_hf.report.config import ReportConfig
         from megapairs_hf.report.page import write_report
 
-        page = write_report(work, Path(work) / "report.html", config=ReportConfig())
-        note(str(page))
-        note_verdict(work)
+        note(str(write_report(work, Path(work) / "report.html", config=ReportConfig())))

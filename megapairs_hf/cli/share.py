@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from megapairs_hf.cli.flags import add_settings, nested, selected
 from megapairs_hf.core.config import build_config
-from megapairs_hf.core.formatting import printable
+from megapairs_hf.core.formatting import counted, printable
 from megapairs_hf.core.progress import show
 from megapairs_hf.core.shipped import shipped
 from megapairs_hf.core.version import __version__
@@ -89,7 +89,8 @@ def _verify_files(path: str) -> int:
             f"{len(verified.faults):,} of {verified.files:,} files are not as they were written; put back good copies,"
             " or make their artifacts again with --overwrite"
         )
-    show(f"{verified.files:,} files of {len(verified.folders):,} folders are as they were written")
+    files, folders = counted(verified.files, "file"), counted(len(verified.folders), "folder")
+    show(f"{files} of {folders} {'is as it was' if verified.files == 1 else 'are as they were'} written")
     return 0
 
 

@@ -73,6 +73,11 @@ def printable_lines(text: str) -> str:
     return "\n".join("\t".join(map(printable, line.split("\t"))) for line in text.split("\n"))
 
 
+def counted(count: int, noun: str) -> str:
+    """A number with its noun: `1 folder`, `1,200 folders`."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def format_value(value: object) -> str:
     """A value of a manifest as one line of text."""
     if isinstance(value, str):

@@ -58,6 +58,7 @@ def process_lives(number: int) -> bool:
 
 def start_method() -> str:
     """How worker processes start: never by a fork, which would inherit locks of threads that are no more."""
+    # not at the top, as every `--help` imports this file
     import multiprocessing
 
     return "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"

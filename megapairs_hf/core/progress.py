@@ -9,16 +9,19 @@ from __future__ import annotations
 import os
 import sys
 import time
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from megapairs_hf.core.distributed import is_main
 from megapairs_hf.core.formatting import printable_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 T = TypeVar("T")
 PLAIN_INTERVAL_S = 15.0
+_WORDS: ContextVar[Callable[[str], str]] = ContextVar("words", default=str)
 
 
 class Stderr:
@@ -66,7 +69,17 @@ STDERR = Stderr()
 def note(message: str) -> None:
     """Tell the user something: once, on stderr."""
     if is_main():
-        STDERR.write(f"{printable_lines(message)}\n")
+        STDERR.write(f"{printable_lines(_WORDS.get()(message))}\n")
+
+
+@contextmanager
+def reworded(change: Callable[[str], str]) -> Iterator[None]:
+    """Let notes pass through a function meanwhile, such as one that knows what flags are called here."""
+    token = _WORDS.set(change)
+    try:
+        yield
+    finally:
+        _WORDS.reset(token)
 
 
 def show(text: str, end: str = "\n") -> None:
@@ -99,6 +112,8 @@ class Progress:
     def __init__(self, label: str, total: int, unit: str, done: int = 0) -> None:
         self.label, self.total, self.unit, self.count = label, total, unit, done
         self.first, self.start, self.reported_at = done, time.monotonic(), time.monotonic()
+        # when the first units were done, and how many: what was loaded before them says nothing about the rest
+        self.steady: tuple[int, float] | None = None
         self.bar = None
         if is_main() and STDERR.isatty():
             from tqdm import tqdm
@@ -108,20 +123,24 @@ class Progress:
     def advance(self, count: int = 1, text: str = "") -> None:
         """Count `count` more units; `text` (a loss, a rate) is shown beside them."""
         self.count += count
+        self.steady = self.steady or (self.count, time.monotonic())
         if self.bar is not None:
             self.bar.update(count)
             if text:
                 self.bar.set_postfix_str(text, refresh=False)
-        elif time.monotonic() - self.reported_at >= PLAIN_INTERVAL_S:
+        # the last count is said at the end
+        elif self.count < self.total and time.monotonic() - self.reported_at >= PLAIN_INTERVAL_S:
             self.reported_at = time.monotonic()
             note(self.line(text))
 
     def line(self, text: str = "") -> str:
         """The plain form of the bar."""
-        seconds = time.monotonic() - self.start
-        rate = (self.count - self.first) / seconds if seconds > 0 else 0.0
-        left = (self.total - self.count) / rate if rate > 0 else 0.0
-        eta = f", {rate:,.1f}/s, {left:,.0f} s left" if self.count < self.total else f", {seconds:,.1f} s"
+        now = time.monotonic()
+        before, since = self.steady or (self.count, now)
+        rate = (self.count - before) / (now - since) if now > since else 0.0
+        eta = f", {rate:,.1f}/s, {(self.total - self.count) / rate:,.0f} s left" if rate > 0 else ""
+        if self.count >= self.total:
+            eta = f", {now - self.start:,.1f} s"
         return f"{self.label}: {self.count:,} of {self.total:,} {self.unit}{eta}{', ' + text if text else ''}"
 
     def close(self, text: str = "") -> None:

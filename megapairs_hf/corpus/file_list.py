@@ -157,16 +157,18 @@ class FileList:
                 self._set(missing.to_numpy(), pa.array(pool.map(self._hash, files), pa.string()))
         return self.table[SHA256].take(chosen)
 
-    def learn(self, paths: Any, digests: Any) -> None:
+    def learn(self, paths: Any, digests: Any, *, instead: bool = False) -> None:
         """Take over hashes that are known already.
 
         Args:
             paths: of some files, whether they are in this list or not.
             digests: the sha256 of each.
+            instead: of those that the list has.
         """
         rows = pc.index_in(self.paths, value_set=_array(paths, pa.large_string()))
         hashes = _array(digests, pa.string()).take(rows)
-        self._set_column(pc.coalesce(self.table[SHA256], hashes))
+        both = (hashes, self.table[SHA256]) if instead else (self.table[SHA256], hashes)
+        self._set_column(pc.coalesce(*both))
 
     def rows_in(self, old: FileList) -> np.ndarray:
         """Where each file stands in an earlier list of the same folder with the same bytes, [N] int64; -1 for nowhere.

@@ -258,5 +258,7 @@ def open_source(config: CorpusConfig) -> Source:
     if config.limit is not None and source.rows > config.limit:
         source = source.select(range(config.limit))
     if source.rows == 0:
+        if config.source == "image_folder" and config.part == "all":
+            raise CorpusError(f"there is no image in {config.path}; check `path`")
         raise CorpusError(f"{config.path or config.source} has no rows to use; check `path`, `split` and `part`")
     return source

@@ -72,4 +72,5 @@ def _file_bytes(source: str | Path) -> bytes:
             raise ImageRejectedError("unreadable_file", f"{name[:200]}: a folder, pipe or device; give a file")
         return path.read_bytes()
     except (OSError, ValueError) as error:
-        raise ImageRejectedError("unreadable_file", f"{name[:200]}: {' '.join(str(error).split())}") from error
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise ImageRejectedError("unreadable_file", f"{name[:200]}: {reason}") from error

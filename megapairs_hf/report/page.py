@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from megapairs_hf.artifacts import storage
 from megapairs_hf.artifacts.leftovers import replace_file
-from megapairs_hf.artifacts.workspace import FINISHED, Work, open_work, source_name
+from megapairs_hf.artifacts.workspace import ABSENT, FINISHED, Work, open_work, source_name
 from megapairs_hf.core.formatting import format_value, printable_lines
 from megapairs_hf.core.version import __version__
 from megapairs_hf.evaluation.results_table import headline, results_tables
@@ -21,11 +21,14 @@ from megapairs_hf.report.pipeline import count_tables, flow, rejections, setting
 from megapairs_hf.report.plots import evaluation_curves, points, training_curve, weight_curves
 
 if TYPE_CHECKING:
+    from markupsafe import Markup
+
     from megapairs_hf.artifacts.storage import PathLike
     from megapairs_hf.report.config import ReportConfig
 
 PAGE = "report.html"
 TEMPLATE = "report.html.jinja"
+ONLY_TRAINED = "none, as `megapairs eval` alone writes them, of held-out images"
 
 
 def write_report(work: PathLike, out: PathLike, *, config: ReportConfig) -> Path:
@@ -68,9 +71,21 @@ def render(work: Work, config: ReportConfig) -> str:
         lstrip_blocks=True,
     )
     slots = _slots(work, config)
+    environment.filters["code"] = _with_code
     # the drawing is ours and its text is escaped; it is the only thing that goes in as it is
     slots["curve"] = Markup(slots["curve"])  # noqa: S704
     return environment.get_template(TEMPLATE).render(slots)
+
+
+def _with_code(text: str) -> Markup:
+    """A text as HTML, with what stands in backticks as code."""
+    from markupsafe import Markup, escape
+
+    parts = [escape(printable_lines(part)) for part in text.split("`")]
+    # a last backtick without its other is a letter
+    last = [] if len(parts) % 2 else [Markup("`") + parts.pop()]
+    marked = [Markup("<code>{}</code>").format(part) if odd % 2 else part for odd, part in enumerate(parts)]
+    return Markup("").join([*marked, *last])
 
 
 def _slots(work: Work, config: ReportConfig) -> dict[str, Any]:
@@ -95,6 +110,7 @@ def _slots(work: Work, config: ReportConfig) -> dict[str, Any]:
         "model_status": work.status("model"),
         "triplets_status": work.status("triplets"),
         "results_status": work.status("results"),
+        "rankings_status": ONLY_TRAINED if records and work.status("results") == ABSENT else work.status("results"),
         "triplets": triplet_sheet(work, config.triplets, config.seed),
         "annotated": annotated_sheet(work, config.annotated, config.seed),
         "queries": query_sheet(work, config.queries, config.seed),

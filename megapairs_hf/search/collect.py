@@ -68,7 +68,8 @@ class Collected:
         """How the images differ from those of the index; one that cannot be used is not new."""
         read = list(self.fresh)
         digests = [self.fresh[i].sha256 or None for i in read]
-        self.files.learn(self.files.paths.take(pa.array(read, pa.int64())), digests)
+        # a corpus knows the file that an image was made smaller from, an index the bytes that it embedded
+        self.files.learn(self.files.paths.take(pa.array(read, pa.int64())), digests, instead=True)
         changes = self.files.compare(self.before)
         unusable = set(self.rejected["image_id"].to_pylist())
         return replace(changes, new=[name for name in changes.new if name not in unusable])

@@ -156,7 +156,7 @@ class SearchIndex:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.record.rejected.items())
         note(
             f"index {self.folder}: {changes}; {self.record.rows:,} images"
-            + (f", {rejected:,} rejected ({reasons}): see `rejected`" if rejected else "")
+            + (f", {rejected:,} rejected ({reasons}); their names: `SearchIndex.rejected()`" if rejected else "")
         )
         return changes
 

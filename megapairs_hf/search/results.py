@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+NOTHING = "no image is left: all are excluded, or hidden as near-duplicates"
+
+
 @dataclass(frozen=True)
 class Hit:
     """One image that was found.
@@ -65,6 +68,8 @@ class SearchResults:
 
     def __str__(self) -> str:
         """A table for the terminal; texts of others as lines that no terminal takes for commands."""
+        if not self.hits:
+            return NOTHING
         lines = ["rank  score   image"]
         for hit in self.hits:
             caption = f"  {printable(hit.caption)[:60]}" if hit.caption else ""

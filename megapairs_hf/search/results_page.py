@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from megapairs_hf.artifacts.leftovers import replace_file
 from megapairs_hf.core.errors import ArtifactError, ImageRejectedError
 from megapairs_hf.images.thumbnails import thumbnail
+from megapairs_hf.search.results import NOTHING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,7 +47,8 @@ def _query(index: SearchIndex, image: bytes | None, text: str, results: SearchRe
     weight = "" if results.weight is None else f"weight of the image {results.weight:.2f}, "
     hits = [{**asdict(hit), "image": _thumbnail(index, hit.row)} for hit in results]
     shown = "" if image is None else _small(image)
-    return {"image": shown, "text": text, "note": f"{weight}{results.seconds:.2f} s", "hits": hits}
+    note = f"{weight}{results.seconds:.2f} s" if hits else NOTHING
+    return {"image": shown, "text": text, "note": note, "hits": hits}
 
 
 def _thumbnail(index: SearchIndex, row: int) -> str:

@@ -69,6 +69,8 @@ def read_votes(path: PathLike) -> list[Vote]:
         ArtifactError: it cannot be read, or a line is no vote; the line is named.
     """
     votes: dict[tuple[str, str, str], Vote] = {}
+    if not storage.exists(path):
+        raise ArtifactError(f"{path} does not exist; vote on results of `megapairs search serve`, or check the path")
     for number, line in enumerate(storage.read_bytes(path).split(b"\n"), start=1):
         if not line.strip():
             continue

@@ -69,7 +69,7 @@ def test_a_whole_work_folder_is_compared(tmp_path, capsys):
 def test_a_search_index_is_compared_with_its_record(tmp_path, capsys, damage):
     index = SearchIndex.build(ColorModel(), color_folder(tmp_path / "photos"), tmp_path / "work" / "index")
     assert main(["verify-files", str(tmp_path / "work")]) == 0
-    assert f"{len(index.record.files)} files of 1 folders are as they were written" in capsys.readouterr().out
+    assert f"{len(index.record.files)} files of 1 folder are as they were written" in capsys.readouterr().out
     file = next(p for p in sorted((tmp_path / "work" / "index").iterdir()) if p.name.startswith("embeddings"))
     if damage == "flip":
         flip(file)

@@ -123,7 +123,7 @@ def test_other_settings_in_the_same_folder_are_refused(work):
     done = megapairs("demo", "--work", work, *CHANGES, "--set", "mine.negatives=2")
     assert done.returncode == 1
     assert "config.negatives (5 there, 2 now)" in done.stderr
-    assert "pass --from mine: what comes before stays" in done.stderr
+    assert "pass --from mine to make it and what comes after it again" in done.stderr
 
 
 def test_a_recipe_makes_again_from_a_stage_on_and_stops_after_one(work, tmp_path):

@@ -68,6 +68,12 @@ def test_own_pairs_are_described_without_a_corpus_stage(folder, capsys):
     }
 
 
+def test_rules_without_captions_ask_for_captions_not_for_a_server(folder, capsys):
+    flags = ["--pairs", "pairs.csv", "--images", "photos/", "--engine", "rule_based", "--out", "by-rules"]
+    assert main(["describe", *flags]) == 1
+    assert "the rule-based engine writes from captions, and the corpus has none" in capsys.readouterr().err
+
+
 def test_a_table_of_images_and_pairs_in_json_lines(folder):
     names = ["1.png", "cats/2.png"]
     images = Dataset.from_dict({"image_id": [1, 2], "image": [f"photos/{name}" for name in names]})

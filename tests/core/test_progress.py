@@ -83,6 +83,41 @@ def test_a_terminal_gets_a_bar(monkeypatch):
     assert "3/3" in stream.getvalue()
 
 
+def test_what_is_loaded_before_the_first_unit_is_no_rate(monkeypatch):
+    """A model that takes half a minute to load does not make the images behind it take hours."""
+    clock = [0.0]
+    monkeypatch.setattr("megapairs_hf.core.progress.time.monotonic", lambda: clock[0])
+    bar = Progress("index", 601, "images")
+    for clock[0], count in [(30.0, 1), (32.0, 20)]:
+        bar.advance(count)
+        if count == 1:
+            assert bar.line() == "index: 1 of 601 images"
+    # 20 images in the two seconds since the first: 580 more take 58
+    assert bar.line("a loss") == "index: 21 of 601 images, 10.0/s, 58 s left, a loss"
+    clock[0] = 90.0
+    bar.advance(580)
+    assert bar.line() == "index: 601 of 601 images, 90.0 s"
+
+
+def test_the_last_count_is_said_once(monkeypatch, capsys):
+    clock = [0.0]
+    monkeypatch.setattr("megapairs_hf.core.progress.time.monotonic", lambda: clock[0])
+    with Progress("embed", 3, "images") as bar:
+        for clock[0] in (20.0, 40.0, 60.0):
+            bar.advance()
+    expected = ["embed: 1 of 3 images", "embed: 2 of 3 images, 0.1/s, 20 s left", "embed: 3 of 3 images, 60.0 s"]
+    assert capsys.readouterr().err.splitlines() == expected
+
+
+def test_units_of_an_earlier_run_are_no_rate(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("megapairs_hf.core.progress.time.monotonic", lambda: clock[0])
+    bar = Progress("embed", 100, "images", done=90)
+    for clock[0] in (5.0, 7.0):
+        bar.advance(1)
+    assert bar.line() == "embed: 92 of 100 images, 0.5/s, 16 s left"
+
+
 SCRIPT = """
 import sys
 from megapairs_hf.core.progress import Progress, note

@@ -112,7 +112,7 @@ def test_captions_from_metadata(tmp_path):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--source", "image_folder", "--path", "EMPTY"], "has no rows to use"),
+        (["--source", "image_folder", "--path", "EMPTY"], "there is no image in"),
         (["--source", "image_folder", "--path", "nowhere"], "there is no folder nowhere"),
         (["--source", "parquet", "--path", "PARQUET", "--caption_column", "captoin"], "did you mean 'caption'?"),
         (["--source", "parquet", "--path", "PARQUET", "--meta_columns", "[size]"], "there is no column 'size'"),

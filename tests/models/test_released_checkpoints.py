@@ -260,8 +260,11 @@ def test_nobody_is_asked_whether_to_run_the_folders_code(models, tmp_path, monke
 
 def test_a_folder_that_is_no_model(tmp_path):
     (tmp_path / "notes.txt").write_text("no model")
-    for path in (tmp_path, tmp_path / "absent/there"):
-        with pytest.raises(ModelError, match="cannot load"):
+    for path, sentence in (
+        (tmp_path, "cannot load"),
+        (tmp_path / "absent/there", "there is no folder .*absent/there"),
+    ):
+        with pytest.raises(ModelError, match=sentence):
             load_mmret(str(path), device="cpu")
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from megapairs_hf.core.errors import ArtifactError, ConfigError
 from megapairs_hf.report.config import ReportConfig
-from megapairs_hf.report.page import write_report
-from tests.making import make_corpus, make_pairs, make_work
+from megapairs_hf.report.page import _with_code, write_report
+from tests.making import make_corpus, make_pairs, make_work, result_records
 
 EVIL = "<script>alert('x')</script>\" onerror=\"alert(1)"
 
@@ -143,6 +143,35 @@ def test_a_half_done_pipeline_says_what_is_not_made_yet(tmp_path):
     for stage in ("descriptions", "instructions", "triplets", "model", "results"):
         assert f"{stage} not made yet" in page.words
     assert "Results: not made yet." in page.words and "Triplets to show: not made yet." in page.words
+
+
+def test_what_the_training_measured_is_no_missing_result(work, tmp_path):
+    shutil.copytree(work, tmp_path / "work")
+    shutil.move(tmp_path / "work" / "results" / "results.jsonl", tmp_path / "work" / "model" / "results.jsonl")
+    shutil.rmtree(tmp_path / "work" / "results")
+    page = Page(write_report(tmp_path / "work", tmp_path / "r.html", config=ReportConfig()).read_text())
+    assert "not made yet" not in page.words
+    records = len(result_records())
+    assert f"results {records} result records left out 0 measured by the training itself" in page.words
+    assert "Rankings of held-out queries: none, as megapairs eval alone writes them" in page.words
+    assert "from 11.4 % to 25.7 %" in page.words
+
+
+def test_commands_in_sentences_are_code_and_nothing_else_is_html():
+    text = "pass `a & b` or `<b>`, `c"
+    assert _with_code(text) == "pass <code>a &amp; b</code> or <code>&lt;b&gt;</code>, `c"
+    assert _with_code("`") == "`"
+    assert _with_code("<i>`</i>") == "&lt;i&gt;`&lt;/i&gt;"
+    assert _with_code("") == ""
+
+
+def test_only_counts_are_called_how_many(html):
+    """A share or an engine's name is no count; such a row has no bar."""
+    tables = [t for t in re.findall(r"<table>.*?</table>", html, re.DOTALL) if ">what</th>" in t]
+    assert len(tables) > 2
+    for table in tables:
+        counts = table.count('class="bar"') == table.count('<th scope="row">')
+        assert (">how many</th>" in table, ">value</th>" in table) == (counts, not counts)
 
 
 def test_a_training_under_way_is_drawn_and_said_to_be_unfinished(work, tmp_path):

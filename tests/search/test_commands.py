@@ -112,7 +112,7 @@ def test_many_queries(run: Any, photos: Path, tmp_path: Path) -> None:
         (["query", "idx"], "give --image, --text or both"),
         (["query", "idx", "--text", "a", "--queries", "q.jsonl"], "give --image, --text or both"),
         (["query", "photos", "--text", "a"], "there is no search index in photos"),
-        (["query", "idx", "--image", "no.png"], "the image of the query cannot be used"),
+        (["query", "idx", "--image", "no.png"], "cannot be used (unreadable_file: no.png: No such file or directory)"),
         (["query", "idx", "--queries", "no.jsonl"], "cannot read the queries of no.jsonl"),
         (["query", "idx", "--text", "a", "-k", "0"], "k is 0"),
         (["query", "idx", "--text", "a", "--weight", "2"], "weight is 2.0"),
@@ -214,6 +214,17 @@ def test_zero_hides_all_that_is_not_opposite(run: Any) -> None:
     status, out, _ = run("query", "idx", "--image", "photos/red/00.png", "--hide-near-duplicates", "0", "--json")
     assert status == 0
     assert all(hit["score"] < 0 for hit in json.loads(out)["hits"])
+
+
+def test_nothing_left_is_said(run: Any, tmp_path: Path, photos: Path) -> None:
+    """A table without rows would look like a failure."""
+    everything = [f"{path.parent.name}/{path.name}" for path in photos.rglob("*.png")]
+    words = ["query", "idx", "--text", "red", "--exclude", *everything]
+    sentence = "no image is left: all are excluded, or hidden as near-duplicates"
+    assert run(*words) == (0, f"{sentence}\n", "")
+    run(*words, "--html", "out.html")
+    assert sentence in Tags((tmp_path / "out.html").read_text("utf-8")).text
+    assert json.loads(run(*words, "--json")[1])["hits"] == []
 
 
 def test_two_indexes_at_most_stand_side_by_side(run: Any) -> None:

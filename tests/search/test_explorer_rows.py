@@ -192,6 +192,19 @@ def test_a_published_folder_a_csv_and_json_lines_are_explored(work: Path, tmp_pa
         assert all(image["src"] for image in row["images"])
 
 
+def test_a_mistyped_folder_is_not_only_a_name_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(path: str) -> list[str]:
+        raise OSError(f"no route for {path}")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("megapairs_hf.search.explorer.sources.storage.list_files", unreachable)
+    said = (
+        r"there is no folder runs/mmrt here, .* on the Hub .* \(no route for hf://datasets/runs/mmrt\); check the path"
+    )
+    with pytest.raises(ArtifactError, match=said):
+        open_source("runs/mmrt")
+
+
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from megapairs_hf.search import SearchIndex
+from megapairs_hf.search.page.blocks import make_page
 from megapairs_hf.search.page.config import PageConfig
 from tests.search.serving import MEAN, PHONE, serious_violations, served_index, serving, shoot
 from tests.search.stand_in import COLORS, ColorModel, color_folder
@@ -279,6 +280,41 @@ def test_two_models_side_by_side(pair: Site, visit: Any, shots: Path) -> None:
     assert phone.evaluate("document.documentElement.scrollWidth") <= 390
     boxes = [phone.locator(f"#grid{n}").bounding_box() for n in (0, 1)]
     assert boxes[0]["y"] == boxes[1]["y"], "side by side on a phone too"
+
+
+@pytest.mark.parametrize(("folder", "title"), [("mine", "mine: 6 images"), ("run/index", "run: 6 images")])
+def test_the_page_is_named_after_what_the_user_named(folder: str, title: str, tmp_path: Path) -> None:
+    """The index of a work folder has a name of ours."""
+    SearchIndex.build(ColorModel(), color_folder(tmp_path / "photos", 6), tmp_path / folder)
+    assert make_page([served_index(tmp_path / folder)], PageConfig()).title == title
+
+
+def test_a_long_name_stays_in_its_card(pair: Site, visit: Any) -> None:
+    page = visit(f"{pair.url}/?text=red", viewport=PHONE)
+    first(page, "red")
+    over = "names => names.map(n => n.getBoundingClientRect().right - n.parentElement.getBoundingClientRect().right)"
+    assert max(page.locator(".mp-name").evaluate_all(over)) <= 1
+    cut = "names => names.filter(n => n.scrollWidth > n.clientWidth).map(n => n.title)"
+    assert "red/<b>&amp; 'mean' name.png" in page.locator(".mp-name").evaluate_all(cut), "the whole name is its title"
+
+
+def test_results_of_two_models_are_downloaded(pair: Site, visit: Any) -> None:
+    page = visit(f"{pair.url}/?text=green")
+    expected = [["after training", name] for name in ids(page, 0)] + [
+        ["before training", name] for name in ids(page, 1)
+    ]
+    with page.expect_download() as download:
+        page.get_by_role("link", name="CSV").click()
+    rows = list(csv.reader(io.StringIO(Path(download.value.path()).read_text("utf-8-sig"))))
+    assert rows[0] == ["index", "rank", "score", "image_id", "caption"]
+    assert [[row[0], row[3]] for row in rows[1:]] == expected
+    assert [int(row[1]) for row in rows[1:]] == [*range(1, 7), *range(1, 7)]
+    with page.expect_download() as download:
+        page.get_by_role("link", name="zip").click()
+    with zipfile.ZipFile(download.value.path()) as archive:
+        names = archive.namelist()
+    assert len(set(names)) == len(expected) + 1
+    assert [name.startswith("2_before_training_") for name in names[:-1]] == [False] * 6 + [True] * 6
 
 
 def test_by_keyboard_alone(site: Site, visit: Any) -> None:

@@ -110,6 +110,8 @@ def url(index: SearchIndex) -> Iterator[str]:
         "/assets/%2e%2e/%2e%2e/%2e%2e/etc/passwd",
         "/results.zip?rows=../../etc/passwd",
         "/results.csv?rows=0&index=7",
+        "/results.csv?rows=0&rows=1",
+        "/results.csv?rows=0&index=0&index=0",
         "/docs",
     ],
 )

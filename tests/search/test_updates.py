@@ -161,3 +161,16 @@ def test_a_corpus_is_compared_by_its_hashes(photos: Path, tmp_path: Path) -> Non
     model.encoded = 0
     changes = SearchIndex.open(tmp_path / "idx", model=model).update()
     assert (changes.new, changes.changed, changes.gone, model.encoded) == ([], ["red/00.png"], [], 1)
+
+
+def test_images_that_a_corpus_made_smaller_have_not_changed(photos: Path, tmp_path: Path) -> None:
+    """The corpus has the sha256 of the file, the index that of the smaller image in the corpus."""
+    config = CorpusConfig(source="image_folder", path=str(photos), captions="optional", max_side=24)
+    corpus = make_corpus(config, out=tmp_path / "corpus")
+    index = SearchIndex.build(ColorModel(), corpus, tmp_path / "idx")
+    changes = index.update()
+    assert (changes.new, changes.changed, changes.gone) == ([], [], [])
+    Image.new("RGB", (90, 60), (9, 9, 200)).save(photos / "red" / "00.png")
+    corpus = make_corpus(config, out=tmp_path / "corpus", update=True)
+    changes = index.update()
+    assert (changes.new, changes.changed, changes.gone) == ([], ["red/00.png"], [])

@@ -154,6 +154,8 @@ def test_a_benchmark_of_the_field_still_needs_its_data(models: str, capsys: pyte
 )
 def test_a_line_that_is_no_vote_is_named(tmp_path: Path, line: str) -> None:
     (tmp_path / "votes.jsonl").write_text(f"\n{line}\n")
+    with pytest.raises(ArtifactError, match=r"does not exist; vote on results of `megapairs search serve`, or"):
+        read_votes(tmp_path / "absent.jsonl")
     with pytest.raises(ArtifactError, match=r"votes\.jsonl line 2 is no vote"):
         read_votes(tmp_path / "votes.jsonl")
 

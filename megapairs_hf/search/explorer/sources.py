@@ -179,6 +179,11 @@ def _of_published(source: str) -> Explored:
         files = [name for name in storage.list_files(path) if name.endswith(".parquet")]
     except Exception as error:  # huggingface_hub and file systems raise whatever their connection raises
         reason = " ".join(str(error).split())[:300] or type(error).__name__
+        if path != source:
+            raise ArtifactError(
+                f"there is no folder {source} here, and on the Hub no data set of that name can be opened ({reason});"
+                " check the path, or name a data set"
+            ) from error
         raise ArtifactError(f"cannot open {source}: {reason}; name an artifact or a data set") from error
     shown = sorted(
         (name for name in files if name.startswith(f"{TRIPLETS}/")),

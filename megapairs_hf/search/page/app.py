@@ -3,7 +3,7 @@
     GET  /images/{index}/{row}            an image of an index, as WebP; ?side= up to 1600
     GET  /api/search?text=…&row=…         hits as JSON: also weight, k, index
     POST /api/search?text=…               the body is the image of the query
-    GET  /results.csv, /results.zip       ?rows=3,1,2 of an index, with their &scores=
+    GET  /results.csv, /results.zip       ?rows=3,1,2 of an index, with their &scores=; again with &index= for another
 
 Nothing but images of the indexes is served, and they are named by number alone, so there is no path to climb.
 """
@@ -14,8 +14,10 @@ import csv
 import io
 import math
 import zipfile
+from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 from fastapi import FastAPI, HTTPException, Query, Request
 from fastapi.responses import JSONResponse, Response
@@ -37,6 +39,28 @@ CACHE = {"cache-control": "private, max-age=3600"}
 LONGEST = 200
 # what a spreadsheet would take for a formula
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
+Texts: TypeAlias = Annotated[list[str], Query()]
+Numbers: TypeAlias = Annotated[list[int], Query()]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Results of one index that are downloaded.
+
+    Attributes:
+        served: the index.
+        rows: of it, best first.
+        scores: theirs, None where they are not known.
+    """
+
+    served: ServedIndex
+    rows: list[int]
+    scores: list[float | None]
+
+    @property
+    def label(self) -> str:
+        """What the page calls the index."""
+        return self.served.label or self.served.index.folder.name
 
 
 def routes(indexes: Sequence[ServedIndex], config: PageConfig) -> FastAPI:
@@ -48,10 +72,7 @@ def routes(indexes: Sequence[ServedIndex], config: PageConfig) -> FastAPI:
     """
     app = FastAPI(title="megapairs search", docs_url=None, redoc_url=None, openapi_url=None)
 
-    def served(number: int) -> ServedIndex:
-        if not 0 <= number < len(indexes):
-            raise HTTPException(404, "there is no such index")
-        return indexes[number]
+    served = partial(_served, indexes)
 
     @app.exception_handler(MegaPairsError)
     def explain(_: Request, error: MegaPairsError) -> JSONResponse:
@@ -87,15 +108,32 @@ def routes(indexes: Sequence[ServedIndex], config: PageConfig) -> FastAPI:
         query = {"image": content, "text": text, "weight": weight, "k": k}
         return _as_json(await run_in_threadpool(served(index).query, **query))
 
+    _add_downloads(app, indexes)
+    return app
+
+
+def _served(indexes: Sequence[ServedIndex], number: int) -> ServedIndex:
+    if not 0 <= number < len(indexes):
+        raise HTTPException(404, "there is no such index")
+    return indexes[number]
+
+
+def _add_downloads(app: FastAPI, indexes: Sequence[ServedIndex]) -> None:
+    """The routes by which results are taken away."""
+
+    def chosen(rows: list[str], scores: list[str], index: list[int]) -> list[Chosen]:
+        scores, index = scores or [""] * len(rows), index or list(range(len(rows)))
+        if not len(rows) == len(scores) == len(index) <= len(indexes):
+            raise HTTPException(400, "rows, scores and index must be one of each for every index")
+        return [Chosen(_served(indexes, n), *_numbers(*one)) for n, *one in zip(index, rows, scores, strict=True)]
+
     @app.get("/results.csv")
-    def table(rows: str, scores: str = "", index: int = 0) -> Response:
-        return _download(_csv(served(index), *_numbers(rows, scores)), "text/csv; charset=utf-8", "results.csv")
+    def table(rows: Texts, scores: Texts = [], index: Numbers = []) -> Response:  # noqa: B006
+        return _download(_csv(chosen(rows, scores, index)), "text/csv; charset=utf-8", "results.csv")
 
     @app.get("/results.zip")
-    def images(rows: str, scores: str = "", index: int = 0) -> Response:
-        return _download(_zip(served(index), *_numbers(rows, scores)), "application/zip", "results.zip")
-
-    return app
+    def images(rows: Texts, scores: Texts = [], index: Numbers = []) -> Response:  # noqa: B006
+        return _download(_zip(chosen(rows, scores, index)), "application/zip", "results.zip")
 
 
 def _as_json(results: SearchResults) -> Response:
@@ -122,13 +160,17 @@ def _download(content: bytes, kind: str, name: str) -> Response:
     return Response(content, media_type=kind, headers={"content-disposition": f'attachment; filename="{name}"'})
 
 
-def _csv(one: ServedIndex, rows: Sequence[int], scores: Sequence[float | None]) -> bytes:
+def _csv(chosen: Sequence[Chosen]) -> bytes:
+    """A table; where several indexes were searched, each row names its own."""
     sink = io.StringIO()
     writer = csv.writer(sink)
-    writer.writerow(["rank", "score", "image_id", "caption"])
-    for rank, (row, score) in enumerate(zip(rows, scores, strict=True), 1):
-        facts = one.index.rows.facts(row)
-        writer.writerow([rank, score, _cell(facts["image_id"]), _cell(facts["caption"])])
+    several = len(chosen) > 1
+    writer.writerow([*(["index"] if several else []), "rank", "score", "image_id", "caption"])
+    for one in chosen:
+        label = [_cell(one.label)] if several else []
+        for rank, (row, score) in enumerate(zip(one.rows, one.scores, strict=True), 1):
+            facts = one.served.index.rows.facts(row)
+            writer.writerow([*label, rank, score, _cell(facts["image_id"]), _cell(facts["caption"])])
     return sink.getvalue().encode("utf-8-sig")
 
 
@@ -137,17 +179,22 @@ def _cell(text: str) -> str:
     return f"'{text}" if text.startswith(FORMULA) else text
 
 
-def _zip(one: ServedIndex, rows: Sequence[int], scores: Sequence[float | None]) -> bytes:
+def _zip(chosen: Sequence[Chosen]) -> bytes:
     sink = io.BytesIO()
     with zipfile.ZipFile(sink, "w", zipfile.ZIP_STORED) as archive:
-        for rank, row in enumerate(rows, 1):
+        for number, one in enumerate(chosen, 1):
             # by number, so that no id names a path
-            stem = "".join(
-                c if c.isalnum() or c in "-_." else "_" for c in PurePosixPath(one.index.rows.image_id(row)).stem
-            )
-            archive.writestr(f"{rank:03d}_{stem[:80]}.webp", one.image(row, FULL))
-        archive.writestr("results.csv", _csv(one, rows, scores))
+            first = f"{number}_{_plain(one.label)}_" if len(chosen) > 1 else ""
+            for rank, row in enumerate(one.rows, 1):
+                stem = _plain(PurePosixPath(one.served.index.rows.image_id(row)).stem)
+                archive.writestr(f"{first}{rank:03d}_{stem}.webp", one.served.image(row, FULL))
+        archive.writestr("results.csv", _csv(chosen))
     return sink.getvalue()
+
+
+def _plain(text: str) -> str:
+    """A text as part of a file's name."""
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in text)[:80]
 
 
 def make_app(indexes: Sequence[ServedIndex], config: PageConfig, **page: Any) -> FastAPI:

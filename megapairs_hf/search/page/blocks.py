@@ -12,6 +12,7 @@ from megapairs_hf.search.page.conversation import Conversation, QueryStep
 from megapairs_hf.search.page.events import PageEvents
 from megapairs_hf.search.page.parts import template, with_event
 from megapairs_hf.search.page.session import START, short
+from megapairs_hf.search.page.sources import BASE, TRAINED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,7 +43,10 @@ def make_page(indexes: Sequence[ServedIndex], config: PageConfig, banner: str = 
     import gradio as gr
 
     events = PageEvents(indexes, config)
-    title = config.title or f"{indexes[0].index.folder.name}: {len(indexes[0]):,} images"
+    folder = indexes[0].index.folder
+    # of a work folder, whose indexes have names of ours
+    name = folder.parent.name if folder.name in {TRAINED, BASE} else folder.name
+    title = config.title or f"{name}: {len(indexes[0]):,} images"
     with gr.Blocks(
         title=title, analytics_enabled=False, delete_cache=(UPLOADS_KEPT_S, UPLOADS_KEPT_S), fill_width=True
     ) as page:
@@ -108,7 +112,7 @@ def _result_parts(parts: dict[str, Any], events: PageEvents, indexes: Sequence[S
     ]
     parts["examples"] = template("examples", {"examples": examples}, "crumbs", elem_id="examples")
     parts["crumbs"] = template("crumbs", {"steps": []}, "crumbs", elem_id="crumbs")
-    line = {"text": START, "error": "", "link": "", "rows": ""}
+    line = {"text": START, "error": "", "link": "", "downloads": ""}
     parts["status"] = template("status", line, elem_id="status")
     with gr.Row():
         parts["grids"] = []
@@ -187,7 +191,7 @@ def _wire_grid(number: int, parts: dict[str, Any], events: PageEvents) -> None:
         event: gr.EventData, conversation: Conversation, combine: str, weight: float, fuse: bool
     ) -> dict[str, Any]:
         sentence = events.vote(number, int(event.row), int(event.vote), conversation, combine, weight, fuse)
-        return {"text": sentence, "error": "", "link": "", "rows": ""}
+        return {"text": sentence, "error": "", "link": "", "downloads": ""}
 
     grid = parts["grids"][number]
     grid.select(with_event(pick), [conversation, *controls], [parts["text"], *_shown(parts)], **QUIET)

@@ -123,12 +123,10 @@ class SearchSession:
             name = None if query.row is None else query.label
             values = {"image": name, "text": query.text or None, "weight": controls.weight if both else None}
             link = "?" + urlencode({key: value for key, value in values.items() if value is not None})
-        rows = ",".join(str(hit.row) for hit in results[0])
         return {
             "text": f"{len(results[0])} of {len(self.indexes[0]):,} images in {took}{how}",
             "link": link,
-            "rows": rows,
-            "scores": ",".join(f"{hit.score:.4f}" for hit in results[0]),
+            "downloads": _downloads(results),
             "error": "",
         }
 
@@ -204,4 +202,13 @@ def reduced(query: QueryStep, by: By) -> QueryStep:
 
 
 def _line(text: str = "", error: str = "") -> dict[str, Any]:
-    return {"text": text, "error": error, "link": "", "rows": "", "scores": ""}
+    return {"text": text, "error": error, "link": "", "downloads": ""}
+
+
+def _downloads(results: Sequence[SearchResults]) -> str:
+    """The results of every index as the query of an address; empty where there are none."""
+    parts = []
+    for number, hits in enumerate(results):
+        rows, scores = ",".join(str(hit.row) for hit in hits), ",".join(f"{hit.score:.4f}" for hit in hits)
+        parts += [f"index={number}&rows={rows}&scores={scores}"] if rows else []
+    return "&".join(parts)
