@@ -103,6 +103,8 @@ def verdict(before: Ranks, after: Ranks) -> Verdict:
         start, end = "training did not help more than a weight would", "; the base with that weight finds more"
     elif high < 0:
         start, end = "training did not help, it made the model worse", "; keep the base, or lower `lr`"
+    elif difference > 0:
+        start, end = "training may have helped", "; the interval holds 0: only more held-out queries can tell"
     else:
         start, end = "training did not help", ": no better than the base beyond sampling error"
     interval = f"{_signed(difference)} points, 95 % interval {_signed(low)} to {_signed(high)}"
