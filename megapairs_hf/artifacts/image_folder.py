@@ -16,7 +16,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from megapairs_hf.core.image_formats import is_image_name
+from megapairs_hf.core.image_formats import APPLE_DOUBLE, OF_MACOS, is_image_name
 from megapairs_hf.core.image_paths import file_state, leads_inside, link_outside, safe_name
 from megapairs_hf.core.schema import IMAGE, IMAGE_ID
 
@@ -134,7 +134,11 @@ class _Walk:
     def _sort_in(self, entry: os.DirEntry[str], name: str) -> None:
         """Put a file where it belongs: an image, a text or a table."""
         if is_image_name(entry.name):
-            self.listing.images.append(name)
+            if _is_of_macos(entry):
+                # before it is missed that such an image has no caption
+                self.listing.problems[name] = ("not_an_image", f"{safe_name(name)} is {OF_MACOS}")
+            else:
+                self.listing.images.append(name)
             return
         stem, suffix = os.path.splitext(name)  # noqa: PTH122 - a name may be no valid text
         if suffix.lower() == ".txt":
@@ -149,6 +153,16 @@ class _Walk:
             self.listing.problems[name] = ("unreadable_file", f"{safe_name(name)} is a link that leads nowhere")
         elif name == entry.name and suffix.lower() in TABLE_SUFFIXES:
             self.listing.tables.append(name)
+
+
+def _is_of_macos(entry: os.DirEntry[str]) -> bool:
+    try:
+        if not entry.name.startswith("._") or entry.is_symlink() or not entry.is_file():
+            return False
+        with Path(entry.path).open("rb") as file:
+            return file.read(len(APPLE_DOUBLE)) == APPLE_DOUBLE
+    except OSError:  # the reader says what is wrong with it
+        return False
 
 
 def image_rows(root: Path, names: list[str]) -> tuple[Dataset, str]:

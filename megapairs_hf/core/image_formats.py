@@ -7,6 +7,9 @@ is not opened has its suffixes here too, so that such a file is rejected by name
 
 from __future__ import annotations
 
+# how files begin in which macOS keeps the attributes of another file, under that one's name after `._`
+APPLE_DOUBLE = b"\x00\x05\x16\x07"
+OF_MACOS = "a file in which macOS keeps attributes of an image (AppleDouble), not the image; it may be deleted"
 # Pillow's names, the frequent ones first, since they are tried in this order; those without a magic number last
 OPENED: dict[str, tuple[str, ...]] = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),

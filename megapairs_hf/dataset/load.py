@@ -44,7 +44,10 @@ def load_triplets(
     import datasets
 
     path_or_repo = str(path_or_repo)
-    if Path(path_or_repo).exists() and not (Path(path_or_repo) / "README.md").exists():
+    folder = Path(path_or_repo)
+    if storage.is_local(path_or_repo) and not folder.exists() and not storage.HUB_ID.fullmatch(path_or_repo):
+        raise ArtifactError(f"{path_or_repo} is not there; run `megapairs build`, or check the path")
+    if folder.exists() and not (folder / "README.md").exists():
         raise ArtifactError(f"{path_or_repo} holds no data set of triplets; run `megapairs build`, or check the path")
     check_card(path_or_repo)
     options = {"revision": revision, "token": token}
@@ -53,7 +56,9 @@ def load_triplets(
         images = datasets.load_dataset(path_or_repo, "images", split="train", **options)
     except Exception as error:  # datasets raises whatever its reader or connection raises
         reason = " ".join(str(error.__cause__ or error).split())[:300]
-        advice = "; free some space and run the same command again" if storage.is_full(error) else ""
+        advice = "" if folder.exists() else "; no folder of that name is here: check the path, or the name on the Hub"
+        if storage.is_full(error):
+            advice = "; free some space and run the same command again"
         raise ArtifactError(f"cannot open the triplets of {path_or_repo} ({split}): {reason}{advice}") from error
     # what was loaded may be a stranger's: a published data set holds its images, and a path in it leads nowhere
     triplets = Triplets(rows, images, columns, "")

@@ -12,7 +12,7 @@ import re
 from typing import TYPE_CHECKING
 
 from megapairs_hf.core.errors import ImageRejectedError
-from megapairs_hf.core.image_formats import OPENED
+from megapairs_hf.core.image_formats import APPLE_DOUBLE, OF_MACOS, OPENED
 from megapairs_hf.images.rejection import DAMAGED, rejecting
 
 if TYPE_CHECKING:
@@ -77,7 +77,8 @@ def open_file(content: bytes) -> Image.Image:
             raise
         if name is not None:
             raise ImageRejectedError("undecodable", f"begins as {name}, but Pillow finds no image in it") from error
-        raise ImageRejectedError("not_an_image", f"starts with {content[:12]!r}") from error
+        detail = OF_MACOS if content.startswith(APPLE_DOUBLE) else f"starts with {content[:12]!r}"
+        raise ImageRejectedError("not_an_image", detail) from error
 
 
 def recognized_format(content: bytes) -> str | None:

@@ -13,7 +13,9 @@ from megapairs_hf.artifacts.sources import as_artifact
 from megapairs_hf.core.errors import ArtifactError, ConfigError, CorpusError
 from megapairs_hf.core.image_paths import hub_repository, leads_inside, read_file
 from megapairs_hf.corpus import CorpusConfig, make_corpus
+from megapairs_hf.images.formats import open_file
 from megapairs_hf.images.locate import ROOT, image_bytes, row_bytes, tar_reference
+from megapairs_hf.images.rejection import ImageRejectedError
 
 
 def png(number):
@@ -276,3 +278,26 @@ def test_one_function_says_where_links_lead(tmp_path):
     assert read_file(str(tmp_path / "root" / "a" / ".." / ".." / "secret"), roots, follow_links=True)[0] is None
     assert read_file(str(tmp_path / "secret"), roots, follow_links=True)[1][0] == "outside_source"
     assert read_file(str(tmp_path / "secret"), None)[0] == b"secret"
+
+
+@pytest.mark.parametrize("captions", ["optional", "required"])
+def test_what_macos_keeps_beside_images_is_called_so(tmp_path, captions):
+    root = tmp_path / "photos"
+    (root / "a").mkdir(parents=True)
+    for number, name in enumerate(("a/1.png", "._own.png")):
+        (root / name).write_bytes(png(number))
+        (root / name).with_suffix(".txt").write_text("a red square")
+    (root / "a/._1.png").write_bytes(b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X        ")
+    (root / "._cut.png").write_bytes(b"\x00\x05")
+    corpus = corpus_of(root, tmp_path / "c", captions=captions)
+    assert set(rows_of(corpus)) == {"a/1.png", "._own.png"}
+    rejected = {row["key"]: (row["reason"], row["detail"]) for row in corpus.rejected().to_pylist()}
+    assert rejected["a/._1.png"][0] == "not_an_image" and "macOS" in rejected["a/._1.png"][1]
+    # too short for the mark, so it is taken for an image
+    assert rejected["._cut.png"][0] == ("not_an_image" if captions == "optional" else "no_caption")
+    assert len(rejected) == 2
+
+
+def test_the_bytes_alone_say_it_too():
+    with pytest.raises(ImageRejectedError, match="macOS"):
+        open_file(b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X        ")
