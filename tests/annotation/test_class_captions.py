@@ -107,3 +107,31 @@ def test_a_catalog_is_read_behind_its_names(query, target, kept):
     except ResponseRejectedError as error:
         pytest.fail(error.reason)
     assert all(any(part in text for part in kept) and ":" not in text for text in texts)
+
+
+@pytest.mark.skipif(not installed("spacy"), reason="no extra `captions`")
+@pytest.mark.parametrize(
+    ("query", "target"),
+    [
+        ("a photo of adult pants", "a photo of adult shorts"),
+        ("a photo of a adult pants", "a photo of a adult shorts"),
+        ("an adult pants", "an adult shorts"),
+        ("two kids shorts", "three kids shorts"),
+        ("Red adult pants on a hanger", "Blue adult shorts on a hanger"),
+    ],
+)
+def test_what_is_worn_is_no_verb(query, target):
+    texts = CaptionWriter(caption_reader("en_core_web_sm").read([query, target])).instructions(
+        query, target, count=4, seed=0
+    )
+    assert texts and not any(word in " ".join(texts) for word in ("panting", "shorting", "panted"))
+    assert any("shorts" in text for text in texts)
+
+
+@pytest.mark.skipif(not installed("spacy"), reason="no extra `captions`")
+def test_a_verb_that_is_a_name_of_clothes_too_is_read():
+    query, target = "a man pants after a run", "a man rests after a run"
+    texts = CaptionWriter(caption_reader("en_core_web_sm").read([query, target])).instructions(
+        query, target, count=4, seed=0
+    )
+    assert any("resting" in text for text in texts)

@@ -91,6 +91,11 @@ INTRANSITIVE = frozenset(
     "sing smile laugh dance wave talk jump sleep run walk pose look swim eat wait read sit stand fly fall cheer clap"
     " cry scream point stare rest relax".split()
 )
+# things that are worn, whose names a parser takes for verbs behind another noun: "adult pants"
+WORN = frozenset(
+    "boots boxers briefs flats glasses goggles heels jeans leggings overalls pants sandals shoes shorts slacks"
+    " slippers sneakers socks tights trousers trunks".split()
+)
 # past forms that tell how a thing is, without an auxiliary: "a bird perched on a branch"
 STATES = frozenset(
     "park perch seat stack cover fill dress surround pile line display top decorate stop mount hang light crowd gather"

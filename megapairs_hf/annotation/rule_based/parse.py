@@ -34,7 +34,14 @@ from megapairs_hf.annotation.rule_based.nouns import (
     number_of,
 )
 from megapairs_hf.annotation.rule_based.slots import NOTHING, ParsedCaption, Slot, place_key
-from megapairs_hf.annotation.rule_based.verbs import NOUNS, SUBJECTS, joined_verbs, repaired, word_in_action
+from megapairs_hf.annotation.rule_based.verbs import (
+    NOUNS,
+    SUBJECTS,
+    is_misread,
+    joined_verbs,
+    repaired,
+    word_in_action,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -51,7 +58,7 @@ LABEL = re.compile(r"^[^:.!?,]{1,40}: (?=\S+ \S+ \S)")
 
 
 def read_all(nlp: Any, captions: Iterable[str]) -> dict[str, ParsedCaption | None]:
-    """The captions in slots, each parsed once; None where there is no subject.
+    """The captions in slots, each parsed once; None where there is no subject, or a noun was taken for a verb.
 
     Args:
         nlp: a pipeline of spaCy for English.
@@ -64,7 +71,9 @@ def read_all(nlp: Any, captions: Iterable[str]) -> dict[str, ParsedCaption | Non
     plain = [_plain(text) for text in texts]
     for text, doc in zip(texts, nlp.pipe(plain, batch_size=BATCH), strict=True):
         rewritten = repaired(doc, verbs) if len(doc) else None
-        if rewritten is None:
+        if is_misread(doc):
+            scenes[text] = None
+        elif rewritten is None:
             scenes[text] = parse_doc(doc)
         else:
             again[text] = rewritten

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
-from megapairs_hf.annotation.rule_based.lexicon import COLORS, INTRANSITIVE, STATES, base_form, ing_form
+from megapairs_hf.annotation.rule_based.lexicon import COLORS, INTRANSITIVE, STATES, WORN, base_form, ing_form
 
 NOUNS = frozenset("NN NNS NNP NNPS".split())
 SUBJECTS = frozenset("nsubj nsubjpass".split())
@@ -29,7 +29,11 @@ def repaired(doc: Any, verbs: Any) -> str | None:
         return None
     many = tokens[0].tag_ in {"CD", "NNS"} or tokens[0].lower_ in MANY
     for before, token, after in zip(tokens, tokens[1:], [*tokens[2:], None], strict=False):
-        if token.tag_ not in {"NN", "NNS"} or not (after is None or after.is_punct or after.tag_ in FOLLOWS_VERB):
+        if (
+            token.tag_ not in {"NN", "NNS"}
+            or token.lower_ in WORN
+            or not (after is None or after.is_punct or after.tag_ in FOLLOWS_VERB)
+        ):
             continue
         # "a skier skis": no plural has this article
         lone = any(c.dep_ == "det" and c.lower_ in {"a", "an"} for c in token.children) and token.tag_ == "NNS"
@@ -45,6 +49,11 @@ def repaired(doc: Any, verbs: Any) -> str | None:
             text = f"{'are' if plural else 'is'} {ing_form(verb)}"
             return "".join(text + t.whitespace_ if t.i == token.i else t.text_with_ws for t in doc)
     return None
+
+
+def is_misread(doc: Any) -> bool:
+    """Whether the name of something that is worn was taken for a verb."""
+    return any(token.lower_ in WORN and token.tag_.startswith("VB") for token in doc)
 
 
 def _without_there(doc: Any, tokens: list[Any]) -> str | None:
