@@ -87,7 +87,7 @@ def by_encoder(patch, error):
     patch.setattr(encoders.importlib, "import_module", lambda _: kind)
     patch.setitem(encoders.CLASSES, "python", ("odd", "Odd"))
     config = EncoderConfig("m", "a:b", "image", library="python")
-    encoders.load_encoder(ModelSettings(config, "float32", 1, False), "/nowhere", "cpu")
+    encoders.load_encoder(ModelSettings(config, "float32", 1, False), ".", "cpu")
 
 
 def by_local_model(patch, error):
