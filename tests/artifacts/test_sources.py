@@ -323,7 +323,9 @@ def test_what_is_wrong_with_an_object_is_one_sentence(tmp_path, monkeypatch):
         as_artifact(tmp_path, "pairs")
     with pytest.raises(SchemaMismatchError, match="holds pairs, but corpus is needed"):
         as_artifact(as_artifact(pairs, "pairs"), "corpus")
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    # the variable of this name is read at the import
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     with pytest.raises(ArtifactError, match="cannot open nobody/nothing as corpus"):
         as_artifact("nobody/nothing", "corpus")
 

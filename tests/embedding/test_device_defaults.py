@@ -259,6 +259,7 @@ def test_one_image_that_gives_no_numbers_is_rejected_and_the_run_ends_well(corpu
     assert np.flatnonzero(~made.arrays().any(axis=1)).tolist() == [1]
 
 
+@pytest.mark.long
 def test_the_command_embeds_on_two_processes_with_the_defaults(corpus, models, tmp_path):
     (tmp_path / "embed.yaml").write_text("encoders:\n- {name: clip_image, model: ./clip, input: image}\n")
     words = ["embed", "--config", tmp_path / "embed.yaml", "--work", models, "--corpus", corpus.path, "--out"]

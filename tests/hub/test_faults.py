@@ -84,7 +84,7 @@ CALLS = [
 ]
 
 
-@pytest.mark.parametrize("status", ["429", "503"])
+@pytest.mark.parametrize("status", ["429", pytest.param("503", marks=pytest.mark.long)])
 def test_a_hub_that_is_busy_at_every_call_is_waited_for(hub, work, tmp_path, status):
     hub.faults = [Fault(method, path, status, {"Retry-After": "1"}) for method, path in CALLS]
     done = megapairs(hub, tmp_path, *push_words(work))

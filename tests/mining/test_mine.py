@@ -402,6 +402,7 @@ def test_auto_chooses_by_rows_and_memory():
     assert small.group_rows < small.block_rows * 2 < 1_000_000
 
 
+@pytest.mark.long
 def test_the_seconds_of_a_killed_search_are_not_lost(made, tmp_path):
     """Killed inside the search again and again, mining goes on and ends with the same bytes."""
     rng = np.random.default_rng(6)

@@ -461,6 +461,7 @@ def logged(folder):
     return [line for line in lines if "loss" in line]
 
 
+@pytest.mark.long
 def test_the_command_trains_with_every_option_and_two_processes_as_one(scored_triplets, models, tmp_path):
     words = ["--model", "./clip", "--steps", "2", "--batch-size", "8", "--lr", "1e-3", "--negatives", "3"]
     words += ["--temperature", "0.1", "--log-every", "1", "--tracker", "none", "--triplets", scored_triplets.path]

@@ -296,6 +296,7 @@ def test_a_step_left_out_by_the_loss_scale_does_not_count_for_the_scheduler(mode
     assert schedule["last_epoch"] == 1
 
 
+@pytest.mark.long
 def test_processes_that_measure_differently_go_on_together(triplets, models, tmp_path):
     words = {**SETTINGS, "eval_every": 2, "best_metric": "x/m", "patience": 2}
     program = f"""

@@ -58,13 +58,15 @@ def logged(folder, name):
     return [line[name] for line in lines if name in line]
 
 
-@pytest.mark.parametrize("micro", [None, 3])
 @pytest.mark.parametrize(
-    ("kinds", "weight"),
+    ("kinds", "weight", "micro"),
     [
-        (["text to text"], 0),
-        (["text to text", "both to image"], 0),
-        (["text to text", "text to image", "image to text"], 20),
+        (["text to text"], 0, None),
+        (["text to text", "text to image", "image to text"], 20, 3),
+        pytest.param(["text to text"], 0, 3, marks=pytest.mark.long),
+        pytest.param(["text to text", "both to image"], 0, None, marks=pytest.mark.long),
+        pytest.param(["text to text", "both to image"], 0, 3, marks=pytest.mark.long),
+        pytest.param(["text to text", "text to image", "image to text"], 20, None, marks=pytest.mark.long),
     ],
 )
 def test_rows_of_any_kind_train_on_two_processes_as_on_one(triplets, models, tmp_path, kinds, weight, micro):
