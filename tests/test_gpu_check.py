@@ -71,6 +71,7 @@ PROGRAMS = {
 }
 
 
+@pytest.mark.long
 def test_a_part_takes_no_other_with_it(monkeypatch, capsys):
     monkeypatch.setattr(gpu, "command_of", lambda part, tiny: [sys.executable, "-c", PROGRAMS[part]])
     results = gpu.run_all({"good": 60, "bad": 60, "slow": 10, "late": 60}, 120, tiny=True)
@@ -108,6 +109,7 @@ def test_an_interrupted_part_leaves_no_process(monkeypatch, tmp_path):
         os.kill(int(pid.read_text()), 0)
 
 
+@pytest.mark.long
 def test_a_process_that_leaves_the_group_does_not_hold_the_script(monkeypatch):
     monkeypatch.setattr(gpu, "RESERVE_S", 2.0)
     away = (

@@ -129,6 +129,7 @@ Path(f"rows-{os.environ['RANK']}.json").write_text(json.dumps(rows))
 """
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_its_embedding_in_two_processes_gives_equal_rows(rule_based, hub, photos, models, tmp_path):
     results = rule_based[0]
@@ -216,6 +217,7 @@ def wait_for(process, port):
     raise AssertionError("the server has ended")
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_the_whole_notebook_with_a_real_server(hub, photos, models, vlm_server, tmp_path):
     url, model = vlm_server

@@ -104,6 +104,7 @@ def test_other_captions_embed_captions_anew(tmp_path, models, embedded):
     assert files_of(tmp_path / "e") == files_of(tmp_path / "afresh")
 
 
+@pytest.mark.long
 def test_killed_in_an_update(tmp_path, models):
     root = draw(tmp_path / "photos", ["cat", "dog", "fox", "owl"])
     work = tmp_path / "w"

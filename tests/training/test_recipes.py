@@ -78,6 +78,7 @@ def test_a_qwen3_vl_that_was_trained_keeps_its_sizes_and_trains_the_named_layers
     assert changed == set(settings("mmret_qwen3vl")["lora_layers"])
 
 
+@pytest.mark.long
 def test_the_mmeb_recipe_follows_the_mllm_recipe_in_one_work_folder(triplets, tmp_path):
     pq.write_table(
         pa.Table.from_pylist([{"qry": f"say {i}", "pos_text": f"said {i}"} for i in range(8)]),

@@ -131,6 +131,7 @@ except Stopped:
 """
 
 
+@pytest.mark.long
 def test_two_processes_resume_to_the_same_bits(triplets, models, tmp_path):
     script = TWO.format(settings={**SETTINGS, "checkpoint_every": 3, "freeze": ("text",), "micro_batch": 3})
     for name, stop in (("whole", "go"), ("cut", "stop"), ("cut", "go")):
