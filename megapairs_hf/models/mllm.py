@@ -228,7 +228,9 @@ class MllmProcessor:
             return text
         if not self.warned:
             LOG.warning(
-                "text truncated from %d to %d tokens; further truncations are not logged", len(tokens[0]), room
+                "text truncated from %d to %d tokens, all that the model takes; others are, without a note",
+                len(tokens[0]),
+                room,
             )
             self.warned = True
         return text[: tokens["offset_mapping"][room - 1][1]]

@@ -90,7 +90,9 @@ class DualProcessor:
             count = len(self.tokenizer(text, verbose=False)["input_ids"])
             if count > self.limit:
                 LOG.warning(
-                    "text truncated from %d to %d tokens; further truncations are not logged", count, self.limit
+                    "text truncated from %d to %d tokens, all that the model takes; others are, without a note",
+                    count,
+                    self.limit,
                 )
                 self.warned = True
                 return
