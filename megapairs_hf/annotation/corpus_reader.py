@@ -12,6 +12,7 @@ import base64
 import io
 import os
 import tempfile
+import weakref
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
@@ -202,6 +203,8 @@ class CorpusImages:
     def __init__(self, reader: CorpusReader, max_side: int) -> None:
         self.reader, self.max_side = reader, max_side
         self.file = tempfile.TemporaryFile()
+        # the row functions that hold it are never closed
+        weakref.finalize(self, self.file.close)
         self.spans: dict[str, tuple[int, int]] = {}
         self.problems: dict[str, str] = {}
         self.digests: dict[str, str] = {}

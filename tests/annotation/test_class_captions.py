@@ -120,7 +120,7 @@ def test_a_catalog_is_read_behind_its_names(query, target, kept):
         ("Red adult pants on a hanger", "Blue adult shorts on a hanger"),
     ],
 )
-def test_what_is_worn_is_no_verb(query, target):
+def test_clothes_are_read_as_things(query, target):
     texts = CaptionWriter(caption_reader("en_core_web_sm").read([query, target])).instructions(
         query, target, count=4, seed=0
     )
@@ -129,7 +129,7 @@ def test_what_is_worn_is_no_verb(query, target):
 
 
 @pytest.mark.skipif(not installed("spacy"), reason="no extra `captions`")
-def test_a_verb_that_is_a_name_of_clothes_too_is_read():
+def test_an_action_with_the_name_of_clothes_is_read():
     query, target = "a man pants after a run", "a man rests after a run"
     texts = CaptionWriter(caption_reader("en_core_web_sm").read([query, target])).instructions(
         query, target, count=4, seed=0

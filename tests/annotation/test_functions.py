@@ -1,7 +1,9 @@
 """The row functions in `datasets.map`: the stage's rows, whatever the batches, faults, interruptions and processes."""
 
 import asyncio
+import gc
 import json
+import os
 import threading
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from megapairs_hf.annotation import (
     verify_pairs,
 )
 from megapairs_hf.annotation.config import Local
+from megapairs_hf.annotation.corpus_reader import CorpusImages
 from megapairs_hf.annotation.describe import DescribeTask
 from megapairs_hf.annotation.tasks import Outcome
 from megapairs_hf.artifacts.lookup import IdIndex
@@ -425,3 +428,15 @@ def test_what_no_engine_reaches_is_a_plain_error():
     instruct_task = Instruct(urls=["http://127.0.0.1:9/v1"], model="m").make_task(pa.table({}))
     with pytest.raises(ImageRejectedError, match="i1: no request of this step has an image"):
         instruct_task.address("i1")
+
+
+def test_the_file_of_the_images_is_closed_with_the_function_that_reads_it():
+    images = CorpusImages(None, 64)
+    number = images.file.fileno()
+    # as a function and its engine hold one another
+    images.circle = images
+    del images
+    # a file that is left open would warn here, which fails the test
+    gc.collect()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(number)
