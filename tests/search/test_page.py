@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -340,8 +341,13 @@ def test_by_keyboard_alone(site: Site, visit: Any) -> None:
     page.keyboard.press("Shift+Tab")
     page.locator("#weight input[type=range]").focus()
     page.keyboard.press("ArrowLeft")
-    tab_to("#crumbs button")
-    page.keyboard.press("Space")
+    for _ in range(4):
+        tab_to("#crumbs button")
+        page.keyboard.press("Space")
+        # the steps are drawn anew with the results of the other weight, and what has the focus then loses it
+        with contextlib.suppress(AssertionError):
+            expect(crumbs(page)).to_have_count(1, timeout=20_000)
+            break
     expect(crumbs(page)).to_have_text(["yellow"])
     tab_to("#grid0 [data-vote='1']")
     page.keyboard.press("Enter")
