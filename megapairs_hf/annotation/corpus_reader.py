@@ -9,12 +9,13 @@ cost a thousand times as much.
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import os
 import tempfile
 import weakref
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -197,6 +198,12 @@ def _columns(source: Artifact | Dataset) -> list[str]:
     return list(source.schema().names) or [IMAGE_ID, IMAGE, CAPTION, META]
 
 
+def _close(file: IO[bytes]) -> None:
+    # a full disk does not take what is left in the buffer, which nobody will read
+    with contextlib.suppress(OSError):
+        file.close()
+
+
 class CorpusImages:
     """The images that some rows need, as small JPEG files in one temporary file."""
 
@@ -204,7 +211,7 @@ class CorpusImages:
         self.reader, self.max_side = reader, max_side
         self.file = tempfile.TemporaryFile()
         # the row functions that hold it are never closed
-        weakref.finalize(self, self.file.close)
+        weakref.finalize(self, _close, self.file)
         self.spans: dict[str, tuple[int, int]] = {}
         self.problems: dict[str, str] = {}
         self.digests: dict[str, str] = {}
