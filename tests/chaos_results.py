@@ -16,7 +16,7 @@ LOG = "training_log.jsonl"
 # of a line of that log, what the clock and the machine decide
 TIMES = {"seconds", "images_per_s", "memory_gb", "wait_share"}
 # of a temporary file, and of a folder that is being deleted
-PROCESS = re.compile(r"(?<=[.-])\d+(?=\.(?:tmp|scratch))|(?<=gone-)[\d-]+")
+PROCESS = re.compile(r"(?<=[.-])\d+(?=\.tmp)|\w+\.\d+(?=\.scratch)|(?<=gone-)[\d-]+")
 FULL_DISK = re.compile(r"disk is full|No space left|free some space")
 
 

@@ -1,16 +1,20 @@
 """Files and folders that belong to no artifact, and what a killed process left of them.
 
 Artifacts clean their own folders. A page, a list of marks or a folder to work in lies beside files of others, so what
-may go is told by its name and by the number in it, of a process that is no more.
+may go is told by its name and by the number in it, of a process that is no more. What surprises: a disk may be shared
+by machines, which number their processes alike, so a folder to work in has the machine's name too.
 """
 
 from __future__ import annotations
 
 import glob
 import os
+import platform
 import re
 import shutil
+import tempfile
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from megapairs_hf.artifacts import storage
@@ -19,11 +23,10 @@ from megapairs_hf.core.platforms import process_lives
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from megapairs_hf.artifacts.storage import PathLike
 
-SCRATCH = re.compile(r"\..+\.(\d+)\.scratch", re.DOTALL)
+SCRATCH = re.compile(r".+\.\w+\.(\d+)\.scratch", re.DOTALL)
 
 
 def replace_file(path: PathLike, content: bytes) -> None:
@@ -45,11 +48,13 @@ def scratch_folder(path: Path) -> Iterator[Path]:
     Raises:
         ArtifactError: it cannot be made.
     """
-    for rest in _left(path, "scratch", SCRATCH):
+    own = path.with_name(f"{path.name}.{platform.node() or 'here'}")
+    for rest in _left(own, "scratch", SCRATCH):
         shutil.rmtree(rest, ignore_errors=True)
-    folder = path.with_name(f".{path.name}.{os.getpid()}.scratch")
-    with storage.explained(folder):
-        folder.mkdir(parents=True)
+    with storage.explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # a word of its own, since threads of one process may each have one
+        folder = Path(tempfile.mkdtemp(prefix=f".{own.name}.", suffix=f".{os.getpid()}.scratch", dir=path.parent))
     try:
         yield folder
     finally:

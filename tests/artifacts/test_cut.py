@@ -4,6 +4,7 @@ import errno
 import itertools
 import multiprocessing
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -177,10 +178,23 @@ def test_a_page_leaves_nothing_of_writers_that_were_killed(tmp_path):
 def test_a_folder_to_work_in_goes_and_takes_those_of_killed_processes_along(tmp_path):
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
-    for number in (child.pid, os.getppid()):
-        (tmp_path / f".space.{number}.scratch" / "model").mkdir(parents=True)
-    with scratch_folder(tmp_path / "space") as folder:
-        assert folder.parent == tmp_path and not any(folder.iterdir())
+    host, alive = platform.node() or "here", os.getppid()
+    dead = f".space.{host}.abc.{child.pid}.scratch"
+    # of a process that lives, of another machine, beside another path
+    others = {f".space.{host}.abc.{alive}.scratch", f".space.far.abc.{child.pid}.scratch"}
+    others.add(f".space2.{host}.abc.{child.pid}.scratch")
+    for name in (dead, *others):
+        (tmp_path / name / "model").mkdir(parents=True)
+    with scratch_folder(tmp_path / "space") as folder, scratch_folder(tmp_path / "space") as second:
+        assert folder.parent == tmp_path and folder != second and not any(folder.iterdir())
         (folder / "half").touch()
-        assert {path.name for path in tmp_path.iterdir()} == {folder.name, f".space.{os.getppid()}.scratch"}
-    assert [path.name for path in tmp_path.iterdir()] == [f".space.{os.getppid()}.scratch"]
+        assert {path.name for path in tmp_path.iterdir()} == {folder.name, second.name, *others}
+    assert {path.name for path in tmp_path.iterdir()} == others
+    # a process that is killed leaves what the next one recognizes
+    script = "import os, signal, sys, pathlib; from megapairs_hf.artifacts.leftovers import scratch_folder\n"
+    script += "with scratch_folder(pathlib.Path(sys.argv[1])): os.kill(os.getpid(), signal.SIGKILL)"
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "space")], check=False)
+    assert len(list(tmp_path.iterdir())) == len(others) + 1
+    with scratch_folder(tmp_path / "space"):
+        pass
+    assert {path.name for path in tmp_path.iterdir()} == others
